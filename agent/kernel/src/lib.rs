@@ -1,0 +1,1 @@
+//! Reads and changes the network state of one Linux machine.

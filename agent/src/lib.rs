@@ -1,0 +1,1 @@
+//! The Spanwire node agent: makes a node do what the mesh asks of it.

@@ -1,0 +1,1 @@
+//! The Spanwire operator: decides the mesh and publishes it.

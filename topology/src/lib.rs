@@ -1,0 +1,1 @@
+//! Mesh decisions and per-node plans of Spanwire, as pure functions.

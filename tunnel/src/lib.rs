@@ -1,0 +1,1 @@
+//! A userspace WireGuard device that speaks the WireGuard UAPI.
