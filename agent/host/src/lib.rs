@@ -1,1 +1,22 @@
 //! What one machine should look like for Spanwire, as a pure function of its plan.
+//!
+//! ```text
+//! render(plan, facts of the machine)  -> Host        what the machine should look like
+//! diff(actual Host, wanted Host)      -> Vec<Step>   how to get there, adds before removes
+//! ```
+//!
+//! A [`Host`] holds only what Spanwire owns on the machine ([`owned`] says how that is recognised); the kernel crate
+//! reads the actual one and applies the steps.
+
+#![forbid(unsafe_code)]
+
+mod facts;
+mod owned;
+mod state;
+
+pub use facts::{Cni, HostFacts, OtherLink};
+pub use owned::Owned;
+pub use state::{
+    Host, Link, LinkName, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl,
+    TableId, WireGuard, WireGuardPeer,
+};

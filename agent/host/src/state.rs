@@ -1,0 +1,257 @@
+//! The state of one machine, as far as it is Spanwire's, and the steps that change it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use spanwire_topology::{Keepalive, Prefix, PublicKey};
+
+/// The name of a network device: 1 to 15 bytes without '/', white space or ':' (`dev_valid_name` of Linux).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkName(String);
+
+impl LinkName {
+    /// The name, if it is one.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
+        let valid =
+            !name.is_empty() && name.len() <= 15 && name != "." && name != ".." && !name.contains(bad);
+        valid.then(|| Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The number of a routing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableId(pub u32);
+
+/// What is Spanwire's on one machine: as it is, or as it should be.
+///
+/// Devices of others appear in routes by name only. Whoever reads the actual state keys everything as the kernel does,
+/// so two entries can never stand for one kernel object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The WireGuard device, on leaders.
+    pub link: Option<Link>,
+    /// How that device is set up; `None` where there is no device.
+    pub wireguard: Option<WireGuard>,
+    /// Routes in Spanwire's tables, with Spanwire's protocol.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Rules in Spanwire's priority band.
+    pub rules: BTreeSet<Rule>,
+    /// The nft table.
+    pub nft: Option<NftTable>,
+    /// Kernel settings that the path needs, with their values; never reset by `diff` when no longer wanted, since others
+    /// may need them too: cleanup puts back what was found.
+    pub sysctls: BTreeMap<Sysctl, String>,
+}
+
+/// The WireGuard device as a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Largest inner packet, in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Its addresses, each as a network of one (link-local ones, which the kernel adds, are not kept).
+    pub addresses: BTreeSet<Prefix>,
+}
+
+/// The set-up of a WireGuard device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WireGuard {
+    /// The public half of its private key; the private key itself is nobody's state but the kernel's.
+    pub public_key: Option<PublicKey>,
+    /// The UDP port it listens on.
+    pub listen_port: u16,
+    /// The mark on the packets it sends.
+    pub mark: u32,
+    /// Its peers.
+    pub peers: BTreeMap<PublicKey, WireGuardPeer>,
+}
+
+/// A peer of a WireGuard device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WireGuardPeer {
+    /// Actual: where it was last heard, or was told to be. Wanted: where to look for it now; `None` leaves it alone.
+    pub endpoint: Option<SocketAddr>,
+    /// Interval of keepalives; `None` is off.
+    pub keepalive: Option<Keepalive>,
+    /// The networks it may send from and that are sent to it.
+    pub allowed_ips: BTreeSet<Prefix>,
+}
+
+/// What identifies a route for the kernel, within Spanwire's protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// The table.
+    pub table: TableId,
+    /// The destination.
+    pub prefix: Prefix,
+    /// The metric (for IPv6 never 0: the kernel turns that into 1024).
+    pub metric: u32,
+}
+
+/// A route apart from its key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// What happens to the packet.
+    pub kind: RouteKind,
+    /// The largest packet, in bytes, where smaller than the device's.
+    pub mtu: Option<u32>,
+}
+
+/// What a route does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Send it.
+    Unicast {
+        /// Through this device.
+        dev: LinkName,
+        /// To this neighbour.
+        via: Option<IpAddr>,
+        /// The neighbour need not be on a connected network (`onlink`).
+        onlink: bool,
+        /// The source address for packets that have none yet.
+        src: Option<IpAddr>,
+    },
+    /// Leave this table; go on with the next rule.
+    Throw,
+    /// Tell the sender 'unreachable'.
+    Unreachable,
+}
+
+/// A routing policy rule in Spanwire's priority band.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Its family: a rule is of one.
+    pub family: spanwire_topology::Family,
+    /// Its priority; smaller is earlier.
+    pub priority: u32,
+    /// Which packets.
+    pub selector: RuleSelector,
+    /// What then.
+    pub action: RuleAction,
+}
+
+/// Which packets a rule is for; everything given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleSelector {
+    /// Arrived through this device.
+    pub iif: Option<LinkName>,
+    /// The packet's mark under `mask` is `value`: (value, mask, inverted).
+    pub mark: Option<(u32, u32, bool)>,
+    /// From this network.
+    pub from: Option<Prefix>,
+    /// To this network.
+    pub to: Option<Prefix>,
+    /// IP protocol number (6 TCP, 17 UDP).
+    pub protocol: Option<u8>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// Look the packet up in this table; go on with the next rule if nothing fits.
+    Lookup(TableId),
+    /// Go on at the rule of this priority (used to skip Spanwire's own tables).
+    Goto(u32),
+    /// Go on with the next rule.
+    Nop,
+}
+
+/// The nft table, replaced as a whole, atomically.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NftTable {
+    /// Wanted: what `nft -f` is given. Actual: the wanted text that is in force, provided that the kernel still lists
+    /// the table just as it did right after that text was loaded; any other text (or an empty one) where somebody
+    /// changed it or where that is not known.
+    pub text: String,
+}
+
+/// A kernel setting by its path below `/proc/sys`, parts joined by '/': `net/ipv4/ip_forward`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sysctl(pub String);
+
+/// One change to a Host. Steps are applied in order; each stands for one request to the kernel (or, where a peer has
+/// more allowed IPs than one message holds, for several).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the WireGuard device, give it its key, port and mark. It is down and has no peer.
+    AddLink {
+        /// Largest inner packet.
+        mtu: u32,
+        /// The key whose private half the device gets.
+        public_key: PublicKey,
+        /// The UDP port.
+        listen_port: u16,
+        /// The mark on what it sends.
+        mark: u32,
+    },
+    /// Remove the WireGuard device with everything that hangs on it.
+    DeleteLink,
+    /// Set the device's MTU.
+    SetMtu(u32),
+    /// Set the device up or down.
+    SetUp(bool),
+    /// Add an address to the device.
+    AddAddress(Prefix),
+    /// Remove an address from the device.
+    DeleteAddress(Prefix),
+    /// Change key, port and mark of the device; its peers stay.
+    SetDevice {
+        /// The key whose private half the device gets.
+        public_key: PublicKey,
+        /// The UDP port.
+        listen_port: u16,
+        /// The mark on what it sends.
+        mark: u32,
+    },
+    /// Add or change a peer. Allowed IPs move away from whoever had them.
+    SetPeer {
+        /// The peer.
+        key: PublicKey,
+        /// Where to look for it; `None` leaves it alone.
+        endpoint: Option<SocketAddr>,
+        /// `Some(None)` turns keepalives off; `None` leaves them alone.
+        keepalive: Option<Option<Keepalive>>,
+        /// Allowed IPs to add.
+        add: BTreeSet<Prefix>,
+        /// Allowed IPs to remove.
+        remove: BTreeSet<Prefix>,
+    },
+    /// Remove a peer.
+    DeletePeer(PublicKey),
+    /// Add a route, or replace the one with the same key.
+    SetRoute(RouteKey, Route),
+    /// Remove a route.
+    DeleteRoute(RouteKey),
+    /// Add a rule.
+    AddRule(Rule),
+    /// Remove a rule.
+    DeleteRule(Rule),
+    /// Replace the nft table by this one.
+    SetNft(NftTable),
+    /// Remove the nft table.
+    DeleteNft,
+    /// Write a kernel setting.
+    SetSysctl(Sysctl, String),
+}

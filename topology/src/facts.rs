@@ -1,0 +1,174 @@
+//! What the operator knows of the cluster when it decides: complete, translated, but not yet judged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::{Endpoint, Keepalive, LocationName, MeshMode, NodeName, PeerName, Prefix, PublicKey};
+
+/// When an object was created, in seconds since the Unix epoch. Of two claims the earlier one stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Created(pub i64);
+
+/// Everything [`decide`](crate::decide) looks at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The cluster-wide settings.
+    pub cluster: ClusterFacts,
+    /// Every Kubernetes node.
+    pub nodes: BTreeMap<NodeName, NodeFact>,
+    /// Every Location object.
+    pub locations: BTreeMap<LocationName, LocationFact>,
+    /// Every Peer object.
+    pub peers: BTreeMap<PeerName, PeerFact>,
+}
+
+/// Settings of the operator that concern the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterFacts {
+    /// Overlay addresses are taken from these, one of each for every node. At most one per family.
+    pub overlay: BTreeSet<Prefix>,
+    /// The UDP port of WireGuard where a node does not say otherwise.
+    pub listen_port: u16,
+    /// Where agents and kubelets reach the API server. Nothing may claim these addresses for the mesh.
+    pub api_server: BTreeSet<SocketAddr>,
+    /// The name of the location of nodes about which nothing says anything.
+    pub default_location: Option<LocationName>,
+}
+
+impl Default for ClusterFacts {
+    fn default() -> Self {
+        Self {
+            overlay: BTreeSet::new(),
+            listen_port: 51820,
+            api_server: BTreeSet::new(),
+            default_location: None,
+        }
+    }
+}
+
+/// The labels of a Kubernetes object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(pub BTreeMap<String, String>);
+
+/// A Kubernetes label selector. The empty selector selects everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector(pub Vec<Requirement>);
+
+/// One requirement of a selector: `matchLabels` become [`Operator::In`] with one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: String,
+    /// What is asked of the label's value.
+    pub operator: Operator,
+}
+
+/// What a requirement asks of a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// The label is there and has one of these values.
+    In(BTreeSet<String>),
+    /// The label is not there, or has none of these values.
+    NotIn(BTreeSet<String>),
+    /// The label is there.
+    Exists,
+    /// The label is not there.
+    DoesNotExist,
+}
+
+impl Selector {
+    /// Whether the labels meet every requirement.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| {
+            let value = labels.0.get(&requirement.key);
+            match &requirement.operator {
+                Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+                Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        })
+    }
+}
+
+/// One Kubernetes node, with what its agent reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFact {
+    /// When the Node object was created.
+    pub created: Created,
+    /// Its labels, for the selectors of locations.
+    pub labels: Labels,
+    /// The location named by its annotation.
+    pub location: Option<LocationName>,
+    /// The location named by its topology label.
+    pub region: Option<LocationName>,
+    /// `true`: preferred as leader. `false`: never leader.
+    pub leader: Option<bool>,
+    /// Where it is reached from outside, from its annotation.
+    pub endpoints: Vec<Endpoint>,
+    /// Addresses at which the outside may reach it (Node addresses of type ExternalIP).
+    pub external: BTreeSet<IpAddr>,
+    /// Its own addresses in the LAN (Node addresses of type InternalIP, or its annotation).
+    pub addresses: BTreeSet<IpAddr>,
+    /// The networks of its pods.
+    pub prefixes: BTreeSet<Prefix>,
+    /// Networks other than pods and nodes that its location reaches, from its annotation. Private ranges only.
+    pub cidrs: BTreeSet<Prefix>,
+    /// The interval of keepalives of its tunnels, from its annotation.
+    pub keepalive: Option<Keepalive>,
+    /// The UDP port of its WireGuard, from its annotation or its agent.
+    pub listen_port: Option<u16>,
+    /// The key that its agent reported.
+    pub public_key: Option<PublicKey>,
+    /// Where followers send packets for this node when it leads (the address of the CNI's device), from its agent.
+    pub hop: BTreeSet<IpAddr>,
+    /// It runs: Node Ready and, where it leads, its Lease is fresh.
+    pub alive: bool,
+    /// It is marked unschedulable.
+    pub cordoned: bool,
+    /// What its agent, being a leader, reports of its tunnels to other locations: up or not.
+    pub links: BTreeMap<LocationName, bool>,
+}
+
+/// One Location object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocationFact {
+    /// When the object was created.
+    pub created: Created,
+    /// Which nodes belong here unless their annotation says otherwise. `None`: it selects no node.
+    pub selector: Option<Selector>,
+    /// Who leads whom.
+    pub mode: MeshMode,
+    /// How many leaders carry traffic at a time; at least 1.
+    pub active: u16,
+    /// How many more leaders stand by.
+    pub standby: u16,
+    /// Which nodes of the location may lead. `None`: all.
+    pub leader_selector: Option<Selector>,
+    /// Where the first active leader is reached from outside.
+    pub endpoint: Option<Endpoint>,
+    /// Networks, other than pods and nodes, reachable here.
+    pub cidrs: BTreeSet<Prefix>,
+    /// The interval of keepalives of tunnels from here.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// One Peer object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFact {
+    /// When the object was created.
+    pub created: Created,
+    /// Its WireGuard key.
+    pub public_key: PublicKey,
+    /// The networks behind it.
+    pub allowed_ips: BTreeSet<Prefix>,
+    /// Where it is reached, where it can be.
+    pub endpoint: Option<Endpoint>,
+    /// The interval of keepalives that leaders send to it.
+    pub keepalive: Option<Keepalive>,
+    /// The location it attaches to. `None`: every location whose leaders anyone can reach.
+    pub location: Option<LocationName>,
+}

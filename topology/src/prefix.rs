@@ -1,0 +1,247 @@
+//! IP networks.
+
+use std::{cmp::Ordering, fmt, net::IpAddr, str::FromStr};
+
+use ipnetwork::IpNetwork;
+use thiserror::Error;
+
+/// IP version 4 or 6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4 (RFC 791).
+    V4,
+    /// IPv6 (RFC 8200).
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// How many bits an address of this family has: 32 or 128.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
+/// An IP network in canonical form: the host bits are zero (RFC 4632, RFC 4291 section 2.3).
+///
+/// The order is by family, then address, then length, so a network sorts right before what it contains.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Prefix(IpNetwork);
+
+/// Why a text is no prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PrefixError {
+    /// Neither an address nor `address/length`.
+    #[error("is no IP network; write it like 192.168.10.0/24 or fd00:10::/64")]
+    Malformed,
+    /// The length is larger than the family's 32 or 128.
+    #[error("has the length {0}, which is more than the {1} bits of its family")]
+    Length(u8, u8),
+    /// Bits are set behind the length.
+    #[error("has bits set behind its length; write {0}")]
+    HostBits(Prefix),
+}
+
+impl Prefix {
+    /// The network of `address` with `length` bits; bits behind the length are cleared.
+    ///
+    /// # Errors
+    /// [`PrefixError::Length`] when the length is larger than the family allows.
+    pub fn new(address: IpAddr, length: u8) -> Result<Self, PrefixError> {
+        let bits = Family::of(address).bits();
+        let network = IpNetwork::new(address, length).map_err(|_| PrefixError::Length(length, bits))?;
+        let canonical = IpNetwork::new(network.network(), length);
+        canonical.map(Self).map_err(|_| PrefixError::Length(length, bits))
+    }
+
+    /// The network of one address: /32 or /128.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self(IpNetwork::from(address))
+    }
+
+    /// The first address, with all host bits zero.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.0.network()
+    }
+
+    /// The number of leading bits that are fixed.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.0.prefix()
+    }
+
+    /// The family of the network.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        Family::of(self.address())
+    }
+
+    /// Whether this is `0.0.0.0/0` or `::/0`.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.length() == 0
+    }
+
+    /// Whether this is a single address.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.length() == self.family().bits()
+    }
+
+    /// Whether the address lies in the network.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(address)
+    }
+
+    /// Whether every address of `other` lies in this network.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length() <= other.length() && self.contains(other.address())
+    }
+
+    /// Whether the two networks have an address in common; of two networks that do, one covers the other.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
+    /// Whether all of it is private: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local) or link-local.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        const PRIVATE: [&str; 7] = [
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "100.64.0.0/10",
+            "169.254.0.0/16",
+            "fc00::/7",
+            "fe80::/10",
+        ];
+        PRIVATE
+            .iter()
+            .filter_map(|text| text.parse::<Self>().ok())
+            .any(|private| private.covers(self))
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    /// Reads `address/length`, or a bare address as a network of one. Bits behind the length are an error that names
+    /// the network that was probably meant.
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => {
+                let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+                let length = digits.then(|| length.parse::<u8>().ok()).flatten();
+                (address, Some(length.ok_or(PrefixError::Malformed)?))
+            }
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| PrefixError::Malformed)?;
+        let prefix = Self::new(address, length.unwrap_or(Family::of(address).bits()))?;
+        if prefix.address() == address {
+            Ok(prefix)
+        } else {
+            Err(PrefixError::HostBits(prefix))
+        }
+    }
+}
+
+impl From<IpAddr> for Prefix {
+    fn from(address: IpAddr) -> Self {
+        Self::host(address)
+    }
+}
+
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.address(), self.length()).cmp(&(other.address(), other.length()))
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address(), self.length())
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_bare_address_is_a_network_of_one() {
+        assert_eq!(prefix("10.0.0.1"), prefix("10.0.0.1/32"));
+        assert_eq!(prefix("fd00::1"), prefix("fd00::1/128"));
+    }
+
+    #[test]
+    fn bad_texts_say_what_to_write() {
+        assert_eq!(
+            "10.0.0.1/24".parse::<Prefix>(),
+            Err(PrefixError::HostBits(prefix("10.0.0.0/24")))
+        );
+        assert_eq!("10.0.0.0/33".parse::<Prefix>(), Err(PrefixError::Length(33, 32)));
+        for bad in [
+            "",
+            "x",
+            "10.0.0/8",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/-1",
+            "10.0.0.0/999",
+            "/8",
+        ] {
+            assert_eq!(bad.parse::<Prefix>(), Err(PrefixError::Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn covering_goes_by_family_and_bits() {
+        assert!(prefix("10.0.0.0/8").covers(&prefix("10.1.0.0/16")));
+        assert!(!prefix("10.1.0.0/16").covers(&prefix("10.0.0.0/8")));
+        assert!(prefix("10.1.0.0/16").overlaps(&prefix("10.0.0.0/8")));
+        assert!(!prefix("10.0.0.0/16").overlaps(&prefix("10.1.0.0/16")));
+        assert!(!prefix("0.0.0.0/0").overlaps(&prefix("fd00::/8")));
+    }
+
+    #[test]
+    fn private_means_all_of_it() {
+        assert!(prefix("192.168.1.0/24").is_private());
+        assert!(prefix("fd12::/48").is_private());
+        assert!(!prefix("192.0.0.0/8").is_private());
+        assert!(!prefix("8.8.8.0/24").is_private());
+    }
+}

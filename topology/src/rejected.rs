@@ -1,0 +1,130 @@
+//! What a decision could not grant, and why: data for conditions and Events.
+
+use thiserror::Error;
+
+use crate::{LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
+
+/// What [`decide`](crate::decide) answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// The mesh as it now is.
+    pub mesh: Mesh,
+    /// Claims that were not granted, in a stable order, without repetition.
+    pub rejected: Vec<Rejected>,
+}
+
+/// One claim that was not granted. Everything else that its object asks for is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejected {
+    /// Whose claim it is.
+    pub by: Claimant,
+    /// What was claimed.
+    pub claim: Claim,
+    /// Why it is not granted, and what to do.
+    pub reason: Reason,
+}
+
+/// The object that claims.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claimant {
+    /// A Kubernetes node.
+    Node(NodeName),
+    /// A Location object.
+    Location(LocationName),
+    /// A Peer object.
+    Peer(PeerName),
+}
+
+/// The field and the value of a claim.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claim {
+    /// A pod network of a node.
+    PodPrefix(Prefix),
+    /// An address of a node.
+    NodeAddress(Prefix),
+    /// A network named by `cidrs` of a Location, or by the annotation of a node.
+    Cidr(Prefix),
+    /// A network named by `allowedIPs` of a Peer.
+    AllowedIp(Prefix),
+    /// A WireGuard key.
+    PublicKey(PublicKey),
+    /// Membership by the selector of this Location.
+    Selector(LocationName),
+    /// The overlay address that every node needs.
+    Overlay(Prefix),
+    /// The location that a Peer names.
+    Location(LocationName),
+}
+
+/// Why a claim is not granted. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+pub enum Reason {
+    /// Somebody else has it, or a part of it.
+    #[error("{holder} holds {held}, which overlaps; give one of them another network")]
+    Taken {
+        /// Who holds it.
+        holder: Claimant,
+        /// What the holder holds.
+        held: Prefix,
+    },
+    /// The key belongs to somebody else.
+    #[error("{0} has the same key; delete one key so that its owner makes a new one")]
+    KeyTaken(Claimant),
+    /// `0.0.0.0/0` or `::/0`.
+    #[error("a default route cannot go through the mesh; name the networks that are meant")]
+    DefaultRoute,
+    /// It contains the address at which nodes reach the API server.
+    #[error("contains {0}, where nodes reach the API server; leave that address out")]
+    ApiServer(Prefix),
+    /// It overlaps the pool of overlay addresses.
+    #[error("overlaps {0}, from which the mesh takes its own addresses; use another network")]
+    OverlayPool(Prefix),
+    /// A node's own credentials can write its annotations, so these may not claim public networks.
+    #[error("is not private; name it in `spec.cidrs` of the Location instead")]
+    NotPrivate,
+    /// Loopback, multicast, link-local or unspecified.
+    #[error("is loopback, multicast, link-local or unspecified, which cannot be routed; leave it out")]
+    NotRoutable,
+    /// The selector of a Location with a lower name matches the node too.
+    #[error(
+        "the node belongs to {0}, whose selector matches too; make the selectors disjoint, or annotate the node"
+    )]
+    SelectorClash(LocationName),
+    /// The pool of overlay addresses is used up.
+    #[error("the pool {0} has no free address; give the operator a larger one")]
+    PoolExhausted(Prefix),
+    /// There is no location of this name.
+    #[error("there is no such location; write one of those that `kubectl get locations` shows")]
+    NoSuchLocation,
+}
+
+impl std::fmt::Display for Claimant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::Location(name) => write!(f, "location {name}"),
+            Self::Peer(name) => write!(f, "peer {name}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PodPrefix(prefix) => write!(f, "pod network {prefix}"),
+            Self::NodeAddress(prefix) => write!(f, "node address {prefix}"),
+            Self::Cidr(prefix) => write!(f, "cidr {prefix}"),
+            Self::AllowedIp(prefix) => write!(f, "allowedIPs {prefix}"),
+            Self::PublicKey(key) => write!(f, "public key {key}"),
+            Self::Selector(name) => write!(f, "nodeSelector of location {name}"),
+            Self::Overlay(pool) => write!(f, "overlay address of {pool}"),
+            Self::Location(name) => write!(f, "location {name}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}: {}", self.by, self.claim, self.reason)
+    }
+}
