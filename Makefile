@@ -1,0 +1,17 @@
+# The verbs of this project; `make help` lists them. What they do stands in scripts/ and in the crates.
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
+	@scripts/setup
+
+check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
+	@scripts/check
+
+test: check test-unit ## All tests
+
+test-unit: setup ## Unit, scenario, property and index tests (1 min; cold 5)
+	cargo test --workspace --locked
+
+.PHONY: help setup check test test-unit
