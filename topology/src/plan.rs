@@ -57,6 +57,9 @@ pub struct Tunnel {
 pub struct TunnelPeer {
     /// Who it is.
     pub party: Party,
+    /// The overlay addresses of the leader at the other end; none for a Peer. Packets to these take the own overlay
+    /// address as source, for only that is allowed and routed everywhere, also before two locations are established.
+    pub overlay: BTreeSet<IpAddr>,
     /// Where it is reached, best first; empty: it has to begin.
     pub endpoints: Vec<Endpoint>,
     /// The interval of keepalives towards it.

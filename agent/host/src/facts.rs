@@ -23,6 +23,8 @@ pub struct HostFacts {
     /// Largest packet towards each remote endpoint's network, as the smallest MTU of the devices with a default route
     /// or towards endpoints; `None` where there is no route yet.
     pub underlay_mtu: Option<u32>,
+    /// Every endpoint is reached by IPv4, whose header is 20 bytes shorter; `false` where that is not known.
+    pub underlay_v4_only: bool,
     /// Endpoints to give to peers now (new peers, changed configuration, stale handshakes); other peers keep theirs.
     pub endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// Locations whose traffic has been in the tunnel long enough that nothing of it may be anywhere else: for these
