@@ -14,4 +14,7 @@ test: check test-unit ## All tests
 test-unit: setup ## Unit, scenario, property and index tests (1 min; cold 5)
 	cargo test --workspace --locked
 
-.PHONY: help setup check test test-unit
+image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
+	@images/build
+
+.PHONY: help setup check test test-unit image
