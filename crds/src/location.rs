@@ -1,0 +1,114 @@
+//! The Location: what the user wants of a location, and a status for people.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// What the user wants of a location: a set of nodes that reach each other without help. The operator creates one
+/// for every location that a node mentions; create it first to say more.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "spanwire.dev",
+    version = "v1alpha1",
+    kind = "Location",
+    shortname = "loc",
+    category = "spanwire",
+    status = "LocationStatus",
+    derive = "PartialEq",
+    doc = "A set of nodes that reach each other without help, and what is wanted of it.",
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leaders[0]"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LocationSpec {
+    /// Nodes that belong here, unless a node's annotation `spanwire.dev/location` says otherwise. Without it, no node
+    /// is selected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Leaders: a few leaders carry the traffic of all. Nodes: every node leads itself, and traffic inside the
+    /// location is encrypted too.
+    #[serde(default)]
+    pub mesh: Mode,
+    /// How many leaders there are, and which nodes may lead.
+    #[serde(default)]
+    pub leaders: Leaders,
+    /// Where the first active leader is reached from outside, as host:port. The other leaders can only initiate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::endpoint")]
+    pub endpoint: Option<String>,
+    /// Networks, other than those of pods and nodes, that are reachable here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::prefixes")]
+    pub cidrs: Vec<String>,
+    /// Seconds between keepalives of the tunnels from here, where a node does not say otherwise. 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::keepalive")]
+    pub persistent_keepalive: Option<u16>,
+}
+
+/// Who leads whom in a location.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// A few leaders carry the traffic of all.
+    #[default]
+    Leaders,
+    /// Every node leads itself; traffic inside the location is encrypted too.
+    Nodes,
+}
+
+/// How many leaders there are, and which nodes may lead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Leaders {
+    /// How many leaders carry traffic at a time; with more than one the members are spread over them.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 32))]
+    pub active: u16,
+    /// How many more leaders stand by.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 32))]
+    pub standby: u16,
+    /// Which nodes of the location may lead. Without it, all may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+impl Default for Leaders {
+    fn default() -> Self {
+        Self {
+            active: one(),
+            standby: one(),
+            node_selector: None,
+        }
+    }
+}
+
+/// For people; the decision itself is published in LocationSlices.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocationStatus {
+    /// The leaders in order of preference, active ones first. Where every node leads, the first few of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaders: Vec<String>,
+    /// How many nodes are here.
+    #[serde(default)]
+    pub nodes: u32,
+    /// Ready, LeaderElected, Connected, Accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}

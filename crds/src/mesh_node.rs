@@ -1,0 +1,111 @@
+//! The MeshNode: what the operator tells one agent, and what that agent reports.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// What the operator tells the agent of one node. Not for users to edit: annotate the Node instead.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "spanwire.dev",
+    version = "v1alpha1",
+    kind = "MeshNode",
+    shortname = "swn",
+    category = "spanwire",
+    status = "MeshNodeStatus",
+    derive = "PartialEq",
+    doc = "What the operator tells the agent of one node, and what the agent reports. Not for users to edit.",
+    printcolumn(name = "Location", type_ = "string", json_path = ".spec.location"),
+    printcolumn(name = "Overlay", type_ = "string", json_path = ".spec.overlay[0]"),
+    printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend"),
+    printcolumn(name = "CNI", type_ = "string", json_path = ".status.cni"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshNodeSpec {
+    /// The location of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its overlay addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlay: Vec<String>,
+    /// Its own addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// The UDP port of its WireGuard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_port: Option<u16>,
+    /// Where it is reached from outside, as its annotation or its location says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// Seconds between keepalives of its tunnels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistent_keepalive: Option<u16>,
+    /// The agent is to remove every trace of Spanwire from the node and to report `retired`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retire: bool,
+}
+
+/// What the agent of one node reports: on change, never on a timer. Written by that agent alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshNodeStatus {
+    /// `metadata.generation` of the spec that the agent follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Its WireGuard key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::public_key")]
+    pub public_key: Option<String>,
+    /// Endpoints at which it found itself to be reachable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::endpoints")]
+    pub endpoints: Vec<String>,
+    /// The UDP port that its WireGuard listens on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub listen_port: Option<u16>,
+    /// The WireGuard in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// The addresses of the CNI's device, where followers send packets for this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::addresses")]
+    pub hop_addresses: Vec<String>,
+    /// How the CNI was found to carry traffic, like `flannel-vxlan`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub cni: Option<String>,
+    /// Of a leader: whether its tunnels to other locations are up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::links")]
+    pub links: Vec<Link>,
+    /// No trace of Spanwire is left on the node, as `spec.retire` asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
+    /// Ready: False says what the agent cannot do, and what would help.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The implementation of WireGuard in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Backend {
+    /// The kernel's own.
+    Kernel,
+    /// `spanwire-tunnel`.
+    Userspace,
+}
+
+/// The tunnel of a leader to a location.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Link {
+    /// The other location.
+    pub location: String,
+    /// Whether a leader of it answers.
+    pub up: bool,
+}

@@ -1,0 +1,269 @@
+//! The OpenAPI schemas of the fields that people fill in, with CEL rules whose messages say what to write instead, and
+//! the CustomResourceDefinitions as they are published.
+//!
+//! Every string and list has a largest size, because the API server estimates the cost of a rule from these and refuses
+//! a definition that could be too expensive. `isCIDR`, `cidr` and `isIP` exist since Kubernetes 1.31.
+
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::CustomResourceExt;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use crate::{Location, LocationSlice, MeshNode, Peer};
+
+/// The largest number of networks that one Location or Peer may name.
+const MAX_PREFIXES: usize = 256;
+
+/// The definitions of all resources, as the API server gets them.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    [
+        Location::crd(),
+        LocationSlice::crd(),
+        MeshNode::crd(),
+        Peer::crd(),
+    ]
+    .into_iter()
+    .map(finish)
+    .collect()
+}
+
+fn finish(definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    let is_location = definition.spec.names.kind == "Location";
+    let mut value = serde_json::to_value(&definition).expect("a definition is plain data");
+    let root = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    plain(root);
+    let fields = root
+        .as_object_mut()
+        .expect("the schema of a resource is an object");
+    fields.remove("title");
+    if is_location {
+        // A Location without a spec is one with the defaults.
+        fields.remove("required");
+        fields["properties"]["spec"]["default"] = json!({});
+        fields.insert(
+            "x-kubernetes-validations".to_owned(),
+            json!([rule(
+                "self.metadata.name.size() <= 63",
+                "the name of a location has at most 63 characters; choose a shorter one",
+            )]),
+        );
+    }
+    serde_json::from_value(value).expect("a definition is still one after its schema was trimmed")
+}
+
+/// Removes what schemars adds for other readers than the API server: `nullable` (an explicit null is dropped by the
+/// API server instead, so that rules need not know of it), number formats that Kubernetes does not know, and defaults
+/// that only restate that a field is absent.
+fn plain(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.remove("nullable");
+            if map.get("format").is_some_and(|format| foreign(format)) {
+                map.remove("format");
+            }
+            if map.get("default").is_some_and(empty) {
+                map.remove("default");
+            }
+            map.values_mut().for_each(plain);
+        }
+        Value::Array(list) => list.iter_mut().for_each(plain),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn foreign(format: &Value) -> bool {
+    format.as_str().is_some_and(|format| format.starts_with("uint"))
+}
+
+fn empty(default: &Value) -> bool {
+    match default {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::Bool(true) | Value::String(_) => false,
+    }
+}
+
+fn rule(rule: &str, message: &str) -> Value {
+    json!({"rule": rule, "message": message})
+}
+
+fn rule_with(rule: &str, message: &str, expression: &str) -> Value {
+    json!({"rule": rule, "message": message, "messageExpression": expression})
+}
+
+fn prefix_item() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": 64,
+        "x-kubernetes-validations": [
+            rule(
+                "isCIDR(self) || isIP(self)",
+                "is no IP network; write it like 192.168.10.0/24 or fd00:10::/64",
+            ),
+            rule_with(
+                "!isCIDR(self) || cidr(self).masked() == cidr(self)",
+                "has bits set behind its length; write the network's first address",
+                "'has bits set behind its length; write ' + string(cidr(self).masked())",
+            ),
+            rule(
+                "!isCIDR(self) || cidr(self).prefixLength() > 0",
+                "a default route cannot go through the mesh; name the networks that are meant",
+            ),
+        ],
+    })
+}
+
+/// `cidrs`.
+pub(crate) fn prefixes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": MAX_PREFIXES, "items": prefix_item()})
+}
+
+/// `allowedIPs`.
+pub(crate) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": MAX_PREFIXES,
+        "items": prefix_item(),
+        "x-kubernetes-validations": [rule(
+            "self.size() > 0",
+            "is empty; write the addresses that the peer sends from, like 10.99.0.7/32",
+        )],
+    })
+}
+
+fn endpoint_value() -> Value {
+    const SHAPE: &str =
+        r"self.matches('^(\\[[0-9a-fA-F:.]+\\]|[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?[.]?):[0-9]{1,5}$')";
+    const PORT: &str = "int(self.substring(self.lastIndexOf(':') + 1))";
+    json!({
+        "type": "string",
+        "maxLength": 320,
+        "x-kubernetes-validations": [
+            rule(
+                SHAPE,
+                "is no host:port; write it like 192.0.2.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820",
+            ),
+            rule(
+                &format!("!{SHAPE} || ({PORT} >= 1 && {PORT} <= 65535)"),
+                "has no valid port; write a number from 1 to 65535 behind the last ':'",
+            ),
+        ],
+    })
+}
+
+fn schema_of(value: Value) -> Schema {
+    value.try_into().expect("an object is a schema")
+}
+
+/// An endpoint, as host:port.
+pub(crate) fn endpoint(_: &mut SchemaGenerator) -> Schema {
+    schema_of(endpoint_value())
+}
+
+/// Endpoints, as host:port.
+pub(crate) fn endpoints(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 16, "items": endpoint_value()})
+}
+
+/// Seconds between keepalives.
+pub(crate) fn keepalive(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "minimum": 0, "maximum": 65535})
+}
+
+/// A WireGuard key in base64.
+pub(crate) fn public_key(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 64,
+        "x-kubernetes-validations": [
+            rule(
+                "self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')",
+                "is no WireGuard key; write the 44 characters that `wg pubkey` prints",
+            ),
+            rule(
+                "self != 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='",
+                "is the key of all zeroes; write the 44 characters that `wg pubkey` prints",
+            ),
+        ],
+    })
+}
+
+/// The name of a location.
+pub(crate) fn location_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 253,
+        "x-kubernetes-validations": [rule(
+            "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$') && self.size() <= 63",
+            "is no name of a location; write one of those that `kubectl get locations` shows",
+        )],
+    })
+}
+
+/// Bare IP addresses.
+pub(crate) fn addresses(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "items": {
+            "type": "string",
+            "maxLength": 64,
+            "x-kubernetes-validations": [rule("isIP(self)", "is no IP address; write one like 10.0.0.1 or fd00::1")],
+        },
+    })
+}
+
+/// The links of a leader: a map from the location.
+pub(crate) fn links(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 1024,
+        "items": generator.subschema_for::<crate::Link>(),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["location"],
+    })
+}
+
+/// Conditions: a map from the type.
+pub(crate) fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "items": generator.subschema_for::<Condition>(),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}
+
+/// The number of a decision.
+pub(crate) fn generation(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "format": "int64", "minimum": 0})
+}
+
+/// The file name and the text of each definition, for the chart.
+///
+/// # Panics
+/// Never: a definition is plain data.
+#[must_use]
+pub fn files() -> Vec<(String, String)> {
+    definitions()
+        .into_iter()
+        .map(|definition| {
+            let name = format!("{}.yaml", definition.spec.names.plural);
+            let mut value = serde_json::to_value(&definition).expect("a definition is plain data");
+            value
+                .as_object_mut()
+                .map(|map: &mut Map<_, _>| map.remove("status"));
+            (
+                name,
+                serde_saphyr::to_string(&value).expect("plain data has a YAML text"),
+            )
+        })
+        .collect()
+}
