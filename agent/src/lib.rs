@@ -1,1 +1,10 @@
 //! The Spanwire node agent: makes a node do what the mesh asks of it.
+
+#![forbid(unsafe_code)]
+
+pub mod contact;
+pub mod disk;
+pub mod endpoints;
+pub mod identity;
+pub mod links;
+pub mod settled;

@@ -1,0 +1,113 @@
+//! Files that are either the old ones or the new ones, whenever the power goes.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+/// Why a file of the state directory could not be written, read or removed.
+#[derive(Debug, Error)]
+#[error("cannot {verb} {}", .path.display())]
+pub struct DiskError {
+    verb: &'static str,
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+impl DiskError {
+    fn new(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self { verb, path, cause }
+    }
+}
+
+/// Replaces a file, readable by its owner alone, and returns when it would survive a power cut.
+///
+/// # Errors
+/// Any failure; then the old file is still there, whole.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make(directory)?;
+    let temporary = path.with_extension("new");
+    // A left-over of a crash may have other permissions.
+    remove(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(DiskError::new("create", &temporary))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(DiskError::new("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(DiskError::new("replace", path))?;
+    // The rename itself is only on disk when its directory is (fsync(2), NOTES).
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(DiskError::new("sync", directory))
+}
+
+/// Reads a file; `None` when there is none.
+///
+/// # Errors
+/// Any failure but that the file does not exist.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(DiskError::new("read", path)(cause)),
+    }
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// Any failure but that the file does not exist.
+pub fn remove(path: &Path) -> Result<(), DiskError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(DiskError::new("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
+
+fn make(directory: &Path) -> Result<(), DiskError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(DiskError::new("create", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/file.json");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path.with_extension("new"), "left by a crash").unwrap();
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some(b"two".as_slice()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_there_is_none_and_removing_it_is_no_error() {
+        let path = Path::new("/nonexistent-directory/file");
+        assert!(read(path).unwrap().is_none());
+        remove(path).unwrap();
+        let error = write(Path::new("/proc/nothing/file"), b"").unwrap_err();
+        assert_eq!(error.to_string(), "cannot create /proc/nothing");
+    }
+}

@@ -1,0 +1,206 @@
+//! Where to look for each WireGuard peer; sans I/O.
+//!
+//! WireGuard follows a peer that moves (roaming), so an endpoint is given to the device only when
+//!
+//! * the peer is new in the device: then where it was last heard, else the first candidate;
+//! * its configuration has changed, so that the first candidate is another one;
+//! * it has no endpoint although there is a candidate (its DNS name has just been resolved);
+//! * it is stale, that is: it has not answered a touch for [`PATIENCE`], or, where it is nobody to touch, its session
+//!   has ended; then the next candidate.
+//!
+//! Candidates are the published endpoints in their order, names replaced by the addresses they resolve to, addresses
+//! that this node has a route to first.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use spanwire_topology::{DnsName, Endpoint, EndpointHost, Party, PublicKey, TunnelPeer};
+
+use crate::contact::{Contacts, PATIENCE, Seen};
+
+/// How long a candidate is tried for a peer that cannot be touched.
+const TRIAL: Duration = Duration::from_secs(60);
+
+/// Where to look for each peer.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    peers: BTreeMap<PublicKey, Peer>,
+    names: BTreeMap<DnsName, BTreeSet<IpAddr>>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    party: Party,
+    list: Vec<Endpoint>,
+    change: Change,
+    /// What was last given to the device, and when.
+    given: Option<(SocketAddr, Instant)>,
+    /// Where it was last heard or looked for, also before the device was made anew.
+    last: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// The peer is acted upon as published.
+    Known,
+    /// Its list has changed since.
+    Changed,
+    /// This process has just learnt of it; the device may have known it before.
+    Adopted,
+}
+
+impl Endpoints {
+    /// The peers that the plan wants, with their endpoints.
+    pub fn handle_plan(&mut self, wanted: &BTreeMap<PublicKey, TunnelPeer>) {
+        self.peers.retain(|key, _| wanted.contains_key(key));
+        for (key, TunnelPeer { party, endpoints, .. }) in wanted {
+            let peer = self.peers.entry(*key).or_insert_with(|| Peer {
+                party: party.clone(),
+                list: endpoints.clone(),
+                change: Change::Adopted,
+                given: None,
+                last: None,
+            });
+            if peer.list != *endpoints {
+                peer.list.clone_from(endpoints);
+                peer.change = Change::Changed;
+            }
+            peer.party = party.clone();
+        }
+        let names = self.names();
+        self.names.retain(|name, _| names.contains_key(name));
+    }
+
+    /// A name has been resolved. A failure is not told here: the addresses known before stay.
+    pub fn handle_resolved(&mut self, name: DnsName, addresses: BTreeSet<IpAddr>) {
+        if !addresses.is_empty() {
+            self.names.insert(name, addresses);
+        }
+    }
+
+    /// What the device has now.
+    pub fn handle_seen(&mut self, seen: &BTreeMap<PublicKey, Seen>) {
+        for (key, peer) in &mut self.peers {
+            let endpoint = seen.get(key).and_then(|seen| seen.endpoint);
+            peer.last = endpoint.or(peer.last);
+        }
+    }
+
+    /// The device has taken these.
+    pub fn handle_given(&mut self, given: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
+        for (key, address) in given {
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.given = Some((*address, now));
+                peer.last = Some(*address);
+            }
+        }
+        let names = &self.names;
+        for peer in self.peers.values_mut() {
+            // A list of names none of which is resolved yet is still to be acted upon.
+            if peer.list.is_empty() || !addresses(&peer.list, names).is_empty() {
+                peer.change = Change::Known;
+            }
+        }
+    }
+
+    /// The names to resolve, and who is reached by each.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<DnsName, BTreeSet<Party>> {
+        let mut names: BTreeMap<DnsName, BTreeSet<Party>> = BTreeMap::new();
+        for peer in self.peers.values() {
+            for endpoint in &peer.list {
+                if let EndpointHost::Name(name) = &endpoint.host {
+                    names.entry(name.clone()).or_default().insert(peer.party.clone());
+                }
+            }
+        }
+        names
+    }
+
+    /// The endpoints to give to the device now. `seen` are the peers that it has.
+    #[must_use]
+    pub fn poll_endpoints(
+        &self,
+        seen: &BTreeMap<PublicKey, Seen>,
+        contacts: &Contacts,
+        routable: &dyn Fn(IpAddr) -> bool,
+        now: Instant,
+    ) -> BTreeMap<PublicKey, SocketAddr> {
+        let choose = |(key, peer): (&PublicKey, &Peer)| {
+            let candidates = self.candidates(&peer.list, routable);
+            let stale = peer.stale(key, contacts, now);
+            let address = peer.choose(seen.get(key), &candidates, stale)?;
+            Some((*key, address))
+        };
+        self.peers.iter().filter_map(choose).collect()
+    }
+
+    fn candidates(&self, list: &[Endpoint], routable: &dyn Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
+        let mut candidates = addresses(list, &self.names);
+        candidates.sort_by_key(|candidate| !routable(candidate.ip()));
+        candidates
+    }
+}
+
+fn addresses(list: &[Endpoint], names: &BTreeMap<DnsName, BTreeSet<IpAddr>>) -> Vec<SocketAddr> {
+    let each = |Endpoint { host, port }: &Endpoint| {
+        let addresses: Vec<IpAddr> = match host {
+            EndpointHost::Address(address) => vec![*address],
+            EndpointHost::Name(name) => names.get(name).into_iter().flatten().copied().collect(),
+        };
+        let port = *port;
+        addresses
+            .into_iter()
+            .map(move |address| SocketAddr::new(address, port))
+    };
+    list.iter().flat_map(each).collect()
+}
+
+impl Peer {
+    fn choose(&self, seen: Option<&Seen>, candidates: &[SocketAddr], stale: bool) -> Option<SocketAddr> {
+        let first = candidates.first().copied();
+        let now = match seen {
+            Some(seen) => seen.endpoint,
+            None if self.change == Change::Changed => return first,
+            None => return self.last.or(first),
+        };
+        let Some(present) = now else {
+            return self.last.or(first);
+        };
+        let given = self.given.map(|(address, _)| address);
+        let wanted = match self.change {
+            Change::Changed if first != given => first?,
+            Change::Changed | Change::Known | Change::Adopted if stale => {
+                next(candidates, given.unwrap_or(present))?
+            }
+            Change::Changed | Change::Known | Change::Adopted => return None,
+        };
+        (wanted != present).then_some(wanted)
+    }
+
+    fn stale(&self, key: &PublicKey, contacts: &Contacts, now: Instant) -> bool {
+        let tried = |wait| self.given.is_none_or(|(_, at)| now >= at + wait);
+        match self.party {
+            Party::Leader(..) => {
+                contacts
+                    .silence(key, now)
+                    .is_some_and(|silence| silence >= PATIENCE)
+                    && tried(PATIENCE)
+            }
+            Party::Peer(_) => !contacts.fresh(key, Duration::ZERO) && tried(TRIAL),
+        }
+    }
+}
+
+/// The candidate after `present`, round and round; the first where `present` is none of them.
+fn next(candidates: &[SocketAddr], present: SocketAddr) -> Option<SocketAddr> {
+    let position = candidates.iter().position(|candidate| *candidate == present);
+    let index = position.map_or(0, |position| (position + 1) % candidates.len());
+    candidates.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The node's WireGuard key: made here once, kept on disk, never sent anywhere.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use spanwire_topology::PublicKey;
+use thiserror::Error;
+use x25519_dalek::StaticSecret;
+
+use crate::disk::{self, DiskError};
+
+const FILE: &str = "key";
+
+/// The private key and its public half.
+pub struct Identity {
+    private: StaticSecret,
+    public: PublicKey,
+}
+
+/// Why there is no identity.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// The file cannot be read or written.
+    #[error("the node's key is out of reach")]
+    Disk(#[source] DiskError),
+    /// What is in the file is no key. It is not replaced, since a new key is a new party for everybody else.
+    #[error("{} holds no key; put it back from a copy, or remove it to get a new one", .0.display())]
+    Damaged(PathBuf),
+    /// The file's permissions cannot be set.
+    #[error("cannot make {} readable by its owner alone", .0.display())]
+    Permissions(PathBuf, #[source] io::Error),
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Random(#[source] getrandom::Error),
+}
+
+impl Identity {
+    /// The identity kept in the state directory; a new one, put there, where there is none.
+    ///
+    /// # Errors
+    /// Where it can neither be read nor made.
+    pub fn load_or_create(state_directory: &Path) -> Result<Self, IdentityError> {
+        let path = state_directory.join(FILE);
+        if let Some(text) = disk::read(&path).map_err(IdentityError::Disk)? {
+            close(&path)?;
+            return parse(&text).ok_or(IdentityError::Damaged(path));
+        }
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
+        let identity = Self::new(StaticSecret::from(bytes));
+        let text = format!("{}\n", STANDARD.encode(identity.private.to_bytes()));
+        disk::write(&path, text.as_bytes()).map_err(IdentityError::Disk)?;
+        tracing::info!(public_key = %identity.public, path = %path.display(), "made the node's key");
+        Ok(identity)
+    }
+
+    /// Removes the key for good.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget(state_directory: &Path) -> Result<(), DiskError> {
+        disk::remove(&state_directory.join(FILE))
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    /// The private key, for the WireGuard device alone.
+    #[must_use]
+    pub fn private(&self) -> [u8; 32] {
+        self.private.to_bytes()
+    }
+
+    fn new(private: StaticSecret) -> Self {
+        let public = PublicKey::new(x25519_dalek::PublicKey::from(&private).to_bytes());
+        Self { private, public }
+    }
+}
+
+fn parse(text: &[u8]) -> Option<Identity> {
+    let bytes: [u8; 32] = STANDARD.decode(text.trim_ascii()).ok()?.try_into().ok()?;
+    (bytes != [0; 32]).then(|| Identity::new(StaticSecret::from(bytes)))
+}
+
+fn close(path: &Path) -> Result<(), IdentityError> {
+    let failed = |cause| IdentityError::Permissions(path.to_owned(), cause);
+    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "the key was open to others; closed it");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_survives_and_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Identity::load_or_create(directory.path()).unwrap();
+        let again = Identity::load_or_create(directory.path()).unwrap();
+        assert_eq!(first.private(), again.private());
+        assert_eq!(first.public(), again.public());
+        let mode = fs::metadata(directory.path().join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let other = Identity::load_or_create(tempfile::tempdir().unwrap().path()).unwrap();
+        assert_ne!(first.public(), other.public());
+    }
+
+    #[test]
+    fn the_file_is_what_wg_genkey_prints() {
+        // The pair of RFC 7748, section 6.1 (Alice).
+        let directory = tempfile::tempdir().unwrap();
+        let private = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n";
+        fs::write(directory.path().join(FILE), private).unwrap();
+        let identity = Identity::load_or_create(directory.path()).unwrap();
+        assert_eq!(
+            identity.public().to_string(),
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+        );
+    }
+
+    #[test]
+    fn a_damaged_key_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        for text in ["", "AAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
+            fs::write(directory.path().join(FILE), text).unwrap();
+            let error = Identity::load_or_create(directory.path()).err().unwrap();
+            assert!(matches!(error, IdentityError::Damaged(_)), "{text:?}");
+            assert_eq!(fs::read_to_string(directory.path().join(FILE)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn an_open_key_file_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Identity::load_or_create(directory.path()).unwrap();
+        let path = directory.path().join(FILE);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let again = Identity::load_or_create(directory.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(first.public(), again.public());
+    }
+}
