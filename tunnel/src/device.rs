@@ -1,0 +1,283 @@
+//! A WireGuard device without sockets, files or threads: packets and datagrams in, packets and datagrams out.
+//!
+//! The flow of a packet, in the order of the functions here:
+//!
+//! 1. [`Device::handle_packet`]: an IP packet left the tunnel interface. Its destination names the peer (`allowed_ips`),
+//!    it is padded to 16 bytes, encrypted ([`crate::noise`]) and sent to the peer's endpoint, or kept while a handshake runs.
+//! 2. [`Device::handle_datagram`]: a datagram came from the network. [`Gate`] finds the peer, `noise` decrypts, the
+//!    sender's address becomes the endpoint, and a packet whose source belongs to that peer goes to the interface.
+//! 3. [`Device::handle_timeout`]: handshakes, keepalives and rekeying that time made due.
+//!
+//! What the outside gets is handed to a [`Wire`], so that a batching data path can collect instead of sending.
+//! Configuration is in `device/configure.rs`.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::{Instant, SystemTime},
+};
+
+use boringtun::noise::Tunn;
+
+use crate::{
+    allowed_ips::AllowedIps,
+    gate::{Entry, Gate},
+    key::{PrivateKey, PublicKey},
+    noise::{Intake, Received, SCRATCH},
+    peer::{Peer, PeerId, Wants},
+};
+
+mod configure;
+
+/// Packets are padded to a multiple of this, so that their length tells less.
+pub const PADDING: usize = 16;
+
+/// Where a device's output goes.
+pub trait Wire {
+    /// Sends a datagram over the network.
+    fn send(&mut self, to: SocketAddr, datagram: &[u8]);
+    /// Hands an IP packet to the tunnel interface.
+    fn deliver(&mut self, packet: &[u8]);
+}
+
+/// What was dropped, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// Packets from the interface that are no IP.
+    pub not_ip: u64,
+    /// Packets from the interface whose destination belongs to no peer.
+    pub no_peer: u64,
+    /// Packets from the interface for a peer whose endpoint is not known.
+    pub no_endpoint: u64,
+    /// Datagrams that are no WireGuard message for this device.
+    pub unknown: u64,
+    /// Datagrams that their peer's protocol state rejects: forged, replayed, expired.
+    pub rejected: u64,
+    /// Packets whose source address does not belong to the peer that sent them.
+    pub wrong_source: u64,
+}
+
+/// The device's own key and what follows from it.
+#[derive(Debug)]
+struct Identity {
+    private: PrivateKey,
+    public: PublicKey,
+    gate: Gate,
+}
+
+/// A WireGuard device.
+#[derive(Debug)]
+pub struct Device {
+    identity: Option<Identity>,
+    /// A peer's place is its id; places are used again.
+    peers: Vec<Option<Peer>>,
+    by_key: BTreeMap<PublicKey, PeerId>,
+    allowed_ips: AllowedIps,
+    drops: Drops,
+    mtu: usize,
+    scratch: Vec<u8>,
+}
+
+impl Device {
+    /// A device without key and peers, on an interface of that MTU.
+    pub fn new(mtu: usize) -> Self {
+        Self {
+            identity: None,
+            peers: Vec::new(),
+            by_key: BTreeMap::new(),
+            allowed_ips: AllowedIps::default(),
+            drops: Drops::default(),
+            mtu,
+            scratch: vec![0; SCRATCH],
+        }
+    }
+
+    /// Takes an IP packet of `length` bytes at the start of `buffer`, which has [`PADDING`] more bytes of room.
+    pub fn handle_packet(&mut self, now: Instant, buffer: &mut [u8], length: usize, wire: &mut impl Wire) {
+        let Some(destination) = Tunn::dst_address(&buffer[..length]) else {
+            self.drops.not_ip += 1;
+            return;
+        };
+        let peer = self
+            .allowed_ips
+            .lookup(destination)
+            .and_then(|id| peer_mut(&mut self.peers, id));
+        let Some(Peer {
+            noise: Some(noise),
+            endpoint,
+            tx_bytes,
+            ..
+        }) = peer
+        else {
+            self.drops.no_peer += 1;
+            return;
+        };
+        let Some(endpoint) = *endpoint else {
+            self.drops.no_endpoint += 1;
+            return;
+        };
+        // Padding never makes a packet longer than the interface's MTU allows.
+        let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
+        buffer[length..padded].fill(0);
+        let mut send = counted(wire, endpoint, tx_bytes);
+        noise.handle_packet(now, &buffer[..padded], &mut self.scratch, &mut send);
+    }
+
+    /// Takes a datagram that came from `source`.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        datagram: &[u8],
+        wire: &mut impl Wire,
+    ) {
+        let Some(identity) = &self.identity else {
+            self.drops.unknown += 1;
+            return;
+        };
+        let id = match identity.gate.admit(source, datagram, &mut self.scratch) {
+            Entry::From(key) => self.by_key.get(&key).copied(),
+            Entry::For(index) => Some(PeerId(index)),
+            Entry::Cookie(reply) => return wire.send(source, reply),
+            Entry::Nobody => None,
+        };
+        let found = id.and_then(|id| peer_mut(&mut self.peers, id).map(|peer| (id, peer)));
+        let Some((
+            id,
+            Peer {
+                noise: Some(noise),
+                endpoint,
+                tx_bytes,
+                rx_bytes,
+                last_handshake,
+                wants,
+                ..
+            },
+        )) = found
+        else {
+            self.drops.unknown += 1;
+            return;
+        };
+
+        let before = *endpoint;
+        let mut send_overdue = |datagram: &[u8]| {
+            if let Some(before) = before {
+                counted(wire, before, tx_bytes)(datagram);
+            }
+        };
+        let Intake {
+            received,
+            established,
+        } = noise.handle_datagram(now, datagram, &mut self.scratch, &mut send_overdue);
+        match received {
+            Received::Rejected(error) => {
+                tracing::trace!(?error, %source, "datagram rejected");
+                self.drops.rejected += 1;
+                return;
+            }
+            Received::Cookie => return,
+            Received::Handshake(answer) => counted(wire, source, tx_bytes)(answer),
+            Received::Keepalive => {}
+            Received::Packet(packet, address) => {
+                if self.allowed_ips.lookup(address) == Some(id) {
+                    wire.deliver(packet);
+                } else {
+                    self.drops.wrong_source += 1;
+                }
+            }
+        }
+        *rx_bytes += datagram.len() as u64;
+        *endpoint = Some(source);
+        if established {
+            *last_handshake = Some(SystemTime::now());
+            *wants = Wants::default();
+            noise.send_waiting(now, &mut self.scratch, &mut counted(wire, source, tx_bytes));
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant, wire: &mut impl Wire) {
+        for Peer {
+            noise,
+            endpoint,
+            tx_bytes,
+            ..
+        } in self.peers.iter_mut().flatten()
+        {
+            let Some(noise) = noise else { continue };
+            if noise.poll_timeout(now).is_some_and(|at| at <= now) {
+                let mut send = |datagram: &[u8]| {
+                    if let Some(endpoint) = *endpoint {
+                        counted(wire, endpoint, tx_bytes)(datagram);
+                    }
+                };
+                noise.handle_timeout(now, &mut self.scratch, &mut send);
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        self.peers
+            .iter()
+            .flatten()
+            .filter_map(|peer| peer.noise.as_ref()?.poll_timeout(now))
+            .min()
+    }
+
+    /// The interface came up, or its sockets are new: every peer with an endpoint hears of this device at once.
+    ///
+    /// The other side may still hold a session that died with the process before; WireGuard's own timers would notice
+    /// after up to 15 seconds.
+    pub fn handle_up(&mut self, now: Instant, wire: &mut impl Wire) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.wants.handshake = true;
+            configure::settle(peer, now, &mut self.scratch, wire);
+        }
+    }
+
+    /// The interface has another MTU.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.mtu = mtu;
+    }
+
+    /// What was dropped so far.
+    pub fn drops(&self) -> Drops {
+        self.drops
+    }
+
+    /// The device's private key.
+    pub fn private_key(&self) -> Option<&PrivateKey> {
+        self.identity.as_ref().map(|identity| &identity.private)
+    }
+
+    /// All peers in the order of their places.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        (0..)
+            .map(PeerId)
+            .zip(&self.peers)
+            .filter_map(|(id, peer)| Some((id, peer.as_ref()?)))
+    }
+
+    /// The allowed IPs of all peers.
+    pub fn allowed_ips(&self) -> &AllowedIps {
+        &self.allowed_ips
+    }
+
+    /// Whose source or destination this address may be.
+    pub fn owner(&self, address: IpAddr) -> Option<PeerId> {
+        self.allowed_ips.lookup(address)
+    }
+}
+
+fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {
+    peers.get_mut(id.0 as usize)?.as_mut()
+}
+
+/// Sends to one peer and counts the bytes.
+fn counted<'a>(wire: &'a mut impl Wire, to: SocketAddr, tx_bytes: &'a mut u64) -> impl FnMut(&[u8]) + 'a {
+    move |datagram| {
+        *tx_bytes += datagram.len() as u64;
+        wire.send(to, datagram);
+    }
+}

@@ -1,0 +1,179 @@
+//! Changes to a device. Each is complete by itself; what a changed peer has to send waits for [`Device::settle`], so that
+//! a handshake never starts with half of a peer's new configuration.
+
+use std::{net::SocketAddr, time::Instant};
+
+use crate::{
+    device::{Device, Identity, Wire, counted, peer_mut},
+    gate::Gate,
+    key::{PresharedKey, PrivateKey, PublicKey},
+    noise::Noise,
+    peer::{Peer, PeerId, Wants},
+    prefix::Prefix,
+};
+
+impl Device {
+    /// Takes a new private key, or none. All sessions end; a peer that has the new public key is removed.
+    pub fn set_private_key(&mut self, now: Instant, private: Option<PrivateKey>, wire: &mut impl Wire) {
+        if self.private_key() == private.as_ref() {
+            return;
+        }
+        self.identity = private.map(|private| Identity {
+            public: private.public(),
+            gate: Gate::new(&private),
+            private,
+        });
+        let me = self
+            .identity
+            .as_ref()
+            .and_then(|identity| self.by_key.get(&identity.public).copied());
+        if let Some(me) = me {
+            self.remove_peer(me);
+        }
+        for (index, peer) in (0..).zip(&mut self.peers) {
+            let Some(peer) = peer else { continue };
+            match (&self.identity, &mut peer.noise) {
+                (None, noise) => *noise = None,
+                (Some(identity), Some(noise)) => noise.set_private_key(&identity.private),
+                (Some(identity), None) => peer.noise = Some(begin(now, identity, peer, PeerId(index))),
+            }
+            peer.wants.handshake = true;
+            settle(peer, now, &mut self.scratch, wire);
+        }
+    }
+
+    /// The peer with this key, if there is one.
+    pub fn peer(&self, key: PublicKey) -> Option<PeerId> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// Whether this is the device's own key.
+    pub fn is_own_key(&self, key: PublicKey) -> bool {
+        self.identity
+            .as_ref()
+            .is_some_and(|identity| identity.public == key)
+    }
+
+    /// Adds a peer, or finds it. `None` when no more peers fit into the 24 bits that name them in messages.
+    pub fn add_peer(&mut self, now: Instant, key: PublicKey) -> Option<PeerId> {
+        if let Some(id) = self.peer(key) {
+            return Some(id);
+        }
+        let free = self
+            .peers
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.peers.len());
+        let id = u32::try_from(free).ok().filter(|id| *id < 1 << 24).map(PeerId)?;
+        let mut peer = Peer::new(key);
+        peer.noise = self
+            .identity
+            .as_ref()
+            .map(|identity| begin(now, identity, &peer, id));
+        if free == self.peers.len() {
+            self.peers.push(None);
+        }
+        self.peers[free] = Some(peer);
+        self.by_key.insert(key, id);
+        Some(id)
+    }
+
+    /// Removes a peer and its allowed IPs.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) {
+            self.by_key.remove(&peer.public);
+            self.allowed_ips.remove_all(id);
+        }
+    }
+
+    /// Removes all peers.
+    pub fn remove_all_peers(&mut self) {
+        self.peers.clear();
+        self.by_key.clear();
+        self.allowed_ips = crate::allowed_ips::AllowedIps::default();
+    }
+
+    /// Sets a peer's preshared key. A changed one ends its sessions: boringtun takes the key only at the start.
+    pub fn set_preshared(&mut self, now: Instant, id: PeerId, preshared: Option<PresharedKey>) {
+        let Some(peer) = peer_mut(&mut self.peers, id).filter(|peer| peer.preshared != preshared) else {
+            return;
+        };
+        peer.preshared = preshared;
+        if let Some(identity) = &self.identity {
+            let mut noise = begin(now, identity, peer, id);
+            if let Some(before) = &mut peer.noise {
+                noise.adopt_waiting(before);
+            }
+            peer.noise = Some(noise);
+            peer.wants.handshake = true;
+        }
+    }
+
+    /// Sets where a peer is.
+    pub fn set_endpoint(&mut self, id: PeerId, endpoint: SocketAddr) {
+        let changed = peer_mut(&mut self.peers, id).filter(|peer| peer.endpoint != Some(endpoint));
+        if let Some(peer) = changed {
+            peer.endpoint = Some(endpoint);
+            peer.wants.handshake = true;
+        }
+    }
+
+    /// Sets the seconds between a peer's keepalives; zero is none.
+    pub fn set_keepalive(&mut self, now: Instant, id: PeerId, seconds: u16) {
+        let Some(peer) = peer_mut(&mut self.peers, id).filter(|peer| peer.keepalive != seconds) else {
+            return;
+        };
+        peer.wants.keepalive = peer.keepalive == 0;
+        peer.keepalive = seconds;
+        if let Some(noise) = &mut peer.noise {
+            noise.set_keepalive(now, seconds);
+        }
+    }
+
+    /// Gives a prefix to a peer, whoever had it before.
+    pub fn allow(&mut self, id: PeerId, prefix: Prefix) {
+        self.allowed_ips.insert(prefix, id);
+    }
+
+    /// Takes a prefix from a peer, if it has it.
+    pub fn disallow(&mut self, id: PeerId, prefix: Prefix) {
+        self.allowed_ips.remove(prefix, id);
+    }
+
+    /// Takes all prefixes from a peer.
+    pub fn disallow_all(&mut self, id: PeerId) {
+        self.allowed_ips.remove_all(id);
+    }
+
+    /// A peer's configuration is complete: sends what its changes made due.
+    pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
+        if let Some(peer) = peer_mut(&mut self.peers, id) {
+            settle(peer, now, &mut self.scratch, wire);
+        }
+    }
+}
+
+/// A peer without a key of this device or without an endpoint keeps wanting until it has both.
+pub(super) fn settle(peer: &mut Peer, now: Instant, scratch: &mut [u8], wire: &mut impl Wire) {
+    let (Some(noise), Some(endpoint)) = (&mut peer.noise, peer.endpoint) else {
+        return;
+    };
+    let Wants { handshake, keepalive } = std::mem::take(&mut peer.wants);
+    let mut send = counted(wire, endpoint, &mut peer.tx_bytes);
+    if handshake {
+        noise.initiate(now, true, scratch, &mut send);
+    } else if keepalive {
+        noise.send_keepalive(now, scratch, &mut send);
+    }
+}
+
+fn begin(now: Instant, identity: &Identity, peer: &Peer, id: PeerId) -> Noise {
+    Noise::new(
+        now,
+        &identity.private,
+        peer.public,
+        peer.preshared.as_ref(),
+        id.0,
+        peer.keepalive,
+    )
+}

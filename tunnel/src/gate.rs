@@ -1,0 +1,152 @@
+//! The first look at a datagram from the network: whose it is, and whether this device has time for it.
+//!
+//! Handshake messages cost Diffie–Hellman operations, so they pass boringtun's rate limiter first: above a rate, a
+//! sender must return a cookie that proves it receives at the address and port it writes from. boringtun binds cookies
+//! to addresses alone; the port is brought in by handing it, instead of the address, a keyed hash of both.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use boringtun::{
+    noise::{Packet, Tunn, TunnResult, handshake::parse_handshake_anon, rate_limiter::RateLimiter},
+    x25519,
+};
+
+use crate::key::{PrivateKey, PublicKey};
+
+/// Handshake messages a second that are answered without a cookie. One costs about 0.2 ms, so that many take a tenth of
+/// a core, and hundreds of peers that come back at once all get in.
+const HANDSHAKES_PER_SECOND: u64 = 500;
+
+/// Where a datagram belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A handshake initiation that claims to be from this peer.
+    From(PublicKey),
+    /// A message for a session or handshake of the peer with this index.
+    For(u32),
+    /// Too many handshakes: send this cookie reply instead.
+    Cookie(&'a [u8]),
+    /// No WireGuard message, or not for this device.
+    Nobody,
+}
+
+/// Admits handshakes under one identity.
+pub struct Gate {
+    private: x25519::StaticSecret,
+    public: x25519::PublicKey,
+    limiter: RateLimiter,
+    hashers: [RandomState; 2],
+}
+
+impl Gate {
+    /// A gate for the identity with this private key.
+    pub fn new(private: &PrivateKey) -> Self {
+        let public = private.public().to_x25519();
+        Self {
+            private: private.to_x25519(),
+            public,
+            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            hashers: [RandomState::new(), RandomState::new()],
+        }
+    }
+
+    /// Looks at a datagram; `scratch` takes a cookie reply.
+    pub fn admit<'a>(&self, source: SocketAddr, datagram: &[u8], scratch: &'a mut [u8]) -> Entry<'a> {
+        match Tunn::parse_incoming_packet(datagram) {
+            Ok(Packet::PacketData(data)) => return Entry::For(data.receiver_idx >> 8),
+            Ok(Packet::PacketCookieReply(reply)) => return Entry::For(reply.receiver_idx >> 8),
+            Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => {}
+            Err(_) => return Entry::Nobody,
+        }
+        self.limiter.reset_count();
+        match self
+            .limiter
+            .verify_packet(Some(self.origin(source)), datagram, scratch)
+        {
+            Ok(Packet::HandshakeInit(initiation)) => {
+                match parse_handshake_anon(&self.private, &self.public, &initiation) {
+                    Ok(half) => Entry::From(PublicKey(half.peer_static_public)),
+                    Err(_) => Entry::Nobody,
+                }
+            }
+            Ok(Packet::HandshakeResponse(response)) => Entry::For(response.receiver_idx >> 8),
+            Err(TunnResult::WriteToNetwork(cookie)) => Entry::Cookie(cookie),
+            _ => Entry::Nobody,
+        }
+    }
+
+    /// What stands for an address and port in a cookie.
+    fn origin(&self, source: SocketAddr) -> IpAddr {
+        let [high, low] = self
+            .hashers
+            .each_ref()
+            .map(|hasher| u128::from(hasher.hash_one(source)));
+        Ipv6Addr::from(high << 64 | low).into()
+    }
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn initiation(to: &PrivateKey, from: &PrivateKey) -> Vec<u8> {
+        let mut tunn = Tunn::new(from.to_x25519(), to.public().to_x25519(), None, None, 3, None);
+        let mut buffer = [0; 148];
+        let TunnResult::WriteToNetwork(datagram) = tunn.format_handshake_initiation(&mut buffer, false)
+        else {
+            panic!("a fresh tunnel initiates");
+        };
+        datagram.to_vec()
+    }
+
+    #[test]
+    fn an_initiation_names_its_sender_and_a_flood_is_answered_with_cookies() {
+        let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
+        let gate = Gate::new(&me);
+        let source: SocketAddr = "192.0.2.1:1000".parse().unwrap();
+        let datagram = initiation(&me, &other);
+        let mut scratch = [0; 200];
+        assert_eq!(
+            gate.admit(source, &datagram, &mut scratch),
+            Entry::From(other.public())
+        );
+        let entries: Vec<bool> = (0..2 * HANDSHAKES_PER_SECOND)
+            .map(|_| matches!(gate.admit(source, &datagram, &mut [0; 200]), Entry::Cookie(_)))
+            .collect();
+        assert!(entries.contains(&true));
+    }
+
+    #[test]
+    fn a_cookie_is_bound_to_address_and_port() {
+        let gate = Gate::new(&PrivateKey::from([1; 32]));
+        let origin = |text: &str| gate.origin(text.parse().unwrap());
+        assert_eq!(origin("192.0.2.1:1000"), origin("192.0.2.1:1000"));
+        assert_ne!(origin("192.0.2.1:1000"), origin("192.0.2.1:1001"));
+        assert_ne!(origin("192.0.2.1:1000"), origin("192.0.2.2:1000"));
+        assert_ne!(origin("[2001:db8::1]:1000"), origin("[2001:db8::1]:1001"));
+    }
+
+    #[test]
+    fn what_is_for_another_identity_is_for_nobody() {
+        let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
+        let datagram = initiation(&other, &me);
+        let source = "192.0.2.1:1000".parse().unwrap();
+        assert_eq!(
+            Gate::new(&me).admit(source, &datagram, &mut [0; 200]),
+            Entry::Nobody
+        );
+        assert_eq!(
+            Gate::new(&me).admit(source, b"hello", &mut [0; 200]),
+            Entry::Nobody
+        );
+    }
+}

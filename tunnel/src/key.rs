@@ -1,0 +1,176 @@
+//! The three kinds of key, as the UAPI writes them: 64 hex digits.
+
+use std::{fmt, str::FromStr};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use boringtun::x25519;
+use thiserror::Error;
+
+/// A text is not a key.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("a key is 64 hexadecimal digits")]
+pub struct KeyError;
+
+/// Who a peer is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// The secret of this device, clamped as Curve25519 wants it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PrivateKey([u8; 32]);
+
+/// A secret shared with one peer beside the public keys; never all zeros.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PresharedKey([u8; 32]);
+
+impl PublicKey {
+    /// The key as the protocol library wants it.
+    pub fn to_x25519(self) -> x25519::PublicKey {
+        x25519::PublicKey::from(self.0)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        encode(&self.0, f)
+    }
+}
+
+/// As people see it: the first digits of what `wg` prints.
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}…", &STANDARD.encode(self.0)[..8])
+    }
+}
+
+impl PrivateKey {
+    /// Parses a key; all zeros mean "none".
+    pub fn parse(text: &str) -> Result<Option<Self>, KeyError> {
+        Ok(non_zero(decode(text)?).map(Self::from))
+    }
+
+    /// The key as the protocol library wants it.
+    pub fn to_x25519(&self) -> x25519::StaticSecret {
+        x25519::StaticSecret::from(self.0)
+    }
+
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(*x25519::PublicKey::from(&self.to_x25519()).as_bytes())
+    }
+}
+
+impl From<[u8; 32]> for PrivateKey {
+    fn from(mut bytes: [u8; 32]) -> Self {
+        bytes[0] &= 248;
+        bytes[31] = (bytes[31] & 127) | 64;
+        Self(bytes)
+    }
+}
+
+impl PresharedKey {
+    /// Parses a key; all zeros mean "none".
+    pub fn parse(text: &str) -> Result<Option<Self>, KeyError> {
+        Ok(non_zero(decode(text)?).map(Self))
+    }
+
+    /// The bytes, for the protocol library.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
+/// Written only into the answer to a UAPI `get`, which is for root.
+macro_rules! secret {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                encode(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("(secret)")
+            }
+        }
+    };
+}
+
+secret!(PrivateKey);
+secret!(PresharedKey);
+
+fn non_zero(bytes: [u8; 32]) -> Option<[u8; 32]> {
+    (bytes != [0; 32]).then_some(bytes)
+}
+
+fn encode(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+fn decode(text: &str) -> Result<[u8; 32], KeyError> {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Ok(c - b'0'),
+        b'a'..=b'f' => Ok(c - b'a' + 10),
+        b'A'..=b'F' => Ok(c - b'A' + 10),
+        _ => Err(KeyError),
+    };
+    let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| KeyError)?;
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_the_way_to_text_and_back() {
+        let text = "0a".repeat(31) + "ff";
+        assert_eq!(text.parse::<PublicKey>().unwrap().to_string(), text);
+        assert_eq!(
+            text.to_uppercase().parse::<PublicKey>(),
+            text.parse::<PublicKey>()
+        );
+    }
+
+    #[test]
+    fn what_is_not_64_hex_digits_is_no_key() {
+        for text in [
+            "",
+            "00",
+            &"0".repeat(63),
+            &"0".repeat(65),
+            &"g".repeat(64),
+            &"é".repeat(32),
+        ] {
+            assert_eq!(text.parse::<PublicKey>(), Err(KeyError), "{text}");
+        }
+    }
+
+    #[test]
+    fn zeros_are_no_secret_and_private_keys_are_clamped() {
+        let zeros = "0".repeat(64);
+        assert_eq!(PrivateKey::parse(&zeros), Ok(None));
+        assert_eq!(PresharedKey::parse(&zeros), Ok(None));
+        let clamped = PrivateKey::parse(&"f".repeat(64)).unwrap().unwrap().to_string();
+        assert!(clamped.starts_with("f8") && clamped.ends_with("7f"), "{clamped}");
+    }
+
+    #[test]
+    fn secrets_are_not_printed_by_debug() {
+        let key = PrivateKey::from([7; 32]);
+        assert_eq!(format!("{key:?}"), "(secret)");
+    }
+}

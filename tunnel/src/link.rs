@@ -1,0 +1,82 @@
+//! What others do to the tunnel interface: up, down, another MTU, renamed, moved, removed.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+    },
+};
+
+use crate::{sys, tun::Tun};
+
+/// The netlink group that hears of every change to a link.
+const RTMGRP_LINK: u32 = 1;
+
+/// What an interface is like now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It is gone.
+    Gone,
+    /// It is there.
+    Present {
+        /// Whether it is up.
+        up: bool,
+        /// Its MTU.
+        mtu: usize,
+    },
+}
+
+/// Tells when to look at links again. The kernel's messages are only a bell; what they say is read afresh.
+#[derive(Debug)]
+pub struct Bell {
+    socket: OwnedFd,
+}
+
+impl Bell {
+    /// Listens in the network namespace of this thread.
+    pub fn new() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            flags,
+            Some(SockProtocol::NetlinkRoute),
+        )?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, RTMGRP_LINK))?;
+        Ok(Self { socket })
+    }
+
+    /// Forgets what it heard.
+    pub fn hush(&self) {
+        let mut buffer = [0; 4096];
+        // ENOBUFS only says that more rang than was heard.
+        while matches!(
+            recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()),
+            Ok(1..) | Err(Errno::ENOBUFS)
+        ) {}
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Looks at a tun's interface.
+pub fn look(tun: &Tun) -> Link {
+    let Ok(name) = tun.name() else { return Link::Gone };
+    match (sys::link_is_up(&name), sys::link_mtu(&name)) {
+        (Ok(up), Ok(mtu)) => Link::Present { up, mtu },
+        // It lives, but not here: somebody moved it to another network namespace, where it carries packets as before.
+        _ => Link::Present {
+            up: true,
+            mtu: usize::from(u16::MAX),
+        },
+    }
+}

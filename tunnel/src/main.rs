@@ -1,0 +1,79 @@
+//! `spanwire-tunnel INTERFACE`: one WireGuard device; `spanwire-tunnel serve`: as many as are asked for.
+
+use std::{
+    io::{self, IsTerminal},
+    os::fd::AsFd,
+    path::PathBuf,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+    stat::{Mode, umask},
+};
+use spanwire_tunnel::{interface::Interface, serve};
+use tracing_subscriber::EnvFilter;
+
+/// A userspace WireGuard device, configured by wg(8).
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// The interface to make; it is there until this process ends
+    #[arg(required = true, value_name = "INTERFACE")]
+    interface: Option<String>,
+
+    /// Where the sockets for wg(8) are; wg itself looks nowhere else than in the default
+    #[arg(long, value_name = "DIR", default_value = "/var/run/wireguard", global = true)]
+    socket_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Wait on a control socket and make devices on demand
+    Serve {
+        /// The unix socket that takes the lines `up NAME`, `down NAME` and `list`
+        #[arg(long, value_name = "PATH")]
+        control: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    // boringtun calls it an error when an idle session expires.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,boringtun=off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    // Nothing this process makes is for others.
+    umask(Mode::from_bits_truncate(0o077));
+
+    let stop = stop_signal().context("cannot take over SIGTERM and SIGINT")?;
+    match (args.command, args.interface) {
+        (Some(Command::Serve { control }), _) => serve::serve(&control, &args.socket_dir, stop.as_fd())?,
+        (None, Some(name)) => {
+            let interface = Interface::create(&name, &args.socket_dir)?;
+            tracing::info!(name, "device is there");
+            interface.run(stop.as_fd())?;
+        }
+        (None, None) => anyhow::bail!("say which interface to make"),
+    }
+    Ok(())
+}
+
+/// Readable when this process is told to end. Blocked before any thread starts, so that all of them inherit it.
+fn stop_signal() -> nix::Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}

@@ -1,0 +1,329 @@
+//! The protocol with one peer: boringtun's `Tunn`, and around it what that crate lacks.
+//!
+//! Nothing here knows a socket or an address: datagrams come in as bytes and go out through a closure. What has gone or
+//! will go wrong with a bare `Tunn`:
+//!
+//! * Its clock is the time of the last `update_timers`. Anything done to a `Tunn` that slept for minutes is dated back
+//!   and may expire at once, so every entry point here refreshes first.
+//! * It pads nothing; packets come here padded already (`device.rs`).
+//! * Its queue for packets that wait for a session is bounded in number but not in bytes, and an expired handshake
+//!   empties it. Waiting packets stand here instead.
+//! * It takes any counter; one near 2^64 overflows its replay window.
+//! * Its preshared key is fixed: changing it means a new `Tunn`.
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
+
+use crate::{
+    key::{PresharedKey, PrivateKey, PublicKey},
+    noise::timers::Timers,
+};
+
+mod timers;
+
+/// How often boringtun wants `update_timers`.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The kernel lets 128 packets wait for a session; here their bytes count too, for hundreds of peers may be away.
+const WAITING_PACKETS: usize = 128;
+const WAITING_BYTES: usize = 64 * 1024;
+
+/// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.
+const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+
+/// Room for the largest datagram in either direction, and more than boringtun asks for.
+pub const SCRATCH: usize = 65_536 + 256;
+
+const DATA: u8 = 4;
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+
+/// What a datagram turned out to be.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// It is not from this peer, or not now.
+    Rejected(WireGuardError),
+    /// A cookie was kept; it says nothing about where the peer is.
+    Cookie,
+    /// A handshake message that wants this answer.
+    Handshake(&'a [u8]),
+    /// An empty packet.
+    Keepalive,
+    /// A packet, and the source address it claims.
+    Packet(&'a [u8], IpAddr),
+}
+
+/// A datagram's meaning, and whether it completed a handshake.
+#[derive(Debug)]
+pub struct Intake<'a> {
+    /// What it is.
+    pub received: Received<'a>,
+    /// Since this datagram there is a confirmed session: let waiting packets go.
+    pub established: bool,
+}
+
+/// The protocol state shared with one peer.
+pub struct Noise {
+    tunn: Tunn,
+    unlimited: Arc<RateLimiter>,
+    timers: Timers,
+    /// Whether packets can be encrypted now.
+    session: bool,
+    /// Whether boringtun has anything to time: set by any use, cleared when the connection expired.
+    awake: bool,
+    refreshed: Instant,
+    /// Our index in the newest session that the peer began and has not used yet.
+    unconfirmed: Option<u32>,
+    waiting: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+}
+
+impl Noise {
+    /// A fresh state under an index that no other peer of the device has.
+    pub fn new(
+        now: Instant,
+        private: &PrivateKey,
+        peer: PublicKey,
+        preshared: Option<&PresharedKey>,
+        index: u32,
+        keepalive: u16,
+    ) -> Self {
+        // The device admits handshakes (`gate.rs`); a second limit here would count each message twice.
+        let unlimited = Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX));
+        let tunn = Tunn::new(
+            private.to_x25519(),
+            peer.to_x25519(),
+            preshared.map(PresharedKey::bytes),
+            None,
+            index,
+            Some(Arc::clone(&unlimited)),
+        );
+        let mut timers = Timers::default();
+        timers.set_interval(now, keepalive);
+        Self {
+            tunn,
+            unlimited,
+            timers,
+            session: false,
+            awake: false,
+            refreshed: now,
+            unconfirmed: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Takes a new identity of this device; all sessions end.
+    pub fn set_private_key(&mut self, private: &PrivateKey) {
+        let public = private.public().to_x25519();
+        self.unlimited = Arc::new(RateLimiter::new(&public, u64::MAX));
+        self.tunn
+            .set_static_private(private.to_x25519(), public, Some(Arc::clone(&self.unlimited)));
+        self.timers.reset();
+        self.session = false;
+        self.unconfirmed = None;
+    }
+
+    /// Takes a new persistent keepalive interval in seconds; zero is off.
+    pub fn set_keepalive(&mut self, now: Instant, seconds: u16) {
+        self.timers.set_interval(now, seconds);
+    }
+
+    /// Takes over the packets that wait for `other`'s session.
+    pub fn adopt_waiting(&mut self, other: &mut Self) {
+        self.waiting = std::mem::take(&mut other.waiting);
+        self.waiting_bytes = std::mem::take(&mut other.waiting_bytes);
+    }
+
+    /// Encrypts and sends a padded packet from the tunnel, or keeps it and starts a handshake.
+    pub fn handle_packet(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        scratch: &mut [u8],
+        send: &mut dyn FnMut(&[u8]),
+    ) {
+        self.refresh(now, scratch, send);
+        if self.session {
+            self.seal(now, packet, scratch, send);
+        } else {
+            self.keep(packet);
+            self.initiate(now, false, scratch, send);
+        }
+    }
+
+    /// Sends an empty packet, or starts a handshake, whose end is as good.
+    pub fn send_keepalive(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        self.refresh(now, scratch, send);
+        if self.session {
+            self.seal(now, &[], scratch, send);
+        } else {
+            self.initiate(now, false, scratch, send);
+        }
+    }
+
+    /// Starts a handshake; with `force` even when one is under way.
+    pub fn initiate(&mut self, now: Instant, force: bool, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        self.refresh(now, scratch, send);
+        self.awake = true;
+        if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
+            self.timers.traversed(now);
+            send(datagram);
+        }
+    }
+
+    /// Reads a datagram from the network, whoever sent it.
+    pub fn handle_datagram<'a>(
+        &mut self,
+        now: Instant,
+        datagram: &[u8],
+        scratch: &'a mut [u8],
+        send: &mut dyn FnMut(&[u8]),
+    ) -> Intake<'a> {
+        let kind = datagram.first().copied().unwrap_or(0);
+        if kind == DATA && field(datagram, 8).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) {
+            let received = Received::Rejected(WireGuardError::InvalidCounter);
+            return Intake {
+                received,
+                established: false,
+            };
+        }
+        self.refresh(now, scratch, send);
+        let received = match self.tunn.decapsulate(None, datagram, scratch) {
+            TunnResult::Err(error) => Received::Rejected(error),
+            TunnResult::WriteToNetwork(answer) => Received::Handshake(answer),
+            TunnResult::WriteToTunnelV4(packet, source) => Received::Packet(packet, source.into()),
+            TunnResult::WriteToTunnelV6(packet, source) => Received::Packet(packet, source.into()),
+            TunnResult::Done if kind == DATA => Received::Keepalive,
+            TunnResult::Done => Received::Cookie,
+        };
+        let established = match &received {
+            Received::Rejected(_) | Received::Cookie => false,
+            Received::Handshake(answer) => {
+                self.awake = true;
+                self.timers.traversed(now);
+                if kind == INITIATION {
+                    self.unconfirmed = index(answer);
+                }
+                if kind == RESPONSE {
+                    self.timers.established(now, true);
+                }
+                kind == RESPONSE
+            }
+            Received::Keepalive | Received::Packet(..) => {
+                self.timers
+                    .received(now, matches!(received, Received::Packet(..)));
+                let confirmed = self.unconfirmed.is_some() && self.unconfirmed == index(datagram);
+                if confirmed {
+                    self.unconfirmed = None;
+                    self.timers.established(now, false);
+                }
+                confirmed
+            }
+        };
+        self.session |= established;
+        Intake {
+            received,
+            established,
+        }
+    }
+
+    /// Lets go the packets that waited for a session.
+    pub fn send_waiting(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        self.waiting_bytes = 0;
+        for packet in std::mem::take(&mut self.waiting) {
+            self.seal(now, &packet, scratch, send);
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        self.refreshed = now;
+        match self.tunn.update_timers(scratch) {
+            TunnResult::WriteToNetwork(datagram) => {
+                self.timers.traversed(now);
+                send(datagram);
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) => {
+                self.awake = false;
+                self.waiting.clear();
+                self.waiting_bytes = 0;
+            }
+            TunnResult::Done
+            | TunnResult::Err(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => {}
+        }
+        let had = std::mem::replace(&mut self.session, self.tunn.time_since_last_handshake().is_some());
+        if had && !self.session {
+            self.timers.reset();
+        }
+        let due = self.timers.handle_timeout(now);
+        if due.handshake {
+            self.initiate(now, false, scratch, send);
+        }
+        if due.keepalive {
+            self.send_keepalive(now, scratch, send);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let tick = self.awake.then(|| self.refreshed + TICK);
+        [tick, self.timers.poll_timeout(now)].into_iter().flatten().min()
+    }
+
+    /// Brings boringtun's clock up to date.
+    fn refresh(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        if now.saturating_duration_since(self.refreshed) >= TICK {
+            self.handle_timeout(now, scratch, send);
+        }
+    }
+
+    fn seal(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, scratch) {
+            self.timers.sent(now, !packet.is_empty());
+            send(datagram);
+        }
+    }
+
+    /// Keeps the newest packets that fit.
+    fn keep(&mut self, packet: &[u8]) {
+        self.waiting_bytes += packet.len();
+        self.waiting.push_back(packet.to_vec());
+        while self.waiting.len() > WAITING_PACKETS || self.waiting_bytes > WAITING_BYTES {
+            let oldest = self.waiting.pop_front().map_or(0, |packet| packet.len());
+            self.waiting_bytes -= oldest;
+        }
+    }
+}
+
+/// The index at bytes 4 to 7: of the sender in a handshake message, of the receiver in a data message.
+fn index(datagram: &[u8]) -> Option<u32> {
+    datagram
+        .get(4..8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_le_bytes)
+}
+
+fn field(datagram: &[u8], at: usize) -> Option<u64> {
+    datagram
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_le_bytes)
+}
+
+impl std::fmt::Debug for Noise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Noise")
+            .field("session", &self.session)
+            .field("timers", &self.timers)
+            .finish_non_exhaustive()
+    }
+}

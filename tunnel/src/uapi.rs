@@ -1,0 +1,270 @@
+//! The WireGuard configuration protocol (<https://www.wireguard.com/xplatform/>), as `wg` speaks it.
+//!
+//! `line` reads one `key=value`, [`Session`] strings lines into `get` and `set` operations on a device, `get` writes the
+//! answer, [`server`] moves the bytes. A `set` takes effect line by line, as it does in wireguard-go: memory does not grow
+//! with the request, and an error leaves what came before it in force.
+
+use std::{io, time::Instant};
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use crate::{
+    device::{Device, Wire},
+    peer::PeerId,
+    uapi::line::{DeviceLine, PeerLine},
+};
+
+mod get;
+pub(crate) mod line;
+pub mod server;
+
+/// What a device's configuration changes outside the device.
+pub trait Ports: Wire {
+    /// The UDP port in use, or the one that will be; zero when any will do.
+    fn listen_port(&self) -> u16;
+    /// Listens on another port; zero picks one.
+    fn set_listen_port(&mut self, port: u16) -> io::Result<()>;
+    /// The mark on the device's own packets; zero is none.
+    fn fwmark(&self) -> u32;
+    /// Puts another mark on the device's own packets.
+    fn set_fwmark(&mut self, mark: u32) -> io::Result<()>;
+}
+
+/// Why an operation failed.
+#[derive(Debug, Error)]
+pub enum UapiError {
+    /// A line without `=`.
+    #[error("a line is key=value, not {line:?}")]
+    Syntax {
+        /// The line.
+        line: String,
+    },
+    /// A key that does not exist there.
+    #[error("no such key here: {key:?}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+    },
+    /// A value its key cannot have. Secrets are not repeated.
+    #[error("invalid value of {key}")]
+    InvalidValue {
+        /// The key.
+        key: &'static str,
+    },
+    /// A `get` that goes on after its first line.
+    #[error("a get has no lines")]
+    TrailingLine,
+    /// More peers than message indices.
+    #[error("no room for more peers")]
+    TooManyPeers,
+    /// A listen port that cannot be had.
+    #[error("cannot listen on port {port}")]
+    ListenPort {
+        /// The port.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// A mark that cannot be set.
+    #[error("cannot set the mark {mark}")]
+    Fwmark {
+        /// The mark.
+        mark: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl UapiError {
+    /// The number in the answer: negative, as `wg` expects it.
+    pub fn errno(&self) -> i32 {
+        let errno = match self {
+            Self::Syntax { .. } => Errno::EPROTO as i32,
+            Self::UnknownKey { .. } | Self::InvalidValue { .. } | Self::TrailingLine => Errno::EINVAL as i32,
+            Self::TooManyPeers => Errno::ENOSPC as i32,
+            Self::ListenPort { source, .. } | Self::Fwmark { source, .. } => {
+                source.raw_os_error().unwrap_or(Errno::EIO as i32)
+            }
+        };
+        -errno
+    }
+}
+
+/// What a line made of a session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing to say yet.
+    More,
+    /// This, and the next operation may come.
+    Answer(String),
+    /// This is no UAPI client: hang up.
+    HangUp,
+}
+
+/// One client's operations, line by line.
+#[derive(Debug, Default)]
+pub struct Session {
+    state: State,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Idle,
+    Get,
+    Set(Section),
+    /// The operation has failed and is answered; the rest of it is passed over.
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Section {
+    Device,
+    Peer(Subject),
+}
+
+/// The peer that a section speaks of.
+#[derive(Clone, Copy, Debug)]
+struct Subject {
+    /// `None` when the section has no effect: the device's own key, a removed peer, an update of no peer.
+    id: Option<PeerId>,
+    created: bool,
+}
+
+impl Session {
+    /// Takes a line without its end.
+    pub fn handle_line(
+        &mut self,
+        now: Instant,
+        line: &str,
+        device: &mut Device,
+        ports: &mut impl Ports,
+    ) -> Reply {
+        match (&mut self.state, line) {
+            (State::Idle, "get=1") => self.state = State::Get,
+            (State::Idle, "set=1") => self.state = State::Set(Section::Device),
+            (State::Idle, _) => return Reply::HangUp,
+            (State::Get, "") => {
+                self.state = State::Idle;
+                return Reply::Answer(get::render(device, ports) + "errno=0\n\n");
+            }
+            (State::Get, _) => return self.fail(&UapiError::TrailingLine),
+            (State::Set(section), "") => {
+                section.end(now, device, ports);
+                self.state = State::Idle;
+                return Reply::Answer("errno=0\n\n".into());
+            }
+            (State::Set(section), _) => {
+                if let Err(error) = section.handle_line(now, line, device, ports) {
+                    section.end(now, device, ports);
+                    return self.fail(&error);
+                }
+            }
+            (State::Failed, "") => self.state = State::Idle,
+            (State::Failed, _) => {}
+        }
+        Reply::More
+    }
+
+    /// The client is gone; what it set so far stays.
+    pub fn handle_end(&mut self, now: Instant, device: &mut Device, ports: &mut impl Ports) {
+        if let State::Set(section) = &mut self.state {
+            section.end(now, device, ports);
+        }
+        self.state = State::Failed;
+    }
+
+    fn fail(&mut self, error: &UapiError) -> Reply {
+        tracing::warn!(error = error as &dyn std::error::Error, "configuration refused");
+        self.state = State::Failed;
+        Reply::Answer(format!("errno={}\n\n", error.errno()))
+    }
+}
+
+impl Section {
+    fn handle_line(
+        &mut self,
+        now: Instant,
+        line: &str,
+        device: &mut Device,
+        ports: &mut impl Ports,
+    ) -> Result<(), UapiError> {
+        let (key, value) = line
+            .split_once('=')
+            .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
+        if key == "public_key" {
+            let key = line::public_key(value)?;
+            self.end(now, device, ports);
+            *self = Self::Peer(Subject {
+                id: None,
+                created: false,
+            });
+            if !device.is_own_key(key) {
+                let created = device.peer(key).is_none();
+                let id = device.add_peer(now, key).ok_or(UapiError::TooManyPeers)?;
+                *self = Self::Peer(Subject {
+                    id: Some(id),
+                    created,
+                });
+            }
+            return Ok(());
+        }
+        match self {
+            Self::Device => set_device(now, DeviceLine::parse(key, value)?, device, ports),
+            Self::Peer(subject) => {
+                subject.set(now, PeerLine::parse(key, value)?, device);
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self, now: Instant, device: &mut Device, ports: &mut impl Ports) {
+        if let Self::Peer(Subject { id: Some(id), .. }) = self {
+            device.settle(now, *id, ports);
+        }
+    }
+}
+
+fn set_device(
+    now: Instant,
+    line: DeviceLine,
+    device: &mut Device,
+    ports: &mut impl Ports,
+) -> Result<(), UapiError> {
+    match line {
+        DeviceLine::PrivateKey(key) => device.set_private_key(now, key, ports),
+        DeviceLine::ListenPort(port) => {
+            ports
+                .set_listen_port(port)
+                .map_err(|source| UapiError::ListenPort { port, source })?;
+        }
+        DeviceLine::Fwmark(mark) => {
+            ports
+                .set_fwmark(mark)
+                .map_err(|source| UapiError::Fwmark { mark, source })?;
+        }
+        DeviceLine::ReplacePeers => device.remove_all_peers(),
+    }
+    Ok(())
+}
+
+impl Subject {
+    fn set(&mut self, now: Instant, line: PeerLine, device: &mut Device) {
+        let Some(id) = self.id else { return };
+        match line {
+            PeerLine::UpdateOnly if !self.created => {}
+            PeerLine::UpdateOnly | PeerLine::Remove => {
+                device.remove_peer(id);
+                self.id = None;
+            }
+            PeerLine::PresharedKey(key) => device.set_preshared(now, id, key),
+            PeerLine::Endpoint(endpoint) => device.set_endpoint(id, endpoint),
+            PeerLine::Keepalive(seconds) => device.set_keepalive(now, id, seconds),
+            PeerLine::ReplaceAllowedIps => device.disallow_all(id),
+            PeerLine::Allow(prefix) => device.allow(id, prefix),
+            PeerLine::Disallow(prefix) => device.disallow(id, prefix),
+            PeerLine::ProtocolVersion => {}
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The answer to a `get`.
+
+use std::{
+    fmt::{self, Write},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    device::Device,
+    peer::{Peer, PeerId},
+    uapi::Ports,
+};
+
+/// Everything about a device but the closing `errno`.
+pub(crate) fn render(device: &Device, ports: &impl Ports) -> String {
+    let mut text = String::new();
+    write(&mut text, device, ports).expect("writing into a string cannot fail");
+    text
+}
+
+fn write(text: &mut String, device: &Device, ports: &impl Ports) -> fmt::Result {
+    if let Some(key) = device.private_key() {
+        writeln!(text, "private_key={key}")?;
+    }
+    if ports.listen_port() != 0 {
+        writeln!(text, "listen_port={}", ports.listen_port())?;
+    }
+    if ports.fwmark() != 0 {
+        writeln!(text, "fwmark={}", ports.fwmark())?;
+    }
+    for (id, peer) in device.peers() {
+        write_peer(text, device, id, peer)?;
+    }
+    Ok(())
+}
+
+fn write_peer(text: &mut String, device: &Device, id: PeerId, peer: &Peer) -> fmt::Result {
+    writeln!(text, "public_key={}", peer.public)?;
+    match &peer.preshared {
+        Some(key) => writeln!(text, "preshared_key={key}")?,
+        None => writeln!(text, "preshared_key={:064}", 0)?,
+    }
+    writeln!(text, "protocol_version=1")?;
+    if let Some(endpoint) = peer.endpoint {
+        writeln!(text, "endpoint={endpoint}")?;
+    }
+    let handshake = peer
+        .last_handshake
+        .unwrap_or(UNIX_EPOCH)
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    writeln!(text, "last_handshake_time_sec={}", handshake.as_secs())?;
+    writeln!(text, "last_handshake_time_nsec={}", handshake.subsec_nanos())?;
+    writeln!(text, "tx_bytes={}", peer.tx_bytes)?;
+    writeln!(text, "rx_bytes={}", peer.rx_bytes)?;
+    writeln!(text, "persistent_keepalive_interval={}", peer.keepalive)?;
+    for prefix in device.allowed_ips().of(id) {
+        writeln!(text, "allowed_ip={prefix}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! The UAPI's socket: a listener and its clients, never waited for.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use nix::poll::PollFlags;
+use thiserror::Error;
+
+use crate::{
+    device::Device,
+    uapi::{Ports, Reply, Session},
+};
+
+/// `wg` opens one connection at a time; a few may hang.
+const MAX_CLIENTS: usize = 16;
+/// The longest line is far below.
+const MAX_LINE: usize = 4096;
+/// How much of a request is read before packets have their turn again.
+const CHUNK: usize = 64 * 1024;
+
+/// A socket cannot be made.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Its folder cannot be made.
+    #[error("cannot make the folder {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process answers there.
+    #[error("another process serves {path}")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A dead socket cannot be removed, or a new one not made.
+    #[error("cannot listen on {path}")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A listening unix socket for root alone, which removes its file when it goes.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode: so that a file that another process put in the place is left alone.
+    file: (u64, u64),
+}
+
+impl Listener {
+    /// Makes the socket, and its folder if need be. A dead one left by a killed process is replaced.
+    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        let fail = |source| ListenError::Bind {
+            path: path.into(),
+            source,
+        };
+        if let Some(folder) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(|source| ListenError::Folder {
+                    path: folder.into(),
+                    source,
+                })?;
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(ListenError::InUse { path: path.into() });
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+            _ => {}
+        }
+        let socket = UnixListener::bind(path).map_err(fail)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        socket.set_nonblocking(true).map_err(fail)?;
+        let file = identity(path).map_err(fail)?;
+        Ok(Self {
+            socket,
+            path: path.into(),
+            file,
+        })
+    }
+
+    /// Whether the socket's file is still this one.
+    pub fn is_present(&self) -> bool {
+        identity(&self.path).is_ok_and(|file| file == self.file)
+    }
+
+    /// The next client, if one waits.
+    pub fn accept(&self) -> Option<UnixStream> {
+        let (stream, _) = self.socket.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.is_present() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// A client's bytes, cut into lines, and the answer it has not read yet.
+#[derive(Debug)]
+pub struct Lines {
+    stream: UnixStream,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    /// How much of `outgoing` is sent.
+    sent: usize,
+    last_heard: Instant,
+}
+
+/// A connection is over.
+#[derive(Debug)]
+pub struct Closed;
+
+impl Lines {
+    /// A fresh connection.
+    pub fn new(stream: UnixStream, now: Instant) -> Self {
+        Self {
+            stream,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            last_heard: now,
+        }
+    }
+
+    /// What to poll for: a client reads its answer before it is heard again.
+    pub fn interest(&self) -> PollFlags {
+        if self.outgoing.is_empty() {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::POLLOUT
+        }
+    }
+
+    /// Reads what is there, gives every whole line to `handle`, and sends its answers.
+    ///
+    /// Lines behind an answer wait until it is sent.
+    pub fn handle_ready(
+        &mut self,
+        now: Instant,
+        mut handle: impl FnMut(&str) -> Reply,
+    ) -> Result<(), Closed> {
+        self.last_heard = now;
+        let mut ended = false;
+        if self.outgoing.is_empty() {
+            ended = self.fill()?;
+        }
+        self.flush()?;
+        let mut start = 0;
+        while self.outgoing.is_empty() {
+            let Some(end) = self.incoming[start..].iter().position(|byte| *byte == b'\n') else {
+                break;
+            };
+            let line = String::from_utf8_lossy(&self.incoming[start..start + end]);
+            start += end + 1;
+            match handle(&line) {
+                Reply::More => {}
+                Reply::Answer(text) => {
+                    self.outgoing = text.into_bytes();
+                    self.flush()?;
+                }
+                Reply::HangUp => return Err(Closed),
+            }
+        }
+        self.incoming.drain(..start);
+        if ended || (self.outgoing.is_empty() && self.incoming.len() > MAX_LINE) {
+            Err(Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the other side has ended.
+    fn fill(&mut self) -> Result<bool, Closed> {
+        let before = self.incoming.len();
+        self.incoming.resize(before + CHUNK, 0);
+        let read = self.stream.read(&mut self.incoming[before..]);
+        self.incoming
+            .truncate(before + read.as_ref().copied().unwrap_or(0));
+        match read {
+            Ok(read) => Ok(read == 0),
+            Err(error) if is_transient(&error) => Ok(false),
+            Err(_) => Err(Closed),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Closed> {
+        while self.sent < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[self.sent..]) {
+                Ok(0) => return Err(Closed),
+                Ok(written) => self.sent += written,
+                Err(error) if is_transient(&error) => return Ok(()),
+                Err(_) => return Err(Closed),
+            }
+        }
+        self.outgoing = Vec::new();
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+impl AsFd for Lines {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// The UAPI of one device.
+#[derive(Debug)]
+pub struct Server {
+    listener: Listener,
+    clients: Vec<(Lines, Session)>,
+}
+
+impl Server {
+    /// Serves on this socket.
+    pub fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            clients: Vec::new(),
+        }
+    }
+
+    /// The listener.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// The clients, with what to poll them for.
+    pub fn clients(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        self.clients
+            .iter()
+            .map(|(lines, _)| (lines.as_fd(), lines.interest()))
+    }
+
+    /// A client knocks. When too many are there, the one unheard for longest has to go.
+    pub fn handle_knock(&mut self, now: Instant, device: &mut Device, ports: &mut impl Ports) {
+        let Some(stream) = self.listener.accept() else {
+            return;
+        };
+        if self.clients.len() >= MAX_CLIENTS {
+            let oldest = (0..self.clients.len()).min_by_key(|at| self.clients[*at].0.last_heard);
+            if let Some(oldest) = oldest {
+                self.clients.swap_remove(oldest).1.handle_end(now, device, ports);
+            }
+        }
+        self.clients.push((Lines::new(stream, now), Session::default()));
+    }
+
+    /// Clients have something to say, or can be answered; `ready` is in the order of [`Self::clients`].
+    pub fn handle_ready(
+        &mut self,
+        now: Instant,
+        ready: &[bool],
+        device: &mut Device,
+        ports: &mut impl Ports,
+    ) {
+        let mut ready = ready.iter();
+        self.clients.retain_mut(|(lines, session)| {
+            if !ready.next().copied().unwrap_or(false) {
+                return true;
+            }
+            let open = lines.handle_ready(now, |line| session.handle_line(now, line, device, ports));
+            if open.is_err() {
+                session.handle_end(now, device, ports);
+            }
+            open.is_ok()
+        });
+    }
+}
