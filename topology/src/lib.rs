@@ -28,6 +28,10 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
+mod claims;
+mod decide;
+mod election;
 mod endpoint;
 mod facts;
 mod key;
@@ -36,7 +40,10 @@ mod name;
 mod plan;
 mod prefix;
 mod rejected;
+mod rendezvous;
 
+pub use decide::decide;
+pub use election::{Candidate, Seats, elect};
 pub use endpoint::{DnsName, Endpoint, EndpointError, EndpointHost};
 pub use facts::{
     ClusterFacts, Created, Facts, Labels, LocationFact, NodeFact, Operator, PeerFact, Requirement, Selector,
@@ -44,6 +51,7 @@ pub use facts::{
 pub use key::{KeyError, PublicKey};
 pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings};
 pub use name::{LocationName, NameError, NodeName, PeerName};
-pub use plan::{Party, Plan, Role, Route, Tunnel, TunnelPeer, Via};
+pub use plan::{Party, Plan, Role, Route, Tunnel, TunnelPeer, Via, plan};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use rejected::{Claim, Claimant, Decision, Reason, Rejected};
+pub use rendezvous::{carrier, weight};

@@ -125,7 +125,7 @@ pub struct Peer {
 
 impl Location {
     /// The active leaders in order of preference.
-    pub fn active(&self) -> impl Iterator<Item = &NodeName> {
+    pub fn active(&self) -> impl Iterator<Item = &NodeName> + Clone {
         self.leaders
             .iter()
             .filter(|leader| leader.role == LeaderRole::Active)

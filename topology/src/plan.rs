@@ -1,11 +1,64 @@
 //! What one node has to do.
+//!
+//! # How a mesh is read
+//!
+//! An agent's mesh may be a mixture of two publications, so it is read with these rules, which every node applies alike:
+//!
+//! * a node that stands in two locations is where its member generation is higher (of equal ones, in the location with
+//!   the lower name);
+//! * a prefix that stands twice belongs to a member before `cidrs` before a Peer, then to the higher generation, then to
+//!   the lower location name, then to the lower name;
+//! * a leader that is no member of its location, or has no key, does not lead. Of two parties with one key only one is
+//!   talked to: leaders before Peers, then the higher generation, then the lower name.
+//!
+//! # Who carries what
+//!
+//! A member is carried by the active leader that [`carrier`](crate::carrier) names; `cidrs` and Peers by the first active
+//! leader. A leader allows every other location's leader to send from what that one carries, and from its overlay
+//! address; a standby leader only from its overlay address. It does so also before two locations are established; then
+//! only routes are missing, so that establishing loses no packet.
+//!
+//! # Where packets go
+//!
+//! | destination | active leader | standby leader | follower |
+//! |---|---|---|---|
+//! | overlay address of a remote leader | tunnel | tunnel | hop to its carrier |
+//! | prefix of an established location | tunnel | hop to its carrier | hop to its carrier |
+//! | the same, nobody carries it there, or here | unreachable | unreachable | unreachable |
+//! | Peer attached to the own location | tunnel on the first, else hop to the first | hop to the first | hop to the first |
+//! | any other Peer | like a prefix of its home | | |
+//! | prefix of a location that is not established | no route | no route | no route |
+//! | the own location | local | local | local |
+//!
+//! Nobody sends through a hop what came to it through a hop: followers send to active leaders, which send into the
+//! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader; so a host has to drop
+//! what came through a hop and would leave through one.
+//!
+//! # Where every node leads itself
+//!
+//! With [`MeshMode::Nodes`](crate::MeshMode::Nodes) a location falls into *islands*: a leader with the members that it
+//! carries (nodes that cannot lead). Once the location is established with itself, the other islands are reached like
+//! remote locations, through the tunnels between its leaders, and so are Peers that another leader of it serves; until
+//! then all of it is local. Its `cidrs` are always local: every node is in that LAN.
+//!
+//! # The way back
+//!
+//! What leaves the tunnel for the address of another node of the location goes through the hop to it (`returns`). Every
+//! leader has these for all nodes of its location, whoever carries them: the sender may have seen another order of
+//! leaders.
+
+mod entries;
+mod routes;
+mod tunnel;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use crate::{Endpoint, Keepalive, LeaderRole, LocationName, NodeName, PeerName, Prefix, PublicKey};
+use crate::{Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
+use view::View;
 
 /// What one node has to do, in the words of the mesh; which device, table or mark that becomes is the host's affair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,4 +155,37 @@ pub enum Via {
     },
     /// Nowhere: established, but nobody carries it now. The sender is told 'unreachable'.
     Unreachable,
+}
+
+/// What the node has to do, so that packets flow as the mesh says.
+#[must_use]
+pub fn plan(mesh: &Mesh, me: &NodeName) -> Plan {
+    let Some(view) = View::new(mesh, me) else {
+        return Plan {
+            me: me.clone(),
+            location: None,
+            role: Role::Outside,
+            tunnel: None,
+            routes: BTreeMap::new(),
+            local: BTreeSet::new(),
+            own: BTreeSet::new(),
+            returns: BTreeMap::new(),
+        };
+    };
+    let entries = entries::entries(&view);
+    let addresses = view.member.addresses.iter().chain(&view.member.overlay);
+    let own = addresses.map(|address| Prefix::host(*address));
+    Plan {
+        me: me.clone(),
+        location: Some(view.home().name.clone()),
+        role: view.role.map_or(Role::Follower, Role::Leader),
+        tunnel: view.role.map(|_| tunnel::tunnel(&view, &entries)),
+        own: own.chain(view.member.prefixes.iter().copied()).collect(),
+        local: routes::local(&view, &entries),
+        returns: view
+            .role
+            .map(|_| routes::returns(&view, &entries))
+            .unwrap_or_default(),
+        routes: routes::routes(&view, &entries),
+    }
 }

@@ -75,7 +75,7 @@ impl Prefix {
     /// The first address, with all host bits zero.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        self.0.network()
+        self.0.ip()
     }
 
     /// The number of leading bits that are fixed.

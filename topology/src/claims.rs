@@ -1,0 +1,252 @@
+//! Which claims stand: networks and keys.
+//!
+//! A claim that stood in the decision before goes before one that did not: an edit never takes away what somebody else
+//! uses, whoever is older. Then the older object goes first, then the lower name.
+//!
+//! Networks of one location may nest (a LAN in `cidrs` around its nodes' addresses; the longest match wins). Networks of
+//! two locations, of a location and a Peer, or of two Peers may not overlap. Within one location one network has one
+//! node.
+//!
+//! All claims are sorted once; a network sorts right before what it contains, so claims that may conflict are
+//! neighbours: a *cluster* is a network that nothing else contains, with all that it contains. A cluster of one location
+//! is granted whole, at the price of reading it. Only in mixed clusters is each claim weighed, in order of precedence,
+//! against the outermost granted networks, which are disjoint and therefore found by binary search.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Claim, Claimant, Created, LocationName, NodeName, PeerName, Prefix, PublicKey, Reason, Rejected,
+};
+
+/// Who claims, by reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum By<'a> {
+    Node(&'a NodeName),
+    Location(&'a LocationName),
+    Peer(&'a PeerName),
+}
+
+impl By<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Node(name) => name.as_str(),
+            Self::Location(name) => name.as_str(),
+            Self::Peer(name) => name.as_str(),
+        }
+    }
+
+    pub(crate) fn claimant(&self) -> Claimant {
+        match self {
+            Self::Node(name) => Claimant::Node((*name).clone()),
+            Self::Location(name) => Claimant::Location((*name).clone()),
+            Self::Peer(name) => Claimant::Peer((*name).clone()),
+        }
+    }
+}
+
+/// Within what networks may nest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Domain<'a> {
+    Location(&'a LocationName),
+    Peer(&'a PeerName),
+}
+
+/// As what a network is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Use {
+    Pods,
+    Address,
+    Cidr,
+    AllowedIp,
+}
+
+/// One claim of a network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) prefix: Prefix,
+    pub(crate) usage: Use,
+    pub(crate) by: By<'a>,
+    pub(crate) domain: Domain<'a>,
+    pub(crate) created: Created,
+    /// It stood in the decision before.
+    pub(crate) standing: bool,
+}
+
+impl Ask<'_> {
+    fn precedence(&self) -> (bool, Created, &str, By<'_>) {
+        (!self.standing, self.created, self.by.name(), self.by)
+    }
+
+    fn of_member(&self) -> bool {
+        matches!(self.usage, Use::Pods | Use::Address)
+    }
+
+    pub(crate) fn reject(&self, reason: Reason) -> Rejected {
+        let claim = match self.usage {
+            Use::Pods => Claim::PodPrefix(self.prefix),
+            Use::Address => Claim::NodeAddress(self.prefix),
+            Use::Cidr => Claim::Cidr(self.prefix),
+            Use::AllowedIp => Claim::AllowedIp(self.prefix),
+        };
+        Rejected {
+            by: self.by.claimant(),
+            claim,
+            reason,
+        }
+    }
+}
+
+/// One claim of a key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyAsk<'a> {
+    pub(crate) key: PublicKey,
+    pub(crate) by: By<'a>,
+    pub(crate) created: Created,
+    pub(crate) standing: bool,
+}
+
+/// What was not granted.
+#[derive(Debug, Default)]
+pub(crate) struct Denied<'a>(BTreeSet<(By<'a>, Use, Prefix)>);
+
+impl<'a> Denied<'a> {
+    /// Whether this claim of a network stands.
+    pub(crate) fn granted(&self, by: By<'a>, usage: Use, prefix: Prefix) -> bool {
+        self.0.is_empty() || !self.0.contains(&(by, usage, prefix))
+    }
+}
+
+/// Judges all claims of networks. What is reserved (with the reason to give) can nobody have.
+pub(crate) fn networks<'a>(
+    mut asks: Vec<Ask<'a>>,
+    reserved: &[(Prefix, Reason)],
+    rejected: &mut Vec<Rejected>,
+) -> Denied<'a> {
+    let mut denied = Denied::default();
+    let mut deny = |ask: &Ask<'a>, reason: Reason| {
+        denied.0.insert((ask.by, ask.usage, ask.prefix));
+        rejected.push(ask.reject(reason));
+    };
+    asks.retain(|ask| {
+        let blocker = reserved.iter().find(|(prefix, _)| prefix.overlaps(&ask.prefix));
+        if let Some((_, reason)) = blocker {
+            deny(ask, reason.clone());
+        }
+        blocker.is_none()
+    });
+    asks.sort_by_key(|ask| ask.prefix);
+    let clusters = asks.chunk_by({
+        let mut outer = None::<Prefix>;
+        move |before, next| {
+            let current = outer
+                .filter(|outer| outer.covers(&before.prefix))
+                .unwrap_or(before.prefix);
+            outer = Some(current);
+            current.covers(&next.prefix)
+        }
+    });
+    for cluster in clusters {
+        if !peaceful(cluster) {
+            weigh(cluster, &mut deny);
+        }
+    }
+    denied
+}
+
+/// Whether a sorted cluster can be granted as it is.
+fn peaceful(cluster: &[Ask<'_>]) -> bool {
+    let [first, rest @ ..] = cluster else {
+        return true;
+    };
+    let mut last_of_member = first.of_member().then_some(first);
+    rest.iter().all(|ask| {
+        let shared = ask.of_member()
+            && last_of_member.is_some_and(|last| last.prefix == ask.prefix && last.by != ask.by);
+        if ask.of_member() {
+            last_of_member = Some(ask);
+        }
+        ask.domain == first.domain && !shared
+    })
+}
+
+fn weigh<'a>(cluster: &[Ask<'a>], deny: &mut impl FnMut(&Ask<'a>, Reason)) {
+    let mut order: Vec<&Ask<'a>> = cluster.iter().collect();
+    order.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+    let mut granted = Granted::default();
+    for ask in order {
+        match granted.blocker(ask) {
+            Some(winner) => deny(
+                ask,
+                Reason::Taken {
+                    holder: winner.by.claimant(),
+                    held: winner.prefix,
+                },
+            ),
+            None => granted.insert(ask),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Granted<'r, 'a> {
+    /// The outermost networks. They are disjoint, and all that is granted inside one is of its domain.
+    outermost: BTreeMap<Prefix, &'r Ask<'a>>,
+    /// The networks of members.
+    members: BTreeMap<Prefix, &'r Ask<'a>>,
+}
+
+impl<'r, 'a> Granted<'r, 'a> {
+    fn around(&self, prefix: Prefix) -> Option<&'r Ask<'a>> {
+        let (outer, ask) = self.outermost.range(..=prefix).next_back()?;
+        outer.covers(&prefix).then_some(*ask)
+    }
+
+    fn inside(&self, prefix: Prefix) -> impl Iterator<Item = &'r Ask<'a>> {
+        let inner = self.outermost.range(prefix..).map(|(_, ask)| *ask);
+        inner.take_while(move |ask| prefix.covers(&ask.prefix))
+    }
+
+    fn blocker(&self, ask: &Ask<'a>) -> Option<&'r Ask<'a>> {
+        let namesake = self.members.get(&ask.prefix).copied();
+        let foreign = |other: &&Ask<'a>| other.domain != ask.domain;
+        namesake
+            .filter(|other| ask.of_member() && other.by != ask.by)
+            .or_else(|| self.around(ask.prefix).filter(foreign))
+            .or_else(|| self.inside(ask.prefix).find(foreign))
+    }
+
+    fn insert(&mut self, ask: &'r Ask<'a>) {
+        if ask.of_member() {
+            self.members.insert(ask.prefix, ask);
+        }
+        if self.around(ask.prefix).is_none() {
+            let swallowed: Vec<Prefix> = self.inside(ask.prefix).map(|inner| inner.prefix).collect();
+            for inner in swallowed {
+                self.outermost.remove(&inner);
+            }
+            self.outermost.insert(ask.prefix, ask);
+        }
+    }
+}
+
+/// Judges all claims of keys; the answer is who does not get the key that he claims.
+pub(crate) fn keys<'a>(mut asks: Vec<KeyAsk<'a>>, rejected: &mut Vec<Rejected>) -> BTreeSet<By<'a>> {
+    let order = |ask: &KeyAsk<'a>| (ask.key, !ask.standing, ask.created);
+    asks.sort_unstable_by(|a, b| {
+        let names = || (a.by.name(), a.by).cmp(&(b.by.name(), b.by));
+        order(a).cmp(&order(b)).then_with(names)
+    });
+    let mut denied = BTreeSet::new();
+    for group in asks.chunk_by(|a, b| a.key == b.key) {
+        let [winner, losers @ ..] = group else { continue };
+        for loser in losers {
+            denied.insert(loser.by);
+            rejected.push(Rejected {
+                by: loser.by.claimant(),
+                claim: Claim::PublicKey(loser.key),
+                reason: Reason::KeyTaken(winner.by.claimant()),
+            });
+        }
+    }
+    denied
+}

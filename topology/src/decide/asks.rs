@@ -1,0 +1,147 @@
+//! What is claimed, and what nobody can have.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::place::Placed;
+use crate::{
+    ClusterFacts, Facts, LocationName, Mesh, Prefix, Reason, Rejected,
+    claims::{Ask, By, Domain, KeyAsk, Use},
+};
+
+/// Networks that no table may send into a tunnel: "this network", loopback, link-local, multicast and broadcast (the
+/// IANA special-purpose registries, RFC 6890).
+const NOT_ROUTABLE: [&str; 9] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::1/128",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>]) -> Vec<KeyAsk<'a>> {
+    let nodes = placed.iter().filter_map(|node| {
+        let key = node.fact.public_key?;
+        Some(KeyAsk {
+            key,
+            by: By::Node(node.name),
+            created: node.fact.created,
+            standing: node
+                .before
+                .is_some_and(|(_, member)| member.public_key == Some(key)),
+        })
+    });
+    let peers = facts.peers.iter().map(|(name, peer)| KeyAsk {
+        key: peer.public_key,
+        by: By::Peer(name),
+        created: peer.created,
+        standing: previous
+            .peers
+            .get(name)
+            .is_some_and(|before| before.public_key == peer.public_key),
+    });
+    nodes.chain(peers).collect()
+}
+
+/// Networks that nobody can have, with the reason to give.
+pub(super) fn reserved(cluster: &ClusterFacts) -> Vec<(Prefix, Reason)> {
+    let unroutable = NOT_ROUTABLE.iter().filter_map(|text| text.parse().ok());
+    let pools = cluster
+        .overlay
+        .iter()
+        .map(|pool| (*pool, Reason::OverlayPool(*pool)));
+    let unroutable = unroutable.map(|prefix| (prefix, Reason::NotRoutable));
+    unroutable.chain(pools).collect()
+}
+
+/// The claims of networks that can be weighed against each other; the others are rejected at once.
+pub(super) fn networks<'a>(
+    facts: &'a Facts,
+    previous: &Mesh,
+    placed: &[Placed<'a>],
+    keyless: &BTreeSet<By<'a>>,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<Ask<'a>> {
+    let mut asks = Vec::with_capacity(placed.len() * 4);
+    for node in placed {
+        of_node(node, previous, &mut asks);
+    }
+    for (name, fact) in &facts.locations {
+        asks.extend(fact.cidrs.iter().map(|cidr| Ask {
+            prefix: *cidr,
+            usage: Use::Cidr,
+            by: By::Location(name),
+            domain: Domain::Location(name),
+            created: fact.created,
+            standing: stood(previous, name, cidr),
+        }));
+    }
+    for (name, peer) in &facts.peers {
+        if keyless.contains(&By::Peer(name)) {
+            continue;
+        }
+        let before = previous.peers.get(name);
+        asks.extend(peer.allowed_ips.iter().map(|prefix| Ask {
+            prefix: *prefix,
+            usage: Use::AllowedIp,
+            by: By::Peer(name),
+            domain: Domain::Peer(name),
+            created: peer.created,
+            standing: before.is_some_and(|before| before.allowed_ips.contains(prefix)),
+        }));
+    }
+    asks.retain(|ask| match refusal(ask, &facts.cluster) {
+        Some(reason) => {
+            rejected.push(ask.reject(reason));
+            false
+        }
+        None => true,
+    });
+    asks
+}
+
+fn stood(previous: &Mesh, location: &LocationName, cidr: &Prefix) -> bool {
+    let before = previous.locations.get(location);
+    before.is_some_and(|before| before.settings.cidrs.contains(cidr))
+}
+
+fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, asks: &mut Vec<Ask<'a>>) {
+    let before = node.before.map(|(_, member)| member);
+    let ask = |prefix: Prefix, usage: Use, standing: bool| Ask {
+        prefix,
+        usage,
+        by: By::Node(node.name),
+        domain: Domain::Location(node.location),
+        created: node.fact.created,
+        standing,
+    };
+    asks.extend(node.fact.prefixes.iter().map(|prefix| {
+        let standing = before.is_some_and(|member| member.prefixes.contains(prefix));
+        ask(*prefix, Use::Pods, standing)
+    }));
+    asks.extend(node.fact.addresses.iter().map(|address| {
+        let standing = before.is_some_and(|member| member.addresses.contains(address));
+        ask(Prefix::host(*address), Use::Address, standing)
+    }));
+    let cidrs = node.fact.cidrs.iter();
+    asks.extend(cidrs.map(|cidr| ask(*cidr, Use::Cidr, stood(previous, node.location, cidr))));
+}
+
+/// Why a claim fails whatever others claim.
+fn refusal(ask: &Ask<'_>, cluster: &ClusterFacts) -> Option<Reason> {
+    if ask.prefix.is_default() {
+        return Some(Reason::DefaultRoute);
+    }
+    if matches!(ask.usage, Use::Pods | Use::Address) {
+        return None;
+    }
+    let mut servers = cluster.api_server.iter().map(|server| server.ip().to_canonical());
+    if let Some(server) = servers.find(|server: &IpAddr| ask.prefix.contains(*server)) {
+        return Some(Reason::ApiServer(Prefix::host(server)));
+    }
+    let annotated = ask.usage == Use::Cidr && matches!(ask.by, By::Node(_));
+    (annotated && !ask.prefix.is_private()).then_some(Reason::NotPrivate)
+}

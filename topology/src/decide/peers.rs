@@ -1,0 +1,94 @@
+//! Where Peers attach, and through which location the others reach them.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Claim, Claimant, Facts, LocationName, Mesh, Peer, PeerFact, PeerName, Reason, Rejected,
+    claims::{By, Denied, Use},
+};
+
+/// Puts every Peer that has its key into the mesh.
+pub(super) fn attach(
+    facts: &Facts,
+    previous: &Mesh,
+    keyless: &BTreeSet<By<'_>>,
+    denied: &Denied<'_>,
+    mesh: &mut Mesh,
+    rejected: &mut Vec<Rejected>,
+) {
+    let open = open_locations(facts, mesh);
+    for (name, fact) in &facts.peers {
+        let by = By::Peer(name);
+        if keyless.contains(&by) {
+            continue;
+        }
+        let attachments = attachments(name, fact, &open, mesh, rejected);
+        let incumbent = previous.peers.get(name).and_then(|before| before.home.as_ref());
+        let granted = fact
+            .allowed_ips
+            .iter()
+            .filter(|prefix| denied.granted(by, Use::AllowedIp, **prefix));
+        let peer = Peer {
+            public_key: fact.public_key,
+            allowed_ips: granted.copied().collect(),
+            endpoint: fact.endpoint.clone(),
+            keepalive: fact.keepalive,
+            home: home(incumbent, &attachments, mesh),
+            attachments,
+        };
+        mesh.peers.insert(name.clone(), peer);
+    }
+}
+
+/// The locations whose first active leader anyone can reach.
+fn open_locations(facts: &Facts, mesh: &Mesh) -> BTreeSet<LocationName> {
+    let open = mesh.locations.iter().filter(|(_, location)| {
+        let first = location
+            .active()
+            .next()
+            .and_then(|leader| facts.nodes.get(leader));
+        let reachable =
+            |leader: &crate::NodeFact| !leader.endpoints.is_empty() || !leader.external.is_empty();
+        first.is_some_and(|leader| location.settings.endpoint.is_some() || reachable(leader))
+    });
+    open.map(|(name, _)| name.clone()).collect()
+}
+
+fn attachments(
+    name: &PeerName,
+    fact: &PeerFact,
+    open: &BTreeSet<LocationName>,
+    mesh: &Mesh,
+    rejected: &mut Vec<Rejected>,
+) -> BTreeSet<LocationName> {
+    match &fact.location {
+        None => open.clone(),
+        Some(location) if mesh.locations.contains_key(location) => BTreeSet::from([location.clone()]),
+        Some(location) => {
+            rejected.push(Rejected {
+                by: Claimant::Peer(name.clone()),
+                claim: Claim::Location(location.clone()),
+                reason: Reason::NoSuchLocation,
+            });
+            BTreeSet::new()
+        }
+    }
+}
+
+/// The home it had, where it can still be; else the first attachment that has an active leader; else the first.
+fn home(
+    incumbent: Option<&LocationName>,
+    attachments: &BTreeSet<LocationName>,
+    mesh: &Mesh,
+) -> Option<LocationName> {
+    let led = |name: &&LocationName| {
+        let location = mesh.locations.get(*name);
+        location.is_some_and(|location| location.active().next().is_some())
+    };
+    let kept = incumbent.filter(|home| attachments.contains(*home));
+    let led_attachment = || attachments.iter().find(led);
+    kept.filter(led)
+        .or_else(led_attachment)
+        .or_else(|| attachments.first())
+        .cloned()
+}

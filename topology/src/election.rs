@@ -1,0 +1,74 @@
+//! Who leads a location.
+//!
+//! The order of preference: annotated leaders, then nodes that have an address for the outside, then incumbents in
+//! their order, then a stable hash of the name. So a newcomer of equal rank displaces no incumbent. Cordoned nodes are
+//! to be rebooted soon: among a few leaders they are taken only where there is nobody else. Where every node leads
+//! itself they go on doing so, after the others.
+
+use crate::{Leader, LeaderRole, MeshMode, NodeName, rendezvous};
+
+/// A node that can lead: it has a key, lives, may lead, and there is a way to connect with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// The node.
+    pub node: &'a NodeName,
+    /// Its annotation prefers it.
+    pub preferred: bool,
+    /// The outside can reach it: it has an endpoint of its own or an external address.
+    pub reachable: bool,
+    /// It is marked unschedulable.
+    pub cordoned: bool,
+}
+
+/// How many leaders a location wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seats {
+    /// Who leads whom; with [`MeshMode::Nodes`] every candidate becomes an active leader.
+    pub mode: MeshMode,
+    /// How many carry traffic; 0 counts as 1.
+    pub active: u16,
+    /// How many more stand by.
+    pub standby: u16,
+}
+
+/// The leaders of a location in order of preference, given those of the decision before.
+#[must_use]
+pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) -> Vec<Leader> {
+    let rank = |candidate: &Candidate<'_>| {
+        let place = incumbents
+            .iter()
+            .position(|leader| leader.node == *candidate.node);
+        (
+            candidate.cordoned,
+            !candidate.preferred,
+            !candidate.reachable,
+            place.unwrap_or(usize::MAX),
+            rendezvous::stable(&[candidate.node.as_str()]),
+        )
+    };
+    let spare_cordoned = seats.mode == MeshMode::Leaders && candidates.iter().any(|c| !c.cordoned);
+    let mut ranked: Vec<_> = candidates
+        .iter()
+        .filter(|candidate| !(spare_cordoned && candidate.cordoned))
+        .map(|candidate| (rank(candidate), candidate.node))
+        .collect();
+    ranked.sort_unstable();
+    let (active, standby) = match seats.mode {
+        MeshMode::Leaders => (usize::from(seats.active.max(1)), usize::from(seats.standby)),
+        MeshMode::Nodes => (ranked.len(), 0),
+    };
+    let role = |place: usize| {
+        if place < active {
+            LeaderRole::Active
+        } else {
+            LeaderRole::Standby
+        }
+    };
+    let chosen = ranked.into_iter().take(active + standby).enumerate();
+    chosen
+        .map(|(place, (_, node))| Leader {
+            node: node.clone(),
+            role: role(place),
+        })
+        .collect()
+}

@@ -1,0 +1,123 @@
+//! Where the packets of a node go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Route, Via,
+    entries::{Entry, Kind, Owner},
+    view::View,
+};
+use crate::{LeaderRole, Member, NodeName, Prefix};
+
+/// Whether the CNI and the LAN carry a prefix.
+fn is_local(view: &View<'_>, entry: &Entry<'_, '_>) -> bool {
+    if entry.site != view.mine {
+        return false;
+    }
+    match entry.kind {
+        Kind::Cidr => true,
+        Kind::Overlay | Kind::Peer => false,
+        Kind::Member => {
+            let mine = matches!(entry.owner, Owner::Member(node, _) if node == view.me);
+            let carrier = view.home().carrier(view.me);
+            let island = carrier.is_some() && carrier == entry.carrier;
+            mine || island || !view.established(view.mine)
+        }
+    }
+}
+
+/// What the CNI and the LAN carry.
+pub(super) fn local(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeSet<Prefix> {
+    let local = entries.iter().filter(|entry| is_local(view, entry));
+    local.map(|entry| entry.prefix).collect()
+}
+
+/// Where everything else goes.
+pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeMap<Prefix, Route> {
+    let ways = Ways::new(view);
+    let remote = entries.iter().filter(|entry| !is_local(view, entry));
+    let routes = remote.filter_map(|entry| {
+        let via = ways.via(entry)?;
+        let location = view.sites[entry.site].name.clone();
+        Some((entry.prefix, Route { via, location }))
+    });
+    routes.collect()
+}
+
+/// Addresses of the other nodes of the own location, each with the hop to its node.
+pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeMap<Prefix, Via> {
+    let here = entries.iter().filter(|entry| entry.site == view.mine);
+    let returns = here.filter_map(|entry| match entry.owner {
+        Owner::Member(node, member) if node != view.me && is_address(member, entry.prefix) => {
+            Some((entry.prefix, hop(node, member)))
+        }
+        Owner::Member(..) | Owner::Site | Owner::Peer(_) => None,
+    });
+    returns.collect()
+}
+
+fn is_address(member: &Member, prefix: Prefix) -> bool {
+    prefix.is_host() && member.addresses.contains(&prefix.address())
+}
+
+fn hop(node: &NodeName, member: &Member) -> Via {
+    Via::Hop {
+        node: node.clone(),
+        hop: member.hop.clone(),
+        addresses: member.addresses.clone(),
+    }
+}
+
+/// The ways out of one node.
+struct Ways<'v, 'a> {
+    view: &'v View<'a>,
+    /// Towards what is behind a tunnel.
+    out: Via,
+    /// Towards the first active leader of the own location, where Peers are attached.
+    first: Via,
+}
+
+impl<'v, 'a> Ways<'v, 'a> {
+    fn new(view: &'v View<'a>) -> Self {
+        let home = view.home();
+        let to = |leader: Option<&NodeName>| match leader {
+            Some(leader) if leader == view.me => Via::Tunnel,
+            Some(leader) => home
+                .lead(leader)
+                .map_or(Via::Unreachable, |lead| hop(lead.node, lead.member)),
+            None => Via::Unreachable,
+        };
+        Self {
+            view,
+            out: to(home.carrier(view.me)),
+            first: to(home.first()),
+        }
+    }
+
+    /// `None`: no route.
+    fn via(&self, entry: &Entry<'_, '_>) -> Option<Via> {
+        let established = self.view.established(entry.site);
+        let own = entry.site == self.view.mine;
+        match entry.kind {
+            Kind::Overlay if entry.carrier == Some(self.view.me) => None,
+            Kind::Overlay => self.overlay(own),
+            Kind::Peer if own && !established => Some(self.first.clone()),
+            Kind::Peer if own && self.view.home().first() == Some(self.view.me) => Some(Via::Tunnel),
+            Kind::Peer | Kind::Member | Kind::Cidr if !established => None,
+            Kind::Peer | Kind::Member | Kind::Cidr if entry.carrier.is_none() => Some(Via::Unreachable),
+            Kind::Peer | Kind::Member | Kind::Cidr => Some(self.out.clone()),
+        }
+    }
+
+    /// Leaders have tunnels to all remote leaders, and to those of their own location where every node leads itself.
+    fn overlay(&self, own: bool) -> Option<Via> {
+        if own && !self.view.islands() {
+            return None;
+        }
+        match self.view.role {
+            Some(LeaderRole::Active | LeaderRole::Standby) => Some(Via::Tunnel),
+            None if self.out == Via::Unreachable => None,
+            None => Some(self.out.clone()),
+        }
+    }
+}
