@@ -1,0 +1,201 @@
+//! What the agent has to remember: the last snapshot, so that it works without the API server, and which locations are
+//! settled.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use spanwire_crds::{LocationSlice, MeshNode, Peer};
+use spanwire_topology::LocationName;
+use thiserror::Error;
+
+use crate::{
+    disk::{self, DiskError},
+    snapshot::Snapshot,
+};
+
+const FILE: &str = "ledger.json";
+const VERSION: u32 = 1;
+
+/// What is remembered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ledger {
+    /// The last complete snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// The locations whose traffic may be nowhere but in the tunnel.
+    pub settled: BTreeSet<LocationName>,
+}
+
+/// Why the ledger cannot be used or written.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The disk.
+    #[error("the ledger is out of reach")]
+    Disk(#[source] DiskError),
+    /// Not what this version writes.
+    #[error("{} cannot be understood; it is written anew with the next snapshot", .0.display())]
+    Damaged(PathBuf, #[source] serde_json::Error),
+    /// Written by another version in another form.
+    #[error(
+"{path} has the version {1}, this agent reads {VERSION}; it is written anew with the next snapshot",
+path = .0.display())]
+    Version(PathBuf, u32),
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    version: u32,
+    settled: BTreeSet<String>,
+    node: Option<MeshNode>,
+    slices: Vec<LocationSlice>,
+    peers: Vec<Peer>,
+}
+
+#[derive(Serialize)]
+struct BodyRef<'a> {
+    version: u32,
+    settled: BTreeSet<&'a str>,
+    node: Option<&'a MeshNode>,
+    slices: Vec<&'a LocationSlice>,
+    peers: Vec<&'a Peer>,
+}
+
+impl Ledger {
+    /// What the state directory holds; `None` where nothing has been remembered yet.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn load(state_directory: &Path) -> Result<Option<Self>, LedgerError> {
+        let path = state_directory.join(FILE);
+        let Some(bytes) = disk::read(&path).map_err(LedgerError::Disk)? else {
+            return Ok(None);
+        };
+        let damaged = |cause| LedgerError::Damaged(path.clone(), cause);
+        let Head { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if version != VERSION {
+            return Err(LedgerError::Version(path, version));
+        }
+        let body: Body = serde_json::from_slice(&bytes).map_err(damaged)?;
+        Ok(Some(body.into()))
+    }
+
+    /// The bytes for [`Self::save`].
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let body = BodyRef {
+            version: VERSION,
+            settled: self.settled.iter().map(LocationName::as_str).collect(),
+            node: self.snapshot.node.as_deref(),
+            slices: self.snapshot.slices.values().map(Arc::as_ref).collect(),
+            peers: self.snapshot.peers.values().map(Arc::as_ref).collect(),
+        };
+        serde_json::to_vec(&body).expect("these types have only string keys")
+    }
+
+    /// Remembers; returns when a power cut would not lose it.
+    ///
+    /// # Errors
+    /// Where the disk cannot be written.
+    pub fn save(state_directory: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
+        disk::write(&state_directory.join(FILE), bytes).map_err(LedgerError::Disk)
+    }
+
+    /// Removes the ledger.
+    ///
+    /// # Errors
+    /// Where the file cannot be removed.
+    pub fn forget(state_directory: &Path) -> Result<(), DiskError> {
+        disk::remove(&state_directory.join(FILE))
+    }
+}
+
+impl From<Body> for Ledger {
+    fn from(body: Body) -> Self {
+        let name = |meta: &kube::api::ObjectMeta| meta.name.clone().unwrap_or_default();
+        let snapshot = Snapshot {
+            slices: body
+                .slices
+                .into_iter()
+                .map(|slice| (name(&slice.metadata), Arc::new(slice)))
+                .collect(),
+            peers: body
+                .peers
+                .into_iter()
+                .map(|peer| (name(&peer.metadata), Arc::new(peer)))
+                .collect(),
+            node: body.node.map(Arc::new),
+        };
+        let settled = body.settled.iter().filter_map(|name| name.parse().ok()).collect();
+        Self {
+            snapshot: Arc::new(snapshot),
+            settled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use spanwire_crds::{LocationSliceSpec, MeshNodeSpec, PeerSpec};
+
+    use super::*;
+
+    fn ledger() -> Ledger {
+        let slice = LocationSlice::new(
+            "a-0",
+            LocationSliceSpec {
+                location: "a".into(),
+                ..Default::default()
+            },
+        );
+        let spec = serde_json::json!({"publicKey": "k", "allowedIPs": ["10.0.0.0/24"]});
+        let peer = Peer::new("laptop", serde_json::from_value::<PeerSpec>(spec).unwrap());
+        let snapshot = Snapshot {
+            slices: [("a-0".to_owned(), Arc::new(slice))].into(),
+            peers: [("laptop".to_owned(), Arc::new(peer))].into(),
+            node: Some(Arc::new(MeshNode::new("a1", MeshNodeSpec::default()))),
+        };
+        Ledger {
+            snapshot: Arc::new(snapshot),
+            settled: ["b".parse().unwrap()].into(),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(Ledger::load(directory.path()).unwrap(), None);
+        Ledger::save(directory.path(), &ledger().bytes()).unwrap();
+        assert_eq!(Ledger::load(directory.path()).unwrap(), Some(ledger()));
+        Ledger::forget(directory.path()).unwrap();
+        assert_eq!(Ledger::load(directory.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_understood_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        for (text, wrong) in [
+            ("{\"version\":1", "damaged"),
+            ("{\"version\":1}", "damaged"),
+            ("{\"version\":2}", "version"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = Ledger::load(directory.path()).unwrap_err();
+            assert_eq!(
+                matches!(error, LedgerError::Version(_, 2)),
+                wrong == "version",
+                "{error}"
+            );
+        }
+    }
+}
