@@ -10,12 +10,22 @@
 
 #![forbid(unsafe_code)]
 
+mod conflict;
+mod diff;
 mod facts;
+pub mod fake;
+mod nft;
 mod owned;
+mod prefixes;
+mod render;
 mod state;
+mod text;
 
+pub use conflict::Conflict;
+pub use diff::diff;
 pub use facts::{Cni, HostFacts, OtherLink};
 pub use owned::Owned;
+pub use render::{conflicts, render};
 pub use state::{
     Host, Link, LinkName, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl,
     TableId, WireGuard, WireGuardPeer,

@@ -12,6 +12,7 @@ use crate::{LinkName, TableId};
 /// | Cilium | fwmark 0x0f00 and 0x1e00, rule priorities 9 to 110, tables 2004 and 2005 |
 /// | Tailscale | fwmark 0xff0000, rule priorities 5210 to 5270, table 52 |
 /// | AWS VPC CNI | fwmark 0x80, rule priorities 512 to 1536 |
+/// | CNI portmap | fwmark 0x2000, on the first packet from a pod to a host port of its own node: it goes to a local pod, where neither rules nor NAT of Spanwire matter |
 /// | wg-quick | fwmark and table 51820, port 51820 |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned {
@@ -29,6 +30,9 @@ pub struct Owned {
     pub nft_table: String,
     /// The bit that WireGuard sets on its own packets; value and mask are the same.
     pub mark: u32,
+    /// The bit by which kube-proxy marks packets that it will masquerade (`--iptables-masquerade-bit`). Not Spanwire's;
+    /// such packets keep the source that kube-proxy gives them.
+    pub masquerade_mark: u32,
 }
 
 impl Owned {
@@ -46,6 +50,7 @@ impl Default for Owned {
             protocol: 151,
             nft_table: "spanwire".to_owned(),
             mark: 0x2000,
+            masquerade_mark: 0x4000,
         }
     }
 }

@@ -193,6 +193,18 @@ pub struct NftTable {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sysctl(pub String);
 
+impl Sysctl {
+    /// Whether the setting is one of this device, and so comes and goes with it.
+    #[must_use]
+    pub fn of_link(&self, link: &LinkName) -> bool {
+        let mut parts = self.0.split('/');
+        matches!(
+            (parts.next(), parts.next(), parts.next(), parts.next()),
+            (Some("net"), Some("ipv4" | "ipv6"), Some("conf" | "neigh"), Some(name)) if name == link.as_str()
+        )
+    }
+}
+
 /// One change to a Host. Steps are applied in order; each stands for one request to the kernel (or, where a peer has
 /// more allowed IPs than one message holds, for several).
 #[derive(Clone, Debug, PartialEq, Eq)]

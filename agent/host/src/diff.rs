@@ -1,0 +1,86 @@
+//! The steps from what is to what should be.
+//!
+//! The order keeps packets flowing and none of them in the open, whatever step is the last one done:
+//!
+//! 1. the device: made or changed, kernel settings, addresses, up;
+//! 2. peers: added and changed, an allowed IP that changes hands in the one step that gives it to its new owner;
+//! 3. the nft table, so that the first packet on a new way already keeps its source (a connection's NAT is decided once);
+//! 4. rules that exempt packets from the mesh, before any route could catch those packets;
+//! 5. routes: set, the longest prefixes first; then the rules that look them up; then stale rules, then stale routes, the
+//!    shortest first. So at each moment an address is routed as before or as wanted, and never by a wider prefix that
+//!    was only meant for the time after (`diff/routes.rs`);
+//! 6. what is no longer wanted, in the reverse of the order in which it was made.
+//!
+//! Kernel settings that are no longer wanted stay: others may have come to need them.
+
+mod routes;
+mod wireguard;
+
+use std::collections::BTreeSet;
+
+use crate::{Host, Rule, RuleAction, Step};
+
+/// The steps that turn `actual` into `wanted`. An endpoint is set where one is wanted, and otherwise left alone.
+#[must_use]
+pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let remains = wireguard::begin(actual, wanted, &mut steps);
+    let actual = &remains;
+    for (sysctl, value) in &wanted.sysctls {
+        if actual.sysctls.get(sysctl) != Some(value) {
+            steps.push(Step::SetSysctl(sysctl.clone(), value.clone()));
+        }
+    }
+    wireguard::set_up(actual, wanted, &mut steps);
+    wireguard::set_peers(actual, wanted, &mut steps);
+
+    // On the way from leader to follower the old table serves the old routes to their end.
+    let leaves = actual.link.is_some() && wanted.link.is_none();
+    let nft = (actual.nft != wanted.nft)
+        .then(|| wanted.nft.clone().map(Step::SetNft))
+        .flatten();
+    let (early, late) = if leaves { (None, nft) } else { (nft, None) };
+
+    steps.extend(early);
+    add_rules(actual, wanted, exempts, &mut steps);
+    routes::set(actual, wanted, &mut steps);
+    add_rules(actual, wanted, looks_up, &mut steps);
+    steps.extend(late);
+    delete_rules(actual, wanted, looks_up, &mut steps);
+    routes::delete(actual, wanted, &mut steps);
+    delete_rules(actual, wanted, exempts, &mut steps);
+    if actual.nft.is_some() && wanted.nft.is_none() {
+        steps.push(Step::DeleteNft);
+    }
+    wireguard::end(actual, wanted, &mut steps);
+    steps
+}
+
+fn looks_up(rule: &&Rule) -> bool {
+    matches!(rule.action, RuleAction::Lookup(_))
+}
+
+fn exempts(rule: &&Rule) -> bool {
+    !looks_up(rule)
+}
+
+/// Where a jump lands has to be there first, and to stay until the jump is gone.
+fn add_rules(actual: &Host, wanted: &Host, which: fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
+    let mut rules = missing(&wanted.rules, &actual.rules, which);
+    rules.sort_by_key(|rule| (rule.action != RuleAction::Nop, rule.priority));
+    steps.extend(rules.into_iter().cloned().map(Step::AddRule));
+}
+
+fn delete_rules(actual: &Host, wanted: &Host, which: fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
+    let mut rules = missing(&actual.rules, &wanted.rules, which);
+    rules.sort_by_key(|rule| (rule.action != RuleAction::Nop, rule.priority));
+    steps.extend(rules.into_iter().rev().cloned().map(Step::DeleteRule));
+}
+
+fn missing<'a>(
+    from: &'a BTreeSet<Rule>,
+    other: &'a BTreeSet<Rule>,
+    which: fn(&&Rule) -> bool,
+) -> Vec<&'a Rule> {
+    from.difference(other).filter(which).collect()
+}

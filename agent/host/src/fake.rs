@@ -1,0 +1,354 @@
+//! A machine in memory that takes steps as Linux takes them: for tests.
+//!
+//! It refuses what the kernel refuses (a route through a device that is down, a source that is no address of the
+//! machine, a second rule like the first), and forgets what the kernel forgets (routes through a device that goes, IPv4
+//! routes whose source goes). It is stricter in two things that Linux lets pass and that a good sequence of steps never
+//! does: taking an allowed IP from a peer that does not have it, and a jump to a rule that is not there.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use spanwire_topology::{Family, Prefix, PublicKey};
+use thiserror::Error;
+
+use crate::{
+    Host, Link, LinkName, OtherLink, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, Step, Sysctl,
+    WireGuard,
+};
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FakeKernel {
+    owned: Owned,
+    links: BTreeMap<LinkName, OtherLink>,
+    host: Host,
+}
+
+/// Why a step is refused; named after the error that Linux gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// It is there already.
+    #[error("file exists")]
+    Exists,
+    /// There is no such device.
+    #[error("no such device")]
+    NoDevice,
+    /// There is no such thing.
+    #[error("no such entry")]
+    NoEntry,
+    /// The device is down.
+    #[error("network is down")]
+    Down,
+    /// The neighbour is in no connected network.
+    #[error("nexthop has invalid gateway")]
+    Gateway,
+    /// The source is no address of this machine.
+    #[error("invalid prefsrc address")]
+    Source,
+    /// Neither table nor priority are Spanwire's.
+    #[error("not ours")]
+    Foreign,
+    /// Something makes no sense.
+    #[error("invalid argument")]
+    Invalid,
+}
+
+impl FakeKernel {
+    /// A machine with these devices of others, and nothing of Spanwire.
+    #[must_use]
+    pub fn new(owned: Owned, links: BTreeMap<LinkName, OtherLink>) -> Self {
+        Self::with(owned, links, Host::default())
+    }
+
+    /// A machine that has got into this state, by whatever means.
+    #[must_use]
+    pub fn with(owned: Owned, links: BTreeMap<LinkName, OtherLink>, host: Host) -> Self {
+        Self { owned, links, host }
+    }
+
+    /// What of Spanwire there is.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// A device of others appears, or changes its addresses.
+    pub fn add_link(&mut self, name: LinkName, link: OtherLink) {
+        self.links.insert(name, link);
+    }
+
+    /// A device of others goes, and with it what depends on it.
+    pub fn remove_link(&mut self, name: &LinkName) {
+        let Some(link) = self.links.remove(name) else {
+            return;
+        };
+        self.lose_device(name);
+        for (address, _) in link.addresses {
+            self.lose_source(address);
+        }
+    }
+
+    /// Does a step.
+    ///
+    /// # Errors
+    /// [`Refused`] where Linux would refuse it; nothing is changed then.
+    pub fn apply(&mut self, step: &Step) -> Result<(), Refused> {
+        match step {
+            Step::AddLink {
+                mtu,
+                public_key,
+                listen_port,
+                mark,
+            } => self.add_device(*mtu, *public_key, *listen_port, *mark),
+            Step::DeleteLink => self.delete_device(),
+            Step::SetMtu(mtu) => self.link().map(|link| link.mtu = *mtu),
+            Step::SetUp(up) => self.set_up(*up),
+            Step::AddAddress(address) => match self.link()?.addresses.insert(*address) {
+                true => Ok(()),
+                false => Err(Refused::Exists),
+            },
+            Step::DeleteAddress(address) => self.delete_address(*address),
+            Step::SetDevice {
+                public_key,
+                listen_port,
+                mark,
+            } => {
+                let wireguard = self.host.wireguard.as_mut().ok_or(Refused::NoDevice)?;
+                wireguard.public_key = Some(*public_key);
+                wireguard.listen_port = *listen_port;
+                wireguard.mark = *mark;
+                Ok(())
+            }
+            Step::SetPeer { .. } => {
+                let wireguard = self.host.wireguard.as_mut().ok_or(Refused::NoDevice)?;
+                set_peer(wireguard, step)
+            }
+            Step::DeletePeer(key) => {
+                let wireguard = self.host.wireguard.as_mut().ok_or(Refused::NoDevice)?;
+                found(wireguard.peers.remove(key).is_some())
+            }
+            Step::SetRoute(key, route) => self.set_route(*key, route),
+            Step::DeleteRoute(key) => found(self.host.routes.remove(key).is_some()),
+            Step::AddRule(rule) => self.add_rule(rule),
+            Step::DeleteRule(rule) => self.delete_rule(rule),
+            Step::SetNft(table) => {
+                self.host.nft = Some(table.clone());
+                Ok(())
+            }
+            Step::DeleteNft => found(self.host.nft.take().is_some()),
+            Step::SetSysctl(sysctl, value) => self.set_sysctl(sysctl, value),
+        }
+    }
+
+    fn link(&mut self) -> Result<&mut Link, Refused> {
+        self.host.link.as_mut().ok_or(Refused::NoDevice)
+    }
+
+    fn add_device(&mut self, mtu: u32, key: PublicKey, listen_port: u16, mark: u32) -> Result<(), Refused> {
+        if self.host.link.is_some() {
+            return Err(Refused::Exists);
+        }
+        self.host.link = Some(Link {
+            name: self.owned.link.clone(),
+            mtu,
+            up: false,
+            addresses: std::collections::BTreeSet::new(),
+        });
+        self.host.wireguard = Some(WireGuard {
+            public_key: Some(key),
+            listen_port,
+            mark,
+            peers: BTreeMap::new(),
+        });
+        Ok(())
+    }
+
+    fn delete_device(&mut self) -> Result<(), Refused> {
+        let link = self.host.link.take().ok_or(Refused::NoDevice)?;
+        self.host.wireguard = None;
+        self.host.sysctls.retain(|sysctl, _| !sysctl.of_link(&link.name));
+        self.lose_device(&link.name);
+        for address in link.addresses {
+            self.lose_source(address.address());
+        }
+        Ok(())
+    }
+
+    /// Routes through a device go when it goes or is set down, and so do its IPv6 addresses.
+    fn set_up(&mut self, up: bool) -> Result<(), Refused> {
+        let link = self.link()?;
+        link.up = up;
+        if up {
+            return Ok(());
+        }
+        let name = link.name.clone();
+        let (kept, lost) = std::mem::take(&mut link.addresses)
+            .into_iter()
+            .partition(|address: &Prefix| address.family() == Family::V4);
+        link.addresses = kept;
+        self.lose_device(&name);
+        for address in lost {
+            self.lose_source(address.address());
+        }
+        Ok(())
+    }
+
+    fn delete_address(&mut self, address: Prefix) -> Result<(), Refused> {
+        found(self.link()?.addresses.remove(&address))?;
+        self.lose_source(address.address());
+        Ok(())
+    }
+
+    fn lose_device(&mut self, name: &LinkName) {
+        let through = |route: &Route| matches!(&route.kind, RouteKind::Unicast { dev, .. } if dev == name);
+        self.host.routes.retain(|_, route| !through(route));
+    }
+
+    /// IPv4 routes go with their source; IPv6 routes lose it and stay.
+    fn lose_source(&mut self, address: IpAddr) {
+        self.host.routes.retain(|_, route| {
+            let RouteKind::Unicast { src, .. } = &mut route.kind else {
+                return true;
+            };
+            if *src != Some(address) {
+                return true;
+            }
+            *src = None;
+            Family::of(address) == Family::V6
+        });
+    }
+
+    fn set_route(&mut self, key: RouteKey, route: &Route) -> Result<(), Refused> {
+        if ![self.owned.table, self.owned.return_table].contains(&key.table) {
+            return Err(Refused::Foreign);
+        }
+        if key.prefix.family() == Family::V6 && key.metric == 0 {
+            return Err(Refused::Invalid);
+        }
+        if let RouteKind::Unicast {
+            dev,
+            via,
+            onlink,
+            src,
+        } = &route.kind
+        {
+            self.check_device(dev, *via, *onlink)?;
+            if let Some(src) = src {
+                self.check_source(*src, key.prefix.family())?;
+            }
+        }
+        self.host.routes.insert(key, route.clone());
+        Ok(())
+    }
+
+    fn check_device(&self, dev: &LinkName, via: Option<IpAddr>, onlink: bool) -> Result<(), Refused> {
+        let own = self.host.link.as_ref().filter(|link| link.name == *dev);
+        let connected = match (own, self.links.get(dev)) {
+            (Some(link), _) if !link.up => return Err(Refused::Down),
+            (Some(_), _) => false,
+            (None, None) => return Err(Refused::NoDevice),
+            (None, Some(link)) => via.is_some_and(|via| link.networks().any(|network| network.contains(via))),
+        };
+        if via.is_none() || onlink || connected {
+            Ok(())
+        } else {
+            Err(Refused::Gateway)
+        }
+    }
+
+    fn check_source(&self, src: IpAddr, family: Family) -> Result<(), Refused> {
+        let own = self.host.link.iter().flat_map(|link| &link.addresses);
+        let others = self.links.values().flat_map(|link| &link.addresses);
+        let known = own.map(Prefix::address).any(|address| address == src)
+            || others.map(|(address, _)| *address).any(|address| address == src);
+        if known && Family::of(src) == family {
+            Ok(())
+        } else {
+            Err(Refused::Source)
+        }
+    }
+
+    fn add_rule(&mut self, rule: &Rule) -> Result<(), Refused> {
+        let band = self.owned.rule_priority..self.owned.rule_priority + Owned::RULE_BAND;
+        if !band.contains(&rule.priority) {
+            return Err(Refused::Foreign);
+        }
+        if let RuleAction::Goto(target) = rule.action {
+            if target <= rule.priority {
+                return Err(Refused::Invalid);
+            }
+            found(self.lands(rule.family, target))?;
+        }
+        if self.host.rules.insert(rule.clone()) {
+            Ok(())
+        } else {
+            Err(Refused::Exists)
+        }
+    }
+
+    fn lands(&self, family: Family, priority: u32) -> bool {
+        let mut rules = self.host.rules.iter();
+        rules.any(|rule| rule.family == family && rule.priority == priority)
+    }
+
+    fn delete_rule(&mut self, rule: &Rule) -> Result<(), Refused> {
+        found(self.host.rules.remove(rule))?;
+        let jumps = self.host.rules.iter().any(|other| {
+            other.family == rule.family
+                && matches!(other.action, RuleAction::Goto(target) if !self.lands(rule.family, target))
+        });
+        if jumps {
+            self.host.rules.insert(rule.clone());
+            return Err(Refused::Invalid);
+        }
+        Ok(())
+    }
+
+    fn set_sysctl(&mut self, sysctl: &Sysctl, value: &str) -> Result<(), Refused> {
+        let own = self.host.link.as_ref().map(|link| &link.name);
+        let mut parts = sysctl.0.split('/').skip(2);
+        let (group, name) = (parts.next(), parts.next());
+        if let (Some("conf" | "neigh"), Some(name)) = (group, name) {
+            let any = ["all", "default", "lo"].contains(&name);
+            let mut names = self.links.keys().chain(own);
+            found(any || names.any(|link| link.as_str() == name))?;
+        }
+        self.host.sysctls.insert(sysctl.clone(), value.to_owned());
+        Ok(())
+    }
+}
+
+/// As the dump of its [`Host`].
+impl fmt::Display for FakeKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.host.fmt(f)
+    }
+}
+
+fn found(is: bool) -> Result<(), Refused> {
+    if is { Ok(()) } else { Err(Refused::NoEntry) }
+}
+
+/// An allowed IP belongs to one peer: giving it to one takes it from the other.
+fn set_peer(wireguard: &mut WireGuard, step: &Step) -> Result<(), Refused> {
+    let Step::SetPeer {
+        key,
+        endpoint,
+        keepalive,
+        add,
+        remove,
+    } = step
+    else {
+        return Err(Refused::Invalid);
+    };
+    let has = wireguard.peers.get(key).map(|peer| &peer.allowed_ips);
+    found(remove.is_empty() || has.is_some_and(|has| remove.is_subset(has)))?;
+    for peer in wireguard.peers.values_mut() {
+        peer.allowed_ips.retain(|prefix| !add.contains(prefix));
+    }
+    let peer = wireguard.peers.entry(*key).or_default();
+    peer.endpoint = endpoint.or(peer.endpoint);
+    peer.keepalive = keepalive.unwrap_or(peer.keepalive);
+    peer.allowed_ips.extend(add);
+    peer.allowed_ips.retain(|prefix| !remove.contains(prefix));
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The nft table, as text for `nft -f`.
+//!
+//! Everything that depends on an address is one look-up in an interval set, so the cost of a packet does not grow with
+//! the mesh. `mesh` is every address of it, `remote` those that are routed into the mesh, `settled` those whose traffic
+//! may be nowhere else, `far` what may come out of the tunnel, `transit` what is not on this node.
+//!
+//! | chain | hook | what it does |
+//! |---|---|---|
+//! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
+//! | `forward` | forward | clamps the MSS |
+//! | `leave` | postrouting, before anyone's source NAT | keeps mesh sources, gives others the node's address |
+//! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh |
+
+mod classes;
+
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
+
+use spanwire_topology::{Family, Plan};
+
+use crate::{
+    HostFacts, NftTable,
+    render::{Exempt, Paths, exempt, own_address},
+};
+use classes::{Class, Range};
+
+/// The table; its text replaces an older one in one transaction, whether there is one or not.
+pub(crate) fn table(plan: &Plan, paths: &Paths, facts: &HostFacts) -> NftTable {
+    let name = &facts.owned.nft_table;
+    let families: Vec<Words> = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| concerns(plan, paths, *family))
+        .map(|family| Words::new(plan, paths, facts, family))
+        .collect();
+    let exempt = exempt(plan, paths, facts);
+    let ways = ways(paths, facts);
+
+    let mut text = format!("table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n");
+    let mut put = |part: String| text.push_str(&part);
+    for words in &families {
+        put(sets(words));
+    }
+    put(arrive(plan, facts, &families, &ways));
+    put(forward(&families, &ways));
+    put(leave(facts, &families, &ways));
+    put(stray(facts, &families, &ways));
+    if families.iter().any(|words| words.settled) {
+        put(last("spoofed", &exempt, &families, true));
+        put(last("strayed", &exempt, &families, false));
+    }
+    text.push_str("}\n");
+    NftTable { text }
+}
+
+/// What the rules of one family are made of.
+struct Words {
+    family: Family,
+    /// `ip` or `ip6`.
+    ip: &'static str,
+    /// The ending of the names of its sets.
+    v: char,
+    classes: Vec<(Range, Class)>,
+    leads: bool,
+    settled: bool,
+    own: Option<IpAddr>,
+}
+
+impl Words {
+    fn new(plan: &Plan, paths: &Paths, facts: &HostFacts, family: Family) -> Self {
+        let (ip, v) = match family {
+            Family::V4 => ("ip", '4'),
+            Family::V6 => ("ip6", '6'),
+        };
+        let classes = classes::classes(plan, paths, facts, family);
+        let settled = classes
+            .iter()
+            .any(|(_, class)| *class == Class::Remote { settled: true });
+        Self {
+            family,
+            ip,
+            v,
+            classes,
+            leads: plan.tunnel.is_some(),
+            settled,
+            own: own_address(plan, facts, family),
+        }
+    }
+}
+
+/// Whether the family needs rules: something is routed, or may come out of the tunnel.
+fn concerns(plan: &Plan, paths: &Paths, family: Family) -> bool {
+    let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+    let mut allowed = peers.flat_map(|peer| &peer.allowed_ips);
+    paths.uses(family) || allowed.any(|prefix| prefix.family() == family)
+}
+
+/// The devices on which packets of the mesh may come and go. The tunnel's is there on followers too, which have none, so
+/// that nothing is lost while a leader becomes a follower.
+fn ways(paths: &Paths, facts: &HostFacts) -> String {
+    let mut names = BTreeSet::from([&facts.owned.link]);
+    names.extend(&paths.hops);
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("{{ {} }}", quoted.join(", "))
+}
+
+fn sets(words: &Words) -> String {
+    let Words { v, classes, .. } = words;
+    let kind = match words.family {
+        Family::V4 => "ipv4_addr",
+        Family::V6 => "ipv6_addr",
+    };
+    let remote = |class: Class| matches!(class, Class::Remote { .. });
+    let mut text = String::new();
+    let mut set = |name: &str, has: &dyn Fn(Class) -> bool| {
+        let ranges = classes.iter().filter(|(_, class)| has(*class));
+        text += &format!("\tset {name}{v} {{\n\t\ttype {kind}\n\t\tflags interval\n");
+        text += &elements(ranges.map(|(range, _)| range));
+        text += "\t}\n";
+    };
+    set("mesh", &|class| {
+        matches!(class, Class::Own | Class::Local) || remote(class)
+    });
+    set("remote", &remote);
+    if words.settled {
+        set("settled", &|class| class == Class::Remote { settled: true });
+    }
+    if words.leads {
+        set("far", &|class| class == Class::Expected || remote(class));
+        set("transit", &|class| {
+            matches!(class, Class::Local | Class::Expected) || remote(class)
+        });
+    }
+    text
+}
+
+/// Neighbours of different classes may be neighbours within a set: nft refuses no such ranges, only overlapping ones.
+fn elements<'a>(ranges: impl Iterator<Item = &'a Range>) -> String {
+    let ranges: Vec<String> = ranges.map(ToString::to_string).collect();
+    if ranges.is_empty() {
+        return String::new();
+    }
+    format!("\t\telements = {{\n\t\t\t{}\n\t\t}}\n", ranges.join(",\n\t\t\t"))
+}
+
+fn chain(name: &str, hook: &str, rules: &[String]) -> String {
+    let mut text = format!("\tchain {name} {{\n");
+    if !hook.is_empty() {
+        writeln!(text, "\t\ttype {hook}; policy accept;").expect("a String takes all");
+    }
+    for rule in rules {
+        writeln!(text, "\t\t{rule}").expect("a String takes all");
+    }
+    text + "\t}\n"
+}
+
+fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let mut rules = Vec::new();
+    if let Some(tunnel) = &plan.tunnel {
+        // With src_valid_mark the way back to an endpoint that is itself a remote node's address is then looked up
+        // outside the mesh, as the datagrams themselves are sent; rp_filter would drop them otherwise.
+        rules.push(format!(
+            "udp dport {} fib daddr type local meta mark set meta mark | {:#010x} accept",
+            tunnel.listen_port, facts.owned.mark
+        ));
+    }
+    for Words { ip, v, .. } in families.iter().filter(|words| words.leads) {
+        rules.push(format!("{ip} daddr @far{v} {ip} saddr @transit{v} notrack"));
+        rules.push(format!("{ip} saddr @far{v} {ip} daddr @transit{v} notrack"));
+    }
+    for Words { ip, v, .. } in families.iter().filter(|words| words.settled) {
+        rules.push(format!("iifname != {ways} {ip} saddr @settled{v} jump spoofed"));
+    }
+    chain("arrive", "filter hook prerouting priority raw", &rules)
+}
+
+fn forward(families: &[Words], ways: &str) -> String {
+    let clamp = "tcp option maxseg size set rt mtu";
+    let mut rules = Vec::new();
+    for Words { ip, v, .. } in families {
+        let syn = "tcp flags & (syn | rst) == syn";
+        rules.push(format!("{syn} oifname {ways} {ip} daddr @remote{v} {clamp}"));
+        rules.push(format!("{syn} iifname {ways} {ip} saddr @remote{v} {clamp}"));
+    }
+    chain("forward", "filter hook forward priority mangle", &rules)
+}
+
+fn leave(facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let others = facts.owned.mark | facts.owned.masquerade_mark;
+    let mut rules = vec![format!("meta mark & {others:#010x} != 0 accept")];
+    let mut kept = String::new();
+    for Words { ip, v, own, .. } in families {
+        rules.push(format!("oifname {ways} {ip} daddr @remote{v} jump keep{v}"));
+        let mut keep = vec![format!("{ip} saddr @mesh{v} snat {ip} to {ip} saddr")];
+        keep.extend(own.map(|own| format!("snat {ip} to {own}")));
+        kept += &chain(&format!("keep{v}"), "", &keep);
+    }
+    kept + &chain("leave", "nat hook postrouting priority srcnat - 1", &rules)
+}
+
+fn stray(facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let mark = facts.owned.mark;
+    let rule = |Words { ip, v, .. }: &Words| {
+        format!("meta mark & {mark:#010x} == 0 oifname != {ways} {ip} daddr @settled{v} jump strayed")
+    };
+    let settled = families.iter().filter(|words| words.settled);
+    let rules: Vec<String> = settled.map(rule).collect();
+    chain("stray", "filter hook postrouting priority mangle", &rules)
+}
+
+/// The end of packets that are where they must not be, but for those of the API server.
+fn last(name: &str, exempt: &BTreeSet<Exempt>, families: &[Words], arriving: bool) -> String {
+    let mut rules = Vec::new();
+    for Exempt { address, served_here } in exempt {
+        let of_family = |words: &&Words| words.family == Family::of(address.ip());
+        let Some(Words { ip, .. }) = families.iter().find(of_family) else {
+            continue;
+        };
+        let (host, port) = (address.ip(), address.port());
+        rules.push(if arriving == *served_here {
+            format!("{ip} daddr {host} tcp dport {port} return")
+        } else {
+            format!("{ip} saddr {host} tcp sport {port} return")
+        });
+    }
+    rules.push("drop".to_owned());
+    chain(name, "", &rules)
+}

@@ -1,0 +1,277 @@
+//! Which address is whose, flattened: nft's interval sets know no longest match and refuse networks inside networks, so
+//! nested prefixes become ranges that do not overlap, each with what the longest match says of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use spanwire_topology::{Family, Plan, Prefix};
+
+use crate::{Conflict, HostFacts, render::Paths};
+
+/// What an address is, seen from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// In no prefix of the mesh.
+    Outside,
+    /// In a network connected here: whatever contains it, unless that is remote.
+    Connected,
+    /// In a remote prefix to which nothing is routed yet, but from which packets may come.
+    Expected,
+    /// In a prefix of the own location.
+    Local,
+    /// In a remote prefix.
+    Remote {
+        /// Its traffic may be nowhere but in the mesh.
+        settled: bool,
+    },
+    /// On this node.
+    Own,
+}
+
+/// First and last address of a range, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    family: Family,
+    first: u128,
+    last: u128,
+}
+
+impl Range {
+    fn of(prefix: &Prefix) -> Self {
+        let (first, bits) = match prefix.address() {
+            IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+            IpAddr::V6(address) => (u128::from(address), 128),
+        };
+        let host_bits = bits - u32::from(prefix.length());
+        let span = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
+        Self {
+            family: prefix.family(),
+            first,
+            last: first | span,
+        }
+    }
+
+    fn address(&self, number: u128) -> IpAddr {
+        match self.family {
+            Family::V4 => {
+                let number = u32::try_from(number).expect("the numbers of an IPv4 range have 32 bits");
+                IpAddr::V4(Ipv4Addr::from(number))
+            }
+            Family::V6 => IpAddr::V6(Ipv6Addr::from(number)),
+        }
+    }
+
+    /// The range as a prefix, where it is one.
+    fn prefix(&self) -> Option<Prefix> {
+        let differing = 128 - (self.first ^ self.last).leading_zeros();
+        let length = u32::from(self.family.bits()).checked_sub(differing)?;
+        let prefix = Prefix::new(self.address(self.first), u8::try_from(length).ok()?).ok()?;
+        (Self::of(&prefix) == *self).then_some(prefix)
+    }
+}
+
+/// As nft writes elements of interval sets.
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix() {
+            Some(prefix) if prefix.is_host() => write!(f, "{}", prefix.address()),
+            Some(prefix) => write!(f, "{prefix}"),
+            None => write!(f, "{}-{}", self.address(self.first), self.address(self.last)),
+        }
+    }
+}
+
+/// Every address of a family that is anything but [`Class::Outside`], in ascending ranges that do not touch where they
+/// are of one class.
+pub(super) fn classes(plan: &Plan, paths: &Paths, facts: &HostFacts, family: Family) -> Vec<(Range, Class)> {
+    let mut known = BTreeMap::new();
+    let mut learn = |prefix: &Prefix, class: Class| {
+        if prefix.family() == family {
+            let entry = known.entry(*prefix).or_insert(class);
+            *entry = class.max(*entry);
+        }
+    };
+    for network in facts.links.values().flat_map(|link| link.networks()) {
+        // A network of one is the device's own address, of which the mesh may know more.
+        if !network.is_host() {
+            learn(&network, Class::Connected);
+        }
+    }
+    for prefix in expected(plan, paths) {
+        learn(prefix, Class::Expected);
+    }
+    for prefix in &plan.local {
+        learn(prefix, Class::Local);
+    }
+    for (prefix, path) in &paths.remote {
+        let settled = facts.settled.contains(&path.location);
+        learn(prefix, Class::Remote { settled });
+    }
+    for prefix in &plan.own {
+        learn(prefix, Class::Own);
+    }
+    flatten(&known)
+}
+
+/// What WireGuard lets in, apart from what cannot be routed here.
+fn expected<'a>(plan: &'a Plan, paths: &Paths) -> impl Iterator<Item = &'a Prefix> {
+    let refused: BTreeSet<Prefix> = paths.conflicts.iter().filter_map(Conflict::prefix).collect();
+    let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+    peers
+        .flat_map(|peer| &peer.allowed_ips)
+        .filter(move |prefix| !refused.contains(prefix))
+}
+
+/// The longest match of every address. A prefix sorts right before what it contains, so one pass with a stack of the
+/// prefixes that contain the present address does it.
+fn flatten(known: &BTreeMap<Prefix, Class>) -> Vec<(Range, Class)> {
+    let mut flat = Flat::default();
+    let mut open: Vec<(Range, Class)> = Vec::new();
+    for (prefix, class) in known {
+        let range = Range::of(prefix);
+        while let Some((outer, class)) = open.pop_if(|(outer, _)| outer.last < range.first) {
+            flat.fill(&outer, outer.last, class);
+        }
+        let enclosing = open.last().copied();
+        if let (Some((outer, class)), Some(before)) = (enclosing, range.first.checked_sub(1)) {
+            flat.fill(&outer, before, class);
+        }
+        open.push((range, inherit(*class, enclosing.map(|(_, class)| class))));
+    }
+    while let Some((outer, class)) = open.pop() {
+        flat.fill(&outer, outer.last, class);
+    }
+    flat.ranges
+}
+
+/// What a connected network is depends on what it lies in: part of the own location, or a hole in a remote prefix.
+fn inherit(class: Class, enclosing: Option<Class>) -> Class {
+    match (class, enclosing) {
+        (Class::Connected, Some(Class::Local)) => Class::Local,
+        (Class::Connected, Some(Class::Own)) => Class::Own,
+        (Class::Connected, _) => Class::Outside,
+        (class, _) => class,
+    }
+}
+
+#[derive(Default)]
+struct Flat {
+    ranges: Vec<(Range, Class)>,
+    next: u128,
+    full: bool,
+}
+
+impl Flat {
+    /// Gives the class to what is not yet given of `range`, up to `last`.
+    fn fill(&mut self, range: &Range, last: u128, class: Class) {
+        let first = range.first.max(self.next);
+        if self.full || first > last {
+            return;
+        }
+        match last.checked_add(1) {
+            Some(next) => self.next = next,
+            None => self.full = true,
+        }
+        if class == Class::Outside {
+            return;
+        }
+        let family = range.family;
+        match self.ranges.last_mut() {
+            Some((before, same)) if *same == class && before.last.checked_add(1) == Some(first) => {
+                before.last = last;
+            }
+            _ => self.ranges.push((Range { family, first, last }, class)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(known: &[(&str, Class)]) -> Vec<String> {
+        let known = known
+            .iter()
+            .map(|(text, class)| (text.parse().unwrap(), *class))
+            .collect();
+        let text = |(range, class): &(Range, Class)| format!("{range} {class:?}");
+        flatten(&known).iter().map(text).collect()
+    }
+
+    const REMOTE: Class = Class::Remote { settled: false };
+
+    #[test]
+    fn the_longest_match_decides() {
+        assert_eq!(
+            flat(&[
+                ("10.0.0.0/8", REMOTE),
+                ("10.1.0.0/16", Class::Local),
+                ("10.1.2.0/24", Class::Own),
+                ("10.1.2.255/32", REMOTE),
+            ]),
+            [
+                "10.0.0.0/16 Remote { settled: false }",
+                "10.1.0.0/23 Local",
+                "10.1.2.0-10.1.2.254 Own",
+                "10.1.2.255 Remote { settled: false }",
+                "10.1.3.0-10.1.255.255 Local",
+                "10.2.0.0-10.255.255.255 Remote { settled: false }",
+            ]
+        );
+    }
+
+    #[test]
+    fn neighbours_of_one_class_become_one_range() {
+        assert_eq!(
+            flat(&[
+                ("10.0.0.0/24", REMOTE),
+                ("10.0.1.0/24", REMOTE),
+                ("10.0.1.7/32", REMOTE)
+            ]),
+            ["10.0.0.0/23 Remote { settled: false }"]
+        );
+    }
+
+    #[test]
+    fn a_connected_network_is_a_hole_in_what_is_remote_and_a_part_of_what_is_local() {
+        assert_eq!(
+            flat(&[("192.168.0.0/23", REMOTE), ("192.168.1.0/24", Class::Connected)]),
+            ["192.168.0.0/24 Remote { settled: false }"]
+        );
+        assert_eq!(
+            flat(&[
+                ("192.168.0.0/23", Class::Local),
+                ("192.168.1.0/24", Class::Connected)
+            ]),
+            ["192.168.0.0/23 Local"]
+        );
+        assert!(flat(&[("192.168.1.0/24", Class::Connected)]).is_empty());
+    }
+
+    #[test]
+    fn the_ends_of_the_address_space_are_no_special_case() {
+        assert_eq!(
+            flat(&[
+                ("::/0", REMOTE),
+                ("::/128", Class::Local),
+                ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", Class::Local)
+            ]),
+            [
+                ":: Local",
+                "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe Remote { settled: false }",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff Local",
+            ]
+        );
+        assert_eq!(
+            flat(&[("0.0.0.0/0", REMOTE)]),
+            ["0.0.0.0/0 Remote { settled: false }"]
+        );
+        assert_eq!(
+            flat(&[("255.255.255.255/32", REMOTE)]),
+            ["255.255.255.255 Remote { settled: false }"]
+        );
+    }
+}

@@ -1,0 +1,129 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use spanwire_topology::{Family, Plan, Prefix};
+
+use super::{
+    Path, Paths,
+    link::tunnel_mtu,
+    paths::{Way, exempt},
+};
+use crate::{HostFacts, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector};
+
+/// The metric of routes that carry packets.
+const METRIC: u32 = 100;
+/// The metric of the `unreachable` behind each: packets for a prefix whose device is gone end here, and never fall
+/// through to the CNI's plaintext route across the internet.
+const LAST_METRIC: u32 = 4096;
+/// IP protocol number of TCP (RFC 9293).
+const TCP: u8 = 6;
+
+/// Places in the band of rule priorities.
+const EXEMPT: u32 = 0;
+const RETURNS: u32 = 4;
+const TABLE: u32 = 8;
+const LANDING: u32 = 15;
+
+pub(super) fn routes(paths: &Paths, facts: &HostFacts) -> BTreeMap<RouteKey, Route> {
+    let key = |table, prefix: &Prefix, metric| RouteKey {
+        table,
+        prefix: *prefix,
+        metric,
+    };
+    let bare = |kind| Route { kind, mtu: None };
+    let mtu = tunnel_mtu(facts, paths.uses(Family::V6));
+    let owned = &facts.owned;
+
+    let mut routes = BTreeMap::new();
+    for (prefix, path) in &paths.remote {
+        routes.insert(
+            key(owned.table, prefix, LAST_METRIC),
+            bare(RouteKind::Unreachable),
+        );
+        if let Some(route) = unicast(path, facts, Some(mtu)) {
+            routes.insert(key(owned.table, prefix, METRIC), route);
+        }
+    }
+    for prefix in &paths.throws {
+        routes.insert(key(owned.table, prefix, METRIC), bare(RouteKind::Throw));
+    }
+    for (prefix, path) in &paths.returns {
+        if let Some(route) = unicast(path, facts, None) {
+            routes.insert(key(owned.return_table, prefix, METRIC), route);
+        }
+    }
+    routes
+}
+
+/// The route along a path. `tunnel_mtu` makes a follower's own connections fit the tunnel from their first packet.
+fn unicast(path: &Path, facts: &HostFacts, tunnel_mtu: Option<u32>) -> Option<Route> {
+    let (dev, via, onlink) = match path.way.as_ref()? {
+        Way::Tunnel => (facts.owned.link.clone(), None, false),
+        Way::Overlay(link, via) => (link.clone(), Some(*via), true),
+        Way::Lan(link, via) => (link.clone(), Some(*via), false),
+    };
+    let device_mtu = facts.links.get(&dev).map(|link| link.mtu);
+    let mtu = tunnel_mtu.filter(|mtu| device_mtu.is_some_and(|device| device > *mtu));
+    let src = path.source;
+    let kind = RouteKind::Unicast {
+        dev,
+        via,
+        onlink,
+        src,
+    };
+    Some(Route { kind, mtu })
+}
+
+/// The rules, of the families in which something is routed: a kernel without IPv6 refuses IPv6 rules.
+pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<Rule> {
+    let owned = &facts.owned;
+    let rule = |family, place, selector, action| Rule {
+        family,
+        priority: owned.rule_priority + place,
+        selector,
+        action,
+    };
+    let mut rules = BTreeSet::new();
+    for family in [Family::V4, Family::V6] {
+        if !paths.uses(family) {
+            continue;
+        }
+        let unmarked = RuleSelector {
+            mark: Some((owned.mark, owned.mark, true)),
+            ..RuleSelector::default()
+        };
+        rules.insert(rule(family, TABLE, unmarked, RuleAction::Lookup(owned.table)));
+        if paths.returns.keys().any(|prefix| prefix.family() == family) {
+            let from_tunnel = RuleSelector {
+                iif: Some(owned.link.clone()),
+                ..RuleSelector::default()
+            };
+            let lookup = RuleAction::Lookup(owned.return_table);
+            rules.insert(rule(family, RETURNS, from_tunnel, lookup));
+        }
+    }
+    for exempt in exempt(plan, paths, facts) {
+        let host = Some(Prefix::host(exempt.address.ip()));
+        let port = Some(exempt.address.port());
+        let protocol = Some(TCP);
+        let selector = if exempt.served_here {
+            RuleSelector {
+                from: host,
+                sport: port,
+                protocol,
+                ..RuleSelector::default()
+            }
+        } else {
+            RuleSelector {
+                to: host,
+                dport: port,
+                protocol,
+                ..RuleSelector::default()
+            }
+        };
+        let family = Family::of(exempt.address.ip());
+        let past = owned.rule_priority + LANDING;
+        rules.insert(rule(family, EXEMPT, selector, RuleAction::Goto(past)));
+        rules.insert(rule(family, LANDING, RuleSelector::default(), RuleAction::Nop));
+    }
+    rules
+}
