@@ -1,1 +1,39 @@
 //! The Spanwire lab: a real cluster on one machine, and the tests that run in it.
+//!
+//! A [`Scenario`] says what the cluster consists of. [`Lab::up`] makes it: every node is a set of namespaces with
+//! its own containerd, kubelet, kube-proxy and flannel; every location is a LAN behind a router; the routers meet
+//! on an *internet* that drops private addresses. A lab outlives the process that made it, so [`Lab::attach`]
+//! finds it again and [`Lab::down`] removes it, whatever became of its maker.
+//!
+//! * `scenario`, `layout`: what the user wants, and the addresses that follow from it.
+//! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
+//! * `lab`, `machine`, `ping`: what tests and the command `lab` use.
+//! * `store`, `cgroup`: where everything is found again.
+
+mod cgroup;
+mod chart;
+mod cluster;
+mod command;
+mod images;
+mod lab;
+mod layout;
+mod machine;
+mod net;
+mod node;
+mod ping;
+mod pki;
+mod progress;
+mod status;
+mod store;
+
+pub mod forward;
+pub mod scenario;
+
+pub use command::{Cmd, Finished};
+pub use lab::{Lab, Options, wait_until};
+pub use layout::{Layout, LocationLayout, NodeLayout};
+pub use machine::{Background, Machine};
+pub use ping::{Matrix, Ping, PingReport};
+pub use progress::Progress;
+pub use scenario::Scenario;
+pub use status::{NodeStatus, Status};

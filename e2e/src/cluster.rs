@@ -1,0 +1,260 @@
+//! From nodes that are up to a cluster in which everything is Ready.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    os::unix::fs::symlink,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{command::tail, images::TEST, lab::Lab, progress::Progress, wait_until};
+
+/// The namespace of the test pods.
+pub(crate) const NAMESPACE: &str = "lab";
+
+const SOON: Duration = Duration::from_secs(120);
+
+/// Makes one folder of all CNI plugins.
+pub(crate) fn link_cni(lab: &Lab) -> Result<()> {
+    let folder = lab.store.path("cni");
+    fs::create_dir_all(&folder)?;
+    for plugin in ["bridge", "host-local", "loopback", "portmap"] {
+        symlink(format!("/usr/lib/cni/{plugin}"), folder.join(plugin))?;
+    }
+    symlink(lab.record.tools.join("flannel-cni"), folder.join("flannel"))?;
+    Ok(())
+}
+
+/// Waits for the API server, lets the kubelets begin, and ends when all nodes and pods are Ready.
+pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
+    let control_plane = lab.control_plane();
+    progress.stage("control plane ready", || {
+        wait_until("the API server is ready", SOON, || {
+            Ok(control_plane.has("/run/lab/ready"))
+        })
+        .map_err(|error| {
+            let said = |service| control_plane.service_log(service, 5).unwrap_or_default();
+            error.context(format!(
+                "etcd: {}\nkube-apiserver: {}",
+                said("etcd"),
+                said("kube-apiserver")
+            ))
+        })
+    })?;
+    lab.client("kubectl")
+        .args(["create", "-f", "-"])
+        .input(rights().to_string())
+        .run()?;
+    lab.store.write("ready", "")?;
+    progress.stage("nodes registered, flannel has its networks", || {
+        let nodes: Vec<_> = lab.layout.nodes().map(|n| n.name.clone()).collect();
+        wait_until("every flannel has its network", SOON, || {
+            Ok(nodes
+                .iter()
+                .all(|node| lab.node(node).is_ok_and(|n| n.has("/run/flannel/subnet.env"))))
+        })
+        .or_else(|error| explain(lab, error))
+    })?;
+    lab.client("kubectl")
+        .args([
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=lab",
+            "-f",
+            "-",
+        ])
+        .input(voices(lab).to_string())
+        .run()?;
+    lab.client("kubectl")
+        .args(["create", "-f", "-"])
+        .input(test_pods().to_string())
+        .run()?;
+    progress.stage("nodes and test pods ready", || wait_ready(lab))
+}
+
+/// Waits until every node is Ready and has a test pod that is.
+pub(crate) fn wait_ready(lab: &Lab) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let missing = missing(lab)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "not ready after {} s:\n  {}",
+                SOON.as_secs(),
+                missing.join("\n  ")
+            );
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// What is not Ready, and why.
+pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
+    let all = lab.get(&["nodes,pods", "--all-namespaces"])?;
+    let items = all["items"].as_array().context("no list of items")?;
+    let of = |kind: &str| {
+        items
+            .iter()
+            .filter(|item| item["kind"] == kind)
+            .collect::<Vec<_>>()
+    };
+    let mut missing = Vec::new();
+    for node in lab.layout.nodes() {
+        match of("Node")
+            .into_iter()
+            .find(|item| item["metadata"]["name"] == *node.name)
+        {
+            None => missing.push(format!("node {}: its kubelet has not registered it", node.name)),
+            Some(found) => missing.extend(unready(found).map(|why| format!("node {}: {why}", node.name))),
+        }
+        let here = |pod: &&Value| pod["spec"]["nodeName"] == *node.name && is_test(pod);
+        if !of("Pod").iter().any(here) {
+            missing.push(format!("node {}: it has no test pod yet", node.name));
+        }
+    }
+    for pod in of("Pod") {
+        let name = format!(
+            "{}/{}",
+            text(&pod["metadata"]["namespace"]),
+            text(&pod["metadata"]["name"])
+        );
+        let node = text(&pod["spec"]["nodeName"]);
+        missing.extend(unready(pod).map(|why| format!("pod {name} on {node}: {why}")));
+    }
+    Ok(missing)
+}
+
+/// Addresses of the test pods, by node.
+pub(crate) fn pods(lab: &Lab) -> Result<BTreeMap<String, Vec<IpAddr>>> {
+    let all = lab.get(&["pods", "--namespace", NAMESPACE])?;
+    let mut pods = BTreeMap::new();
+    for pod in all["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|pod| is_test(pod))
+    {
+        let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
+        let addresses = ips.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect();
+        pods.insert(text(&pod["spec"]["nodeName"]).to_owned(), addresses);
+    }
+    Ok(pods)
+}
+
+fn is_test(pod: &Value) -> bool {
+    pod["metadata"]["namespace"] == NAMESPACE
+        && pod["metadata"]["labels"]["app"] == "test"
+        && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// Why an object is not Ready, if it is not.
+fn unready(object: &Value) -> Option<String> {
+    let status = &object["status"];
+    if status["phase"] == "Succeeded" {
+        return None;
+    }
+    let conditions = status["conditions"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let ready = conditions.iter().find(|c| c["type"] == "Ready");
+    if ready.is_some_and(|c| c["status"] == "True") {
+        return None;
+    }
+    let states = ["initContainerStatuses", "containerStatuses"]
+        .iter()
+        .flat_map(|key| status[*key].as_array().map(Vec::as_slice).unwrap_or_default());
+    let waiting = states
+        .map(|s| &s["state"]["waiting"])
+        .find(|waiting| !waiting.is_null());
+    let scheduled = conditions
+        .iter()
+        .find(|c| c["type"] == "PodScheduled" && c["status"] != "True");
+    let why = waiting.or(scheduled).or(ready).unwrap_or(&Value::Null);
+    let said = [text(&why["reason"]), text(&why["message"])]
+        .join(" ")
+        .trim()
+        .to_owned();
+    Some(if said.is_empty() {
+        "no condition yet".to_owned()
+    } else {
+        said
+    })
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Adds to an error what is not Ready and what the services of the nodes said last.
+fn explain(lab: &Lab, error: anyhow::Error) -> Result<()> {
+    let mut lines = missing(lab).unwrap_or_default();
+    for node in lab.layout.nodes() {
+        let Ok(machine) = lab.node(&node.name) else {
+            continue;
+        };
+        if !machine.has("/run/flannel/subnet.env") {
+            let said = |service| {
+                machine
+                    .service_log(service, 3)
+                    .map(|log| tail(log.trim(), 2))
+                    .unwrap_or_default()
+            };
+            lines.push(format!(
+                "{} flanneld: {}\n  {0} kubelet: {}",
+                node.name,
+                said("flanneld"),
+                said("kubelet")
+            ));
+        }
+    }
+    bail!("{error:#}\n  {}", lines.join("\n  "))
+}
+
+/// What flannel may do.
+fn rights() -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "flannel"},
+         "rules": [
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+         "metadata": {"name": "flannel"},
+         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel"},
+         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "flannel"}]},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+    ]})
+}
+
+/// The scenario's annotations and labels on the nodes.
+fn voices(lab: &Lab) -> Value {
+    let nodes = lab.layout.nodes().map(|node| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {
+            "name": node.name, "annotations": node.annotations, "labels": node.labels}})
+    });
+    json!({"apiVersion": "v1", "kind": "List", "items": nodes.collect::<Vec<_>>()})
+}
+
+/// One test pod per node.
+fn test_pods() -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "test", "namespace": NAMESPACE},
+    "spec": {
+        "selector": {"matchLabels": {"app": "test"}},
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}},
+        "template": {"metadata": {"labels": {"app": "test"}}, "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": false,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "test", "image": TEST, "imagePullPolicy": "IfNotPresent",
+                "securityContext": {"capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}}],
+        }},
+    }})
+}

@@ -1,0 +1,182 @@
+//! Running other programs, with errors that name the command and what it said.
+
+use std::{
+    ffi::OsStr,
+    io::Write,
+    process::{Command, ExitStatus, Output, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// A command to run, and what to feed it.
+#[derive(Debug)]
+pub struct Cmd {
+    command: Command,
+    input: Option<String>,
+}
+
+/// What a finished command left behind.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Cmd {
+    /// A command by its program's name or path.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            command: Command::new(program),
+            input: None,
+        }
+    }
+
+    /// A command from one list of words, the first being the program.
+    pub fn of<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Self {
+        let mut words = words.into_iter();
+        let program = words.next().map(|w| w.as_ref().to_owned()).unwrap_or_default();
+        Self::new(program).args(words)
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Feeds text to its standard input.
+    #[must_use]
+    pub fn input(mut self, text: impl Into<String>) -> Self {
+        self.input = Some(text.into());
+        self
+    }
+
+    /// Runs it to the end, whatever its exit code.
+    pub fn finish(mut self) -> Result<Finished> {
+        let shown = self.shown();
+        let stdin = if self.input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        let mut child = self
+            .command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start `{shown}`"))?;
+        let writer = self.input.zip(child.stdin.take()).map(|(text, mut pipe)| {
+            // A program that does not read to the end is no error of the writer.
+            std::thread::spawn(move || drop(pipe.write_all(text.as_bytes())))
+        });
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = child
+            .wait_with_output()
+            .with_context(|| format!("cannot wait for `{shown}`"))?;
+        if let Some(writer) = writer {
+            // It cannot panic, and it has nothing to tell.
+            let _ = writer.join();
+        }
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Finished {
+            status,
+            stdout: text(stdout),
+            stderr: text(stderr),
+        })
+    }
+
+    /// Runs it to the end; its standard output, or an error with what it said.
+    pub fn run(self) -> Result<String> {
+        let shown = self.shown();
+        let done = self.finish()?;
+        if !done.status.success() {
+            let said = if done.stderr.trim().is_empty() {
+                &done.stdout
+            } else {
+                &done.stderr
+            };
+            bail!("`{shown}` failed ({}): {}", done.status, tail(said.trim(), 20));
+        }
+        Ok(done.stdout)
+    }
+
+    /// Runs it with this process's own standard streams; its exit code.
+    pub fn passthrough(mut self) -> Result<u8> {
+        let shown = self.shown();
+        let status = self
+            .command
+            .status()
+            .with_context(|| format!("cannot start `{shown}`"))?;
+        Ok(status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1))
+    }
+
+    /// The command itself, for those who want to spawn it.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
+    fn shown(&self) -> String {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let line = words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        if line.chars().count() > 300 {
+            line.chars().take(300).collect::<String>() + " …"
+        } else {
+            line
+        }
+    }
+}
+
+/// The last lines of a text.
+pub(crate) fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_names_the_command_and_what_it_said() {
+        let error = Cmd::of(["sh", "-c", "echo no such luck >&2; exit 3"])
+            .run()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("sh -c") && error.contains("no such luck") && error.contains('3'),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn input_is_fed_and_output_returned() {
+        let long = "x".repeat(1 << 20);
+        assert_eq!(Cmd::new("cat").input(long.clone()).run().unwrap(), long);
+    }
+}

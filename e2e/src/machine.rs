@@ -1,0 +1,201 @@
+//! Something in a lab that commands can run on: a node, a pod, a router, the internet, a host outside.
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::process::CommandExt,
+    process::{Child, Stdio},
+    thread::JoinHandle,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+
+use crate::{
+    command::{Cmd, Finished},
+    lab::Lab,
+    node::{self, Container},
+};
+
+/// Something that commands can run on.
+#[derive(Debug, Clone)]
+pub struct Machine<'a> {
+    pub(crate) lab: &'a Lab,
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// A node, in all its namespaces.
+    Node,
+    /// A container on a node.
+    Pod { node: String, container: Container },
+    /// A network namespace, with the machine's own files.
+    Network,
+}
+
+impl Machine<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A command that will run on it.
+    pub fn cmd<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
+        let Lab { store, record, .. } = self.lab;
+        let cmd = match &self.kind {
+            Kind::Node => node::enter(store, record, &self.name)?,
+            Kind::Pod { node, container } => {
+                let pid = node::container_pid(store, record, node, container)?.to_string();
+                let enter = ["nsenter", "-t", &pid, "-m", "-u", "-i", "-n", "-p", "-C", "--"];
+                node::enter(store, record, node)?.args(enter)
+            }
+            Kind::Network => {
+                let net = format!("--net=/run/netns/{}", store.namespace(&self.name));
+                Cmd::of(["nsenter", &net, "--"])
+            }
+        };
+        Ok(cmd.args(words))
+    }
+
+    /// Runs a command; its standard output, or an error with what it said.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<String> {
+        self.cmd(words)?
+            .run()
+            .with_context(|| format!("on {}", self.name))
+    }
+
+    /// Runs a line of shell.
+    pub fn sh(&self, line: &str) -> Result<String> {
+        self.run(["sh", "-c", line])
+    }
+
+    /// Runs a command to its end, whatever its exit code.
+    pub fn finish<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Finished> {
+        self.cmd(words)?
+            .finish()
+            .with_context(|| format!("on {}", self.name))
+    }
+
+    /// Starts a command and lets it run; it ends when the returned value is dropped.
+    pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Background> {
+        Background::start(self.cmd(words)?).with_context(|| format!("on {}", self.name))
+    }
+
+    /// Ends a supervised service of a node hard; its supervisor starts it again.
+    pub fn kill_service(&self, service: &str) -> Result<()> {
+        self.sh(&format!("kill -9 $(cat /run/lab/{service}.pid)"))
+            .map(drop)
+    }
+
+    /// Stops a supervised service of a node until [`Self::start_service`].
+    pub fn stop_service(&self, service: &str) -> Result<()> {
+        self.sh(&format!(
+            "touch /run/lab/{service}.stop && kill -9 $(cat /run/lab/{service}.pid)"
+        ))
+        .map(drop)
+    }
+
+    /// Lets a stopped service of a node run again.
+    pub fn start_service(&self, service: &str) -> Result<()> {
+        self.sh(&format!("rm /run/lab/{service}.stop")).map(drop)
+    }
+
+    /// What a service of a node has logged, the last lines of it.
+    pub fn service_log(&self, service: &str, lines: usize) -> Result<String> {
+        self.run([
+            "tail",
+            "-n",
+            &lines.to_string(),
+            &format!("/var/log/{service}.log"),
+        ])
+    }
+
+    /// Whether a file exists on a node.
+    pub fn has(&self, path: &str) -> bool {
+        node::init(&self.lab.store, &self.name)
+            .is_some_and(|pid| fs::exists(format!("/proc/{pid}/root{path}")).unwrap_or(false))
+    }
+}
+
+/// A command that runs in the background; dropping it ends it.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Background {
+    fn start(cmd: Cmd) -> Result<Self> {
+        let mut command = cmd.into_command();
+        // A group of its own, because a command in another PID namespace is a child of the one started here.
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let stdout = child.stdout.take().map(collect);
+        let stderr = child.stderr.take().map(collect);
+        Ok(Self {
+            child,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Whether it still runs.
+    pub fn running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Interrupts it, waits for its end and returns what it wrote: standard output and standard error.
+    pub fn interrupt(mut self) -> Result<(String, String)> {
+        self.signal(Signal::SIGINT);
+        self.collect()
+    }
+
+    /// Waits until it ends by itself and returns what it wrote: standard output and standard error.
+    pub fn wait(mut self) -> Result<(String, String)> {
+        self.collect()
+    }
+
+    fn collect(&mut self) -> Result<(String, String)> {
+        let join = |thread: Option<JoinHandle<String>>| {
+            thread
+                .map(|t| t.join().expect("reading does not panic"))
+                .unwrap_or_default()
+        };
+        let out = (join(self.stdout.take()), join(self.stderr.take()));
+        self.child.wait()?;
+        Ok(out)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // It may have ended already.
+            let _ = killpg(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is what there is.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

@@ -1,0 +1,183 @@
+//! nftables rules of the routers, the LANs and the internet, as text.
+
+use std::net::IpAddr;
+
+use crate::{
+    layout::{API_PORT, Layout, LocationLayout, PRIVATE_V4, PRIVATE_V6, WIREGUARD_PORT},
+    scenario::Routers,
+};
+
+/// Mends every cut and block of one namespace.
+pub(super) const HEAL: &str = "table bridge cuts {}\ndelete table bridge cuts\n";
+
+const CUTS: &str =
+    "table bridge cuts { chain forward { type filter hook forward priority 10; policy accept; }; }\n";
+
+/// What crosses the internet segment: nothing private, unless the routers are open to each other.
+pub(super) fn internet(layout: &Layout, routers: Routers) -> String {
+    let mut rules = String::new();
+    if routers == Routers::Open {
+        rules += &between_lans(layout);
+    }
+    for (family, private) in [("ip", PRIVATE_V4), ("ip6", PRIVATE_V6)] {
+        rules += &format!("{family} saddr {private} drop\n{family} daddr {private} drop\n");
+    }
+    format!(
+        "table bridge lab {{}}\ndelete table bridge lab\ntable bridge lab {{\nchain forward {{\n\
+         type filter hook forward priority 0; policy accept;\n{rules}}}\n}}\n"
+    )
+}
+
+/// What a router forwards and translates.
+pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Routers) -> String {
+    let open = if routers == Routers::Open {
+        between_lans(layout)
+    } else {
+        String::new()
+    };
+    let (mut forward, mut dnat, mut snat) = (String::new(), String::new(), String::new());
+    for (index, (net, length)) in location.lans.iter().enumerate() {
+        let v4 = net.is_ipv4();
+        let (family, private) = if v4 {
+            ("ip", PRIVATE_V4)
+        } else {
+            ("ip6", PRIVATE_V6)
+        };
+        let public = location.internet[index];
+        forward += &format!(
+            "iifname lan oifname wan {family} saddr {net}/{length} {family} daddr != {private} accept\n"
+        );
+        let mut to = |protocol: &str, from: u16, node: IpAddr, port: u16| {
+            let target = std::net::SocketAddr::new(node, port);
+            dnat += &format!("{family} daddr {public} {protocol} dport {from} dnat {family} to {target}\n");
+        };
+        if location.name == layout.locations[0].name {
+            to("tcp", API_PORT, layout.control_plane().addresses[index], API_PORT);
+        }
+        for node in &location.nodes {
+            if let Some(port) = node.forward {
+                to("udp", port, node.addresses[index], WIREGUARD_PORT);
+            }
+        }
+        // A node that asks for its own router's internet address must get its answer from there.
+        snat += &format!("oifname lan ct status dnat {family} saddr {net}/{length} masquerade\n");
+    }
+    format!(
+        "table inet lab {{}}\ndelete table inet lab\ntable inet lab {{\n\
+         chain forward {{\ntype filter hook forward priority 0; policy drop;\n\
+         ct state established,related accept\nct status dnat accept\n{open}{forward}}}\n\
+         chain dstnat {{\ntype nat hook prerouting priority dstnat;\n{dnat}}}\n\
+         chain srcnat {{\ntype nat hook postrouting priority srcnat;\n{open}{snat}oifname wan masquerade\n}}\n}}\n"
+    )
+}
+
+/// What a LAN carries.
+pub(super) fn lan(layout: &Layout, location: &LocationLayout, strict: bool, routers: Routers) -> String {
+    let mut rules = String::new();
+    if strict {
+        if routers == Routers::Open {
+            rules += &between_lans(layout);
+        }
+        for (net, length) in &location.lans {
+            let (family, private) = if net.is_ipv4() {
+                ("ip", PRIVATE_V4)
+            } else {
+                ("ip6", PRIVATE_V6)
+            };
+            for side in ["saddr", "daddr"] {
+                rules += &format!("{family} {side} != {net}/{length} {family} {side} {private} drop\n");
+            }
+        }
+    }
+    let chain = |hook: &str| {
+        format!("chain {hook} {{\ntype filter hook {hook} priority 0; policy accept;\n{rules}}}\n")
+    };
+    format!(
+        "table bridge lab {{}}\ndelete table bridge lab\ntable bridge lab {{\n{}{}}}\n",
+        chain("forward"),
+        chain("input")
+    )
+}
+
+/// Drops everything between two groups of addresses.
+pub(super) fn cut(one: &[IpAddr], other: &[IpAddr]) -> String {
+    let mut rules = CUTS.to_owned();
+    for (a, b) in one.iter().zip(other) {
+        let family = if a.is_ipv4() { "ip" } else { "ip6" };
+        for (from, to) in [(a, b), (b, a)] {
+            rules +=
+                &format!("add rule bridge cuts forward {family} saddr {from} {family} daddr {to} drop\n");
+        }
+    }
+    rules
+}
+
+/// Drops one UDP port.
+pub(super) fn block_udp(port: u16) -> String {
+    format!("{CUTS}add rule bridge cuts forward udp dport {port} drop\n")
+}
+
+fn between_lans(layout: &Layout) -> String {
+    let families = layout.locations[0].lans.len();
+    let one = |index: usize| {
+        let nets: Vec<String> = layout
+            .locations
+            .iter()
+            .map(|l| l.lans[index])
+            .map(|(net, length)| format!("{net}/{length}"))
+            .collect();
+        let (family, set) = (if index == 0 { "ip" } else { "ip6" }, nets.join(", "));
+        format!("{family} saddr {{ {set} }} {family} daddr {{ {set} }} accept\n")
+    };
+    (0..families).map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    fn layout() -> Layout {
+        let text =
+            "locations: [{name: a, nodes: [{name: a1, forward: 51821}]}, {name: b, nodes: [{name: b1}]}]";
+        Layout::of(&Scenario::parse(text).unwrap())
+    }
+
+    #[test]
+    fn a_closed_router_forwards_the_api_server_and_the_wireguard_port_and_no_other_lan() {
+        let layout = layout();
+        let text = router(&layout, &layout.locations[0], Routers::Closed);
+        assert!(
+            text.contains("ip daddr 203.0.113.11 tcp dport 6443 dnat ip to 192.168.1.11:6443"),
+            "{text}"
+        );
+        assert!(
+            text.contains("ip daddr 203.0.113.11 udp dport 51821 dnat ip to 192.168.1.11:51820"),
+            "{text}"
+        );
+        assert!(!text.contains("192.168.2.0"), "{text}");
+        assert!(!router(&layout, &layout.locations[1], Routers::Closed).contains("dnat ip to"));
+    }
+
+    #[test]
+    fn open_routers_let_lans_through_everywhere_before_anything_drops_them() {
+        let layout = layout();
+        let pass =
+            "ip saddr { 192.168.1.0/24, 192.168.2.0/24 } ip daddr { 192.168.1.0/24, 192.168.2.0/24 } accept";
+        for text in [
+            internet(&layout, Routers::Open),
+            lan(&layout, &layout.locations[0], true, Routers::Open),
+            router(&layout, &layout.locations[0], Routers::Open),
+        ] {
+            let drop = text.find(" drop\n").or_else(|| text.find("masquerade"));
+            assert!(text.find(pass) < drop && text.contains(pass), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lan_that_is_not_strict_drops_nothing() {
+        let layout = layout();
+        assert!(!lan(&layout, &layout.locations[0], false, Routers::Closed).contains("drop"));
+        assert!(lan(&layout, &layout.locations[0], true, Routers::Closed).contains("drop"));
+    }
+}

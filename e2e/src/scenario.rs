@@ -1,0 +1,267 @@
+//! A scenario: what a lab consists of, as users write it in a file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// A cluster of several locations, and what lies between them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    /// What holds for all locations.
+    #[serde(default)]
+    pub network: Network,
+    /// The locations; the control plane runs on the first node of the first.
+    pub locations: Vec<Location>,
+    /// Values for the chart, as in a values file.
+    #[serde(default)]
+    pub values: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Properties of the network as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Network {
+    /// IP families of nodes, pods and services, the first one being preferred.
+    pub families: Vec<Family>,
+    /// MTU of every segment.
+    pub mtu: u16,
+    /// How flannel carries packets inside a location.
+    pub cni: Cni,
+    /// How kube-proxy works.
+    pub proxy: Proxy,
+    /// Whether the locations reach each other's nodes by plain routing.
+    pub routers: Routers,
+    /// A LAN drops packets whose source or destination is not one of its own or the world's.
+    pub strict_lans: bool,
+    /// Strict reverse path filter on every device of every node.
+    pub strict_reverse_path: bool,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            families: vec![Family::V4],
+            mtu: 1500,
+            cni: Cni::Vxlan,
+            proxy: Proxy::Nftables,
+            routers: Routers::Closed,
+            strict_lans: true,
+            strict_reverse_path: false,
+        }
+    }
+}
+
+/// An IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "ipv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "ipv6")]
+    V6,
+}
+
+/// A back-end of flannel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cni {
+    /// Packets between nodes travel in VXLAN.
+    Vxlan,
+    /// Packets between nodes travel as they are; wants `strictLans: false`.
+    HostGw,
+}
+
+/// A mode of kube-proxy; flannel uses the same kind of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proxy {
+    /// nftables.
+    Nftables,
+    /// iptables.
+    Iptables,
+}
+
+/// What the routers let through between locations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Routers {
+    /// Nothing but port forwards; the internet drops private addresses.
+    Closed,
+    /// Every LAN reaches every other LAN by plain routing.
+    Open,
+}
+
+/// One location: a LAN behind a router.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Location {
+    /// Its name.
+    pub name: String,
+    /// MTU of its LAN, if it is not the network's.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+}
+
+/// One node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// The UDP port of the router's internet address that is forwarded to this node's WireGuard port.
+    #[serde(default)]
+    pub forward: Option<u16>,
+    /// Annotations, besides the location and, with a `forward`, the endpoint.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Scenario {
+    /// Reads a scenario from a file and checks it.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is not a scenario", path.display()))
+    }
+
+    /// Reads a scenario from YAML and checks it.
+    pub fn parse(text: &str) -> Result<Self> {
+        let scenario: Self = serde_saphyr::from_str(text)?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// Whether a family is in use.
+    pub fn has(&self, family: Family) -> bool {
+        self.network.families.contains(&family)
+    }
+
+    fn check(&self) -> Result<()> {
+        let nodes = self.locations.iter().flat_map(|l| &l.nodes);
+        ensure!(nodes.clone().next().is_some(), "there is no node in it");
+        ensure!(self.locations.len() <= 80, "at most 80 locations are possible");
+        let mut names = BTreeSet::new();
+        for name in self
+            .locations
+            .iter()
+            .map(|l| &l.name)
+            .chain(nodes.map(|n| &n.name))
+        {
+            check_name(name)?;
+            ensure!(
+                names.insert(name),
+                "the name {name} stands for two things; name locations and nodes apart"
+            );
+        }
+        for location in &self.locations {
+            let mut ports = BTreeSet::new();
+            for port in location.nodes.iter().filter_map(|n| n.forward) {
+                ensure!(
+                    ports.insert(port),
+                    "location {} forwards port {port} to two nodes",
+                    location.name
+                );
+            }
+            ensure!(
+                location.nodes.len() <= 200,
+                "location {} has more than 200 nodes",
+                location.name
+            );
+        }
+        let network = &self.network;
+        match network.families.as_slice() {
+            [Family::V4] | [Family::V4, Family::V6] => {}
+            other => bail!("families {other:?}: say [ipv4] or [ipv4, ipv6]"),
+        }
+        ensure!(
+            network.cni == Cni::Vxlan || !network.strict_lans,
+            "cni host-gw puts pod addresses on the LAN, which a strict LAN drops: say strictLans: false"
+        );
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let fits = (1..=12).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    ensure!(
+        fits,
+        "the name {name:?} does not fit: 1 to 12 of a-z, 0-9 and, inside, -"
+    );
+    ensure!(
+        !["internet", "outside"].contains(&name),
+        "the name {name} is the lab's own; take another for this location or node"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejects(text: &str, because: &str) {
+        let error = format!("{:#}", Scenario::parse(text).unwrap_err());
+        assert!(error.contains(because), "{error}");
+    }
+
+    #[test]
+    fn a_short_scenario_gets_the_defaults() {
+        let s = Scenario::parse("locations: [{name: a, nodes: [{name: a1}]}]").unwrap();
+        assert_eq!(s.network.mtu, 1500);
+        assert_eq!(s.network.cni, Cni::Vxlan);
+        assert!(s.network.strict_lans);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        rejects("locations: []", "no node");
+        rejects("locations: [{name: a, nodes: [{name: a}]}]", "two things");
+        rejects("locations: [{name: A, nodes: [{name: a}]}]", "does not fit");
+        rejects(
+            "{network: {cni: host-gw}, locations: [{name: a, nodes: [{name: a1}]}]}",
+            "strictLans: false",
+        );
+        rejects(
+            "{network: {families: [ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}",
+            "families",
+        );
+        rejects(
+            "locations: [{name: a, nodes: [{name: a1, forward: 1}, {name: a2, forward: 1}]}]",
+            "two nodes",
+        );
+        rejects(
+            "{locations: [{name: a, nodes: [{name: a1}]}], colour: red}",
+            "colour",
+        );
+    }
+
+    #[test]
+    fn every_example_is_a_scenario() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lab");
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let yaml: Vec<_> = files
+            .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+            .collect();
+        assert!(!yaml.is_empty());
+        for path in yaml {
+            Scenario::load(&path).unwrap();
+        }
+    }
+}
