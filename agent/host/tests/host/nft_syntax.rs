@@ -1,0 +1,41 @@
+//! Every table is one that Debian's nft takes, checked in a network namespace of its own.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use spanwire_host::render;
+
+use crate::samples;
+
+/// Loads the text twice: the second time it has a table to replace.
+fn load(text: &str) -> Result<(), String> {
+    let script = "nft -f /dev/stdin <<END && nft -f /dev/stdin <<END\n";
+    let script = format!("{script}{text}\nEND\n{text}\nEND\n");
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "sh", "-e"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("unshare: {error}"))?;
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+fn nft_loads_and_replaces_the_table_of_every_kind_of_node() {
+    for (name, (plan, facts)) in samples::all() {
+        let Some(table) = render(&plan, &facts).nft else {
+            continue;
+        };
+        if let Err(error) = load(&table.text) {
+            panic!("{name}: {error}\n{}", table.text);
+        }
+    }
+}

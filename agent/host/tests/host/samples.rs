@@ -1,0 +1,346 @@
+//! A mesh of two locations on flannel, seen from its nodes: `a` with a1 (leads), a2 (follows), a3 (stands by), and `b`
+//! with b1 and b2. Node X of location L has 192.168.L.X, pods 10.244.LX.0/24 and overlay 10.4.0.LX; in dual stack also
+//! fd00:L::X, fd00:244:LX::/64 and fd00:4::LX.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use spanwire_host::{Cni, HostFacts, LinkName, OtherLink};
+use spanwire_topology::{
+    Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, PublicKey, Role, Route,
+    Tunnel, TunnelPeer, Via,
+};
+
+pub(crate) fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+pub(crate) fn prefixes(texts: &[&str]) -> BTreeSet<Prefix> {
+    texts.iter().map(|text| prefix(text)).collect()
+}
+
+pub(crate) fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+pub(crate) fn link(name: &str) -> LinkName {
+    LinkName::new(name).unwrap()
+}
+
+pub(crate) fn location(name: &str) -> LocationName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn key(number: u8) -> PublicKey {
+    PublicKey::new([number; 32])
+}
+
+pub(crate) fn other_link(mtu: u32, addresses: &[(&str, u8)], cni: bool) -> OtherLink {
+    let addresses = addresses
+        .iter()
+        .map(|(text, length)| (text.parse().unwrap(), *length));
+    OtherLink {
+        mtu,
+        addresses: addresses.collect(),
+        cni,
+    }
+}
+
+/// Node `x` of location `l` (1 is a, 2 is b) as flannel's vxlan leaves it.
+pub(crate) fn facts(l: u8, x: u8) -> HostFacts {
+    let lan = format!("192.168.{l}.{x}");
+    let bridge = format!("10.244.{l}{x}.1");
+    let vxlan = format!("10.244.{l}{x}.0");
+    HostFacts {
+        public_key: Some(key(l * 10 + x)),
+        links: BTreeMap::from([
+            (link("eth0"), other_link(1500, &[(&lan, 24)], false)),
+            (link("cni0"), other_link(1450, &[(&bridge, 24)], true)),
+            (link("flannel.1"), other_link(1450, &[(&vxlan, 32)], true)),
+        ]),
+        cni: Cni::Overlay {
+            links: BTreeSet::from([link("flannel.1")]),
+        },
+        underlay_mtu: Some(1500),
+        ..HostFacts::default()
+    }
+}
+
+fn routes(texts: &[&str], via: &Via, of: &str) -> BTreeMap<Prefix, Route> {
+    let route = |text: &&str| {
+        let (via, location) = (via.clone(), location(of));
+        (prefix(text), Route { via, location })
+    };
+    texts.iter().map(route).collect()
+}
+
+pub(crate) fn hop(name: &str, hop: &[&str], lan: &[&str]) -> Via {
+    Via::Hop {
+        node: node(name),
+        hop: addresses(hop),
+        addresses: addresses(lan),
+    }
+}
+
+const OVERLAY_B: &[&str] = &["10.4.0.21"];
+const ALL_B: &[&str] = &[
+    "10.4.0.21",
+    "10.244.21.0/24",
+    "10.244.22.0/24",
+    "192.168.2.1",
+    "192.168.2.2",
+];
+const ALL_A: &[&str] = &[
+    "10.244.11.0/24",
+    "10.244.12.0/24",
+    "10.244.13.0/24",
+    "192.168.1.1",
+    "192.168.1.2",
+    "192.168.1.3",
+];
+
+fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
+    Plan {
+        me: node(name),
+        location: Some(location("a")),
+        role,
+        tunnel: None,
+        routes: BTreeMap::new(),
+        local: prefixes(ALL_A),
+        own: prefixes(own),
+        returns: BTreeMap::new(),
+    }
+}
+
+fn tunnel(own_overlay: &[&str]) -> Tunnel {
+    let b1 = TunnelPeer {
+        party: Party::Leader(location("b"), node("b1")),
+        overlay: addresses(OVERLAY_B),
+        endpoints: vec!["203.0.113.2:51820".parse().unwrap()],
+        keepalive: Some(Keepalive(25)),
+        allowed_ips: prefixes(ALL_B),
+    };
+    Tunnel {
+        addresses: addresses(own_overlay),
+        listen_port: 51820,
+        peers: BTreeMap::from([(key(21), b1)]),
+    }
+}
+
+/// a1, through which a sends to b.
+pub(crate) fn leader() -> (Plan, HostFacts) {
+    let own = ["10.244.11.0/24", "192.168.1.1", "10.4.0.11"];
+    let mut plan = plan("a1", Role::Leader(LeaderRole::Active), &own);
+    plan.tunnel = Some(tunnel(&["10.4.0.11"]));
+    plan.routes = routes(ALL_B, &Via::Tunnel, "b");
+    plan.returns = BTreeMap::from([
+        (
+            prefix("192.168.1.2"),
+            hop("a2", &["10.244.12.0"], &["192.168.1.2"]),
+        ),
+        (
+            prefix("192.168.1.3"),
+            hop("a3", &["10.244.13.0"], &["192.168.1.3"]),
+        ),
+    ]);
+    let mut facts = facts(1, 1);
+    facts.endpoints = BTreeMap::from([(key(21), "203.0.113.2:51820".parse().unwrap())]);
+    (plan, facts)
+}
+
+/// a2, which sends through a1.
+pub(crate) fn follower() -> (Plan, HostFacts) {
+    let own = ["10.244.12.0/24", "192.168.1.2", "10.4.0.12"];
+    let mut plan = plan("a2", Role::Follower, &own);
+    plan.routes = routes(ALL_B, &to_a1(), "b");
+    (plan, facts(1, 2))
+}
+
+fn to_a1() -> Via {
+    hop("a1", &["10.244.11.0"], &["192.168.1.1"])
+}
+
+/// a3, connected to b's leader, but else like a follower.
+pub(crate) fn standby() -> (Plan, HostFacts) {
+    let own = ["10.244.13.0/24", "192.168.1.3", "10.4.0.13"];
+    let mut plan = plan("a3", Role::Leader(LeaderRole::Standby), &own);
+    plan.tunnel = Some(tunnel(&["10.4.0.13"]));
+    plan.routes = routes(ALL_B, &to_a1(), "b");
+    plan.routes.extend(routes(OVERLAY_B, &Via::Tunnel, "b"));
+    (plan, facts(1, 3))
+}
+
+/// a1 before a and b are established.
+pub(crate) fn not_established() -> (Plan, HostFacts) {
+    let (mut plan, facts) = leader();
+    plan.routes = routes(OVERLAY_B, &Via::Tunnel, "b");
+    (plan, facts)
+}
+
+/// a1 when all traffic with b has been in the tunnel for a while, and the API server, in b, is reached past the mesh.
+pub(crate) fn settled_leader() -> (Plan, HostFacts) {
+    settled(leader())
+}
+
+/// a2 in the same state.
+pub(crate) fn settled_follower() -> (Plan, HostFacts) {
+    settled(follower())
+}
+
+fn settled((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
+    facts.settled = BTreeSet::from([location("b")]);
+    facts.api_server = BTreeSet::from(["192.168.2.1:6443".parse().unwrap()]);
+    (plan, facts)
+}
+
+/// a1 where the API server runs on it.
+pub(crate) fn control_plane() -> (Plan, HostFacts) {
+    let (plan, mut facts) = settled(leader());
+    facts.api_server = BTreeSet::from(["192.168.1.1:6443".parse().unwrap()]);
+    (plan, facts)
+}
+
+/// a2 where flannel routes without a tunnel of its own (host-gw).
+pub(crate) fn direct_follower() -> (Plan, HostFacts) {
+    let (mut plan, mut facts) = settled(follower());
+    plan.routes = routes(ALL_B, &hop("a1", &[], &["192.168.1.1"]), "b");
+    facts.cni = Cni::Direct;
+    facts.links.remove(&link("flannel.1"));
+    (plan, facts)
+}
+
+/// a2 when nobody leads.
+pub(crate) fn leaderless() -> (Plan, HostFacts) {
+    let (mut plan, facts) = follower();
+    plan.routes = routes(ALL_B, &Via::Unreachable, "b");
+    (plan, facts)
+}
+
+/// a1 with a network of b that contains a's own, and a node of b with an address of a's LAN.
+pub(crate) fn wide() -> (Plan, HostFacts) {
+    let (mut plan, facts) = settled(leader());
+    let wide = routes(
+        &["10.0.0.0/8", "192.168.0.0/16", "192.168.1.77"],
+        &Via::Tunnel,
+        "b",
+    );
+    plan.routes.extend(wide);
+    (plan, facts)
+}
+
+/// a1 with two Peers: a laptop attached here, and a router whose home is b.
+pub(crate) fn with_peers() -> (Plan, HostFacts) {
+    let (mut plan, facts) = leader();
+    let laptop = TunnelPeer {
+        party: Party::Peer("laptop".parse::<PeerName>().unwrap()),
+        overlay: BTreeSet::new(),
+        endpoints: Vec::new(),
+        keepalive: None,
+        allowed_ips: prefixes(&["10.9.0.1"]),
+    };
+    let tunnel = plan.tunnel.as_mut().unwrap();
+    tunnel.peers.insert(key(99), laptop);
+    let b1 = tunnel.peers.get_mut(&key(21)).unwrap();
+    b1.allowed_ips.insert(prefix("172.30.0.0/16"));
+    plan.routes.extend(routes(&["10.9.0.1"], &Via::Tunnel, "a"));
+    plan.routes.extend(routes(&["172.30.0.0/16"], &Via::Tunnel, "b"));
+    (plan, facts)
+}
+
+/// a1 with both families everywhere.
+pub(crate) fn dual_stack() -> (Plan, HostFacts) {
+    let (mut plan, mut facts) = settled(leader());
+    let b = [
+        "fd00:4::21",
+        "fd00:244:21::/64",
+        "fd00:244:22::/64",
+        "fd00:2::1",
+        "fd00:2::2",
+    ];
+    plan.routes.extend(routes(&b, &Via::Tunnel, "b"));
+    plan.local.extend(prefixes(&[
+        "fd00:244:11::/64",
+        "fd00:244:12::/64",
+        "fd00:1::1",
+        "fd00:1::2",
+    ]));
+    plan.own
+        .extend(prefixes(&["fd00:244:11::/64", "fd00:1::1", "fd00:4::11"]));
+    plan.returns
+        .insert(prefix("fd00:1::2"), hop("a2", &["fd00:244:12::"], &["fd00:1::2"]));
+    let tunnel = plan.tunnel.as_mut().unwrap();
+    tunnel.addresses.extend(addresses(&["fd00:4::11"]));
+    let b1 = tunnel.peers.get_mut(&key(21)).unwrap();
+    b1.overlay.extend(addresses(&["fd00:4::21"]));
+    b1.allowed_ips.extend(prefixes(&b));
+    let mut more = |name: &str, address: &str, length| {
+        let link = facts.links.get_mut(&link(name)).unwrap();
+        link.addresses.insert((address.parse().unwrap(), length));
+    };
+    more("eth0", "fd00:1::1", 64);
+    more("eth0", "fe80::1", 64);
+    more("cni0", "fd00:244:11::1", 64);
+    let v6 = other_link(1430, &[("fd00:244:11::", 128), ("fe80::2", 64)], true);
+    facts.links.insert(link("flannel-v6.1"), v6);
+    let links = BTreeSet::from([link("flannel.1"), link("flannel-v6.1")]);
+    facts.cni = Cni::Overlay { links };
+    (plan, facts)
+}
+
+/// a1 where every node leads itself: traffic with a2, in the same LAN, is in the tunnel too.
+pub(crate) fn nodes_mode() -> (Plan, HostFacts) {
+    let (mut plan, mut facts) = settled(leader());
+    let a2 = ["10.4.0.12", "10.244.12.0/24", "192.168.1.2"];
+    plan.routes.extend(routes(&a2, &Via::Tunnel, "a"));
+    plan.returns.clear();
+    let peer = TunnelPeer {
+        party: Party::Leader(location("a"), node("a2")),
+        overlay: addresses(&["10.4.0.12"]),
+        endpoints: vec!["192.168.1.2:51820".parse().unwrap()],
+        keepalive: None,
+        allowed_ips: prefixes(&a2),
+    };
+    plan.tunnel.as_mut().unwrap().peers.insert(key(12), peer);
+    facts.settled.insert(location("a"));
+    (plan, facts)
+}
+
+/// A node that the mesh does not know.
+pub(crate) fn outside() -> (Plan, HostFacts) {
+    let (mut plan, facts) = follower();
+    plan = Plan {
+        location: None,
+        role: Role::Outside,
+        routes: BTreeMap::new(),
+        local: BTreeSet::new(),
+        own: BTreeSet::new(),
+        ..plan
+    };
+    (plan, facts)
+}
+
+/// All of the above by name.
+pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
+    vec![
+        ("leader", leader()),
+        ("follower", follower()),
+        ("standby", standby()),
+        ("not-established", not_established()),
+        ("settled-leader", settled_leader()),
+        ("settled-follower", settled_follower()),
+        ("control-plane", control_plane()),
+        ("direct-follower", direct_follower()),
+        ("leaderless", leaderless()),
+        ("wide", wide()),
+        ("with-peers", with_peers()),
+        ("dual-stack", dual_stack()),
+        ("nodes-mode", nodes_mode()),
+        ("outside", outside()),
+    ]
+}
