@@ -29,8 +29,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod check;
 mod claims;
 mod decide;
+mod dot;
 mod election;
 mod endpoint;
 mod facts;
@@ -41,8 +43,11 @@ mod plan;
 mod prefix;
 mod rejected;
 mod rendezvous;
+mod text;
 
+pub use check::{Finding, Severity, check};
 pub use decide::decide;
+pub use dot::dot;
 pub use election::{Candidate, Seats, elect};
 pub use endpoint::{DnsName, Endpoint, EndpointError, EndpointHost};
 pub use facts::{
