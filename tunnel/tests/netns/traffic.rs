@@ -1,0 +1,73 @@
+//! TCP between namespaces, every byte checked.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::world::Side;
+
+/// A stream of bytes that repeats only after 2^64 words (xorshift).
+struct Noise(u64);
+
+impl Noise {
+    fn fill(&mut self, buffer: &mut [u8]) {
+        for word in buffer.chunks_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_le_bytes()[..word.len()]);
+        }
+    }
+}
+
+const CHUNK: usize = 64 * 1024;
+const PORT: u16 = 5001;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sends `megabytes` from one side to an address of the other; fails when a byte is lost or changed.
+pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: usize) {
+    let chunks = megabytes * 1_000_000 / CHUNK;
+    let address = SocketAddr::new(address, PORT);
+    let listener = inside(&to.netns, move || TcpListener::bind(address).unwrap());
+    let receiver = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut got, mut want, mut noise) = (vec![0; CHUNK], vec![0; CHUNK], Noise(1));
+        for chunk in 0..chunks {
+            stream
+                .read_exact(&mut got)
+                .unwrap_or_else(|error| panic!("chunk {chunk} of {chunks}: {error}"));
+            noise.fill(&mut want);
+            assert!(got == want, "chunk {chunk} of {chunks} came changed");
+        }
+        stream.write_all(b"k").unwrap();
+    });
+    inside(&from.netns, move || {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut buffer, mut noise) = (vec![0; CHUNK], Noise(1));
+        for _ in 0..chunks {
+            noise.fill(&mut buffer);
+            stream.write_all(&buffer).unwrap();
+        }
+        stream.read_exact(&mut [0]).unwrap();
+    });
+    receiver.join().unwrap();
+}
+
+/// Does something in a network namespace; what it opens stays there.
+pub(crate) fn inside<T: Send + 'static>(netns: &str, task: impl FnOnce() -> T + Send + 'static) -> T {
+    let file = File::open(format!("/var/run/netns/{netns}")).unwrap();
+    let task = thread::spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+        task()
+    });
+    task.join().unwrap()
+}

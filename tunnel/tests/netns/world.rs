@@ -1,0 +1,386 @@
+//! Two network namespaces joined by a wire, with a WireGuard device in each.
+//!
+//! Everything carries the number of this process in its name, is removed when the [`World`] goes, and is swept up by the
+//! next run if this one is killed.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::NamedTempFile;
+
+/// No command of a test takes longer.
+const PATIENCE_SECONDS: &str = "30";
+
+pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_spanwire-tunnel");
+
+/// What drives a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Ours,
+    WireguardGo,
+    Kernel,
+}
+
+/// What stands on the other side: `SPANWIRE_WG_PEER` says `wireguard-go` (the default) or `kernel`.
+pub(crate) fn other() -> Engine {
+    match std::env::var("SPANWIRE_WG_PEER").as_deref() {
+        Err(_) | Ok("wireguard-go") => Engine::WireguardGo,
+        Ok("kernel") => Engine::Kernel,
+        Ok(what) => panic!("SPANWIRE_WG_PEER is kernel or wireguard-go, not {what}"),
+    }
+}
+
+/// One end of a world.
+pub(crate) struct Side {
+    pub(crate) netns: String,
+    pub(crate) device: String,
+    pub(crate) engine: Engine,
+    pub(crate) private: String,
+    pub(crate) public: String,
+    pub(crate) outer: [IpAddr; 2],
+    pub(crate) inner: [IpAddr; 2],
+    pub(crate) process: Option<Child>,
+    pub(crate) log: NamedTempFile,
+}
+
+/// Two sides, joined by `eth0`.
+pub(crate) struct World {
+    pub(crate) a: Side,
+    pub(crate) b: Side,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A name that no other test has, short enough for an interface.
+pub(crate) fn unique() -> String {
+    require();
+    format!(
+        "swt{:x}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Every tool has to be there: a test that skips proves nothing.
+fn require() {
+    assert!(nix::unistd::geteuid().is_root(), "these tests need root");
+    for (tool, package) in [
+        ("ip", "iproute2"),
+        ("wg", "wireguard-tools"),
+        ("ping", "iputils-ping"),
+        ("setpriv", "util-linux"),
+    ] {
+        let found = std::env::var("PATH")
+            .unwrap_or_default()
+            .split(':')
+            .any(|dir| Path::new(dir).join(tool).exists());
+        assert!(found, "{tool} is missing: install the package {package}");
+    }
+    sweep();
+}
+
+/// Removes what killed runs left.
+fn sweep() {
+    for entry in fs::read_dir("/var/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix("swt").and_then(|rest| rest.split('-').next());
+        let pid = pid.and_then(|pid| u32::from_str_radix(pid, 16).ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = Command::new("ip")
+                .args(["netns", "del", &name])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+impl World {
+    /// Two devices that are up and have keys and addresses, but do not know each other.
+    pub(crate) fn new(a: Engine, b: Engine) -> Self {
+        let name = unique();
+        let [a, b] = [(a, 1), (b, 2)]
+            .map(|(engine, number)| Side::prepare(&format!("{name}{number}"), engine, number));
+        let (left, right) = (a.netns.as_str(), b.netns.as_str());
+        run(&[
+            "ip", "-n", left, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", right,
+        ]);
+        let mut world = Self { a, b };
+        for side in [&mut world.a, &mut world.b] {
+            side.plug_in();
+            side.start();
+            side.dress();
+        }
+        world
+    }
+
+    /// Two devices that know each other; `a` knows where `b` is, by IPv4 or IPv6.
+    pub(crate) fn joined(a: Engine, b: Engine, v6: bool) -> Self {
+        let world = Self::new(a, b);
+        world.b.know(&world.a, None);
+        world.a.know(&world.b, Some(world.b.outer[usize::from(v6)]));
+        world
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for side in [&mut self.a, &mut self.b] {
+            side.crash();
+            let _ = fs::remove_file(side.socket());
+            let _ = Command::new("ip")
+                .args(["netns", "del", &side.netns])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+impl Side {
+    fn prepare(name: &str, engine: Engine, number: u8) -> Self {
+        run(&["ip", "netns", "add", name]);
+        let private = run(&["wg", "genkey"]).trim().to_owned();
+        let public = pipe(&["wg", "pubkey"], &private).trim().to_owned();
+        let addresses = |v4: &str, v6: &str| [v4, v6].map(|net| format!("{net}{number}").parse().unwrap());
+        Self {
+            netns: name.into(),
+            device: name.into(),
+            engine,
+            private,
+            public,
+            outer: addresses("192.0.2.", "2001:db8::"),
+            inner: addresses("10.77.0.", "fd77::"),
+            process: None,
+            log: NamedTempFile::new().unwrap(),
+        }
+    }
+
+    fn plug_in(&self) {
+        self.run(&["ip", "link", "set", "lo", "up"]);
+        self.run(&["ip", "link", "set", "eth0", "up"]);
+        for address in self.outer {
+            self.add_address("eth0", address);
+        }
+    }
+
+    pub(crate) fn add_address(&self, device: &str, address: IpAddr) {
+        let net = format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
+        let mut command = vec!["ip", "addr", "add", &net, "dev", device];
+        if address.is_ipv6() {
+            command.push("nodad");
+        }
+        self.run(&command);
+    }
+
+    /// Starts the engine and waits until the device can be configured.
+    pub(crate) fn start(&mut self) {
+        let program = match self.engine {
+            Engine::Ours => vec![OURS],
+            Engine::WireguardGo => vec!["wireguard-go", "-f"],
+            Engine::Kernel => {
+                let made = self.try_run(&["ip", "link", "add", &self.device, "type", "wireguard"]);
+                assert!(
+                    made.status.success(),
+                    "the kernel has no WireGuard: use one that has (a Debian kernel in a VM)"
+                );
+                return;
+            }
+        };
+        let mut command = self.command(&[&program[..], &[&self.device]].concat());
+        let log = || self.log.reopen().unwrap();
+        command
+            .env("LOG_LEVEL", "error")
+            .stdin(Stdio::null())
+            .stdout(log())
+            .stderr(log());
+        let spawned = command.spawn().expect("ip is there");
+        self.process = Some(spawned);
+        wait_for(
+            &format!(
+                "{:?} to be ready (is the package wireguard-go installed?)",
+                self.engine
+            ),
+            || self.try_run(&["wg", "show", &self.device]).status.success(),
+        );
+    }
+
+    /// Gives the device its key, a port, addresses, and puts it up.
+    pub(crate) fn dress(&self) {
+        self.wg_with_stdin(
+            &["listen-port", "51820", "private-key", "/dev/stdin"],
+            &self.private,
+        );
+        for address in self.inner {
+            self.add_address(&self.device, address);
+        }
+        self.run(&["ip", "link", "set", &self.device, "up"]);
+    }
+
+    /// Makes the other side a peer with its inner addresses.
+    pub(crate) fn know(&self, other: &Side, endpoint: Option<IpAddr>) {
+        let allowed = format!("{}/32,{}/128", other.inner[0], other.inner[1]);
+        let endpoint = endpoint.map(|addr| std::net::SocketAddr::new(addr, 51820).to_string());
+        let mut words = vec!["peer", &other.public, "allowed-ips", &allowed];
+        if let Some(endpoint) = &endpoint {
+            words.extend(["endpoint", endpoint]);
+        }
+        self.wg(&words);
+    }
+
+    /// `wg set` on this device.
+    pub(crate) fn wg(&self, words: &[&str]) {
+        self.run(&[&["wg", "set", &self.device], words].concat());
+    }
+
+    pub(crate) fn wg_with_stdin(&self, words: &[&str], stdin: &str) {
+        let command = [
+            &["ip", "netns", "exec", &self.netns, "wg", "set", &self.device],
+            words,
+        ]
+        .concat();
+        pipe(&command, stdin);
+    }
+
+    /// The first peer's line of `wg show dump`: key, preshared key, endpoint, allowed IPs, handshake, rx, tx, keepalive.
+    pub(crate) fn peer_dump(&self) -> Vec<String> {
+        let dump = self.run(&["wg", "show", &self.device, "dump"]);
+        let peer = dump
+            .lines()
+            .nth(1)
+            .unwrap_or_else(|| panic!("{} has no peer", self.device));
+        peer.split('\t').map(str::to_owned).collect()
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        self.peer_dump()[2].clone()
+    }
+
+    pub(crate) fn last_handshake(&self) -> u64 {
+        self.peer_dump()[4].parse().unwrap()
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.peer_dump()[5].parse().unwrap()
+    }
+
+    /// Runs a command here and returns what it says.
+    pub(crate) fn run(&self, command: &[&str]) -> String {
+        said(command, self.try_run(command))
+    }
+
+    pub(crate) fn try_run(&self, command: &[&str]) -> Output {
+        let all = [
+            &["timeout", PATIENCE_SECONDS, "ip", "netns", "exec", &self.netns],
+            command,
+        ]
+        .concat();
+        Command::new(all[0])
+            .args(&all[1..])
+            .output()
+            .expect("timeout is there")
+    }
+
+    /// A command here that dies with this test.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.netns, "setpriv", "--pdeathsig", "KILL"])
+            .args(words);
+        command
+    }
+
+    /// Whether every one of `count` pings comes back.
+    pub(crate) fn pings(&self, to: IpAddr, count: u32) -> bool {
+        let (count, to) = (count.to_string(), to.to_string());
+        self.try_run(&["ping", "-q", "-c", &count, "-i", "0.05", "-W", "2", &to])
+            .status
+            .success()
+    }
+
+    /// Whether one ping comes back within a moment.
+    pub(crate) fn reaches(&self, to: IpAddr) -> bool {
+        self.try_run(&["ping", "-q", "-c", "1", "-W", "0.3", &to.to_string()])
+            .status
+            .success()
+    }
+
+    /// The engine ends without a chance to clean up.
+    pub(crate) fn crash(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        format!("/var/run/wireguard/{}.sock", self.device).into()
+    }
+}
+
+/// Tells a process to end and waits for it: whether it ended well.
+pub(crate) fn terminate(process: &mut Child, signal: Signal) -> bool {
+    kill(Pid::from_raw(process.id().try_into().unwrap()), signal).expect("it is ours");
+    ends(process)
+}
+
+/// Waits for a process to end by itself: whether it ended well.
+pub(crate) fn ends(process: &mut Child) -> bool {
+    let mut status = None;
+    wait_for("a process to end", || {
+        status = process.try_wait().unwrap();
+        status.is_some()
+    });
+    status.is_some_and(|status| status.success())
+}
+
+/// Fails the test when something does not happen within ten seconds.
+pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "waited in vain for {what}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command and returns what it says.
+pub(crate) fn run(command: &[&str]) -> String {
+    said(
+        command,
+        Command::new(command[0])
+            .args(&command[1..])
+            .output()
+            .expect("the command is there"),
+    )
+}
+
+/// Runs a command that reads `stdin`.
+pub(crate) fn pipe(command: &[&str], stdin: &str) -> String {
+    let mut child = Command::new(command[0])
+        .args(&command[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command is there");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes()).unwrap();
+    said(command, child.wait_with_output().unwrap())
+}
+
+fn said(command: &[&str], output: Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
