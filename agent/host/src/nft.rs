@@ -221,6 +221,10 @@ fn last(name: &str, exempt: &BTreeSet<Exempt>, families: &[Words], arriving: boo
             format!("{ip} saddr {host} tcp sport {port} return")
         });
     }
+    // With mesh: Nodes a neighbour in the LAN is remote, but is asked for its link address in the LAN.
+    if families.iter().any(|words| words.family == Family::V6) {
+        rules.push("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } return".to_owned());
+    }
     rules.push("drop".to_owned());
     chain(name, "", &rules)
 }

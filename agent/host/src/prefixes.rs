@@ -15,8 +15,14 @@ pub(crate) struct Prefixes {
 impl Prefixes {
     /// The longest prefix of the set that covers `prefix`, which may be `prefix` itself.
     pub(crate) fn covering(&self, prefix: &Prefix) -> Option<Prefix> {
+        let itself = self.all.get(prefix).copied();
+        itself.or_else(|| self.around(prefix))
+    }
+
+    /// The longest prefix of the set that covers `prefix` and more.
+    pub(crate) fn around(&self, prefix: &Prefix) -> Option<Prefix> {
         self.lengths
-            .range((prefix.family(), 0)..=(prefix.family(), prefix.length()))
+            .range((prefix.family(), 0)..(prefix.family(), prefix.length()))
             .rev()
             .filter_map(|(_, length)| Prefix::new(prefix.address(), *length).ok())
             .find(|candidate| self.all.contains(candidate))
@@ -51,6 +57,7 @@ mod tests {
         assert_eq!(set.covering(&prefix("10.1.2.0/24")), Some(prefix("10.1.0.0/16")));
         assert_eq!(set.covering(&prefix("10.1.0.0/16")), Some(prefix("10.1.0.0/16")));
         assert_eq!(set.covering(&prefix("10.2.0.0/16")), Some(prefix("10.0.0.0/8")));
+        assert_eq!(set.around(&prefix("10.1.0.0/16")), Some(prefix("10.0.0.0/8")));
         assert_eq!(set.covering(&prefix("0.0.0.0/0")), None);
         assert_eq!(set.covering(&prefix("fd12::1")), Some(prefix("fd00::/8")));
         assert_eq!(set.covering(&prefix("11.0.0.0/8")), None);

@@ -247,14 +247,17 @@ fn hops<'a>(facts: &HostFacts, paths: impl Iterator<Item = &'a Path>) -> BTreeSe
     hops
 }
 
+/// What lies directly in a remote prefix; what lies in something local shares its fate without an entry of its own.
 fn throws(plan: &Plan, facts: &HostFacts, remote: &BTreeMap<Prefix, Path>) -> BTreeSet<Prefix> {
-    let covers: Prefixes = remote.keys().copied().collect();
     let connected = facts.links.values().flat_map(|link| link.networks());
-    let local = plan.local.iter().chain(&plan.own).copied();
-    connected
-        .chain(local)
-        .filter(|prefix| !remote.contains_key(prefix) && covers.covering(prefix).is_some())
-        .collect()
+    let here = connected.chain(plan.local.iter().chain(&plan.own).copied());
+    let here: BTreeSet<Prefix> = here.filter(|prefix| !remote.contains_key(prefix)).collect();
+    let all: Prefixes = remote.keys().chain(&here).copied().collect();
+    let in_remote = |prefix: &Prefix| {
+        all.around(prefix)
+            .is_some_and(|around| remote.contains_key(&around))
+    };
+    here.into_iter().filter(in_remote).collect()
 }
 
 /// An address of the API server that stands in the mesh, and that this node reaches or serves past the mesh.

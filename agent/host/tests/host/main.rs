@@ -1,5 +1,12 @@
 //! Tests of what a machine should look like.
 
+#![cfg(test)]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "the crate is pure; its tests read committed files and ask Linux"
+)]
+
 mod nft_syntax;
 mod samples;
 mod snapshots;

@@ -9,25 +9,6 @@ use spanwire_host::render;
 
 use crate::samples;
 
-/// Loads the text twice: the second time it has a table to replace.
-fn load(text: &str) -> Result<(), String> {
-    let script = "nft -f /dev/stdin <<END && nft -f /dev/stdin <<END\n";
-    let script = format!("{script}{text}\nEND\n{text}\nEND\n");
-    let mut child = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "sh", "-e"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("unshare: {error}"))?;
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
-
 #[test]
 fn nft_loads_and_replaces_the_table_of_every_kind_of_node() {
     for (name, (plan, facts)) in samples::all() {
@@ -37,5 +18,29 @@ fn nft_loads_and_replaces_the_table_of_every_kind_of_node() {
         if let Err(error) = load(&table.text) {
             panic!("{name}: {error}\n{}", table.text);
         }
+    }
+}
+
+/// Loads the text twice: the second time it has a table to replace.
+fn load(text: &str) -> Result<(), String> {
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "sh", "-e"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("unshare: {error}"))?;
+    let script = "nft -f /dev/stdin <<END\nTEXT\nEND\n"
+        .replace("TEXT", text)
+        .repeat(2);
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    stdin
+        .write_all(script.as_bytes())
+        .map_err(|error| format!("sh: {error}"))?;
+    drop(stdin);
+    let output = child.wait_with_output().map_err(|error| format!("sh: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
