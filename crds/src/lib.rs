@@ -1,15 +1,31 @@
 //! The Kubernetes resources of Spanwire and their translation to and from the topology.
+//!
+//! ```text
+//! Node, Location, Peer, MeshNode ──translate──▶ facts        what cannot be read is a FieldProblem, never an abort
+//! Mesh ──publication::slices──▶ LocationSlices               written by the operator
+//! LocationSlices, Peers ──publication::assemble──▶ Mesh      read by agents
+//! ```
 
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "clippy takes the printer columns of a resource for one attribute given again"
+)]
 
+pub mod annotations;
+pub mod conditions;
 mod location;
 mod mesh_node;
 mod peer;
+mod problem;
+pub mod publication;
 mod schema;
 mod slice;
+pub mod translate;
 
 pub use location::{Leaders, Location, LocationSpec, LocationStatus, Mode};
 pub use mesh_node::{Backend, Link, MeshNode, MeshNodeSpec, MeshNodeStatus};
 pub use peer::{AcceptedPeer, Peer, PeerSpec, PeerStatus};
+pub use problem::FieldProblem;
 pub use schema::{definitions, files};
 pub use slice::{Head, LocationSlice, LocationSliceSpec, Role, SliceLeader, SliceMember, SliceSettings};

@@ -62,7 +62,7 @@ fn plain(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             map.remove("nullable");
-            if map.get("format").is_some_and(|format| foreign(format)) {
+            if map.get("format").is_some_and(foreign) {
                 map.remove("format");
             }
             if map.get("default").is_some_and(empty) {

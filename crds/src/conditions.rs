@@ -1,0 +1,167 @@
+//! Types and reasons of conditions, and of the Events that go with them. They stand here and nowhere else.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+/// What a condition is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// Of a Location: it has a leader and is connected. Of a Peer: some location has a tunnel for it. Of a MeshNode:
+    /// its agent does all that is asked of it.
+    Ready,
+    /// Of a Location: somebody leads it.
+    LeaderElected,
+    /// Of a Location: its traffic with every other location is in the tunnel.
+    Connected,
+    /// Of a Location or a Peer: everything that the object asks for was granted.
+    Accepted,
+}
+
+/// Why a condition is as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Everything asked for was granted.
+    AllAccepted,
+    /// A field cannot be read.
+    InvalidField,
+    /// Somebody else holds what is claimed, or nobody may claim it.
+    ClaimRejected,
+    /// A leader is elected.
+    Elected,
+    /// The location has no node.
+    NoNode,
+    /// No node of the location can lead.
+    NoCandidate,
+    /// Its traffic with every other location is in the tunnel.
+    AllConnected,
+    /// There is no other location with a leader.
+    NothingToConnect,
+    /// With some location there is no tunnel yet.
+    WaitingForTunnel,
+    /// All is well.
+    AllWell,
+    /// Another condition says why.
+    NotYet,
+    /// A location has a tunnel for the Peer.
+    Attached,
+    /// No location can have a tunnel for the Peer now.
+    NoHome,
+    /// An agent could not do something that is asked of it.
+    Degraded,
+}
+
+impl ConditionType {
+    /// The type as it stands in the condition.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::LeaderElected => "LeaderElected",
+            Self::Connected => "Connected",
+            Self::Accepted => "Accepted",
+        }
+    }
+}
+
+impl Reason {
+    /// The reason as it stands in the condition.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllAccepted => "AllAccepted",
+            Self::InvalidField => "InvalidField",
+            Self::ClaimRejected => "ClaimRejected",
+            Self::Elected => "Elected",
+            Self::NoNode => "NoNode",
+            Self::NoCandidate => "NoCandidate",
+            Self::AllConnected => "AllConnected",
+            Self::NothingToConnect => "NothingToConnect",
+            Self::WaitingForTunnel => "WaitingForTunnel",
+            Self::AllWell => "AllWell",
+            Self::NotYet => "NotYet",
+            Self::Attached => "Attached",
+            Self::NoHome => "NoHome",
+            Self::Degraded => "Degraded",
+        }
+    }
+}
+
+/// What is found of one aspect of an object, before it is known since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The aspect.
+    pub about: ConditionType,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why.
+    pub reason: Reason,
+    /// The same for people.
+    pub message: String,
+}
+
+/// The conditions that say what was found of an object in this `generation`. The time of the last transition is kept
+/// where the status did not change, so equal findings give equal conditions.
+#[must_use]
+pub fn conditions(
+    findings: Vec<Finding>,
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let condition = |finding: Finding| {
+        let status = if finding.holds { "True" } else { "False" };
+        let about = finding.about.as_str();
+        let same = previous
+            .iter()
+            .find(|old| old.type_ == about && old.status == status);
+        Condition {
+            type_: about.to_owned(),
+            status: status.to_owned(),
+            reason: finding.reason.as_str().to_owned(),
+            message: finding.message,
+            observed_generation: generation,
+            last_transition_time: same.map_or_else(
+                || Time(whole_seconds(now)),
+                |old| old.last_transition_time.clone(),
+            ),
+        }
+    };
+    findings.into_iter().map(condition).collect()
+}
+
+/// The API server keeps whole seconds; with fractions a condition would never equal itself read back.
+fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_transition_stays_while_the_status_does() {
+        let early = Timestamp::from_second(100).unwrap();
+        let late = Timestamp::from_second(200).unwrap();
+        let first = conditions(vec![finding(true, "x")], &[], Some(1), early);
+        let again = conditions(vec![finding(true, "y")], &first, Some(2), late);
+        assert_eq!(again[0].last_transition_time, Time(early));
+        assert_eq!(
+            (again[0].message.as_str(), again[0].observed_generation),
+            ("y", Some(2))
+        );
+        let turned = conditions(vec![finding(false, "y")], &again, Some(2), late);
+        assert_eq!(turned[0].last_transition_time, Time(late));
+        assert_eq!(turned[0].status, "False");
+    }
+
+    fn finding(holds: bool, message: &str) -> Finding {
+        Finding {
+            about: ConditionType::Ready,
+            holds,
+            reason: Reason::AllWell,
+            message: message.to_owned(),
+        }
+    }
+}

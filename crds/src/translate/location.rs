@@ -1,0 +1,155 @@
+//! Location objects.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use spanwire_topology::{LocationFact, MeshMode, Operator, Requirement, Selector};
+
+use super::{Fields, Translated, created, keepalive};
+use crate::{FieldProblem, Location, Mode};
+
+/// What a Location asks for.
+#[must_use]
+pub fn location(location: &Location) -> Translated<LocationFact> {
+    let spec = &location.spec;
+    let mut fields = Fields::default();
+    let of = |fields: &mut Fields, field: &str, asked: &Option<LabelSelector>| {
+        asked.as_ref().and_then(|asked| selector(fields, field, asked))
+    };
+    let fact = LocationFact {
+        created: created(&location.metadata),
+        selector: of(&mut fields, "spec.nodeSelector", &spec.node_selector),
+        mode: match spec.mesh {
+            Mode::Leaders => MeshMode::Leaders,
+            Mode::Nodes => MeshMode::Nodes,
+        },
+        active: spec.leaders.active.max(1),
+        standby: spec.leaders.standby,
+        leader_selector: of(
+            &mut fields,
+            "spec.leaders.nodeSelector",
+            &spec.leaders.node_selector,
+        ),
+        endpoint: spec
+            .endpoint
+            .as_ref()
+            .and_then(|text| fields.one("spec.endpoint", text)),
+        cidrs: fields.list("spec.cidrs", &spec.cidrs),
+        keepalive: keepalive(spec.persistent_keepalive),
+    };
+    Translated {
+        fact,
+        problems: fields.problems,
+    }
+}
+
+/// The selector, or `None` where a part of it cannot be read: a part alone would select more than was asked for.
+fn selector(fields: &mut Fields, field: &str, asked: &LabelSelector) -> Option<Selector> {
+    let equal = asked.match_labels.iter().flatten().map(|(key, value)| {
+        Some(Requirement {
+            key: key.clone(),
+            operator: Operator::In([value.clone()].into()),
+        })
+    });
+    let equal: Vec<Option<Requirement>> = equal.collect();
+    let expressions = asked
+        .match_expressions
+        .iter()
+        .flatten()
+        .map(|asked| requirement(fields, field, asked));
+    let all: Vec<Option<Requirement>> = equal.into_iter().chain(expressions).collect();
+    all.into_iter().collect::<Option<Vec<_>>>().map(Selector)
+}
+
+fn requirement(fields: &mut Fields, field: &str, asked: &LabelSelectorRequirement) -> Option<Requirement> {
+    let values = || asked.values.iter().flatten().cloned().collect();
+    let operator = match asked.operator.as_str() {
+        "In" => Operator::In(values()),
+        "NotIn" => Operator::NotIn(values()),
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        other => {
+            let field = format!("{field}.matchExpressions");
+            let problem = "is no operator; write In, NotIn, Exists or DoesNotExist";
+            fields.problems.push(FieldProblem::new(&field, other, problem));
+            return None;
+        }
+    };
+    Some(Requirement {
+        key: asked.key.clone(),
+        operator,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use spanwire_topology::{Keepalive, Labels};
+
+    use super::*;
+
+    #[test]
+    fn a_location_is_read_from_what_the_api_server_sends() {
+        let read = read(json!({
+            "nodeSelector": {"matchLabels": {"site": "x"}, "matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]},
+            "mesh": "Nodes",
+            "leaders": {"active": 3, "standby": 0, "nodeSelector": {}},
+            "endpoint": "vpn.example.com:51820",
+            "cidrs": ["192.168.10.0/24", "fd00:10::/64"],
+            "persistentKeepalive": 25,
+        }));
+        assert_eq!(read.problems, []);
+        let fact = read.fact;
+        assert_eq!((fact.mode, fact.active, fact.standby), (MeshMode::Nodes, 3, 0));
+        assert_eq!((fact.cidrs.len(), fact.keepalive), (2, Some(Keepalive(25))));
+        assert_eq!(fact.endpoint, Some("vpn.example.com:51820".parse().unwrap()));
+        assert_eq!(fact.leader_selector, Some(Selector::default()));
+        let selector = fact.selector.unwrap();
+        assert!(selector.matches(&labels(&[("site", "x")])));
+        assert!(!selector.matches(&labels(&[("site", "x"), ("gpu", "")])));
+        assert!(!selector.matches(&labels(&[])));
+    }
+
+    #[test]
+    fn an_empty_spec_means_the_defaults_and_selects_no_node() {
+        let fact = read(json!({})).fact;
+        assert_eq!((fact.mode, fact.active, fact.standby), (MeshMode::Leaders, 1, 1));
+        assert_eq!(
+            (fact.selector, fact.leader_selector, fact.keepalive),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_selector_of_which_a_part_cannot_be_read_selects_nothing() {
+        let expressions = json!([{"key": "site", "operator": "Is", "values": ["x"]}]);
+        let read =
+            read(json!({"nodeSelector": {"matchLabels": {"a": "b"}, "matchExpressions": expressions}}));
+        assert_eq!(read.fact.selector, None);
+        assert!(read.problems[0].to_string().contains("write In, NotIn"));
+    }
+
+    #[test]
+    fn one_bad_network_does_not_hide_the_others() {
+        let read = read(json!({"cidrs": ["10.0.0.1/8", "10.0.0.0/8"], "endpoint": "x"}));
+        assert_eq!((read.fact.cidrs.len(), read.fact.endpoint), (1, None));
+        let texts: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
+        assert!(
+            texts[0].starts_with("spec.endpoint: \"x\" has no port"),
+            "{texts:?}"
+        );
+        assert!(texts[1].starts_with("spec.cidrs: \"10.0.0.1/8\""), "{texts:?}");
+    }
+
+    fn read(spec: Value) -> Translated<LocationFact> {
+        let object = json!({
+            "apiVersion": "spanwire.dev/v1alpha1", "kind": "Location", "metadata": {"name": "a"}, "spec": spec,
+        });
+        location(&serde_json::from_value(object).unwrap())
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        let pairs = pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Labels(pairs.collect())
+    }
+}

@@ -1,0 +1,128 @@
+//! What the agent of a node reports in the status of its MeshNode.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use spanwire_topology::{Endpoint, LocationName, NodeFact, PublicKey};
+
+use super::{Fields, Translated};
+use crate::MeshNodeStatus;
+
+/// What an agent reports, as far as the operator decides upon it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Its key.
+    pub public_key: Option<PublicKey>,
+    /// Endpoints at which it found itself to be reachable.
+    pub endpoints: Vec<Endpoint>,
+    /// The UDP port of its WireGuard.
+    pub listen_port: Option<u16>,
+    /// The addresses of the CNI's device.
+    pub hop: BTreeSet<IpAddr>,
+    /// Whether its tunnels to other locations are up.
+    pub links: BTreeMap<LocationName, bool>,
+    /// No trace of Spanwire is left on the node.
+    pub retired: bool,
+}
+
+/// What the agent says.
+#[must_use]
+pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
+    let mut fields = Fields::default();
+    let link = |fields: &mut Fields, link: &crate::Link| {
+        Some((fields.one("status.links", &link.location)?, link.up))
+    };
+    let fact = Report {
+        public_key: status
+            .public_key
+            .as_ref()
+            .and_then(|key| fields.one("status.publicKey", key)),
+        endpoints: fields.list("status.endpoints", &status.endpoints),
+        listen_port: status.listen_port.filter(|port| *port > 0),
+        hop: fields.list("status.hopAddresses", &status.hop_addresses),
+        links: status
+            .links
+            .iter()
+            .filter_map(|entry| link(&mut fields, entry))
+            .collect(),
+        retired: status.retired,
+    };
+    Translated {
+        fact,
+        problems: fields.problems,
+    }
+}
+
+impl Report {
+    /// Adds what the agent reports to what the Node says. Annotations come before what the agent found out.
+    pub fn complete(&self, fact: &mut NodeFact) {
+        fact.public_key = if self.retired { None } else { self.public_key };
+        let new = self
+            .endpoints
+            .iter()
+            .filter(|found| !fact.endpoints.contains(found));
+        let new: Vec<Endpoint> = new.cloned().collect();
+        fact.endpoints.extend(new);
+        fact.listen_port = fact.listen_port.or(self.listen_port);
+        fact.hop.clone_from(&self.hop);
+        fact.links.clone_from(&self.links);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Link;
+
+    #[test]
+    fn a_report_completes_the_fact_and_annotations_come_first() {
+        let status = MeshNodeStatus {
+            public_key: Some(PublicKey::new([7; 32]).to_string()),
+            endpoints: vec!["198.51.100.1:51820".to_owned(), "192.0.2.1:51820".to_owned()],
+            listen_port: Some(51821),
+            hop_addresses: vec!["10.244.1.0".to_owned()],
+            links: vec![Link {
+                location: "b".to_owned(),
+                up: true,
+            }],
+            ..MeshNodeStatus::default()
+        };
+        let annotated: Endpoint = "192.0.2.1:51820".parse().unwrap();
+        let mut fact = NodeFact {
+            endpoints: vec![annotated.clone()],
+            listen_port: Some(1),
+            ..NodeFact::default()
+        };
+        report(&status).fact.complete(&mut fact);
+        assert_eq!(fact.endpoints, [annotated, "198.51.100.1:51820".parse().unwrap()]);
+        assert_eq!(fact.listen_port, Some(1));
+        assert_eq!(fact.public_key, Some(PublicKey::new([7; 32])));
+        assert_eq!((fact.hop.len(), fact.links.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_retired_node_has_no_key_and_so_leads_nothing() {
+        let status = MeshNodeStatus {
+            public_key: Some(PublicKey::new([7; 32]).to_string()),
+            retired: true,
+            ..MeshNodeStatus::default()
+        };
+        let mut fact = NodeFact::default();
+        report(&status).fact.complete(&mut fact);
+        assert_eq!(fact.public_key, None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_set_aside() {
+        let status = MeshNodeStatus {
+            public_key: Some("x".to_owned()),
+            hop_addresses: vec!["y".to_owned(), "10.0.0.1".to_owned()],
+            ..MeshNodeStatus::default()
+        };
+        let read = report(&status);
+        assert_eq!((read.fact.hop.len(), read.problems.len()), (1, 2));
+        assert!(read.problems[0].to_string().contains("wg pubkey"));
+    }
+}
