@@ -14,7 +14,13 @@ test: check test-unit ## All tests
 test-unit: setup ## Unit, scenario, property and index tests (1 min; cold 5)
 	cargo test --workspace --locked
 
+generate: ## Write what is generated: the CRDs of the chart
+	@scripts/generate
+
+demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 25)
+	@scripts/demo
+
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit image
+.PHONY: help setup check test test-unit generate demo image
