@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{command::tail, images::TEST, lab::Lab, progress::Progress, wait_until};
+use crate::{command::tail, images::TEST, lab::Lab, node, progress::Progress, wait_until};
 
 /// The namespace of the test pods.
 pub(crate) const NAMESPACE: &str = "lab";
@@ -98,7 +98,7 @@ pub(crate) fn wait_ready(lab: &Lab) -> Result<()> {
 
 /// What is not Ready, and why.
 pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
-    let all = lab.get(&["nodes,pods", "--all-namespaces"])?;
+    let all = lab.get(&["nodes,pods,daemonsets,deployments", "--all-namespaces"])?;
     let items = all["items"].as_array().context("no list of items")?;
     let of = |kind: &str| {
         items
@@ -108,28 +108,55 @@ pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
     };
     let mut missing = Vec::new();
     for node in lab.layout.nodes() {
+        let mut say = |why: &str| missing.push(format!("node {}: {why}", node.name));
+        if node::init(&lab.store, &node.name).is_none() {
+            say("it is down");
+            continue;
+        }
         match of("Node")
             .into_iter()
             .find(|item| item["metadata"]["name"] == *node.name)
         {
-            None => missing.push(format!("node {}: its kubelet has not registered it", node.name)),
-            Some(found) => missing.extend(unready(found).map(|why| format!("node {}: {why}", node.name))),
+            None => say("its kubelet has not registered it"),
+            Some(found) => {
+                if let Some(why) = unready(found) {
+                    say(&why);
+                }
+            }
         }
-        let here = |pod: &&Value| pod["spec"]["nodeName"] == *node.name && is_test(pod);
-        if !of("Pod").iter().any(here) {
-            missing.push(format!("node {}: it has no test pod yet", node.name));
+        // The API server hears of a node that went away only later; the node itself knows.
+        if lab.pod_on(&node.name)?.cmd(["true"]).is_err() {
+            say("its test pod does not run");
         }
     }
     for pod in of("Pod") {
-        let name = format!(
-            "{}/{}",
-            text(&pod["metadata"]["namespace"]),
-            text(&pod["metadata"]["name"])
-        );
         let node = text(&pod["spec"]["nodeName"]);
-        missing.extend(unready(pod).map(|why| format!("pod {name} on {node}: {why}")));
+        missing.extend(unready(pod).map(|why| format!("pod {} on {node}: {why}", full_name(pod))));
+    }
+    for set in of("DaemonSet").into_iter().chain(of("Deployment")) {
+        let status = &set["status"];
+        let count = |key: &str| status[key].as_u64().unwrap_or(0);
+        let wanted = set["spec"]["replicas"]
+            .as_u64()
+            .unwrap_or_else(|| count("desiredNumberScheduled"));
+        let ready = count("numberReady").max(count("readyReplicas"));
+        if status["observedGeneration"] != set["metadata"]["generation"] || ready < wanted {
+            missing.push(format!(
+                "{} {}: {ready} of {wanted} pods Ready",
+                text(&set["kind"]),
+                full_name(set)
+            ));
+        }
     }
     Ok(missing)
+}
+
+fn full_name(object: &Value) -> String {
+    format!(
+        "{}/{}",
+        text(&object["metadata"]["namespace"]),
+        text(&object["metadata"]["name"])
+    )
 }
 
 /// Addresses of the test pods, by node.

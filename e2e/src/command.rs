@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 pub struct Cmd {
     command: Command,
     input: Option<String>,
+    shows_errors: bool,
 }
 
 /// What a finished command left behind.
@@ -32,6 +33,7 @@ impl Cmd {
         Self {
             command: Command::new(program),
             input: None,
+            shows_errors: false,
         }
     }
 
@@ -70,6 +72,13 @@ impl Cmd {
         self
     }
 
+    /// Lets its standard error through as it comes, because it tells how far it is.
+    #[must_use]
+    pub fn shows_errors(mut self) -> Self {
+        self.shows_errors = true;
+        self
+    }
+
     /// Runs it to the end, whatever its exit code.
     pub fn finish(mut self) -> Result<Finished> {
         let shown = self.shown();
@@ -82,7 +91,11 @@ impl Cmd {
             .command
             .stdin(stdin)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(if self.shows_errors {
+                Stdio::inherit()
+            } else {
+                Stdio::piped()
+            })
             .spawn()
             .with_context(|| format!("cannot start `{shown}`"))?;
         let writer = self.input.zip(child.stdin.take()).map(|(text, mut pipe)| {

@@ -315,6 +315,11 @@ impl Lab {
         chart::install(self, progress)
     }
 
+    /// Waits until all nodes, their test pods and everything else in the cluster are Ready.
+    pub fn wait_ready(&self) -> Result<()> {
+        cluster::wait_ready(self)
+    }
+
     /// Addresses of the test pods, by node.
     pub fn pods(&self) -> Result<BTreeMap<String, Vec<IpAddr>>> {
         cluster::pods(self)

@@ -82,7 +82,7 @@ impl Layout {
                 Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, u16::from(host)),
             )
         };
-        let locations = (1u8..)
+        let locations: Vec<_> = (1u8..)
             .zip(&scenario.locations)
             .map(|(number, location)| {
                 let lan = |host: u8| {

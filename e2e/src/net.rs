@@ -113,19 +113,20 @@ pub(crate) fn set_routers(
 
 /// Cuts the path between two locations, or between two nodes of one location.
 pub(crate) fn cut(store: &Store, layout: &Layout, one: &str, other: &str) -> Result<()> {
-    let place = |name: &str| layout.locations.iter().find(|l| l.name == name);
-    if let (Some(a), Some(b)) = (place(one), place(other)) {
-        return nft(store, INTERNET, &rules::cut(&a.internet, &b.internet));
+    if [one, other]
+        .iter()
+        .all(|name| layout.locations.iter().any(|l| l.name == **name))
+    {
+        return nft(store, INTERNET, &rules::cut(one, other));
     }
-    let node = |name: &str| layout.nodes().find(|n| n.name == name);
-    let (a, b) = node(one)
-        .zip(node(other))
+    let (a, b) = location_of(layout, one)
+        .and_then(|a| Ok((a, location_of(layout, other)?)))
         .with_context(|| format!("{one} and {other} are neither two locations nor two nodes"))?;
     ensure!(
-        a.location == b.location,
+        a.name == b.name,
         "{one} and {other} are in two locations: cut those instead"
     );
-    nft(store, &a.location, &rules::cut(&a.addresses, &b.addresses))
+    nft(store, &a.name, &rules::cut(one, other))
 }
 
 /// Drops one UDP port on the internet segment.

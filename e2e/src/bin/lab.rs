@@ -208,7 +208,11 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             state: RouterState::Closed,
         } => done(lab()?.set_routers(Routers::Closed)),
         Verb::Crash { node } => done(lab()?.crash(&node)),
-        Verb::Reboot { node } => done(lab()?.reboot(&node)),
+        Verb::Reboot { node } => {
+            let lab = lab()?;
+            lab.reboot(&node)?;
+            done(Progress::told().stage("everything ready again", || lab.wait_ready()))
+        }
         Verb::Down => {
             if Lab::down(&name)? {
                 eprintln!("lab: {name} is gone");

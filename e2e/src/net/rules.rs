@@ -99,15 +99,11 @@ pub(super) fn lan(layout: &Layout, location: &LocationLayout, strict: bool, rout
     )
 }
 
-/// Drops everything between two groups of addresses.
-pub(super) fn cut(one: &[IpAddr], other: &[IpAddr]) -> String {
+/// Drops everything between two ports of a bridge, which have the names of what is plugged in there.
+pub(super) fn cut(one: &str, other: &str) -> String {
     let mut rules = CUTS.to_owned();
-    for (a, b) in one.iter().zip(other) {
-        let family = if a.is_ipv4() { "ip" } else { "ip6" };
-        for (from, to) in [(a, b), (b, a)] {
-            rules +=
-                &format!("add rule bridge cuts forward {family} saddr {from} {family} daddr {to} drop\n");
-        }
+    for (from, to) in [(one, other), (other, one)] {
+        rules += &format!("add rule bridge cuts forward iifname \"{from}\" oifname \"{to}\" drop\n");
     }
     rules
 }

@@ -1,0 +1,75 @@
+//! Runs tests one after another in one lab, which is brought up before the first and taken down after the last.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{Lab, Options, Progress, Scenario};
+
+/// A test: what holds, and how that is seen.
+pub type Test = (&'static str, fn(&Lab) -> Result<()>);
+
+/// Brings up a lab, runs the tests in their order, and takes it down.
+///
+/// `LAB_KEEP=1` leaves the lab up, and uses one that is up; for work on a single test.
+pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let wanted = |test: &&Test| arguments.filter.as_ref().is_none_or(|word| test.0.contains(word.as_str()));
+    if arguments.list || !tests.iter().any(|test| wanted(&test)) {
+        let trials = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(())));
+        return libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    }
+    let keep = std::env::var_os("LAB_KEEP").is_some();
+    let lab = match up(name, scenario, options, keep) {
+        Ok(lab) => Arc::new(lab),
+        Err(error) => {
+            eprintln!("the lab {name} did not come up: {error:#}");
+            return finish(name, keep, ExitCode::FAILURE);
+        }
+    };
+    let trials = tests.iter().map(|&(name, test)| {
+        let lab = Arc::clone(&lab);
+        Trial::test(name, move || test(&lab).map_err(|error| explained(&lab, &error)))
+    });
+    let code = libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    finish(name, keep, code)
+}
+
+fn up(name: &str, scenario: &str, options: &Options, keep: bool) -> Result<Lab> {
+    if keep && let Ok(lab) = Lab::attach(name) {
+        return Ok(lab);
+    }
+    // A run that was killed may have left its lab.
+    Lab::down(name)?;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lab").join(scenario);
+    Lab::up(name, &Scenario::load(&file)?, options)
+}
+
+fn finish(name: &str, keep: bool, code: ExitCode) -> ExitCode {
+    if keep {
+        return code;
+    }
+    match Lab::down(name).context("cannot take the lab down") {
+        Ok(_) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error, with what helps to understand it.
+fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
+    let ask = |args: &[&str]| lab.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
+    let pods = ask(&["get", "pods", "--all-namespaces", "-o", "wide"]);
+    let locations = ask(&["get", "locations,meshnodes,locationslices,peers", "-o", "wide"]);
+    Failed::from(format!("{error:#}\n\n{pods}\n{locations}"))
+}
+
+/// The options of tests: stages are told, nothing is forwarded to the machine's own network.
+#[must_use]
+pub fn options(spanwire: bool) -> Options {
+    Options { spanwire, forward: None, progress: Progress::told() }
+}
