@@ -1,0 +1,94 @@
+//! Addresses of devices.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+};
+use nix::libc::{NLM_F_CREATE, NLM_F_REPLACE, RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR};
+use spanwire_topology::{Family, Prefix};
+
+use crate::netlink::{Message, NetlinkError, Request, Socket};
+
+/// An address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    /// The device's index.
+    pub(crate) device: u32,
+    pub(crate) address: IpAddr,
+    /// The length of the network it is in.
+    pub(crate) length: u8,
+}
+
+/// The addresses of one device, or of all; without link-local ones, which the kernel adds.
+pub(crate) async fn addresses(
+    socket: &mut Socket,
+    device: Option<u32>,
+) -> Result<Vec<Assigned>, NetlinkError> {
+    let mut message = AddressMessage::default();
+    message.header.index = device.unwrap_or(0);
+    let messages = socket.dump(&Request::new(RTM_GETADDR, 0, &message)).await?;
+    Ok(messages.iter().filter_map(assigned).collect())
+}
+
+fn assigned(message: &Message) -> Option<Assigned> {
+    let message: AddressMessage = message.parse()?;
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        // With a far end IFA_ADDRESS is that, and IFA_LOCAL ours; IPv6 has IFA_LOCAL only then.
+        if let AddressAttribute::Local(found) = attribute {
+            local = Some(*found);
+        } else if let AddressAttribute::Address(found) = attribute {
+            address = Some(*found);
+        }
+    }
+    let address = local.or(address)?;
+    let link_local = match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    (!link_local).then_some(Assigned {
+        device: message.header.index,
+        address,
+        length: message.header.prefix_len,
+    })
+}
+
+/// The request that gives a device an address of its own network of one.
+pub(crate) fn add(device: u32, address: &Prefix) -> Request {
+    let mut message = message(device, address);
+    // No route to the network in `main`, where nothing is ours; no duplicate detection where there is no link layer,
+    // so that the address can be a source at once.
+    message.attributes.push(AddressAttribute::Flags(
+        AddressFlags::Noprefixroute | AddressFlags::Nodad,
+    ));
+    message.header.flags = AddressHeaderFlags::Nodad;
+    Request::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message)
+}
+
+/// The request that takes an address from a device.
+pub(crate) fn delete(device: u32, address: &Prefix) -> Request {
+    Request::new(RTM_DELADDR, 0, &message(device, address))
+}
+
+fn message(device: u32, address: &Prefix) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = device;
+    message.header.family = family(address.family());
+    message.header.prefix_len = address.length();
+    message.header.scope = AddressScope::Universe;
+    message.attributes = vec![
+        AddressAttribute::Local(address.address()),
+        AddressAttribute::Address(address.address()),
+    ];
+    message
+}
+
+/// The kernel's number of a family.
+pub(crate) fn family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}

@@ -1,0 +1,294 @@
+//! Applying steps: those for routes, rules, links and addresses many at a time, the others one by one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use spanwire_host::{LinkName, Route, RouteKind, Step};
+
+use crate::{
+    Kernel, address,
+    errno::{Meaning, Wish, meaning},
+    error::ApplyError,
+    kernel::socket_of,
+    link,
+    netlink::{Refusal, Request},
+    route, rule,
+    wireguard::{self, Backend, Change, PeerChange, USERSPACE_KIND, kernel, uapi},
+};
+
+/// How long a userspace device may take to go away after `down` was answered, and how often to look.
+const DISAPPEARANCE: (u32, Duration) = (400, Duration::from_millis(5));
+
+/// What became of some steps.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Report {
+    /// How many steps are applied.
+    pub done: usize,
+    /// The others, each with its reason.
+    pub failed: Vec<(Step, ApplyError)>,
+}
+
+/// A step that is one message on the route socket.
+struct Pending {
+    step: Step,
+    wish: Wish,
+    request: Request,
+}
+
+impl Kernel {
+    /// Applies the steps, in order. A step that fails keeps no other from being tried.
+    pub async fn apply(&mut self, steps: Vec<Step>) -> Report {
+        let mut report = Report::default();
+        let mut indexes = BTreeMap::new();
+        let mut pending = Vec::new();
+        for step in steps {
+            match self.plain(&step, &mut indexes).await {
+                Ok(Some((wish, request))) => pending.push(Pending { step, wish, request }),
+                Ok(None) => {
+                    self.flush(&mut pending, &mut report).await;
+                    // A device may come or go, and take its number with it.
+                    indexes.clear();
+                    let result = self.special(&step).await;
+                    report.add(step, result);
+                }
+                Err(error) => report.add(step, Err(error)),
+            }
+        }
+        self.flush(&mut pending, &mut report).await;
+        report
+    }
+
+    /// The message that a step is, for the steps that are one message on the route socket.
+    async fn plain(
+        &mut self,
+        step: &Step,
+        indexes: &mut BTreeMap<LinkName, u32>,
+    ) -> Result<Option<(Wish, Request)>, ApplyError> {
+        let protocol = self.owned.protocol;
+        let own = self.owned.link.clone();
+        Ok(Some(match step {
+            Step::SetMtu(mtu) => (
+                Wish::ChangeLink,
+                link::set_mtu(self.index(&own, indexes).await?, *mtu),
+            ),
+            Step::SetUp(up) => (
+                Wish::ChangeLink,
+                link::set_up(self.index(&own, indexes).await?, *up),
+            ),
+            Step::AddAddress(address) => (
+                Wish::AddAddress,
+                address::add(self.index(&own, indexes).await?, address),
+            ),
+            Step::DeleteAddress(address) => (
+                Wish::DeleteAddress,
+                address::delete(self.index(&own, indexes).await?, address),
+            ),
+            Step::SetRoute(key, route) => {
+                let device = match device_of(route) {
+                    Some(name) => Some(self.index(name, indexes).await?),
+                    None => None,
+                };
+                (Wish::SetRoute, route::set(protocol, key, route, device))
+            }
+            Step::DeleteRoute(key) => (Wish::DeleteRoute, route::delete(protocol, key)),
+            Step::AddRule(rule) if !rule::expressible(rule) => return Err(ApplyError::Inexpressible),
+            Step::AddRule(rule) => (Wish::AddRule, rule::add(protocol, rule)),
+            Step::DeleteRule(rule) => (Wish::DeleteRule, rule::delete(protocol, rule)),
+            Step::AddLink { .. }
+            | Step::DeleteLink
+            | Step::SetDevice { .. }
+            | Step::SetPeer { .. }
+            | Step::DeletePeer(_)
+            | Step::SetNft(_)
+            | Step::DeleteNft
+            | Step::SetSysctl(..) => return Ok(None),
+        }))
+    }
+
+    async fn index(
+        &mut self,
+        name: &LinkName,
+        indexes: &mut BTreeMap<LinkName, u32>,
+    ) -> Result<u32, ApplyError> {
+        if let Some(index) = indexes.get(name) {
+            return Ok(*index);
+        }
+        let device = link::find(&mut self.route, name).await?;
+        let index = device.ok_or_else(|| ApplyError::NoLink(name.clone()))?.index;
+        indexes.insert(name.clone(), index);
+        Ok(index)
+    }
+
+    async fn flush(&mut self, pending: &mut Vec<Pending>, report: &mut Report) {
+        let requests: Vec<Request> = pending.iter().map(|entry| entry.request.clone()).collect();
+        match self.route.requests(&requests).await {
+            Ok(answers) => {
+                for (entry, answer) in pending.drain(..).zip(answers) {
+                    report.add(entry.step, settle(entry.wish, answer));
+                }
+            }
+            // Which of them were done is not known; all can be said again, and each has its own fate then.
+            Err(_) => {
+                for entry in pending.drain(..) {
+                    let result = self.route.requests(std::slice::from_ref(&entry.request)).await;
+                    let result = result.map_err(ApplyError::from).and_then(|answers| {
+                        answers
+                            .into_iter()
+                            .try_for_each(|answer| settle(entry.wish, answer))
+                    });
+                    report.add(entry.step, result);
+                }
+            }
+        }
+    }
+
+    async fn special(&mut self, step: &Step) -> Result<(), ApplyError> {
+        match step {
+            Step::AddLink { mtu, .. } => {
+                self.add_link(*mtu).await?;
+                self.set_device(step).await
+            }
+            Step::SetDevice { .. } => self.set_device(step).await,
+            Step::DeleteLink => self.delete_link().await,
+            Step::SetPeer { .. } => self.set_peer(step).await,
+            Step::DeletePeer(key) => self.device().change(&[Change::RemovePeer(*key)]).await,
+            Step::SetNft(table) => Ok(self.nft.load(table.clone()).await?),
+            Step::DeleteNft => Ok(self.nft.delete().await?),
+            Step::SetSysctl(name, value) => self.sysctls.write(name, value),
+            Step::SetMtu(_)
+            | Step::SetUp(_)
+            | Step::AddAddress(_)
+            | Step::DeleteAddress(_)
+            | Step::SetRoute(..)
+            | Step::DeleteRoute(_)
+            | Step::AddRule(_)
+            | Step::DeleteRule(_) => Ok(()),
+        }
+    }
+
+    async fn add_link(&mut self, mtu: u32) -> Result<(), ApplyError> {
+        let name = self.owned.link.clone();
+        if let Some(device) = link::find(&mut self.route, &name).await? {
+            if !self.is_own_device(&device).await {
+                return Err(ApplyError::ForeignLink {
+                    name,
+                    kind: device.kind,
+                });
+            }
+            // The other backend's, or one that was never finished.
+            self.delete_link().await?;
+        }
+        if self.backend == Backend::Kernel {
+            let request = link::add_wireguard(&name, Some(mtu));
+            self.say(Wish::MakeWireGuard, request).await?;
+            if self.family.is_none() {
+                self.family = kernel::Family::find().await?;
+            }
+            return Ok(());
+        }
+        uapi::control(&self.userspace.control, "up", &name).await?;
+        uapi::appearance(&socket_of(&self.userspace, &name)).await?;
+        let device = link::find(&mut self.route, &name).await?;
+        let index = device.ok_or(ApplyError::NoLink(name))?.index;
+        self.say(Wish::ChangeLink, link::set_mtu(index, mtu)).await
+    }
+
+    async fn set_device(&mut self, step: &Step) -> Result<(), ApplyError> {
+        let (Step::AddLink {
+            public_key,
+            listen_port,
+            mark,
+            ..
+        }
+        | Step::SetDevice {
+            public_key,
+            listen_port,
+            mark,
+        }) = step
+        else {
+            return Ok(());
+        };
+        if *public_key != self.private_key.public() {
+            return Err(ApplyError::UnknownKey(*public_key));
+        }
+        let change = Change::Device {
+            private_key: self.private_key.clone(),
+            listen_port: *listen_port,
+            mark: *mark,
+        };
+        self.device().change(&[change]).await
+    }
+
+    async fn delete_link(&mut self) -> Result<(), ApplyError> {
+        let name = self.owned.link.clone();
+        let Some(device) = link::find(&mut self.route, &name).await? else {
+            return Ok(());
+        };
+        if device.kind == USERSPACE_KIND
+            && uapi::control(&self.userspace.control, "down", &name)
+                .await
+                .is_ok()
+        {
+            let (attempts, pause) = DISAPPEARANCE;
+            for _ in 0..attempts {
+                if link::find(&mut self.route, &name).await?.is_none() {
+                    return Ok(());
+                }
+                tokio::time::sleep(pause).await;
+            }
+        }
+        self.say(Wish::DeleteLink, link::delete(device.index)).await
+    }
+
+    async fn set_peer(&mut self, step: &Step) -> Result<(), ApplyError> {
+        let Step::SetPeer {
+            key,
+            endpoint,
+            keepalive,
+            add,
+            remove,
+        } = step
+        else {
+            return Ok(());
+        };
+        let mut changes = vec![Change::Peer(PeerChange {
+            key: *key,
+            endpoint: *endpoint,
+            keepalive: *keepalive,
+            add: add.clone(),
+        })];
+        if !remove.is_empty() {
+            let actual = self.device().read().await?;
+            changes.extend(wireguard::parking(&actual, *key, remove));
+        }
+        self.device().change(&changes).await
+    }
+
+    async fn say(&mut self, wish: Wish, request: Request) -> Result<(), ApplyError> {
+        let answers = self.route.requests(&[request]).await?;
+        answers.into_iter().try_for_each(|answer| settle(wish, answer))
+    }
+}
+
+impl Report {
+    fn add(&mut self, step: Step, result: Result<(), ApplyError>) {
+        match result {
+            Ok(()) => self.done += 1,
+            Err(error) => self.failed.push((step, error)),
+        }
+    }
+}
+
+fn settle(wish: Wish, answer: Result<(), Refusal>) -> Result<(), ApplyError> {
+    match answer {
+        Err(refusal) if meaning(wish, refusal.errno) != Meaning::Settled => Err(refusal.into()),
+        _ => Ok(()),
+    }
+}
+
+fn device_of(route: &Route) -> Option<&LinkName> {
+    match &route.kind {
+        RouteKind::Unicast { dev, .. } => Some(dev),
+        RouteKind::Throw | RouteKind::Unreachable => None,
+    }
+}

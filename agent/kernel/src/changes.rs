@@ -1,0 +1,156 @@
+//! Hearing of changes: to what is Spanwire's, and to what it builds on.
+//!
+//! The kernel tells every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped here:
+//! our own changes (they carry the port of our socket), devices and addresses of pods, devices that only tell statistics,
+//! routes outside of our tables except default routes, rules outside of our band, nft tables of others.
+
+use std::collections::BTreeMap;
+
+use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleAttribute, rule::RuleMessage};
+use nix::libc::{
+    NETLINK_NETFILTER, NETLINK_ROUTE, NFNL_SUBSYS_NFTABLES, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE,
+    RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
+};
+use spanwire_host::Owned;
+
+use crate::{
+    link,
+    netlink::{Ears, Message, NetlinkError, attributes},
+    route,
+};
+
+/// Multicast groups of `NETLINK_ROUTE` (include/uapi/linux/rtnetlink.h): links, then addresses, routes and rules of IPv4
+/// and of IPv6.
+const ROUTE_GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+
+/// The multicast group of nf_tables (include/uapi/linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES).
+const NFT_GROUPS: [u32; 1] = [7];
+
+/// So many notifications are one change at most, lest an endless stream of them keeps every change from being reported.
+const COALESCED: usize = 100_000;
+
+/// Hears that something changed.
+pub struct Changes {
+    route: Ears,
+    nft: Ears,
+    owned: Owned,
+    own_port: u32,
+    devices: BTreeMap<u32, link::Device>,
+}
+
+impl Changes {
+    pub(crate) fn open(owned: &Owned, own_port: u32) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            route: Ears::open(NETLINK_ROUTE, &ROUTE_GROUPS)?,
+            nft: Ears::open(NETLINK_NETFILTER, &NFT_GROUPS)?,
+            owned: owned.clone(),
+            own_port,
+            devices: BTreeMap::new(),
+        })
+    }
+
+    /// Returns once something changed. Many changes at once are one. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] when the kernel can no longer be heard.
+    pub async fn changed(&mut self) -> Result<(), NetlinkError> {
+        while !self.hear().await? {}
+        // What else has been told already belongs to the same change.
+        for _ in 0..COALESCED {
+            tokio::select! {
+                biased;
+                relevant = self.hear() => relevant?,
+                () = std::future::ready(()) => break,
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether the next notifications matter.
+    async fn hear(&mut self) -> Result<bool, NetlinkError> {
+        tokio::select! {
+            heard = self.route.hear() => Ok(match heard? {
+                None => true,
+                // Every message is looked at, for what it tells of devices.
+                Some(messages) => messages.iter().filter(|message| self.matters(message)).count() > 0,
+            }),
+            heard = self.nft.hear() => Ok(match heard? {
+                None => true,
+                Some(messages) => messages.iter().any(|message| is_nft_table(message, &self.owned.nft_table)),
+            }),
+        }
+    }
+
+    fn matters(&mut self, message: &Message) -> bool {
+        if matches!(message.kind, RTM_NEWLINK | RTM_DELLINK) {
+            return self.link_matters(message);
+        }
+        if message.port == self.own_port {
+            return false;
+        }
+        match message.kind {
+            RTM_NEWADDR | RTM_DELADDR => message.parse::<AddressMessage>().is_some_and(|address| {
+                let device = self.devices.get(&address.header.index);
+                device.is_none_or(|device| !is_of_a_pod(device))
+            }),
+            RTM_NEWROUTE | RTM_DELROUTE => route::told(message).is_some_and(|route| {
+                let tables = [self.owned.table.0, self.owned.return_table.0];
+                tables.contains(&route.table) || route.prefix.is_some_and(|prefix| prefix.is_default())
+            }),
+            RTM_NEWRULE | RTM_DELRULE => message
+                .parse::<RuleMessage>()
+                .is_some_and(|rule| self.in_band(&rule)),
+            _ => false,
+        }
+    }
+
+    /// Whether a device came, went, or changed in what we look at. Of ours also what we did ourselves: the message that it
+    /// went may have been caused by anyone.
+    fn link_matters(&mut self, message: &Message) -> bool {
+        let Some(device) = link::device(message) else {
+            return false;
+        };
+        let index = device.index;
+        let known = self.devices.get(&index);
+        let matters = !is_of_a_pod(&device) && (message.kind == RTM_DELLINK || known != Some(&device));
+        if message.kind == RTM_DELLINK {
+            self.devices.remove(&index);
+        } else {
+            self.devices.insert(index, device);
+        }
+        matters
+    }
+
+    fn in_band(&self, rule: &RuleMessage) -> bool {
+        let first = self.owned.rule_priority;
+        let band = first..first.saturating_add(Owned::RULE_BAND);
+        let known = matches!(rule.header.family, AddressFamily::Inet | AddressFamily::Inet6);
+        known
+            && rule.attributes.iter().any(
+                |attribute| matches!(attribute, RuleAttribute::Priority(priority) if band.contains(priority)),
+            )
+    }
+}
+
+/// The host's end of a pod's device, by the names that CNI plugins give it.
+fn is_of_a_pod(device: &link::Device) -> bool {
+    let name = device.name.as_str();
+    device.kind == "veth"
+        && ["veth", "cali", "lxc"]
+            .iter()
+            .any(|start| name.starts_with(start))
+}
+
+/// Whether a message of nf_tables is about the table of that name. In every kind of message the first attribute names the
+/// table, but for the one that ends a transaction, which names none.
+fn is_nft_table(message: &Message, table: &str) -> bool {
+    const NFTA_TABLE_NAME: u16 = 1;
+    const HEADER: usize = 4;
+    if i32::from(message.kind >> 8) != NFNL_SUBSYS_NFTABLES {
+        return false;
+    }
+    let body = message.body.get(HEADER..).unwrap_or_default();
+    attributes(body).any(|(kind, value)| {
+        kind == NFTA_TABLE_NAME && value.strip_suffix(&[0]).unwrap_or(value) == table.as_bytes()
+    })
+}

@@ -1,0 +1,135 @@
+//! What can fail, one type per verb.
+
+use std::{io, path::PathBuf};
+
+use spanwire_host::LinkName;
+use spanwire_topology::PublicKey;
+use thiserror::Error;
+
+use crate::{
+    netlink::{NetlinkError, Refusal},
+    wireguard::uapi::UapiError,
+};
+
+/// Why the machine's network cannot be worked with at all.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// No netlink.
+    #[error("cannot talk to the kernel")]
+    Netlink(#[from] NetlinkError),
+    /// Making a WireGuard device of the kernel's, to see whether it can, failed for another reason than that it cannot.
+    #[error("cannot find out whether the kernel has WireGuard; does this process have NET_ADMIN?")]
+    Probe(#[source] Refusal),
+    /// The kernel's WireGuard was asked for.
+    #[error("the kernel has no WireGuard; choose the userspace backend")]
+    NoWireGuard,
+    /// The remembered kernel settings cannot be read.
+    #[error("cannot read the kernel settings remembered in {path}", path = path.display())]
+    Remembered {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why the actual state could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The kernel does not tell.
+    #[error("cannot read {what}")]
+    Netlink {
+        /// What was being read.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: NetlinkError,
+    },
+    /// The userspace WireGuard does not tell.
+    #[error("cannot read the WireGuard device")]
+    Userspace(#[from] UapiError),
+    /// The command `nft` does not tell.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// A kernel setting cannot be read.
+    #[error("cannot read {path}", path = path.display())]
+    Sysctl {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ReadError {
+    pub(crate) fn netlink(what: &'static str) -> impl FnOnce(NetlinkError) -> Self {
+        move |source| Self::Netlink { what, source }
+    }
+}
+
+/// Why the command `nft` did not do it.
+#[derive(Debug, Error)]
+pub enum NftError {
+    /// It cannot be run.
+    #[error("cannot run the command nft; is the package nftables installed?")]
+    Run(#[source] io::Error),
+    /// It failed.
+    #[error("nft failed: {0}")]
+    Failed(String),
+}
+
+/// Why one step was not applied.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The kernel cannot be talked to.
+    #[error("cannot talk to the kernel")]
+    Netlink(#[from] NetlinkError),
+    /// The kernel refused it.
+    #[error("the kernel refused it")]
+    Refused(#[from] Refusal),
+    /// The device is not there.
+    #[error("there is no device {0}")]
+    NoLink(LinkName),
+    /// A device of that name is somebody else's.
+    #[error(
+        "the device {name} is of kind {kind:?} and not Spanwire's; remove it, or give Spanwire another name"
+    )]
+    ForeignLink {
+        /// The name.
+        name: LinkName,
+        /// What it is.
+        kind: String,
+    },
+    /// The step is for a key that this node does not have.
+    #[error("the private half of {0} is not known here")]
+    UnknownKey(PublicKey),
+    /// The userspace WireGuard did not do it.
+    #[error(transparent)]
+    Userspace(#[from] UapiError),
+    /// What the device has already could not be read.
+    #[error("cannot find out what there is to change")]
+    Read(#[source] Box<ReadError>),
+    /// The kernel has no such rule.
+    #[error("a rule can only be inverted as a whole, so an inverted mark must stand alone")]
+    Inexpressible,
+    /// `nft` did not do it.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// The kernel setting cannot be written.
+    #[error("cannot write {path}", path = path.display())]
+    Sysctl {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<ReadError> for ApplyError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(Box::new(error))
+    }
+}

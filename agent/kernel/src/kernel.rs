@@ -1,0 +1,242 @@
+//! One handle for everything that Spanwire has and does on a machine.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use nix::libc::NETLINK_ROUTE;
+use spanwire_host::{Host, Link, LinkName, Owned, Sysctl};
+use spanwire_topology::{Family, Prefix};
+
+use crate::{
+    address,
+    changes::Changes,
+    errno::{Meaning, Wish, meaning},
+    error::{ApplyError, OpenError, ReadError},
+    link,
+    netlink::{NetlinkError, Socket},
+    nft::Nft,
+    route, rule,
+    sysctl::{Remembered, Sysctls},
+    wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, USERSPACE_KIND, Userspace, kernel, uapi},
+};
+
+/// Which WireGuard to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The one whose device is there already; else the kernel's, if it has one; else the userspace one.
+    #[default]
+    Auto,
+    /// The kernel's, or none.
+    Kernel,
+    /// The userspace one.
+    Userspace,
+}
+
+/// What [`Kernel::open`] must know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The identifiers that are Spanwire's.
+    pub owned: Owned,
+    /// `/proc/sys`, or where that is mounted writable.
+    pub proc_sys: PathBuf,
+    /// The folder where found kernel settings are remembered; it must exist.
+    pub state: PathBuf,
+    /// This node's key.
+    pub private_key: PrivateKey,
+    /// Which WireGuard to use.
+    pub backend: BackendChoice,
+    /// Where the userspace WireGuard is reached.
+    pub userspace: Userspace,
+}
+
+/// The network state of this machine, as far as it is Spanwire's, and a look at the rest.
+pub struct Kernel {
+    pub(crate) owned: Owned,
+    pub(crate) private_key: PrivateKey,
+    pub(crate) userspace: Userspace,
+    pub(crate) backend: Backend,
+    pub(crate) route: Socket,
+    pub(crate) family: Option<kernel::Family>,
+    pub(crate) nft: Nft,
+    pub(crate) sysctls: Sysctls,
+    port: Arc<AtomicU32>,
+}
+
+impl Kernel {
+    /// Opens the sockets and chooses the backend.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the kernel cannot be talked to, the chosen backend does not exist, or the remembered kernel
+    /// settings cannot be read.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        let mut route = Socket::open(NETLINK_ROUTE)?;
+        let backend = match config.backend {
+            BackendChoice::Userspace => Backend::Userspace(config.userspace.clone()),
+            BackendChoice::Kernel => match probe(&mut route, &config.owned.link).await? {
+                true => Backend::Kernel,
+                false => return Err(OpenError::NoWireGuard),
+            },
+            BackendChoice::Auto => choose(&mut route, &config).await?,
+        };
+        Ok(Self {
+            family: kernel::Family::find().await?,
+            nft: Nft::open(&config.owned.nft_table)?,
+            sysctls: Sysctls::open(&config.proc_sys, &config.state)?,
+            port: Arc::new(AtomicU32::new(route.port())),
+            owned: config.owned,
+            private_key: config.private_key,
+            userspace: config.userspace,
+            backend,
+            route,
+        })
+    }
+
+    /// The backend in use.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Hears of changes to what is Spanwire's, or to what it builds on, from now on.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] when the kernel does not let us listen.
+    pub fn changes(&self) -> Result<Changes, NetlinkError> {
+        Changes::open(&self.owned, self.port.load(Ordering::Relaxed))
+    }
+
+    /// The kernel settings that [`Self::restore_sysctls`] would put back.
+    #[must_use]
+    pub fn remembered_sysctls(&self) -> &BTreeMap<Sysctl, Remembered> {
+        self.sysctls.remembered()
+    }
+
+    /// Puts kernel settings back to what was found, where they still are what Spanwire made them.
+    pub fn restore_sysctls(&mut self) -> Vec<ApplyError> {
+        self.sysctls.restore()
+    }
+
+    /// Reads what is Spanwire's on this machine; of the kernel settings those that are `wanted`.
+    ///
+    /// # Errors
+    /// [`ReadError`] says what could not be read. Nothing is known then: half a state would be repaired wrongly.
+    pub async fn read(&mut self, wanted: impl IntoIterator<Item = &Sysctl>) -> Result<Host, ReadError> {
+        let mut host = Host::default();
+        let devices = link::devices(&mut self.route).await;
+        let devices = devices.map_err(ReadError::netlink("the devices"))?;
+        let own = devices
+            .iter()
+            .find(|device| device.name == self.owned.link && device.kind == self.backend.link_kind());
+        if let Some(device) = own {
+            self.read_device(device, &mut host).await?;
+        }
+        let names: BTreeMap<u32, LinkName> = devices
+            .into_iter()
+            .map(|device| (device.index, device.name))
+            .collect();
+        for family in [Family::V4, Family::V6] {
+            for table in [self.owned.table, self.owned.return_table] {
+                let told = route::routes(&mut self.route, family, table, Some(self.owned.protocol)).await;
+                let told = told.map_err(ReadError::netlink("the routes"))?;
+                host.routes
+                    .extend(told.iter().filter_map(|told| told.ours(&names)));
+            }
+            let told = rule::rules(&mut self.route, family).await;
+            let told = told.map_err(ReadError::netlink("the rules"))?;
+            let own = told.into_iter().filter(|told| self.is_own_rule(told));
+            host.rules.extend(own.filter_map(|told| told.rule));
+        }
+        host.nft = self.nft.read().await?;
+        for sysctl in wanted {
+            if let Some(value) = self.sysctls.read(sysctl)? {
+                host.sysctls.insert(sysctl.clone(), value);
+            }
+        }
+        Ok(host)
+    }
+
+    async fn read_device(&mut self, device: &link::Device, host: &mut Host) -> Result<(), ReadError> {
+        let wireguard = match self.device().read().await {
+            // Its process has died, and the device is about to follow it.
+            Err(ReadError::Userspace(error)) if error.is_absence() => return Ok(()),
+            other => other?,
+        };
+        let addresses = address::addresses(&mut self.route, Some(device.index)).await;
+        let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
+        let prefix = |assigned: address::Assigned| Prefix::new(assigned.address, assigned.length).ok();
+        host.link = Some(Link {
+            name: device.name.clone(),
+            mtu: device.mtu,
+            up: device.up,
+            addresses: addresses.into_iter().filter_map(prefix).collect(),
+        });
+        host.wireguard = Some(wireguard);
+        Ok(())
+    }
+
+    /// The WireGuard device, by the backend.
+    pub(crate) fn device(&mut self) -> Device<'_> {
+        match (&self.backend, &mut self.family) {
+            (Backend::Kernel, Some(family)) => Device::Kernel(family, &self.owned.link),
+            (Backend::Kernel, None) | (Backend::Userspace(_), _) => {
+                Device::Userspace(socket_of(&self.userspace, &self.owned.link))
+            }
+        }
+    }
+
+    pub(crate) fn in_band(&self, told: &rule::Told) -> bool {
+        let first = self.owned.rule_priority;
+        (first..first.saturating_add(Owned::RULE_BAND)).contains(&told.priority)
+    }
+
+    fn is_own_rule(&self, told: &rule::Told) -> bool {
+        self.in_band(told) && told.protocol == self.owned.protocol
+    }
+}
+
+/// The socket by which the userspace device of that name is set up.
+pub(crate) fn socket_of(userspace: &Userspace, name: &LinkName) -> PathBuf {
+    userspace.sockets.join(format!("{name}.sock"))
+}
+
+async fn choose(route: &mut Socket, config: &Config) -> Result<Backend, OpenError> {
+    let userspace = Backend::Userspace(config.userspace.clone());
+    let present = link::find(route, &config.owned.link).await?;
+    match present.as_ref().map(|device| device.kind.as_str()) {
+        Some(KERNEL_KIND) => return Ok(Backend::Kernel),
+        Some(USERSPACE_KIND) => {
+            let socket = socket_of(&config.userspace, &config.owned.link);
+            if uapi::read(&socket).await.is_ok() {
+                return Ok(userspace);
+            }
+        }
+        Some(_) | None => {}
+    }
+    let able = probe(route, &config.owned.link).await?;
+    Ok(if able { Backend::Kernel } else { userspace })
+}
+
+/// Whether the kernel has WireGuard, found out by making a device under another name.
+async fn probe(route: &mut Socket, name: &LinkName) -> Result<bool, OpenError> {
+    let short: String = name.as_str().chars().take(9).collect();
+    let Some(probe) = LinkName::new(&format!("{short}-probe")) else {
+        return Ok(false);
+    };
+    let answers = route.requests(&[link::add_wireguard(&probe, None)]).await?;
+    if let Some(Err(refusal)) = answers.into_iter().next() {
+        return match meaning(Wish::MakeWireGuard, refusal.errno) {
+            Meaning::Unsupported => Ok(false),
+            Meaning::Settled | Meaning::Failed => Err(OpenError::Probe(refusal)),
+        };
+    }
+    if let Some(device) = link::find(route, &probe).await? {
+        route.requests(&[link::delete(device.index)]).await?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,120 @@
+//! Network devices: what Spanwire must know of all of them, and changes to its own.
+
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage};
+use nix::{
+    errno::Errno,
+    libc::{NLM_F_CREATE, NLM_F_EXCL, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK},
+};
+use spanwire_host::LinkName;
+
+use crate::netlink::{Message, NetlinkError, Request, Socket, attributes};
+
+/// A network device as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) index: u32,
+    pub(crate) name: LinkName,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+    /// `wireguard`, `tun`, `vxlan`, …; empty for hardware.
+    pub(crate) kind: String,
+}
+
+/// All devices.
+pub(crate) async fn devices(socket: &mut Socket) -> Result<Vec<Device>, NetlinkError> {
+    let request = Request::new(RTM_GETLINK, 0, &question());
+    Ok(socket.dump(&request).await?.iter().filter_map(device).collect())
+}
+
+/// The device of that name.
+pub(crate) async fn find(socket: &mut Socket, name: &LinkName) -> Result<Option<Device>, NetlinkError> {
+    let mut message = question();
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.as_str().to_owned()));
+    match socket.get(&Request::new(RTM_GETLINK, 0, &message)).await {
+        Ok(messages) => Ok(messages.iter().find_map(device)),
+        Err(NetlinkError::Refused(refusal)) if refusal.errno == Errno::ENODEV => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a link message says; read by hand, since the devices of others have attributes that no library knows in full.
+pub(crate) fn device(message: &Message) -> Option<Device> {
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_MTU: u16 = 4;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_INFO_KIND: u16 = 1;
+    let word = |offset: usize| -> Option<u32> {
+        Some(u32::from_ne_bytes(
+            message.body.get(offset..offset + 4)?.try_into().ok()?,
+        ))
+    };
+    let (index, flags) = (word(4)?, word(8)?);
+    let (mut name, mut mtu, mut kind) = (None, None, String::new());
+    for (attribute, value) in attributes(message.body.get(16..)?) {
+        match attribute {
+            IFLA_IFNAME => name = LinkName::new(&text(value)),
+            IFLA_MTU => mtu = Some(u32::from_ne_bytes(value.try_into().ok()?)),
+            IFLA_LINKINFO => {
+                let info = attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_KIND);
+                kind = info.map_or_else(String::new, |(_, value)| text(value));
+            }
+            _ => {}
+        }
+    }
+    Some(Device {
+        index,
+        name: name?,
+        mtu: mtu?,
+        up: LinkFlags::from_bits_retain(flags).contains(LinkFlags::Up),
+        kind,
+    })
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+fn question() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
+/// The request that makes a WireGuard device of the kernel's.
+pub(crate) fn add_wireguard(name: &LinkName, mtu: Option<u32>) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.as_str().to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
+    ];
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    Request::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
+}
+
+/// The request that removes a device.
+pub(crate) fn delete(index: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Request::new(RTM_DELLINK, 0, &message)
+}
+
+/// The request that sets the MTU of a device.
+pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    Request::new(RTM_NEWLINK, 0, &message)
+}
+
+/// The request that sets a device up or down.
+pub(crate) fn set_up(index: u32, up: bool) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    Request::new(RTM_NEWLINK, 0, &message)
+}

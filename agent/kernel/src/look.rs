@@ -1,0 +1,192 @@
+//! A look at what is not Spanwire's: devices, the CNI, the way to the endpoints.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use netlink_packet_route::route::RouteType;
+use spanwire_host::{Cni, LinkName, OtherLink, TableId};
+use spanwire_topology::{Family, Prefix};
+
+use crate::{Kernel, address, error::ReadError, link, route};
+
+/// The routing table `main`.
+const MAIN: TableId = TableId(254);
+
+/// What is found on the machine besides Spanwire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The devices of others that are up, without loopback's own addresses.
+    pub links: BTreeMap<LinkName, OtherLink>,
+    /// How the CNI carries traffic inside the location.
+    pub cni: Cni,
+    /// The smallest MTU on the ways to the endpoints, or, with none of them reachable, on the default routes.
+    pub underlay_mtu: Option<u32>,
+    /// The families that have a default route.
+    pub default_routes: BTreeSet<Family>,
+}
+
+impl Look {
+    /// The networks that are connected to devices of others.
+    pub fn networks(&self) -> impl Iterator<Item = Prefix> {
+        self.links.values().flat_map(OtherLink::networks)
+    }
+}
+
+impl Kernel {
+    /// Looks at what is not Spanwire's, and at the ways to `endpoints` outside of the mesh.
+    ///
+    /// # Errors
+    /// [`ReadError`] says what could not be read.
+    pub async fn look(
+        &mut self,
+        endpoints: impl IntoIterator<Item = &SocketAddr>,
+    ) -> Result<Look, ReadError> {
+        let devices = link::devices(&mut self.route).await;
+        let devices = devices.map_err(ReadError::netlink("the devices"))?;
+        let addresses = address::addresses(&mut self.route, None).await;
+        let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
+        let mut look = Look::default();
+        let mtus: BTreeMap<u32, u32> = devices.iter().map(|device| (device.index, device.mtu)).collect();
+        for device in devices
+            .iter()
+            .filter(|device| device.up && device.name != self.owned.link)
+        {
+            let of_it = addresses
+                .iter()
+                .filter(|assigned| assigned.device == device.index && !assigned.address.is_loopback());
+            let other = OtherLink {
+                mtu: device.mtu,
+                addresses: of_it
+                    .map(|assigned| (assigned.address, assigned.length))
+                    .collect(),
+                cni: is_cni(&device.name),
+            };
+            look.links.insert(device.name.clone(), other);
+        }
+        look.cni = cni(&devices);
+
+        let mut ways = Vec::new();
+        for endpoint in endpoints {
+            let way = route::towards(&mut self.route, *endpoint, self.owned.mark).await;
+            ways.extend(way.map_err(ReadError::netlink("the way to an endpoint"))?);
+        }
+        let mut defaults = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let routes = route::routes(&mut self.route, family, MAIN, None).await;
+            let routes = routes.map_err(ReadError::netlink("the routes"))?;
+            let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
+            if !found.is_empty() {
+                look.default_routes.insert(family);
+            }
+            defaults.extend(found);
+        }
+        let smallest = |ways: &[route::Told]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
+        look.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
+        Ok(look)
+    }
+}
+
+fn is_default(route: &route::Told) -> bool {
+    route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.is_default())
+}
+
+fn mtu(way: &route::Told, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
+    let devices = way.device.iter().chain(&way.hops);
+    devices
+        .filter_map(|index| mtus.get(index).copied())
+        .chain(way.mtu)
+        .min()
+}
+
+/// Whether the name is one that CNIs and container engines give to bridges, tunnels and pods' devices.
+fn is_cni(name: &LinkName) -> bool {
+    const NAMES: [&str; 12] = [
+        "cni",
+        "flannel",
+        "veth",
+        "cali",
+        "vxlan.calico",
+        "vxlan-v6.calico",
+        "tunl0",
+        "kube-",
+        "docker",
+        "lxc",
+        "cilium_",
+        "nodelocaldns",
+    ];
+    NAMES.iter().any(|start| name.as_str().starts_with(start))
+}
+
+/// flannel's VXLAN devices, one per family, make the CNI an overlay; everything else is reached directly.
+fn cni(devices: &[link::Device]) -> Cni {
+    let links: BTreeSet<LinkName> = devices
+        .iter()
+        .filter(|device| device.up && device.kind == "vxlan" && device.name.as_str().starts_with("flannel"))
+        .map(|device| device.name.clone())
+        .collect();
+    if links.is_empty() {
+        Cni::Direct
+    } else {
+        Cni::Overlay { links }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_pods_and_of_the_cni_are_known_by_their_names() {
+        let is = |name: &str| is_cni(&LinkName::new(name).unwrap());
+        for name in [
+            "cni0",
+            "flannel.1",
+            "flannel-v6.1",
+            "veth12ab",
+            "cali1234",
+            "vxlan.calico",
+            "tunl0",
+            "kube-ipvs0",
+        ] {
+            assert!(is(name), "{name}");
+        }
+        for name in [
+            "eth0",
+            "ens3",
+            "wlan0",
+            "wg0",
+            "lan",
+            "calendar0".get(..3).unwrap_or("lan"),
+        ] {
+            assert!(!is(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_flannels_vxlan_is_an_overlay() {
+        let device = |name: &str, kind: &str| link::Device {
+            index: 1,
+            name: LinkName::new(name).unwrap(),
+            mtu: 1450,
+            up: true,
+            kind: kind.to_owned(),
+        };
+        let overlay = Cni::Overlay {
+            links: ["flannel-v6.1", "flannel.1"]
+                .map(|name| LinkName::new(name).unwrap())
+                .into(),
+        };
+        let devices = [
+            device("eth0", ""),
+            device("flannel.1", "vxlan"),
+            device("flannel-v6.1", "vxlan"),
+        ];
+        assert_eq!(cni(&devices), overlay);
+        assert_eq!(
+            cni(&[device("cni0", "bridge"), device("vxlan.calico", "vxlan")]),
+            Cni::Direct
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! The nft table, by the command `nft` (docs/decisions/0002-nft-by-its-command.md).
+//!
+//! What the kernel lists is never the text that was loaded: sets are sorted and merged, names are resolved. So right after
+//! a load the listing is remembered, and from then on the table is intact as long as the kernel still lists the same,
+//! counters left out. Listing thousands of elements costs tens of milliseconds; it is done only when the generation
+//! number of nf_tables has moved (`NFT_MSG_GETGEN`), which any change by anyone does.
+//!
+//! After a restart nothing is remembered, so the table is loaded once more. That is one transaction: no packet sees a
+//! state between.
+
+use std::process::{Output, Stdio};
+
+use nix::libc::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN};
+use spanwire_host::NftTable;
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use crate::{
+    error::{NftError, ReadError},
+    netlink::{Message, NetlinkError, Request, Socket, attributes},
+};
+
+/// The comment by which a table is known to be Spanwire's.
+pub(crate) const COMMENT: &str = "managed by spanwire-agent";
+
+/// Length of `struct nfgenmsg`.
+const HEADER: usize = 4;
+
+/// The nft table of the machine.
+pub(crate) struct Nft {
+    table: String,
+    socket: Socket,
+    /// The wanted text in force and the listing right after it was loaded.
+    loaded: Option<(NftTable, String)>,
+    /// What was last read, and at which generation.
+    known: Option<(u32, Option<NftTable>)>,
+}
+
+impl Nft {
+    pub(crate) fn open(table: &str) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            table: table.to_owned(),
+            socket: Socket::open(NETLINK_NETFILTER)?,
+            loaded: None,
+            known: None,
+        })
+    }
+
+    /// The table, if there is one, with the text in force; the text is empty where that is not known.
+    pub(crate) async fn read(&mut self) -> Result<Option<NftTable>, ReadError> {
+        let generation = self.generation().await;
+        let generation = generation.map_err(ReadError::netlink("the generation of nf_tables"))?;
+        if let Some((known, table)) = &self.known
+            && *known == generation
+        {
+            return Ok(table.clone());
+        }
+        let table = self.listing().await?.map(|listing| match &self.loaded {
+            Some((wanted, loaded)) if *loaded == listing => wanted.clone(),
+            _ => NftTable { text: String::new() },
+        });
+        self.known = Some((generation, table.clone()));
+        Ok(table)
+    }
+
+    /// Replaces the table, in one transaction.
+    pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
+        let name = &self.table;
+        let text = format!(
+            "table inet {name}\ndelete table inet {name}\ntable inet {name} {{ comment \"{COMMENT}\"; }}\n{}\n",
+            wanted.text
+        );
+        (self.known, self.loaded) = (None, None);
+        succeed(nft(&["-f", "-"], &text).await?)?;
+        let listing = self.listing().await?;
+        self.loaded = listing.map(|listing| (wanted, listing));
+        Ok(())
+    }
+
+    /// Removes the table, if there is one.
+    pub(crate) async fn delete(&mut self) -> Result<(), NftError> {
+        let name = &self.table;
+        (self.known, self.loaded) = (None, None);
+        // Adding what is there changes nothing; and then there is something to delete.
+        let text = format!("table inet {name}\ndelete table inet {name}\n");
+        succeed(nft(&["-f", "-"], &text).await?).map(|_| ())
+    }
+
+    /// Whether a table of our name is there that is not ours.
+    pub(crate) async fn foreign(&mut self) -> Result<bool, NftError> {
+        let comment = format!("\tcomment \"{COMMENT}\"");
+        let listing = self.listing().await?;
+        Ok(listing.is_some_and(|listing| listing.lines().nth(1) != Some(comment.as_str())))
+    }
+
+    async fn listing(&self) -> Result<Option<String>, NftError> {
+        let output = nft(&["-s", "-nn", "list", "table", "inet", &self.table], "").await?;
+        if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("No such file") {
+            return Ok(None);
+        }
+        succeed(output).map(Some)
+    }
+
+    async fn generation(&mut self) -> Result<u32, NetlinkError> {
+        let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
+        let request = Request {
+            kind: subsystem | u16::try_from(NFT_MSG_GETGEN).unwrap_or_default(),
+            flags: 0,
+            body: vec![0; HEADER],
+        };
+        let answer = self.socket.get(&request).await?;
+        let number = answer.iter().find_map(generation);
+        number.ok_or(NetlinkError::Malformed("no generation"))
+    }
+}
+
+fn generation(message: &Message) -> Option<u32> {
+    const NFTA_GEN_ID: u16 = 1;
+    let (_, number) = attributes(message.body.get(HEADER..)?).find(|(kind, _)| *kind == NFTA_GEN_ID)?;
+    Some(u32::from_be_bytes(number.try_into().ok()?))
+}
+
+async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(NftError::Run)?;
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // A child that stops reading says why on its standard error.
+            let _told_there = stdin.write_all(input.as_bytes()).await;
+        }
+    };
+    let ((), output) = tokio::join!(feed, child.wait_with_output());
+    output.map_err(NftError::Run)
+}
+
+fn succeed(output: Output) -> Result<String, NftError> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(NftError::Failed(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
+}

@@ -1,0 +1,158 @@
+//! WireGuard devices: the kernel's, or a process's that stands in for it.
+//!
+//! Both are told the same few things: the device's key, port and mark; a peer's endpoint, keepalive and allowed IPs.
+//! Peers are never replaced as a whole, because that would end their sessions.
+//!
+//! # Taking allowed IPs from a peer
+//!
+//! Only Linux 6.16 and the newest userspace implementations can take a single allowed IP from a peer
+//! (`WGALLOWEDIP_F_REMOVE_ME`); before, a peer's whole list could only be replaced, which for a list of several messages
+//! leaves a gap. So they are *parked*: an allowed IP moves to whoever gets it last, so those to remove are given to a
+//! peer that exists for a moment, and that peer is removed. It works everywhere alike, and the others of the peer stay
+//! untouched. Only those that the peer really has are parked, because another peer may have got them meanwhile.
+
+pub(crate) mod kernel;
+mod key;
+pub(crate) mod uapi;
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+
+use spanwire_host::{LinkName, WireGuard};
+use spanwire_topology::{Keepalive, Prefix, PublicKey};
+
+pub use self::key::PrivateKey;
+use crate::error::{ApplyError, ReadError};
+
+/// Which WireGuard carries the packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel's.
+    Kernel,
+    /// A process that makes a device when asked on a control socket, and speaks WireGuard's userspace protocol.
+    Userspace(Userspace),
+}
+
+/// Where the userspace WireGuard is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Userspace {
+    /// The socket on which a device is asked for: `up NAME`, `down NAME`.
+    pub control: PathBuf,
+    /// The folder of the sockets `NAME.sock` by which a device is set up.
+    pub sockets: PathBuf,
+}
+
+impl Backend {
+    /// The kind of the link that this backend makes.
+    #[must_use]
+    pub fn link_kind(&self) -> &'static str {
+        match self {
+            Self::Kernel => KERNEL_KIND,
+            Self::Userspace(_) => USERSPACE_KIND,
+        }
+    }
+}
+
+pub(crate) const KERNEL_KIND: &str = "wireguard";
+pub(crate) const USERSPACE_KIND: &str = "tun";
+
+/// What is to change at one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Device {
+        private_key: PrivateKey,
+        listen_port: u16,
+        mark: u32,
+    },
+    Peer(PeerChange),
+    RemovePeer(PublicKey),
+}
+
+/// What is to change at one peer; the peer is made if there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerChange {
+    pub(crate) key: PublicKey,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) keepalive: Option<Option<Keepalive>>,
+    pub(crate) add: BTreeSet<Prefix>,
+}
+
+/// The peer that takes allowed IPs away; removed with the last of them. Its private half is nobody's: the bytes of a
+/// sentence are no multiple of the base point that anyone knows.
+const PARKING: PublicKey = PublicKey::new(*b"spanwire parks allowed ips here.");
+
+/// The changes that take `remove` from the peer with `key`, as far as it has them in `actual`.
+pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Prefix>) -> Vec<Change> {
+    let has = actual.peers.get(&key).map(|peer| &peer.allowed_ips);
+    let parked: BTreeSet<Prefix> = remove
+        .iter()
+        .filter(|prefix| has.is_some_and(|has| has.contains(prefix)))
+        .copied()
+        .collect();
+    if parked.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        Change::Peer(PeerChange {
+            key: PARKING,
+            endpoint: None,
+            keepalive: None,
+            add: parked,
+        }),
+        Change::RemovePeer(PARKING),
+    ]
+}
+
+/// One device, by whichever backend.
+pub(crate) enum Device<'a> {
+    Kernel(&'a mut kernel::Family, &'a LinkName),
+    Userspace(PathBuf),
+}
+
+impl Device<'_> {
+    /// How the device is set up.
+    pub(crate) async fn read(&mut self) -> Result<WireGuard, ReadError> {
+        match self {
+            Self::Kernel(family, name) => family.read(name).await,
+            Self::Userspace(socket) => Ok(uapi::read(socket).await?),
+        }
+    }
+
+    /// Makes the changes, in order; stops at the first that fails.
+    pub(crate) async fn change(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
+        match self {
+            Self::Kernel(family, name) => family.change(name, changes).await,
+            Self::Userspace(socket) => Ok(uapi::change(socket, changes).await?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spanwire_host::WireGuardPeer;
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_peer_has_is_parked() {
+        let (a, b) = (PublicKey::new([1; 32]), PublicKey::new([2; 32]));
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let mut actual = WireGuard::default();
+        let peer = |allowed: &str| WireGuardPeer {
+            allowed_ips: [prefix(allowed)].into(),
+            ..WireGuardPeer::default()
+        };
+        actual.peers.insert(a, peer("10.0.0.0/24"));
+        actual.peers.insert(b, peer("10.0.1.0/24"));
+
+        let remove = [prefix("10.0.0.0/24"), prefix("10.0.1.0/24")].into();
+        let changes = parking(&actual, a, &remove);
+
+        assert!(
+            matches!(&changes[..], [Change::Peer(parked), Change::RemovePeer(PARKING)]
+                if parked.key == PARKING && parked.add == [prefix("10.0.0.0/24")].into()),
+            "{changes:?}"
+        );
+        assert_eq!(parking(&actual, a, &[prefix("10.0.1.0/24")].into()), []);
+        assert_eq!(parking(&actual, PublicKey::new([3; 32]), &remove), []);
+    }
+}

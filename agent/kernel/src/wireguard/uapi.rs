@@ -1,0 +1,279 @@
+//! WireGuard in a process: its cross-platform userspace protocol, and the control socket that makes devices.
+//!
+//! A conversation is one `get=1` or `set=1` on a fresh connection: implementations differ in whether they serve a second
+//! one (<https://www.wireguard.com/xplatform/>). The answer ends with `errno=N` and an empty line.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
+use spanwire_topology::{Keepalive, PublicKey};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+use super::{Change, PrivateKey};
+
+/// A device of 10,000 allowed IPs is set up in well under a second; a process that takes longer is stopped or stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the device's socket may take to appear after `up` was answered, and how often to look.
+const APPEARANCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(5));
+
+/// An answer longer than this is no WireGuard's: a million allowed IPs.
+const LONGEST_ANSWER: u64 = 64 << 20;
+
+/// Why the userspace WireGuard did not do it.
+#[derive(Debug, Error)]
+pub enum UapiError {
+    /// Its socket cannot be used.
+    #[error("userspace WireGuard is not reached at {path}; is spanwire-tunnel running on this node?", path = path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not answer.
+    #[error("userspace WireGuard at {path} does not answer", path = path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It said no.
+    #[error("userspace WireGuard refused the change: {}", errno.desc())]
+    Refused {
+        /// The error number.
+        errno: Errno,
+    },
+    /// It did not make or remove the device.
+    #[error("the tunnel process answered {answer:?} to {request:?}")]
+    Control {
+        /// What was asked.
+        request: String,
+        /// What it said.
+        answer: String,
+    },
+    /// Its answer is not what the protocol says.
+    #[error("userspace WireGuard answered with the line {line:?}")]
+    Malformed {
+        /// The line; never one with a key of ours in it.
+        line: String,
+    },
+}
+
+impl UapiError {
+    /// Whether there is no process at the socket.
+    pub(crate) fn is_absence(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                )
+            }
+            Self::Silent { .. } | Self::Refused { .. } | Self::Control { .. } | Self::Malformed { .. } => {
+                false
+            }
+        }
+    }
+}
+
+/// Asks on the control socket for a device, or to remove one.
+pub(crate) async fn control(path: &Path, verb: &str, name: &LinkName) -> Result<(), UapiError> {
+    let request = format!("{verb} {name}");
+    let mut answer = String::new();
+    bounded(path, async {
+        let mut stream = BufReader::new(UnixStream::connect(path).await?);
+        stream.write_all(format!("{request}\n").as_bytes()).await?;
+        stream.read_line(&mut answer).await
+    })
+    .await?;
+    let answer = answer.trim_end();
+    if answer == "ok" || answer.starts_with("ok ") {
+        return Ok(());
+    }
+    Err(UapiError::Control {
+        request,
+        answer: answer.to_owned(),
+    })
+}
+
+/// Waits until the device's socket takes connections.
+pub(crate) async fn appearance(path: &Path) -> Result<(), UapiError> {
+    let (longest, step) = APPEARANCE;
+    let waiting = async {
+        while UnixStream::connect(path).await.is_err() {
+            tokio::time::sleep(step).await;
+        }
+    };
+    let path = path.to_owned();
+    timeout(longest, waiting)
+        .await
+        .map_err(|_| UapiError::Silent { path })
+}
+
+/// Reads how a device is set up.
+pub(crate) async fn read(path: &Path) -> Result<WireGuard, UapiError> {
+    parse(&converse(path, b"get=1\n\n").await?)
+}
+
+/// Makes the changes in one conversation.
+pub(crate) async fn change(path: &Path, changes: &[Change]) -> Result<(), UapiError> {
+    let answer = converse(path, request(changes).as_bytes()).await?;
+    parse(&answer).map(|_| ())
+}
+
+async fn converse(path: &Path, request: &[u8]) -> Result<Zeroizing<String>, UapiError> {
+    let mut answer = Zeroizing::new(String::new());
+    bounded(path, async {
+        let stream = UnixStream::connect(path).await?;
+        let mut stream = BufReader::new(stream.take(LONGEST_ANSWER));
+        stream.get_mut().get_mut().write_all(request).await?;
+        while stream.read_line(&mut answer).await? > 0 && !answer.ends_with("\n\n") {}
+        Ok(())
+    })
+    .await?;
+    Ok(answer)
+}
+
+async fn bounded<T>(path: &Path, talk: impl Future<Output = io::Result<T>>) -> Result<T, UapiError> {
+    let path = path.to_owned();
+    match timeout(PATIENCE, talk).await {
+        Err(_) => Err(UapiError::Silent { path }),
+        Ok(Err(source)) => Err(UapiError::Unreachable { path, source }),
+        Ok(Ok(value)) => Ok(value),
+    }
+}
+
+fn request(changes: &[Change]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::from("set=1\n"));
+    for change in changes {
+        // Writing to a String cannot fail.
+        let _infallible = write_change(&mut text, change);
+    }
+    text.push('\n');
+    text
+}
+
+fn write_change(text: &mut String, change: &Change) -> std::fmt::Result {
+    match change {
+        Change::Device {
+            private_key,
+            listen_port,
+            mark,
+        } => {
+            writeln!(text, "private_key={}", hex(private_key.as_bytes()).as_str())?;
+            writeln!(text, "listen_port={listen_port}")?;
+            writeln!(text, "fwmark={mark}")
+        }
+        Change::Peer(peer) => {
+            writeln!(text, "public_key={}", hex(peer.key.as_bytes()).as_str())?;
+            if let Some(endpoint) = peer.endpoint {
+                writeln!(text, "endpoint={endpoint}")?;
+            }
+            if let Some(keepalive) = peer.keepalive {
+                let seconds = keepalive.map_or(0, |keepalive| keepalive.0);
+                writeln!(text, "persistent_keepalive_interval={seconds}")?;
+            }
+            peer.add
+                .iter()
+                .try_for_each(|prefix| writeln!(text, "allowed_ip={prefix}"))
+        }
+        Change::RemovePeer(key) => {
+            writeln!(text, "public_key={}", hex(key.as_bytes()).as_str())?;
+            writeln!(text, "remove=true")
+        }
+    }
+}
+
+fn parse(answer: &str) -> Result<WireGuard, UapiError> {
+    let mut device = WireGuard::default();
+    let mut peers: BTreeMap<PublicKey, WireGuardPeer> = BTreeMap::new();
+    let mut peer = None;
+    let mut errno = None;
+    for line in answer.lines().filter(|line| !line.is_empty()) {
+        let malformed = || UapiError::Malformed {
+            line: if line.contains("_key=") {
+                "…_key=…".to_owned()
+            } else {
+                line.to_owned()
+            },
+        };
+        let (name, value) = line.split_once('=').ok_or_else(malformed)?;
+        let of_peer: Option<&mut WireGuardPeer> = peer.and_then(|key| peers.get_mut(&key));
+        match (name, of_peer) {
+            ("errno", _) => errno = Some(value.parse::<i32>().map_err(|_| malformed())?),
+            ("private_key", _) => {
+                let bytes = unhex(value).ok_or_else(malformed)?;
+                device.public_key = (*bytes != [0; 32]).then(|| PrivateKey::new(*bytes).public());
+            }
+            ("listen_port", _) => device.listen_port = value.parse().map_err(|_| malformed())?,
+            ("fwmark", _) => device.mark = value.parse().map_err(|_| malformed())?,
+            ("public_key", _) => {
+                let key = PublicKey::new(*unhex(value).ok_or_else(malformed)?);
+                peers.insert(key, WireGuardPeer::default());
+                peer = Some(key);
+            }
+            ("endpoint", Some(of_peer)) => {
+                of_peer.endpoint = Some(value.parse().map_err(|_| malformed())?);
+            }
+            ("persistent_keepalive_interval", Some(of_peer)) => {
+                let seconds: u16 = value.parse().map_err(|_| malformed())?;
+                of_peer.keepalive = (seconds > 0).then_some(Keepalive(seconds));
+            }
+            ("allowed_ip", Some(of_peer)) => {
+                of_peer
+                    .allowed_ips
+                    .insert(value.parse().map_err(|_| malformed())?);
+            }
+            // Statistics, the protocol version, and what newer versions add.
+            _ => {}
+        }
+    }
+    match errno {
+        Some(0) => {
+            device.peers = peers;
+            Ok(device)
+        }
+        Some(number) => Err(UapiError::Refused {
+            errno: Errno::from_raw(number.abs()),
+        }),
+        None => Err(UapiError::Malformed { line: String::new() }),
+    }
+}
+
+fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(64));
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(u32::from(digit), 16));
+        }
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+use spanwire_host::{NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, TableId};
+use spanwire_kernel::Changes;
+use spanwire_topology::Family;
+
+use crate::lab::{lab, p, run};
+
+/// Longer than the kernel ever takes to tell.
+const QUIET: Duration = Duration::from_millis(150);
+
+async fn hears(changes: &mut Changes) -> bool {
+    tokio::time::timeout(QUIET, changes.changed())
+        .await
+        .is_ok_and(|result| result.is_ok())
+}
+
+async fn silence(changes: &mut Changes) {
+    while hears(changes).await {}
+}
+
+#[test]
+fn what_others_do_to_ours_and_to_what_we_build_on_is_heard() {
+    lab(async |lab| {
+        run("ip link add eth0 type veth peer name far && ip link set eth0 up && ip link set far up");
+        lab.apply(vec![Step::SetNft(NftTable {
+            text: "table inet spanwire { }".to_owned(),
+        })])
+        .await;
+        let mut changes = lab.kernel.changes().unwrap();
+        for command in [
+            "ip link add eth1 type bridge",
+            "ip link set eth1 mtu 1300",
+            "ip link set eth1 up",
+            "ip addr add 10.1.0.5/24 dev eth0",
+            "ip -6 addr add fd01::5/64 dev eth0",
+            "ip route add default via 10.1.0.1",
+            "ip route add throw 10.9.0.0/16 table 51830 proto 151",
+            "ip route del throw 10.9.0.0/16 table 51830",
+            "ip -6 route add fd09::/64 dev eth0 table 51831",
+            "ip rule add lookup 51830 pref 2100",
+            "ip -6 rule add lookup 51830 pref 2115",
+            "ip rule del pref 2100",
+            "nft add chain inet spanwire c",
+            "nft delete table inet spanwire",
+            "ip link del eth1",
+        ] {
+            silence(&mut changes).await;
+            run(command);
+            assert!(hears(&mut changes).await, "{command}");
+        }
+    });
+}
+
+#[test]
+fn what_we_do_ourselves_and_what_cannot_matter_is_not_heard() {
+    lab(async |lab| {
+        run("ip link add eth0 type veth peer name far && ip link set eth0 up && ip link set far up");
+        run("ip addr add 10.1.0.5/24 dev eth0");
+        let mut changes = lab.kernel.changes().unwrap();
+        run("ip link add veth0 type veth peer name eth9");
+        silence(&mut changes).await;
+
+        let key = RouteKey {
+            table: TableId(51_830),
+            prefix: p("10.9.0.0/16"),
+            metric: 0,
+        };
+        let route = Route {
+            kind: RouteKind::Throw,
+            mtu: None,
+        };
+        let rule = Rule {
+            family: Family::V4,
+            priority: 2_100,
+            selector: RuleSelector::default(),
+            action: RuleAction::Nop,
+        };
+        lab.apply(vec![Step::SetRoute(key, route), Step::AddRule(rule.clone())])
+            .await;
+        lab.apply(vec![Step::DeleteRoute(key), Step::DeleteRule(rule)])
+            .await;
+        assert!(!hears(&mut changes).await, "our own");
+
+        for command in [
+            "ip link set veth0 mtu 1300 && ip link set veth0 up",
+            "ip addr add 10.8.0.1/24 dev veth0",
+            "ip route add 10.7.0.0/16 dev eth0",
+            "ip route add 10.7.0.0/16 dev eth0 table 7",
+            "ip rule add lookup 7 pref 2099",
+            "nft add table inet other && nft add chain inet other c && nft delete table inet other",
+        ] {
+            run(command);
+            assert!(!hears(&mut changes).await, "{command}");
+        }
+    });
+}
+
+#[test]
+fn ten_thousand_changes_at_once_are_few() {
+    lab(async |lab| {
+        run("ip link add eth0 type bridge && ip link set eth0 up");
+        let mut changes = lab.kernel.changes().unwrap();
+        silence(&mut changes).await;
+        run(
+            "for i in $(seq 10000); do echo route add throw 10.$((i / 250)).$((i % 250)).0/24 table 51830; done | ip -batch -",
+        );
+        let mut heard = 0;
+        while hears(&mut changes).await {
+            heard += 1;
+        }
+        assert!(heard > 0);
+        assert_eq!(heard, 1);
+    });
+}

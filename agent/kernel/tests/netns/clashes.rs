@@ -1,0 +1,85 @@
+use std::net::UdpSocket;
+
+use spanwire_host::{NftTable, Rule, RuleAction, RuleSelector, Step, TableId};
+use spanwire_kernel::Clash;
+use spanwire_topology::Family;
+
+use crate::lab::{lab, run};
+
+#[test]
+fn ours_is_no_clash() {
+    lab(async |lab| {
+        let rule = Rule {
+            family: Family::V6,
+            priority: 2_101,
+            selector: RuleSelector::default(),
+            action: RuleAction::Nop,
+        };
+        lab.apply(vec![
+            lab.add_link(),
+            Step::SetUp(true),
+            Step::AddRule(rule),
+            Step::SetNft(NftTable {
+                text: "table inet spanwire {\nchain c {\n}\n}".to_owned(),
+            }),
+        ])
+        .await;
+        assert_eq!(lab.kernel.clashes(Some(51_820)).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        assert_eq!(lab.kernel.clashes(Some(51_820)).await.unwrap(), []);
+        run(&format!("ip link add {name} type bridge"));
+        run("ip link add eth0 type bridge && ip link set eth0 up");
+        run(
+            "ip rule add lookup 7 pref 2100 && ip -6 rule add blackhole pref 2115 proto static && ip rule add lookup 7 pref 2116",
+        );
+        run("ip route add 10.0.0.0/8 dev eth0 table 51830 && ip -6 route add fd00::/8 dev eth0 table 51830");
+        run("nft add table inet spanwire");
+        let port = UdpSocket::bind("[::]:51820").unwrap();
+
+        let clashes = lab.kernel.clashes(Some(51_820)).await.unwrap();
+
+        let rule = |family, priority, protocol| Clash::Rule {
+            family,
+            priority,
+            protocol,
+        };
+        assert_eq!(
+            clashes,
+            [
+                Clash::Link {
+                    name,
+                    kind: "bridge".to_owned()
+                },
+                rule(Family::V4, 2_100, 0),
+                rule(Family::V6, 2_115, 4),
+                Clash::Routes {
+                    table: TableId(51_830),
+                    count: 2
+                },
+                Clash::NftTable {
+                    name: "spanwire".to_owned()
+                },
+                Clash::Port { port: 51_820 },
+            ]
+        );
+        for clash in clashes {
+            let text = clash.to_string();
+            assert!(text.contains("remove") || text.contains("annotate"), "{text}");
+        }
+        drop(port);
+        assert!(
+            lab.kernel
+                .clashes(None)
+                .await
+                .unwrap()
+                .iter()
+                .all(|clash| !matches!(clash, Clash::Port { .. }))
+        );
+    });
+}

@@ -1,0 +1,145 @@
+//! A network namespace with a [`Kernel`] in it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde_json::Value;
+use spanwire_host::{Host, LinkName, Owned, Step, Sysctl};
+use spanwire_kernel::{BackendChoice, Config, Kernel, PrivateKey, Userspace};
+use tempfile::TempDir;
+
+use crate::userspace::{self, Control};
+
+/// A machine: its namespace is that of the thread that made it.
+pub(crate) struct Lab {
+    pub(crate) kernel: Kernel,
+    pub(crate) name: LinkName,
+    pub(crate) folder: TempDir,
+    pub(crate) control: Option<Control>,
+}
+
+/// Runs the test on a thread with a network namespace of its own, which goes when the thread ends.
+pub(crate) fn lab(test: impl AsyncFnOnce(&mut Lab) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            run("ip link set lo up");
+            let mut lab = Lab::new().await;
+            test(&mut lab).await;
+            if let Some(control) = lab.control.take() {
+                control.stop();
+            }
+        });
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The private key of the machine under test.
+pub(crate) fn key() -> PrivateKey {
+    PrivateKey::new([0x41; 32])
+}
+
+impl Lab {
+    async fn new() -> Self {
+        // Sockets of userspace devices lie in one folder for all namespaces, so names must differ.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = LinkName::new(&format!("sw{:x}n{number}", std::process::id())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let control = userspace::serve(folder.path(), &name);
+        let kernel = Kernel::open(config(&name, folder.path(), BackendChoice::Auto))
+            .await
+            .unwrap();
+        Self {
+            kernel,
+            name,
+            folder,
+            control,
+        }
+    }
+
+    /// The same machine for an agent that has just started.
+    pub(crate) async fn restarted(&self, backend: BackendChoice) -> Kernel {
+        Kernel::open(config(&self.name, self.folder.path(), backend))
+            .await
+            .unwrap()
+    }
+
+    /// Applies steps that must all succeed.
+    pub(crate) async fn apply(&mut self, steps: Vec<Step>) {
+        let count = steps.len();
+        let report = self.kernel.apply(steps).await;
+        assert!(report.failed.is_empty(), "{:#?}", report.failed);
+        assert_eq!(report.done, count);
+    }
+
+    /// The actual state, no sysctls.
+    pub(crate) async fn read(&mut self) -> Host {
+        self.kernel.read(&[] as &[Sysctl]).await.unwrap()
+    }
+
+    /// The step that makes the device.
+    pub(crate) fn add_link(&self) -> Step {
+        Step::AddLink {
+            mtu: 1420,
+            public_key: key().public(),
+            listen_port: 51_820,
+            mark: 0x2000,
+        }
+    }
+}
+
+fn config(name: &LinkName, folder: &Path, backend: BackendChoice) -> Config {
+    Config {
+        owned: Owned {
+            link: name.clone(),
+            ..Owned::default()
+        },
+        proc_sys: PathBuf::from("/proc/sys"),
+        state: folder.to_owned(),
+        private_key: key(),
+        backend,
+        userspace: Userspace {
+            control: folder.join("control.sock"),
+            sockets: userspace::sockets(folder),
+        },
+    }
+}
+
+/// Runs a command of the shell's that must succeed, and gives what it prints.
+pub(crate) fn run(command: &str) -> String {
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that prints JSON; what prints nothing is an empty list.
+pub(crate) fn json(command: &str) -> Value {
+    let text = run(command);
+    let text = if text.trim().is_empty() { "[]" } else { &text };
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
+}
+
+/// Reads text that must be a `T`.
+pub(crate) fn p<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+/// The device of that name.
+pub(crate) fn link(name: &str) -> LinkName {
+    LinkName::new(name).unwrap()
+}

@@ -1,0 +1,114 @@
+use spanwire_host::{Link, Step};
+use spanwire_kernel::ApplyError;
+
+use crate::lab::{json, key, lab, p, run};
+
+#[test]
+fn a_device_is_made_changed_and_removed_step_by_step() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        assert_eq!(lab.read().await.link, None);
+
+        lab.apply(vec![lab.add_link()]).await;
+        let mut expected = Link {
+            name: name.clone(),
+            mtu: 1420,
+            up: false,
+            addresses: [].into(),
+        };
+        assert_eq!(lab.read().await.link.as_ref(), Some(&expected));
+
+        lab.apply(vec![
+            Step::SetMtu(1380),
+            Step::AddAddress(p("10.4.0.1")),
+            Step::AddAddress(p("fd42::1")),
+            Step::AddAddress(p("10.4.0.2")),
+            Step::SetUp(true),
+        ])
+        .await;
+        expected.mtu = 1380;
+        expected.up = true;
+        expected.addresses = [p("10.4.0.1"), p("10.4.0.2"), p("fd42::1")].into();
+        assert_eq!(lab.read().await.link.as_ref(), Some(&expected));
+        let told = json(&format!("ip -j -d addr show dev {name} scope global"));
+        assert_eq!(told[0]["mtu"], 1380);
+        let told: Vec<_> = told[0]["addr_info"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|address| address.get("local"))
+            .collect();
+        assert_eq!(told, ["10.4.0.1", "10.4.0.2", "fd42::1"]);
+        assert_eq!(
+            json(&format!("ip -j route show dev {name} table main"))
+                .as_array()
+                .unwrap()
+                .len(),
+            0
+        );
+
+        // Twice is once.
+        lab.apply(vec![
+            Step::AddAddress(p("10.4.0.1")),
+            Step::AddAddress(p("fd42::1")),
+        ])
+        .await;
+        lab.apply(vec![
+            Step::DeleteAddress(p("10.4.0.1")),
+            Step::DeleteAddress(p("10.4.0.1")),
+            Step::DeleteAddress(p("fd42::1")),
+            Step::DeleteAddress(p("fd42::1")),
+            Step::SetUp(false),
+        ])
+        .await;
+        expected.up = false;
+        expected.addresses = [p("10.4.0.2")].into();
+        assert_eq!(lab.read().await.link, Some(expected));
+
+        lab.apply(vec![Step::DeleteLink, Step::DeleteLink]).await;
+        let host = lab.read().await;
+        assert_eq!((host.link, host.wireguard), (None, None));
+        assert!(!run("ip link").contains(name.as_str()));
+    });
+}
+
+#[test]
+fn a_device_of_somebody_else_with_our_name_is_left_alone_and_named() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        run(&format!("ip link add {name} type bridge"));
+
+        assert_eq!(lab.read().await.link, None);
+        let report = lab.kernel.apply(vec![lab.add_link()]).await;
+
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::ForeignLink { kind, .. })] if kind == "bridge"),
+            "{report:?}"
+        );
+        assert_eq!(
+            json(&format!("ip -j -d link show {name}"))[0]["linkinfo"]["info_kind"],
+            "bridge"
+        );
+    });
+}
+
+#[test]
+fn without_the_device_its_steps_fail_by_name_and_the_others_are_done() {
+    lab(async |lab| {
+        let report = lab
+            .kernel
+            .apply(vec![
+                Step::SetUp(true),
+                Step::SetMtu(1400),
+                Step::AddAddress(p("10.4.0.1")),
+                Step::DeletePeer(key().public()),
+                Step::SetSysctl(
+                    spanwire_host::Sysctl("net/ipv4/ip_forward".to_owned()),
+                    "1".to_owned(),
+                ),
+            ])
+            .await;
+        assert_eq!((report.done, report.failed.len()), (1, 4), "{report:?}");
+        assert!(matches!(&report.failed[0].1, ApplyError::NoLink(name) if *name == lab.name));
+    });
+}

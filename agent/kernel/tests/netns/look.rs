@@ -1,0 +1,83 @@
+use spanwire_host::{Cni, OtherLink};
+use spanwire_topology::Family;
+
+use crate::lab::{lab, link, p, run};
+
+fn machine() {
+    run("ip link add eth0 type veth peer name far && ip link set eth0 mtu 1450 up && ip link set far up");
+    run("ip addr add 10.1.0.5/24 dev eth0 && ip addr add fd01::5/64 dev eth0 nodad");
+    run("ip link add eth1 type veth peer name far1 && ip link set eth1 mtu 9000 up && ip link set far1 up");
+    run("ip addr add 10.2.0.5/24 dev eth1");
+    run("ip link add down0 type bridge && ip addr add 10.9.0.1/24 dev down0");
+    run("ip addr add 192.0.2.99/32 dev lo");
+    run("ip route add default via 10.1.0.1");
+}
+
+#[test]
+fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_told_apart() {
+    lab(async |lab| {
+        machine();
+        run(
+            "ip link add flannel.1 type vxlan id 1 local 10.1.0.5 dev eth0 nolearning dstport 8472 && ip link set flannel.1 up",
+        );
+        run("ip addr add 10.244.1.0/32 dev flannel.1");
+        run("ip link add cni0 type bridge && ip link set cni0 up && ip addr add 10.244.1.1/24 dev cni0");
+        lab.apply(vec![lab.add_link(), spanwire_host::Step::SetUp(true)])
+            .await;
+
+        let look = lab.kernel.look(&[]).await.unwrap();
+
+        assert_eq!(
+            look.cni,
+            Cni::Overlay {
+                links: [link("flannel.1")].into()
+            }
+        );
+        let eth0 = OtherLink {
+            mtu: 1450,
+            addresses: [(p("10.1.0.5"), 24), (p("fd01::5"), 64)].into(),
+            cni: false,
+        };
+        assert_eq!(look.links[&link("eth0")], eth0);
+        assert_eq!(look.links[&link("lo")].addresses, [(p("192.0.2.99"), 32)].into());
+        assert!(look.links[&link("cni0")].cni && look.links[&link("flannel.1")].cni);
+        assert_eq!(look.links[&link("flannel.1")].mtu, 1400);
+        assert!(!look.links.contains_key(&link("down0")) && !look.links.contains_key(&lab.name));
+        assert!(look.networks().any(|network| network == p("10.2.0.0/24")));
+    });
+}
+
+#[test]
+fn the_underlay_is_what_leads_to_the_endpoints_else_to_the_default_route() {
+    lab(async |lab| {
+        assert_eq!(lab.kernel.look(&[]).await.unwrap().underlay_mtu, None);
+        machine();
+        let mtu = async |lab: &mut crate::lab::Lab, endpoints: &[&str]| {
+            let endpoints: Vec<_> = endpoints.iter().map(|text| p(text)).collect();
+            lab.kernel.look(&endpoints).await.unwrap().underlay_mtu
+        };
+        assert_eq!(mtu(lab, &[]).await, Some(1450));
+        assert_eq!(mtu(lab, &["10.2.0.9:51820"]).await, Some(9000));
+        assert_eq!(mtu(lab, &["10.2.0.9:51820", "8.8.8.8:1"]).await, Some(1450));
+        // No way there: the default route it is.
+        assert_eq!(mtu(lab, &["[2001:db8::1]:1"]).await, Some(1450));
+        run("ip route add 10.3.0.0/16 via 10.2.0.1 mtu 1280");
+        assert_eq!(mtu(lab, &["10.3.0.9:51820"]).await, Some(1280));
+        // Our own routes are not the way, for what carries the mark.
+        run(
+            "ip route add 10.2.0.9 dev eth0 table 51830 && ip rule add not fwmark 0x2000/0x2000 lookup 51830 pref 2100",
+        );
+        assert_eq!(mtu(lab, &["10.2.0.9:51820"]).await, Some(9000));
+
+        let look = lab.kernel.look(&[]).await.unwrap();
+        assert_eq!(
+            (look.cni, look.default_routes),
+            (Cni::Direct, [Family::V4].into())
+        );
+        run("ip -6 route add default via fd01::1");
+        assert_eq!(
+            lab.kernel.look(&[]).await.unwrap().default_routes,
+            [Family::V4, Family::V6].into()
+        );
+    });
+}

@@ -1,0 +1,60 @@
+use spanwire_host::{Step, Sysctl};
+use spanwire_kernel::{ApplyError, BackendChoice};
+
+use crate::lab::{lab, run};
+
+fn name(text: &str) -> Sysctl {
+    Sysctl(text.to_owned())
+}
+
+#[test]
+fn settings_are_written_read_and_put_back_also_by_an_agent_that_starts_anew() {
+    lab(async |lab| {
+        run("ip link add flannel.1 type bridge");
+        let names = [
+            "net/ipv4/ip_forward",
+            "net/ipv4/conf/flannel.1/rp_filter",
+            "net/ipv6/conf/all/forwarding",
+        ]
+        .map(name);
+        let values = || {
+            run(
+                "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/flannel.1/rp_filter /proc/sys/net/ipv6/conf/all/forwarding",
+            )
+        };
+        let before = values();
+
+        let set = names
+            .iter()
+            .map(|name| Step::SetSysctl(name.clone(), "1".to_owned()));
+        lab.apply(set.collect()).await;
+        assert_eq!(values(), "1\n1\n1\n");
+        assert_ne!(before, values());
+        let missing = name("net/ipv4/conf/gone/rp_filter");
+        let wanted: Vec<Sysctl> = names.iter().cloned().chain([missing.clone()]).collect();
+        let host = lab.kernel.read(&wanted).await.unwrap();
+        assert_eq!(
+            host.sysctls,
+            names.iter().map(|name| (name.clone(), "1".to_owned())).collect()
+        );
+
+        let report = lab
+            .kernel
+            .apply(vec![Step::SetSysctl(missing, "1".to_owned())])
+            .await;
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::Sysctl { .. })]),
+            "{report:?}"
+        );
+
+        lab.kernel = lab.restarted(BackendChoice::Auto).await;
+        assert!(
+            lab.kernel
+                .remembered_sysctls()
+                .keys()
+                .eq(&std::collections::BTreeSet::from(names))
+        );
+        assert!(lab.kernel.restore_sysctls().is_empty());
+        assert_eq!(values(), before);
+    });
+}

@@ -1,0 +1,129 @@
+//! The userspace WireGuard of the tests: spanwire-tunnel, or wireguard-go behind a stand-in for the tunnel's control
+//! socket. The stand-in knows `up` and `down` only.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use spanwire_host::LinkName;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixListener,
+};
+
+/// What serves the control socket; ended by [`Self::stop`], or at the latest when dropped.
+pub(crate) struct Control {
+    children: Arc<Mutex<Vec<Child>>>,
+}
+
+/// The WireGuard under test.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tested {
+    Kernel,
+    WireguardGo,
+    Tunnel,
+}
+
+pub(crate) fn tested() -> Tested {
+    match std::env::var("SPANWIRE_TEST_BACKEND").as_deref() {
+        Err(_) | Ok("wireguard-go") => Tested::WireguardGo,
+        Ok("tunnel") => Tested::Tunnel,
+        Ok("kernel") => Tested::Kernel,
+        Ok(other) => panic!("SPANWIRE_TEST_BACKEND is {other:?}, not wireguard-go, tunnel or kernel"),
+    }
+}
+
+/// The folder of the devices' sockets; wireguard-go's is fixed.
+pub(crate) fn sockets(folder: &Path) -> PathBuf {
+    match tested() {
+        Tested::Kernel | Tested::WireguardGo => PathBuf::from("/var/run/wireguard"),
+        Tested::Tunnel => folder.join("sockets"),
+    }
+}
+
+/// Serves the control socket for the device of that name, unless the kernel's WireGuard is under test.
+pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
+    let path = &folder.join("control.sock");
+    let children = Arc::new(Mutex::new(Vec::new()));
+    match tested() {
+        Tested::Kernel => return None,
+        Tested::Tunnel => {
+            let binary = std::env::var("SPANWIRE_TUNNEL").expect("SPANWIRE_TUNNEL names the binary");
+            let folder = sockets(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            let child = Command::new(binary)
+                .args(["serve", "--control"])
+                .arg(path)
+                .arg("--socket-dir")
+                .arg(folder)
+                .spawn()
+                .unwrap();
+            children.lock().unwrap().push(child);
+            let start = Instant::now();
+            while !path.exists() {
+                assert!(
+                    start.elapsed() < Duration::from_secs(10),
+                    "the tunnel serves no control socket"
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Tested::WireguardGo => {
+            let listener = UnixListener::bind(path).unwrap();
+            tokio::spawn(stand_in(listener, name.clone(), Arc::clone(&children)));
+        }
+    }
+    Some(Control { children })
+}
+
+async fn stand_in(listener: UnixListener, name: LinkName, children: Arc<Mutex<Vec<Child>>>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        let answer = match line.trim_end().split_once(' ') {
+            Some(("up", wanted)) if wanted == name.as_str() => {
+                let child = Command::new("wireguard-go")
+                    .args(["-f", wanted])
+                    .env("LOG_LEVEL", "silent")
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn();
+                children.lock().unwrap().push(child.unwrap());
+                format!("ok {wanted}\n")
+            }
+            Some(("down", wanted)) if wanted == name.as_str() => {
+                stop(&children);
+                "ok\n".to_owned()
+            }
+            _ => "error what?\n".to_owned(),
+        };
+        stream.get_mut().write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+impl Control {
+    /// Kills the processes that carry the device, as a crash would.
+    pub(crate) fn stop(&self) {
+        stop(&self.children);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        stop(&self.children);
+    }
+}
+
+fn stop(children: &Mutex<Vec<Child>>) {
+    for mut child in children.lock().unwrap().drain(..) {
+        // SIGTERM lets it remove its socket.
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,268 @@
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use spanwire_host::{Step, WireGuard, WireGuardPeer};
+use spanwire_kernel::{ApplyError, Backend, BackendChoice};
+use spanwire_topology::{Keepalive, Prefix, PublicKey};
+
+use crate::{
+    lab::{key, lab, p, run},
+    userspace::{Tested, tested},
+};
+
+const A: PublicKey = PublicKey::new([1; 32]);
+const B: PublicKey = PublicKey::new([2; 32]);
+
+fn set_peer(key: PublicKey, add: &[&str], remove: &[&str]) -> Step {
+    Step::SetPeer {
+        key,
+        endpoint: None,
+        keepalive: None,
+        add: add.iter().map(|text| p(text)).collect(),
+        remove: remove.iter().map(|text| p(text)).collect(),
+    }
+}
+
+fn peer(allowed: &[&str]) -> WireGuardPeer {
+    WireGuardPeer {
+        allowed_ips: allowed.iter().map(|text| p(text)).collect(),
+        ..WireGuardPeer::default()
+    }
+}
+
+fn device() -> WireGuard {
+    WireGuard {
+        public_key: Some(key().public()),
+        listen_port: 51_820,
+        mark: 0x2000,
+        peers: [].into(),
+    }
+}
+
+/// The lines of `wg show … dump`, sorted; the first is the device's, without its private key.
+fn dump(name: &spanwire_host::LinkName) -> Vec<Vec<String>> {
+    let text = run(&format!("wg show {name} dump"));
+    let mut lines: Vec<Vec<String>> = text
+        .lines()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect();
+    lines[0].remove(0);
+    lines[1..].sort();
+    lines
+}
+
+#[test]
+fn the_backend_in_use_is_the_one_that_works_here() {
+    lab(async |lab| {
+        let kernel = tested() == Tested::Kernel;
+        assert_eq!(*lab.kernel.backend() == Backend::Kernel, kernel);
+        assert_eq!(
+            lab.kernel.backend().link_kind(),
+            if kernel { "wireguard" } else { "tun" }
+        );
+        assert!(!run("ip link").contains("probe"));
+    });
+}
+
+#[test]
+fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
+    lab(async |lab| {
+        lab.apply(vec![lab.add_link(), Step::SetUp(true)]).await;
+        assert_eq!(lab.read().await.wireguard, Some(device()));
+
+        let endpoint = p("192.0.2.7:51820");
+        let allowed = ["10.0.0.0/24", "10.4.0.2", "fd00:1::/64"];
+        lab.apply(vec![
+            Step::SetPeer {
+                key: A,
+                endpoint: Some(endpoint),
+                keepalive: Some(Some(Keepalive(25))),
+                add: allowed.iter().map(|text| p(text)).collect(),
+                remove: BTreeSet::new(),
+            },
+            set_peer(B, &["10.0.1.0/24"], &[]),
+        ])
+        .await;
+
+        let mut expected = device();
+        let a = WireGuardPeer {
+            endpoint: Some(endpoint),
+            keepalive: Some(Keepalive(25)),
+            ..peer(&allowed)
+        };
+        expected.peers = [(A, a), (B, peer(&["10.0.1.0/24"]))].into();
+        assert_eq!(lab.read().await.wireguard, Some(expected.clone()));
+        let dump = dump(&lab.name);
+        assert_eq!(dump[0], [&key().public().to_string(), "51820", "0x2000"]);
+        assert_eq!(dump[1][..3], [&A.to_string(), "(none)", "192.0.2.7:51820"]);
+        let told: BTreeSet<Prefix> = dump[1][3].split(',').map(p).collect();
+        assert_eq!(
+            (told, dump[1][7].as_str()),
+            (expected.peers[&A].allowed_ips.clone(), "25")
+        );
+
+        // What a step leaves out stays; `Some(None)` turns keepalives off.
+        lab.apply(vec![
+            Step::SetPeer {
+                key: A,
+                endpoint: None,
+                keepalive: Some(None),
+                add: BTreeSet::new(),
+                remove: BTreeSet::new(),
+            },
+            Step::DeletePeer(B),
+            Step::DeletePeer(B),
+        ])
+        .await;
+        expected.peers.remove(&B);
+        expected.peers.get_mut(&A).unwrap().keepalive = None;
+        assert_eq!(lab.read().await.wireguard, Some(expected.clone()));
+
+        lab.apply(vec![Step::SetDevice {
+            public_key: key().public(),
+            listen_port: 51_999,
+            mark: 0x4,
+        }])
+        .await;
+        (expected.listen_port, expected.mark) = (51_999, 4);
+        assert_eq!(lab.read().await.wireguard, Some(expected));
+    });
+}
+
+#[test]
+fn allowed_ips_move_to_the_last_who_gets_them_and_leave_one_by_one() {
+    lab(async |lab| {
+        lab.apply(vec![
+            lab.add_link(),
+            set_peer(A, &["10.0.0.0/24", "10.0.1.0/24", "fd00:1::/64"], &[]),
+            set_peer(B, &["10.0.2.0/24"], &[]),
+        ])
+        .await;
+        // Adds before removes, as diff orders them: what A is to lose B may have got already.
+        lab.apply(vec![
+            set_peer(B, &["10.0.1.0/24"], &[]),
+            set_peer(
+                A,
+                &["10.0.3.0/24"],
+                &["10.0.1.0/24", "fd00:1::/64", "10.99.0.0/16"],
+            ),
+        ])
+        .await;
+
+        let peers = lab.read().await.wireguard.unwrap().peers;
+        let expected = [
+            (A, peer(&["10.0.0.0/24", "10.0.3.0/24"])),
+            (B, peer(&["10.0.1.0/24", "10.0.2.0/24"])),
+        ];
+        assert_eq!(peers, expected.into());
+        assert_eq!(dump(&lab.name).len(), 3);
+    });
+}
+
+#[test]
+fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
+    lab(async |lab| {
+        let all: BTreeSet<Prefix> = (0..10_000_u32)
+            .map(|number| {
+                let [_, _, high, low] = number.to_be_bytes();
+                match number % 2 {
+                    0 => p(&format!("10.{high}.{low}.0/24")),
+                    _ => p(&format!("fd00:0:{high:x}:{low:x}::/64")),
+                }
+            })
+            .collect();
+        let (half, rest): (BTreeSet<Prefix>, BTreeSet<Prefix>) = all
+            .iter()
+            .partition(|prefix| prefix.contains(p("10.3.9.1")) || prefix.address().is_ipv6());
+        let step = |add: &BTreeSet<Prefix>, remove: &BTreeSet<Prefix>| Step::SetPeer {
+            key: A,
+            endpoint: Some(p("192.0.2.7:51820")),
+            keepalive: None,
+            add: add.clone(),
+            remove: remove.clone(),
+        };
+        lab.apply(vec![lab.add_link(), set_peer(B, &["10.3.0.0/16"], &[])])
+            .await;
+
+        let start = Instant::now();
+        lab.apply(vec![step(&all, &BTreeSet::new())]).await;
+        let added = start.elapsed();
+        let peers = lab.read().await.wireguard.unwrap().peers;
+        assert!(
+            peers[&A].allowed_ips == all,
+            "{} of {}",
+            peers[&A].allowed_ips.len(),
+            all.len()
+        );
+        let start = Instant::now();
+        lab.apply(vec![step(&BTreeSet::new(), &half)]).await;
+        let removed = start.elapsed();
+
+        println!("added in {added:?}, half of them removed in {removed:?}");
+        let peers = lab.read().await.wireguard.unwrap().peers;
+        assert!(peers[&A].allowed_ips == rest);
+        assert_eq!((peers.len(), &peers[&B]), (2, &peer(&["10.3.0.0/16"])));
+        // Under software emulation everything takes twenty times as long.
+        assert!(added + removed < Duration::from_secs(20), "{added:?} {removed:?}");
+    });
+}
+
+#[test]
+fn a_key_that_is_not_this_nodes_is_refused() {
+    lab(async |lab| {
+        let step = Step::AddLink {
+            mtu: 1420,
+            public_key: A,
+            listen_port: 1,
+            mark: 1,
+        };
+        let report = lab.kernel.apply(vec![step]).await;
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::UnknownKey(key))] if *key == A),
+            "{report:?}"
+        );
+    });
+}
+
+#[test]
+fn an_agent_that_starts_anew_finds_the_device_as_it_was_left() {
+    lab(async |lab| {
+        lab.apply(vec![
+            lab.add_link(),
+            Step::SetUp(true),
+            set_peer(A, &["10.0.0.0/24"], &[]),
+        ])
+        .await;
+        let before = lab.read().await;
+
+        lab.kernel = lab.restarted(BackendChoice::Auto).await;
+
+        assert_eq!(lab.read().await, before);
+    });
+}
+
+#[test]
+fn a_tunnel_process_that_died_leaves_no_device_and_the_next_one_starts_clean() {
+    if tested() == Tested::Kernel {
+        return;
+    }
+    lab(async |lab| {
+        lab.apply(vec![
+            lab.add_link(),
+            Step::SetUp(true),
+            set_peer(A, &["10.0.0.0/24"], &[]),
+        ])
+        .await;
+        if tested() == Tested::WireguardGo {
+            lab.control.as_ref().unwrap().stop();
+            let host = lab.read().await;
+            assert_eq!((host.link, host.wireguard), (None, None));
+        }
+
+        lab.apply(vec![Step::DeleteLink, lab.add_link()]).await;
+
+        assert_eq!(lab.read().await.wireguard, Some(device()));
+    });
+}
