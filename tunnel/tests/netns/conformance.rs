@@ -238,7 +238,7 @@ fn wg_sees_the_same_in_both() {
                 peer(2, "AllowedIPs = 10.3.0.0/16")
             ),
         ),
-        ("syncconf", head.clone()),
+        ("syncconf", head),
         ("setconf", format!("[Interface]\nPrivateKey = {}\n", base64(8))),
     ];
     for (verb, config) in configs {

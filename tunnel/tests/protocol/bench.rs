@@ -1,0 +1,183 @@
+//! A device on a workbench: what it sends and delivers is kept, what it is told comes from the test.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use spanwire_tunnel::{
+    device::{Device, PADDING, Wire},
+    key::{PrivateKey, PublicKey},
+    peer::Peer,
+    uapi::{Ports, Reply, Session},
+};
+
+/// What a device let out.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
+    pub(crate) delivered: Vec<Vec<u8>>,
+    pub(crate) port: u16,
+    pub(crate) mark: u32,
+}
+
+impl Wire for Kept {
+    fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.sent.push((to, datagram.to_vec()));
+    }
+
+    fn deliver(&mut self, packet: &[u8]) {
+        self.delivered.push(packet.to_vec());
+    }
+}
+
+impl Ports for Kept {
+    fn listen_port(&self) -> u16 {
+        self.port
+    }
+
+    fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
+        self.port = port;
+        Ok(())
+    }
+
+    fn fwmark(&self) -> u32 {
+        self.mark
+    }
+
+    fn set_fwmark(&mut self, mark: u32) -> io::Result<()> {
+        self.mark = mark;
+        Ok(())
+    }
+}
+
+/// A device with number `n` has the private key `[n; 32]`, lives at 192.0.2.n:51820 and owns 10.0.n.0/24.
+pub(crate) struct Bench {
+    pub(crate) device: Device,
+    pub(crate) kept: Kept,
+    pub(crate) at: SocketAddr,
+    pub(crate) now: Instant,
+    number: u8,
+}
+
+impl Bench {
+    pub(crate) fn new(number: u8) -> Self {
+        let mut bench = Self {
+            device: Device::new(1420),
+            kept: Kept::default(),
+            at: SocketAddr::new([192, 0, 2, number].into(), 51820),
+            now: Instant::now(),
+            number,
+        };
+        bench.set(&[&format!("private_key={}", format!("{number:02x}").repeat(32))]);
+        bench
+    }
+
+    pub(crate) fn key(&self) -> PublicKey {
+        PrivateKey::from([self.number; 32]).public()
+    }
+
+    /// A `set` that succeeds.
+    pub(crate) fn set(&mut self, lines: &[&str]) {
+        assert_eq!(self.try_set(lines), "errno=0\n\n", "{lines:?}");
+    }
+
+    pub(crate) fn try_set(&mut self, lines: &[&str]) -> String {
+        let mut session = Session::default();
+        for line in ["set=1"].iter().chain(lines).chain(&[""]) {
+            let reply = session.handle_line(self.now, line, &mut self.device, &mut self.kept);
+            if let Reply::Answer(answer) = reply {
+                return answer;
+            }
+        }
+        panic!("no answer to {lines:?}");
+    }
+
+    pub(crate) fn get(&mut self) -> String {
+        let mut session = Session::default();
+        session.handle_line(self.now, "get=1", &mut self.device, &mut self.kept);
+        match session.handle_line(self.now, "", &mut self.device, &mut self.kept) {
+            Reply::Answer(answer) => answer,
+            reply @ (Reply::More | Reply::HangUp) => panic!("{reply:?}"),
+        }
+    }
+
+    /// Makes another device a peer; with its endpoint if `reach`.
+    pub(crate) fn know(&mut self, other: &Self, reach: bool) {
+        let mut lines = vec![
+            format!("public_key={}", other.key()),
+            format!("allowed_ip=10.0.{}.0/24", other.number),
+        ];
+        if reach {
+            lines.push(format!("endpoint={}", other.at));
+        }
+        self.set(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// An IP packet leaves the interface.
+    pub(crate) fn emit(&mut self, packet: &[u8]) {
+        let mut buffer = packet.to_vec();
+        buffer.resize(packet.len() + PADDING, 0xff);
+        self.device
+            .handle_packet(self.now, &mut buffer, packet.len(), &mut self.kept);
+    }
+
+    pub(crate) fn hear(&mut self, source: SocketAddr, datagram: &[u8]) {
+        self.device
+            .handle_datagram(self.now, source, datagram, &mut self.kept);
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.device.handle_timeout(self.now, &mut self.kept);
+    }
+
+    /// The only peer.
+    pub(crate) fn peer(&self) -> &Peer {
+        self.device.peers().next().expect("there is one").1
+    }
+
+    pub(crate) fn delivered(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.kept.delivered)
+    }
+}
+
+/// Carries datagrams between two devices until both are silent.
+pub(crate) fn converse(a: &mut Bench, b: &mut Bench) {
+    while !a.kept.sent.is_empty() || !b.kept.sent.is_empty() {
+        for (to, datagram) in std::mem::take(&mut a.kept.sent) {
+            if to == b.at {
+                b.hear(a.at, &datagram);
+            }
+        }
+        for (to, datagram) in std::mem::take(&mut b.kept.sent) {
+            if to == a.at {
+                a.hear(b.at, &datagram);
+            }
+        }
+    }
+}
+
+/// Two devices with a session between them.
+pub(crate) fn pair() -> (Bench, Bench) {
+    let (mut a, mut b) = (Bench::new(1), Bench::new(2));
+    b.know(&a, false);
+    a.know(&b, true);
+    converse(&mut a, &mut b);
+    (a, b)
+}
+
+/// An IPv4 packet whose length is `20 + payload`.
+pub(crate) fn packet(source: &str, destination: &str, payload: usize) -> Vec<u8> {
+    let mut packet = vec![0x45; 20];
+    packet[2..4].copy_from_slice(&u16::try_from(20 + payload).unwrap().to_be_bytes());
+    for (at, address) in [(12, source), (16, destination)] {
+        let IpAddr::V4(address) = address.parse().unwrap() else {
+            panic!("IPv4 here")
+        };
+        packet[at..at + 4].copy_from_slice(&address.octets());
+    }
+    packet.extend((0..payload).map(|at| at as u8));
+    packet
+}

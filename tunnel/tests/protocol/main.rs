@@ -1,0 +1,7 @@
+//! Devices that talk over a wire made of vectors: the protocol without sockets, files or time.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bench;
+mod hostile;
+mod peers;
+mod sessions;

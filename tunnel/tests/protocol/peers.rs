@@ -1,0 +1,181 @@
+//! Configuration and what packets make of it.
+
+use crate::bench::{Bench, converse, packet, pair};
+
+/// How many of five packets arrive.
+fn carried(a: &mut Bench, b: &mut Bench) -> usize {
+    for _ in 0..5 {
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+        converse(a, b);
+    }
+    b.delivered().len()
+}
+
+#[test]
+fn a_packet_for_nobody_is_dropped_and_counted() {
+    let (mut a, b) = (Bench::new(1), Bench::new(2));
+    a.know(&b, false);
+    a.emit(&packet("10.0.1.1", "10.9.9.9", 0));
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    a.emit(b"not an IP packet");
+    let drops = a.device.drops();
+    assert_eq!((drops.no_peer, drops.no_endpoint, drops.not_ip), (1, 1, 1));
+    assert!(a.kept.sent.is_empty());
+}
+
+#[test]
+fn a_packet_with_a_foreign_source_is_dropped_and_counted() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.7.1", "10.0.2.1", 0));
+    converse(&mut a, &mut b);
+    assert_eq!((b.delivered().len(), b.device.drops().wrong_source), (0, 1));
+}
+
+#[test]
+fn a_prefix_given_to_another_peer_is_taken_from_the_first() {
+    let (mut a, mut b) = pair();
+    let c = Bench::new(3);
+    a.know(&c, true);
+    converse(&mut a, &mut b);
+    a.set(&[&format!("public_key={}", c.key()), "allowed_ip=10.0.2.0/24"]);
+    a.kept.sent.clear();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    assert!(a.kept.sent.iter().all(|(to, _)| *to == c.at));
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    converse(&mut b, &mut a);
+    assert_eq!(a.device.drops().wrong_source, 1);
+}
+
+#[test]
+fn a_removed_peer_is_a_stranger() {
+    let (mut a, mut b) = pair();
+    assert_eq!(carried(&mut a, &mut b), 5);
+    b.set(&[&format!("public_key={}", a.key()), "remove=true"]);
+    assert_eq!(carried(&mut a, &mut b), 0);
+    assert_eq!(b.device.drops().unknown, 5);
+    assert_eq!(b.device.owner("10.0.1.1".parse().unwrap()), None);
+}
+
+#[test]
+fn a_removed_peer_that_is_added_again_comes_back() {
+    let (mut a, mut b) = pair();
+    b.set(&[&format!("public_key={}", a.key()), "remove=true"]);
+    b.know(&a, true);
+    converse(&mut a, &mut b);
+    assert_eq!(carried(&mut a, &mut b), 5);
+}
+
+#[test]
+fn a_preshared_key_has_to_be_the_same_on_both_sides() {
+    let (mut a, mut b) = pair();
+    let line = |key: u8| format!("preshared_key={}", format!("{key:02x}").repeat(32));
+    a.set(&[&format!("public_key={}", b.key()), &line(1)]);
+    converse(&mut a, &mut b);
+    assert_eq!(carried(&mut a, &mut b), 0);
+    b.set(&[&format!("public_key={}", a.key()), &line(1)]);
+    converse(&mut b, &mut a);
+    assert_eq!(carried(&mut a, &mut b), 10, "what waited comes, too");
+}
+
+#[test]
+fn setting_the_same_keys_again_disturbs_no_session() {
+    let (mut a, mut b) = pair();
+    let before = a.peer().last_handshake;
+    a.set(&[
+        &format!("private_key={}", "01".repeat(32)),
+        &format!("public_key={}", b.key()),
+        &format!("preshared_key={}", "00".repeat(32)),
+    ]);
+    assert!(a.kept.sent.is_empty());
+    assert_eq!(carried(&mut a, &mut b), 5);
+    assert_eq!(a.peer().last_handshake, before);
+}
+
+#[test]
+fn a_new_private_key_is_used_at_once() {
+    let (mut a, mut b) = pair();
+    a.set(&[&format!("private_key={}", "09".repeat(32))]);
+    b.know(&Bench::new(9), false);
+    b.set(&[
+        &format!("public_key={}", Bench::new(9).key()),
+        "allowed_ip=10.0.1.0/24",
+    ]);
+    converse(&mut a, &mut b);
+    assert_eq!(carried(&mut a, &mut b), 5);
+}
+
+#[test]
+fn without_a_private_key_nothing_is_said_or_heard() {
+    let (mut a, mut b) = pair();
+    b.set(&[&format!("private_key={}", "00".repeat(32))]);
+    assert_eq!(carried(&mut a, &mut b), 0);
+    assert!(b.kept.sent.is_empty());
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    assert!(b.kept.sent.is_empty());
+}
+
+#[test]
+fn peers_can_be_set_before_the_private_key() {
+    let (mut a, mut b) = (Bench::new(1), Bench::new(2));
+    a.set(&[&format!("private_key={}", "00".repeat(32))]);
+    b.know(&a, false);
+    a.know(&b, true);
+    assert!(a.kept.sent.is_empty());
+    a.set(&[&format!("private_key={}", "01".repeat(32))]);
+    converse(&mut a, &mut b);
+    assert_eq!(carried(&mut a, &mut b), 5);
+}
+
+#[test]
+fn update_only_makes_no_peer() {
+    let mut a = Bench::new(1);
+    let key = format!("public_key={}", Bench::new(2).key());
+    a.set(&[&key, "update_only=true", "allowed_ip=10.0.2.0/24"]);
+    assert_eq!(a.device.peers().count(), 0);
+    a.set(&[&key]);
+    a.set(&[&key, "update_only=true", "allowed_ip=10.0.2.0/24"]);
+    assert!(a.get().contains("allowed_ip=10.0.2.0/24\n"));
+}
+
+#[test]
+fn the_own_key_is_no_peer() {
+    let mut a = Bench::new(1);
+    let me = format!("public_key={}", a.key());
+    a.set(&[&me, "allowed_ip=10.0.2.0/24"]);
+    assert_eq!(a.device.peers().count(), 0);
+    a.set(&[&format!("private_key={}", "07".repeat(32)), &me]);
+    assert_eq!(a.device.peers().count(), 1);
+    a.set(&[&format!("private_key={}", "01".repeat(32))]);
+    assert_eq!(
+        a.device.peers().count(),
+        0,
+        "a peer whose key becomes the own one goes"
+    );
+}
+
+#[test]
+fn a_failed_set_says_why_and_keeps_what_came_before() {
+    let mut a = Bench::new(1);
+    assert_eq!(a.try_set(&["fwmark=7", "fwmark=x", "fwmark=8"]), "errno=-22\n\n");
+    assert_eq!(a.try_set(&["fwmark"]), "errno=-71\n\n");
+    assert_eq!(a.kept.mark, 7);
+}
+
+#[test]
+fn many_peers_keep_apart() {
+    let mut hub = Bench::new(1);
+    let mut spokes: Vec<Bench> = (2..60).map(Bench::new).collect();
+    for spoke in &mut spokes {
+        hub.know(spoke, false);
+        spoke.know(&hub, true);
+        converse(spoke, &mut hub);
+    }
+    for (number, spoke) in (2..).zip(&mut spokes) {
+        hub.emit(&packet("10.0.1.1", &format!("10.0.{number}.1"), number));
+        converse(&mut hub, spoke);
+        assert_eq!(
+            spoke.delivered(),
+            [packet("10.0.1.1", &format!("10.0.{number}.1"), number)]
+        );
+    }
+}

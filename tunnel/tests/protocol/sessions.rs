@@ -1,0 +1,221 @@
+//! Handshakes, data, timers, roaming.
+
+use std::time::Duration;
+
+use crate::bench::{Bench, converse, packet, pair};
+
+#[test]
+fn a_peer_with_an_endpoint_hears_of_us_at_once() {
+    let (mut a, b) = (Bench::new(1), Bench::new(2));
+    a.know(&b, true);
+    assert_eq!(a.kept.sent.len(), 1);
+    assert_eq!((a.kept.sent[0].0, a.kept.sent[0].1.len()), (b.at, 148));
+}
+
+#[test]
+fn a_peer_hears_of_us_once_its_configuration_is_complete() {
+    let (mut a, b) = (Bench::new(1), Bench::new(2));
+    a.set(&[
+        &format!("public_key={}", b.key()),
+        "persistent_keepalive_interval=5",
+        "allowed_ip=10.0.2.0/24",
+    ]);
+    assert!(a.kept.sent.is_empty(), "there is no endpoint yet");
+    a.set(&[&format!("public_key={}", b.key()), &format!("endpoint={}", b.at)]);
+    assert_eq!(a.kept.sent.len(), 1);
+    a.set(&[&format!("public_key={}", b.key()), &format!("endpoint={}", b.at)]);
+    assert_eq!(
+        a.kept.sent.len(),
+        1,
+        "an endpoint that does not change is no news"
+    );
+}
+
+#[test]
+fn packets_that_wait_for_the_handshake_arrive_in_order() {
+    let (mut a, mut b) = (Bench::new(1), Bench::new(2));
+    b.know(&a, false);
+    a.know(&b, true);
+    let packets: Vec<Vec<u8>> = (0..20)
+        .map(|length| packet("10.0.1.1", "10.0.2.1", length))
+        .collect();
+    for packet in &packets {
+        a.emit(packet);
+    }
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered(), packets);
+}
+
+#[test]
+fn the_answering_side_can_send_as_soon_as_it_has_heard_something() {
+    let (mut a, mut b) = pair();
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 10));
+    converse(&mut a, &mut b);
+    assert_eq!(a.delivered().len(), 1);
+    assert!(a.peer().last_handshake.is_some() && b.peer().last_handshake.is_some());
+}
+
+#[test]
+fn packets_are_padded_to_sixteen_bytes_but_not_beyond_the_mtu() {
+    let (mut a, mut b) = pair();
+    for (length, want) in [
+        (20, 32),
+        (32, 32),
+        (33, 48),
+        (1419, 1420),
+        (1420, 1420),
+        (1500, 1500),
+    ] {
+        let packet = packet("10.0.1.1", "10.0.2.1", length - 20);
+        a.emit(&packet);
+        assert_eq!(a.kept.sent[0].1.len(), want + 32, "{length} bytes");
+        converse(&mut a, &mut b);
+        assert_eq!(b.delivered(), [packet], "padding is cut off again");
+    }
+}
+
+#[test]
+fn bytes_are_counted_on_both_sides() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 100));
+    converse(&mut a, &mut b);
+    assert_eq!(a.peer().tx_bytes, 148 + 32 + 160);
+    assert_eq!(b.peer().rx_bytes, a.peer().tx_bytes);
+    assert_eq!(a.peer().rx_bytes, 92);
+}
+
+#[test]
+fn the_endpoint_follows_authentic_messages_only() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    let (_, datagram) = a.kept.sent.remove(0);
+    let elsewhere = "[2001:db8::7]:7".parse().unwrap();
+    let mut forged = datagram.clone();
+    forged[20] ^= 1;
+    b.hear("203.0.113.9:9".parse().unwrap(), &forged);
+    assert_eq!(b.peer().endpoint, Some(a.at));
+    b.hear(elsewhere, &datagram);
+    assert_eq!(b.peer().endpoint, Some(elsewhere));
+    b.hear("203.0.113.9:9".parse().unwrap(), &datagram);
+    assert_eq!(
+        b.peer().endpoint,
+        Some(elsewhere),
+        "a replayed message moves nothing"
+    );
+    assert_eq!((b.device.drops().rejected, b.delivered().len()), (2, 1));
+}
+
+#[test]
+fn a_configured_persistent_keepalive_is_sent_again_and_again() {
+    let (mut a, b) = pair();
+    a.set(&[
+        &format!("public_key={}", b.key()),
+        "persistent_keepalive_interval=5",
+    ]);
+    assert_eq!(
+        std::mem::take(&mut a.kept.sent).len(),
+        1,
+        "turning it on sends one"
+    );
+    for _ in 0..3 {
+        a.wait(Duration::from_secs(4));
+        assert!(a.kept.sent.is_empty());
+        a.wait(Duration::from_secs(1));
+        let sent = std::mem::take(&mut a.kept.sent);
+        assert_eq!(
+            sent.iter()
+                .map(|(_, datagram)| datagram.len())
+                .collect::<Vec<_>>(),
+            [32]
+        );
+    }
+    a.set(&[
+        &format!("public_key={}", b.key()),
+        "persistent_keepalive_interval=0",
+    ]);
+    a.wait(Duration::from_secs(60));
+    assert!(a.kept.sent.is_empty());
+}
+
+#[test]
+fn received_data_is_acknowledged_by_a_keepalive_when_there_is_nothing_to_say() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    converse(&mut a, &mut b);
+    b.wait(Duration::from_secs(10));
+    assert_eq!(b.kept.sent.len(), 1);
+    assert_eq!(b.kept.sent[0].1.len(), 32);
+}
+
+#[test]
+fn silence_after_data_starts_a_handshake() {
+    let (mut a, _) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    a.kept.sent.clear();
+    a.wait(Duration::from_secs(15));
+    assert_eq!(
+        a.kept
+            .sent
+            .iter()
+            .map(|(_, datagram)| datagram.len())
+            .collect::<Vec<_>>(),
+        [148]
+    );
+}
+
+#[test]
+fn an_old_session_is_renewed_by_its_initiator() {
+    let (mut a, mut b) = pair();
+    for (bench, want) in [(&mut a, 148 + 64), (&mut b, 64)] {
+        bench.now += Duration::from_secs(121);
+        let (from, to) = if want > 64 {
+            ("10.0.1.1", "10.0.2.1")
+        } else {
+            ("10.0.2.1", "10.0.1.1")
+        };
+        bench.emit(&packet(from, to, 0));
+        bench.wait(Duration::ZERO);
+        assert_eq!(
+            bench
+                .kept
+                .sent
+                .iter()
+                .map(|(_, datagram)| datagram.len())
+                .sum::<usize>(),
+            want
+        );
+    }
+    converse(&mut a, &mut b);
+    assert_eq!((a.delivered().len(), b.delivered().len()), (1, 1));
+}
+
+#[test]
+fn a_device_at_rest_asks_for_no_time() {
+    let (mut a, b) = (Bench::new(1), Bench::new(2));
+    a.know(&b, false);
+    assert_eq!(a.device.poll_timeout(a.now), None);
+}
+
+#[test]
+fn coming_up_starts_a_handshake_with_every_peer_that_has_an_endpoint() {
+    let (mut a, b, c) = (Bench::new(1), Bench::new(2), Bench::new(3));
+    a.know(&b, true);
+    a.know(&c, false);
+    a.kept.sent.clear();
+    a.device.handle_up(a.now, &mut a.kept);
+    assert_eq!(a.kept.sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [b.at]);
+}
+
+#[test]
+fn both_may_initiate_at_the_same_time() {
+    let (mut a, mut b) = (Bench::new(1), Bench::new(2));
+    b.know(&a, true);
+    a.know(&b, true);
+    converse(&mut a, &mut b);
+    for _ in 0..3 {
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+        b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+        converse(&mut a, &mut b);
+    }
+    assert_eq!((a.delivered().len(), b.delivered().len()), (3, 3));
+}
