@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::Write,
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +19,8 @@ pub struct Cmd {
 /// What a finished command left behind.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// How it ended.
-    pub status: ExitStatus,
+    /// Its exit code, or -1 if a signal ended it.
+    pub code: i32,
     /// Standard output.
     pub stdout: String,
     /// Standard error.
@@ -115,7 +115,7 @@ impl Cmd {
         }
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Finished {
-            status,
+            code: status.code().unwrap_or(-1),
             stdout: text(stdout),
             stderr: text(stderr),
         })
@@ -125,13 +125,13 @@ impl Cmd {
     pub fn run(self) -> Result<String> {
         let shown = self.shown();
         let done = self.finish()?;
-        if !done.status.success() {
+        if done.code != 0 {
             let said = if done.stderr.trim().is_empty() {
                 &done.stdout
             } else {
                 &done.stderr
             };
-            bail!("`{shown}` failed ({}): {}", done.status, tail(said.trim(), 20));
+            bail!("`{shown}` failed ({}): {}", done.code, tail(said.trim(), 20));
         }
         Ok(done.stdout)
     }

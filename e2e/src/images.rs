@@ -141,7 +141,7 @@ fn import(folder: &Path, root: &Path, state: &Path, archives: &[PathBuf]) -> Res
                 .arg(&socket)
                 .args(["-n", "k8s.io", "images"])
         };
-        while ctr().arg("ls").finish().is_ok_and(|done| !done.status.success()) {
+        while ctr().arg("ls").finish().is_ok_and(|done| done.code != 0) {
             if Instant::now() > deadline {
                 bail!("containerd did not start; see {}", folder.join("log").display());
             }
