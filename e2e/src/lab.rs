@@ -58,7 +58,7 @@ pub struct Lab {
 
 impl Lab {
     /// Makes a lab; returns when everything in it is Ready. After a failure the lab stays, to be looked at.
-    pub fn up(name: &str, scenario: Scenario, options: &Options) -> Result<Self> {
+    pub fn up(name: &str, scenario: &Scenario, options: &Options) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "the lab makes namespaces and control groups: run it as root"
@@ -79,10 +79,10 @@ impl Lab {
         let archives: Vec<PathBuf> = own.into_iter().chain(spanwire).collect();
         let image_store = progress.stage("image store", || images::store_of(&archives))?;
 
-        let layout = Layout::of(&scenario);
+        let layout = Layout::of(scenario);
         store.create()?;
         let mut record = Record {
-            scenario,
+            scenario: scenario.clone(),
             tools,
             cgroups: cgroup::folders(name)?,
             port: None,

@@ -28,6 +28,7 @@ mod store;
 
 pub mod forward;
 pub mod scenario;
+pub mod suite;
 
 pub use command::{Cmd, Finished};
 pub use lab::{Lab, Options, wait_until};

@@ -16,7 +16,12 @@ pub type Test = (&'static str, fn(&Lab) -> Result<()>);
 pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let wanted = |test: &&Test| arguments.filter.as_ref().is_none_or(|word| test.0.contains(word.as_str()));
+    let wanted = |test: &&Test| {
+        arguments
+            .filter
+            .as_ref()
+            .is_none_or(|word| test.0.contains(word.as_str()))
+    };
     if arguments.list || !tests.iter().any(|test| wanted(&test)) {
         let trials = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(())));
         return libtest_mimic::run(&arguments, trials.collect()).exit_code();
@@ -43,7 +48,9 @@ fn up(name: &str, scenario: &str, options: &Options, keep: bool) -> Result<Lab> 
     }
     // A run that was killed may have left its lab.
     Lab::down(name)?;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lab").join(scenario);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples/lab")
+        .join(scenario);
     Lab::up(name, &Scenario::load(&file)?, options)
 }
 
@@ -71,5 +78,9 @@ fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
 /// The options of tests: stages are told, nothing is forwarded to the machine's own network.
 #[must_use]
 pub fn options(spanwire: bool) -> Options {
-    Options { spanwire, forward: None, progress: Progress::told() }
+    Options {
+        spanwire,
+        forward: None,
+        progress: Progress::told(),
+    }
 }

@@ -1,0 +1,117 @@
+//! `kubectl annotate node`, and the packets follow.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use spanwire_e2e::{Lab, wait_until};
+
+use crate::support::{SOON, all_reach_all, leader, loses_nothing, pinging, pod_ip};
+
+fn annotate(lab: &Lab, node: &str, what: &str) -> Result<()> {
+    lab.kubectl(["annotate", "--overwrite", "node", node, what])
+        .map(drop)
+}
+
+/// How many packets a node has sent into its tunnels; none without a device.
+fn sent(lab: &Lab, node: &str) -> Result<u64> {
+    let read = lab
+        .node(node)?
+        .finish(["cat", "/sys/class/net/spanwire0/statistics/tx_packets"])?;
+    Ok(read.stdout.trim().parse().unwrap_or(0))
+}
+
+/// Whether what a pod sends leaves its location by this node.
+fn leaves_by(lab: &Lab, node: &str, from: &str, to: &str) -> Result<bool> {
+    let before = sent(lab, node)?;
+    let target = pod_ip(lab, to)?.to_string();
+    lab.pod_on(from)?
+        .run(["ping", "-n", "-c", "20", "-i", "0.02", "-W", "1", &target])?;
+    Ok(sent(lab, node)? >= before + 20)
+}
+
+pub(crate) fn leader_moves(lab: &Lab) -> Result<()> {
+    let old = leader(lab, "a")?;
+    let new = if old == "a1" { "a2" } else { "a1" };
+    loses_nothing(lab, || {
+        annotate(lab, new, "spanwire.dev/leader=true")?;
+        wait_until("the annotated node leads", SOON, || Ok(leader(lab, "a")? == new))?;
+        wait_until("packets leave by the new leader", SOON, || {
+            leaves_by(lab, new, &old, "b2")
+        })
+    })?;
+    annotate(lab, new, "spanwire.dev/leader-")?;
+    annotate(lab, &old, "spanwire.dev/leader=true")?;
+    wait_until(
+        "the old leader leads again",
+        SOON,
+        || Ok(leader(lab, "a")? == old),
+    )?;
+    annotate(lab, &old, "spanwire.dev/leader-")?;
+    all_reach_all(lab)
+}
+
+pub(crate) fn endpoint(lab: &Lab) -> Result<()> {
+    let a1 = lab.node_layout("a1")?;
+    let old = a1
+        .annotations
+        .get("spanwire.dev/endpoint")
+        .context("a1 has an endpoint")?;
+    let (public, _) = old.rsplit_once(':').context("host:port")?;
+    let forward = format!(
+        "ip daddr {public} udp dport 51999 dnat ip to {}:51820",
+        a1.addresses[0]
+    );
+    lab.network("a")?
+        .run(["nft", &format!("add rule inet lab dstnat {forward}")])?;
+    let by_the_new_port = |lab: &Lab| -> Result<bool> {
+        let peers = lab
+            .node(&leader(lab, "b")?)?
+            .run(["wg", "show", "spanwire0", "endpoints"])?;
+        ensure!(peers.contains(":51999"), "{peers}");
+        Ok(true)
+    };
+    loses_nothing(lab, || {
+        annotate(lab, "a1", &format!("spanwire.dev/endpoint={public}:51999"))?;
+        wait_until("b uses the new endpoint", SOON, || by_the_new_port(lab))
+    })?;
+    annotate(lab, "a1", &format!("spanwire.dev/endpoint={old}"))?;
+    wait_until("b uses the old endpoint again", SOON, || {
+        Ok(by_the_new_port(lab).is_err())
+    })?;
+    all_reach_all(lab)
+}
+
+pub(crate) fn location(lab: &Lab) -> Result<()> {
+    for (place, leads) in [("x", true), ("a", false)] {
+        let ((), pings) = pinging(lab, || {
+            annotate(lab, "a2", &format!("spanwire.dev/location={place}"))?;
+            wait_until("the node is there", SOON, || {
+                let node = lab.get(&["meshnode", "a2"])?;
+                Ok(node["spec"]["location"] == place)
+            })?;
+            all_reach_all(lab)
+        })?;
+        for (path, report) in pings {
+            ensure!(
+                report.longest_gap < Duration::from_secs(3),
+                "{path}, a2 moving to {place}: {report:?}"
+            );
+        }
+        if leads {
+            wait_until(
+                "a2 leads its own location",
+                SOON,
+                || Ok(leader(lab, "x")? == "a2"),
+            )?;
+            wait_until("its packets leave by itself", SOON, || {
+                leaves_by(lab, "a2", "a2", "b2")
+            })?;
+            wait_until("and to its former location too", SOON, || {
+                leaves_by(lab, "a2", "a2", "a1")
+            })?;
+        }
+    }
+    wait_until("the managed location is gone", SOON, || {
+        Ok(!lab.kubectl(["get", "locations", "-o", "name"])?.contains("/x\n"))
+    })
+}

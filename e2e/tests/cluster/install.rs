@@ -1,0 +1,160 @@
+//! Before, during and after the installation.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use spanwire_e2e::{Lab, Progress, wait_until};
+
+use crate::support::{SOON, all_reach_all, leader};
+
+/// What must be the same before the installation and after the removal.
+const TRACES: [(&str, &str); 9] = [
+    (
+        "links",
+        "ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; /^veth/d'",
+    ),
+    (
+        "addresses",
+        "ip -o addr | sed -E 's/^[0-9]+: //; /^veth/d; s/valid_lft.*//'",
+    ),
+    ("rules", "ip rule; ip -6 rule"),
+    (
+        "routes",
+        "ip route show table all; ip -6 route show table all | grep -v veth",
+    ),
+    (
+        "nft",
+        "nft -s list ruleset | sed -E '/KUBE|kube-proxy/d' | grep -n spanwire || true; nft list tables",
+    ),
+    ("lib", "ls -A /var/lib | sort"),
+    ("run", "ls -A /run | grep -i -E 'spanwire|wireguard' || true"),
+    (
+        "sysctls",
+        "cd /proc/sys/net && grep -r . ipv4/ip_forward ipv4/conf/all ipv4/conf/default ipv4/conf/eth0 \
+      ipv4/conf/flannel.1 ipv4/conf/cni0 ipv6/conf/all/forwarding ipv6/conf/eth0 2>/dev/null | grep -v stable_secret",
+    ),
+    ("cni", "cat /etc/cni/net.d/*"),
+];
+
+/// The routes of the main table, which are the CNI's and the LAN's.
+const MAIN: &str = "ip route show table main; ip -6 route show table main | grep -v veth";
+
+fn snapshot(lab: &Lab) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for node in lab.layout().nodes() {
+        for (what, command) in TRACES {
+            all.insert(
+                format!("{} {what}", node.name),
+                lab.node(&node.name)?.sh(command)?,
+            );
+        }
+    }
+    Ok(all)
+}
+
+fn main_routes(lab: &Lab) -> Result<BTreeMap<String, String>> {
+    let read = |name: &String| Ok((name.clone(), lab.node(name)?.sh(MAIN)?));
+    lab.layout().nodes().map(|node| read(&node.name)).collect()
+}
+
+fn keep(lab: &Lab, file: &str, what: &BTreeMap<String, String>) -> Result<()> {
+    Ok(fs::write(lab.folder().join(file), serde_json::to_string(what)?)?)
+}
+
+fn kept(lab: &Lab, file: &str) -> Result<BTreeMap<String, String>> {
+    Ok(serde_json::from_str(&fs::read_to_string(
+        lab.folder().join(file),
+    )?)?)
+}
+
+fn same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Result<()> {
+    for (what, old) in before {
+        let new = after.get(what).with_context(|| format!("{what} is gone"))?;
+        ensure!(
+            old == new,
+            "{what} has changed:\n--- before\n{old}\n--- after\n{new}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn nothing_crosses_without_spanwire(lab: &Lab) -> Result<()> {
+    keep(lab, "before.json", &snapshot(lab)?)?;
+    keep(lab, "main.json", &main_routes(lab)?)?;
+    let matrix = lab.ping_all()?;
+    for (from, missing) in &matrix.unreached {
+        let mine = &lab.node_layout(from)?.location;
+        let others: Vec<_> = lab
+            .layout()
+            .nodes()
+            .filter(|n| n.location != *mine)
+            .map(|n| n.name.clone())
+            .collect();
+        ensure!(
+            *missing == others,
+            "{from} does not miss just the other locations:\n{matrix}"
+        );
+    }
+    ensure!(
+        matrix.unreached.len() == 6,
+        "somebody reaches everybody:\n{matrix}"
+    );
+    Ok(())
+}
+
+pub(crate) fn installs(lab: &Lab) -> Result<()> {
+    lab.install_spanwire(&Progress::told())
+}
+
+pub(crate) fn locations_show_their_leaders(lab: &Lab) -> Result<()> {
+    for location in ["a", "b", "c"] {
+        let leader = leader(lab, location)?;
+        ensure!(leader.starts_with(location), "{leader} leads {location}");
+    }
+    let table = lab.kubectl(["get", "loc"])?;
+    let head: Vec<_> = table
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    ensure!(
+        head == ["LOCATION", "LEADER", "NODES", "ENDPOINT", "READY", "AGE"],
+        "{table}"
+    );
+    wait_until("all locations are ready", SOON, || {
+        let table = lab.kubectl(["get", "loc", "--no-headers"])?;
+        let ready = table
+            .lines()
+            .filter(|line| line.split_whitespace().any(|word| word == "True"))
+            .count();
+        ensure!(ready == 3, "{table}");
+        Ok(true)
+    })
+}
+
+pub(crate) fn main_table_is_untouched(lab: &Lab) -> Result<()> {
+    same(&kept(lab, "main.json")?, &main_routes(lab)?)
+}
+
+pub(crate) fn uninstall(lab: &Lab) -> Result<()> {
+    all_reach_all(lab)?;
+    lab.helm(["uninstall", "spanwire", "--namespace", "spanwire", "--wait"])?;
+    wait_until("all pods of spanwire are gone", SOON, || {
+        let pods = lab.kubectl(["get", "pods", "--namespace", "spanwire", "--no-headers"])?;
+        ensure!(pods.trim().is_empty(), "{pods}");
+        Ok(true)
+    })?;
+    let before = kept(lab, "before.json")?;
+    wait_until("every node is as it was", Duration::from_secs(20), || {
+        same(&before, &snapshot(lab)?)?;
+        Ok(true)
+    })?;
+    same(&kept(lab, "main.json")?, &main_routes(lab)?)?;
+    let kinds = lab.kubectl(["get", "crd", "-o", "name"])?;
+    ensure!(
+        kinds.contains("locations.spanwire.dev"),
+        "uninstall keeps the resources: {kinds}"
+    );
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! The main job, in a real cluster: three locations of two nodes, one of them behind NAT without a port forward.
+//! Asserted with foreign tools, from the installed chart.
+
+mod annotations;
+mod bad_input;
+mod install;
+mod peers;
+mod plaintext;
+mod reach;
+mod repair;
+mod rest;
+mod restarts;
+mod support;
+mod trust;
+mod wire;
+
+use std::process::ExitCode;
+
+use spanwire_e2e::suite;
+
+fn main() -> ExitCode {
+    suite::run(
+        "t-cluster",
+        "test.yaml",
+        &suite::options(false),
+        &[
+            (
+                "without_spanwire_no_location_reaches_another",
+                install::nothing_crosses_without_spanwire,
+            ),
+            ("helm_installs_and_every_pod_reaches_every_pod", install::installs),
+            (
+                "locations_show_their_leaders",
+                install::locations_show_their_leaders,
+            ),
+            ("hosts_and_pods_reach_each_other", reach::hosts_and_pods),
+            ("followers_keep_their_source_address", reach::source_is_preserved),
+            ("a_hundred_megabytes_arrive_unharmed_both_ways", reach::bulk),
+            ("a_service_answers_from_pods_nodes_and_outside", reach::service),
+            (
+                "udp_to_a_remote_wireguard_port_goes_through_the_tunnel",
+                reach::udp_to_the_wireguard_port,
+            ),
+            ("logs_and_exec_work_behind_nat", reach::logs_and_exec),
+            (
+                "all_of_it_with_strict_reverse_path_filters",
+                reach::strict_reverse_path,
+            ),
+            (
+                "the_internet_sees_only_wireguard",
+                wire::internet_sees_only_wireguard,
+            ),
+            (
+                "inside_a_location_there_is_vxlan_and_no_wireguard",
+                wire::lan_sees_vxlan,
+            ),
+            (
+                "the_routes_of_the_cni_stay_as_they_were",
+                install::main_table_is_untouched,
+            ),
+            ("wg_shows_the_mesh", wire::wg_shows_the_mesh),
+            ("at_rest_nothing_is_written_but_leases", rest::quiet),
+            (
+                "a_peer_outside_reaches_every_location_until_deleted",
+                peers::laptop,
+            ),
+            ("bad_peers_are_refused_and_harm_nothing", bad_input::peers),
+            ("bad_locations_are_refused_and_harm_nothing", bad_input::locations),
+            (
+                "bad_annotations_are_reported_and_harm_nothing",
+                bad_input::annotations,
+            ),
+            (
+                "an_agents_token_writes_only_its_own_node",
+                trust::token_is_bound_to_its_node,
+            ),
+            ("an_annotated_leader_takes_over", annotations::leader_moves),
+            ("a_changed_endpoint_is_followed", annotations::endpoint),
+            (
+                "a_node_moves_to_a_location_of_its_own_and_back",
+                annotations::location,
+            ),
+            ("what_is_deleted_by_hand_comes_back", repair::objects),
+            ("agents_killed_hard_lose_no_packet", restarts::agents_killed),
+            ("rolling_the_agents_loses_no_packet", restarts::agents_rolled),
+            (
+                "restarting_operator_and_api_server_loses_no_packet",
+                restarts::control,
+            ),
+            (
+                "an_agent_without_api_server_goes_on_from_its_ledger",
+                restarts::ledger,
+            ),
+            (
+                "without_the_tunnel_traffic_stops_and_nothing_leaks",
+                plaintext::tunnel_stopped,
+            ),
+            ("a_crashed_follower_comes_back", restarts::follower_crash),
+            ("a_rebooted_leader_keeps_its_key", restarts::leader_reboot),
+            ("uninstall_leaves_every_node_as_it_was", install::uninstall),
+            (
+                "with_open_routers_and_no_spanwire_the_plaintext_is_seen",
+                plaintext::inverse,
+            ),
+        ],
+    )
+}

@@ -1,0 +1,132 @@
+//! What several tests need.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use spanwire_e2e::{Lab, Machine, Ping, PingReport, wait_until};
+
+/// Interval of the pings that run while something happens.
+pub(crate) const FAST: Duration = Duration::from_millis(10);
+
+/// Long enough for anything that must happen.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// The first address of the test pod on a node.
+pub(crate) fn pod_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
+    let pods = lab.pods()?;
+    pods.get(node)
+        .and_then(|ips| ips.first())
+        .copied()
+        .with_context(|| format!("no pod on {node}"))
+}
+
+/// The first address of a node.
+pub(crate) fn node_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
+    Ok(lab.node_layout(node)?.addresses[0])
+}
+
+/// One ping, answered or not.
+pub(crate) fn answers(from: &Machine<'_>, to: IpAddr) -> Result<bool> {
+    Ok(from
+        .finish(["ping", "-n", "-c", "1", "-W", "1", &to.to_string()])?
+        .code
+        == 0)
+}
+
+/// Waits until every pod reaches every pod.
+pub(crate) fn all_reach_all(lab: &Lab) -> Result<()> {
+    wait_until("every pod reaches every pod", SOON, || {
+        let matrix = lab.ping_all()?;
+        ensure!(matrix.complete(), "\n{matrix}");
+        Ok(true)
+    })
+}
+
+/// The kinds of path there are: follower to follower, towards the control plane, out of NAT and inside a location.
+pub(crate) const PATHS: [(&str, &str); 4] = [("a2", "c2"), ("b2", "a1"), ("c2", "b1"), ("a1", "a2")];
+
+/// Fast pings on all kinds of path, while something happens.
+pub(crate) fn pinging<T>(
+    lab: &Lab,
+    run: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<(String, PingReport)>)> {
+    let mut pings = Vec::new();
+    for (from, to) in PATHS {
+        let ping = Ping::start(&lab.pod_on(from)?, pod_ip(lab, to)?, FAST)?;
+        pings.push((format!("{from} to {to}"), ping));
+    }
+    let result = run()?;
+    let finish = |(path, ping): (String, Ping)| Ok((path, ping.finish()?));
+    Ok((result, pings.into_iter().map(finish).collect::<Result<_>>()?))
+}
+
+/// Fast pings on all kinds of path, none of which may be lost while something happens.
+pub(crate) fn loses_nothing<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (result, reports) = pinging(lab, run)?;
+    let lost: Vec<_> = reports.iter().filter(|(_, report)| report.lost() > 0).collect();
+    ensure!(lost.is_empty(), "packets were lost: {lost:?}");
+    let few = reports.iter().find(|(_, report)| report.received < 50);
+    ensure!(few.is_none(), "hardly anything was sent: {reports:?}");
+    Ok(result)
+}
+
+/// The names of the pods of one of the chart's components on a node.
+pub(crate) fn component_pod(lab: &Lab, component: &str, node: &str) -> Result<String> {
+    let selector = format!("app.kubernetes.io/component={component}");
+    let list = lab.get(&["pods", "--namespace", "spanwire", "--selector", &selector])?;
+    let items = list["items"].as_array().context("no list")?;
+    let here = items
+        .iter()
+        .find(|pod| pod["spec"]["nodeName"] == node && pod["metadata"]["deletionTimestamp"].is_null());
+    let name = here.and_then(|pod| pod["metadata"]["name"].as_str());
+    Ok(name
+        .with_context(|| format!("no {component} on {node}"))?
+        .to_owned())
+}
+
+/// The first leader of a location, as it is published.
+pub(crate) fn leader(lab: &Lab, location: &str) -> Result<String> {
+    let found = lab.get(&["location", location])?;
+    let name = found["status"]["leaders"][0].as_str();
+    Ok(name
+        .with_context(|| format!("location {location} has no leader"))?
+        .to_owned())
+}
+
+/// The process of one of our programs on a node, in the node's own numbering.
+pub(crate) fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
+    let out = lab
+        .node(node)?
+        .run(["pgrep", "-x", "-f", &format!("(/usr/local/bin/)?{program}.*")])?;
+    Ok(out.lines().next().context("no such process")?.to_owned())
+}
+
+/// A condition of an object: status and message.
+pub(crate) fn condition(lab: &Lab, object: &[&str], kind: &str) -> Result<(String, String)> {
+    let found = lab.get(object)?;
+    let conditions = found["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let one = conditions.iter().find(|one| one["type"] == kind);
+    let one = one.with_context(|| format!("{object:?} has no condition {kind}: {conditions:?}"))?;
+    let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("status"), text("message")))
+}
+
+/// Waits until an Event on an object says all of these words.
+pub(crate) fn event_says(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
+    wait_until(&format!("an Event on {name} says {words:?}"), SOON, || {
+        let list = lab.get(&["events", "--all-namespaces"])?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let about = items
+            .iter()
+            .filter(|event| event["involvedObject"]["name"] == name);
+        let messages: Vec<_> = about.filter_map(|event| event["message"].as_str()).collect();
+        let said = messages
+            .iter()
+            .any(|text| words.iter().all(|word| text.contains(word)));
+        ensure!(said, "{messages:?}");
+        Ok(true)
+    })
+}
