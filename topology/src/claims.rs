@@ -116,10 +116,10 @@ impl<'a> Denied<'a> {
     }
 }
 
-/// Judges all claims of networks. What is reserved (with the reason to give) can nobody have.
+/// Judges all claims of networks. `refusal` says what nobody can have.
 pub(crate) fn networks<'a>(
     mut asks: Vec<Ask<'a>>,
-    reserved: &[(Prefix, Reason)],
+    refusal: impl Fn(&Ask<'a>) -> Option<Reason>,
     rejected: &mut Vec<Rejected>,
 ) -> Denied<'a> {
     let mut denied = Denied::default();
@@ -127,12 +127,12 @@ pub(crate) fn networks<'a>(
         denied.0.insert((ask.by, ask.usage, ask.prefix));
         rejected.push(ask.reject(reason));
     };
-    asks.retain(|ask| {
-        let blocker = reserved.iter().find(|(prefix, _)| prefix.overlaps(&ask.prefix));
-        if let Some((_, reason)) = blocker {
-            deny(ask, reason.clone());
+    asks.retain(|ask| match refusal(ask) {
+        Some(reason) => {
+            deny(ask, reason);
+            false
         }
-        blocker.is_none()
+        None => true,
     });
     asks.sort_by_key(|ask| ask.prefix);
     let clusters = asks.chunk_by({

@@ -35,9 +35,9 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         .unwrap_or_else(default_location);
     let placed = place::place(facts, previous, &fallback, &mut rejected);
     let keyless = claims::keys(asks::keys(facts, previous, &placed), &mut rejected);
-    let reserved = asks::reserved(&facts.cluster);
-    let asks = asks::networks(facts, previous, &placed, &keyless, &mut rejected);
-    let denied = claims::networks(asks, &reserved, &mut rejected);
+    let limits = asks::Limits::new(&facts.cluster);
+    let asks = asks::networks(facts, previous, &placed, &keyless);
+    let denied = claims::networks(asks, |ask| limits.refusal(ask), &mut rejected);
 
     let mut mesh = Mesh {
         generation: later(previous),

@@ -1,10 +1,10 @@
 //! What is claimed, and what nobody can have.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::place::Placed;
 use crate::{
-    ClusterFacts, Facts, LocationName, Mesh, Prefix, Reason, Rejected,
+    ClusterFacts, Facts, LocationName, Mesh, Prefix, Reason,
     claims::{Ask, By, Domain, KeyAsk, Use},
 };
 
@@ -46,24 +46,12 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>])
     nodes.chain(peers).collect()
 }
 
-/// Networks that nobody can have, with the reason to give.
-pub(super) fn reserved(cluster: &ClusterFacts) -> Vec<(Prefix, Reason)> {
-    let unroutable = NOT_ROUTABLE.iter().filter_map(|text| text.parse().ok());
-    let pools = cluster
-        .overlay
-        .iter()
-        .map(|pool| (*pool, Reason::OverlayPool(*pool)));
-    let unroutable = unroutable.map(|prefix| (prefix, Reason::NotRoutable));
-    unroutable.chain(pools).collect()
-}
-
-/// The claims of networks that can be weighed against each other; the others are rejected at once.
+/// All claims of networks, but of Peers that have no key.
 pub(super) fn networks<'a>(
     facts: &'a Facts,
     previous: &Mesh,
     placed: &[Placed<'a>],
     keyless: &BTreeSet<By<'a>>,
-    rejected: &mut Vec<Rejected>,
 ) -> Vec<Ask<'a>> {
     let mut asks = Vec::with_capacity(placed.len() * 4);
     for node in placed {
@@ -93,13 +81,6 @@ pub(super) fn networks<'a>(
             standing: before.is_some_and(|before| before.allowed_ips.contains(prefix)),
         }));
     }
-    asks.retain(|ask| match refusal(ask, &facts.cluster) {
-        Some(reason) => {
-            rejected.push(ask.reject(reason));
-            false
-        }
-        None => true,
-    });
     asks
 }
 
@@ -130,18 +111,50 @@ fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, asks: &mut Vec<Ask<'a>>) {
     asks.extend(cidrs.map(|cidr| ask(*cidr, Use::Cidr, stood(previous, node.location, cidr))));
 }
 
-/// Why a claim fails whatever others claim.
-fn refusal(ask: &Ask<'_>, cluster: &ClusterFacts) -> Option<Reason> {
-    if ask.prefix.is_default() {
-        return Some(Reason::DefaultRoute);
+/// What nobody can have, and why.
+#[derive(Debug)]
+pub(super) struct Limits<'a> {
+    cluster: &'a ClusterFacts,
+    reserved: Vec<(Prefix, Reason)>,
+}
+
+impl<'a> Limits<'a> {
+    pub(super) fn new(cluster: &'a ClusterFacts) -> Self {
+        let unroutable = NOT_ROUTABLE.iter().filter_map(|text| text.parse().ok());
+        let pools = cluster
+            .overlay
+            .iter()
+            .map(|pool| (*pool, Reason::OverlayPool(*pool)));
+        let unroutable = unroutable.map(|prefix| (prefix, Reason::NotRoutable));
+        let reserved = unroutable.chain(pools).collect();
+        Self { cluster, reserved }
     }
-    if matches!(ask.usage, Use::Pods | Use::Address) {
-        return None;
+
+    /// Why a claim fails whatever others claim. Only nodes may have the address of the API server: one of them may be
+    /// its host.
+    pub(super) fn refusal(&self, ask: &Ask<'_>) -> Option<Reason> {
+        if ask.prefix.is_default() {
+            return Some(Reason::DefaultRoute);
+        }
+        if let Some((_, reason)) = self
+            .reserved
+            .iter()
+            .find(|(prefix, _)| prefix.overlaps(&ask.prefix))
+        {
+            return Some(reason.clone());
+        }
+        if matches!(ask.usage, Use::Pods | Use::Address) {
+            return None;
+        }
+        let mut servers = self
+            .cluster
+            .api_server
+            .iter()
+            .map(|server| server.ip().to_canonical());
+        if let Some(server) = servers.find(|server| ask.prefix.contains(*server)) {
+            return Some(Reason::ApiServer(Prefix::host(server)));
+        }
+        let annotated = ask.usage == Use::Cidr && matches!(ask.by, By::Node(_));
+        (annotated && !ask.prefix.is_private()).then_some(Reason::NotPrivate)
     }
-    let mut servers = cluster.api_server.iter().map(|server| server.ip().to_canonical());
-    if let Some(server) = servers.find(|server: &IpAddr| ask.prefix.contains(*server)) {
-        return Some(Reason::ApiServer(Prefix::host(server)));
-    }
-    let annotated = ask.usage == Use::Cidr && matches!(ask.by, By::Node(_));
-    (annotated && !ask.prefix.is_private()).then_some(Reason::NotPrivate)
 }

@@ -1,0 +1,135 @@
+//! The language of scenarios: one line, one fact or one command.
+//!
+//! ```text
+//! overlay 10.4.0.0/16                  # also: listen-port N, api-server ADDRESS:PORT, default-location NAME
+//! location paris mode=nodes active=2 standby=0 cidrs=192.168.10.0/24 endpoint=vpn.example.com:51820
+//! node a1 region=paris addresses=192.168.10.1 pods=10.244.1.0/24 key=1 up=berlin
+//! node a1 dead                         # the same node again: only what is named changes; `pods=` empties
+//! peer laptop key=100 allowed=10.99.0.1/32 location=paris
+//! remove node a1                       # or location, or peer
+//! decide                               # prints what was rejected
+//! show                                 # the mesh;  also: plan NODE, check, dot, carriers LOCATION
+//! walk                                 # every ordered pair of addresses, see `walk.rs`
+//! ```
+//!
+//! Lists are separated by commas. `key=7` is the key of 32 bytes 7, and is printed so.
+
+mod objects;
+
+use std::fmt::Write as _;
+
+use spanwire_topology::{Facts, Mesh, NodeName, Rejected, carrier, check, decide, dot, plan};
+
+use crate::walk;
+
+/// What a scenario has come to.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) facts: Facts,
+    pub(crate) mesh: Mesh,
+    rejected: Vec<Rejected>,
+}
+
+/// Runs a scenario; the answer is its lines, each command marked and followed by what it prints.
+pub(crate) fn run(script: &str) -> Result<String, String> {
+    let mut world = World::default();
+    let mut out = String::new();
+    for (index, line) in script.lines().enumerate() {
+        let printed = world
+            .line(line)
+            .map_err(|error| format!("line {}: {line}: {error}", index + 1))?;
+        let _ = match printed {
+            Some(printed) => writeln!(out, "> {}\n{}", line.trim(), tidy(&printed)),
+            None => writeln!(out, "{line}"),
+        };
+    }
+    Ok(out)
+}
+
+/// Keys by their number, as scenarios write them.
+fn tidy(text: &str) -> String {
+    let mut text = text.to_owned();
+    for number in 1..=255 {
+        text = text.replace(&objects::key(number).to_string(), &number.to_string());
+    }
+    text
+}
+
+fn lines<T: ToString>(items: &[T], none: &str) -> String {
+    match items {
+        [] => format!("{none}\n"),
+        _ => items.iter().map(|item| item.to_string() + "\n").collect(),
+    }
+}
+
+impl World {
+    /// Does what one line says. Commands answer what is to be printed.
+    pub(crate) fn line(&mut self, line: &str) -> Result<Option<String>, String> {
+        let line = line.split_once('#').map_or(line, |(line, _)| line);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let printed = match words[..] {
+            [] => return Ok(None),
+            ["decide"] => {
+                let decision = decide(&self.facts, &self.mesh);
+                let moved = decision.mesh != self.mesh;
+                self.mesh = decision.mesh;
+                self.rejected = decision.rejected;
+                let news = if moved { "changed" } else { "as before" };
+                format!(
+                    "generation {}, {news}\n{}",
+                    self.mesh.generation.0,
+                    self.rejections()
+                )
+            }
+            ["show"] => self.mesh.to_string(),
+            ["show", location] => self.location(location)?,
+            ["plan", node] => plan(&self.mesh, &parse::<NodeName>(node)?).to_string(),
+            ["check"] => lines(&check(&self.mesh), "nothing found"),
+            ["dot"] => dot(&self.mesh),
+            ["carriers", location] => self.carriers(location)?,
+            ["walk"] => walk::report(&self.mesh),
+            _ => return self.object(&words).map(|()| None),
+        };
+        Ok(Some(printed))
+    }
+
+    fn rejections(&self) -> String {
+        let rejected = self
+            .rejected
+            .iter()
+            .map(|rejected| format!("rejected {rejected}\n"));
+        rejected.collect()
+    }
+
+    fn location(&self, name: &str) -> Result<String, String> {
+        let text = self.mesh.to_string();
+        let head = format!("location {name} ");
+        let mut wanted = text.lines().skip_while(|line| !line.starts_with(&head));
+        let head = wanted.next().ok_or("there is no such location")?;
+        let body = wanted.take_while(|line| line.starts_with(' '));
+        Ok([head]
+            .into_iter()
+            .chain(body)
+            .map(|line| line.to_owned() + "\n")
+            .collect())
+    }
+
+    fn carriers(&self, name: &str) -> Result<String, String> {
+        let location = self
+            .mesh
+            .locations
+            .get(&parse(name)?)
+            .ok_or("there is no such location")?;
+        let line = |node| {
+            let carrier = carrier(location, node).map_or("nobody".to_owned(), ToString::to_string);
+            format!("{node} by {carrier}\n")
+        };
+        Ok(location.members.keys().map(line).collect())
+    }
+}
+
+/// Reads a value; the message names the text.
+pub(crate) fn parse<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|error: T::Err| format!("{text:?} {}", error.to_string()))
+}

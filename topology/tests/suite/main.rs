@@ -1,0 +1,8 @@
+//! What the crate must show from outside: scenarios with committed output, properties, and the packet walk.
+
+#[cfg(test)]
+mod language;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod walk;

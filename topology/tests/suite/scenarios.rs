@@ -1,0 +1,37 @@
+//! Every `tests/scenarios/NAME.txt` prints what stands in `tests/expected/NAME.txt`. `BLESS=1` writes what it prints.
+
+#![allow(clippy::disallowed_methods, reason = "scenarios are files")]
+
+use std::{collections::BTreeSet, ffi::OsString, fs, path::Path};
+
+use crate::language;
+
+#[test]
+fn scenarios_print_what_is_expected() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let bless = std::env::var_os("BLESS").is_some();
+    let names = names(&folder.join("scenarios"));
+    assert!(names.len() >= 20, "only {} scenarios", names.len());
+    let mut wrong = Vec::new();
+    for name in &names {
+        let script = fs::read_to_string(folder.join("scenarios").join(name)).unwrap();
+        let printed = language::run(&script).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+        let path = folder.join("expected").join(name);
+        if bless {
+            fs::write(&path, &printed).unwrap();
+        } else if fs::read_to_string(&path).unwrap_or_default() != printed {
+            wrong.push(format!("{name:?} prints\n{printed}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{}\nif this is right: BLESS=1 cargo test",
+        wrong.join("\n")
+    );
+    assert_eq!(names, self::names(&folder.join("expected")));
+}
+
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}

@@ -1,0 +1,197 @@
+//! Who has which address, and who is whose neighbour, in one or several publications.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use spanwire_topology::{LeaderRole, Location, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
+
+/// Where an address can be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// On a node, or in a pod there.
+    Node(NodeName),
+    /// In the `cidrs` of a location.
+    Lan(LocationName),
+    /// Behind a Peer.
+    Peer(PeerName),
+}
+
+/// An address to send from or to.
+#[derive(Clone, Debug)]
+pub(crate) struct Spot {
+    pub(crate) place: Place,
+    /// Where it is; for a Peer its home.
+    pub(crate) location: Option<LocationName>,
+    pub(crate) address: IpAddr,
+    /// It is the overlay address of a leader.
+    pub(crate) overlay: bool,
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Node(name) => write!(f, "{name}/{}", self.address),
+            Place::Lan(name) => write!(f, "lan {name}/{}", self.address),
+            Place::Peer(name) => write!(f, "peer {name}/{}", self.address),
+        }
+    }
+}
+
+/// The truth, the newest publication last.
+pub(crate) struct Ground<'a>(Vec<&'a Mesh>);
+
+impl<'a> Ground<'a> {
+    pub(crate) fn new(publications: impl IntoIterator<Item = &'a Mesh>) -> Self {
+        Self(publications.into_iter().collect())
+    }
+
+    /// Who has an address: in each publication the owner of the longest match.
+    pub(crate) fn hosts(&self, address: IpAddr) -> BTreeSet<Place> {
+        let owner = |mesh: &&Mesh| {
+            let matching = networks(mesh)
+                .into_iter()
+                .filter(|(prefix, _)| prefix.contains(address));
+            matching.max_by_key(|(prefix, place)| (prefix.length(), matches!(place, Place::Node(_))))
+        };
+        self.0.iter().filter_map(owner).map(|(_, place)| place).collect()
+    }
+
+    /// Whether two nodes are on one CNI island.
+    pub(crate) fn near(&self, a: &NodeName, b: &NodeName) -> bool {
+        let both = |location: &Location| location.members.contains_key(a) && location.members.contains_key(b);
+        self.0.iter().any(|mesh| mesh.locations.values().any(both))
+    }
+
+    /// Whether the CNI or the LAN brings a packet from a node to a place.
+    pub(crate) fn delivers(&self, at: &NodeName, to: &Place) -> bool {
+        match to {
+            Place::Node(node) => self.near(at, node),
+            Place::Lan(location) => {
+                let member = |location: &Location| location.members.contains_key(at);
+                self.0
+                    .iter()
+                    .any(|mesh| mesh.locations.get(location).is_some_and(member))
+            }
+            Place::Peer(_) => false,
+        }
+    }
+
+    /// The leader that serves Peers and `cidrs`.
+    pub(crate) fn first(&self, location: &LocationName) -> Option<NodeName> {
+        let location = self.0.last()?.locations.get(location)?;
+        location.active().next().cloned()
+    }
+
+    /// Where a Peer enters the mesh on its way to an address.
+    pub(crate) fn entry(&self, peer: &PeerName, to: IpAddr) -> Option<LocationName> {
+        let mesh = self.0.last()?;
+        let peer = mesh.peers.get(peer)?;
+        let near = self.hosts(to).into_iter().filter_map(|place| match place {
+            Place::Node(node) => location_of(mesh, &node),
+            Place::Lan(location) => Some(location),
+            Place::Peer(other) => mesh.peers.get(&other)?.home.clone(),
+        });
+        let mut attached = near.filter(|location| peer.attachments.contains(location));
+        attached.next().or_else(|| peer.home.clone())
+    }
+
+    pub(crate) fn key(&self, node: &NodeName) -> Option<PublicKey> {
+        let mut members = self.0.iter().rev().flat_map(|mesh| mesh.locations.values());
+        members.find_map(|location| location.members.get(node)?.public_key)
+    }
+
+    pub(crate) fn peer_key(&self, peer: &PeerName) -> Option<PublicKey> {
+        Some(self.0.last()?.peers.get(peer)?.public_key)
+    }
+
+    /// An address of everything that the newest publication knows.
+    pub(crate) fn spots(&self) -> Vec<Spot> {
+        let Some(mesh) = self.0.last() else {
+            return Vec::new();
+        };
+        let plain = networks(mesh).into_iter().filter_map(|(prefix, place)| {
+            let address = sample(prefix, |address| {
+                self.hosts(address) == BTreeSet::from([place.clone()])
+            })?;
+            let location = match &place {
+                Place::Node(node) => location_of(mesh, node),
+                Place::Lan(location) => Some(location.clone()),
+                Place::Peer(peer) => mesh.peers[peer].home.clone(),
+            };
+            let overlay = is_overlay(mesh, address);
+            Some(Spot {
+                place,
+                location,
+                address,
+                overlay,
+            })
+        });
+        plain.collect()
+    }
+}
+
+/// The location where a node is a member.
+pub(crate) fn location_of(mesh: &Mesh, node: &NodeName) -> Option<LocationName> {
+    let mut locations = mesh
+        .locations
+        .iter()
+        .filter(|(_, location)| location.members.contains_key(node));
+    locations.next().map(|(name, _)| name.clone())
+}
+
+fn is_overlay(mesh: &Mesh, address: IpAddr) -> bool {
+    let mut members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.values());
+    members.any(|member| member.overlay.contains(&address))
+}
+
+/// Every network with its place; overlay addresses of leaders only.
+fn networks(mesh: &Mesh) -> Vec<(Prefix, Place)> {
+    let mut networks = Vec::new();
+    for (name, location) in &mesh.locations {
+        for (node, member) in &location.members {
+            let leads = matches!(
+                location.role(node),
+                Some(LeaderRole::Active | LeaderRole::Standby)
+            );
+            let overlay = member.overlay.iter().filter(|_| leads);
+            let hosts = member
+                .addresses
+                .iter()
+                .chain(overlay)
+                .map(|address| Prefix::host(*address));
+            let all = hosts.chain(member.prefixes.iter().copied());
+            networks.extend(all.map(|prefix| (prefix, Place::Node(node.clone()))));
+        }
+        let cidrs = location.settings.cidrs.iter();
+        networks.extend(cidrs.map(|cidr| (*cidr, Place::Lan(name.clone()))));
+    }
+    for (name, peer) in &mesh.peers {
+        let allowed = peer.allowed_ips.iter();
+        networks.extend(allowed.map(|prefix| (*prefix, Place::Peer(name.clone()))));
+    }
+    networks
+}
+
+/// An address in the network that is right.
+fn sample(prefix: Prefix, right: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let free = prefix.family().bits() - prefix.length();
+    let mask = 1_u128
+        .checked_shl(u32::from(free))
+        .map_or(u128::MAX, |size| size - 1);
+    let address = |offset: u128| match prefix.address() {
+        IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(
+            u32::from(base) | u32::try_from(offset & mask).unwrap(),
+        )),
+        IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) | (offset & mask))),
+    };
+    [7, 0, 99, 201, 1234, 77_777]
+        .into_iter()
+        .map(address)
+        .find(|address| right(*address))
+}
