@@ -14,7 +14,7 @@ use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, Role, SliceLeader, Slic
 #[must_use]
 pub fn slices(
     mesh: &Mesh,
-    published: &BTreeMap<String, LocationSliceSpec>,
+    published: &BTreeMap<&str, &LocationSliceSpec>,
 ) -> BTreeMap<String, LocationSliceSpec> {
     let mut seats: BTreeMap<&str, Seats<'_>> = BTreeMap::new();
     for (name, slice) in published {
@@ -29,7 +29,7 @@ pub fn slices(
     let mut wanted = BTreeMap::new();
     for (name, location) in &mesh.locations {
         let head_name = format!("{name}-head");
-        let head = head(mesh, location, published.get(&head_name));
+        let head = head(mesh, location, published.get(head_name.as_str()).copied());
         wanted.insert(head_name, slice(name, Some(head), Vec::new()));
         let seats = seats.remove(name.as_str()).unwrap_or_default();
         for (slice_name, members) in seat(name, location, seats) {
@@ -54,7 +54,7 @@ pub fn accepted(peer: &Peer) -> AcceptedPeer {
 }
 
 /// The member slices of a location as published: name and nodes.
-type Seats<'a> = Vec<(&'a String, Vec<&'a str>)>;
+type Seats<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
 /// Which member sits in which slice: where it was, else in the first one with room, one that changes anyway before
 /// others, else in a new one.
@@ -77,10 +77,10 @@ fn seat<'a>(
             .filter_map(|node| unseated.remove(node))
             .collect();
         if stay.len() < nodes.len() {
-            changed.insert(slice.clone());
+            changed.insert(slice.to_owned());
         }
         if !stay.is_empty() {
-            seated.insert(slice.clone(), stay);
+            seated.insert(slice.to_owned(), stay);
         }
     }
     for (node, member) in unseated.into_values() {

@@ -9,7 +9,7 @@ use spanwire_topology::{
     NodeName, Peer, PeerName, Prefix, PublicKey, Settings,
 };
 
-use super::{MEMBERS_PER_SLICE, accepted, assemble, slices};
+use super::{MEMBERS_PER_SLICE, accepted, assemble};
 use crate::{AcceptedPeer, LocationSliceSpec};
 
 type Published = BTreeMap<String, LocationSliceSpec>;
@@ -155,6 +155,11 @@ fn what_cannot_be_read_is_left_out() {
     let members = &back.locations[&name::<LocationName>("a")].members;
     assert_eq!(members.len(), 1);
     assert_eq!(members[&name::<NodeName>("n001")].prefixes.len(), 1);
+}
+
+fn slices(mesh: &Mesh, published: &Published) -> Published {
+    let published = published.iter().map(|(name, slice)| (name.as_str(), slice));
+    super::slices(mesh, &published.collect())
 }
 
 fn read(published: &Published, peers: &BTreeMap<String, AcceptedPeer>) -> Mesh {
