@@ -235,7 +235,7 @@ fn up(name: &str, file: &Path, spanwire: bool) -> Result<u8> {
         forward: Some(std::env::current_exe()?),
         progress: Progress::told(),
     };
-    let lab = Lab::up(name, scenario, &options)
+    let lab = Lab::up(name, &scenario, &options)
         .with_context(|| format!("{name} did not come up; look at it, then `lab --name {name} down`"))?;
     options.progress.say("up");
     say(&lab.status()?.to_string())?;
