@@ -26,6 +26,7 @@ mod progress;
 mod status;
 mod store;
 
+pub mod expect;
 pub mod forward;
 pub mod scenario;
 pub mod suite;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, wait_until};
 
-use crate::support::{SOON, all_reach_all, leader, loses_nothing, pinging, pod_ip};
+use spanwire_e2e::expect::{SOON, all_reach_all, leader, loses_nothing, pinging, pod_ip};
 
 fn annotate(lab: &Lab, node: &str, what: &str) -> Result<()> {
     lab.kubectl(["annotate", "--overwrite", "node", node, what])

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, wait_until};
 
-use crate::support::{SOON, all_reach_all, condition, event_says, loses_nothing};
+use spanwire_e2e::expect::{SOON, all_reach_all, condition, event_says, loses_nothing};
 
 const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 

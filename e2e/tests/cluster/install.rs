@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, Progress, wait_until};
 
-use crate::support::{SOON, all_reach_all, leader};
+use spanwire_e2e::expect::{SOON, all_reach_all, leader};
 
 /// What must be the same before the installation and after the removal.
 const TRACES: [(&str, &str); 9] = [

@@ -10,7 +10,7 @@ mod reach;
 mod repair;
 mod rest;
 mod restarts;
-mod support;
+
 mod trust;
 mod wire;
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Background, Lab, Machine, wait_until};
 
-use crate::support::{SOON, answers, pod_ip};
+use spanwire_e2e::expect::{SOON, answers, pod_ip};
 
 const ADDRESS: &str = "10.99.0.1";
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use spanwire_e2e::{Lab, scenario::Routers, wait_until};
 
-use crate::support::{SOON, all_reach_all, answers, node_ip, pod_ip};
+use spanwire_e2e::expect::{SOON, all_reach_all, answers, node_ip, pod_ip};
 
 /// Packets with a private address in the open.
 const PLAIN: &str = "ip and not tcp port 6443 and (src net 10.244.0.0/16 or dst net 10.244.0.0/16 or \

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, Machine, wait_until};
 
-use crate::support::{SOON, all_reach_all, answers, node_ip, pod_ip};
+use spanwire_e2e::expect::{SOON, all_reach_all, answers, node_ip, pod_ip};
 
 /// Answers each TCP connection with the address it came from.
 const ECHO: &str = "socat -T 5 TCP-LISTEN:PORT,reuseaddr,fork SYSTEM:'echo $SOCAT_PEERADDR'";

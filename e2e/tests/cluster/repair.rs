@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, Machine, wait_until};
 
-use crate::support::{SOON, all_reach_all, component_pod, leader};
+use spanwire_e2e::expect::{SOON, all_reach_all, component_pod, leader};
 
 /// Two seconds, and the time that it takes to look.
 const SOON_REPAIRED: Duration = Duration::from_millis(2500);

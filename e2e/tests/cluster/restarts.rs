@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, wait_until};
 
-use crate::support::{SOON, all_reach_all, leader, loses_nothing, pid, pinging, pod_ip};
+use spanwire_e2e::expect::{SOON, all_reach_all, leader, loses_nothing, pid, pinging, pod_ip};
 
 const NAMESPACE: [&str; 2] = ["--namespace", "spanwire"];
 

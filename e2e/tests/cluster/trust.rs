@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::Lab;
 
-use crate::support::component_pod;
+use spanwire_e2e::expect::component_pod;
 
 /// The token that the agent on a node was given.
 fn token(lab: &Lab, node: &str) -> Result<String> {

@@ -1,18 +1,18 @@
-//! What several tests need.
+//! What tests of the mesh expect: reachability, loss, leaders, conditions, Events.
 
 use std::{net::IpAddr, time::Duration};
 
+use crate::{Lab, Machine, Ping, PingReport, wait_until};
 use anyhow::{Context, Result, ensure};
-use spanwire_e2e::{Lab, Machine, Ping, PingReport, wait_until};
 
 /// Interval of the pings that run while something happens.
-pub(crate) const FAST: Duration = Duration::from_millis(10);
+pub const FAST: Duration = Duration::from_millis(10);
 
 /// Long enough for anything that must happen.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The first address of the test pod on a node.
-pub(crate) fn pod_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
+pub fn pod_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
     let pods = lab.pods()?;
     pods.get(node)
         .and_then(|ips| ips.first())
@@ -21,12 +21,12 @@ pub(crate) fn pod_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
 }
 
 /// The first address of a node.
-pub(crate) fn node_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
+pub fn node_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
     Ok(lab.node_layout(node)?.addresses[0])
 }
 
 /// One ping, answered or not.
-pub(crate) fn answers(from: &Machine<'_>, to: IpAddr) -> Result<bool> {
+pub fn answers(from: &Machine<'_>, to: IpAddr) -> Result<bool> {
     Ok(from
         .finish(["ping", "-n", "-c", "1", "-W", "1", &to.to_string()])?
         .code
@@ -34,7 +34,7 @@ pub(crate) fn answers(from: &Machine<'_>, to: IpAddr) -> Result<bool> {
 }
 
 /// Waits until every pod reaches every pod.
-pub(crate) fn all_reach_all(lab: &Lab) -> Result<()> {
+pub fn all_reach_all(lab: &Lab) -> Result<()> {
     wait_until("every pod reaches every pod", SOON, || {
         let matrix = lab.ping_all()?;
         ensure!(matrix.complete(), "\n{matrix}");
@@ -43,13 +43,10 @@ pub(crate) fn all_reach_all(lab: &Lab) -> Result<()> {
 }
 
 /// The kinds of path there are: follower to follower, towards the control plane, out of NAT and inside a location.
-pub(crate) const PATHS: [(&str, &str); 4] = [("a2", "c2"), ("b2", "a1"), ("c2", "b1"), ("a1", "a2")];
+pub const PATHS: [(&str, &str); 4] = [("a2", "c2"), ("b2", "a1"), ("c2", "b1"), ("a1", "a2")];
 
 /// Fast pings on all kinds of path, while something happens.
-pub(crate) fn pinging<T>(
-    lab: &Lab,
-    run: impl FnOnce() -> Result<T>,
-) -> Result<(T, Vec<(String, PingReport)>)> {
+pub fn pinging<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<(T, Vec<(String, PingReport)>)> {
     let mut pings = Vec::new();
     for (from, to) in PATHS {
         let ping = Ping::start(&lab.pod_on(from)?, pod_ip(lab, to)?, FAST)?;
@@ -61,7 +58,7 @@ pub(crate) fn pinging<T>(
 }
 
 /// Fast pings on all kinds of path, none of which may be lost while something happens.
-pub(crate) fn loses_nothing<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn loses_nothing<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {
     let (result, reports) = pinging(lab, run)?;
     let lost: Vec<_> = reports.iter().filter(|(_, report)| report.lost() > 0).collect();
     ensure!(lost.is_empty(), "packets were lost: {lost:?}");
@@ -71,7 +68,7 @@ pub(crate) fn loses_nothing<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Re
 }
 
 /// The names of the pods of one of the chart's components on a node.
-pub(crate) fn component_pod(lab: &Lab, component: &str, node: &str) -> Result<String> {
+pub fn component_pod(lab: &Lab, component: &str, node: &str) -> Result<String> {
     let selector = format!("app.kubernetes.io/component={component}");
     let list = lab.get(&["pods", "--namespace", "spanwire", "--selector", &selector])?;
     let items = list["items"].as_array().context("no list")?;
@@ -85,7 +82,7 @@ pub(crate) fn component_pod(lab: &Lab, component: &str, node: &str) -> Result<St
 }
 
 /// The first leader of a location, as it is published.
-pub(crate) fn leader(lab: &Lab, location: &str) -> Result<String> {
+pub fn leader(lab: &Lab, location: &str) -> Result<String> {
     let found = lab.get(&["location", location])?;
     let name = found["status"]["leaders"][0].as_str();
     Ok(name
@@ -94,7 +91,7 @@ pub(crate) fn leader(lab: &Lab, location: &str) -> Result<String> {
 }
 
 /// The process of one of our programs on a node, in the node's own numbering.
-pub(crate) fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
+pub fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
     let out = lab
         .node(node)?
         .run(["pgrep", "-x", "-f", &format!("(/usr/local/bin/)?{program}.*")])?;
@@ -102,7 +99,7 @@ pub(crate) fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
 }
 
 /// A condition of an object: status and message.
-pub(crate) fn condition(lab: &Lab, object: &[&str], kind: &str) -> Result<(String, String)> {
+pub fn condition(lab: &Lab, object: &[&str], kind: &str) -> Result<(String, String)> {
     let found = lab.get(object)?;
     let conditions = found["status"]["conditions"]
         .as_array()
@@ -115,7 +112,7 @@ pub(crate) fn condition(lab: &Lab, object: &[&str], kind: &str) -> Result<(Strin
 }
 
 /// Waits until an Event on an object says all of these words.
-pub(crate) fn event_says(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
+pub fn event_says(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
     wait_until(&format!("an Event on {name} says {words:?}"), SOON, || {
         let list = lab.get(&["events", "--all-namespaces"])?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
