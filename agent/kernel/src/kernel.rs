@@ -10,8 +10,8 @@ use std::{
 };
 
 use nix::libc::NETLINK_ROUTE;
-use spanwire_host::{Host, Link, LinkName, Owned, Sysctl};
-use spanwire_topology::{Family, Prefix};
+use spanwire_host::{Host, Link, LinkName, Owned, Sysctl, WireGuard};
+use spanwire_topology::{Family, Prefix, PublicKey};
 
 use crate::{
     address,
@@ -23,7 +23,7 @@ use crate::{
     nft::Nft,
     route, rule,
     sysctl::{Remembered, Sysctls},
-    wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, USERSPACE_KIND, Userspace, kernel, uapi},
+    wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, Traffic, USERSPACE_KIND, Userspace, kernel, uapi},
 };
 
 /// Which WireGuard to use.
@@ -159,6 +159,25 @@ impl Kernel {
             }
         }
         Ok(host)
+    }
+
+    /// Reads the WireGuard device alone, and what it counts; `None` where there is none. It announces no change, so this is
+    /// to be asked again and again.
+    ///
+    /// # Errors
+    /// [`ReadError`] says what could not be read.
+    pub async fn read_wireguard(
+        &mut self,
+    ) -> Result<Option<(WireGuard, BTreeMap<PublicKey, Traffic>)>, ReadError> {
+        let found = link::find(&mut self.route, &self.owned.link).await;
+        let found = found.map_err(ReadError::netlink("the devices"))?;
+        if found.is_none_or(|device| device.kind != self.backend.link_kind()) {
+            return Ok(None);
+        }
+        match self.device().read_all().await {
+            Err(ReadError::Userspace(error)) if error.is_absence() => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     async fn read_device(&mut self, device: &link::Device, host: &mut Host) -> Result<(), ReadError> {

@@ -34,4 +34,4 @@ pub use kernel::{BackendChoice, Config, Kernel};
 pub use look::Look;
 pub use netlink::{NetlinkError, Refusal};
 pub use sysctl::Remembered;
-pub use wireguard::{Backend, PrivateKey, Userspace, uapi::UapiError};
+pub use wireguard::{Backend, PrivateKey, Traffic, Userspace, uapi::UapiError};

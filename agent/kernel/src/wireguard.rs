@@ -13,6 +13,7 @@
 
 pub(crate) mod kernel;
 mod key;
+mod traffic;
 pub(crate) mod uapi;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
@@ -20,7 +21,8 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use spanwire_host::{LinkName, WireGuard};
 use spanwire_topology::{Keepalive, Prefix, PublicKey};
 
-pub use self::key::PrivateKey;
+use self::traffic::Counted;
+pub use self::{key::PrivateKey, traffic::Traffic};
 use crate::error::{ApplyError, ReadError};
 
 /// Which WireGuard carries the packets.
@@ -114,6 +116,14 @@ impl Device<'_> {
         match self {
             Self::Kernel(family, name) => family.read(name).await,
             Self::Userspace(socket) => Ok(uapi::read(socket).await?),
+        }
+    }
+
+    /// How the device is set up, and what it counts.
+    pub(crate) async fn read_all(&mut self) -> Result<(WireGuard, Counted), ReadError> {
+        match self {
+            Self::Kernel(family, name) => family.read_all(name).await,
+            Self::Userspace(socket) => Ok(uapi::read_all(socket).await?),
         }
     }
 

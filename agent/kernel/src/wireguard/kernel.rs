@@ -17,7 +17,10 @@ use nix::libc::{GENL_ID_CTRL, NETLINK_GENERIC};
 use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
 use spanwire_topology::{Family as IpFamily, Keepalive, Prefix, PublicKey};
 
-use super::{Change, PeerChange};
+use super::{
+    Change, PeerChange,
+    traffic::{Counted, count},
+};
 use crate::{
     error::{ApplyError, ReadError},
     netlink::{Message, NetlinkError, Request, Socket, attributes},
@@ -56,15 +59,29 @@ impl Family {
 
     /// How the device is set up.
     pub(crate) async fn read(&mut self, name: &LinkName) -> Result<WireGuard, ReadError> {
+        Ok(merge(&self.dump(name).await?))
+    }
+
+    /// How the device is set up, and what it counts.
+    pub(crate) async fn read_all(&mut self, name: &LinkName) -> Result<(WireGuard, Counted), ReadError> {
+        let messages = self.dump(name).await?;
+        let mut counted = Counted::new();
+        for attribute in messages.iter().flat_map(told) {
+            if let WireguardAttribute::Peers(peers) = attribute {
+                peers.iter().for_each(|peer| count(&mut counted, peer));
+            }
+        }
+        Ok((merge(&messages), counted))
+    }
+
+    async fn dump(&mut self, name: &LinkName) -> Result<Vec<Message>, ReadError> {
         let question = WireguardMessage {
             cmd: WireguardCmd::GetDevice,
             attributes: vec![WireguardAttribute::IfName(name.to_string())],
         };
         let request = self.request(&question);
         let answer = self.socket.dump(&request).await;
-        Ok(merge(
-            &answer.map_err(ReadError::netlink("the WireGuard device"))?,
-        ))
+        answer.map_err(ReadError::netlink("the WireGuard device"))
     }
 
     /// Makes the changes, in order; tells the first failure.
@@ -168,32 +185,32 @@ fn allowed_ip(prefix: &Prefix) -> WireguardAllowedIp {
 /// The device that the messages of a dump tell together.
 fn merge(messages: &[Message]) -> WireGuard {
     let mut device = WireGuard::default();
-    for message in messages {
-        let header = GenlHeader {
-            cmd: WireguardCmd::GetDevice.into(),
-            version: 1,
-        };
-        let parsed = message
-            .body
-            .get(HEADER..)
-            .map(|body| WireguardMessage::parse_with_param(body, header));
-        for attribute in parsed.and_then(Result::ok).into_iter().flat_map(|m| m.attributes) {
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "the private key and what is not asked"
-            )]
-            match attribute {
-                WireguardAttribute::PublicKey(key) => device.public_key = Some(PublicKey::new(key)),
-                WireguardAttribute::ListenPort(port) => device.listen_port = port,
-                WireguardAttribute::Fwmark(mark) => device.mark = mark,
-                WireguardAttribute::Peers(peers) => {
-                    peers.iter().for_each(|peer| merge_peer(&mut device, peer));
-                }
-                _ => {}
+    for attribute in messages.iter().flat_map(told) {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the private key and what is not asked"
+        )]
+        match attribute {
+            WireguardAttribute::PublicKey(key) => device.public_key = Some(PublicKey::new(key)),
+            WireguardAttribute::ListenPort(port) => device.listen_port = port,
+            WireguardAttribute::Fwmark(mark) => device.mark = mark,
+            WireguardAttribute::Peers(peers) => {
+                peers.iter().for_each(|peer| merge_peer(&mut device, peer));
             }
+            _ => {}
         }
     }
     device
+}
+
+/// What one message of a dump tells.
+fn told(message: &Message) -> Vec<WireguardAttribute> {
+    let header = GenlHeader {
+        cmd: WireguardCmd::GetDevice.into(),
+        version: 1,
+    };
+    let body = message.body.get(HEADER..).unwrap_or_default();
+    WireguardMessage::parse_with_param(body, header).map_or_else(|_| Vec::new(), |message| message.attributes)
 }
 
 fn merge_peer(device: &mut WireGuard, attributes: &WireguardPeer) {

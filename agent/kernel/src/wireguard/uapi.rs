@@ -22,7 +22,10 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{Change, PrivateKey};
+use super::{
+    Change, PrivateKey,
+    traffic::{self, Counted},
+};
 
 /// A device of 10,000 allowed IPs is set up in well under a second; a process that takes longer is stopped or stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -127,6 +130,12 @@ pub(crate) async fn appearance(path: &Path) -> Result<(), UapiError> {
 /// Reads how a device is set up.
 pub(crate) async fn read(path: &Path) -> Result<WireGuard, UapiError> {
     parse(&converse(path, b"get=1\n\n").await?)
+}
+
+/// Reads how a device is set up, and what it counts.
+pub(crate) async fn read_all(path: &Path) -> Result<(WireGuard, Counted), UapiError> {
+    let answer = converse(path, b"get=1\n\n").await?;
+    Ok((parse(&answer)?, traffic::of_answer(&answer)))
 }
 
 /// Makes the changes in one conversation.
@@ -264,7 +273,7 @@ fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
     text
 }
 
-fn unhex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+pub(crate) fn unhex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     let mut bytes = Zeroizing::new([0; 32]);
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
