@@ -1,6 +1,7 @@
 //! Spanwire in the lab: its image and its chart.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,6 +31,8 @@ pub(crate) fn images() -> Result<PathBuf> {
 
 /// Installs the chart and waits until everything of it is Ready and all test pods reach each other.
 pub(crate) fn install(lab: &Lab, progress: &Progress) -> Result<()> {
+    let image = progress.stage("images of spanwire", images)?;
+    progress.stage("images on the nodes", || provide(lab, &image))?;
     let values = lab.store.write("values.json", values(lab)?.to_string())?;
     progress.stage("helm install", || {
         lab.client("helm")
@@ -54,6 +57,20 @@ pub(crate) fn install(lab: &Lab, progress: &Progress) -> Result<()> {
             Ok(true)
         })
     })
+}
+
+/// Gives the image to every node that has another one or none.
+fn provide(lab: &Lab, archive: &Path) -> Result<()> {
+    let archive = archive.to_string_lossy();
+    for node in lab.layout.nodes() {
+        let (machine, file) = (lab.node(&node.name)?, format!("imported/{}", node.name));
+        if fs::read_to_string(lab.store.path(&file)).is_ok_and(|has| has == archive) {
+            continue;
+        }
+        machine.run(["ctr", "--namespace", "k8s.io", "images", "import", &archive])?;
+        lab.store.write(&file, archive.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The scenario's values on top of those that every lab needs.

@@ -16,6 +16,7 @@ use crate::{
     command::Cmd,
     forward, images,
     layout::{Layout, NodeLayout},
+    limits,
     machine::{Kind, Machine},
     net,
     node::{self, Container, services},
@@ -80,6 +81,7 @@ impl Lab {
         let image_store = progress.stage("image store", || images::store_of(&archives))?;
 
         let layout = Layout::of(scenario);
+        limits::raise()?;
         store.create()?;
         let mut record = Record {
             scenario: scenario.clone(),
@@ -153,6 +155,7 @@ impl Lab {
         cgroup::remove(&folders)?;
         fs::remove_dir_all(store.root())
             .with_context(|| format!("cannot remove {}", store.root().display()))?;
+        limits::put_back()?;
         Ok(true)
     }
 

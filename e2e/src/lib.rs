@@ -17,6 +17,7 @@ mod command;
 mod images;
 mod lab;
 mod layout;
+mod limits;
 mod machine;
 mod net;
 mod node;
