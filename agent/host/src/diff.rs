@@ -6,9 +6,9 @@
 //! 2. peers: added and changed, an allowed IP that changes hands in the one step that gives it to its new owner;
 //! 3. the nft table, so that the first packet on a new way already keeps its source (a connection's NAT is decided once);
 //! 4. rules that exempt packets from the mesh, before any route could catch those packets;
-//! 5. routes: set, the longest prefixes first; then the rules that look them up; then stale rules, then stale routes, the
-//!    shortest first. So at each moment an address is routed as before or as wanted, and never by a wider prefix that
-//!    was only meant for the time after (`diff/routes.rs`);
+//! 5. rules that look up a table no longer wanted; routes: set, the longest prefixes first, and removed, the shortest
+//!    first; then rules that look them up. So at each moment a packet is routed as before or as wanted, and never by a
+//!    wider prefix that is only meant for the time after (`diff/routes.rs`);
 //! 6. what is no longer wanted, in the reverse of the order in which it was made.
 //!
 //! Kernel settings that are no longer wanted stay: others may have come to need them.
@@ -43,12 +43,19 @@ pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
 
     steps.extend(early);
     add_rules(actual, wanted, exempts, &mut steps);
+    let replaced = |rule: &&Rule| looks_up(rule) && wanted.rules.iter().any(|other| same_table(rule, other));
+    delete_rules(
+        actual,
+        wanted,
+        |rule| looks_up(rule) && !replaced(rule),
+        &mut steps,
+    );
     routes::set(actual, wanted, &mut steps);
-    add_rules(actual, wanted, looks_up, &mut steps);
-    steps.extend(late);
-    delete_rules(actual, wanted, looks_up, &mut steps);
     routes::delete(actual, wanted, &mut steps);
+    add_rules(actual, wanted, looks_up, &mut steps);
+    delete_rules(actual, wanted, replaced, &mut steps);
     delete_rules(actual, wanted, exempts, &mut steps);
+    steps.extend(late);
     if actual.nft.is_some() && wanted.nft.is_none() {
         steps.push(Step::DeleteNft);
     }
@@ -60,18 +67,22 @@ fn looks_up(rule: &&Rule) -> bool {
     matches!(rule.action, RuleAction::Lookup(_))
 }
 
+fn same_table(one: &Rule, other: &Rule) -> bool {
+    (one.family, &one.action) == (other.family, &other.action)
+}
+
 fn exempts(rule: &&Rule) -> bool {
     !looks_up(rule)
 }
 
 /// Where a jump lands has to be there first, and to stay until the jump is gone.
-fn add_rules(actual: &Host, wanted: &Host, which: fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
+fn add_rules(actual: &Host, wanted: &Host, which: impl Fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
     let mut rules = missing(&wanted.rules, &actual.rules, which);
     rules.sort_by_key(|rule| (rule.action != RuleAction::Nop, rule.priority));
     steps.extend(rules.into_iter().cloned().map(Step::AddRule));
 }
 
-fn delete_rules(actual: &Host, wanted: &Host, which: fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
+fn delete_rules(actual: &Host, wanted: &Host, which: impl Fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
     let mut rules = missing(&actual.rules, &wanted.rules, which);
     rules.sort_by_key(|rule| (rule.action != RuleAction::Nop, rule.priority));
     steps.extend(rules.into_iter().rev().cloned().map(Step::DeleteRule));
@@ -80,7 +91,7 @@ fn delete_rules(actual: &Host, wanted: &Host, which: fn(&&Rule) -> bool, steps: 
 fn missing<'a>(
     from: &'a BTreeSet<Rule>,
     other: &'a BTreeSet<Rule>,
-    which: fn(&&Rule) -> bool,
+    which: impl Fn(&&Rule) -> bool,
 ) -> Vec<&'a Rule> {
     from.difference(other).filter(which).collect()
 }

@@ -7,6 +7,9 @@
     reason = "the crate is pure; its tests read committed files and ask Linux"
 )]
 
+mod netns;
 mod nft_syntax;
+mod properties;
+mod routing;
 mod samples;
 mod snapshots;
