@@ -75,6 +75,13 @@ pub fn remove(path: &Path) -> Result<(), DiskError> {
     }
 }
 
+/// Removes a directory where it is empty. It may be the mount point of a container, which has to stay.
+pub fn remove_directory(directory: &Path) {
+    if let Err(cause) = fs::remove_dir(directory) {
+        tracing::debug!(path = %directory.display(), %cause, "the directory stays");
+    }
+}
+
 fn make(directory: &Path) -> Result<(), DiskError> {
     DirBuilder::new()
         .recursive(true)

@@ -44,7 +44,7 @@ impl Identity {
     /// # Errors
     /// Where it can neither be read nor made.
     pub fn load_or_create(state_directory: &Path) -> Result<Self, IdentityError> {
-        let path = state_directory.join(FILE);
+        let path = Self::path(state_directory);
         if let Some(text) = disk::read(&path).map_err(IdentityError::Disk)? {
             close(&path)?;
             return parse(&text).ok_or(IdentityError::Damaged(path));
@@ -58,12 +58,18 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Where the key is kept.
+    #[must_use]
+    pub fn path(state_directory: &Path) -> PathBuf {
+        state_directory.join(FILE)
+    }
+
     /// Removes the key for good.
     ///
     /// # Errors
     /// When the file cannot be removed.
     pub fn forget(state_directory: &Path) -> Result<(), DiskError> {
-        disk::remove(&state_directory.join(FILE))
+        disk::remove(&Self::path(state_directory))
     }
 
     /// The public half.

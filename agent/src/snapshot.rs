@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use spanwire_crds::{LocationSlice, MeshNode, Peer};
+use spanwire_crds::{LocationSlice, MeshNode, Peer, publication::assemble};
+use spanwire_topology::Mesh;
 
 /// The published objects, complete as far as their source is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +17,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The mesh, put together from its parts.
+    #[must_use]
+    pub fn mesh(&self) -> Mesh {
+        let slices = self
+            .slices
+            .iter()
+            .map(|(name, slice)| (name.as_str(), &slice.spec));
+        let peers = self.peers.iter().filter_map(|(name, peer)| {
+            let accepted = peer.status.as_ref()?.accepted.as_ref()?;
+            Some((name.as_str(), accepted))
+        });
+        assemble(slices, peers)
+    }
+
     /// Whether the operator wants this node to be cleaned.
     #[must_use]
     pub fn retire(&self) -> bool {

@@ -96,7 +96,10 @@ fn is_document(path: &Path) -> bool {
     matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn read<'a>(paths: impl Iterator<Item = &'a PathBuf>, me: &NodeName) -> Result<Snapshot, FileError> {
+pub(crate) fn read<'a>(
+    paths: impl Iterator<Item = &'a PathBuf>,
+    me: &NodeName,
+) -> Result<Snapshot, FileError> {
     let mut snapshot = Snapshot::default();
     for path in paths {
         let text = fs::read_to_string(path).map_err(|cause| FileError::Read(path.clone(), cause))?;

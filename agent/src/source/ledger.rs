@@ -69,12 +69,18 @@ struct BodyRef<'a> {
 }
 
 impl Ledger {
+    /// Where the ledger is kept.
+    #[must_use]
+    pub fn path(state_directory: &Path) -> PathBuf {
+        state_directory.join(FILE)
+    }
+
     /// What the state directory holds; `None` where nothing has been remembered yet.
     ///
     /// # Errors
     /// Where it cannot be read.
     pub fn load(state_directory: &Path) -> Result<Option<Self>, LedgerError> {
-        let path = state_directory.join(FILE);
+        let path = Self::path(state_directory);
         let Some(bytes) = disk::read(&path).map_err(LedgerError::Disk)? else {
             return Ok(None);
         };
@@ -105,7 +111,7 @@ impl Ledger {
     /// # Errors
     /// Where the disk cannot be written.
     pub fn save(state_directory: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
-        disk::write(&state_directory.join(FILE), bytes).map_err(LedgerError::Disk)
+        disk::write(&Self::path(state_directory), bytes).map_err(LedgerError::Disk)
     }
 
     /// Removes the ledger.
@@ -113,7 +119,7 @@ impl Ledger {
     /// # Errors
     /// Where the file cannot be removed.
     pub fn forget(state_directory: &Path) -> Result<(), DiskError> {
-        disk::remove(&state_directory.join(FILE))
+        disk::remove(&Self::path(state_directory))
     }
 }
 

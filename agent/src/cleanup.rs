@@ -1,0 +1,43 @@
+//! Removes every trace of Spanwire from a node, or says what that would be.
+
+use std::io::{self, Write as _};
+
+use anyhow::bail;
+use spanwire_host::{Host, Owned, diff};
+
+use crate::{args::Paths, machine::Machine};
+
+/// Cleans, or only prints what would be done.
+///
+/// # Errors
+/// When something is left; running it again is safe.
+pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
+    let state = paths.state_dir.clone();
+    let mut machine = Machine::new(paths, Owned::default());
+    let actual = machine.open_for_removal().await?;
+    let steps = diff(&actual, &Host::default());
+    let mut out = io::stdout().lock();
+    for step in &steps {
+        writeln!(out, "{step}")?;
+    }
+    for (name, value) in machine.changed_sysctls() {
+        writeln!(out, "sysctl {name} = {value}")?;
+    }
+    for path in machine.remembered_files() {
+        writeln!(out, "remove {}", path.display())?;
+    }
+    if state.exists() {
+        writeln!(out, "remove {}", state.display())?;
+    }
+    if only_print {
+        return Ok(());
+    }
+    let mut troubles = machine.remove(steps).await?;
+    if troubles.is_empty() {
+        troubles = machine.forget();
+    }
+    if !troubles.is_empty() {
+        bail!("not everything could be removed: {}", troubles.join("; "));
+    }
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! Makes the machine as wanted: read, diff, apply, read again.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use spanwire_host::{Host, Owned, Step, diff};
+use spanwire_kernel::{
+    Backend, BackendChoice, Changes, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
+};
+use thiserror::Error;
+
+use crate::{
+    args::{self, Paths},
+    contact::Seen,
+    disk,
+    identity::{Identity, IdentityError},
+    reconcile::Agent,
+    source::ledger::Ledger,
+};
+
+/// How many steps a log line names.
+const NAMED: usize = 6;
+
+/// This machine.
+pub struct Machine {
+    paths: Paths,
+    owned: Owned,
+    kernel: Option<Kernel>,
+    /// What was wanted when the machine was last found to be so.
+    achieved: Option<Host>,
+}
+
+/// Why nothing can be done to the machine at all.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// There is no key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The kernel.
+    #[error("the machine's network cannot be worked with")]
+    Open(#[from] OpenError),
+    /// Its state cannot be read.
+    #[error("the machine's state is not known")]
+    Read(#[from] ReadError),
+}
+
+/// What came of making the machine as wanted.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many steps were applied.
+    pub applied: usize,
+    /// How many failed.
+    pub failed: usize,
+    /// Read again, the machine is as wanted, as far as it can be.
+    pub is_as_wanted: bool,
+    /// The steps put right what somebody else had changed.
+    pub repaired: bool,
+    /// What could not be done.
+    pub troubles: Vec<String>,
+}
+
+impl Machine {
+    /// A machine that is not touched yet.
+    #[must_use]
+    pub fn new(paths: Paths, owned: Owned) -> Self {
+        Self {
+            paths,
+            owned,
+            kernel: None,
+            achieved: None,
+        }
+    }
+
+    /// Makes the machine as the agent wants it; where it is to retire, without a trace of Spanwire.
+    pub async fn reconcile(&mut self, agent: &mut Agent) -> Outcome {
+        let mut outcome = match self.attempt(agent).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.achieved = None;
+                Outcome {
+                    troubles: vec![chain(&error)],
+                    ..Outcome::default()
+                }
+            }
+        };
+        if agent.retire() && outcome.troubles.is_empty() {
+            outcome.troubles = self.forget();
+        }
+        outcome
+    }
+
+    /// What the WireGuard device has and counts now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn look_at_device(&mut self, agent: &mut Agent) -> Result<bool, ReadError> {
+        let Some(kernel) = &mut self.kernel else {
+            return Ok(false);
+        };
+        look_at_device(kernel, agent).await
+    }
+
+    /// Hears of changes by others.
+    pub fn changes(&self) -> Option<Changes> {
+        let changes = self.kernel.as_ref()?.changes();
+        changes
+            .inspect_err(|error| tracing::warn!(error = error as &dyn Error, "cannot hear of changes"))
+            .ok()
+    }
+
+    /// What is Spanwire's on the machine; `None` before the first attempt.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn actual(&mut self, wanted: &Host) -> Result<Option<Host>, ReadError> {
+        match &mut self.kernel {
+            Some(kernel) => kernel.read(wanted.sysctls.keys()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What is Spanwire's on the machine, read by somebody who only wants to remove it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn open_for_removal(&mut self) -> Result<Host, MachineError> {
+        // Nothing that is to be removed depends on the key.
+        let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
+        Ok(kernel.read([]).await?)
+    }
+
+    /// Applies the steps of a removal; returns what could not be done.
+    ///
+    /// # Errors
+    /// When it cannot be found out what is left.
+    pub async fn remove(&mut self, steps: Vec<Step>) -> Result<Vec<String>, MachineError> {
+        let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
+        let report = kernel.apply(steps).await;
+        let mut troubles: Vec<String> = report
+            .failed
+            .iter()
+            .map(|(step, error)| format!("{step}: {}", chain(error)))
+            .collect();
+        let left = diff(&kernel.read([]).await?, &Host::default());
+        if troubles.is_empty() && !left.is_empty() {
+            troubles.push(format!("still there: {}", texts(&left)));
+        }
+        Ok(troubles)
+    }
+
+    /// Puts back what was found, and removes what was remembered, the key included. Returns what could not be done.
+    pub fn forget(&mut self) -> Vec<String> {
+        let mut troubles: Vec<String> = match &mut self.kernel {
+            Some(kernel) => kernel
+                .restore_sysctls()
+                .iter()
+                .map(|error| chain(error))
+                .collect(),
+            None => Vec::new(),
+        };
+        if troubles.is_empty() {
+            let state = &self.paths.state_dir;
+            let forgotten = [Ledger::forget(state), Identity::forget(state)];
+            troubles.extend(
+                forgotten
+                    .into_iter()
+                    .filter_map(Result::err)
+                    .map(|error| chain(&error)),
+            );
+            disk::remove_directory(state);
+        }
+        self.kernel = None;
+        self.achieved = None;
+        troubles
+    }
+
+    /// The kernel settings that [`Self::forget`] would put back: name, present value, found value.
+    #[must_use]
+    pub fn changed_sysctls(&self) -> Vec<(String, String)> {
+        let remembered = self.kernel.iter().flat_map(|kernel| kernel.remembered_sysctls());
+        remembered
+            .map(|(sysctl, remembered)| (sysctl.0.clone(), remembered.found.clone()))
+            .collect()
+    }
+
+    /// What is remembered on disk.
+    #[must_use]
+    pub fn remembered_files(&self) -> Vec<PathBuf> {
+        let names = [
+            Identity::path(&self.paths.state_dir),
+            Ledger::path(&self.paths.state_dir),
+        ];
+        names.into_iter().filter(|path| path.exists()).collect()
+    }
+
+    async fn attempt(&mut self, agent: &mut Agent) -> Result<Outcome, MachineError> {
+        self.open(agent).await?;
+        let kernel = self.kernel.as_mut().expect("it has just been opened");
+        // Before endpoints are chosen: what a restarted agent finds working is left alone.
+        look_at_device(kernel, agent).await?;
+        let endpoints: Vec<_> = agent.endpoints_in_use().collect();
+        agent.handle_look(kernel.look(&endpoints).await?);
+        let given = agent.poll_endpoints(Instant::now());
+        let target = agent.wanted(BTreeMap::new());
+        let wanted = agent.wanted(given.clone());
+        let actual = kernel.read(wanted.sysctls.keys()).await?;
+        let steps = diff(&actual, &wanted);
+        let mut outcome = Outcome {
+            troubles: agent.conflicts(),
+            ..Outcome::default()
+        };
+        if !steps.is_empty() {
+            outcome.repaired = self.achieved.as_ref() == Some(&target) && !is_search(&steps, &given);
+            self.achieved = None;
+            apply(kernel, steps, &mut outcome).await;
+            let left = diff(&kernel.read(target.sysctls.keys()).await?, &target);
+            if outcome.failed == 0 && !left.is_empty() {
+                outcome
+                    .troubles
+                    .push(format!("applied, but not so when read again: {}", texts(&left)));
+            }
+            if outcome.failed > 0 || !left.is_empty() {
+                outcome
+                    .troubles
+                    .extend(kernel.clashes(None).await?.iter().map(ToString::to_string));
+                return Ok(outcome);
+            }
+        }
+        agent.handle_given(&given, Instant::now());
+        outcome.is_as_wanted = true;
+        self.achieved = Some(target);
+        Ok(outcome)
+    }
+
+    async fn open(&mut self, agent: &mut Agent) -> Result<(), MachineError> {
+        if self.kernel.is_some() {
+            return Ok(());
+        }
+        if agent.retire() {
+            self.open_for_removal().await?;
+            return Ok(());
+        }
+        let identity = Identity::load_or_create(&self.paths.state_dir)?;
+        agent.handle_identity(identity.public());
+        let kernel = self.open_with(PrivateKey::new(identity.private())).await?;
+        let backend = match kernel.backend() {
+            Backend::Kernel => spanwire_crds::Backend::Kernel,
+            Backend::Userspace(_) => spanwire_crds::Backend::Userspace,
+        };
+        agent.handle_backend(backend);
+        for clash in kernel.clashes(None).await? {
+            tracing::warn!("{clash}");
+        }
+        Ok(())
+    }
+
+    async fn open_with(&mut self, private_key: PrivateKey) -> Result<&mut Kernel, MachineError> {
+        if self.kernel.is_none() {
+            let config = Config {
+                owned: self.owned.clone(),
+                proc_sys: self.paths.proc_sys.clone(),
+                state: self.paths.state_dir.clone(),
+                private_key,
+                backend: match self.paths.backend {
+                    args::Backend::Auto => BackendChoice::Auto,
+                    args::Backend::Kernel => BackendChoice::Kernel,
+                    args::Backend::Userspace => BackendChoice::Userspace,
+                },
+                userspace: Userspace {
+                    control: self.paths.tunnel_socket.clone(),
+                    sockets: self.paths.wireguard_socket_dir.clone(),
+                },
+            };
+            self.kernel = Some(Kernel::open(config).await?);
+        }
+        Ok(self.kernel.as_mut().expect("it has just been opened"))
+    }
+}
+
+async fn look_at_device(kernel: &mut Kernel, agent: &mut Agent) -> Result<bool, ReadError> {
+    let found = kernel.read_wireguard().await?;
+    let (device, traffic) = found.unzip();
+    let age = |at: std::time::SystemTime| at.elapsed().unwrap_or(Duration::ZERO);
+    let seen = traffic.into_iter().flatten().map(|(key, traffic)| {
+        let seen = Seen {
+            endpoint: traffic.endpoint,
+            handshake: traffic.handshake.map(age),
+            received: traffic.received,
+        };
+        (key, seen)
+    });
+    Ok(agent.handle_device(device.as_ref(), seen.collect(), Instant::now()))
+}
+
+async fn apply(kernel: &mut Kernel, steps: Vec<Step>, outcome: &mut Outcome) {
+    let described = texts(&steps);
+    let report = kernel.apply(steps).await;
+    outcome.applied = report.done;
+    outcome.failed = report.failed.len();
+    outcome.troubles.extend(
+        report
+            .failed
+            .iter()
+            .map(|(step, error)| format!("{step}: {}", chain(error))),
+    );
+    if outcome.repaired {
+        tracing::warn!(steps = described, "repaired what somebody else had changed");
+    } else {
+        tracing::info!(count = outcome.applied, steps = described, "changed the machine");
+    }
+}
+
+/// Whether the steps do nothing but look for peers elsewhere.
+fn is_search(steps: &[Step], given: &BTreeMap<spanwire_topology::PublicKey, std::net::SocketAddr>) -> bool {
+    let search = |step: &Step| {
+        let Step::SetPeer {
+            key,
+            keepalive: None,
+            add,
+            remove,
+            ..
+        } = step
+        else {
+            return false;
+        };
+        add.is_empty() && remove.is_empty() && given.contains_key(key)
+    };
+    steps.iter().all(search)
+}
+
+fn texts(steps: &[Step]) -> String {
+    let mut texts: Vec<String> = steps.iter().take(NAMED).map(ToString::to_string).collect();
+    if steps.len() > NAMED {
+        texts.push(format!("and {} more", steps.len() - NAMED));
+    }
+    texts.join("; ")
+}
+
+/// An error with its causes.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

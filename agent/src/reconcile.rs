@@ -1,0 +1,308 @@
+//! What this node should look like and what is to be reported of it, from everything the agent has heard; sans I/O.
+//!
+//! ```text
+//! snapshot ──┐                                   ┌─▶ wanted Host ──diff──▶ steps   (applied by the shell)
+//! machine ───┤                                   ├─▶ names to resolve
+//! device ────┼─▶ Agent { plan, facts, contacts } ┼─▶ leaders to touch
+//! names ─────┤                                   ├─▶ MeshNode status
+//! time ──────┘                                   └─▶ when to be called again
+//! ```
+
+mod status;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use spanwire_crds::MeshNode;
+use spanwire_host::{Host, HostFacts, Owned, WireGuard, conflicts, render};
+use spanwire_kernel::Look;
+use spanwire_topology::{
+    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Role, plan,
+};
+
+use crate::{
+    contact::{Contacts, Seen},
+    endpoints::Endpoints,
+    links::Links,
+    settled::Settled,
+    snapshot::Snapshot,
+};
+
+/// Everything the agent knows, and what follows from it.
+pub struct Agent {
+    me: NodeName,
+    node: Option<Arc<MeshNode>>,
+    retire: bool,
+    mesh: Mesh,
+    plan: Plan,
+    facts: HostFacts,
+    routable: BTreeSet<Family>,
+    seen: BTreeMap<PublicKey, Seen>,
+    contacts: Contacts,
+    endpoints: Endpoints,
+    links: Links,
+    settled: Settled,
+    status: status::Known,
+}
+
+impl Agent {
+    /// An agent that knows nothing but its name, and what its ledger says is settled.
+    #[must_use]
+    pub fn new(me: NodeName, owned: Owned, settled: BTreeSet<LocationName>) -> Self {
+        let mesh = Mesh::default();
+        Self {
+            plan: plan(&mesh, &me),
+            me,
+            node: None,
+            retire: false,
+            mesh,
+            facts: HostFacts {
+                owned,
+                ..HostFacts::default()
+            },
+            routable: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            contacts: Contacts::default(),
+            endpoints: Endpoints::default(),
+            links: Links::default(),
+            settled: Settled::new(settled),
+            status: status::Known::default(),
+        }
+    }
+
+    /// The mesh as published. Returns whether this node may have to change.
+    pub fn handle_snapshot(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
+        self.node.clone_from(&snapshot.node);
+        let mesh = snapshot.mesh();
+        let plan = plan(&mesh, &self.me);
+        let retire = snapshot.retire();
+        let established = plan
+            .location
+            .as_ref()
+            .and_then(|location| mesh.locations.get(location))
+            .map(|location| location.established.clone())
+            .unwrap_or_default();
+        let settled = self.settled.settled().clone();
+        self.settled.handle_established(&established, now);
+        let changed = plan != self.plan || retire != self.retire || settled != *self.settled.settled();
+        self.mesh = mesh;
+        self.plan = plan;
+        self.retire = retire;
+        let nobody = BTreeMap::new();
+        let peers = self.plan.tunnel.as_ref().map_or(&nobody, |tunnel| &tunnel.peers);
+        self.endpoints.handle_plan(peers);
+        self.contacts
+            .handle_leaders(self.leaders().into_values().flatten().collect());
+        self.links
+            .handle_plan(self.active_leaders(), self.plan.location.clone());
+        changed
+    }
+
+    /// The key of this node.
+    pub fn handle_identity(&mut self, key: PublicKey) {
+        self.facts.public_key = Some(key);
+    }
+
+    /// Where this node reaches the API server. Returns whether that is news.
+    pub fn handle_api_server(&mut self, addresses: BTreeSet<SocketAddr>) -> bool {
+        let news = self.facts.api_server != addresses;
+        self.facts.api_server = addresses;
+        news
+    }
+
+    /// What was found on the machine besides Spanwire.
+    pub fn handle_look(&mut self, look: Look) {
+        self.facts.links = look.links;
+        self.facts.cni = look.cni;
+        self.facts.underlay_mtu = look.underlay_mtu;
+        self.routable = look.default_routes;
+        let in_use = || self.endpoints_in_use();
+        self.facts.underlay_v4_only = if in_use().next().is_some() {
+            in_use().all(|endpoint| endpoint.is_ipv4())
+        } else {
+            !self.routable.contains(&Family::V6)
+        };
+    }
+
+    /// What the WireGuard device has and counts; nothing where there is none. Returns whether there is something to do
+    /// about it.
+    pub fn handle_device(
+        &mut self,
+        device: Option<&WireGuard>,
+        seen: BTreeMap<PublicKey, Seen>,
+        now: Instant,
+    ) -> bool {
+        self.contacts.handle_seen(&seen, now);
+        self.endpoints.handle_seen(&seen);
+        self.links.handle_contacts(&self.contacts, now);
+        self.seen = seen;
+        let wanted = render(&self.plan, &self.facts).wireguard.filter(|_| !self.retire);
+        device.map(without_endpoints) != wanted || !self.poll_endpoints(now).is_empty()
+    }
+
+    /// A name has been resolved.
+    pub fn handle_resolved(&mut self, name: DnsName, addresses: BTreeSet<IpAddr>) {
+        self.endpoints.handle_resolved(name, addresses);
+    }
+
+    /// A leader has been touched.
+    pub fn handle_touched(&mut self, key: &PublicKey, now: Instant) {
+        self.contacts.handle_touched(key, now);
+    }
+
+    /// The machine has taken these endpoints.
+    pub fn handle_given(&mut self, given: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
+        self.endpoints.handle_given(given, now);
+    }
+
+    /// Time has passed. Returns whether this node may have to change.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        let before = self.settled.settled().len();
+        self.settled.handle_timeout(now);
+        before != self.settled.settled().len()
+    }
+
+    /// When to look at the device and to call [`Self::handle_timeout`] again.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let device = (!self.retire && self.plan.tunnel.is_some()).then(|| self.contacts.poll_timeout(now));
+        device.into_iter().chain(self.settled.poll_timeout()).min()
+    }
+
+    /// The endpoints to give to the device now.
+    #[must_use]
+    pub fn poll_endpoints(&self, now: Instant) -> BTreeMap<PublicKey, SocketAddr> {
+        let routable = |address| self.routable.contains(&Family::of(address));
+        self.endpoints
+            .poll_endpoints(&self.seen, &self.contacts, &routable, now)
+    }
+
+    /// Whom to touch now, and where.
+    #[must_use]
+    pub fn poll_touch(&self, now: Instant) -> Vec<(PublicKey, IpAddr)> {
+        let Some(tunnel) = &self.plan.tunnel else {
+            return Vec::new();
+        };
+        let overlay = |key: PublicKey| {
+            let address = tunnel.peers.get(&key)?.overlay.first()?;
+            Some((key, *address))
+        };
+        self.contacts
+            .poll_touch(now)
+            .into_iter()
+            .filter_map(overlay)
+            .collect()
+    }
+
+    /// The names to resolve, and who is reached by each.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<DnsName, BTreeSet<Party>> {
+        self.endpoints.names()
+    }
+
+    /// What the machine should look like, with these endpoints given to the device.
+    #[must_use]
+    pub fn wanted(&self, endpoints: BTreeMap<PublicKey, SocketAddr>) -> Host {
+        if self.retire {
+            return Host::default();
+        }
+        let facts = HostFacts {
+            endpoints,
+            settled: self.settled.settled().clone(),
+            ..self.facts.clone()
+        };
+        render(&self.plan, &facts)
+    }
+
+    /// What of the plan this machine cannot have.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<String> {
+        if self.retire {
+            return Vec::new();
+        }
+        let conflicts = conflicts(&self.plan, &self.facts);
+        conflicts.iter().map(ToString::to_string).collect()
+    }
+
+    /// What this node has to do.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The mesh as far as it is known.
+    #[must_use]
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// The locations whose traffic may be nowhere but in the tunnel.
+    #[must_use]
+    pub fn settled(&self) -> &BTreeSet<LocationName> {
+        self.settled.settled()
+    }
+
+    /// Whether every trace of Spanwire is to be removed from this node.
+    #[must_use]
+    pub fn retire(&self) -> bool {
+        self.retire
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        !self.retire && matches!(self.plan.role, Role::Leader(_))
+    }
+
+    /// The tunnels to other locations: up or not.
+    #[must_use]
+    pub fn links(&self) -> &BTreeMap<LocationName, bool> {
+        self.links.links()
+    }
+
+    /// Where the device looks for its peers.
+    pub fn endpoints_in_use(&self) -> impl Iterator<Item = SocketAddr> {
+        self.seen.values().filter_map(|seen| seen.endpoint)
+    }
+
+    fn leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        self.leaders_where(|_, _| true)
+    }
+
+    fn active_leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        let active = |location: &LocationName, node: &NodeName| {
+            let location = self.mesh.locations.get(location);
+            location.and_then(|location| location.role(node)) == Some(LeaderRole::Active)
+        };
+        self.leaders_where(active)
+    }
+
+    fn leaders_where(
+        &self,
+        wanted: impl Fn(&LocationName, &NodeName) -> bool,
+    ) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        let mut leaders: BTreeMap<LocationName, BTreeSet<PublicKey>> = BTreeMap::new();
+        for (key, peer) in self.plan.tunnel.iter().flat_map(|tunnel| &tunnel.peers) {
+            if let Party::Leader(location, node) = &peer.party {
+                let of_location = leaders.entry(location.clone()).or_default();
+                if wanted(location, node) {
+                    of_location.insert(*key);
+                }
+            }
+        }
+        leaders
+    }
+}
+
+/// The device as it is wanted: wherever its peers are.
+fn without_endpoints(device: &WireGuard) -> WireGuard {
+    let mut device = device.clone();
+    for peer in device.peers.values_mut() {
+        peer.endpoint = None;
+    }
+    device
+}

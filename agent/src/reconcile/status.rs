@@ -1,0 +1,119 @@
+//! What is reported in the MeshNode's status.
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use spanwire_crds::{
+    Backend, Link, MeshNodeStatus,
+    conditions::{ConditionType, Finding, Reason, conditions},
+};
+use spanwire_host::Cni;
+
+use super::Agent;
+
+/// A message longer than this helps nobody.
+const LONGEST: usize = 1000;
+
+/// What the status needs besides what follows from the plan.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    backend: Option<Backend>,
+    retired: bool,
+    /// What cannot be done; `None` before the first attempt.
+    troubles: Option<Vec<String>>,
+    conditions: Vec<Condition>,
+}
+
+impl Agent {
+    /// The implementation of WireGuard in use.
+    pub fn handle_backend(&mut self, backend: Backend) {
+        self.status.backend = Some(backend);
+    }
+
+    /// The machine has been made as wanted, but for these troubles.
+    pub fn handle_reconciled(&mut self, troubles: Vec<String>, retired: bool) {
+        self.status.troubles = Some(troubles);
+        self.status.retired = retired;
+    }
+
+    /// What is to be reported; nothing before the first attempt to make the machine as wanted, or while there is no
+    /// object to report to.
+    pub fn poll_status(&mut self, now: Timestamp) -> Option<MeshNodeStatus> {
+        let node = self.node.clone()?;
+        let troubles = self.status.troubles.clone()?;
+        let observed = node.status.as_ref();
+        if self.status.conditions.is_empty() {
+            self.status.conditions = observed
+                .map(|status| status.conditions.clone())
+                .unwrap_or_default();
+        }
+        let generation = node.metadata.generation;
+        let ready = ready(&troubles);
+        self.status.conditions = conditions(vec![ready], &self.status.conditions, generation, now);
+        let mut status = MeshNodeStatus {
+            observed_generation: generation,
+            conditions: self.status.conditions.clone(),
+            retired: self.status.retired,
+            ..MeshNodeStatus::default()
+        };
+        if !self.retire {
+            self.describe(&mut status);
+        }
+        Some(status)
+    }
+
+    /// What the API server has as this node's status.
+    #[must_use]
+    pub fn observed_status(&self) -> Option<&MeshNodeStatus> {
+        self.node.as_ref()?.status.as_ref()
+    }
+
+    fn describe(&self, status: &mut MeshNodeStatus) {
+        let Cni::Overlay { links } = &self.facts.cni else {
+            return self.describe_tunnel(status);
+        };
+        status.cni = Some("flannel-vxlan".to_owned());
+        let addresses = links.iter().filter_map(|link| self.facts.links.get(link));
+        status.hop_addresses = addresses
+            .flat_map(|link| &link.addresses)
+            .filter(|(address, _)| !is_link_local(address))
+            .map(|(address, _)| address.to_string())
+            .collect();
+        self.describe_tunnel(status);
+    }
+
+    fn describe_tunnel(&self, status: &mut MeshNodeStatus) {
+        status.public_key = self.facts.public_key.map(|key| key.to_string());
+        status.backend = self.status.backend;
+        status.listen_port = self.plan.tunnel.as_ref().map(|tunnel| tunnel.listen_port);
+        let link = |(location, up): (&spanwire_topology::LocationName, &bool)| Link {
+            location: location.to_string(),
+            up: *up,
+        };
+        status.links = self.links.links().iter().map(link).collect();
+    }
+}
+
+fn ready(troubles: &[String]) -> Finding {
+    let mut message = troubles.join("; ");
+    if message.len() > LONGEST {
+        let end = (0..=LONGEST)
+            .rev()
+            .find(|at| message.is_char_boundary(*at))
+            .unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    let holds = troubles.is_empty();
+    Finding {
+        about: ConditionType::Ready,
+        holds,
+        reason: if holds { Reason::AllWell } else { Reason::Degraded },
+        message,
+    }
+}
+
+fn is_link_local(address: &std::net::IpAddr) -> bool {
+    match address {
+        std::net::IpAddr::V4(address) => address.is_link_local(),
+        std::net::IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
