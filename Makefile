@@ -16,7 +16,7 @@ test-unit: setup ## Units, scenarios, properties, and the kernel in network name
 
 e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
 	cargo run --quiet --locked -p spanwire-e2e --bin lab -- prepare
-	cargo test --workspace --locked --test cluster
+	cargo test --workspace --locked --test lab --test cluster
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate

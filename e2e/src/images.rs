@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command::Cmd, store::cache};
+use crate::{
+    command::Cmd,
+    store::{Lock, cache},
+};
 
 /// The image of every pod's sandbox.
 pub(crate) const PAUSE: &str = "localhost/lab-pause:1";
@@ -177,20 +180,4 @@ pub(crate) fn copy(store: &Path, node: &Path) -> Result<()> {
 fn short_hash(text: &str) -> Result<String> {
     let sum = Cmd::new("sha256sum").input(text).run()?;
     Ok(sum.chars().take(16).collect())
-}
-
-/// Held while something in a folder of the cache is made, so that it is made once.
-struct Lock {
-    _file: nix::fcntl::Flock<fs::File>,
-}
-
-impl Lock {
-    fn take(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder)?;
-        let file = fs::File::create(folder.join(".lock"))?;
-        let locked = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .with_context(|| format!("cannot lock {}", folder.display()))?;
-        Ok(Self { _file: locked })
-    }
 }

@@ -81,8 +81,8 @@ impl Lab {
         let image_store = progress.stage("image store", || images::store_of(&archives))?;
 
         let layout = Layout::of(scenario);
-        limits::raise()?;
         store.create()?;
+        limits::raise()?;
         let mut record = Record {
             scenario: scenario.clone(),
             tools,

@@ -155,3 +155,19 @@ impl Store {
         format!("{}.{of}", self.name)
     }
 }
+
+/// Held while something in a folder of the cache is made or changed, so that it happens once.
+pub(crate) struct Lock {
+    _file: nix::fcntl::Flock<fs::File>,
+}
+
+impl Lock {
+    pub(crate) fn take(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let file = fs::File::create(folder.join(".lock"))?;
+        let locked = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .with_context(|| format!("cannot lock {}", folder.display()))?;
+        Ok(Self { _file: locked })
+    }
+}

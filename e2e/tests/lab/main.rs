@@ -1,0 +1,250 @@
+//! The lab itself: that it is the network it says it is, that nodes die and come back, and that nothing is left.
+
+use std::{
+    fs,
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use spanwire_e2e::{Cmd, Lab, Ping, scenario::Routers, suite, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    suite::run(
+        "t-lab",
+        "open.yaml",
+        &suite::options(false),
+        &[
+            ("open_routers_let_every_pod_reach_every_pod", open),
+            (
+                "closed_routers_and_the_internet_let_nothing_private_through",
+                closed,
+            ),
+            ("a_strict_lan_drops_what_is_not_its_own", strict_lan),
+            ("a_cut_is_a_cut_and_heals", cut),
+            ("a_steady_ping_counts_what_a_cut_costs", ping),
+            ("a_crashed_node_is_silent_and_comes_back_with_its_files", crash),
+            ("a_killed_service_is_started_again", service),
+            ("a_lab_whose_maker_was_killed_goes_down_without_a_trace", killed),
+        ],
+    )
+}
+
+fn ip(lab: &Lab, node: &str) -> Result<std::net::IpAddr> {
+    Ok(lab.node_layout(node)?.addresses[0])
+}
+
+fn answers(lab: &Lab, from: &str, to: &str) -> Result<bool> {
+    let to = ip(lab, to)?.to_string();
+    Ok(lab
+        .node(from)?
+        .finish(["ping", "-n", "-c", "1", "-W", "1", &to])?
+        .code
+        == 0)
+}
+
+fn open(lab: &Lab) -> Result<()> {
+    let matrix = lab.ping_all()?;
+    ensure!(matrix.complete(), "\n{matrix}");
+    ensure!(lab.status()?.ready(), "{}", lab.status()?);
+    Ok(())
+}
+
+fn closed(lab: &Lab) -> Result<()> {
+    lab.set_routers(Routers::Closed)?;
+    let (matrix, seen) = lab.capture("internet", "net 192.168.0.0/16 or net 10.0.0.0/8", || {
+        lab.ping_all()
+    })?;
+    lab.set_routers(Routers::Open)?;
+    ensure!(
+        seen.trim().is_empty(),
+        "private addresses on the internet: {seen}"
+    );
+    for (from, unreached) in &matrix.unreached {
+        let home = from.chars().next();
+        ensure!(
+            unreached.iter().all(|to| to.chars().next() != home),
+            "inside a location:\n{matrix}"
+        );
+    }
+    ensure!(
+        matrix.unreached.values().map(Vec::len).sum::<usize>() == 8,
+        "between locations:\n{matrix}"
+    );
+    let (_, seen) = lab.capture("internet", "net 192.168.0.0/16", || lab.ping_all())?;
+    ensure!(
+        seen.contains("192.168.2.11"),
+        "open routers must let private addresses through: {seen}"
+    );
+    Ok(())
+}
+
+fn strict_lan(lab: &Lab) -> Result<()> {
+    let (sender, receiver) = (lab.node("a2")?, lab.node("a1")?);
+    let via = ip(lab, "a1")?.to_string();
+    let filter = "dst host 10.9.9.9 or dst host 198.51.100.9";
+    for address in ["10.9.9.9", "198.51.100.9"] {
+        sender.run(["ip", "route", "add", address, "via", &via])?;
+    }
+    let dump = receiver.spawn(["tcpdump", "-n", "-l", "-i", "eth0", filter])?;
+    thread::sleep(Duration::from_millis(500));
+    for address in ["10.9.9.9", "198.51.100.9"] {
+        sender.finish(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", address])?;
+        sender.run(["ip", "route", "del", address])?;
+    }
+    let (seen, _) = dump.interrupt()?;
+    ensure!(
+        seen.contains("198.51.100.9"),
+        "the world's addresses must pass: {seen}"
+    );
+    ensure!(
+        !seen.contains("10.9.9.9"),
+        "others' private addresses must not pass: {seen}"
+    );
+    Ok(())
+}
+
+fn cut(lab: &Lab) -> Result<()> {
+    lab.cut("a", "b")?;
+    ensure!(
+        !answers(lab, "a1", "b1")? && answers(lab, "a1", "a2")?,
+        "a cut between locations"
+    );
+    lab.heal()?;
+    lab.cut("a1", "a2")?;
+    ensure!(
+        !answers(lab, "a1", "a2")? && answers(lab, "a1", "b1")?,
+        "a cut between nodes"
+    );
+    lab.heal()?;
+    ensure!(answers(lab, "a1", "b1")? && answers(lab, "a1", "a2")?, "healed");
+    ensure!(
+        lab.cut("a1", "b1").is_err() && lab.cut("a", "nowhere").is_err(),
+        "nonsense is refused"
+    );
+    Ok(())
+}
+
+fn ping(lab: &Lab) -> Result<()> {
+    let (node, to) = (lab.node("a1")?, ip(lab, "b1")?);
+    let ping = Ping::start(&node, to, Duration::from_millis(10))?;
+    thread::sleep(Duration::from_secs(1));
+    let calm = ping.finish()?;
+    ensure!(calm.lost() == 0 && calm.sent > 20, "{calm:?}");
+    let ping = Ping::start(&node, to, Duration::from_millis(10))?;
+    thread::sleep(Duration::from_millis(300));
+    lab.cut("a", "b")?;
+    thread::sleep(Duration::from_millis(500));
+    lab.heal()?;
+    thread::sleep(Duration::from_millis(300));
+    let report = ping.finish()?;
+    ensure!(
+        report.lost() > 20 && report.longest_gap > Duration::from_millis(400),
+        "{report:?}"
+    );
+    Ok(())
+}
+
+fn crash(lab: &Lab) -> Result<()> {
+    lab.node("b2")?
+        .sh("echo here > /var/lib/mark; echo gone > /run/mark")?;
+    lab.crash("b2")?;
+    ensure!(!answers(lab, "b1", "b2")?, "a node without power answers");
+    ensure!(
+        lab.node("b2")?.run(["true"]).is_err(),
+        "a node without power runs commands"
+    );
+    let status = lab.status()?;
+    ensure!(
+        status.missing.iter().any(|why| why.contains("b2: it is down")),
+        "{status}"
+    );
+    lab.reboot("b2")?;
+    lab.wait_ready()?;
+    ensure!(
+        lab.node("b2")?.sh("cat /var/lib/mark")?.trim() == "here",
+        "its files are lost"
+    );
+    ensure!(!lab.node("b2")?.has("/run/mark"), "/run outlives a reboot");
+    wait_until("every pod reaches every pod again", SOON, || {
+        Ok(lab.ping_all()?.complete())
+    })
+}
+
+fn service(lab: &Lab) -> Result<()> {
+    let node = lab.node("a2")?;
+    let pid = || node.sh("cat /run/lab/kubelet.pid");
+    let before = pid()?;
+    node.kill_service("kubelet")?;
+    wait_until("the kubelet is another", SOON, || {
+        Ok(pid().is_ok_and(|now| now != before))
+    })?;
+    node.stop_service("kubelet")?;
+    thread::sleep(Duration::from_secs(1));
+    ensure!(!node.has("/run/lab/kubelet.pid"), "a stopped service runs");
+    node.start_service("kubelet")?;
+    wait_until("the kubelet runs", SOON, || Ok(node.has("/run/lab/kubelet.pid")))
+}
+
+fn killed(lab: &Lab) -> Result<()> {
+    let name = "t-killed";
+    let file = lab.folder().join("one.yaml");
+    fs::write(
+        &file,
+        "locations: [{name: x, nodes: [{name: x1, forward: 51820}]}]",
+    )?;
+    let lab_command = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        command
+            .args(["--name", name])
+            .args(words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    };
+    ensure!(lab_command(&["down"]).status()?.success());
+    let path = file.to_string_lossy();
+    let mut maker = lab_command(&["up", &path, "--without-spanwire"]).spawn()?;
+    let folder = lab.folder().with_file_name(name);
+    wait_until("its node runs pods", SOON * 2, || {
+        Ok(folder.join("ready").exists() && Lab::attach(name)?.node("x1")?.has("/run/flannel/subnet.env"))
+    })?;
+    maker.kill()?;
+    maker.wait()?;
+    ensure!(
+        !traces(name)?.is_empty(),
+        "nothing of it is seen, so nothing can be missed later"
+    );
+    ensure!(lab_command(&["down"]).status()?.success());
+    ensure!(traces(name)?.is_empty(), "left behind: {:#?}", traces(name)?);
+    ensure!(!folder.exists(), "its folder is left");
+    ensure!(lab.status()?.ready(), "the lab beside it suffered");
+    Ok(())
+}
+
+/// Whatever on this machine bears the lab's name.
+fn traces(name: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut look = |what: &str, text: String| {
+        let lines = text.lines().filter(|line| line.contains(name));
+        found.extend(lines.map(|line| format!("{what}: {line}")));
+    };
+    look("namespace", Cmd::of(["ip", "netns"]).run()?);
+    look("mount", fs::read_to_string("/proc/self/mountinfo")?);
+    look(
+        "cgroup",
+        Cmd::of(["find", "/sys/fs/cgroup", "-type", "d", "-name", "spanwire-lab-*"]).run()?,
+    );
+    look("device", Cmd::of(["ip", "-d", "link"]).run()?);
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        look("process", read("cmdline").replace('\0', " "));
+        look("process in", folder.display().to_string());
+        look("group of process", read("cgroup"));
+    }
+    Ok(found)
+}
