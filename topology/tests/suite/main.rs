@@ -1,7 +1,13 @@
 //! What the crate must show from outside: scenarios with committed output, properties, and the packet walk.
 
 #[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
 mod language;
+#[cfg(test)]
+mod mixtures;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

@@ -1,0 +1,161 @@
+//! Random clusters: small, with few values, so that claims clash, names return and leaders change.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use spanwire_topology::{
+    Created, Facts, Keepalive, LocationFact, LocationName, MeshMode, NodeFact, PeerFact, Prefix, PublicKey,
+};
+
+const PLACES: [&str; 4] = ["berlin", "madrid", "paris", "rome"];
+
+/// A cluster in which anything may be wrong.
+pub(crate) fn messy() -> impl Strategy<Value = Facts> {
+    let nodes = vec((0_u8..9, node(true)), 0..9);
+    cluster(nodes, vec((0_u8..4, peer(true)), 0..4))
+}
+
+/// A cluster in which no two claims clash and all links work.
+pub(crate) fn sound() -> impl Strategy<Value = Facts> {
+    let nodes = vec((0_u8..12, node(false)), 0..12);
+    cluster(nodes, vec((0_u8..4, peer(false)), 0..3)).prop_map(|mut facts| {
+        for (index, node) in (1..).zip(facts.nodes.values_mut()) {
+            node.addresses = [Ipv4Addr::new(192, 168, index, 1).into()].into();
+            node.prefixes = [prefix([10, 244, index, 0], 24)].into();
+            node.public_key = node.public_key.map(|_| PublicKey::new([index; 32]));
+        }
+        for (index, peer) in (1..).zip(facts.peers.values_mut()) {
+            peer.public_key = PublicKey::new([100 + index; 32]);
+            peer.allowed_ips = [prefix([10, 99, index, 0], 24)].into();
+        }
+        for (index, location) in (1..).zip(facts.locations.values_mut()) {
+            location.cidrs = [prefix([172, 20, index, 0], 24)].into();
+        }
+        facts
+    })
+}
+
+/// Every leader reports every link as up.
+pub(crate) fn link(facts: &mut Facts) {
+    for node in facts.nodes.values_mut() {
+        node.links = PLACES
+            .iter()
+            .map(|place| (place.parse().unwrap(), true))
+            .collect();
+    }
+}
+
+fn cluster(
+    nodes: impl Strategy<Value = Vec<(u8, NodeFact)>>,
+    peers: impl Strategy<Value = Vec<(u8, PeerFact)>>,
+) -> impl Strategy<Value = Facts> {
+    (nodes, vec((place(), location()), 0..4), peers).prop_map(|(nodes, locations, peers)| {
+        let mut facts = Facts::default();
+        facts.cluster.overlay = [prefix([10, 4, 0, 0], 27)].into();
+        facts.cluster.default_location = Some(PLACES[0].parse().unwrap());
+        facts.cluster.api_server = ["203.0.113.1:6443".parse().unwrap()].into();
+        facts.nodes = nodes
+            .into_iter()
+            .map(|(name, node)| (format!("n{name}").parse().unwrap(), node))
+            .collect();
+        facts.locations = locations.into_iter().collect();
+        facts.peers = peers
+            .into_iter()
+            .map(|(name, peer)| (format!("p{name}").parse().unwrap(), peer))
+            .collect();
+        facts
+    })
+}
+
+fn place() -> impl Strategy<Value = LocationName> {
+    select(&PLACES[..]).prop_map(|name| name.parse().unwrap())
+}
+
+fn prefix(octets: [u8; 4], length: u8) -> Prefix {
+    Prefix::new(IpAddr::V4(Ipv4Addr::from(octets)), length).unwrap()
+}
+
+/// One of few networks, of any length, nested and not.
+fn any_prefix() -> impl Strategy<Value = Prefix> {
+    let octets = (
+        select(&[10_u8, 192, 127][..]),
+        select(&[4_u8, 168, 1][..]),
+        0..4_u8,
+        0..4_u8,
+    );
+    let length = select(&[0_u8, 1, 8, 16, 22, 24, 25, 30, 31, 32][..]);
+    (octets, length).prop_map(|((a, b, c, d), length)| prefix([a, b, c, d], length))
+}
+
+fn key(messy: bool) -> impl Strategy<Value = Option<PublicKey>> {
+    let keys = if messy { 1_u8..6 } else { 1..2 };
+    proptest::option::weighted(0.85, keys.prop_map(|number| PublicKey::new([number; 32])))
+}
+
+fn node(messy: bool) -> impl Strategy<Value = NodeFact> {
+    let many = if messy { 3 } else { 1 };
+    let place = (
+        proptest::option::weighted(0.1, place()),
+        proptest::option::weighted(0.9, place()),
+    );
+    let claims = (
+        vec(any_prefix().prop_map(|prefix| prefix.address()), 0..many),
+        vec(any_prefix(), 0..many),
+        vec(any_prefix(), 0..many),
+        key(messy),
+    );
+    let judged = (
+        select(&[None, None, None, Some(true), Some(false)][..]),
+        proptest::bool::weighted(0.9),
+        proptest::bool::weighted(0.1),
+        proptest::bool::weighted(0.3),
+    );
+    let links = vec((self::place(), any::<bool>()), 0..4);
+    (place, claims, judged, links, 0_i64..3).prop_map(|(place, claims, judged, links, created)| NodeFact {
+        created: Created(created),
+        location: place.0,
+        region: place.1,
+        addresses: claims.0.into_iter().collect(),
+        prefixes: claims.1.into_iter().collect(),
+        cidrs: claims.2.into_iter().collect(),
+        public_key: claims.3,
+        leader: judged.0,
+        alive: judged.1,
+        cordoned: judged.2,
+        endpoints: judged
+            .3
+            .then(|| "198.51.100.1:51820".parse().unwrap())
+            .into_iter()
+            .collect(),
+        keepalive: Some(Keepalive(25)),
+        links: links.into_iter().collect(),
+        ..NodeFact::default()
+    })
+}
+
+fn location() -> impl Strategy<Value = LocationFact> {
+    let mode = prop_oneof![3 => Just(MeshMode::Leaders), 1 => Just(MeshMode::Nodes)];
+    (mode, 0_u16..4, 0_u16..3, vec(any_prefix(), 0..2)).prop_map(|(mode, active, standby, cidrs)| {
+        LocationFact {
+            mode,
+            active,
+            standby,
+            cidrs: cidrs.into_iter().collect(),
+            ..LocationFact::default()
+        }
+    })
+}
+
+fn peer(messy: bool) -> impl Strategy<Value = PeerFact> {
+    let many = if messy { 3 } else { 1 };
+    let claims = (key(messy), vec(any_prefix(), 0..many));
+    let place = proptest::option::weighted(0.6, place());
+    (claims, place, 0_i64..3).prop_map(|((key, allowed), location, created)| PeerFact {
+        created: Created(created),
+        public_key: key.unwrap_or(PublicKey::new([9; 32])),
+        allowed_ips: allowed.into_iter().collect(),
+        endpoint: None,
+        keepalive: None,
+        location,
+    })
+}

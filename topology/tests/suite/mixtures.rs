@@ -1,0 +1,220 @@
+//! While a publication spreads, every node may see another mixture of the old one and the new one.
+//!
+//! Each head, each member and each Peer comes from the old or the new publication, for each node on its own. Only this
+//! is sure: adds are published before removes, so a node that moves is seen at one of its two places at least.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use spanwire_topology::{Facts, Location, LocationName, Mesh, MeshMode, NodeName, decide, plan};
+
+use crate::{
+    arbitrary::{link, sound},
+    walk::{Ground, Outcome, Place, Plans, Spot, plans, walk},
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_mixture_is_safe(before in sound(), after in sound(), links in any::<[bool; 2]>(), seed in any::<u64>()) {
+        let (old, new) = publications(before, after, links);
+        let ground = Ground::new([&old, &new]);
+        let spots = [&old, &new].map(|mesh| Ground::new([mesh]).spots()).concat();
+        let plans = mixed_plans(&old, &new, seed);
+        for (from, to) in pairs(&spots) {
+            let outcome = walk(&ground, &plans, from, to.address);
+            let about = || format!("{from} to {to}: {outcome:?}\nold {old}new {new}{}", print(&plans));
+            prop_assert!(!matches!(outcome, Outcome::Loop | Outcome::Astray(_)), "{}", about());
+            if established(&old, &new, from, to) {
+                prop_assert!(outcome != Outcome::Plain, "{}", about());
+            }
+        }
+    }
+
+    #[test]
+    fn what_stays_as_it_was_loses_nothing(
+        before in sound(),
+        others in sound(),
+        links in any::<[bool; 2]>(),
+        seed in any::<u64>(),
+    ) {
+        let (old, new) = publications(before.clone(), with_followers(before, others), links);
+        let ground = Ground::new([&old, &new]);
+        let spots = [&old, &new].map(|mesh| Ground::new([mesh]).spots()).concat();
+        let (old_plans, new_plans, mixed) = (plans(&old), plans(&new), mixed_plans(&old, &new, seed));
+        let works = |outcome: &Outcome| matches!(outcome, Outcome::Arrived(_) | Outcome::Plain);
+        for (from, to) in pairs(&spots) {
+            let outcomes = [&old_plans, &new_plans, &mixed].map(|plans| walk(&ground, plans, from, to.address));
+            if works(&outcomes[0]) && works(&outcomes[1]) && stays(&old, &new, from) && stays(&old, &new, to) {
+                let text = format!("{from} to {to}: {outcomes:?}\nold {old}new {new}{}", print(&mixed));
+                prop_assert!(works(&outcomes[2]), "{}", text);
+            }
+        }
+    }
+}
+
+fn publications(before: Facts, after: Facts, links: [bool; 2]) -> (Mesh, Mesh) {
+    let linked = |mut facts: Facts, up: bool| {
+        if up {
+            link(&mut facts);
+        }
+        facts
+    };
+    let old = decide(&linked(before, links[0]), &Mesh::default()).mesh;
+    let new = decide(&linked(after, links[1]), &old).mesh;
+    (old, new)
+}
+
+/// The same cluster with other followers: what the others call nodes comes and goes, but leads nothing.
+fn with_followers(before: Facts, others: Facts) -> Facts {
+    let mut after = before.clone();
+    let led = decide(&before, &Mesh::default()).mesh;
+    let leads = |node: &NodeName| {
+        led.locations
+            .values()
+            .any(|location| location.role(node).is_some())
+    };
+    after
+        .nodes
+        .retain(|node, _| leads(node) || others.nodes.contains_key(node));
+    for (index, (_, mut node)) in (1..).zip(others.nodes) {
+        node.leader = Some(false);
+        node.addresses = [std::net::IpAddr::from([192, 168, 100 + index, 1])].into();
+        node.prefixes = [format!("10.245.{index}.0/24").parse().unwrap()].into();
+        node.public_key = None;
+        after.nodes.insert(format!("m{index}").parse().unwrap(), node);
+    }
+    after
+}
+
+/// What each node does, with what it sees.
+fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
+    let members = [old, new].into_iter().flat_map(|mesh| mesh.locations.values());
+    let nodes: BTreeSet<&NodeName> = members.flat_map(|location| location.members.keys()).collect();
+    let see = |node: &&NodeName| {
+        let mesh = mix(old, new, |what| coin(seed, &format!("{node} sees {what}")));
+        ((*node).clone(), plan(&mesh, node))
+    };
+    nodes.iter().map(see).collect()
+}
+
+fn coin(seed: u64, text: &str) -> bool {
+    let hash = text.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 63 == 1
+}
+
+/// A mixture; `newer` says whether a piece is seen as it is in the new publication.
+fn mix(old: &Mesh, new: &Mesh, newer: impl Fn(&str) -> bool) -> Mesh {
+    let names: BTreeSet<&LocationName> = old.locations.keys().chain(new.locations.keys()).collect();
+    let mut mesh = Mesh {
+        generation: new.generation,
+        ..Mesh::default()
+    };
+    for name in names {
+        let [was, is] = [old, new].map(|mesh| mesh.locations.get(name));
+        let head = if newer(&format!("head {name}")) { is } else { was };
+        let mut location = head.cloned().unwrap_or_default();
+        location.members.clear();
+        let nodes = [was, is]
+            .into_iter()
+            .flatten()
+            .flat_map(|location| location.members.keys());
+        for node in nodes.collect::<BTreeSet<_>>() {
+            let [was, is] = [was, is].map(|location| location?.members.get(node));
+            let moved = new
+                .locations
+                .iter()
+                .find(|(other, to)| *other != name && to.members.contains_key(node));
+            let gone = is.is_none() && moved.is_none_or(|(to, _)| newer(&format!("member {to} {node}")));
+            let seen = newer(&format!("member {name} {node}")) && (is.is_some() || gone);
+            if let Some(member) = if seen { is } else { was } {
+                location.members.insert(node.clone(), member.clone());
+            }
+        }
+        if head.is_some() || !location.members.is_empty() {
+            mesh.locations.insert(name.clone(), location);
+        }
+    }
+    for name in old.peers.keys().chain(new.peers.keys()) {
+        let publication = if newer(&format!("peer {name}")) { new } else { old };
+        if let Some(peer) = publication.peers.get(name) {
+            mesh.peers.insert(name.clone(), peer.clone());
+        }
+    }
+    mesh
+}
+
+fn pairs(spots: &[Spot]) -> impl Iterator<Item = (&Spot, &Spot)> {
+    let all = spots
+        .iter()
+        .flat_map(move |from| spots.iter().map(move |to| (from, to)));
+    all.filter(|(from, to)| from.place != to.place)
+}
+
+/// Whether a place is the same in both publications, and what leads its location too.
+fn stays(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
+    let Some([was, is]) = both(old, new, spot) else {
+        return false;
+    };
+    let overlay = |location: &Location| match &spot.place {
+        Place::Node(node) => location.role(node).filter(|_| spot.overlay),
+        Place::Lan(_) | Place::Peer(_) => None,
+    };
+    was.leaders == is.leaders && overlay(was) == overlay(is) && same_peer(old, new, spot)
+}
+
+fn same_peer(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
+    match &spot.place {
+        Place::Peer(name) => old.peers.get(name) == new.peers.get(name),
+        Place::Node(_) | Place::Lan(_) => true,
+    }
+}
+
+/// The location of a place, in both publications, where it is the same.
+fn both<'a>(old: &'a Mesh, new: &'a Mesh, spot: &Spot) -> Option<[&'a Location; 2]> {
+    let name = spot.location.as_ref()?;
+    let [was, is] = [old.locations.get(name)?, new.locations.get(name)?];
+    let there = |location: &Location| match &spot.place {
+        Place::Node(node) => location.members.contains_key(node),
+        Place::Lan(_) => location
+            .settings
+            .cidrs
+            .iter()
+            .any(|cidr| cidr.contains(spot.address)),
+        Place::Peer(_) => false,
+    };
+    ((there(was) && there(is)) || same_home(old, new, spot)).then_some([was, is])
+}
+
+fn same_home(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
+    matches!(spot.place, Place::Peer(_)) && same_peer(old, new, spot)
+}
+
+/// Whether two nodes are, before and after, in locations that are established, and have the address before and after.
+fn established(old: &Mesh, new: &Mesh, from: &Spot, to: &Spot) -> bool {
+    let (Some(start), Some(end)) = (&from.location, &to.location) else {
+        return false;
+    };
+    let has = |mesh: &Mesh, spot: &Spot| {
+        let ground = Ground::new([mesh]);
+        ground.hosts(spot.address) == BTreeSet::from([spot.place.clone()])
+    };
+    let nodes = matches!((&from.place, &to.place), (Place::Node(_), Place::Node(_)));
+    let apart = |location: &Location| start != end || location.settings.mode == MeshMode::Nodes;
+    let listed = |location: &Location| location.established.contains(end) && apart(location);
+    let same = [old, new]
+        .into_iter()
+        .all(|mesh| has(mesh, from) && has(mesh, to));
+    let known = [from, to].map(|spot| both(old, new, spot));
+    let [Some(heads), Some(_)] = known else {
+        return false;
+    };
+    nodes && !from.overlay && !to.overlay && same && heads.into_iter().all(listed)
+}
+
+fn print(plans: &Plans) -> String {
+    plans.values().map(ToString::to_string).collect()
+}

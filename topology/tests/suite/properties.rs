@@ -1,0 +1,234 @@
+//! What holds for every cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use spanwire_topology::{
+    Claimant, Facts, LocationName, Mesh, NodeFact, NodeName, PeerName, PublicKey, Reason, Severity, carrier,
+    check, decide, dot, plan,
+};
+
+use crate::{
+    arbitrary::{link, messy, sound},
+    walk::{self, Outcome},
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_cluster_gives_a_sound_mesh(before in messy(), after in messy()) {
+        let old = decide(&before, &Mesh::default());
+        let new = decide(&after, &old.mesh);
+        for decision in [&old, &new] {
+            let errors = check(&decision.mesh).into_iter().filter(|found| found.severity() == Severity::Error);
+            prop_assert_eq!(errors.collect::<Vec<_>>(), vec![]);
+        }
+        let picture = dot(&new.mesh);
+        let drawn = new.mesh.locations.values().map(|location| location.members.len()).sum::<usize>();
+        prop_assert_eq!(picture.matches("[label=").count(), drawn + new.mesh.peers.len());
+    }
+
+    #[test]
+    fn deciding_again_changes_nothing(before in messy(), after in messy()) {
+        let old = decide(&before, &Mesh::default()).mesh;
+        let new = decide(&after, &old);
+        let again = decide(&after, &new.mesh);
+        prop_assert_eq!(&again.mesh, &new.mesh);
+        let changed = new.mesh.locations != old.locations || new.mesh.peers != old.peers;
+        prop_assert_eq!(new.mesh.generation > old.generation, changed);
+    }
+
+    #[test]
+    fn members_have_the_generation_that_changed_them(before in messy(), after in messy()) {
+        let old = decide(&before, &Mesh::default()).mesh;
+        let new = decide(&after, &old).mesh;
+        for (name, location) in &new.locations {
+            for (node, member) in &location.members {
+                let was = old.locations.get(name).and_then(|location| location.members.get(node));
+                let kept = was.is_some_and(|was| was == member);
+                prop_assert!(kept || member.generation == new.generation, "{} of {}", node, name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_newcomer_moves_no_leader_and_no_overlay_address(facts in sound(), at in 0_usize..4) {
+        let mut facts = facts;
+        facts.nodes.values_mut().for_each(|node| node.cordoned = false);
+        let old = decide(&facts, &Mesh::default()).mesh;
+        let place = ["berlin", "madrid", "paris", "atlantis"][at];
+        let mut more = facts;
+        let newcomer = NodeFact {
+            region: Some(place.parse().unwrap()),
+            public_key: Some(PublicKey::new([77; 32])),
+            addresses: ["192.168.77.1".parse().unwrap()].into(),
+            alive: true,
+            ..NodeFact::default()
+        };
+        more.nodes.insert("a-newcomer".parse().unwrap(), newcomer);
+        let new = decide(&more, &old).mesh;
+        for (name, location) in &old.locations {
+            // Where every node leads itself the newcomer does too; where a seat is free it takes it.
+            let after = &new.locations[name].leaders;
+            let old_ones: Vec<_> = after.iter().filter(|leader| leader.node.as_str() != "a-newcomer").collect();
+            prop_assert_eq!(old_ones, location.leaders.iter().collect::<Vec<_>>());
+        }
+        let overlays = overlays(&new);
+        for (node, overlay) in self::overlays(&old) {
+            prop_assert_eq!(&overlays[&node], &overlay, "{}", node);
+        }
+    }
+
+    #[test]
+    fn every_rejection_of_a_taken_network_has_a_winner(before in messy(), after in messy()) {
+        let old = decide(&before, &Mesh::default()).mesh;
+        let decision = decide(&after, &old);
+        for rejected in &decision.rejected {
+            match &rejected.reason {
+                Reason::Taken { holder, held } => {
+                    prop_assert!(holds(&decision.mesh, &after, holder).contains(&held.to_string()), "{}", rejected);
+                }
+                Reason::KeyTaken(holder) => prop_assert!(has_key(&decision.mesh, holder), "{}", rejected),
+                Reason::DefaultRoute
+                | Reason::ApiServer(_)
+                | Reason::OverlayPool(_)
+                | Reason::NotPrivate
+                | Reason::NotRoutable
+                | Reason::SelectorClash(_)
+                | Reason::PoolExhausted(_)
+                | Reason::NoSuchLocation => {}
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_is_not_taken_away(before in messy(), after in messy()) {
+        let old = decide(&before, &Mesh::default()).mesh;
+        let mut merged = before.clone();
+        for (name, node) in after.nodes {
+            merged.nodes.entry(name).or_insert(node);
+        }
+        merged.peers.extend(after.peers.into_iter().filter(|(name, _)| !before.peers.contains_key(name)));
+        let new = decide(&merged, &old).mesh;
+        for (name, location) in &old.locations {
+            for (node, member) in &location.members {
+                let after = &new.locations[name].members[node];
+                prop_assert!(after.prefixes.is_superset(&member.prefixes), "{}", node);
+                prop_assert!(after.addresses.is_superset(&member.addresses), "{}", node);
+                prop_assert!(member.public_key.is_none() || after.public_key == member.public_key, "{}", node);
+            }
+        }
+    }
+
+    #[test]
+    fn every_member_has_a_carrier_where_anybody_leads(facts in messy()) {
+        let mesh = decide(&facts, &Mesh::default()).mesh;
+        for location in mesh.locations.values() {
+            let active: BTreeSet<&NodeName> = location.active().collect();
+            for node in location.members.keys() {
+                let carrier = carrier(location, node);
+                prop_assert_eq!(carrier.is_some(), !active.is_empty());
+                prop_assert!(carrier.is_none_or(|carrier| active.contains(carrier)));
+                prop_assert!(!active.contains(node) || carrier == Some(node));
+            }
+        }
+    }
+
+    #[test]
+    fn no_prefix_stands_with_two_parties(before in messy(), after in messy()) {
+        let old = decide(&before, &Mesh::default()).mesh;
+        let mesh = decide(&after, &old).mesh;
+        for node in after.nodes.keys() {
+            let Some(tunnel) = plan(&mesh, node).tunnel else { continue };
+            let all: Vec<_> = tunnel.peers.values().flat_map(|peer| &peer.allowed_ips).collect();
+            prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        }
+    }
+
+    #[test]
+    fn packets_arrive_where_the_design_says(facts in sound(), links in any::<bool>()) {
+        let mut facts = facts;
+        if links {
+            link(&mut facts);
+        }
+        let mesh = decide(&facts, &Mesh::default()).mesh;
+        judge(&mesh)?;
+    }
+
+    #[test]
+    fn packets_arrive_also_after_any_change(before in sound(), after in sound()) {
+        let (mut before, mut after) = (before, after);
+        link(&mut before);
+        link(&mut after);
+        let old = decide(&before, &Mesh::default()).mesh;
+        judge(&decide(&after, &old).mesh)?;
+    }
+}
+
+fn judge(mesh: &Mesh) -> Result<(), TestCaseError> {
+    for (from, to, expected, outcome) in walk::pairs(mesh) {
+        prop_assert!(
+            expected.met(&outcome),
+            "{} to {}: {:?}, but {:?}\n{}",
+            from,
+            to,
+            expected,
+            outcome,
+            mesh
+        );
+        prop_assert!(!matches!(outcome, Outcome::Loop | Outcome::Astray(_)));
+    }
+    Ok(())
+}
+
+fn overlays(mesh: &Mesh) -> BTreeMap<NodeName, String> {
+    let members = mesh.locations.values().flat_map(|location| &location.members);
+    members
+        .map(|(node, member)| (node.clone(), format!("{:?}", member.overlay)))
+        .collect()
+}
+
+/// The networks that a claimant has.
+fn holds(mesh: &Mesh, facts: &Facts, holder: &Claimant) -> BTreeSet<String> {
+    let cidrs = |name: &LocationName| {
+        let location = mesh.locations.get(name).into_iter();
+        location.flat_map(|location| location.settings.cidrs.iter().map(ToString::to_string))
+    };
+    match holder {
+        Claimant::Location(name) => cidrs(name).collect(),
+        Claimant::Peer(name) => {
+            let peer: &PeerName = name;
+            mesh.peers[peer]
+                .allowed_ips
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        }
+        Claimant::Node(node) => {
+            assert!(facts.nodes.contains_key(node));
+            let mut homes = mesh.locations.iter();
+            let (name, location) = homes
+                .find(|(_, location)| location.members.contains_key(node))
+                .unwrap();
+            let member = &location.members[node];
+            let addresses = member.addresses.iter().map(|address| format!("{address}/32"));
+            let prefixes = member.prefixes.iter().map(ToString::to_string);
+            addresses.chain(prefixes).chain(cidrs(name)).collect()
+        }
+    }
+}
+
+fn has_key(mesh: &Mesh, holder: &Claimant) -> bool {
+    match holder {
+        Claimant::Peer(name) => mesh.peers.contains_key(name),
+        Claimant::Node(node) => {
+            let mut members = mesh
+                .locations
+                .values()
+                .filter_map(|location| location.members.get(node));
+            members.any(|member| member.public_key.is_some())
+        }
+        Claimant::Location(_) => false,
+    }
+}
