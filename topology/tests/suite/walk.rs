@@ -125,15 +125,14 @@ enum Choice {
 
 /// The longest match.
 fn choose(plan: &Plan, to: IpAddr) -> Choice {
-    let routes = plan
-        .routes
-        .iter()
-        .map(|(prefix, route)| (prefix, Choice::Via(route.via.clone())));
-    let local = plan.local.iter().map(|prefix| (prefix, Choice::Local));
+    let routes = plan.routes.iter().map(|(prefix, route)| (prefix, Some(route)));
+    let local = plan.local.iter().map(|prefix| (prefix, None));
     let matching = routes.chain(local).filter(|(prefix, _)| prefix.contains(to));
-    matching
-        .max_by_key(|(prefix, _)| prefix.length())
-        .map_or(Choice::Nothing, |(_, choice)| choice)
+    match matching.max_by_key(|(prefix, _)| prefix.length()) {
+        Some((_, Some(route))) => Choice::Via(route.via.clone()),
+        Some((_, None)) => Choice::Local,
+        None => Choice::Nothing,
+    }
 }
 
 /// To whom WireGuard sends, and from whom it takes: the longest match.

@@ -41,28 +41,41 @@ impl fmt::Display for Spot {
 }
 
 /// The truth, the newest publication last.
-pub(crate) struct Ground<'a>(Vec<&'a Mesh>);
+pub(crate) struct Ground<'a> {
+    publications: Vec<&'a Mesh>,
+    networks: Vec<Vec<(Prefix, Place)>>,
+    neighbours: BTreeSet<(NodeName, NodeName)>,
+}
 
 impl<'a> Ground<'a> {
     pub(crate) fn new(publications: impl IntoIterator<Item = &'a Mesh>) -> Self {
-        Self(publications.into_iter().collect())
+        let publications: Vec<_> = publications.into_iter().collect();
+        let locations = publications.iter().flat_map(|mesh| mesh.locations.values());
+        let pairs = locations.flat_map(|location| {
+            let nodes = || location.members.keys();
+            nodes().flat_map(move |a| nodes().map(|b| (a.clone(), b.clone())))
+        });
+        Self {
+            neighbours: pairs.collect(),
+            networks: publications.iter().map(|mesh| networks(mesh)).collect(),
+            publications,
+        }
     }
 
     /// Who has an address: in each publication the owner of the longest match.
     pub(crate) fn hosts(&self, address: IpAddr) -> BTreeSet<Place> {
-        let owner = |mesh: &&Mesh| {
-            let matching = networks(mesh)
-                .into_iter()
-                .filter(|(prefix, _)| prefix.contains(address));
-            matching.max_by_key(|(prefix, place)| (prefix.length(), matches!(place, Place::Node(_))))
+        let owner = |networks: &'_ Vec<(Prefix, Place)>| {
+            let matching = networks.iter().filter(|(prefix, _)| prefix.contains(address));
+            let best =
+                matching.max_by_key(|(prefix, place)| (prefix.length(), matches!(place, Place::Node(_))));
+            best.map(|(_, place)| place.clone())
         };
-        self.0.iter().filter_map(owner).map(|(_, place)| place).collect()
+        self.networks.iter().filter_map(owner).collect()
     }
 
     /// Whether two nodes are on one CNI island.
     pub(crate) fn near(&self, a: &NodeName, b: &NodeName) -> bool {
-        let both = |location: &Location| location.members.contains_key(a) && location.members.contains_key(b);
-        self.0.iter().any(|mesh| mesh.locations.values().any(both))
+        self.neighbours.contains(&(a.clone(), b.clone()))
     }
 
     /// Whether the CNI or the LAN brings a packet from a node to a place.
@@ -71,7 +84,7 @@ impl<'a> Ground<'a> {
             Place::Node(node) => self.near(at, node),
             Place::Lan(location) => {
                 let member = |location: &Location| location.members.contains_key(at);
-                self.0
+                self.publications
                     .iter()
                     .any(|mesh| mesh.locations.get(location).is_some_and(member))
             }
@@ -81,13 +94,13 @@ impl<'a> Ground<'a> {
 
     /// The leader that serves Peers and `cidrs`.
     pub(crate) fn first(&self, location: &LocationName) -> Option<NodeName> {
-        let location = self.0.last()?.locations.get(location)?;
+        let location = self.publications.last()?.locations.get(location)?;
         location.active().next().cloned()
     }
 
     /// Where a Peer enters the mesh on its way to an address.
     pub(crate) fn entry(&self, peer: &PeerName, to: IpAddr) -> Option<LocationName> {
-        let mesh = self.0.last()?;
+        let mesh = self.publications.last()?;
         let peer = mesh.peers.get(peer)?;
         let near = self.hosts(to).into_iter().filter_map(|place| match place {
             Place::Node(node) => location_of(mesh, &node),
@@ -99,20 +112,25 @@ impl<'a> Ground<'a> {
     }
 
     pub(crate) fn key(&self, node: &NodeName) -> Option<PublicKey> {
-        let mut members = self.0.iter().rev().flat_map(|mesh| mesh.locations.values());
+        let mut members = self
+            .publications
+            .iter()
+            .rev()
+            .flat_map(|mesh| mesh.locations.values());
         members.find_map(|location| location.members.get(node)?.public_key)
     }
 
     pub(crate) fn peer_key(&self, peer: &PeerName) -> Option<PublicKey> {
-        Some(self.0.last()?.peers.get(peer)?.public_key)
+        Some(self.publications.last()?.peers.get(peer)?.public_key)
     }
 
     /// An address of everything that the newest publication knows.
     pub(crate) fn spots(&self) -> Vec<Spot> {
-        let Some(mesh) = self.0.last() else {
+        let Some(mesh) = self.publications.last() else {
             return Vec::new();
         };
-        let plain = networks(mesh).into_iter().filter_map(|(prefix, place)| {
+        let networks = self.networks.last().into_iter().flatten().cloned();
+        let plain = networks.filter_map(|(prefix, place)| {
             let address = sample(prefix, |address| {
                 self.hosts(address) == BTreeSet::from([place.clone()])
             })?;
