@@ -1,7 +1,6 @@
 //! Spanwire in the lab: its image and its chart.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     cluster,
     command::Cmd,
+    images::{self, Archive},
     lab::{Lab, wait_until},
     layout::API_PORT,
     progress::Progress,
@@ -19,21 +19,33 @@ use crate::{
 
 /// Namespace and release that the chart is installed as.
 const RELEASE: &str = "spanwire";
+/// The image as nodes call it.
+const IMAGE: &str = "docker.io/library/spanwire";
 
 /// Builds the project's image; its archive.
-pub(crate) fn images() -> Result<PathBuf> {
-    let script = source().join("images/build");
-    let path = Cmd::new(script)
+pub(crate) fn image() -> Result<Archive> {
+    let said = Cmd::new(source().join("images/build"))
+        .shows_errors()
         .run()
-        .context("cannot build the image spanwire:dev")?;
-    Ok(PathBuf::from(path.trim()))
+        .context("cannot build the image")?;
+    let path = PathBuf::from(said.trim());
+    // A tag that changes with the content is what makes an upgrade roll the pods.
+    let key = path
+        .file_stem()
+        .and_then(|stem| stem.to_str()?.strip_prefix("spanwire-"));
+    let key = key
+        .with_context(|| format!("{} is not named spanwire-KEY.tar", path.display()))?
+        .to_owned();
+    Ok(Archive {
+        path,
+        tag: Some((format!("{IMAGE}:dev"), format!("{IMAGE}:{key}"))),
+    })
 }
 
-/// Installs the chart and waits until everything of it is Ready and all test pods reach each other.
-pub(crate) fn install(lab: &Lab, progress: &Progress) -> Result<()> {
-    let image = progress.stage("images of spanwire", images)?;
-    progress.stage("images on the nodes", || provide(lab, &image))?;
-    let values = lab.store.write("values.json", values(lab)?.to_string())?;
+/// Installs or upgrades the chart and waits until everything of it is Ready and all test pods reach each other.
+pub(crate) fn install(lab: &Lab, image: &Archive, progress: &Progress) -> Result<()> {
+    progress.stage("images on the nodes", || provide(lab, image))?;
+    let values = lab.store.write("values.json", values(lab, image)?.to_string())?;
     progress.stage("helm install", || {
         lab.client("helm")
             .args([
@@ -59,25 +71,31 @@ pub(crate) fn install(lab: &Lab, progress: &Progress) -> Result<()> {
     })
 }
 
-/// Gives the image to every node that has another one or none.
-fn provide(lab: &Lab, archive: &Path) -> Result<()> {
-    let archive = archive.to_string_lossy();
+/// Gives the image to every node that does not have it.
+fn provide(lab: &Lab, image: &Archive) -> Result<()> {
+    let name = image
+        .tag
+        .as_ref()
+        .map(|(_, name)| format!("name=={name}"))
+        .context("the image has a tag")?;
     for node in lab.layout.nodes() {
-        let (machine, file) = (lab.node(&node.name)?, format!("imported/{}", node.name));
-        if fs::read_to_string(lab.store.path(&file)).is_ok_and(|has| has == archive) {
-            continue;
+        let machine = lab.node(&node.name)?;
+        if machine
+            .run(["ctr", "-n", "k8s.io", "images", "ls", "-q", &name])?
+            .trim()
+            .is_empty()
+        {
+            images::import(&|| machine.cmd(["ctr"]), image)?;
         }
-        machine.run(["ctr", "--namespace", "k8s.io", "images", "import", &archive])?;
-        lab.store.write(&file, archive.as_bytes())?;
     }
     Ok(())
 }
 
 /// The scenario's values on top of those that every lab needs.
-fn values(lab: &Lab) -> Result<Value> {
+fn values(lab: &Lab, image: &Archive) -> Result<Value> {
     let address = std::net::SocketAddr::new(lab.layout.api(), API_PORT);
-    let mut all =
-        json!({"apiServer": address.to_string(), "image": {"repository": "spanwire", "tag": "dev"}});
+    let tag = image.tag.as_ref().and_then(|(_, name)| name.rsplit(':').next());
+    let mut all = json!({"apiServer": address.to_string(), "image": {"repository": "spanwire", "tag": tag}});
     merge(
         all.as_object_mut().context("values are an object")?,
         &lab.scenario().values,

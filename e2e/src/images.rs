@@ -7,13 +7,18 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     command::Cmd,
+    lab::wait_until,
     store::{Lock, cache},
 };
 
@@ -96,11 +101,37 @@ fn build(context: &Path, image: &str, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The containerd store that holds these archives; made if it is not in the cache.
-pub(crate) fn store_of(archives: &[PathBuf]) -> Result<PathBuf> {
-    let sums = Cmd::new("sha256sum").args(archives).run()?;
-    let hashes: Vec<&str> = sums.lines().filter_map(|line| line.split(' ').next()).collect();
-    let folder = cache()?.join("stores").join(short_hash(&hashes.join(" "))?);
+/// An archive to be imported, and the name its image gets besides its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Archive {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// From which name to which.
+    pub(crate) tag: Option<(String, String)>,
+}
+
+/// The containerd store that holds the lab's own images and those of this archive; made if it is not in the cache.
+pub(crate) fn store_with(own: &[PathBuf], more: Option<&Archive>) -> Result<PathBuf> {
+    let own: Vec<Archive> = own
+        .iter()
+        .map(|path| Archive {
+            path: path.clone(),
+            tag: None,
+        })
+        .collect();
+    let base = store(None, &own)?;
+    more.map_or(Ok(base.clone()), |more| {
+        store(Some(&base), std::slice::from_ref(more))
+    })
+}
+
+fn store(base: Option<&Path>, archives: &[Archive]) -> Result<PathBuf> {
+    let sums = Cmd::new("sha256sum")
+        .args(archives.iter().map(|a| &a.path))
+        .run()?;
+    let names: Vec<&str> = sums.lines().filter_map(|line| line.split(' ').next()).collect();
+    let stores = cache()?.join("stores");
+    let folder = stores.join(short_hash(&format!("{base:?} {names:?}"))?);
     let _lock = Lock::take(&folder)?;
     let ready = folder.join("containerd");
     if ready.exists() {
@@ -110,12 +141,54 @@ pub(crate) fn store_of(archives: &[PathBuf]) -> Result<PathBuf> {
     for rest in [&root, &state].into_iter().filter(|path| path.exists()) {
         fs::remove_dir_all(rest)?;
     }
-    import(&folder, &root, &state, archives)?;
+    if let Some(base) = base {
+        copy(base, &root)?;
+    }
+    serve(&folder, &root, &state, |ctr| {
+        archives.iter().try_for_each(|archive| import(ctr, archive))
+    })?;
     fs::rename(root, &ready)?;
+    if base.is_some() {
+        forget_old(&stores)?;
+    }
     Ok(ready)
 }
 
-fn import(folder: &Path, root: &Path, state: &Path, archives: &[PathBuf]) -> Result<()> {
+/// Keeps the stores used last. Labs have their own links to what they need of the others.
+fn forget_old(stores: &Path) -> Result<()> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(stores)?.flatten() {
+        // Whoever takes a store touches its lock.
+        found.push((entry.path().join(".lock").metadata()?.modified()?, entry.path()));
+    }
+    found.sort();
+    for (_, path) in found.iter().rev().skip(6) {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+/// Imports an archive by some ctr.
+pub(crate) fn import(ctr: &dyn Fn() -> Result<Cmd>, archive: &Archive) -> Result<()> {
+    ctr()?
+        .args(["-n", "k8s.io", "images", "import"])
+        .arg(&archive.path)
+        .run()?;
+    if let Some((from, to)) = &archive.tag {
+        ctr()?
+            .args(["-n", "k8s.io", "images", "tag", "--force", from, to])
+            .run()?;
+    }
+    Ok(())
+}
+
+/// Runs a containerd on a root of its own while something is done with it.
+fn serve(
+    folder: &Path,
+    root: &Path,
+    state: &Path,
+    run: impl FnOnce(&dyn Fn() -> Result<Cmd>) -> Result<()>,
+) -> Result<()> {
     let socket = state.join("containerd.sock");
     let config = folder.join("config.toml");
     fs::create_dir_all(state)?;
@@ -136,39 +209,24 @@ fn import(folder: &Path, root: &Path, state: &Path, archives: &[PathBuf]) -> Res
         .stderr(log)
         .spawn()
         .context("cannot start containerd")?;
-    let result = (|| {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let ctr = || {
-            Cmd::new("ctr")
-                .arg("--address")
-                .arg(&socket)
-                .args(["-n", "k8s.io", "images"])
-        };
-        while ctr().arg("ls").finish().is_ok_and(|done| done.code != 0) {
-            if Instant::now() > deadline {
-                bail!("containerd did not start; see {}", folder.join("log").display());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        archives
-            .iter()
-            .try_for_each(|archive| ctr().arg("import").arg(archive).run().map(drop))
-    })();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(containerd.id())?),
-        nix::sys::signal::Signal::SIGTERM,
-    )?;
+    let ctr = || Ok(Cmd::new("ctr").arg("--address").arg(&socket));
+    let up = wait_until("containerd answers", Duration::from_secs(30), || {
+        Ok(ctr()?.arg("version").finish()?.code == 0)
+    });
+    let result = up
+        .with_context(|| format!("see {}", folder.join("log").display()))
+        .and_then(|()| run(&ctr));
+    kill(Pid::from_raw(i32::try_from(containerd.id())?), Signal::SIGTERM)?;
     containerd.wait()?;
     result
 }
 
-/// Gives a node its own copy of a store.
-pub(crate) fn copy(store: &Path, node: &Path) -> Result<()> {
-    fs::create_dir_all(node.join("lib"))?;
-    let to = node.join("lib/containerd");
-    Cmd::new("cp").arg("-al").arg(store).arg(&to).run()?;
+/// Copies a store.
+pub(crate) fn copy(store: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a store lies in a folder")?)?;
+    Cmd::new("cp").arg("-al").arg(store).arg(to).run()?;
     // The databases are written to; only layers and blobs can be shared.
-    let found = Cmd::new("find").arg(&to).args(["-name", "*.db"]).run()?;
+    let found = Cmd::new("find").arg(to).args(["-name", "*.db"]).run()?;
     for database in found.lines() {
         let copy = format!("{database}.copy");
         fs::copy(database, &copy)?;

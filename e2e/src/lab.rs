@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -12,42 +11,18 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    cgroup, chart, cluster,
+    chart, cluster,
     command::Cmd,
-    forward, images,
     layout::{Layout, NodeLayout},
-    limits,
     machine::{Kind, Machine},
     net,
-    node::{self, Container, services},
+    node::{self, Container},
     ping::Matrix,
-    pki,
     progress::Progress,
     scenario::{Routers, Scenario},
     status::Status,
     store::{Record, Store},
 };
-
-/// How a lab is brought up.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Installs the chart, with the values of the scenario.
-    pub spanwire: bool,
-    /// The command `lab`, which then makes the API server reachable on 127.0.0.1.
-    pub forward: Option<PathBuf>,
-    /// Where stages are told.
-    pub progress: Progress,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            spanwire: true,
-            forward: None,
-            progress: Progress::told(),
-        }
-    }
-}
 
 /// A lab that is up.
 #[derive(Debug, Clone)]
@@ -58,70 +33,6 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes a lab; returns when everything in it is Ready. After a failure the lab stays, to be looked at.
-    pub fn up(name: &str, scenario: &Scenario, options: &Options) -> Result<Self> {
-        ensure!(
-            nix::unistd::geteuid().is_root(),
-            "the lab makes namespaces and control groups: run it as root"
-        );
-        let progress = &options.progress;
-        let store = Store::named(name)?;
-        ensure!(
-            !store.exists(),
-            "the lab {name} is there already; `lab --name {name} down` removes it"
-        );
-        let tools = progress.stage("programs of the cluster", tools)?;
-        let own = progress.stage("images of the test pods", images::own)?;
-        let spanwire = if options.spanwire {
-            Some(progress.stage("images of spanwire", chart::images)?)
-        } else {
-            None
-        };
-        let archives: Vec<PathBuf> = own.into_iter().chain(spanwire).collect();
-        let image_store = progress.stage("image store", || images::store_of(&archives))?;
-
-        let layout = Layout::of(scenario);
-        store.create()?;
-        limits::raise()?;
-        let mut record = Record {
-            scenario: scenario.clone(),
-            tools,
-            cgroups: cgroup::folders(name)?,
-            port: None,
-        };
-        store.save(&record)?;
-        let lab = Self {
-            store: store.clone(),
-            record: record.clone(),
-            layout: layout.clone(),
-        };
-        progress.stage("keys and certificates", || {
-            pki::create(&store, &layout)?;
-            pki::kubeconfigs(&store, &layout)
-        })?;
-        progress.stage("network", || net::create(&store, &record.scenario, &layout))?;
-        progress.stage("nodes", || lab.start_all(&image_store))?;
-        if let Some(program) = &options.forward {
-            record.port = Some(forward::start(&store, &record, &layout, program)?);
-            store.save(&record)?;
-        }
-        let lab = Self { record, ..lab };
-        cluster::bring_up(&lab, progress)?;
-        if options.spanwire {
-            chart::install(&lab, progress)?;
-        }
-        Ok(lab)
-    }
-
-    /// Builds everything that labs need into the cache.
-    pub fn prepare(progress: &Progress) -> Result<()> {
-        progress.stage("programs of the cluster", tools)?;
-        let own = progress.stage("images of the test pods", images::own)?;
-        let spanwire = progress.stage("images of spanwire", chart::images)?;
-        let all: Vec<PathBuf> = own.into_iter().chain([spanwire]).collect();
-        progress.stage("image store", || images::store_of(&all)).map(drop)
-    }
-
     /// Finds a lab that is up.
     pub fn attach(name: &str) -> Result<Self> {
         let store = Store::named(name)?;
@@ -132,31 +43,6 @@ impl Lab {
             record,
             layout,
         })
-    }
-
-    /// Removes a lab and everything it made; says whether there was one.
-    pub fn down(name: &str) -> Result<bool> {
-        let store = Store::named(name)?;
-        if !store.exists() {
-            return Ok(false);
-        }
-        // A lab whose maker died at once has a folder and nothing else.
-        let folders = store
-            .load()
-            .map_or_else(|_| cgroup::folders(name), |record| Ok(record.cgroups))?;
-        for entry in fs::read_dir(store.path("nodes")).into_iter().flatten().flatten() {
-            if let Some(pid) = node::init(&store, &entry.file_name().to_string_lossy()) {
-                // The first processes go first: nothing on a node is left to start anything again.
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            }
-        }
-        cgroup::kill_all(&folders)?;
-        net::remove(&store)?;
-        cgroup::remove(&folders)?;
-        fs::remove_dir_all(store.root())
-            .with_context(|| format!("cannot remove {}", store.root().display()))?;
-        limits::put_back()?;
-        Ok(true)
     }
 
     /// Names of all labs of this machine.
@@ -315,7 +201,8 @@ impl Lab {
 
     /// Installs the chart with the scenario's values and waits until it works.
     pub fn install_spanwire(&self, progress: &Progress) -> Result<()> {
-        chart::install(self, progress)
+        let image = progress.stage("images of spanwire", chart::image)?;
+        chart::install(self, &image, progress)
     }
 
     /// Waits until all nodes, their test pods and everything else in the cluster are Ready.
@@ -398,35 +285,6 @@ impl Lab {
         net::renew(&self.store, &self.record.scenario, &self.layout, node)?;
         node::start(&self.store, &self.record, node)
     }
-
-    fn start_all(&self, image_store: &Path) -> Result<()> {
-        let context = services::Context {
-            store: &self.store,
-            scenario: &self.record.scenario,
-            layout: &self.layout,
-            tools: &self.record.tools,
-        };
-        services::write_shared(context)?;
-        cluster::link_cni(self)?;
-        for node in self.layout.nodes() {
-            services::write(context, node)?;
-            images::copy(image_store, &self.store.node(&node.name))?;
-            node::start(&self.store, &self.record, &node.name)?;
-        }
-        Ok(())
-    }
-}
-
-/// Builds the cluster's programs if they are not in the cache; the folder they are in.
-fn tools() -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/build");
-    let known = Cmd::new(&script).arg("--where").run()?;
-    let folder = PathBuf::from(known.trim());
-    if !folder.join(".complete").exists() {
-        let code = Cmd::new(&script).passthrough()?;
-        ensure!(code == 0, "building the cluster's programs failed");
-    }
-    Ok(folder)
 }
 
 /// Waits until something holds; the error says what did not.

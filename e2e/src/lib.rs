@@ -7,7 +7,7 @@
 //!
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
-//! * `lab`, `machine`, `ping`: what tests and the command `lab` use.
+//! * `up`, `lab`, `machine`, `ping`: what tests and the command `lab` use.
 //! * `store`, `cgroup`: where everything is found again.
 
 mod cgroup;
@@ -26,6 +26,7 @@ mod pki;
 mod progress;
 mod status;
 mod store;
+mod up;
 
 pub mod expect;
 pub mod forward;
@@ -33,10 +34,11 @@ pub mod scenario;
 pub mod suite;
 
 pub use command::{Cmd, Finished};
-pub use lab::{Lab, Options, wait_until};
+pub use lab::{Lab, wait_until};
 pub use layout::{Layout, LocationLayout, NodeLayout};
 pub use machine::{Background, Machine};
 pub use ping::{Matrix, Ping, PingReport};
 pub use progress::Progress;
 pub use scenario::Scenario;
 pub use status::{NodeStatus, Status};
+pub use up::Options;
