@@ -32,7 +32,8 @@ pub(crate) async fn addresses(
     Ok(messages.iter().filter_map(assigned).collect())
 }
 
-fn assigned(message: &Message) -> Option<Assigned> {
+/// What an address message says; `None` for a link-local one.
+pub(crate) fn assigned(message: &Message) -> Option<Assigned> {
     let message: AddressMessage = message.parse()?;
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {

@@ -1,7 +1,7 @@
 //! Hearing of changes: to what is Spanwire's, and to what it builds on.
 //!
 //! The kernel tells every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped here:
-//! our own changes (they carry the port of our socket), devices and addresses of pods, devices that only tell statistics,
+//! our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices that only tell statistics,
 //! routes outside of our tables except default routes, rules outside of our band, nft tables of others.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use nix::libc::{
 use spanwire_host::Owned;
 
 use crate::{
-    link,
+    address, link,
     netlink::{Ears, Message, NetlinkError, attributes},
     route,
 };
@@ -36,6 +36,8 @@ pub struct Changes {
     owned: Owned,
     own_port: u32,
     devices: BTreeMap<u32, link::Device>,
+    /// A change was heard and not yet reported: whoever waited went away meanwhile.
+    heard: bool,
 }
 
 impl Changes {
@@ -46,6 +48,7 @@ impl Changes {
             owned: owned.clone(),
             own_port,
             devices: BTreeMap::new(),
+            heard: false,
         })
     }
 
@@ -54,7 +57,9 @@ impl Changes {
     /// # Errors
     /// [`NetlinkError`] when the kernel can no longer be heard.
     pub async fn changed(&mut self) -> Result<(), NetlinkError> {
-        while !self.hear().await? {}
+        while !self.heard {
+            self.heard = self.hear().await?;
+        }
         // What else has been told already belongs to the same change.
         for _ in 0..COALESCED {
             tokio::select! {
@@ -63,6 +68,7 @@ impl Changes {
                 () = std::future::ready(()) => break,
             };
         }
+        self.heard = false;
         Ok(())
     }
 
@@ -91,7 +97,7 @@ impl Changes {
         match message.kind {
             RTM_NEWADDR | RTM_DELADDR => message.parse::<AddressMessage>().is_some_and(|address| {
                 let device = self.devices.get(&address.header.index);
-                device.is_none_or(|device| !is_of_a_pod(device))
+                device.is_none_or(|device| !is_of_a_pod(device)) && address::assigned(message).is_some()
             }),
             RTM_NEWROUTE | RTM_DELROUTE => route::told(message).is_some_and(|route| {
                 let tables = [self.owned.table.0, self.owned.return_table.0];

@@ -110,7 +110,7 @@ fn config(name: &LinkName, folder: &Path, backend: BackendChoice) -> Config {
         backend,
         userspace: Userspace {
             control: folder.join("control.sock"),
-            sockets: userspace::sockets(folder),
+            sockets: PathBuf::from(userspace::SOCKETS),
         },
     }
 }

@@ -2,7 +2,7 @@
 //! socket. The stand-in knows `up` and `down` only.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -36,13 +36,8 @@ pub(crate) fn tested() -> Tested {
     }
 }
 
-/// The folder of the devices' sockets; wireguard-go's is fixed.
-pub(crate) fn sockets(folder: &Path) -> PathBuf {
-    match tested() {
-        Tested::Kernel | Tested::WireguardGo => PathBuf::from("/var/run/wireguard"),
-        Tested::Tunnel => folder.join("sockets"),
-    }
-}
+/// The folder of the devices' sockets: the only one in which `wg` looks.
+pub(crate) const SOCKETS: &str = "/var/run/wireguard";
 
 /// Serves the control socket for the device of that name, unless the kernel's WireGuard is under test.
 pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
@@ -52,13 +47,9 @@ pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
         Tested::Kernel => return None,
         Tested::Tunnel => {
             let binary = std::env::var("SPANWIRE_TUNNEL").expect("SPANWIRE_TUNNEL names the binary");
-            let folder = sockets(folder);
-            std::fs::create_dir_all(&folder).unwrap();
             let child = Command::new(binary)
                 .args(["serve", "--control"])
                 .arg(path)
-                .arg("--socket-dir")
-                .arg(folder)
                 .spawn()
                 .unwrap();
             children.lock().unwrap().push(child);
