@@ -81,6 +81,7 @@ struct Outside {
     port: u16,
     mark: u32,
     up: bool,
+    complained: bool,
     lost: Lost,
 }
 
@@ -115,6 +116,7 @@ impl Interface {
                 port: 0,
                 mark: 0,
                 up: false,
+                complained: false,
                 lost: Lost::default(),
             },
             bell,
@@ -259,7 +261,7 @@ impl Interface {
                     tracing::info!(port = self.outside.port, "interface is up");
                     self.device.handle_up(now, &mut self.outside);
                 }
-                Err(error) => tracing::error!(port = self.outside.port, %error, "cannot listen"),
+                Err(error) => self.outside.complain(&error),
             }
         }
         None
@@ -280,7 +282,15 @@ impl Outside {
         let sockets = Sockets::bind(port, self.mark)?;
         self.port = sockets.port();
         self.sockets = Some(sockets);
+        self.complained = false;
         Ok(())
+    }
+
+    /// Says once that the port cannot be had, however often it is tried.
+    fn complain(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::error!(port = self.port, %error, "cannot listen, trying every second");
+        }
     }
 }
 

@@ -327,3 +327,27 @@ impl std::fmt::Debug for Noise {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_near_its_end_is_refused_before_boringtun_sees_it() {
+        let now = Instant::now();
+        let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
+        let mut noise = Noise::new(now, &me, other, None, 0, 0);
+        let mut reject = |counter: u64| {
+            let datagram = [&[DATA, 0, 0, 0, 1, 0, 0, 0][..], &counter.to_le_bytes(), &[0; 16]].concat();
+            let mut scratch = [0; 2048];
+            let intake = noise.handle_datagram(now, &datagram, &mut scratch, &mut |_| {});
+            let Received::Rejected(error) = intake.received else {
+                panic!("{intake:?}")
+            };
+            format!("{error:?}")
+        };
+        assert_eq!(reject(REJECT_AFTER_MESSAGES - 1), "NoCurrentSession");
+        assert_eq!(reject(REJECT_AFTER_MESSAGES), "InvalidCounter");
+        assert_eq!(reject(u64::MAX), "InvalidCounter");
+    }
+}

@@ -160,13 +160,3 @@ fn packets_for_a_peer_that_is_away_take_bounded_memory() {
         "{arrived} packets of 1400 bytes waited"
     );
 }
-
-#[test]
-fn a_counter_at_its_end_is_refused() {
-    let (mut a, mut b) = pair();
-    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
-    let (_, mut datagram) = a.kept.sent.remove(0);
-    datagram[8..16].fill(0xff);
-    b.hear(a.at, &datagram);
-    assert_eq!(b.device.drops().rejected, 1);
-}

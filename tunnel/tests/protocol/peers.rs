@@ -78,6 +78,22 @@ fn a_preshared_key_has_to_be_the_same_on_both_sides() {
 }
 
 #[test]
+fn what_waits_outlives_a_change_of_the_preshared_key() {
+    let (mut a, mut b) = (Bench::new(1), Bench::new(2));
+    let preshared = format!("preshared_key={}", "07".repeat(32));
+    b.set(&[
+        &format!("public_key={}", a.key()),
+        &preshared,
+        "allowed_ip=10.0.1.0/24",
+    ]);
+    a.know(&b, true);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    a.set(&[&format!("public_key={}", b.key()), &preshared]);
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+}
+
+#[test]
 fn setting_the_same_keys_again_disturbs_no_session() {
     let (mut a, mut b) = pair();
     let before = a.peer().last_handshake;
