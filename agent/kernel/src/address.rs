@@ -21,6 +21,13 @@ pub(crate) struct Assigned {
     pub(crate) length: u8,
 }
 
+impl Assigned {
+    /// The network it is in.
+    pub(crate) fn network(&self) -> Option<Prefix> {
+        Prefix::new(self.address, self.length).ok()
+    }
+}
+
 /// The addresses of one device, or of all; without link-local ones, which the kernel adds.
 pub(crate) async fn addresses(
     socket: &mut Socket,
@@ -58,7 +65,7 @@ pub(crate) fn assigned(message: &Message) -> Option<Assigned> {
 
 /// The request that gives a device an address of its own network of one.
 pub(crate) fn add(device: u32, address: &Prefix) -> Request {
-    let mut message = message(device, address);
+    let mut message = message(device, address.address(), address.length());
     // No route to the network in `main`, where nothing is ours; no duplicate detection where there is no link layer,
     // so that the address can be a source at once.
     message.attributes.push(AddressAttribute::Flags(
@@ -68,20 +75,32 @@ pub(crate) fn add(device: u32, address: &Prefix) -> Request {
     Request::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message)
 }
 
-/// The request that takes an address from a device.
-pub(crate) fn delete(device: u32, address: &Prefix) -> Request {
-    Request::new(RTM_DELADDR, 0, &message(device, address))
+/// The request that takes an address from a device. What somebody else put there may be an address in a network, of which
+/// only the network is known here: the address itself is looked up.
+pub(crate) async fn delete(
+    socket: &mut Socket,
+    device: u32,
+    address: &Prefix,
+) -> Result<Request, NetlinkError> {
+    let present = addresses(socket, Some(device)).await?;
+    let found = present
+        .iter()
+        .find(|assigned| assigned.network() == Some(*address));
+    let (ip, length) = found.map_or((address.address(), address.length()), |found| {
+        (found.address, found.length)
+    });
+    Ok(Request::new(RTM_DELADDR, 0, &message(device, ip, length)))
 }
 
-fn message(device: u32, address: &Prefix) -> AddressMessage {
+fn message(device: u32, address: IpAddr, length: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = device;
-    message.header.family = family(address.family());
-    message.header.prefix_len = address.length();
+    message.header.family = family(Family::of(address));
+    message.header.prefix_len = length;
     message.header.scope = AddressScope::Universe;
     message.attributes = vec![
-        AddressAttribute::Local(address.address()),
-        AddressAttribute::Address(address.address()),
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
     ];
     message
 }

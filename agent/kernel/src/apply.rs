@@ -79,10 +79,13 @@ impl Kernel {
                 Wish::AddAddress,
                 address::add(self.index(&own, indexes).await?, address),
             ),
-            Step::DeleteAddress(address) => (
-                Wish::DeleteAddress,
-                address::delete(self.index(&own, indexes).await?, address),
-            ),
+            Step::DeleteAddress(address) => {
+                let device = self.index(&own, indexes).await?;
+                (
+                    Wish::DeleteAddress,
+                    address::delete(&mut self.route, device, address).await?,
+                )
+            }
             Step::SetRoute(key, route) => {
                 let device = match device_of(route) {
                     Some(name) => Some(self.index(name, indexes).await?),

@@ -11,7 +11,7 @@ use std::{
 
 use nix::libc::NETLINK_ROUTE;
 use spanwire_host::{Host, Link, LinkName, Owned, Sysctl, WireGuard};
-use spanwire_topology::{Family, Prefix, PublicKey};
+use spanwire_topology::{Family, PublicKey};
 
 use crate::{
     address,
@@ -188,12 +188,11 @@ impl Kernel {
         };
         let addresses = address::addresses(&mut self.route, Some(device.index)).await;
         let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
-        let prefix = |assigned: address::Assigned| Prefix::new(assigned.address, assigned.length).ok();
         host.link = Some(Link {
             name: device.name.clone(),
             mtu: device.mtu,
             up: device.up,
-            addresses: addresses.into_iter().filter_map(prefix).collect(),
+            addresses: addresses.iter().filter_map(address::Assigned::network).collect(),
         });
         host.wireguard = Some(wireguard);
         Ok(())

@@ -93,6 +93,14 @@ impl Request {
         Self { kind, flags, body }
     }
 
+    /// The request as it goes to the kernel.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.emit(0, 1, &mut bytes);
+        bytes
+    }
+
     fn emit(&self, flags: i32, sequence: u32, to: &mut Vec<u8>) {
         let length = HEADER + self.body.len();
         to.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
@@ -351,5 +359,57 @@ impl Ears {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(None),
             Err(error) => Err(NetlinkError::Socket(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(body: &[u8]) -> Request {
+        Request {
+            kind: 24,
+            flags: 0x100,
+            body: body.to_vec(),
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_lies_about_its_length_is_malformed_and_never_a_panic() {
+        let bytes = [request(&[1, 2, 3]).bytes(), request(&[]).bytes()].concat();
+        assert_eq!(messages(&bytes).unwrap().len(), 2);
+        assert_eq!(messages(&bytes).unwrap()[0].body, [1, 2, 3]);
+        for length in (1..bytes.len()).filter(|length| *length != 20) {
+            // The padding behind the first message may be missing.
+            assert_eq!(messages(&bytes[..length]).is_ok(), length == 19, "{length}");
+        }
+        let mut lie = bytes;
+        lie[0] = 3;
+        assert!(messages(&lie).is_err());
+    }
+
+    #[test]
+    fn attributes_end_where_one_is_cut_off() {
+        let bytes = [6, 0, 1, 0, 7, 8, 0, 0, 9, 0, 2, 0x80, 1];
+        assert_eq!(attributes(&bytes).collect::<Vec<_>>(), [(1, &[7, 8][..])]);
+        assert_eq!(attributes(&[0; 8]).count(), 0);
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_the_kernels_own_words() {
+        let mut body = (-17_i32).to_ne_bytes().to_vec();
+        body.extend([0; HEADER]);
+        body.extend([9, 0, 1, 0]);
+        body.extend(b"why?\0\0\0\0");
+        let message = Message {
+            kind: 2,
+            flags: NLM_F_ACK_TLVS,
+            sequence: 1,
+            port: 0,
+            body,
+        };
+        let refusal = outcome(&message).unwrap_err();
+        assert_eq!((refusal.errno, refusal.text.as_str()), (Errno::EEXIST, "why?"));
+        assert_eq!(refusal.to_string(), "File exists: why?");
     }
 }

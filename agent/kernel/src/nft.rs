@@ -19,8 +19,8 @@ use crate::{
     netlink::{Message, NetlinkError, Request, Socket, attributes},
 };
 
-/// The comment by which a table is known to be Spanwire's.
-pub(crate) const COMMENT: &str = "managed by spanwire-agent";
+/// The empty chain by which a table is known to be Spanwire's, whatever else is in it.
+const SIGN: &str = "made-by-spanwire-agent";
 
 /// Length of `struct nfgenmsg`.
 const HEADER: usize = 4;
@@ -66,7 +66,7 @@ impl Nft {
     pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
         let name = &self.table;
         let text = format!(
-            "table inet {name}\ndelete table inet {name}\ntable inet {name} {{ comment \"{COMMENT}\"; }}\n{}\n",
+            "table inet {name}\ndelete table inet {name}\n{}\ntable inet {name} {{\n\tchain {SIGN} {{\n\t}}\n}}\n",
             wanted.text
         );
         (self.known, self.loaded) = (None, None);
@@ -87,9 +87,9 @@ impl Nft {
 
     /// Whether a table of our name is there that is not ours.
     pub(crate) async fn foreign(&mut self) -> Result<bool, NftError> {
-        let comment = format!("\tcomment \"{COMMENT}\"");
+        let sign = format!("\tchain {SIGN} {{");
         let listing = self.listing().await?;
-        Ok(listing.is_some_and(|listing| listing.lines().nth(1) != Some(comment.as_str())))
+        Ok(listing.is_some_and(|listing| !listing.lines().any(|line| line == sign)))
     }
 
     async fn listing(&self) -> Result<Option<String>, NftError> {
@@ -122,6 +122,8 @@ fn generation(message: &Message) -> Option<u32> {
 async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let mut child = Command::new("nft")
         .args(arguments)
+        // What it says is looked at.
+        .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

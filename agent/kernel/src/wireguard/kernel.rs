@@ -249,3 +249,6 @@ fn prefix(allowed: &WireguardAllowedIp) -> Option<Prefix> {
     }
     Prefix::new(address?, length?).ok()
 }
+
+#[cfg(test)]
+mod tests;

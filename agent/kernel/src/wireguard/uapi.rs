@@ -149,9 +149,10 @@ async fn converse(path: &Path, request: &[u8]) -> Result<Zeroizing<String>, Uapi
     bounded(path, async {
         let stream = UnixStream::connect(path).await?;
         let mut stream = BufReader::new(stream.take(LONGEST_ANSWER));
-        stream.get_mut().get_mut().write_all(request).await?;
+        // Whoever refuses a line may hang up before the last one is sent, and has said why.
+        let sent = stream.get_mut().get_mut().write_all(request).await;
         while stream.read_line(&mut answer).await? > 0 && !answer.ends_with("\n\n") {}
-        Ok(())
+        if answer.is_empty() { sent } else { Ok(()) }
     })
     .await?;
     Ok(answer)
@@ -236,7 +237,8 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
                 peer = Some(key);
             }
             ("endpoint", Some(of_peer)) => {
-                of_peer.endpoint = Some(value.parse().map_err(|_| malformed())?);
+                // A link-local one may come with the name of its device, which says nothing here.
+                of_peer.endpoint = value.parse().ok();
             }
             ("persistent_keepalive_interval", Some(of_peer)) => {
                 let seconds: u16 = value.parse().map_err(|_| malformed())?;

@@ -20,7 +20,7 @@ fn ours_is_no_clash() {
             Step::SetUp(true),
             Step::AddRule(rule),
             Step::SetNft(NftTable {
-                text: "table inet spanwire {\nchain c {\n}\n}".to_owned(),
+                text: "table inet spanwire {}\ndelete table inet spanwire\ntable inet spanwire {\nchain c {\n}\n}".to_owned(),
             }),
         ])
         .await;

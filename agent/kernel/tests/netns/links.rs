@@ -73,6 +73,32 @@ fn a_device_is_made_changed_and_removed_step_by_step() {
 }
 
 #[test]
+fn an_address_that_somebody_else_put_on_the_device_can_be_removed() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        lab.apply(vec![
+            lab.add_link(),
+            Step::SetUp(true),
+            Step::AddAddress(p("10.4.0.1")),
+        ])
+        .await;
+        run(&format!(
+            "ip addr add 10.9.0.7/24 dev {name} && ip addr add fd09::7/64 dev {name}"
+        ));
+        let found = lab.read().await.link.unwrap().addresses;
+        assert_eq!(found, [p("10.4.0.1"), p("10.9.0.0/24"), p("fd09::/64")].into());
+
+        lab.apply(vec![
+            Step::DeleteAddress(p("10.9.0.0/24")),
+            Step::DeleteAddress(p("fd09::/64")),
+        ])
+        .await;
+
+        assert_eq!(lab.read().await.link.unwrap().addresses, [p("10.4.0.1")].into());
+    });
+}
+
+#[test]
 fn a_device_of_somebody_else_with_our_name_is_left_alone_and_named() {
     lab(async |lab| {
         let name = lab.name.clone();
