@@ -25,6 +25,7 @@ use crate::schema;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct MeshNodeSpec {
     /// The location of the node.
     #[serde(skip_serializing_if = "Option::is_none")]

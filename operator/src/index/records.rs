@@ -1,0 +1,190 @@
+//! What the index keeps of each object: what it decides upon, and no more.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::Event;
+use spanwire_crds::{
+    FieldProblem, Location, LocationSlice, LocationSliceSpec, LocationSpec, LocationStatus, MeshNode,
+    MeshNodeSpec, Peer, PeerStatus,
+    publication::MANAGED_LABEL,
+    translate::{self, Node, NodeOptions, Report},
+};
+use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
+
+use super::store::Record;
+use crate::write::Target;
+
+/// An object's identity: what a write or a deletion must name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: String,
+    pub(crate) version: String,
+    pub(crate) generation: Option<i64>,
+}
+
+impl Identity {
+    fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            version: metadata.resource_version.clone().unwrap_or_default(),
+            generation: metadata.generation,
+        }
+    }
+
+    /// The version alone changes with every write, also of what does not matter.
+    fn same(&self, other: &Self) -> bool {
+        (&self.uid, self.generation) == (&other.uid, other.generation)
+    }
+
+    pub(crate) fn target(&self, name: &str) -> Target {
+        Target {
+            name: name.to_owned(),
+            uid: self.uid.clone(),
+            version: self.version.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NodeRecord {
+    pub(crate) uid: String,
+    pub(crate) fact: NodeFact,
+    pub(crate) problems: Vec<FieldProblem>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MeshNodeRecord {
+    pub(crate) identity: Identity,
+    pub(crate) node_uid: Option<String>,
+    pub(crate) spec: MeshNodeSpec,
+    pub(crate) report: Report,
+    pub(crate) problems: Vec<FieldProblem>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LocationRecord {
+    pub(crate) identity: Identity,
+    /// The operator created it, and nobody said more about it.
+    pub(crate) disposable: bool,
+    pub(crate) status: Option<LocationStatus>,
+    pub(crate) fact: LocationFact,
+    pub(crate) problems: Vec<FieldProblem>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PeerRecord {
+    pub(crate) identity: Identity,
+    pub(crate) status: Option<PeerStatus>,
+    pub(crate) fact: Option<PeerFact>,
+    pub(crate) problems: Vec<FieldProblem>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SliceRecord {
+    pub(crate) identity: Identity,
+    pub(crate) spec: LocationSliceSpec,
+}
+
+impl Record for NodeRecord {
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+macro_rules! versioned {
+    ($record:ident: $($field:ident),+) => {
+        impl Record for $record {
+            fn version(&self) -> Option<&str> {
+                Some(&self.identity.version)
+            }
+
+            fn same(&self, other: &Self) -> bool {
+                self.identity.same(&other.identity) $(&& self.$field == other.$field)+
+            }
+        }
+    };
+}
+
+versioned!(MeshNodeRecord: node_uid, spec, report, problems);
+versioned!(LocationRecord: disposable, status, fact, problems);
+versioned!(PeerRecord: status, fact, problems);
+versioned!(SliceRecord: spec);
+
+pub(crate) fn node(object: &Node, options: &NodeOptions) -> Option<(NodeName, NodeRecord)> {
+    let translated = translate::node(object, options);
+    let record = NodeRecord {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        fact: translated.fact,
+        problems: translated.problems,
+    };
+    Some((name(&object.metadata)?, record))
+}
+
+pub(crate) fn mesh_node(object: MeshNode) -> Option<(NodeName, MeshNodeRecord)> {
+    let owners = object.metadata.owner_references.iter().flatten();
+    let mut node_uid = owners
+        .filter(|owner| owner.kind == "Node")
+        .map(|owner| owner.uid.clone());
+    let translated = translate::report(&object.status.unwrap_or_default());
+    let record = MeshNodeRecord {
+        identity: Identity::of(&object.metadata),
+        node_uid: node_uid.next_back(),
+        spec: object.spec,
+        report: translated.fact,
+        problems: translated.problems,
+    };
+    Some((name(&object.metadata)?, record))
+}
+
+pub(crate) fn location(object: Location) -> Option<(LocationName, LocationRecord)> {
+    let labels = object.metadata.labels.iter().flatten();
+    let managed = labels
+        .filter(|(key, _)| *key == MANAGED_LABEL)
+        .any(|(_, value)| value == "true");
+    let translated = translate::location(&object);
+    let record = LocationRecord {
+        identity: Identity::of(&object.metadata),
+        disposable: managed && object.spec == LocationSpec::default(),
+        status: object.status,
+        fact: translated.fact,
+        problems: translated.problems,
+    };
+    Some((name(&object.metadata)?, record))
+}
+
+pub(crate) fn peer(object: Peer) -> Option<(PeerName, PeerRecord)> {
+    let translated = translate::peer(&object);
+    let record = PeerRecord {
+        identity: Identity::of(&object.metadata),
+        status: object.status,
+        fact: translated.fact,
+        problems: translated.problems,
+    };
+    Some((name(&object.metadata)?, record))
+}
+
+pub(crate) fn slice(object: LocationSlice) -> Option<(String, SliceRecord)> {
+    let record = SliceRecord {
+        identity: Identity::of(&object.metadata),
+        spec: object.spec,
+    };
+    Some((object.metadata.name?, record))
+}
+
+fn name<T: std::str::FromStr>(metadata: &ObjectMeta) -> Option<T> {
+    metadata.name.as_deref()?.parse().ok()
+}
+
+/// The event of a record; nothing where the object cannot be kept at all.
+pub(crate) fn translated<T, R>(event: Event<T>, read: impl FnOnce(T) -> Option<R>) -> Option<Event<R>> {
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(read(object)?),
+        Event::Apply(object) => Event::Apply(read(object)?),
+        Event::Delete(object) => Event::Delete(read(object)?),
+    })
+}

@@ -1,0 +1,358 @@
+//! What people are told: conditions, and Events for what was not granted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spanwire_crds::{
+    LocationStatus, PeerStatus,
+    conditions::{ConditionType, Finding, Reason, conditions},
+    publication::accepted,
+};
+use spanwire_topology::{Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer};
+
+use super::{Index, Now};
+use crate::write::{Notice, Write};
+
+/// How many problems a condition names; more would be read by nobody.
+const NAMED: usize = 8;
+/// How many leaders a status names: with `mesh: Nodes` there are as many as nodes.
+const LEADERS: usize = 16;
+/// The longest note of an Event that the API server takes is 1024 bytes.
+const LONGEST_NOTE: usize = 1000;
+
+/// What was not granted, and what could not be read, by whose object it is.
+pub(super) type Told = BTreeMap<Claimant, BTreeSet<(Reason, String)>>;
+
+impl Index {
+    pub(super) fn told(&self, decision: &Decision) -> Told {
+        let mut told = Told::new();
+        let mut tell = |claimant: Claimant, reason: Reason, text: String| {
+            told.entry(claimant).or_default().insert((reason, text));
+        };
+        let nodes = self
+            .nodes
+            .objects()
+            .iter()
+            .map(|(name, record)| (name, &record.problems));
+        let reports = self
+            .mesh_nodes
+            .objects()
+            .iter()
+            .map(|(name, record)| (name, &record.problems));
+        for (name, problems) in nodes.chain(reports) {
+            for problem in problems {
+                tell(
+                    Claimant::Node(name.clone()),
+                    Reason::InvalidField,
+                    format!("node {name}: {problem}"),
+                );
+            }
+        }
+        for (name, record) in self.locations.objects() {
+            for problem in &record.problems {
+                let text = format!("location {name}: {problem}");
+                tell(Claimant::Location(name.clone()), Reason::InvalidField, text);
+            }
+        }
+        for (name, record) in self.peers.objects() {
+            for problem in &record.problems {
+                tell(
+                    Claimant::Peer(name.clone()),
+                    Reason::InvalidField,
+                    format!("peer {name}: {problem}"),
+                );
+            }
+        }
+        for rejected in &decision.rejected {
+            tell(rejected.by.clone(), Reason::ClaimRejected, rejected.to_string());
+        }
+        told
+    }
+
+    /// Events for what was not told before.
+    pub(super) fn notices(&mut self, told: Told) -> Vec<Write> {
+        let mut notices = BTreeSet::new();
+        for (claimant, problems) in told {
+            for (reason, text) in problems {
+                notices.extend(self.notice(&claimant, reason, text));
+            }
+        }
+        let new = notices
+            .difference(&self.told)
+            .cloned()
+            .map(Write::Event)
+            .collect();
+        self.told = notices;
+        new
+    }
+
+    fn notice(&self, claimant: &Claimant, reason: Reason, text: String) -> Option<Notice> {
+        const OURS: &str = "spanwire.dev/v1alpha1";
+        let (api_version, kind, name, uid) = match claimant {
+            Claimant::Node(name) => ("v1", "Node", name.as_str(), &self.nodes.get(name)?.uid),
+            Claimant::Location(name) => (
+                OURS,
+                "Location",
+                name.as_str(),
+                &self.locations.get(name)?.identity.uid,
+            ),
+            Claimant::Peer(name) => (OURS, "Peer", name.as_str(), &self.peers.get(name)?.identity.uid),
+        };
+        let mut note = text;
+        if note.len() > LONGEST_NOTE {
+            let end = (0..=LONGEST_NOTE).rev().find(|end| note.is_char_boundary(*end));
+            note.truncate(end.unwrap_or_default());
+            note.push('…');
+        }
+        Some(Notice {
+            api_version,
+            kind,
+            name: name.to_owned(),
+            uid: uid.clone(),
+            reason: reason.as_str(),
+            note,
+        })
+    }
+
+    pub(super) fn location_statuses(&self, decision: &Decision, told: &Told, now: Now) -> Vec<Write> {
+        let nothing = Location::default();
+        let status = |(name, record): (&LocationName, &super::LocationRecord)| {
+            let location = decision.mesh.locations.get(name).unwrap_or(&nothing);
+            let elected = self.elected(location);
+            let connected = self.connected(name, location, &decision.mesh);
+            let ready = ready(&elected, &connected);
+            let findings = vec![ready, elected, connected, accepted_location(name, location, told)];
+            let previous = record.status.clone().unwrap_or_default();
+            let status = LocationStatus {
+                leaders: location
+                    .leaders
+                    .iter()
+                    .take(LEADERS)
+                    .map(|leader| leader.node.to_string())
+                    .collect(),
+                nodes: u32::try_from(location.members.len()).unwrap_or(u32::MAX),
+                conditions: conditions(
+                    findings,
+                    &previous.conditions,
+                    record.identity.generation,
+                    now.wall,
+                ),
+            };
+            (record.status.as_ref() != Some(&status)).then(|| Write::LocationStatus {
+                name: name.to_string(),
+                version: Some(record.identity.version.clone()),
+                status,
+            })
+        };
+        self.locations.objects().iter().filter_map(status).collect()
+    }
+
+    /// The statuses that agents follow, and those in which only people see a difference.
+    pub(super) fn peer_statuses(
+        &self,
+        decision: &Decision,
+        told: &Told,
+        now: Now,
+    ) -> (Vec<Write>, Vec<Write>) {
+        let (mut followed, mut rest) = (Vec::new(), Vec::new());
+        for (name, record) in self.peers.objects() {
+            let peer = decision.mesh.peers.get(name);
+            let problems = told.get(&Claimant::Peer(name.clone()));
+            let findings = vec![
+                attached(peer, &decision.mesh),
+                accepted_finding(problems.into_iter().flatten()),
+            ];
+            let previous = record.status.clone().unwrap_or_default();
+            let status = PeerStatus {
+                accepted: peer.map(accepted),
+                conditions: conditions(
+                    findings,
+                    &previous.conditions,
+                    record.identity.generation,
+                    now.wall,
+                ),
+            };
+            if record.status.as_ref() == Some(&status) {
+                continue;
+            }
+            let phase = if previous.accepted == status.accepted {
+                &mut rest
+            } else {
+                &mut followed
+            };
+            phase.push(Write::PeerStatus {
+                name: name.to_string(),
+                version: Some(record.identity.version.clone()),
+                status,
+            });
+        }
+        (followed, rest)
+    }
+
+    fn elected(&self, location: &Location) -> Finding {
+        let (holds, reason, message) = if location.members.is_empty() {
+            let remedy = "annotate nodes with spanwire.dev/location, or name them with nodeSelector";
+            (false, Reason::NoNode, format!("no node is here; {remedy}"))
+        } else if location.leaders.is_empty() {
+            (false, Reason::NoCandidate, self.why_nobody(location))
+        } else if location.settings.mode == MeshMode::Nodes {
+            (
+                true,
+                Reason::Elected,
+                format!("{} nodes lead themselves", location.leaders.len()),
+            )
+        } else {
+            let leader = |leader: &spanwire_topology::Leader| match leader.role {
+                spanwire_topology::LeaderRole::Active => leader.node.to_string(),
+                spanwire_topology::LeaderRole::Standby => format!("{} stands by", leader.node),
+            };
+            let leaders: Vec<String> = location.leaders.iter().take(LEADERS).map(leader).collect();
+            (true, Reason::Elected, leaders.join(", "))
+        };
+        finding(ConditionType::LeaderElected, holds, reason, message)
+    }
+
+    fn why_nobody(&self, location: &Location) -> String {
+        let (mut silent, mut dead) = (0, 0);
+        for (node, member) in &location.members {
+            let ready = self.nodes.get(node).is_some_and(|record| record.fact.alive);
+            silent += usize::from(member.public_key.is_none());
+            dead += usize::from(member.public_key.is_some() && !(ready && self.liveness.alive(node)));
+        }
+        let all = location.members.len();
+        format!(
+            "none of {all} nodes can lead: {silent} have no key from their agent (does it run there?), {dead} are not \
+             ready, the others may not lead (spanwire.dev/leader: \"false\", leaders.nodeSelector) or know no way to \
+             connect (give one spanwire.dev/endpoint or spanwire.dev/persistent-keepalive)"
+        )
+    }
+
+    fn connected(&self, name: &LocationName, location: &Location, mesh: &Mesh) -> Finding {
+        let led = |(other, location): &(&LocationName, &Location)| {
+            *other != name && location.active().next().is_some()
+        };
+        let others: Vec<&LocationName> = mesh
+            .locations
+            .iter()
+            .filter(led)
+            .map(|(other, _)| other)
+            .collect();
+        let about = ConditionType::Connected;
+        if others.is_empty() {
+            let message = "no other location has a leader".to_owned();
+            return finding(about, true, Reason::NothingToConnect, message);
+        }
+        let reports: Vec<_> = location
+            .active()
+            .filter_map(|leader: &NodeName| self.mesh_nodes.get(leader))
+            .map(|record| &record.report.links)
+            .collect();
+        let up = |other: &LocationName| reports.iter().any(|links| links.get(other) == Some(&true));
+        let down: Vec<&LocationName> = others.iter().copied().filter(|other| !up(other)).collect();
+        let (stopped, waiting): (Vec<&LocationName>, Vec<&LocationName>) = down
+            .into_iter()
+            .partition(|other| location.established.contains(*other));
+        let settled = |other: &&LocationName| location.established.contains(*other);
+        if stopped.is_empty() && waiting.is_empty() && others.iter().all(settled) {
+            let message = format!("traffic with {} is in the tunnel", list(&others));
+            return finding(about, true, Reason::AllConnected, message);
+        }
+        let mut parts = Vec::new();
+        if !stopped.is_empty() {
+            parts.push(format!(
+                "the tunnel with {} is down, its traffic stopped",
+                list(&stopped)
+            ));
+        }
+        if !waiting.is_empty() {
+            parts.push(format!(
+                "no tunnel with {} yet, traffic stays where it was; can the leaders reach each other's UDP port?",
+                list(&waiting)
+            ));
+        }
+        if parts.is_empty() {
+            parts.push("the other side does not report the tunnel as up yet".to_owned());
+        }
+        finding(about, false, Reason::WaitingForTunnel, parts.join("; "))
+    }
+}
+
+fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -> Finding {
+    Finding {
+        about,
+        holds,
+        reason,
+        message,
+    }
+}
+
+fn ready(elected: &Finding, connected: &Finding) -> Finding {
+    if elected.holds && connected.holds {
+        return finding(ConditionType::Ready, true, Reason::AllWell, String::new());
+    }
+    let because = if elected.holds { connected } else { elected };
+    finding(
+        ConditionType::Ready,
+        false,
+        Reason::NotYet,
+        because.message.clone(),
+    )
+}
+
+fn accepted_location(name: &LocationName, location: &Location, told: &Told) -> Finding {
+    let own = told.get(&Claimant::Location(name.clone()));
+    let members = location
+        .members
+        .keys()
+        .filter_map(|node| told.get(&Claimant::Node(node.clone())));
+    accepted_finding(own.into_iter().chain(members).flatten())
+}
+
+fn accepted_finding<'a>(problems: impl Iterator<Item = &'a (Reason, String)>) -> Finding {
+    let about = ConditionType::Accepted;
+    let problems: Vec<&(Reason, String)> = problems.collect();
+    let Some((reason, _)) = problems.first() else {
+        return finding(about, true, Reason::AllAccepted, String::new());
+    };
+    let mut texts: Vec<String> = problems
+        .iter()
+        .take(NAMED)
+        .map(|(_, text)| text.clone())
+        .collect();
+    if problems.len() > NAMED {
+        texts.push(format!("and {} more", problems.len() - NAMED));
+    }
+    finding(about, false, *reason, texts.join("; "))
+}
+
+fn attached(peer: Option<&Peer>, mesh: &Mesh) -> Finding {
+    let about = ConditionType::Ready;
+    let led = |name: &&LocationName| {
+        let location = mesh.locations.get(*name);
+        location.is_some_and(|location| location.active().next().is_some())
+    };
+    match peer {
+        Some(peer) if peer.home.as_ref().is_some_and(|home| led(&home)) => {
+            let attachments: Vec<&LocationName> = peer.attachments.iter().filter(led).collect();
+            finding(
+                about,
+                true,
+                Reason::Attached,
+                format!("has a tunnel with {}", list(&attachments)),
+            )
+        }
+        Some(_) => {
+            let remedy = "name a location that has one in spec.location, or give a location an endpoint";
+            let message = format!("no location with a leader that it could reach; {remedy}");
+            finding(about, false, Reason::NoHome, message)
+        }
+        None => finding(about, false, Reason::NotYet, "was not accepted".to_owned()),
+    }
+}
+
+fn list(names: &[&LocationName]) -> String {
+    let mut texts: Vec<String> = names.iter().take(NAMED).map(ToString::to_string).collect();
+    if names.len() > NAMED {
+        texts.push(format!("{} more", names.len() - NAMED));
+    }
+    texts.join(", ")
+}

@@ -1,0 +1,187 @@
+//! The objects of one kind as a watch tells of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::runtime::watcher::Event;
+
+/// What is kept of an object.
+pub(crate) trait Record: PartialEq {
+    /// The version of the object, where it matters which one was seen.
+    fn version(&self) -> Option<&str>;
+
+    /// Whether nothing that matters differs. The version alone does not.
+    fn same(&self, other: &Self) -> bool;
+}
+
+/// The objects of one kind. A deletion that happened while nobody watched shows in the list that follows; until the
+/// first list is complete nothing may be decided.
+///
+/// Events may come late: the answer to our own write is entered at once, and the watch tells of older versions after
+/// that. These are dropped. Versions are compared as numbers, which they are (KEP-5504); what is no number is newer.
+#[derive(Debug)]
+pub(crate) struct Store<K, R> {
+    objects: BTreeMap<K, R>,
+    listed: Option<BTreeSet<K>>,
+    complete: bool,
+}
+
+impl<K, R> Default for Store<K, R> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            listed: None,
+            complete: false,
+        }
+    }
+}
+
+impl<K: Ord + Clone, R: Record> Store<K, R> {
+    /// Enters an event; answers the keys of the objects of which something that matters changed.
+    pub(crate) fn handle(&mut self, event: Event<(K, R)>) -> Vec<K> {
+        match event {
+            Event::Init => {
+                self.listed = Some(BTreeSet::new());
+                Vec::new()
+            }
+            Event::InitApply((key, record)) => {
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(key.clone());
+                }
+                self.enter(key, record)
+            }
+            Event::InitDone => {
+                self.complete = true;
+                let listed = self.listed.take().unwrap_or_default();
+                let gone = |key: &&K| !listed.contains(*key);
+                let gone: Vec<K> = self.objects.keys().filter(gone).cloned().collect();
+                for key in &gone {
+                    self.objects.remove(key);
+                }
+                gone
+            }
+            Event::Apply((key, record)) => {
+                if self.objects.get(&key).is_some_and(|known| older(&record, known)) {
+                    return Vec::new();
+                }
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(key.clone());
+                }
+                self.enter(key, record)
+            }
+            Event::Delete((key, record)) => {
+                if self.objects.get(&key).is_none_or(|known| older(&record, known)) {
+                    return Vec::new();
+                }
+                self.objects.remove(&key);
+                vec![key]
+            }
+        }
+    }
+
+    /// Forgets an object that is known to be gone.
+    pub(crate) fn forget(&mut self, key: &K) -> bool {
+        self.objects.remove(key).is_some()
+    }
+
+    fn enter(&mut self, key: K, record: R) -> Vec<K> {
+        let changed = self.objects.get(&key).is_none_or(|known| !known.same(&record));
+        self.objects.insert(key.clone(), record);
+        if changed { vec![key] } else { Vec::new() }
+    }
+
+    /// Whether a first list is complete.
+    pub(crate) const fn complete(&self) -> bool {
+        self.complete
+    }
+
+    pub(crate) const fn objects(&self) -> &BTreeMap<K, R> {
+        &self.objects
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<&R> {
+        self.objects.get(key)
+    }
+}
+
+fn older(record: &impl Record, known: &impl Record) -> bool {
+    let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+    match (number(record.version()), number(known.version())) {
+        (Some(record), Some(known)) => record < known,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Thing(&'static str, u8);
+
+    impl Record for Thing {
+        fn version(&self) -> Option<&str> {
+            Some(self.0)
+        }
+
+        fn same(&self, other: &Self) -> bool {
+            self.1 == other.1
+        }
+    }
+
+    #[test]
+    fn a_list_that_lacks_an_object_deletes_it_only_when_it_is_complete() {
+        let mut store = Store::default();
+        store.handle(Event::Init);
+        store.handle(Event::InitApply(("a", Thing("1", 1))));
+        assert!(!store.complete());
+        store.handle(Event::InitDone);
+        assert!(store.complete());
+
+        store.handle(Event::Init);
+        assert_eq!(store.handle(Event::InitApply(("b", Thing("2", 1)))), ["b"]);
+        assert!(store.get(&"a").is_some());
+        assert_eq!(store.handle(Event::InitDone), ["a"]);
+        assert!(store.get(&"a").is_none() && store.get(&"b").is_some());
+    }
+
+    #[test]
+    fn a_new_version_of_the_same_is_no_change_but_is_kept() {
+        let mut store = Store::default();
+        assert_eq!(store.handle(Event::Apply(("a", Thing("1", 1)))), ["a"]);
+        assert_eq!(
+            store.handle(Event::Apply(("a", Thing("2", 1)))),
+            Vec::<&str>::new()
+        );
+        assert_eq!(store.get(&"a"), Some(&Thing("2", 1)));
+        assert_eq!(store.handle(Event::Apply(("a", Thing("3", 2)))), ["a"]);
+    }
+
+    #[test]
+    fn what_comes_late_is_dropped() {
+        let mut store = Store::default();
+        store.handle(Event::Apply(("a", Thing("10", 1))));
+        assert_eq!(
+            store.handle(Event::Apply(("a", Thing("9", 2)))),
+            Vec::<&str>::new()
+        );
+        assert_eq!(
+            store.handle(Event::Delete(("a", Thing("9", 1)))),
+            Vec::<&str>::new()
+        );
+        assert_eq!(store.handle(Event::Delete(("a", Thing("11", 1)))), ["a"]);
+        assert_eq!(
+            store.handle(Event::Delete(("a", Thing("11", 1)))),
+            Vec::<&str>::new()
+        );
+    }
+
+    #[test]
+    fn a_list_counts_also_where_versions_went_back() {
+        let mut store = Store::default();
+        store.handle(Event::Apply(("a", Thing("10", 1))));
+        store.handle(Event::Init);
+        assert_eq!(store.handle(Event::InitApply(("a", Thing("3", 2)))), ["a"]);
+        assert_eq!(store.handle(Event::InitDone), Vec::<&str>::new());
+        assert_eq!(store.get(&"a"), Some(&Thing("3", 2)));
+    }
+}

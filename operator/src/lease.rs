@@ -1,0 +1,348 @@
+//! Which of the operators leads: a Lease, as client-go's leader election uses it.
+//!
+//! [`Candidacy`] is sans I/O: it looks at the Lease and says what to do. Whoever holds the Lease renews it every
+//! [`RENEW`]; who could not do so for [`DEADLINE`] has lost it, well before another may take it after [`TERM`], measured
+//! from when that other one last saw a change, so that clocks need not agree.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, Error, api::PostParams};
+use thiserror::Error;
+use tokio::{sync::watch, time};
+
+use crate::publish::FIELD_MANAGER;
+
+/// The name of the operators' Lease.
+pub const LEASE: &str = "spanwire-operator";
+/// How long the Lease holds without renewal.
+pub const TERM: Duration = Duration::from_secs(15);
+/// Who could not renew for so long takes the Lease for lost.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How often the holder renews.
+pub const RENEW: Duration = Duration::from_secs(5);
+/// How often the others look, and how soon a failed attempt is repeated.
+pub const LOOK: Duration = Duration::from_secs(2);
+
+/// The Lease is lost; nothing may be written any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the lease is lost")]
+pub struct Lost;
+
+/// What is to be done now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Write this, creating it where there was none.
+    Write(Box<LeaseSpec>),
+    /// Look again later.
+    Wait,
+}
+
+/// One operator's part in the election.
+#[derive(Debug)]
+pub struct Candidacy {
+    identity: String,
+    seen: Option<(LeaseSpec, Instant)>,
+    held_since_renewal: Option<Instant>,
+}
+
+impl Candidacy {
+    /// A candidate of this name, which no other may have.
+    #[must_use]
+    pub fn new(identity: String) -> Self {
+        Self {
+            identity,
+            seen: None,
+            held_since_renewal: None,
+        }
+    }
+
+    /// Whether the Lease is held, as far as is known.
+    #[must_use]
+    pub fn holds(&self, now: Instant) -> bool {
+        self.held_since_renewal
+            .is_some_and(|renewed| now.saturating_duration_since(renewed) < DEADLINE)
+    }
+
+    /// Looks at the Lease as it is.
+    pub fn handle_lease(&mut self, lease: Option<&LeaseSpec>, now: Instant, wall: Timestamp) -> Step {
+        let Some(lease) = lease else {
+            return Step::Write(Box::new(self.claim(None, wall)));
+        };
+        let news = self.seen.as_ref().is_none_or(|(seen, _)| seen != lease);
+        if news {
+            self.seen = Some((lease.clone(), now));
+        }
+        let holder = lease.holder_identity.as_deref().unwrap_or_default();
+        let term = lease
+            .lease_duration_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok());
+        let term = term.map_or(TERM, Duration::from_secs);
+        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+        let over = now.saturating_duration_since(since) >= term;
+        if holder == self.identity || holder.is_empty() || over {
+            Step::Write(Box::new(self.claim(Some(lease), wall)))
+        } else {
+            self.held_since_renewal = None;
+            Step::Wait
+        }
+    }
+
+    /// What was to be written was, at this time at the latest.
+    pub fn handle_written(&mut self, lease: LeaseSpec, asked: Instant) {
+        self.seen = Some((lease, asked));
+        self.held_since_renewal = Some(asked);
+    }
+
+    /// The Lease without a holder, for whoever comes next.
+    #[must_use]
+    pub fn release(&self, lease: &LeaseSpec) -> Option<LeaseSpec> {
+        (lease.holder_identity.as_deref() == Some(&self.identity)).then(|| LeaseSpec {
+            holder_identity: Some(String::new()),
+            lease_duration_seconds: Some(1),
+            ..lease.clone()
+        })
+    }
+
+    fn claim(&self, lease: Option<&LeaseSpec>, wall: Timestamp) -> LeaseSpec {
+        let mine = lease.filter(|lease| lease.holder_identity.as_deref() == Some(&self.identity));
+        let transitions = lease
+            .and_then(|lease| lease.lease_transitions)
+            .unwrap_or_default();
+        let changed = lease.is_some() && mine.is_none();
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(TERM.as_secs()).ok(),
+            acquire_time: mine
+                .and_then(|lease| lease.acquire_time.clone())
+                .or(Some(MicroTime(wall))),
+            renew_time: Some(MicroTime(wall)),
+            lease_transitions: Some(transitions.saturating_add(i32::from(changed))),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+/// The Lease of the operators at the API server.
+pub struct Election {
+    api: Api<Lease>,
+    candidacy: Candidacy,
+}
+
+impl Election {
+    /// An election in this namespace.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            candidacy: Candidacy::new(identity),
+        }
+    }
+
+    /// Takes part: tells `leads` when the Lease is held, and comes back when it is lost again.
+    pub async fn run(mut self, leads: watch::Sender<bool>) -> Lost {
+        let mut led = false;
+        loop {
+            let answer = time::timeout(LOOK * 2, self.attempt()).await;
+            let held = self.candidacy.holds(Instant::now());
+            match &answer {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(
+                        error = error as &dyn std::error::Error,
+                        "the lease cannot be written"
+                    );
+                }
+                Err(_) => tracing::warn!("the API server gives no answer about the lease"),
+            }
+            if led && !held {
+                leads.send_replace(false);
+                return Lost;
+            }
+            if held && !led {
+                tracing::info!(lease = LEASE, "this operator leads");
+                led = true;
+                leads.send_replace(true);
+            }
+            let renewed = matches!(answer, Ok(Ok(()))) && held;
+            time::sleep(if renewed { RENEW } else { LOOK }).await;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<(), Error> {
+        let asked = Instant::now();
+        let lease = self.api.get_opt(LEASE).await?;
+        let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
+        match self
+            .candidacy
+            .handle_lease(spec.as_ref(), asked, Timestamp::now())
+        {
+            Step::Wait => Ok(()),
+            Step::Write(spec) => {
+                let written = write(&self.api, lease, *spec).await?;
+                self.candidacy.handle_written(written, asked);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Gives the Lease up, where `identity` holds it.
+///
+/// # Errors
+/// What the API server says.
+pub async fn release(client: Client, namespace: &str, identity: String) -> Result<(), Error> {
+    let api: Api<Lease> = Api::namespaced(client, namespace);
+    let Some(lease) = api.get_opt(LEASE).await? else {
+        return Ok(());
+    };
+    let spec = lease.spec.clone().unwrap_or_default();
+    if let Some(spec) = Candidacy::new(identity).release(&spec) {
+        write(&api, Some(lease), spec).await?;
+    }
+    Ok(())
+}
+
+/// Takes the Lease from whoever holds it, for this long.
+///
+/// # Errors
+/// What the API server says.
+pub async fn seize(client: &Client, namespace: &str, identity: &str, term: Duration) -> Result<(), Error> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let lease = api.get_opt(LEASE).await?;
+    let known = lease.as_ref().and_then(|lease| lease.spec.as_ref());
+    let mut spec = Candidacy::new(identity.to_owned()).claim(known, Timestamp::now());
+    spec.lease_duration_seconds = i32::try_from(term.as_secs()).ok();
+    write(&api, lease, spec).await.map(|_| ())
+}
+
+/// Fails where somebody else was faster.
+async fn write(api: &Api<Lease>, lease: Option<Lease>, spec: LeaseSpec) -> Result<LeaseSpec, Error> {
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    let metadata = lease.as_ref().map(|lease| ObjectMeta {
+        name: Some(LEASE.to_owned()),
+        resource_version: lease.metadata.resource_version.clone(),
+        ..ObjectMeta::default()
+    });
+    let object = Lease {
+        metadata: metadata.clone().unwrap_or_else(|| ObjectMeta {
+            name: Some(LEASE.to_owned()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    };
+    let written = match metadata {
+        Some(_) => api.replace(LEASE, &params, &object).await?,
+        None => api.create(&params, &object).await?,
+    };
+    Ok(written.spec.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_first_takes_the_lease_and_the_other_waits() {
+        let now = Instant::now();
+        let (mut a, mut b) = (candidate("a"), candidate("b"));
+        let lease = written(&mut a, None, now);
+        assert!(a.holds(now));
+        assert_eq!(b.handle_lease(Some(&lease), now, wall(0)), Step::Wait);
+        assert!(!b.holds(now));
+    }
+
+    #[test]
+    fn the_holder_renews_and_so_keeps_it() {
+        let start = Instant::now();
+        let (mut a, mut b) = (candidate("a"), candidate("b"));
+        let mut lease = written(&mut a, None, start);
+        for step in 1..10u64 {
+            let now = start + RENEW * u32::try_from(step).unwrap();
+            let first = lease.acquire_time.clone();
+            lease = written(&mut a, Some(&lease), now);
+            assert_eq!(lease.acquire_time, first);
+            assert_eq!(b.handle_lease(Some(&lease), now, wall(0)), Step::Wait);
+        }
+        assert_eq!(lease.lease_transitions, Some(0));
+    }
+
+    #[test]
+    fn a_silent_holder_has_given_up_before_another_takes_over() {
+        let start = Instant::now();
+        let (mut a, mut b) = (candidate("a"), candidate("b"));
+        let lease = written(&mut a, None, start);
+        assert_eq!(b.handle_lease(Some(&lease), start, wall(0)), Step::Wait);
+        let later = start + TERM - Duration::from_millis(1);
+        assert_eq!(b.handle_lease(Some(&lease), later, wall(0)), Step::Wait);
+        assert!(!a.holds(start + DEADLINE));
+        let taken = written(&mut b, Some(&lease), start + TERM);
+        assert!(b.holds(start + TERM));
+        assert_eq!(taken.lease_transitions, Some(1));
+        assert_eq!(a.handle_lease(Some(&taken), start + TERM, wall(0)), Step::Wait);
+    }
+
+    #[test]
+    fn times_in_the_lease_do_not_matter() {
+        let start = Instant::now();
+        let (mut a, mut b) = (candidate("a"), candidate("b"));
+        let mut lease = written(&mut a, None, start);
+        lease.renew_time = Some(MicroTime(wall(-100_000)));
+        assert_eq!(b.handle_lease(Some(&lease), start, wall(0)), Step::Wait);
+    }
+
+    #[test]
+    fn a_released_lease_is_taken_at_once() {
+        let now = Instant::now();
+        let (mut a, mut b) = (candidate("a"), candidate("b"));
+        let lease = written(&mut a, None, now);
+        assert_eq!(b.release(&lease), None);
+        let released = a.release(&lease).unwrap();
+        assert!(matches!(
+            b.handle_lease(Some(&released), now, wall(0)),
+            Step::Write(_)
+        ));
+    }
+
+    #[test]
+    fn a_holder_whose_lease_was_taken_knows_at_once() {
+        let now = Instant::now();
+        let mut a = candidate("a");
+        let lease = written(&mut a, None, now);
+        let taken = LeaseSpec {
+            holder_identity: Some("b".to_owned()),
+            ..lease
+        };
+        assert_eq!(a.handle_lease(Some(&taken), now, wall(0)), Step::Wait);
+        assert!(!a.holds(now));
+    }
+
+    fn candidate(name: &str) -> Candidacy {
+        Candidacy::new(name.to_owned())
+    }
+
+    fn written(candidacy: &mut Candidacy, lease: Option<&LeaseSpec>, now: Instant) -> LeaseSpec {
+        let Step::Write(spec) = candidacy.handle_lease(lease, now, next(lease)) else {
+            panic!("nothing to write");
+        };
+        candidacy.handle_written((*spec).clone(), now);
+        *spec
+    }
+
+    /// Each renewal has a time of its own.
+    fn next(lease: Option<&LeaseSpec>) -> Timestamp {
+        let last = lease.and_then(|lease| lease.renew_time.as_ref());
+        last.map_or(wall(0), |last| last.0 + Duration::from_secs(1))
+    }
+
+    fn wall(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).unwrap()
+    }
+}

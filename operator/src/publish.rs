@@ -1,0 +1,366 @@
+//! Writes to the API server; the only part of the operator that does, but for its Lease.
+//!
+//! What exists is written by server-side apply with the version that the decision was made on, what does not exist is
+//! created; so whoever decided on something else gets a conflict, and a Lease that was lost unnoticed does no harm.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Error, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use spanwire_crds::{
+    Location, LocationSlice, LocationSpec, MeshNode, Peer,
+    publication::{LOCATION_LABEL, MANAGED_LABEL},
+};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::{
+    index::Gone,
+    write::{Notice, Target, Write},
+};
+
+/// The name under which the operator writes.
+pub const FIELD_MANAGER: &str = "spanwire-operator";
+
+/// Longer than the API server itself waits for etcd in a request that is no watch would help nobody.
+const TOO_LONG: Duration = Duration::from_secs(10);
+
+/// Why a write failed.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// Somebody else wrote since the decision.
+    #[error("{kind} {name} has changed since it was decided upon")]
+    Conflict {
+        /// Which write.
+        kind: &'static str,
+        /// Of which object.
+        name: String,
+    },
+    /// The API server refuses.
+    #[error("the API server refused {kind} {name}")]
+    Refused {
+        /// Which write.
+        kind: &'static str,
+        /// Of which object.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The API server cannot be reached, or gives no answer.
+    #[error("the API server did not answer to {kind} {name}")]
+    Unanswered {
+        /// Which write.
+        kind: &'static str,
+        /// Of which object.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The API server took too long.
+    #[error("the API server took more than {TOO_LONG:?} for {kind} {name}")]
+    Late {
+        /// Which write.
+        kind: &'static str,
+        /// Of which object.
+        name: String,
+    },
+}
+
+/// An object as it is after a write, or after a conflict.
+#[derive(Debug)]
+pub enum Found {
+    /// A LocationSlice.
+    Slice(Box<LocationSlice>),
+    /// A MeshNode.
+    MeshNode(Box<MeshNode>),
+    /// A Location.
+    Location(Box<Location>),
+    /// A Peer.
+    Peer(Box<Peer>),
+    /// It is not there.
+    Gone(Gone),
+    /// Nothing that the index knows of.
+    Nothing,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What is there now, where that is known.
+    pub found: Found,
+    /// Why it failed, where it did.
+    pub error: Option<PublishError>,
+}
+
+/// The way to the API server.
+#[derive(Clone)]
+pub struct Publisher {
+    slices: Api<LocationSlice>,
+    mesh_nodes: Api<MeshNode>,
+    locations: Api<Location>,
+    peers: Api<Peer>,
+    events: Api<Event>,
+    instance: String,
+}
+
+impl Publisher {
+    /// A publisher; `instance` is this operator's name in Events.
+    #[must_use]
+    pub fn new(client: Client, instance: String) -> Self {
+        Self {
+            slices: Api::all(client.clone()),
+            mesh_nodes: Api::all(client.clone()),
+            locations: Api::all(client.clone()),
+            peers: Api::all(client.clone()),
+            // Events on objects without a namespace lie in `default`.
+            events: Api::namespaced(client, "default"),
+            instance,
+        }
+    }
+
+    /// Does one write. After a conflict the object is read again.
+    pub async fn publish(&self, write: Write) -> Outcome {
+        let (kind, name) = (write.kind(), write.name().to_owned());
+        let source = match timeout(TOO_LONG, self.attempt(&write)).await {
+            Ok(Ok(found)) => return Outcome { found, error: None },
+            Ok(Err(source)) => source,
+            Err(_) => {
+                return Outcome {
+                    found: Found::Nothing,
+                    error: Some(PublishError::Late { kind, name }),
+                };
+            }
+        };
+        let Error::Api(status) = &source else {
+            let source = Box::new(source);
+            return Outcome {
+                found: Found::Nothing,
+                error: Some(PublishError::Unanswered { kind, name, source }),
+            };
+        };
+        if status.code != 409 && status.code != 404 {
+            let source = Box::new(source);
+            return Outcome {
+                found: Found::Nothing,
+                error: Some(PublishError::Refused { kind, name, source }),
+            };
+        }
+        Outcome {
+            found: timeout(TOO_LONG, self.look(&write))
+                .await
+                .map_or(Found::Nothing, |found| found.unwrap_or(Found::Nothing)),
+            error: Some(PublishError::Conflict { kind, name }),
+        }
+    }
+
+    async fn attempt(&self, write: &Write) -> Result<Found, Error> {
+        match write {
+            Write::Slice { name, version, spec } => {
+                let labels = [(LOCATION_LABEL.to_owned(), spec.location.clone())];
+                let mut object = LocationSlice::new(name, spec.clone());
+                object.metadata.labels = Some(labels.into());
+                put(&self.slices, object, version.as_deref()).await.map(slice)
+            }
+            Write::MeshNode {
+                name,
+                version,
+                node_uid,
+                spec,
+            } => {
+                let mut object = MeshNode::new(name, spec.clone());
+                object.metadata.owner_references = Some(vec![owner(name, node_uid)]);
+                put(&self.mesh_nodes, object, version.as_deref())
+                    .await
+                    .map(mesh_node)
+            }
+            Write::CreateLocation { name } => {
+                let mut object = Location::new(name, LocationSpec::default());
+                object.metadata.labels = Some([(MANAGED_LABEL.to_owned(), "true".to_owned())].into());
+                put(&self.locations, object, None).await.map(location)
+            }
+            Write::LocationStatus {
+                name,
+                version,
+                status,
+            } => {
+                let status = serde_json::to_value(status).map_err(Error::SerdeError)?;
+                apply_status(&self.locations, name, version.as_deref(), status)
+                    .await
+                    .map(location)
+            }
+            Write::PeerStatus {
+                name,
+                version,
+                status,
+            } => {
+                let status = serde_json::to_value(status).map_err(Error::SerdeError)?;
+                apply_status(&self.peers, name, version.as_deref(), status)
+                    .await
+                    .map(peer)
+            }
+            Write::DeleteSlice(target) => {
+                delete(&self.slices, target).await?;
+                Ok(Found::Gone(Gone::Slice(target.name.clone())))
+            }
+            Write::DeleteMeshNode(target) => {
+                delete(&self.mesh_nodes, target).await?;
+                Ok(target
+                    .name
+                    .parse()
+                    .map_or(Found::Nothing, |name| Found::Gone(Gone::MeshNode(name))))
+            }
+            Write::DeleteLocation(target) => {
+                delete(&self.locations, target).await?;
+                Ok(target
+                    .name
+                    .parse()
+                    .map_or(Found::Nothing, |name| Found::Gone(Gone::Location(name))))
+            }
+            Write::Event(notice) => {
+                let event = self.event(notice);
+                self.events.create(&PostParams::default(), &event).await?;
+                Ok(Found::Nothing)
+            }
+        }
+    }
+
+    async fn look(&self, write: &Write) -> Result<Found, Error> {
+        let name = write.name();
+        let gone = |gone: Option<Gone>| gone.map_or(Found::Nothing, Found::Gone);
+        Ok(match write {
+            Write::Slice { .. } | Write::DeleteSlice(_) => match self.slices.get_opt(name).await? {
+                Some(object) => slice(object),
+                None => Found::Gone(Gone::Slice(name.to_owned())),
+            },
+            Write::MeshNode { .. } | Write::DeleteMeshNode(_) => match self.mesh_nodes.get_opt(name).await? {
+                Some(object) => mesh_node(object),
+                None => gone(name.parse().ok().map(Gone::MeshNode)),
+            },
+            Write::CreateLocation { .. } | Write::DeleteLocation(_) | Write::LocationStatus { .. } => {
+                match self.locations.get_opt(name).await? {
+                    Some(object) => location(object),
+                    None => gone(name.parse().ok().map(Gone::Location)),
+                }
+            }
+            Write::PeerStatus { .. } => match self.peers.get_opt(name).await? {
+                Some(object) => peer(object),
+                None => gone(name.parse().ok().map(Gone::Peer)),
+            },
+            Write::Event(_) => Found::Nothing,
+        })
+    }
+
+    fn event(&self, notice: &Notice) -> Event {
+        let now = Timestamp::now();
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", notice.name, now.as_nanosecond())),
+                namespace: Some("default".to_owned()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(now)),
+            type_: Some("Warning".to_owned()),
+            action: Some("Decide".to_owned()),
+            reason: Some(notice.reason.to_owned()),
+            note: Some(notice.note.clone()),
+            regarding: Some(ObjectReference {
+                api_version: Some(notice.api_version.to_owned()),
+                kind: Some(notice.kind.to_owned()),
+                name: Some(notice.name.clone()),
+                uid: Some(notice.uid.clone()),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some(FIELD_MANAGER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            ..Event::default()
+        }
+    }
+}
+
+/// Creates the object, or applies it to the version that is there.
+async fn put<K>(api: &Api<K>, mut object: K, version: Option<&str>) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let Some(version) = version else {
+        let manager = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        return api.create(&manager, &object).await;
+    };
+    object.meta_mut().resource_version = Some(version.to_owned());
+    let name = object.meta().name.clone().unwrap_or_default();
+    api.patch(
+        &name,
+        &PatchParams::apply(FIELD_MANAGER).force(),
+        &Patch::Apply(&object),
+    )
+    .await
+}
+
+async fn apply_status<K>(api: &Api<K>, name: &str, version: Option<&str>, status: Value) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned,
+{
+    let object = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": name, "resourceVersion": version},
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch_status(name, &params, &Patch::Apply(object)).await
+}
+
+async fn delete<K>(api: &Api<K>, target: &Target) -> Result<(), Error>
+where
+    K: DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: Some(target.uid.clone()),
+        resource_version: Some(target.version.clone()),
+    });
+    match api.delete(&target.name, &params).await {
+        Err(Error::Api(status)) if status.code == 404 => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
+
+/// With its Node a MeshNode goes.
+fn owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        ..OwnerReference::default()
+    }
+}
+
+fn slice(object: LocationSlice) -> Found {
+    Found::Slice(Box::new(object))
+}
+
+fn mesh_node(object: MeshNode) -> Found {
+    Found::MeshNode(Box::new(object))
+}
+
+fn location(object: Location) -> Found {
+    Found::Location(Box::new(object))
+}
+
+fn peer(object: Peer) -> Found {
+    Found::Peer(Box::new(object))
+}

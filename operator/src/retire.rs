@@ -1,0 +1,86 @@
+//! Has every agent remove all traces from its node, before the agents themselves go.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, stream};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use spanwire_crds::MeshNode;
+
+use crate::lease;
+
+/// How long the operators keep still after the last node, so that helm can delete them first. A new installation
+/// waits for so long too; then it takes the nodes back.
+const STILL: Duration = Duration::from_secs(30);
+/// How many nodes are asked at a time.
+const TOGETHER: usize = 16;
+
+/// Asks every agent to retire, and waits for that. Nodes that do not answer in time are named, and no failure: an
+/// uninstallation must not hang on a node that is away.
+///
+/// # Errors
+/// What the API server says.
+pub async fn retire(
+    client: Client,
+    namespace: &str,
+    identity: &str,
+    wait: Duration,
+) -> Result<(), kube::Error> {
+    let end = Instant::now() + wait;
+    let api: Api<MeshNode> = Api::all(client.clone());
+    let nodes = match api.list(&ListParams::default()).await {
+        Ok(nodes) => nodes.items,
+        // Without the definitions there is nothing to retire.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // An operator that leads would give work to the agents still; whoever does not hold the Lease keeps still.
+    lease::seize(&client, namespace, identity, wait + STILL).await?;
+    tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
+    let asked: Vec<_> = stream::iter(&nodes)
+        .map(|node| ask(&api, node.name_any()))
+        .buffer_unordered(TOGETHER)
+        .collect()
+        .await;
+    let mut left = BTreeSet::new();
+    for answer in asked {
+        left.extend(answer?);
+    }
+    while !left.is_empty() && Instant::now() < end {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let nodes = api.list(&ListParams::default()).await?;
+        let busy = |node: &MeshNode| !node.status.as_ref().is_some_and(|status| status.retired);
+        let busy: BTreeSet<String> = nodes
+            .items
+            .iter()
+            .filter(|node| busy(node))
+            .map(|node| node.name_any())
+            .collect();
+        left.retain(|name| busy.contains(name));
+    }
+    lease::seize(&client, namespace, identity, STILL).await?;
+    if left.is_empty() {
+        tracing::info!("no trace is left on any node");
+    } else {
+        let nodes: Vec<String> = left.into_iter().collect();
+        let nodes = nodes.join(", ");
+        tracing::warn!(nodes, "these did not answer; run `spanwire-agent cleanup` there");
+    }
+    Ok(())
+}
+
+/// Answers the name where there is such a node still.
+async fn ask(api: &Api<MeshNode>, name: String) -> Result<Option<String>, kube::Error> {
+    let patch = Patch::Merge(json!({"spec": {"retire": true}}));
+    match api.patch(&name, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(Some(name)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,295 @@
+//! Puts the parts together: watches into the index, its decisions to the publisher, what was written back into it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use futures::{StreamExt as _, stream, stream::BoxStream};
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::watcher::Event;
+use prometheus_client::registry::Registry;
+use spanwire_crds::translate::NodeOptions;
+use spanwire_topology::ClusterFacts;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time,
+};
+
+use crate::{
+    api::{self, Connection},
+    args::{Args, Command, Run},
+    index::{Index, Now, Options},
+    lease::{self, Election},
+    metrics::{Metrics, WriteLabels},
+    publish::{Found, Outcome, PublishError, Publisher},
+    retire::retire,
+    serve::{Health, serve},
+    watch::{Told, watches},
+    write::Batch,
+};
+
+/// The loop comes by at least this often.
+pub const TICK: Duration = Duration::from_secs(10);
+/// Events that belong together come within so long of each other …
+const TOGETHER: Duration = Duration::from_millis(2);
+/// … but nobody waits longer for more of them.
+const LONGEST: Duration = Duration::from_millis(20);
+/// How many writes are on their way at a time.
+const WRITES: usize = 8;
+/// How long to wait after a failure, at first and at last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// Whatever ends the operator; it is to be started again.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let connection = api::connect(args.reach.api_server.as_ref()).await?;
+    let namespace = args
+        .reach
+        .namespace
+        .clone()
+        .unwrap_or_else(|| connection.namespace.clone());
+    let identity = args.reach.identity.clone().unwrap_or_else(machine);
+    if let Some(Command::Retire { wait }) = args.command {
+        let wait = Duration::from_secs(wait);
+        let retired = retire(connection.client, &namespace, &format!("{identity}-retire"), wait).await;
+        return retired.context("the nodes cannot be retired");
+    }
+    operate(connection, &namespace, identity, args.run).await
+}
+
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", name.trim(), std::process::id())
+}
+
+async fn operate(connection: Connection, namespace: &str, identity: String, run: Run) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let client = connection.client.clone();
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let health = Health::new(registry);
+    let serving = tokio::spawn(serve(run.status_address, health.clone()));
+    let pools = run.pools().map_err(|problem| anyhow!(problem))?;
+    let options = Options {
+        cluster: ClusterFacts {
+            overlay: api::pools(&client, namespace, pools).await?,
+            listen_port: run.listen_port,
+            api_server: connection.addresses().await,
+            default_location: Some(run.default_location),
+        },
+        nodes: NodeOptions {
+            topology_label: run.topology_label,
+            kilo_annotations: run.kilo_annotations,
+        },
+    };
+    let (tell_leads, leads) = watch::channel(false);
+    let election = Election::new(client.clone(), namespace, identity.clone());
+    let election = tokio::spawn(election.run(tell_leads));
+    let operator = Operator {
+        index: Index::new(options),
+        told: watches(&client, namespace),
+        publisher: Publisher::new(client.clone(), identity.clone()),
+        leads,
+        metrics,
+        health,
+        pause: None,
+    };
+    let definitions = run.manage_crds.then(|| client.clone());
+    tokio::select! {
+        lost = election => bail!("{}", lost.map_or_else(|error| error.to_string(), |lost| lost.to_string())),
+        served = serving => {
+            served?.with_context(|| format!("cannot serve on {}", run.status_address))?;
+            bail!("stopped serving on {}", run.status_address)
+        }
+        () = operator.run(definitions) => bail!("a watch ended"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop; the mesh goes on without");
+    let released = time::timeout(lease::LOOK, lease::release(client, namespace, identity)).await;
+    if !matches!(released, Ok(Ok(()))) {
+        tracing::debug!("the lease could not be given up; it runs out by itself");
+    }
+    Ok(())
+}
+
+struct Operator {
+    index: Index,
+    told: BoxStream<'static, Told>,
+    publisher: Publisher,
+    leads: watch::Receiver<bool>,
+    metrics: Metrics,
+    health: Health,
+    /// After a failure: until when, and how long the next pause is.
+    pause: Option<(Instant, Duration)>,
+}
+
+impl Operator {
+    /// Comes back when a watch ends, which it never does. `definitions` are applied by whoever comes to lead.
+    async fn run(mut self, mut definitions: Option<kube::Client>) {
+        let mut led = false;
+        loop {
+            let leads = *self.leads.borrow_and_update();
+            self.metrics.leading.set(i64::from(leads));
+            if leads && !led {
+                led = true;
+                if let Some(client) = definitions.take()
+                    && let Err(error) = api::apply_definitions(&client).await
+                {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the CustomResourceDefinitions cannot be kept up to date");
+                }
+            }
+            self.health.tick(self.index.complete());
+            self.metrics.enter(self.index.sizes());
+            if leads
+                && self.index.poll_decide()
+                && self.pause.is_none_or(|(until, _)| until <= Instant::now())
+            {
+                self.decide().await;
+                continue;
+            }
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                told = self.told.next() => match told {
+                    Some(told) => self.take(told).await,
+                    None => return,
+                },
+                changed = self.leads.changed() => if changed.is_err() { return },
+                () = time::sleep_until(wake.into()) => {}
+            }
+            self.index.handle_timeout(Instant::now());
+        }
+    }
+
+    fn wake(&self) -> Instant {
+        let latest = Instant::now() + TICK;
+        let due = self.index.poll_timeout().into_iter();
+        let paused = self
+            .pause
+            .map(|(until, _)| until)
+            .filter(|_| self.index.poll_decide());
+        due.chain(paused).chain([latest]).min().unwrap_or(latest)
+    }
+
+    /// Enters one event and those that come right behind it.
+    async fn take(&mut self, told: Told) {
+        self.enter(told);
+        let latest = time::Instant::now() + LONGEST;
+        while let Ok(Some(told)) =
+            time::timeout_at(latest.min(time::Instant::now() + TOGETHER), self.told.next()).await
+        {
+            self.enter(told);
+        }
+    }
+
+    fn enter(&mut self, told: Told) {
+        match told {
+            Told::Node(event) => self.index.handle_node(event),
+            Told::MeshNode(event) => self.index.handle_mesh_node(event),
+            Told::Location(event) => self.index.handle_location(event),
+            Told::Peer(event) => self.index.handle_peer(event),
+            Told::Slice(event) => self.index.handle_slice(event),
+            Told::Lease(event) => self.index.handle_lease(event, Instant::now()),
+        }
+    }
+
+    async fn decide(&mut self) {
+        let start = Instant::now();
+        let now = Now {
+            monotonic: start,
+            wall: Timestamp::now(),
+        };
+        let Some(batch) = self.index.decide(now) else {
+            return;
+        };
+        self.metrics
+            .decide_duration
+            .observe(start.elapsed().as_secs_f64());
+        let generation = batch.mesh.generation.0;
+        let count: usize = batch.phases.iter().map(Vec::len).sum();
+        let start = Instant::now();
+        if self.publish(batch).await {
+            self.pause = None;
+            self.metrics
+                .published_generation
+                .set(i64::try_from(generation).unwrap_or(i64::MAX));
+            if count > 0 {
+                let seconds = start.elapsed().as_secs_f64();
+                self.metrics.publish_duration.observe(seconds);
+                tracing::info!(generation, writes = count, seconds, "published");
+            }
+        } else {
+            let delay = self.pause.map_or(RETRY.0, |(_, delay)| (delay * 2).min(RETRY.1));
+            self.pause = Some((Instant::now() + delay, delay));
+        }
+    }
+
+    /// Writes a batch; answers whether all of it was written.
+    async fn publish(&mut self, batch: Batch) -> bool {
+        let mut whole = true;
+        for phase in batch.phases {
+            let publisher = &self.publisher;
+            let writes = phase.into_iter().map(|write| {
+                let kind = write.kind();
+                async move { (kind, publisher.publish(write).await) }
+            });
+            let outcomes: Vec<(&str, Outcome)> =
+                stream::iter(writes).buffer_unordered(WRITES).collect().await;
+            let mut answered = true;
+            for (kind, outcome) in outcomes {
+                self.found(outcome.found);
+                let result = match outcome.error {
+                    None => "done",
+                    Some(error) => {
+                        answered &=
+                            !matches!(error, PublishError::Unanswered { .. } | PublishError::Late { .. });
+                        // An Event that is lost is no reason to decide again.
+                        whole &= kind == "event";
+                        failed(error)
+                    }
+                };
+                self.metrics
+                    .writes
+                    .get_or_create(&WriteLabels { kind, result })
+                    .inc();
+            }
+            if !answered {
+                break;
+            }
+        }
+        if whole {
+            self.index.handle_published(batch.mesh);
+        } else {
+            self.index.handle_unpublished();
+        }
+        whole
+    }
+
+    fn found(&mut self, found: Found) {
+        match found {
+            Found::Slice(object) => self.index.handle_slice(Event::Apply(*object)),
+            Found::MeshNode(object) => self.index.handle_mesh_node(Event::Apply(*object)),
+            Found::Location(object) => self.index.handle_location(Event::Apply(*object)),
+            Found::Peer(object) => self.index.handle_peer(Event::Apply(*object)),
+            Found::Gone(gone) => self.index.handle_gone(gone),
+            Found::Nothing => {}
+        }
+    }
+}
+
+fn failed(error: PublishError) -> &'static str {
+    if matches!(error, PublishError::Conflict { .. }) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "decided again");
+        return "conflict";
+    }
+    tracing::warn!(
+        error = &error as &dyn std::error::Error,
+        "a write failed; tried again"
+    );
+    "failed"
+}
