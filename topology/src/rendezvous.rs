@@ -22,11 +22,17 @@
 //!
 //! # Test vectors
 //!
-//! ```text
-//! stable("")                 = 0xf52a15e9a9b5e89b
-//! stable("a1")               = 0x02a3c7b4af8c7205
-//! weight("a3", "a1")         = 0x0
-//! ```
+//! | member | leader | weight |
+//! |---|---|---|
+//! | `a3` | `a1` | `0xbdb528533de6fa2b` |
+//! | `a3` | `a2` | `0xf1a42e3280cf4818` |
+//! | `a4` | `a1` | `0xd4337f30ecddbdf2` |
+//! | `a4` | `a2` | `0x931bfa6df52d8350` |
+//! | `worker-17.example.com` | `gateway-1` | `0x2ce48ada3aa97312` |
+//!
+//! So of the active leaders `a1` and `a2`, `a2` carries `a3` and `a1` carries `a4`. And `stable` alone, which orders
+//! candidates of equal rank and gives a node its first choice of an overlay address: of the empty string
+//! `0xf52a15e9a9b5e89b`, of `a1` `0x80f480f91b4aa28c`, of `node-1.example.com` `0xdfaeb9c9898e4bba`.
 
 use crate::{Location, NodeName};
 
@@ -76,4 +82,49 @@ pub(crate) fn heaviest<'a>(
         .clone()
         .find(|leader| *leader == member)
         .or_else(|| leaders.max_by(|a, b| weight(member, a).cmp(&weight(member, b)).then_with(|| b.cmp(a))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_hash_gives_the_documented_numbers() {
+        assert_eq!(stable(&[""]), 0xf52a_15e9_a9b5_e89b);
+        assert_eq!(stable(&["a1"]), 0x80f4_80f9_1b4a_a28c);
+        assert_eq!(stable(&["node-1.example.com"]), 0xdfae_b9c9_898e_4bba);
+        for (member, leader, expected) in [
+            ("a3", "a1", 0xbdb5_2853_3de6_fa2b),
+            ("a3", "a2", 0xf1a4_2e32_80cf_4818),
+            ("a4", "a1", 0xd433_7f30_ecdd_bdf2),
+            ("a4", "a2", 0x931b_fa6d_f52d_8350),
+            ("worker-17.example.com", "gateway-1", 0x2ce4_8ada_3aa9_7312),
+        ] {
+            assert_eq!(
+                weight(&name(member), &name(leader)),
+                expected,
+                "{member} {leader}"
+            );
+        }
+    }
+
+    #[test]
+    fn members_are_spread_evenly_and_a_lost_leader_moves_only_its_own() {
+        let leaders: Vec<_> = (0..4).map(|index| name(&format!("leader-{index}"))).collect();
+        let members: Vec<_> = (0..1000).map(|index| name(&format!("worker-{index}"))).collect();
+        let mut load: BTreeMap<&NodeName, usize> = BTreeMap::new();
+        for member in &members {
+            let before = heaviest(leaders.iter(), member).unwrap();
+            *load.entry(before).or_default() += 1;
+            let after = heaviest(leaders.iter().skip(1), member).unwrap();
+            assert!(after == before || before == &leaders[0]);
+        }
+        assert!(load.values().all(|count| (200..300).contains(count)), "{load:?}");
+    }
+
+    fn name(text: &str) -> NodeName {
+        text.parse().unwrap()
+    }
 }
