@@ -9,13 +9,17 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: check test-unit e2e ## All tests (15 min; cold 50)
+test: check test-unit test-kernel e2e ## All tests (15 min; cold 50)
 
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (2 min; cold 6)
 	cargo test --workspace --locked
 
+test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
+	@scripts/test-kernel
+
 e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
-	cargo run --quiet --locked -p spanwire-e2e --bin lab -- prepare
+	@scripts/lab prepare
+	@scripts/check charts
 	cargo test --workspace --locked --test lab --test cluster
 
 generate: ## Write what is generated: the CRDs of the chart
@@ -27,4 +31,4 @@ demo: setup ## A cluster of three locations with Spanwire, to look at and play w
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit e2e generate demo image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo image
