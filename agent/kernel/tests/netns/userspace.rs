@@ -54,7 +54,7 @@ pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
                 .unwrap();
             children.lock().unwrap().push(child);
             let start = Instant::now();
-            while !path.exists() {
+            while std::os::unix::net::UnixStream::connect(path).is_err() {
                 assert!(
                     start.elapsed() < Duration::from_secs(10),
                     "the tunnel serves no control socket"
