@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use crate::{
     index::Gone,
-    write::{Notice, Target, Write},
+    write::{Notice, Seen, Target, Write},
 };
 
 /// The name under which the operator writes.
@@ -170,7 +170,7 @@ impl Publisher {
                 let labels = [(LOCATION_LABEL.to_owned(), spec.location.clone())];
                 let mut object = LocationSlice::new(name, spec.clone());
                 object.metadata.labels = Some(labels.into());
-                put(&self.slices, object, version.as_deref()).await.map(slice)
+                put(&self.slices, object, version.as_ref()).await.map(slice)
             }
             Write::MeshNode {
                 name,
@@ -180,7 +180,7 @@ impl Publisher {
             } => {
                 let mut object = MeshNode::new(name, spec.clone());
                 object.metadata.owner_references = Some(vec![owner(name, node_uid)]);
-                put(&self.mesh_nodes, object, version.as_deref())
+                put(&self.mesh_nodes, object, version.as_ref())
                     .await
                     .map(mesh_node)
             }
@@ -195,7 +195,7 @@ impl Publisher {
                 status,
             } => {
                 let status = serde_json::to_value(status).map_err(Error::SerdeError)?;
-                apply_status(&self.locations, name, version.as_deref(), status)
+                apply_status(&self.locations, name, version.as_ref(), status)
                     .await
                     .map(location)
             }
@@ -205,7 +205,7 @@ impl Publisher {
                 status,
             } => {
                 let status = serde_json::to_value(status).map_err(Error::SerdeError)?;
-                apply_status(&self.peers, name, version.as_deref(), status)
+                apply_status(&self.peers, name, version.as_ref(), status)
                     .await
                     .map(peer)
             }
@@ -289,18 +289,19 @@ impl Publisher {
 }
 
 /// Creates the object, or applies it to the version that is there.
-async fn put<K>(api: &Api<K>, mut object: K, version: Option<&str>) -> Result<K, Error>
+async fn put<K>(api: &Api<K>, mut object: K, version: Option<&Seen>) -> Result<K, Error>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    let Some(version) = version else {
+    let Some(seen) = version else {
         let manager = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
         return api.create(&manager, &object).await;
     };
-    object.meta_mut().resource_version = Some(version.to_owned());
+    object.meta_mut().uid = Some(seen.uid.clone());
+    object.meta_mut().resource_version = Some(seen.version.clone());
     let name = object.meta().name.clone().unwrap_or_default();
     api.patch(
         &name,
@@ -310,14 +311,18 @@ where
     .await
 }
 
-async fn apply_status<K>(api: &Api<K>, name: &str, version: Option<&str>, status: Value) -> Result<K, Error>
+async fn apply_status<K>(api: &Api<K>, name: &str, version: Option<&Seen>, status: Value) -> Result<K, Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {
     let object = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": {"name": name, "resourceVersion": version},
+        "metadata": {
+            "name": name,
+            "uid": version.map(|seen| &seen.uid),
+            "resourceVersion": version.map(|seen| &seen.version),
+        },
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -329,8 +334,8 @@ where
     K: DeserializeOwned + Clone + std::fmt::Debug,
 {
     let params = DeleteParams::default().preconditions(Preconditions {
-        uid: Some(target.uid.clone()),
-        resource_version: Some(target.version.clone()),
+        uid: Some(target.seen.uid.clone()),
+        resource_version: Some(target.seen.version.clone()),
     });
     match api.delete(&target.name, &params).await {
         Err(Error::Api(status)) if status.code == 404 => Ok(()),

@@ -3,9 +3,19 @@
 use spanwire_crds::{LocationSliceSpec, LocationStatus, MeshNodeSpec, PeerStatus};
 use spanwire_topology::Mesh;
 
-/// The version of an object on which a write was decided; `None`: that there is no such object. A write fails where
-/// that is no longer so.
-pub type Version = Option<String>;
+/// The object on which a write was decided; `None`: that there is no such object. A write fails where that is no longer
+/// so.
+pub type Version = Option<Seen>;
+
+/// An object as it was seen. The uid counts too: the API server would create anew what was applied to a version of an
+/// object that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its uid.
+    pub uid: String,
+    /// Its version.
+    pub version: String,
+}
 
 /// What a decision leads to.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,10 +87,8 @@ pub enum Write {
 pub struct Target {
     /// Its name.
     pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// Its version.
-    pub version: String,
+    /// How it was seen.
+    pub seen: Seen,
 }
 
 /// An Event on an object.

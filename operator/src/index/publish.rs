@@ -62,7 +62,7 @@ impl Index {
                 &mut members
             };
             phase.push(Write::Slice {
-                version: record.map(|record| record.identity.version.clone()),
+                version: record.map(|record| record.identity.seen()),
                 name,
                 spec,
             });
@@ -92,7 +92,7 @@ impl Index {
             }
             writes.push(Write::MeshNode {
                 name: name.to_string(),
-                version: known.map(|known| known.identity.version.clone()),
+                version: known.map(|known| known.identity.seen()),
                 node_uid: node.uid.clone(),
                 spec,
             });

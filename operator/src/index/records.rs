@@ -11,7 +11,7 @@ use spanwire_crds::{
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
 
 use super::store::Record;
-use crate::write::Target;
+use crate::write::{Seen, Target};
 
 /// An object's identity: what a write or a deletion must name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,11 +35,17 @@ impl Identity {
         (&self.uid, self.generation) == (&other.uid, other.generation)
     }
 
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            uid: self.uid.clone(),
+            version: self.version.clone(),
+        }
+    }
+
     pub(crate) fn target(&self, name: &str) -> Target {
         Target {
             name: name.to_owned(),
-            uid: self.uid.clone(),
-            version: self.version.clone(),
+            seen: self.seen(),
         }
     }
 }

@@ -139,7 +139,7 @@ impl Index {
             };
             (record.status.as_ref() != Some(&status)).then(|| Write::LocationStatus {
                 name: name.to_string(),
-                version: Some(record.identity.version.clone()),
+                version: Some(record.identity.seen()),
                 status,
             })
         };
@@ -181,7 +181,7 @@ impl Index {
             };
             phase.push(Write::PeerStatus {
                 name: name.to_string(),
-                version: Some(record.identity.version.clone()),
+                version: Some(record.identity.seen()),
                 status,
             });
         }

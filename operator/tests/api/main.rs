@@ -1,0 +1,7 @@
+//! The operator and the resources against a real API server: etcd and kube-apiserver of the lab, and nothing else.
+
+mod definitions;
+mod objects;
+mod operating;
+mod publishing;
+mod server;

@@ -1,0 +1,169 @@
+//! The publisher: what it writes, and that it writes nothing upon what has changed.
+
+use kube::{
+    Api, Resource, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use spanwire_crds::{
+    Head, Location, LocationSlice, LocationSliceSpec, LocationSpec, MeshNode, MeshNodeSpec, SliceSettings,
+};
+use spanwire_operator::{
+    index::Gone,
+    publish::{Found, PublishError, Publisher},
+    write::{Seen, Target, Write},
+};
+
+use crate::{objects::node, server::Server};
+
+#[tokio::test]
+async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there() {
+    let server = Server::start().await;
+    let publisher = Publisher::new(server.client.clone(), "test".to_owned());
+    let made = slice(publisher.publish(write(None, 1)).await.found);
+    let first = seen(&made);
+
+    let again = publisher.publish(write(None, 2)).await;
+    assert!(
+        matches!(again.error, Some(PublishError::Conflict { .. })),
+        "{again:?}"
+    );
+    assert_eq!(generation(&slice(again.found)), 1);
+
+    let second = publisher.publish(write(first.clone(), 2)).await;
+    assert!(second.error.is_none(), "{second:?}");
+    assert_eq!(generation(&slice(second.found)), 2);
+
+    let stale = publisher.publish(write(first.clone(), 3)).await;
+    assert!(
+        matches!(stale.error, Some(PublishError::Conflict { .. })),
+        "{stale:?}"
+    );
+    assert_eq!(generation(&slice(stale.found)), 2);
+
+    let target = |version: Option<Seen>| {
+        Write::DeleteSlice(Target {
+            name: "a-head".to_owned(),
+            seen: version.unwrap(),
+        })
+    };
+    let stale = publisher.publish(target(first)).await;
+    let found = slice(stale.found);
+    assert!(matches!(stale.error, Some(PublishError::Conflict { .. })));
+
+    let gone = publisher.publish(target(seen(&found))).await;
+    assert!(matches!(gone.found, Found::Gone(Gone::Slice(_))), "{gone:?}");
+    let upon_nothing = publisher.publish(write(seen(&found), 4)).await;
+    assert!(
+        matches!(upon_nothing.error, Some(PublishError::Conflict { .. })),
+        "{upon_nothing:?}"
+    );
+    assert!(
+        matches!(upon_nothing.found, Found::Gone(Gone::Slice(_))),
+        "{upon_nothing:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_longer_wanted_of_a_spec_goes_and_the_same_again_is_no_write() {
+    let server = Server::start().await;
+    let publisher = Publisher::new(server.client.clone(), "test".to_owned());
+    node(&server.client, "n1", 1, "a").await;
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(server.client.clone());
+    let node_uid = nodes.get("n1").await.unwrap().uid().unwrap();
+    let write = |version: Option<Seen>, keepalive: Option<u16>| Write::MeshNode {
+        name: "n1".to_owned(),
+        version,
+        node_uid: node_uid.clone(),
+        spec: MeshNodeSpec {
+            location: Some("a".to_owned()),
+            persistent_keepalive: keepalive,
+            ..MeshNodeSpec::default()
+        },
+    };
+    let made = mesh_node(publisher.publish(write(None, Some(25))).await.found);
+    assert_eq!(made.spec.persistent_keepalive, Some(25));
+    assert_eq!(made.owner_references()[0].uid, node_uid);
+    let api: Api<MeshNode> = Api::all(server.client.clone());
+    let retire = Patch::Merge(json!({"spec": {"retire": true}}));
+    let retired = api.patch("n1", &PatchParams::default(), &retire).await.unwrap();
+
+    let outcome = publisher.publish(write(seen(&retired), None)).await;
+    assert!(outcome.error.is_none(), "{:?}", outcome.error);
+    let changed = mesh_node(outcome.found);
+    assert_eq!(
+        (changed.spec.persistent_keepalive, changed.spec.retire),
+        (None, false)
+    );
+    let same = mesh_node(publisher.publish(write(seen(&changed), None)).await.found);
+    assert_eq!(same.resource_version(), changed.resource_version());
+}
+
+#[tokio::test]
+async fn a_status_leaves_the_spec_alone() {
+    let server = Server::start().await;
+    let publisher = Publisher::new(server.client.clone(), "test".to_owned());
+    let api: Api<Location> = Api::all(server.client.clone());
+    let spec = LocationSpec {
+        endpoint: Some("vpn.example.com:1".to_owned()),
+        ..LocationSpec::default()
+    };
+    let made = api
+        .create(&PostParams::default(), &Location::new("a", spec.clone()))
+        .await
+        .unwrap();
+    let write = Write::LocationStatus {
+        name: "a".to_owned(),
+        version: seen(&made),
+        status: spanwire_crds::LocationStatus {
+            nodes: 7,
+            ..Default::default()
+        },
+    };
+    let outcome = publisher.publish(write).await;
+    assert!(outcome.error.is_none(), "{:?}", outcome.error);
+    let found = api.get("a").await.unwrap();
+    assert_eq!((found.spec, found.status.unwrap().nodes), (spec, 7));
+}
+
+fn write(version: Option<Seen>, generation: u64) -> Write {
+    Write::Slice {
+        name: "a-head".to_owned(),
+        version,
+        spec: LocationSliceSpec {
+            location: "a".to_owned(),
+            head: Some(Head {
+                mesh_generation: generation,
+                settings: SliceSettings::default(),
+                ..Head::default()
+            }),
+            members: Vec::new(),
+        },
+    }
+}
+
+fn seen(object: &impl Resource) -> Option<Seen> {
+    let metadata = object.meta();
+    Some(Seen {
+        uid: metadata.uid.clone()?,
+        version: metadata.resource_version.clone()?,
+    })
+}
+
+fn slice(found: Found) -> LocationSlice {
+    match found {
+        Found::Slice(slice) => *slice,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn mesh_node(found: Found) -> MeshNode {
+    match found {
+        Found::MeshNode(node) => *node,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn generation(slice: &LocationSlice) -> u64 {
+    slice.spec.head.as_ref().unwrap().mesh_generation
+}
