@@ -236,6 +236,21 @@ impl Device {
         }
     }
 
+    /// The wall clock says this; wanted about once a second, for a machine may learn the time after its start.
+    pub fn handle_clock(&mut self, now: Instant, wall: SystemTime, wire: &mut impl Wire) {
+        for peer in self.peers.iter_mut().flatten() {
+            if peer
+                .noise
+                .as_mut()
+                .is_some_and(|noise| noise.handle_clock(now, wall))
+            {
+                tracing::info!(peer = ?peer.public, "the clock was set, starting the handshake again");
+                peer.wants.handshake = true;
+                configure::settle(peer, now, &mut self.scratch, wire);
+            }
+        }
+    }
+
     /// The interface has another MTU.
     pub fn set_mtu(&mut self, mtu: usize) {
         self.mtu = mtu;

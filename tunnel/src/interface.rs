@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
@@ -250,6 +250,8 @@ impl Interface {
             return Some(End::SocketGone);
         }
         self.device.set_mtu(mtu);
+        self.device
+            .handle_clock(now, SystemTime::now(), &mut self.outside);
         if self.outside.up && !up {
             tracing::info!("interface is down");
             self.outside.sockets = None;

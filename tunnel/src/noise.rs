@@ -10,12 +10,14 @@
 //!   empties it. Waiting packets stand here instead.
 //! * It takes any counter; one near 2^64 overflows its replay window.
 //! * Its preshared key is fixed: changing it means a new `Tunn`.
+//! * The timestamps of its handshakes count from the wall clock at its birth. On a machine that learns the time after
+//!   the start, they stay in the past, and who has seen later ones never answers again.
 
 use std::{
     collections::VecDeque,
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
@@ -33,6 +35,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// The kernel lets 128 packets wait for a session; here their bytes count too, for hundreds of peers may be away.
 const WAITING_PACKETS: usize = 128;
 const WAITING_BYTES: usize = 64 * 1024;
+
+/// How far the wall clock may run ahead of a `Tunn`'s timestamps.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
 /// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
@@ -71,7 +76,9 @@ pub struct Intake<'a> {
 /// The protocol state shared with one peer.
 pub struct Noise {
     tunn: Tunn,
-    unlimited: Arc<RateLimiter>,
+    identity: Identity,
+    /// When `tunn` began, by both clocks.
+    born: (Instant, SystemTime),
     timers: Timers,
     /// Whether packets can be encrypted now.
     session: bool,
@@ -84,6 +91,32 @@ pub struct Noise {
     waiting_bytes: usize,
 }
 
+/// What makes a `Tunn`.
+struct Identity {
+    private: PrivateKey,
+    peer: PublicKey,
+    preshared: Option<PresharedKey>,
+    index: u32,
+}
+
+impl Identity {
+    fn begin(&self) -> Tunn {
+        Tunn::new(
+            self.private.to_x25519(),
+            self.peer.to_x25519(),
+            self.preshared.as_ref().map(PresharedKey::bytes),
+            None,
+            self.index,
+            Some(unlimited(&self.private)),
+        )
+    }
+}
+
+/// The device admits handshakes (`gate.rs`); a second limit in each `Tunn` would count every message twice.
+fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
+    Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX))
+}
+
 impl Noise {
     /// A fresh state under an index that no other peer of the device has.
     pub fn new(
@@ -94,21 +127,18 @@ impl Noise {
         index: u32,
         keepalive: u16,
     ) -> Self {
-        // The device admits handshakes (`gate.rs`); a second limit here would count each message twice.
-        let unlimited = Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX));
-        let tunn = Tunn::new(
-            private.to_x25519(),
-            peer.to_x25519(),
-            preshared.map(PresharedKey::bytes),
-            None,
+        let identity = Identity {
+            private: private.clone(),
+            peer,
+            preshared: preshared.cloned(),
             index,
-            Some(Arc::clone(&unlimited)),
-        );
+        };
         let mut timers = Timers::default();
         timers.set_interval(now, keepalive);
         Self {
-            tunn,
-            unlimited,
+            tunn: identity.begin(),
+            identity,
+            born: (now, SystemTime::now()),
             timers,
             session: false,
             awake: false,
@@ -122,9 +152,9 @@ impl Noise {
     /// Takes a new identity of this device; all sessions end.
     pub fn set_private_key(&mut self, private: &PrivateKey) {
         let public = private.public().to_x25519();
-        self.unlimited = Arc::new(RateLimiter::new(&public, u64::MAX));
         self.tunn
-            .set_static_private(private.to_x25519(), public, Some(Arc::clone(&self.unlimited)));
+            .set_static_private(private.to_x25519(), public, Some(unlimited(private)));
+        self.identity.private = private.clone();
         self.timers.reset();
         self.session = false;
         self.unconfirmed = None;
@@ -273,6 +303,19 @@ impl Noise {
         }
     }
 
+    /// Compares the clocks. When the wall clock has run ahead and there is no session to lose, begins anew; says whether
+    /// a handshake under way has to be started again.
+    pub fn handle_clock(&mut self, now: Instant, wall: SystemTime) -> bool {
+        let expected = self.born.1 + now.saturating_duration_since(self.born.0) + CLOCK_TOLERANCE;
+        if self.session || wall <= expected {
+            return false;
+        }
+        self.tunn = self.identity.begin();
+        self.born = (now, wall);
+        self.unconfirmed = None;
+        std::mem::take(&mut self.awake)
+    }
+
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let tick = self.awake.then(|| self.refreshed + TICK);
@@ -331,6 +374,42 @@ impl std::fmt::Debug for Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wall_clock_that_jumps_ahead_makes_handshakes_begin_anew() {
+        let (start, wall) = (Instant::now(), SystemTime::now());
+        let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
+        let mut noise = Noise::new(start, &me, other, None, 5, 0);
+        // A fresh `Tunn` begins with the first of its indices.
+        let initiate = |noise: &mut Noise, now| {
+            let mut sent = Vec::new();
+            noise.initiate(now, true, &mut [0; 2048], &mut |datagram| {
+                sent.push(index(datagram))
+            });
+            sent
+        };
+        assert_eq!(initiate(&mut noise, start), [Some(0x501)]);
+        let later = start + Duration::from_millis(10);
+        assert!(!noise.handle_clock(later, wall + Duration::from_millis(10)));
+        assert!(
+            !noise.handle_clock(later, wall - Duration::from_secs(3600)),
+            "a step back helps nobody"
+        );
+        assert_eq!(initiate(&mut noise, later), [Some(0x502)]);
+        assert!(
+            noise.handle_clock(later, wall + Duration::from_secs(3600)),
+            "a handshake was under way"
+        );
+        assert!(!noise.handle_clock(later, wall + Duration::from_secs(3600)));
+        assert_eq!(initiate(&mut noise, later), [Some(0x501)]);
+        noise.session = true;
+        assert!(!noise.handle_clock(later, wall + Duration::from_secs(7200)));
+        assert_eq!(
+            initiate(&mut noise, later),
+            [Some(0x502)],
+            "a session is not given up"
+        );
+    }
 
     #[test]
     fn a_counter_near_its_end_is_refused_before_boringtun_sees_it() {

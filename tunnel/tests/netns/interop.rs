@@ -93,15 +93,62 @@ fn packets_of_every_length_arrive() {
 
 #[test]
 fn a_tunnel_wider_than_the_wire_is_fragmented_outside() {
-    let world = World::joined(Engine::Ours, other(), false);
+    for v6 in [false, true] {
+        assert_fragments(&World::joined(Engine::Ours, other(), v6));
+    }
+}
+
+fn assert_fragments(world: &World) {
     for side in [&world.a, &world.b] {
         side.run(&["ip", "link", "set", &side.device, "mtu", "4000"]);
     }
+    // Routers on the way may fragment, too: what we send over IPv4 never says "don't".
+    for rule in [
+        "add table t",
+        "add chain t i { type filter hook input priority 0; }",
+    ] {
+        world
+            .b
+            .run(&[&["nft"], rule.split(' ').collect::<Vec<_>>().as_slice()].concat());
+    }
+    world.b.run(&[
+        "nft",
+        "add rule t i udp dport 51820 ip frag-off & 0x4000 != 0 counter drop",
+    ]);
     let to = world.b.inner[0].to_string();
     let output = world.a.try_run(&[
         "ping", "-q", "-c", "3", "-i", "0.1", "-M", "do", "-s", "3900", &to,
     ]);
     assert!(output.status.success(), "{output:?}");
+
+    // The new MTU counts for padding, too: 1981 + 28 bytes become 2016.
+    let before = world.b.received();
+    assert!(
+        world
+            .a
+            .try_run(&["ping", "-q", "-c", "1", "-W", "2", "-s", "1981", &to])
+            .status
+            .success()
+    );
+    assert_eq!(world.b.received() - before, 2016 + 32);
+}
+
+#[test]
+fn peers_configured_before_the_device_is_up_hear_of_us_when_it_is() {
+    let world = World::new(Engine::Ours, other());
+    world.a.run(&["ip", "link", "set", &world.a.device, "down"]);
+    world.b.know(&world.a, None);
+    world.a.know(&world.b, Some(world.b.outer[0]));
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(world.b.last_handshake(), 0, "a device that is down talks");
+    world.a.run(&["ip", "link", "set", &world.a.device, "up"]);
+    let up = Instant::now();
+    wait_for("a handshake", || world.b.last_handshake() > 0);
+    assert!(
+        up.elapsed() < Duration::from_secs(1),
+        "it took {:?}",
+        up.elapsed()
+    );
 }
 
 #[test]
