@@ -103,7 +103,18 @@ impl Index {
             return;
         };
         let first = !self.nodes.complete();
-        self.dirty |= !self.nodes.handle(event).is_empty() || first;
+        let alive = |name: &NodeName| self.nodes.get(name).is_some_and(|record| record.fact.alive);
+        let was = match &event {
+            Event::Apply((name, _)) | Event::InitApply((name, _)) => alive(name),
+            Event::Delete(_) | Event::Init | Event::InitDone => false,
+        };
+        let changed = self.nodes.handle(event);
+        for name in &changed {
+            if !was && self.nodes.get(name).is_some_and(|record| record.fact.alive) {
+                self.liveness.heard(name);
+            }
+        }
+        self.dirty |= !changed.is_empty() || first;
     }
 
     /// Enters what the watch of MeshNodes tells.
