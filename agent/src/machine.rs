@@ -217,6 +217,8 @@ impl Machine {
             outcome.repaired = self.achieved.as_ref() == Some(&target) && !is_search(&steps, &given);
             self.achieved = None;
             apply(kernel, steps, &mut outcome).await;
+            // New peers are touched at once.
+            look_at_device(kernel, agent).await?;
             let left = diff(&kernel.read(target.sysctls.keys()).await?, &target);
             if outcome.failed == 0 && !left.is_empty() {
                 outcome

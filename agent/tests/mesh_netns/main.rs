@@ -1,0 +1,11 @@
+//! Whole agents, from files, in network namespaces: two locations of two nodes, flannel's vxlan inside each, a router
+//! between them that lets nothing through but WireGuard. Judged by ping, `ip`, `nft` and `wg`.
+//!
+//! Needs root. Everything lives in namespaces that end with the test, however it ends.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh;
+mod net;
+mod scenes;
+mod world;

@@ -1,0 +1,77 @@
+//! The mesh as the operator would publish it.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use spanwire_crds::{LocationSlice, MeshNode, MeshNodeSpec, publication::slices};
+use spanwire_topology::{
+    Generation, Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, PublicKey,
+};
+
+/// The nodes: location, name, its number.
+pub(crate) const NODES: [(&str, &str, u8); 4] =
+    [("a", "a1", 1), ("a", "a2", 2), ("b", "b1", 3), ("b", "b2", 4)];
+
+/// The address of a node in its LAN.
+pub(crate) fn lan(number: u8) -> IpAddr {
+    let location = if number <= 2 { 1 } else { 2 };
+    format!("10.{location}.0.{number}").parse().unwrap()
+}
+
+/// The mesh of these keys, one per node, the first node of each location leading it.
+pub(crate) fn mesh(keys: &[PublicKey], established: bool) -> Mesh {
+    let mut mesh = Mesh {
+        generation: Generation(1),
+        ..Mesh::default()
+    };
+    for ((location, node, number), key) in NODES.into_iter().zip(keys) {
+        let location: LocationName = location.parse().unwrap();
+        let node: NodeName = node.parse().unwrap();
+        let of_it = mesh
+            .locations
+            .entry(location.clone())
+            .or_insert_with(|| Location {
+                leaders: vec![Leader {
+                    node: node.clone(),
+                    role: LeaderRole::Active,
+                }],
+                ..Location::default()
+            });
+        if established {
+            let others = ["a", "b"]
+                .into_iter()
+                .map(|name| name.parse::<LocationName>().unwrap());
+            of_it.established = others.filter(|other| *other != location).collect::<BTreeSet<_>>();
+        }
+        of_it.members.insert(node, member(number, *key));
+    }
+    mesh
+}
+
+fn member(number: u8, key: PublicKey) -> Member {
+    Member {
+        generation: Generation(1),
+        addresses: [lan(number)].into(),
+        prefixes: [format!("10.244.{number}.0/24").parse().unwrap()].into(),
+        overlay: [format!("10.4.0.{number}").parse().unwrap()].into(),
+        hop: [format!("10.244.{number}.0").parse().unwrap()].into(),
+        public_key: Some(key),
+        endpoints: vec![format!("{}:51820", lan(number)).parse().unwrap()],
+        listen_port: 51_820,
+        keepalive: None,
+    }
+}
+
+/// The documents for the file source; these nodes are to retire.
+pub(crate) fn documents(mesh: &Mesh, retiring: &[&str]) -> String {
+    let slices = slices(mesh, &Default::default()).into_iter();
+    let slices = slices.map(|(name, spec)| serde_json::to_string(&LocationSlice::new(&name, spec)).unwrap());
+    let node = |(location, name, _): (&str, &str, u8)| {
+        let spec = MeshNodeSpec {
+            location: Some(location.to_owned()),
+            retire: retiring.contains(&name),
+            ..MeshNodeSpec::default()
+        };
+        serde_json::to_string(&MeshNode::new(name, spec)).unwrap()
+    };
+    slices.chain(NODES.map(node)).collect::<Vec<_>>().join("\n---\n")
+}

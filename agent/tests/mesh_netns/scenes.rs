@@ -1,0 +1,178 @@
+//! What the agents are for.
+
+use std::time::Duration;
+
+use crate::{
+    net::within,
+    world::{Node, World},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn followers_of_two_locations_reach_each_other_and_keep_their_addresses() {
+    let mut world = World::with_agents(true);
+    let took = world.wait_for_pods();
+    eprintln!("from the start of all agents to pod to pod: {took:?}");
+    // Counted where it arrives, by the address it says it is from.
+    world.node("b2").pod.nft(
+        "table inet seen {
+           chain input {
+             type filter hook input priority 0;
+             ip saddr 10.244.2.2 counter accept
+             ip saddr 10.1.0.2 counter accept
+           }
+         }",
+    );
+    let a2 = world.node("a2");
+    assert!(a2.pod.pings("10.244.4.2"), "pod to pod");
+    assert!(a2.host.pings("10.244.4.2"), "host to pod");
+    assert!(a2.pod.pings("10.2.0.4"), "pod to host");
+    assert!(a2.host.pings("10.2.0.4"), "host to host");
+    assert!(
+        a2.host.pings("10.4.0.3"),
+        "host to the overlay address of a leader"
+    );
+    let counted = world.node("b2").pod.run("nft list table inet seen");
+    assert_eq!(counted.matches("packets 1 ").count(), 2, "{counted}");
+}
+
+#[test]
+fn until_two_locations_are_established_only_overlay_addresses_are_routed() {
+    let mut world = World::with_agents(false);
+    let up = "spanwire_agent_link_up{location=\"b\"} 1";
+    let took = within(10 * SECOND, "the link of a to b", || {
+        world.node("a1").ask("/metrics").contains(up)
+    });
+    eprintln!("from the start of all agents to the link being reported: {took:?}");
+    assert!(world.node("a1").host.pings("10.4.0.3"));
+    assert!(!world.node("a2").pod.pings("10.244.4.2"));
+    world.publish(true, &[]);
+    world.wait_for_pods();
+}
+
+#[test]
+fn an_agent_that_is_killed_and_started_again_costs_no_packet() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let ping = world.node("a2").pod.start_ping("10.244.4.2");
+    let mesh = world.mesh_file();
+    for name in ["a1", "a2", "b1", "b2"] {
+        let node = world.node(name);
+        node.kill_agent();
+        std::thread::sleep(SECOND / 5);
+        node.start_agent(&mesh);
+        within(5 * SECOND, "ready", || node.ask("/readyz").contains("200 OK"));
+        let log = node.agent_log();
+        let changes = log
+            .lines()
+            .filter(|line| line.contains("changed the machine"))
+            .skip(1);
+        // What an nft table was loaded from cannot be read back, so it is loaded once more, in one transaction.
+        let others = changes.filter(|line| !line.ends_with("steps=\"nft replace\""));
+        assert_eq!(others.count(), 0, "{log}");
+    }
+    let (sent, returned) = ping.stop();
+    eprintln!("{returned} of {sent} pings answered");
+    assert_eq!(sent, returned);
+}
+
+#[test]
+fn what_somebody_deletes_is_back_within_two_seconds_and_said_once() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let leader = world.node("a1");
+    for (what, delete, back) in [
+        (
+            "route",
+            "ip route del 10.244.4.0/24 metric 100 table 51830",
+            "ip route show table 51830 | grep -q '^10.244.4.0/24'",
+        ),
+        ("rule", "ip rule del priority 2108", "ip rule | grep -q ^2108:"),
+        (
+            "nft table",
+            "nft delete table inet spanwire",
+            "nft list table inet spanwire >/dev/null",
+        ),
+        (
+            "nft chain",
+            "nft flush chain inet spanwire arrive",
+            "nft list chain inet spanwire arrive | grep -q notrack",
+        ),
+        (
+            "address",
+            "ip address del 10.4.0.1/32 dev spanwire0",
+            "ip address show dev spanwire0 | grep -q 10.4.0.1",
+        ),
+        (
+            "link",
+            "ip link del spanwire0",
+            "ip route show table 51830 | grep -q '10.244.4.0/24 dev spanwire0'",
+        ),
+    ] {
+        deleted(leader, what, delete, back, 2 * SECOND);
+    }
+    world.wait_for_pods();
+}
+
+fn deleted(node: &Node, what: &str, delete: &str, back: &str, limit: Duration) {
+    let repairs = || {
+        node.agent_log()
+            .matches("repaired what somebody else had changed")
+            .count()
+    };
+    let before = repairs();
+    node.host.run(delete);
+    let took = within(limit, what, || node.host.try_run(back).status.success());
+    // Whatever the repair itself announces has been heard by then.
+    std::thread::sleep(SECOND);
+    eprintln!("{what}: back after {took:?}");
+    assert_eq!(repairs(), before + 1, "{what}");
+}
+
+#[test]
+fn an_agent_without_a_source_goes_on_from_its_ledger() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let follower = world.node("a2");
+    // The ledger is written a second after the snapshot.
+    within(5 * SECOND, "ledger", || {
+        follower.state().join("ledger.json").exists()
+    });
+    follower.kill_agent();
+    follower
+        .host
+        .run("nft delete table inet spanwire; ip route flush table 51830");
+    follower.start_agent("/nonexistent".as_ref());
+    let took = world.wait_for_pods();
+    eprintln!("repaired without a source after {took:?}");
+}
+
+#[test]
+fn a_node_that_retires_or_is_cleaned_is_as_it_was() {
+    let mut world = World::new(true);
+    let before: Vec<String> = world.nodes.iter().map(Node::picture).collect();
+    let mesh = world.mesh_file();
+    world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+    world.wait_for_pods();
+    // By hand on the first two, by the operator's wish on the others.
+    world.publish(true, &["b1", "b2"]);
+    for name in ["b1", "b2"] {
+        let node = world.node(name);
+        within(5 * SECOND, "retired", || node.agent_log().contains("retired"));
+        assert!(!node.state().exists());
+    }
+    for name in ["a1", "a2"] {
+        let node = world.node(name);
+        node.kill_agent();
+        let printed = node.cleanup(true);
+        assert!(printed.contains("rule delete"), "{printed}");
+        assert!(node.host.pings("127.0.0.1"), "the plan changes nothing");
+        assert_eq!(printed, node.cleanup(false));
+        assert_eq!(node.cleanup(true), "");
+        assert!(!node.state().exists());
+    }
+    for (node, before) in world.nodes.iter().zip(before) {
+        assert_eq!(node.picture(), before, "{}", node.name);
+    }
+}
