@@ -2,7 +2,8 @@
 //!
 //! Everything that depends on an address is one look-up in an interval set, so the cost of a packet does not grow with
 //! the mesh. `mesh` is every address of it, `remote` those that are routed into the mesh, `settled` those whose traffic
-//! may be nowhere else, `far` what may come out of the tunnel, `transit` what is not on this node.
+//! may be nowhere else and `moving` the others of these, `far` what may come out of the tunnel, `transit` what is not on
+//! this node.
 //!
 //! | chain | hook | what it does |
 //! |---|---|---|
@@ -40,7 +41,7 @@ pub(crate) fn table(plan: &Plan, paths: &Paths, facts: &HostFacts) -> NftTable {
         put(sets(words));
     }
     put(arrive(plan, facts, &families, &ways));
-    put(forward(&families, &ways));
+    put(forward(facts, &families, &ways));
     put(leave(facts, &families, &ways));
     put(stray(facts, &families, &ways));
     if families.iter().any(|words| words.settled) {
@@ -61,6 +62,7 @@ struct Words {
     classes: Vec<(Range, Class)>,
     leads: bool,
     settled: bool,
+    moving: bool,
     own: Option<IpAddr>,
 }
 
@@ -71,16 +73,18 @@ impl Words {
             Family::V6 => ("ip6", '6'),
         };
         let classes = classes::classes(plan, paths, facts, family);
-        let settled = classes
-            .iter()
-            .any(|(_, class)| *class == Class::Remote { settled: true });
+        let any = |settled| {
+            let class = Class::Remote { settled };
+            classes.iter().any(|(_, other)| *other == class)
+        };
         Self {
             family,
             ip,
             v,
+            settled: any(true),
+            moving: any(false),
             classes,
             leads: plan.tunnel.is_some(),
-            settled,
             own: own_address(plan, facts, family),
         }
     }
@@ -122,6 +126,9 @@ fn sets(words: &Words) -> String {
     set("remote", &remote);
     if words.settled {
         set("settled", &|class| class == Class::Remote { settled: true });
+    }
+    if words.moving {
+        set("moving", &|class| class == Class::Remote { settled: false });
     }
     if words.leads {
         set("far", &|class| class == Class::Expected || remote(class));
@@ -169,12 +176,27 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
     for Words { ip, v, .. } in families.iter().filter(|words| words.settled) {
         rules.push(format!("iifname != {ways} {ip} saddr @settled{v} jump spoofed"));
     }
+    // While traffic moves into the mesh, one direction may already be in it and the other not yet: its way back, too,
+    // is then looked up outside the mesh.
+    for Words { ip, v, .. } in families.iter().filter(|words| words.moving) {
+        let mark = facts.owned.mark;
+        rules.push(format!(
+            "iifname != {ways} {ip} saddr @moving{v} meta mark set meta mark | {mark:#010x}"
+        ));
+    }
     chain("arrive", "filter hook prerouting priority raw", &rules)
 }
 
-fn forward(families: &[Words], ways: &str) -> String {
+fn forward(facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
     let mut rules = Vec::new();
+    // Routing is done; who masquerades by a mark of the same bit (the CNI's portmap does) must not see it.
+    for Words { ip, v, .. } in families.iter().filter(|words| words.moving) {
+        let rest = !facts.owned.mark;
+        rules.push(format!(
+            "iifname != {ways} {ip} saddr @moving{v} meta mark set meta mark & {rest:#010x}"
+        ));
+    }
     for Words { ip, v, .. } in families {
         let syn = "tcp flags & (syn | rst) == syn";
         rules.push(format!("{syn} oifname {ways} {ip} daddr @remote{v} {clamp}"));

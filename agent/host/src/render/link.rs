@@ -76,11 +76,11 @@ pub(super) fn sysctls(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeMap
     for link in &paths.hops {
         set(format!("net/ipv4/conf/{link}/rp_filter"), "2");
     }
+    set("net/ipv4/conf/all/src_valid_mark".to_owned(), "1");
     if !matches!(plan.role, Role::Leader(_)) {
         return sysctls;
     }
     set("net/ipv4/ip_forward".to_owned(), "1");
-    set("net/ipv4/conf/all/src_valid_mark".to_owned(), "1");
     if plan.tunnel.is_some() && facts.public_key.is_some() {
         set(format!("net/ipv4/conf/{}/rp_filter", facts.owned.link), "2");
     }

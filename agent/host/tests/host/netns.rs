@@ -1,85 +1,99 @@
-//! What is rendered, done to Linux: two locations of two nodes in network namespaces, with flannel, kube-proxy and
-//! strict rp_filter, wireguard-go between the leaders.
+//! What is planned and rendered, done to Linux: two locations of two nodes in network namespaces, both families, with
+//! flannel, kube-proxy and strict rp_filter, wireguard-go between the leaders (`netns/world.sh`, `netns/checks.sh`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
     path::Path,
     process::{Command, Stdio},
 };
 
-use spanwire_host::{Host, HostFacts, Step, diff, render};
-use spanwire_topology::{LeaderRole, Party, Plan, PublicKey, Role, Route, Tunnel, TunnelPeer, Via};
+use spanwire_host::{Cni, Host, HostFacts, Step, diff, render};
+use spanwire_topology::{Leader, LeaderRole, Location, Member, Mesh, NodeName, Plan, PublicKey, plan};
 
-use crate::samples::{addresses, facts, hop, location, node, prefix};
+use crate::samples::{addresses, link, location, node, other_link, prefixes};
 
-const NAMES: [&str; 2] = ["a", "b"];
+/// Location number and node number of each node; node 1 leads.
+const NODES: [(u8, u8); 4] = [(1, 1), (1, 2), (2, 1), (2, 2)];
+const LOCATIONS: [&str; 3] = ["", "a", "b"];
 
-/// Node `x` of location `l` as the mesh of `netns.sh` has it: 1 leads, 2 follows.
-fn plan(l: u8, x: u8, keys: &BTreeMap<u8, PublicKey>) -> Plan {
-    let far = 3 - l;
-    let name = |l: u8, x: u8| format!("{}{x}", NAMES[usize::from(l) - 1]);
-    let lives = |l: u8, x: u8| [format!("10.244.{l}{x}.0/24"), format!("192.168.{l}.{x}")];
-    let overlay = |l: u8| format!("10.4.0.{l}1");
-    let texts = |l: u8| [lives(l, 1), lives(l, 2)].concat();
-    let set = |texts: &[String]| texts.iter().map(|text| prefix(text)).collect::<BTreeSet<_>>();
-    let mut remote = set(&texts(far));
-    remote.insert(prefix(&overlay(far)));
-    let lan = |x: u8| format!("192.168.{l}.{x}");
-    let towards = |x: u8| hop(&name(l, x), &[&format!("10.244.{l}{x}.0")], &[&lan(x)]);
-    let leads = x == 1;
-    let via = if leads { Via::Tunnel } else { towards(1) };
-    let route = |prefix: &_| {
-        let (via, location) = (via.clone(), location(NAMES[usize::from(far) - 1]));
-        (*prefix, Route { via, location })
-    };
-    let peer = TunnelPeer {
-        party: Party::Leader(location(NAMES[usize::from(far) - 1]), node(&name(far, 1))),
-        overlay: addresses(&[&overlay(far)]),
-        endpoints: vec![format!("192.168.{far}.1:51820").parse().unwrap()],
-        keepalive: None,
-        allowed_ips: remote.clone(),
-    };
-    let mut own = set(&lives(l, x));
-    own.insert(prefix(&format!("10.4.0.{l}{x}")));
-    Plan {
-        me: node(&name(l, x)),
-        location: Some(location(NAMES[usize::from(l) - 1])),
-        role: if leads {
-            Role::Leader(LeaderRole::Active)
-        } else {
-            Role::Follower
-        },
-        tunnel: leads.then(|| Tunnel {
-            addresses: addresses(&[&overlay(l)]),
-            listen_port: 51820,
-            peers: BTreeMap::from([(keys[&far], peer)]),
-        }),
-        routes: remote.iter().map(route).collect(),
-        local: set(&texts(l)),
-        own,
-        returns: if leads {
-            BTreeMap::from([(prefix(&lan(2)), towards(2))])
-        } else {
-            BTreeMap::new()
-        },
+fn name(l: u8, x: u8) -> NodeName {
+    node(&format!("{}{x}", LOCATIONS[usize::from(l)]))
+}
+
+fn member(l: u8, x: u8, key: PublicKey) -> Member {
+    Member {
+        addresses: addresses(&[&format!("192.168.{l}.{x}"), &format!("fd00:{l}::{x}")]),
+        prefixes: prefixes(&[&format!("10.244.{l}{x}.0/24"), &format!("fd00:244:{l}{x}::/64")]),
+        overlay: addresses(&[&format!("10.4.0.{l}{x}"), &format!("fd00:4::{l}{x}")]),
+        hop: addresses(&[&format!("10.244.{l}{x}.0"), &format!("fd00:244:{l}{x}::")]),
+        public_key: (x == 1).then_some(key),
+        // An address that is itself in the mesh.
+        endpoints: vec![format!("192.168.{l}.1:51820").parse().unwrap()],
+        listen_port: 51820,
+        ..Member::default()
     }
 }
 
-fn node_facts(l: u8, x: u8, keys: &BTreeMap<u8, PublicKey>) -> HostFacts {
+fn mesh(keys: &BTreeMap<u8, PublicKey>, established: bool) -> Mesh {
+    let located = |l: u8| {
+        let members = NODES.iter().filter(|(other, _)| *other == l);
+        let leader = Leader {
+            node: name(l, 1),
+            role: LeaderRole::Active,
+        };
+        let far = location(LOCATIONS[usize::from(3 - l)]);
+        let location_of = Location {
+            leaders: vec![leader],
+            established: established.then_some(far).into_iter().collect(),
+            members: members
+                .map(|(l, x)| (name(*l, *x), member(*l, *x, keys[l])))
+                .collect(),
+            ..Location::default()
+        };
+        (location(LOCATIONS[usize::from(l)]), location_of)
+    };
+    Mesh {
+        locations: [1, 2].map(located).into(),
+        ..Mesh::default()
+    }
+}
+
+fn facts(l: u8, x: u8, keys: &BTreeMap<u8, PublicKey>, settled: bool) -> HostFacts {
     let far = 3 - l;
+    let (lan, lan6) = (format!("192.168.{l}.{x}"), format!("fd00:{l}::{x}"));
+    let (bridge, bridge6) = (format!("10.244.{l}{x}.1"), format!("fd00:244:{l}{x}::1"));
+    let (vxlan, vxlan6) = (format!("10.244.{l}{x}.0"), format!("fd00:244:{l}{x}::"));
+    let settled = settled.then(|| location(LOCATIONS[usize::from(far)]));
     HostFacts {
         public_key: Some(keys[&l]),
+        links: BTreeMap::from([
+            (link("eth0"), other_link(1500, &[(&lan, 24), (&lan6, 64)], false)),
+            (
+                link("cni0"),
+                other_link(1430, &[(&bridge, 24), (&bridge6, 64)], true),
+            ),
+            (link("flannel.1"), other_link(1450, &[(&vxlan, 32)], true)),
+            (link("flannel-v6.1"), other_link(1430, &[(&vxlan6, 128)], true)),
+        ]),
+        cni: Cni::Overlay {
+            links: BTreeSet::from([link("flannel.1"), link("flannel-v6.1")]),
+        },
+        underlay_mtu: Some(1500),
         endpoints: BTreeMap::from([(keys[&far], format!("192.168.{far}.1:51820").parse().unwrap())]),
-        settled: BTreeSet::from([location(NAMES[usize::from(far) - 1])]),
+        settled: settled.into_iter().collect(),
         api_server: BTreeSet::from(["192.168.2.1:6443".parse().unwrap()]),
-        ..facts(l, x)
+        ..HostFacts::default()
     }
 }
 
 /// A step as what a person would type.
 fn command(step: &Step, key_file: &str) -> String {
     let dev = "spanwire0";
+    let rule = |verb: &str, rule: &str| {
+        let (family, rest) = rule.split_once(' ').unwrap();
+        format!("ip {family} rule {verb} {rest} protocol 151")
+    };
     match step {
         Step::AddLink {
             mtu,
@@ -87,7 +101,7 @@ fn command(step: &Step, key_file: &str) -> String {
             mark,
             ..
         } => format!(
-            "wireguard-go {dev} >/dev/null 2>&1\nip link set {dev} mtu {mtu}\n\
+            "wireguard-go {dev} >/dev/null 2>&1; ip link set {dev} mtu {mtu}; \
              wg set {dev} private-key {key_file} listen-port {listen_port} fwmark {mark:#x}"
         ),
         Step::SetUp(true) => format!("ip link set {dev} up"),
@@ -95,21 +109,18 @@ fn command(step: &Step, key_file: &str) -> String {
         Step::SetPeer {
             key, endpoint, add, ..
         } => {
-            let endpoint = endpoint
-                .map(|endpoint| format!(" endpoint {endpoint}"))
-                .unwrap_or_default();
+            let endpoint = endpoint.map(|endpoint| format!(" endpoint {endpoint}"));
             let allowed: Vec<String> = add.iter().map(ToString::to_string).collect();
+            let allowed = allowed.join(",");
             format!(
-                "wg set {dev} peer {key}{endpoint} allowed-ips {}",
-                allowed.join(",")
+                "wg set {dev} peer {key}{} allowed-ips {allowed}",
+                endpoint.unwrap_or_default()
             )
         }
         Step::SetRoute(..) => format!("ip {} proto 151", step.to_string().replacen("set", "replace", 1)),
-        Step::AddRule(rule) => {
-            let text = rule.to_string();
-            let (family, rest) = text.split_once(' ').unwrap();
-            format!("ip {family} rule add {rest} protocol 151")
-        }
+        Step::DeleteRoute(_) => format!("ip {step} proto 151"),
+        Step::AddRule(added) => rule("add", &added.to_string()),
+        Step::DeleteRule(deleted) => rule("del", &deleted.to_string()),
         Step::SetNft(table) => format!("nft -f /dev/stdin <<'END'\n{}END", table.text),
         Step::SetSysctl(sysctl, value) => format!("echo {value} >/proc/sys/{}", sysctl.0),
         Step::DeleteLink
@@ -118,9 +129,7 @@ fn command(step: &Step, key_file: &str) -> String {
         | Step::DeleteAddress(_)
         | Step::SetDevice { .. }
         | Step::DeletePeer(_)
-        | Step::DeleteRoute(_)
-        | Step::DeleteRule(_)
-        | Step::DeleteNft => panic!("a new machine needs no {step}"),
+        | Step::DeleteNft => panic!("a mesh that only grows needs no {step}"),
     }
 }
 
@@ -129,36 +138,55 @@ fn output(program: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-#[test]
-fn pods_and_hosts_of_two_locations_reach_each_other_through_what_is_rendered() {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("netns");
-    fs::create_dir_all(&dir).unwrap();
-    let mut keys = BTreeMap::new();
-    for l in [1, 2] {
+/// Private keys as files, and the public ones.
+fn make_keys(dir: &Path) -> BTreeMap<u8, PublicKey> {
+    let make = |l| {
         let file = dir.join(format!("key{l}"));
         fs::write(&file, output(Command::new("wg").arg("genkey"))).unwrap();
-        let public = output(
-            Command::new("wg")
-                .arg("pubkey")
-                .stdin(fs::File::open(&file).unwrap()),
-        );
-        keys.insert(l, public.parse().unwrap());
-    }
-    for (l, x) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
-        let host = render(&plan(l, x, &keys), &node_facts(l, x, &keys));
+        let public = output(Command::new("wg").arg("pubkey").stdin(File::open(&file).unwrap()));
+        (l, public.parse().unwrap())
+    };
+    [1, 2].map(make).into()
+}
+
+/// The commands of each stage for each node; a pause after each shows whether packets flow between any two.
+fn write_stages(dir: &Path, keys: &BTreeMap<u8, PublicKey>) {
+    for (l, x) in NODES {
+        let planned = |established| -> Plan { plan(&mesh(keys, established), &name(l, x)) };
+        let stages = [
+            ("tunnels", render(&planned(false), &facts(l, x, keys, false))),
+            ("established", render(&planned(true), &facts(l, x, keys, false))),
+            ("settled", render(&planned(true), &facts(l, x, keys, true))),
+        ];
         let key_file = dir.join(format!("key{l}"));
-        let steps = diff(&Host::default(), &host);
-        let commands: Vec<String> = steps
-            .iter()
-            .map(|step| command(step, key_file.to_str().unwrap()))
-            .collect();
-        let file = dir.join(format!("{}{x}.sh", NAMES[usize::from(l) - 1]));
-        fs::write(file, commands.join("\n")).unwrap();
+        let mut actual = Host::default();
+        for (stage, wanted) in stages {
+            let steps = diff(&actual, &wanted);
+            let commands = steps
+                .iter()
+                .map(|step| command(step, key_file.to_str().unwrap()) + "\nsleep 0.03\n");
+            fs::create_dir_all(dir.join(stage)).unwrap();
+            fs::write(
+                dir.join(stage).join(format!("{}.sh", name(l, x))),
+                commands.collect::<String>(),
+            )
+            .unwrap();
+            actual = wanted;
+        }
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/netns.sh");
+}
+
+#[test]
+fn what_is_rendered_carries_packets_with_their_source_and_none_in_the_open() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("netns");
+    fs::create_dir_all(&dir).unwrap();
+    write_stages(&dir, &make_keys(&dir));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/netns/checks.sh");
+    let sandbox =
+        "300 unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc sh";
     let findings = output(
-        Command::new("unshare")
-            .args("--user --map-root-user --net --mount --pid --fork --kill-child --mount-proc sh".split(' '))
+        Command::new("timeout")
+            .args(sandbox.split(' '))
             .arg(script)
             .arg(&dir),
     );
