@@ -179,6 +179,9 @@ impl Liveness {
         }
         let until = now + term;
         self.leases.insert(node.clone(), Renewal { time, term, until });
+        if let Some(grace) = self.leading.get_mut(&node) {
+            *grace = None;
+        }
         self.heard(&node)
     }
 

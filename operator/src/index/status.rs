@@ -117,6 +117,9 @@ impl Index {
         let nothing = Location::default();
         let status = |(name, record): (&LocationName, &super::LocationRecord)| {
             let location = decision.mesh.locations.get(name).unwrap_or(&nothing);
+            if record.disposable && location.members.is_empty() {
+                return None; // it is about to be deleted
+            }
             let elected = self.elected(location);
             let connected = self.connected(name, location, &decision.mesh);
             let ready = ready(&elected, &connected);

@@ -1,5 +1,7 @@
 //! The operator and the resources against a real API server: etcd and kube-apiserver of the lab, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod definitions;
 mod objects;
 mod operating;

@@ -151,17 +151,17 @@ fn seen(object: &impl Resource) -> Option<Seen> {
 }
 
 fn slice(found: Found) -> LocationSlice {
-    match found {
-        Found::Slice(slice) => *slice,
-        other => panic!("{other:?}"),
-    }
+    let Found::Slice(slice) = found else {
+        panic!("{found:?}");
+    };
+    *slice
 }
 
 fn mesh_node(found: Found) -> MeshNode {
-    match found {
-        Found::MeshNode(node) => *node,
-        other => panic!("{other:?}"),
-    }
+    let Found::MeshNode(node) = found else {
+        panic!("{found:?}");
+    };
+    *node
 }
 
 fn generation(slice: &LocationSlice) -> u64 {

@@ -1,0 +1,292 @@
+//! The index fed with sequences of events: in any order, repeated, in parts; decisions at the end or after each.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod world;
+
+use std::collections::BTreeSet;
+
+use spanwire_crds::{Location, LocationSpec, MeshNodeStatus};
+use spanwire_operator::{index::Index, write::Write};
+use world::{Change, World, permuted, split};
+
+#[test]
+fn any_order_of_events_gives_the_same_decision() {
+    let objects = world::cluster();
+    let expected = written(&objects);
+    assert!(expected.iter().any(|write| matches!(write, Write::Slice { .. })));
+    for seed in 0..50 {
+        assert!(written(&permuted(&objects, seed)) == expected, "seed {seed}");
+    }
+    let reversed: Vec<Change> = objects.iter().rev().cloned().collect();
+    assert!(written(&reversed) == expected);
+}
+
+#[test]
+fn what_is_told_twice_or_in_steps_counts_once() {
+    let objects = world::cluster();
+    let expected = written(&objects);
+    for seed in 0..20 {
+        let mut told = permuted(&objects, seed);
+        told.extend(permuted(&objects, seed + 1));
+        assert!(written(&told) == expected, "seed {seed}");
+        assert!(written(&split(&objects, seed)) == expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn decisions_in_between_come_to_rest_with_every_node_in_one_place() {
+    for seed in 0..50 {
+        let mut world = World::new();
+        for change in split(&world::cluster(), seed) {
+            world.tell(change);
+            world.settle();
+        }
+        assert_eq!(world.decide_again(), Vec::<Write>::new(), "seed {seed}");
+        let members: Vec<String> = world.members().into_values().flatten().collect();
+        let once: BTreeSet<&String> = members.iter().collect();
+        assert_eq!((members.len(), once.len()), (6, 6), "seed {seed}");
+        for (location, leaders) in world.leaders() {
+            assert_eq!(leaders.len(), 2, "seed {seed}: {location}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_decided_before_the_first_list_of_every_kind_is_complete() {
+    let kinds = 6;
+    for missing in 0..kinds {
+        let mut index = Index::new(world::options());
+        world::list_all(&mut index, |kind| kind != missing);
+        assert!(
+            !index.poll_decide() && index.decide(world::now(0)).is_none(),
+            "{missing}"
+        );
+    }
+    let mut index = Index::new(world::options());
+    world::list_all(&mut index, |_| true);
+    assert!(index.decide(world::now(0)).is_some());
+}
+
+#[test]
+fn another_operator_that_finds_the_same_decides_the_same() {
+    let mut world = World::of(&world::cluster());
+    // Some history, so that leaders and addresses are not those of a first decision.
+    let (first, _) = world.leaders().into_iter().next().unwrap();
+    let leader = world.leaders()[&first][0].clone();
+    world.tell(Change::Cordon(leader.clone(), true));
+    world.settle();
+    world.tell(Change::Cordon(leader, false));
+    world.settle();
+    let before = world.leaders();
+    let writes = world.restart();
+    assert_eq!(writes, Vec::<Write>::new());
+    assert_eq!(world.leaders(), before);
+}
+
+#[test]
+fn heartbeats_and_leases_lead_to_no_decision() {
+    let mut world = World::of(&world::cluster());
+    for change in world::cluster() {
+        world.tell(change);
+        assert!(!world.index.poll_decide());
+    }
+    for second in 0..60 {
+        world.renew(second);
+        assert!(!world.index.poll_decide(), "second {second}");
+    }
+}
+
+#[test]
+fn a_leader_whose_lease_runs_out_is_replaced_and_comes_back_by_its_report() {
+    let mut world = World::of(&world::cluster());
+    let leaders = world.leaders()["left"].clone();
+    for second in 0..41 {
+        world.renew_but(second, &leaders[0]);
+    }
+    assert!(world.index.poll_decide());
+    world.settle();
+    let now = world.leaders()["left"].clone();
+    assert!(!now.contains(&leaders[0]), "{now:?}");
+    assert_eq!(now[0], leaders[1], "the standby takes over");
+    assert_eq!(now.len(), 2);
+    world.tell(Change::Link(leaders[0].clone(), "right", false));
+    world.tell(Change::Node(now[1].clone(), None));
+    world.settle();
+    assert!(
+        world.leaders()["left"].contains(&leaders[0]),
+        "alive again, and needed"
+    );
+}
+
+#[test]
+fn when_nobody_of_a_location_seems_alive_its_leaders_stay() {
+    let mut world = World::of(&world::cluster());
+    let before = world.leaders();
+    for node in world.members()["left"].clone() {
+        world.tell(Change::Ready(node, false));
+    }
+    world.settle();
+    assert_eq!(world.leaders(), before);
+}
+
+#[test]
+fn links_up_on_both_sides_establish_a_pair_for_good() {
+    let mut world = World::of(&world::cluster());
+    let (left, right) = (
+        world.leaders()["left"][0].clone(),
+        world.leaders()["right"][0].clone(),
+    );
+    world.tell(Change::Link(left.clone(), "right", true));
+    world.settle();
+    assert_eq!(world.established("left"), Vec::<String>::new());
+    world.tell(Change::Link(right, "left", true));
+    world.settle();
+    assert_eq!(world.established("left"), ["right"]);
+    world.tell(Change::Link(left, "right", false));
+    world.settle();
+    assert_eq!(world.established("left"), ["right"]);
+    let (status, message) = world.condition("left", "Connected");
+    assert!(
+        status == "False" && message.contains("the tunnel with right is down"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_node_that_moves_is_published_in_its_new_place_before_it_leaves_the_old_one() {
+    let mut world = World::of(&world::cluster());
+    let node = world.members()["left"][0].clone();
+    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "right"));
+    let mut seen = 0;
+    while world.step() {
+        let places = world
+            .members()
+            .into_iter()
+            .filter(|(_, members)| members.contains(&node))
+            .count();
+        assert!(places >= 1, "published nowhere");
+        seen = seen.max(places);
+    }
+    assert_eq!(seen, 2, "for a moment in both");
+    assert!(world.members()["right"].contains(&node) && !world.members()["left"].contains(&node));
+}
+
+#[test]
+fn managed_locations_come_and_go_and_those_of_users_stay() {
+    let mut world = World::of(&world::cluster());
+    assert!(world.locations().contains("left"));
+    let node = world.members()["left"][0].clone();
+    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "own"));
+    world.settle();
+    assert!(world.locations().contains("own"));
+    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "left"));
+    world.settle();
+    assert!(!world.locations().contains("own"));
+
+    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "own"));
+    world.settle();
+    let spec = LocationSpec {
+        persistent_keepalive: Some(25),
+        ..LocationSpec::default()
+    };
+    world.tell(Change::Location(Box::new(Location::new("own", spec))));
+    world.settle();
+    world.tell(Change::Annotate(node, "spanwire.dev/location", "left"));
+    world.settle();
+    assert!(world.locations().contains("own"), "somebody said more about it");
+}
+
+#[test]
+fn what_is_not_granted_is_told_once() {
+    let mut world = World::of(&world::cluster());
+    let node = world.members()["left"][0].clone();
+    world.tell(Change::Annotate(node.clone(), "spanwire.dev/leader", "maybe"));
+    world.settle();
+    let told = world.take_notices();
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].note.contains("annotation spanwire.dev/leader: \"maybe\""),
+        "{}",
+        told[0].note
+    );
+    let (status, message) = world.condition("left", "Accepted");
+    assert!(status == "False" && message.contains(&node), "{message}");
+
+    let other = world.members()["right"][0].clone();
+    world.tell(Change::Cordon(other, true));
+    world.settle();
+    assert_eq!(world.take_notices(), []);
+    world.tell(Change::Annotate(node.clone(), "spanwire.dev/leader", "true"));
+    world.settle();
+    assert_eq!(world.condition("left", "Accepted").0, "True");
+    world.tell(Change::Annotate(node, "spanwire.dev/leader", "maybe"));
+    world.settle();
+    assert_eq!(world.take_notices().len(), 1, "it is a new mistake");
+}
+
+#[test]
+fn a_conflict_is_decided_again_upon_what_there_is() {
+    let mut world = World::of(&world::cluster());
+    let node = world.leaders()["left"][0].clone();
+    world.write_behind_the_back("left-head");
+    world.tell(Change::Cordon(node.clone(), true));
+    world.settle();
+    assert!(world.conflicts > 0);
+    assert!(!world.leaders()["left"].is_empty() && world.leaders()["left"][0] != node);
+    assert_eq!(world.decide_again(), Vec::<Write>::new());
+}
+
+#[test]
+fn a_node_that_is_gone_leaves_nothing() {
+    let mut world = World::of(&world::cluster());
+    for node in world.members()["left"].clone() {
+        world.tell(Change::Node(node, None));
+    }
+    world.settle();
+    assert!(!world.members().contains_key("left") && !world.leaders().contains_key("left"));
+    assert!(!world.locations().contains("left"));
+    assert_eq!(world.mesh_nodes().len(), 3);
+}
+
+#[test]
+fn a_retired_node_is_taken_back_by_the_next_operator_alone() {
+    let mut world = World::of(&world::cluster());
+    let node = world.members()["left"][0].clone();
+    world.retire(&node);
+    world.tell(Change::Report(
+        node.clone(),
+        MeshNodeStatus {
+            retired: true,
+            ..MeshNodeStatus::default()
+        },
+    ));
+    world.settle();
+    assert!(
+        world.mesh_nodes()[&node].retire,
+        "this operator leads since before"
+    );
+    assert!(!world.leaders()["left"].contains(&node));
+    world.restart();
+    world.settle();
+    assert!(!world.mesh_nodes()[&node].retire);
+    world.retire(&node);
+    world.settle();
+    assert!(world.mesh_nodes()[&node].retire, "retired again while it leads");
+}
+
+/// What the first decision writes after these events.
+fn written(changes: &[Change]) -> Vec<Write> {
+    let mut world = World::new();
+    for change in changes {
+        world.tell(change.clone());
+    }
+    let mut writes = world.decide_again();
+    for write in &mut writes {
+        // How often an object changed before does not matter.
+        if let Write::MeshNode { version, .. } = write {
+            *version = None;
+        }
+    }
+    writes
+}

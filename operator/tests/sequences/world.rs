@@ -1,0 +1,493 @@
+//! A likeness of the API server, small enough to be seen whole.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+    jiff::Timestamp,
+};
+use kube::{ResourceExt as _, runtime::watcher::Event};
+use serde_json::json;
+use spanwire_crds::{
+    Link, Location, LocationSlice, LocationSpec, MeshNode, MeshNodeSpec, MeshNodeStatus,
+    publication::MANAGED_LABEL, translate::Node,
+};
+use spanwire_operator::{
+    index::{Gone, Index, Now, Options},
+    write::{Notice, Seen, Target, Write},
+};
+use spanwire_topology::PublicKey;
+
+/// Something that happens to the cluster.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// A Node is created as the number and the location say, or goes.
+    Node(String, Option<(u8, &'static str)>),
+    Annotate(String, &'static str, &'static str),
+    Cordon(String, bool),
+    Ready(String, bool),
+    /// An agent reports.
+    Report(String, MeshNodeStatus),
+    Link(String, &'static str, bool),
+    /// A user writes a Location.
+    Location(Box<Location>),
+}
+
+/// Two locations of three nodes, whose agents have reported.
+pub(crate) fn cluster() -> Vec<Change> {
+    let mut changes = Vec::new();
+    for number in 1..=6u8 {
+        let (name, location) = (format!("n{number}"), if number <= 3 { "left" } else { "right" });
+        changes.push(Change::Node(name.clone(), Some((number, location))));
+        let status = MeshNodeStatus {
+            public_key: Some(PublicKey::new([number; 32]).to_string()),
+            ..MeshNodeStatus::default()
+        };
+        changes.push(Change::Report(name, status));
+    }
+    changes
+}
+
+/// The changes in another order; changes of one object keep theirs.
+pub(crate) fn permuted(changes: &[Change], seed: u64) -> Vec<Change> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = || {
+        // xorshift64 (Marsaglia, 2003)
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut keyed: Vec<(u64, Change)> = changes.iter().map(|change| (random(), change.clone())).collect();
+    keyed.sort_by_key(|(key, _)| *key);
+    keyed.into_iter().map(|(_, change)| change).collect()
+}
+
+/// Each node first elsewhere or without its report, then as it is to be.
+pub(crate) fn split(changes: &[Change], seed: u64) -> Vec<Change> {
+    let mut steps = Vec::new();
+    for change in permuted(changes, seed) {
+        match &change {
+            Change::Node(name, Some((number, _))) => {
+                steps.push(Change::Node(name.clone(), Some((*number, "elsewhere"))));
+                steps.push(Change::Node(name.clone(), None));
+            }
+            Change::Report(name, _) => steps.push(Change::Report(name.clone(), MeshNodeStatus::default())),
+            Change::Node(..)
+            | Change::Annotate(..)
+            | Change::Cordon(..)
+            | Change::Ready(..)
+            | Change::Link(..)
+            | Change::Location(_) => {}
+        }
+        steps.push(change);
+    }
+    steps
+}
+
+pub(crate) fn options() -> Options {
+    let mut options = Options::default();
+    options.cluster.overlay = ["10.4.0.0/16", "fd00:4::/64"]
+        .map(|pool| pool.parse().unwrap())
+        .into();
+    options
+}
+
+/// All times are told from one start, so that equal events give equal decisions.
+pub(crate) fn now(second: u64) -> Now {
+    static START: OnceLock<Instant> = OnceLock::new();
+    Now {
+        monotonic: *START.get_or_init(Instant::now) + Duration::from_secs(second),
+        wall: Timestamp::from_second(1_000_000).unwrap(),
+    }
+}
+
+/// Complete and empty lists of the chosen kinds.
+pub(crate) fn list_all(index: &mut Index, chosen: impl Fn(usize) -> bool) {
+    let lists: [fn(&mut Index, bool); 6] = [
+        |index, done| index.handle_node(if done { Event::InitDone } else { Event::Init }),
+        |index, done| index.handle_mesh_node(if done { Event::InitDone } else { Event::Init }),
+        |index, done| index.handle_location(if done { Event::InitDone } else { Event::Init }),
+        |index, done| index.handle_peer(if done { Event::InitDone } else { Event::Init }),
+        |index, done| index.handle_slice(if done { Event::InitDone } else { Event::Init }),
+        |index, done| {
+            let event = if done { Event::InitDone } else { Event::Init };
+            index.handle_lease(event, now(0).monotonic);
+        },
+    ];
+    for (kind, list) in lists.into_iter().enumerate() {
+        if chosen(kind) {
+            list(index, false);
+            list(index, true);
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) index: Index,
+    pub(crate) conflicts: usize,
+    version: u64,
+    second: u64,
+    nodes: BTreeMap<String, serde_json::Value>,
+    reports: BTreeMap<String, MeshNodeStatus>,
+    mesh_nodes: BTreeMap<String, MeshNode>,
+    locations: BTreeMap<String, Location>,
+    slices: BTreeMap<String, LocationSlice>,
+    notices: Vec<Notice>,
+    pending: Vec<Write>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut index = Index::new(options());
+        list_all(&mut index, |_| true);
+        Self {
+            index,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn of(changes: &[Change]) -> Self {
+        let mut world = Self::new();
+        for change in changes {
+            world.tell(change.clone());
+        }
+        world.settle();
+        world.notices.clear();
+        for node in world.leaders().into_values().flatten() {
+            world.lease(&node, 0);
+        }
+        world.settle();
+        world
+    }
+
+    pub(crate) fn tell(&mut self, change: Change) {
+        match change {
+            Change::Node(name, Some((number, location))) => {
+                let node = json!({
+                    "metadata": {
+                        "name": name, "uid": format!("uid of {name}"),
+                        "annotations": {"spanwire.dev/location": location},
+                    },
+                    "spec": {"podCIDRs": [format!("10.244.{number}.0/24")]},
+                    "status": {
+                        "addresses": [{"type": "InternalIP", "address": format!("192.168.7.{number}")}],
+                        "conditions": [{"type": "Ready", "status": "True"}],
+                    },
+                });
+                self.nodes.insert(name.clone(), node);
+                self.tell_node(&name);
+            }
+            Change::Node(name, None) => {
+                if let Some(node) = self.nodes.remove(&name) {
+                    self.index
+                        .handle_node(Event::Delete(serde_json::from_value(node).unwrap()));
+                }
+            }
+            Change::Annotate(name, key, value) => {
+                self.nodes.get_mut(&name).unwrap()["metadata"]["annotations"][key] = json!(value);
+                self.tell_node(&name);
+            }
+            Change::Cordon(name, cordoned) => {
+                self.nodes.get_mut(&name).unwrap()["spec"]["unschedulable"] = json!(cordoned);
+                self.tell_node(&name);
+            }
+            Change::Ready(name, ready) => {
+                let status = if ready { "True" } else { "Unknown" };
+                self.nodes.get_mut(&name).unwrap()["status"]["conditions"][0]["status"] = json!(status);
+                self.tell_node(&name);
+            }
+            Change::Report(name, status) => {
+                self.reports.insert(name.clone(), status);
+                self.tell_report(&name);
+            }
+            Change::Link(name, location, up) => {
+                let report = self.reports.get_mut(&name).unwrap();
+                report.links = vec![Link {
+                    location: location.to_owned(),
+                    up,
+                }];
+                self.tell_report(&name);
+            }
+            Change::Location(mut location) => {
+                let name = location.name_any();
+                let known = self.locations.get(&name).map(|known| known.metadata.clone());
+                location.metadata = known.unwrap_or(location.metadata);
+                self.stamp(&mut location.metadata);
+                self.locations.insert(name, (*location).clone());
+                self.index.handle_location(Event::Apply(*location));
+            }
+        }
+    }
+
+    fn tell_node(&mut self, name: &str) {
+        let node: Node = serde_json::from_value(self.nodes[name].clone()).unwrap();
+        self.index.handle_node(Event::Apply(node));
+    }
+
+    /// What an agent reports lies in its MeshNode; before the operator has made one, as if the agent had.
+    fn tell_report(&mut self, name: &str) {
+        let mut object = self
+            .mesh_nodes
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| MeshNode::new(name, MeshNodeSpec::default()));
+        object.status = self.reports.get(name).cloned();
+        self.put_mesh_node(object);
+    }
+
+    fn put_mesh_node(&mut self, mut object: MeshNode) {
+        self.stamp(&mut object.metadata);
+        self.mesh_nodes.insert(object.name_any(), object.clone());
+        self.index.handle_mesh_node(Event::Apply(object));
+    }
+
+    fn stamp(&mut self, metadata: &mut ObjectMeta) {
+        self.version += 1;
+        metadata.uid = metadata
+            .uid
+            .take()
+            .or_else(|| metadata.name.as_ref().map(|name| format!("uid of {name}")));
+        metadata.resource_version = Some(self.version.to_string());
+    }
+
+    pub(crate) fn renew(&mut self, second: u64) {
+        self.renew_but(second, "");
+    }
+
+    /// A second passes; the operator and all leaders but one renew their Leases.
+    pub(crate) fn renew_but(&mut self, second: u64, silent: &str) {
+        self.second = second;
+        let own = Lease {
+            metadata: ObjectMeta {
+                name: Some("spanwire-operator".to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+        };
+        self.index.handle_lease(Event::Apply(own), now(second).monotonic);
+        for node in self.leaders().into_values().flatten() {
+            if node != silent {
+                self.lease(&node, second);
+            }
+        }
+        self.index.handle_timeout(now(second).monotonic);
+    }
+
+    fn lease(&mut self, node: &str, second: u64) {
+        let time = Timestamp::from_second(1_000_000 + i64::try_from(second).unwrap()).unwrap();
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(format!("spanwire-leader-{node}")),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(node.to_owned()),
+                lease_duration_seconds: Some(40),
+                renew_time: Some(MicroTime(time)),
+                ..LeaseSpec::default()
+            }),
+        };
+        self.index
+            .handle_lease(Event::Apply(lease), now(second).monotonic);
+    }
+
+    pub(crate) fn retire(&mut self, node: &str) {
+        let mut object = self.mesh_nodes[node].clone();
+        object.spec.retire = true;
+        self.put_mesh_node(object);
+    }
+
+    /// Somebody else writes a slice, and the watch is slow to tell.
+    pub(crate) fn write_behind_the_back(&mut self, name: &str) {
+        let mut slice = self.slices[name].clone();
+        slice.spec.head.as_mut().unwrap().leaders.clear();
+        self.stamp(&mut slice.metadata);
+        self.slices.insert(name.to_owned(), slice);
+    }
+
+    /// Decides and writes until there is nothing left to do.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..1000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the operator does not come to rest");
+    }
+
+    /// Decides, if nothing is left to write, and writes one thing; answers whether there was anything to do.
+    pub(crate) fn step(&mut self) -> bool {
+        if self.pending.is_empty() {
+            if !self.index.poll_decide() {
+                return false;
+            }
+            let batch = self.index.decide(now(self.second)).unwrap();
+            self.pending = batch.phases.into_iter().flatten().rev().collect();
+            if self.pending.is_empty() {
+                self.index.handle_published(batch.mesh);
+            }
+            return true;
+        }
+        if let Some(write) = self.pending.pop()
+            && !self.write(write)
+        {
+            self.conflicts += 1;
+            self.index.handle_unpublished();
+        }
+        true
+    }
+
+    /// What would be written if something had changed.
+    pub(crate) fn decide_again(&mut self) -> Vec<Write> {
+        let batch = self.index.decide(now(self.second)).unwrap();
+        batch.phases.into_iter().flatten().collect()
+    }
+
+    /// Another operator finds what there is; answers what it writes at first.
+    pub(crate) fn restart(&mut self) -> Vec<Write> {
+        let mut index = Index::new(options());
+        list_all(&mut index, |_| true);
+        self.index = index;
+        let names: Vec<String> = self.nodes.keys().cloned().collect();
+        for name in names {
+            self.tell_node(&name);
+        }
+        for object in self.mesh_nodes.clone().into_values() {
+            self.index.handle_mesh_node(Event::Apply(object));
+        }
+        for object in self.locations.clone().into_values() {
+            self.index.handle_location(Event::Apply(object));
+        }
+        for object in self.slices.clone().into_values() {
+            self.index.handle_slice(Event::Apply(object));
+        }
+        let writes = self.decide_again();
+        self.index.handle_unpublished();
+        writes
+    }
+
+    fn write(&mut self, write: Write) -> bool {
+        match write {
+            Write::Slice { name, version, spec } => {
+                let mut object = LocationSlice::new(&name, spec);
+                let known = self.slices.get(&name).cloned();
+                if seen(known.as_ref().map(|known| &known.metadata)) != version {
+                    self.tell_slice(known, name);
+                    return false;
+                }
+                self.stamp(&mut object.metadata);
+                self.slices.insert(name, object.clone());
+                self.index.handle_slice(Event::Apply(object));
+            }
+            Write::DeleteSlice(Target { name, .. }) => {
+                self.slices.remove(&name);
+                self.index.handle_gone(Gone::Slice(name));
+            }
+            Write::MeshNode {
+                name, node_uid, spec, ..
+            } => {
+                let mut object = MeshNode::new(&name, spec);
+                object.metadata.owner_references = Some(vec![OwnerReference {
+                    kind: "Node".to_owned(),
+                    uid: node_uid,
+                    ..OwnerReference::default()
+                }]);
+                object.status = self.reports.get(&name).cloned();
+                self.put_mesh_node(object);
+            }
+            Write::DeleteMeshNode(Target { name, .. }) => {
+                self.mesh_nodes.remove(&name);
+                self.index.handle_gone(Gone::MeshNode(name.parse().unwrap()));
+            }
+            Write::CreateLocation { name } => {
+                let mut object = Location::new(&name, LocationSpec::default());
+                object.metadata.labels = Some([(MANAGED_LABEL.to_owned(), "true".to_owned())].into());
+                self.tell(Change::Location(Box::new(object)));
+            }
+            Write::DeleteLocation(Target { name, .. }) => {
+                self.locations.remove(&name);
+                self.index.handle_gone(Gone::Location(name.parse().unwrap()));
+            }
+            Write::LocationStatus { name, status, .. } => {
+                let mut object = self.locations[&name].clone();
+                object.status = Some(status);
+                self.tell(Change::Location(Box::new(object)));
+            }
+            Write::PeerStatus { .. } => panic!("there is no Peer"),
+            Write::Event(notice) => self.notices.push(notice),
+        }
+        true
+    }
+
+    fn tell_slice(&mut self, found: Option<LocationSlice>, name: String) {
+        match found {
+            Some(found) => self.index.handle_slice(Event::Apply(found)),
+            None => self.index.handle_gone(Gone::Slice(name)),
+        }
+    }
+
+    pub(crate) fn members(&self) -> BTreeMap<String, Vec<String>> {
+        let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for slice in self.slices.values() {
+            let nodes = slice.spec.members.iter().map(|member| member.node.clone());
+            members
+                .entry(slice.spec.location.clone())
+                .or_default()
+                .extend(nodes);
+        }
+        members.retain(|_, nodes| !nodes.is_empty());
+        members
+    }
+
+    pub(crate) fn leaders(&self) -> BTreeMap<String, Vec<String>> {
+        let led = |slice: &LocationSlice| {
+            let head = slice.spec.head.as_ref()?;
+            let leaders = head.leaders.iter().map(|leader| leader.node.clone()).collect();
+            Some((slice.spec.location.clone(), leaders))
+        };
+        self.slices.values().filter_map(led).collect()
+    }
+
+    pub(crate) fn established(&self, location: &str) -> Vec<String> {
+        self.slices[&format!("{location}-head")]
+            .spec
+            .head
+            .clone()
+            .unwrap()
+            .established
+    }
+
+    pub(crate) fn condition(&self, location: &str, about: &str) -> (String, String) {
+        let status = self.locations[location].status.as_ref().unwrap();
+        let mut conditions = status.conditions.iter();
+        let found = conditions.find(|condition| condition.type_ == about).unwrap();
+        (found.status.clone(), found.message.clone())
+    }
+
+    pub(crate) fn locations(&self) -> BTreeSet<&str> {
+        self.locations.keys().map(String::as_str).collect()
+    }
+
+    pub(crate) fn mesh_nodes(&self) -> BTreeMap<String, MeshNodeSpec> {
+        let spec = |(name, object): (&String, &MeshNode)| (name.clone(), object.spec.clone());
+        self.mesh_nodes.iter().map(spec).collect()
+    }
+
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+}
+
+fn seen(metadata: Option<&ObjectMeta>) -> Option<Seen> {
+    metadata.map(|metadata| Seen {
+        uid: metadata.uid.clone().unwrap(),
+        version: metadata.resource_version.clone().unwrap(),
+    })
+}
