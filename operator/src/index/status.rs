@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_crds::{
     LocationStatus, PeerStatus,
+    annotations::LOCATION_CIDRS,
     conditions::{ConditionType, Finding, Reason, conditions},
     publication::accepted,
 };
-use spanwire_topology::{Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer};
+use spanwire_topology::{
+    Claim, Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer, Rejected,
+};
 
 use super::{Index, Now};
 use crate::write::{Notice, Write};
@@ -63,7 +66,7 @@ impl Index {
             }
         }
         for rejected in &decision.rejected {
-            tell(rejected.by.clone(), Reason::ClaimRejected, rejected.to_string());
+            tell(rejected.by.clone(), Reason::ClaimRejected, refused(rejected));
         }
         told
     }
@@ -277,6 +280,23 @@ impl Index {
         }
         finding(about, false, Reason::WaitingForTunnel, parts.join("; "))
     }
+}
+
+/// The object, the field that the claim stands in, and what to do.
+fn refused(rejected: &Rejected) -> String {
+    let (by, reason) = (&rejected.by, &rejected.reason);
+    let field = match (by, &rejected.claim) {
+        (Claimant::Node(_), Claim::Cidr(cidr)) => format!("annotation {LOCATION_CIDRS}: {cidr}"),
+        (_, Claim::Cidr(cidr)) => format!("spec.cidrs: {cidr}"),
+        (_, Claim::PodPrefix(prefix)) => format!("spec.podCIDRs: {prefix}"),
+        (_, Claim::NodeAddress(address)) => format!("status.addresses: {address}"),
+        (_, Claim::AllowedIp(prefix)) => format!("spec.allowedIPs: {prefix}"),
+        (Claimant::Peer(_), Claim::PublicKey(key)) => format!("spec.publicKey: {key}"),
+        (_, Claim::PublicKey(key)) => format!("status.publicKey of its MeshNode: {key}"),
+        (_, Claim::Location(location)) => format!("spec.location: {location}"),
+        (_, claim @ (Claim::Selector(_) | Claim::Overlay(_))) => claim.to_string(),
+    };
+    format!("{by}: {field}: {reason}")
 }
 
 fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -> Finding {

@@ -226,6 +226,34 @@ fn what_is_not_granted_is_told_once() {
 }
 
 #[test]
+fn what_is_refused_names_object_field_and_remedy() {
+    let mut world = World::of(&world::cluster());
+    let node = world.members()["left"][0].clone();
+    world.tell(Change::Annotate(
+        node.clone(),
+        "spanwire.dev/location-cidrs",
+        "8.8.8.0/24",
+    ));
+    let spec = LocationSpec {
+        cidrs: vec!["10.244.0.0/16".to_owned()],
+        ..LocationSpec::default()
+    };
+    world.tell(Change::Location(Box::new(Location::new("late", spec))));
+    world.settle();
+    let (_, message) = world.condition("left", "Accepted");
+    let expected = format!(
+        "node {node}: annotation spanwire.dev/location-cidrs: 8.8.8.0/24: is not private; name it in"
+    );
+    assert!(message.starts_with(&expected), "{message}");
+    let (_, message) = world.condition("late", "Accepted");
+    assert!(
+        message.starts_with("location late: spec.cidrs: 10.244.0.0/16: "),
+        "{message}"
+    );
+    assert_eq!(world.take_notices().len(), 2);
+}
+
+#[test]
 fn a_conflict_is_decided_again_upon_what_there_is() {
     let mut world = World::of(&world::cluster());
     let node = world.leaders()["left"][0].clone();
