@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Claim, Claimant, Created, LocationName, NodeName, PeerName, Prefix, PublicKey, Reason, Rejected,
+    Claim, Claimant, Created, Family, LocationName, NodeName, PeerName, Prefix, PublicKey, Reason, Rejected,
 };
 
 /// Who claims, by reference.
@@ -118,7 +118,7 @@ impl<'a> Denied<'a> {
 
 /// Judges all claims of networks. `refusal` says what nobody can have.
 pub(crate) fn networks<'a>(
-    mut asks: Vec<Ask<'a>>,
+    asks: &[Ask<'a>],
     refusal: impl Fn(&Ask<'a>) -> Option<Reason>,
     rejected: &mut Vec<Rejected>,
 ) -> Denied<'a> {
@@ -127,39 +127,57 @@ pub(crate) fn networks<'a>(
         denied.0.insert((ask.by, ask.usage, ask.prefix));
         rejected.push(ask.reject(reason));
     };
-    asks.retain(|ask| match refusal(ask) {
-        Some(reason) => {
-            deny(ask, reason);
-            false
+    let mut spans = Vec::with_capacity(asks.len());
+    for (index, ask) in asks.iter().enumerate() {
+        match refusal(ask) {
+            Some(reason) => deny(ask, reason),
+            None => spans.push(Span::new(ask, index)),
         }
-        None => true,
-    });
-    asks.sort_by_key(|ask| ask.prefix);
-    let clusters = asks.chunk_by({
-        let mut outer = None::<Prefix>;
-        move |before, next| {
-            let current = outer
-                .filter(|outer| outer.covers(&before.prefix))
-                .unwrap_or(before.prefix);
-            outer = Some(current);
-            current.covers(&next.prefix)
-        }
-    });
-    for cluster in clusters {
-        if !peaceful(cluster) {
-            weigh(cluster, &mut deny);
+    }
+    spans.sort_unstable();
+    let mut rest = &spans[..];
+    while let Some(outer) = rest.first() {
+        let inside = |span: &&Span| span.family == outer.family && span.first <= outer.last;
+        let (cluster, others) = rest.split_at(rest.iter().take_while(inside).count());
+        rest = others;
+        if !peaceful(cluster, asks) {
+            weigh(cluster.iter().map(|span| &asks[span.ask]).collect(), &mut deny);
         }
     }
     denied
 }
 
+/// A claim as sorting wants it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Span {
+    family: Family,
+    first: u128,
+    length: u8,
+    ask: usize,
+    last: u128,
+}
+
+impl Span {
+    fn new(ask: &Ask<'_>, index: usize) -> Self {
+        let (family, first, last) = ask.prefix.range();
+        Self {
+            family,
+            first,
+            length: ask.prefix.length(),
+            ask: index,
+            last,
+        }
+    }
+}
+
 /// Whether a sorted cluster can be granted as it is.
-fn peaceful(cluster: &[Ask<'_>]) -> bool {
+fn peaceful(cluster: &[Span], asks: &[Ask<'_>]) -> bool {
     let [first, rest @ ..] = cluster else {
         return true;
     };
+    let first = &asks[first.ask];
     let mut last_of_member = first.of_member().then_some(first);
-    rest.iter().all(|ask| {
+    rest.iter().map(|span| &asks[span.ask]).all(|ask| {
         let shared = ask.of_member()
             && last_of_member.is_some_and(|last| last.prefix == ask.prefix && last.by != ask.by);
         if ask.of_member() {
@@ -169,8 +187,7 @@ fn peaceful(cluster: &[Ask<'_>]) -> bool {
     })
 }
 
-fn weigh<'a>(cluster: &[Ask<'a>], deny: &mut impl FnMut(&Ask<'a>, Reason)) {
-    let mut order: Vec<&Ask<'a>> = cluster.iter().collect();
+fn weigh<'a>(mut order: Vec<&Ask<'a>>, deny: &mut impl FnMut(&Ask<'a>, Reason)) {
     order.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
     let mut granted = Granted::default();
     for ask in order {

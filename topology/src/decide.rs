@@ -15,14 +15,15 @@ mod members;
 mod peers;
 mod place;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Decision, Facts, Generation, Location, LocationFact, LocationName, Mesh, MeshMode, Seats, Settings,
+    Candidate, Decision, Facts, Generation, Location, LocationFact, LocationName, Member, Mesh, MeshMode,
+    NodeName, Prefix, Seats, Settings,
     claims::{self, By, Denied, Use},
     elect,
 };
-use place::Placed;
+use place::Places;
 
 /// Decides the mesh. `previous` is what was published last; it only makes the answer steady.
 #[must_use]
@@ -33,37 +34,22 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         .default_location
         .clone()
         .unwrap_or_else(default_location);
-    let placed = place::place(facts, previous, &fallback, &mut rejected);
-    let keyless = claims::keys(asks::keys(facts, previous, &placed), &mut rejected);
+    let places = place::place(facts, previous, &fallback, &mut rejected);
+    let keyless = claims::keys(asks::keys(facts, previous, &places.nodes), &mut rejected);
     let limits = asks::Limits::new(&facts.cluster);
-    let asks = asks::networks(facts, previous, &placed, &keyless);
-    let denied = claims::networks(asks, |ask| limits.refusal(ask), &mut rejected);
+    let asks = asks::networks(facts, previous, &places.nodes, &keyless);
+    let denied = claims::networks(&asks, |ask| limits.refusal(ask), &mut rejected);
+    let generation = later(previous);
+    let members = members::members(facts, &places.nodes, &keyless, &denied, generation, &mut rejected);
 
     let mut mesh = Mesh {
-        generation: later(previous),
+        generation,
+        locations: locations(facts, previous, &places, &denied, members),
         ..Mesh::default()
     };
-    for name in facts
-        .locations
-        .keys()
-        .chain(placed.iter().map(|node| node.location))
-    {
-        if !mesh.locations.contains_key(name) {
-            let settings = settings(facts.locations.get(name));
-            let location = Location {
-                settings,
-                ..Location::default()
-            };
-            mesh.locations.insert(name.clone(), location);
-        }
-    }
-    grant_cidrs(facts, &placed, &denied, &mut mesh);
-    members::enter(facts, &placed, &keyless, &denied, &mut mesh, &mut rejected);
-    lead(facts, previous, &mut mesh);
     established::establish(facts, previous, &mut mesh);
     peers::attach(facts, previous, &keyless, &denied, &mut mesh, &mut rejected);
-
-    if mesh.locations == previous.locations && mesh.peers == previous.peers {
+    if same(&mesh, previous) {
         mesh.generation = previous.generation;
     }
     rejected.sort_unstable();
@@ -83,6 +69,92 @@ fn later(previous: &Mesh) -> Generation {
         .flat_map(|location| location.members.values());
     let latest = members.map(|member| member.generation).max().unwrap_or_default();
     Generation(latest.max(previous.generation).0.saturating_add(1))
+}
+
+/// Whether nothing changed. A member that changed has the new generation, so members are only counted.
+fn same(mesh: &Mesh, previous: &Mesh) -> bool {
+    let head = |a: &Location, b: &Location| {
+        let heads = a.leaders == b.leaders && a.settings == b.settings && a.established == b.established;
+        heads && a.members.len() == b.members.len()
+    };
+    let mut pairs = mesh.locations.iter().zip(&previous.locations);
+    let mut members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.values());
+    mesh.locations.len() == previous.locations.len()
+        && pairs.all(|((name, now), (other, before))| name == other && head(now, before))
+        && members.all(|member| member.generation < mesh.generation)
+        && mesh.peers == previous.peers
+}
+
+/// Every location with its settings, members and leaders.
+fn locations(
+    facts: &Facts,
+    previous: &Mesh,
+    places: &Places<'_>,
+    denied: &Denied<'_>,
+    members: Vec<Member>,
+) -> BTreeMap<LocationName, Location> {
+    let mut sites: Vec<Site<'_>> = places
+        .locations
+        .iter()
+        .map(|name| Site::new(name, facts))
+        .collect();
+    for (node, member) in places.nodes.iter().zip(members) {
+        let site = &mut sites[node.site];
+        site.candidates.extend(place::candidate(node, &member, site.fact));
+        let by = By::Node(node.name);
+        let granted = node
+            .fact
+            .cidrs
+            .iter()
+            .filter(|cidr| denied.granted(by, Use::Cidr, **cidr));
+        site.cidrs.extend(granted.copied());
+        site.members.push((node.name.clone(), member));
+    }
+    let location = |site: Site<'_>| {
+        let by = By::Location(site.name);
+        let named = site.fact.into_iter().flat_map(|fact| &fact.cidrs);
+        let granted = named
+            .filter(|cidr| denied.granted(by, Use::Cidr, **cidr))
+            .copied();
+        let incumbents = previous
+            .locations
+            .get(site.name)
+            .map_or(&[][..], |before| &before.leaders);
+        let mut settings = settings(site.fact);
+        settings.cidrs = site.cidrs.into_iter().chain(granted).collect();
+        let location = Location {
+            leaders: elect(&site.candidates, incumbents, seats(site.fact)),
+            settings,
+            established: BTreeSet::new(),
+            members: site.members.into_iter().collect(),
+        };
+        (site.name.clone(), location)
+    };
+    sites.into_iter().map(location).collect()
+}
+
+/// A location while it is put together.
+struct Site<'a> {
+    name: &'a LocationName,
+    fact: Option<&'a LocationFact>,
+    candidates: Vec<Candidate<'a>>,
+    cidrs: Vec<Prefix>,
+    members: Vec<(NodeName, Member)>,
+}
+
+impl<'a> Site<'a> {
+    fn new(name: &'a LocationName, facts: &'a Facts) -> Self {
+        Self {
+            name,
+            fact: facts.locations.get(name),
+            candidates: Vec::new(),
+            cidrs: Vec::new(),
+            members: Vec::new(),
+        }
+    }
 }
 
 fn settings(fact: Option<&LocationFact>) -> Settings {
@@ -107,40 +179,6 @@ fn seats(fact: Option<&LocationFact>) -> Seats {
             standby: fact.standby,
         },
     )
-}
-
-fn grant_cidrs(facts: &Facts, placed: &[Placed<'_>], denied: &Denied<'_>, mesh: &mut Mesh) {
-    let named = facts
-        .locations
-        .iter()
-        .map(|(name, fact)| (name, By::Location(name), &fact.cidrs));
-    let annotated = placed
-        .iter()
-        .map(|node| (node.location, By::Node(node.name), &node.fact.cidrs));
-    for (location, by, cidrs) in named.chain(annotated.filter(|(_, _, cidrs)| !cidrs.is_empty())) {
-        let granted = cidrs.iter().filter(|cidr| denied.granted(by, Use::Cidr, **cidr));
-        if let Some(location) = mesh.locations.get_mut(location) {
-            location.settings.cidrs.extend(granted.copied());
-        }
-    }
-}
-
-fn lead(facts: &Facts, previous: &Mesh, mesh: &mut Mesh) {
-    for (name, location) in &mut mesh.locations {
-        let fact = facts.locations.get(name);
-        let nodes = location.members.iter().filter_map(|(node, member)| {
-            let fact = facts.nodes.get(node)?;
-            Some((node, fact, member))
-        });
-        let candidates: Vec<_> = nodes
-            .filter_map(|(node, node_fact, member)| place::candidate(node, node_fact, member, fact))
-            .collect();
-        let incumbents = previous
-            .locations
-            .get(name)
-            .map_or(&[][..], |before| &before.leaders);
-        location.leaders = elect(&candidates, incumbents, seats(fact));
-    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) 
             !candidate.preferred,
             !candidate.reachable,
             place.unwrap_or(usize::MAX),
-            rendezvous::stable(&[candidate.node.as_str()]),
+            rendezvous::stable(candidate.node.as_str()),
         )
     };
     let spare_cordoned = seats.mode == MeshMode::Leaders && candidates.iter().any(|c| !c.cordoned);

@@ -1,6 +1,6 @@
 //! Names of the objects Spanwire deals with, each a type of its own so that they cannot be confused.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
@@ -39,11 +39,12 @@ fn check(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+// A mesh of thousands of nodes names each of them many times, so a copy has to be cheap.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -57,7 +58,7 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check(text).map(|()| Self(text.to_owned()))
+                check(text).map(|()| Self(text.into()))
             }
         }
 

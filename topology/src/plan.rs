@@ -178,12 +178,12 @@ pub fn plan(mesh: &Mesh, me: &NodeName) -> Plan {
     Plan {
         me: me.clone(),
         location: Some(view.home().name.clone()),
-        role: view.role.map_or(Role::Follower, Role::Leader),
-        tunnel: view.role.map(|_| tunnel::tunnel(&view, &entries)),
+        role: view.role().map_or(Role::Follower, Role::Leader),
+        tunnel: view.lead.map(|_| tunnel::tunnel(&view, &entries)),
         own: own.chain(view.member.prefixes.iter().copied()).collect(),
         local: routes::local(&view, &entries),
         returns: view
-            .role
+            .lead
             .map(|_| routes::returns(&view, &entries))
             .unwrap_or_default(),
         routes: routes::routes(&view, &entries),

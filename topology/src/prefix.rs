@@ -120,6 +120,22 @@ impl Prefix {
         self.covers(other) || other.covers(self)
     }
 
+    /// The first and the last address as numbers, after the family: ranges to compare and sort fast.
+    pub(crate) fn range(&self) -> (Family, u128, u128) {
+        match self.0 {
+            IpNetwork::V4(v4) => {
+                let first = u32::from(v4.ip());
+                let last = first | u32::MAX.checked_shr(u32::from(v4.prefix())).unwrap_or(0);
+                (Family::V4, u128::from(first), u128::from(last))
+            }
+            IpNetwork::V6(v6) => {
+                let first = u128::from(v6.ip());
+                let last = first | u128::MAX.checked_shr(u32::from(v6.prefix())).unwrap_or(0);
+                (Family::V6, first, last)
+            }
+        }
+    }
+
     /// Whether all of it is private: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local) or link-local.
     #[must_use]
     pub fn is_private(&self) -> bool {
@@ -235,6 +251,15 @@ mod tests {
         assert!(prefix("10.1.0.0/16").overlaps(&prefix("10.0.0.0/8")));
         assert!(!prefix("10.0.0.0/16").overlaps(&prefix("10.1.0.0/16")));
         assert!(!prefix("0.0.0.0/0").overlaps(&prefix("fd00::/8")));
+    }
+
+    #[test]
+    fn a_range_is_the_first_and_the_last_address() {
+        let (family, first, last) = prefix("10.1.0.0/16").range();
+        assert_eq!((family, first, last), (Family::V4, 0x0a01_0000, 0x0a01_ffff));
+        assert_eq!(prefix("::/0").range(), (Family::V6, 0, u128::MAX));
+        assert_eq!(prefix("0.0.0.0/0").range().2, u128::from(u32::MAX));
+        assert_eq!(prefix("fd00::7").range().1, prefix("fd00::7").range().2);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::place::Placed;
 use crate::{
-    ClusterFacts, Facts, LocationName, Mesh, Prefix, Reason,
+    ClusterFacts, Facts, Family, LocationName, Mesh, Prefix, Reason,
     claims::{Ask, By, Domain, KeyAsk, Use},
 };
 
@@ -31,7 +31,7 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>])
             created: node.fact.created,
             standing: node
                 .before
-                .is_some_and(|(_, member)| member.public_key == Some(key)),
+                .is_some_and(|before| before.member.public_key == Some(key)),
         })
     });
     let peers = facts.peers.iter().map(|(name, peer)| KeyAsk {
@@ -90,7 +90,7 @@ fn stood(previous: &Mesh, location: &LocationName, cidr: &Prefix) -> bool {
 }
 
 fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, asks: &mut Vec<Ask<'a>>) {
-    let before = node.before.map(|(_, member)| member);
+    let before = node.before.map(|before| before.member);
     let ask = |prefix: Prefix, usage: Use, standing: bool| Ask {
         prefix,
         usage,
@@ -115,7 +115,7 @@ fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, asks: &mut Vec<Ask<'a>>) {
 #[derive(Debug)]
 pub(super) struct Limits<'a> {
     cluster: &'a ClusterFacts,
-    reserved: Vec<(Prefix, Reason)>,
+    reserved: Vec<(Family, u128, u128, Reason)>,
 }
 
 impl<'a> Limits<'a> {
@@ -125,8 +125,14 @@ impl<'a> Limits<'a> {
             .overlay
             .iter()
             .map(|pool| (*pool, Reason::OverlayPool(*pool)));
-        let unroutable = unroutable.map(|prefix| (prefix, Reason::NotRoutable));
-        let reserved = unroutable.chain(pools).collect();
+        let all = unroutable
+            .map(|prefix: Prefix| (prefix, Reason::NotRoutable))
+            .chain(pools);
+        let range = |(prefix, reason): (Prefix, Reason)| {
+            let (family, first, last) = prefix.range();
+            (family, first, last, reason)
+        };
+        let reserved = all.map(range).collect();
         Self { cluster, reserved }
     }
 
@@ -136,11 +142,10 @@ impl<'a> Limits<'a> {
         if ask.prefix.is_default() {
             return Some(Reason::DefaultRoute);
         }
-        if let Some((_, reason)) = self
-            .reserved
-            .iter()
-            .find(|(prefix, _)| prefix.overlaps(&ask.prefix))
-        {
+        let (family, first, last) = ask.prefix.range();
+        let mut reserved = self.reserved.iter();
+        let overlap = reserved.find(|(of, from, to, _)| *of == family && first <= *to && *from <= last);
+        if let Some((.., reason)) = overlap {
             return Some(reason.clone());
         }
         if matches!(ask.usage, Use::Pods | Use::Address) {

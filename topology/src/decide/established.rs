@@ -11,21 +11,21 @@ use crate::{Facts, Location, LocationName, Mesh, MeshMode};
 /// A location whose nodes all come from elsewhere (one that is split off, or renamed) is established with what all of
 /// them were established with: their traffic never returns to plaintext.
 pub(super) fn establish(facts: &Facts, previous: &Mesh, mesh: &mut Mesh) {
-    let mut pairs: BTreeSet<(LocationName, LocationName)> = BTreeSet::new();
+    let mut established: BTreeMap<&LocationName, BTreeSet<&LocationName>> = mesh
+        .locations
+        .keys()
+        .map(|name| (name, BTreeSet::new()))
+        .collect();
+    let mut pair = |a: &LocationName, b: &LocationName| {
+        let known = |name| mesh.locations.get_key_value(name).map(|(name, _)| name);
+        if let (Some(a), Some(b)) = (known(a), known(b)) {
+            established.entry(a).or_default().insert(b);
+            established.entry(b).or_default().insert(a);
+        }
+    };
     for (name, location) in &previous.locations {
         for other in &location.established {
-            if mesh.locations.contains_key(name) && mesh.locations.contains_key(other) {
-                pairs.insert((name.clone(), other.clone()));
-                pairs.insert((other.clone(), name.clone()));
-            }
-        }
-    }
-    for (name, location) in &mesh.locations {
-        for other in inherited(previous, name, location) {
-            if other != name && mesh.locations.contains_key(other) {
-                pairs.insert((name.clone(), other.clone()));
-                pairs.insert((other.clone(), name.clone()));
-            }
+            pair(name, other);
         }
     }
     let reports: BTreeMap<_, _> = mesh
@@ -34,22 +34,31 @@ pub(super) fn establish(facts: &Facts, previous: &Mesh, mesh: &mut Mesh) {
         .map(|(name, location)| (name, reported(facts, location)))
         .collect();
     for (name, location) in &mesh.locations {
+        for other in inherited(previous, name, location) {
+            pair(name, other);
+        }
         for other in reports.get(name).into_iter().flatten() {
-            let back = reports.get(other);
-            if *other != name && back.is_some_and(|back| back.contains(name)) {
-                pairs.insert((name.clone(), (*other).clone()));
+            if other > &name && reports.get(other).is_some_and(|back| back.contains(name)) {
+                pair(name, other);
             }
         }
         if whole(facts, name, location) {
-            pairs.insert((name.clone(), name.clone()));
+            pair(name, name);
         }
     }
-    for (name, other) in pairs {
-        if let Some(location) = mesh.locations.get_mut(&name)
-            && (name != other || location.settings.mode == MeshMode::Nodes)
+    let of = |(name, mut others): (&LocationName, BTreeSet<&LocationName>)| {
+        if mesh
+            .locations
+            .get(name)
+            .is_none_or(|location| location.settings.mode != MeshMode::Nodes)
         {
-            location.established.insert(other);
+            others.remove(name);
         }
+        others.into_iter().cloned().collect()
+    };
+    let established: Vec<BTreeSet<LocationName>> = established.into_iter().map(of).collect();
+    for (location, established) in mesh.locations.values_mut().zip(established) {
+        location.established = established;
     }
 }
 
@@ -74,8 +83,12 @@ fn inherited<'a>(previous: &'a Mesh, name: &LocationName, location: &Location) -
             .unwrap_or_default()
     };
     let all = location.members.keys().map(had);
-    all.reduce(|common: BTreeSet<_>, had| common.intersection(&had).copied().collect())
+    let common = all.reduce(|common: BTreeSet<_>, had| common.intersection(&had).copied().collect());
+    let others = common
         .unwrap_or_default()
+        .into_iter()
+        .filter(|other| *other != name);
+    others.collect()
 }
 
 /// The locations to which an active leader reports the link as up.
@@ -86,12 +99,11 @@ fn reported<'a>(facts: &'a Facts, location: &Location) -> BTreeSet<&'a LocationN
 }
 
 fn whole(facts: &Facts, name: &LocationName, location: &Location) -> bool {
-    let mut leaders = location
-        .active()
-        .filter_map(|leader| facts.nodes.get(leader))
-        .peekable();
-    location.settings.mode == MeshMode::Nodes
-        && location.active().count() > 1
-        && leaders.peek().is_some()
-        && leaders.all(|leader| leader.links.get(name) == Some(&true))
+    let up = |leader| {
+        facts
+            .nodes
+            .get(leader)
+            .is_some_and(|leader| leader.links.get(name) == Some(&true))
+    };
+    location.settings.mode == MeshMode::Nodes && location.active().count() > 1 && location.active().all(up)
 }

@@ -7,23 +7,23 @@ use std::{
 
 use super::place::Placed;
 use crate::{
-    Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Facts, Family, LocationFact, Member, Mesh,
+    Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Facts, Family, Generation, LocationFact, Member,
     NodeFact, Prefix, Reason, Rejected,
     address::Pool,
     claims::{By, Denied, Use},
 };
 
-/// Puts every node into its location.
-pub(super) fn enter(
+/// Every node as a member, in the order of the nodes. A member that is as it was, where it was, keeps its generation.
+pub(super) fn members(
     facts: &Facts,
-    placed: &[Placed<'_>],
+    nodes: &[Placed<'_>],
     keyless: &BTreeSet<By<'_>>,
     denied: &Denied<'_>,
-    mesh: &mut Mesh,
+    generation: Generation,
     rejected: &mut Vec<Rejected>,
-) {
-    let overlays = overlays(&facts.cluster, placed, rejected);
-    for (node, overlay) in placed.iter().zip(overlays) {
+) -> Vec<Member> {
+    let overlays = overlays(&facts.cluster, nodes, rejected);
+    let member = |(node, overlay): (&Placed<'_>, BTreeSet<IpAddr>)| {
         let by = By::Node(node.name);
         let fact = node.fact;
         let granted = |address: &&IpAddr| denied.granted(by, Use::Address, Prefix::host(**address));
@@ -34,26 +34,27 @@ pub(super) fn enter(
             .filter(|prefix| denied.granted(by, Use::Pods, **prefix));
         let listen_port = fact.listen_port.unwrap_or(facts.cluster.listen_port);
         let mut member = Member {
-            generation: mesh.generation,
+            generation,
             endpoints: endpoints(fact, &addresses, listen_port, facts.locations.get(node.location)),
             addresses,
             prefixes: prefixes.copied().collect(),
             overlay,
             hop: fact.hop.clone(),
-            public_key: fact.public_key.filter(|_| !keyless.contains(&by)),
+            public_key: fact
+                .public_key
+                .filter(|_| keyless.is_empty() || !keyless.contains(&by)),
             listen_port,
             keepalive: fact.keepalive,
         };
-        if let Some((_, before)) = node.before.filter(|(location, _)| *location == node.location) {
-            member.generation = before.generation;
-            if member != *before {
-                member.generation = mesh.generation;
+        if let Some(before) = node.before.filter(|before| before.stayed) {
+            member.generation = before.member.generation;
+            if member != *before.member {
+                member.generation = generation;
             }
         }
-        if let Some(location) = mesh.locations.get_mut(node.location) {
-            location.members.insert(node.name.clone(), member);
-        }
-    }
+        member
+    };
+    nodes.iter().zip(overlays).map(member).collect()
 }
 
 /// Where others reach a node, best first: what its annotation says; else, unless an endpoint of the location stands in
@@ -85,42 +86,30 @@ fn endpoints(
 /// The overlay addresses of every node, in the order of the nodes: those it had, and new ones where it has none.
 fn overlays(
     cluster: &ClusterFacts,
-    placed: &[Placed<'_>],
+    nodes: &[Placed<'_>],
     rejected: &mut Vec<Rejected>,
 ) -> Vec<BTreeSet<IpAddr>> {
-    let mut pools: BTreeMap<Family, Pool> = BTreeMap::new();
+    let mut pools: BTreeMap<Family, Prefix> = BTreeMap::new();
     for pool in &cluster.overlay {
-        pools.entry(pool.family()).or_insert_with(|| Pool::new(*pool));
+        pools.entry(pool.family()).or_insert(*pool);
     }
-    let keep = |node: &Placed<'_>| {
-        let mut kept = BTreeMap::new();
-        for address in node.before.iter().flat_map(|(_, member)| &member.overlay) {
-            let family = Family::of(*address);
-            let pool = pools.get_mut(&family).filter(|_| !kept.contains_key(&family));
-            if pool.is_some_and(|pool| pool.keep(*address)) {
-                kept.insert(family, *address);
-            }
-        }
-        kept
-    };
-    let mut overlays: Vec<BTreeMap<Family, IpAddr>> = placed.iter().map(keep).collect();
-    for (node, overlay) in placed.iter().zip(&mut overlays) {
-        for (family, pool) in &mut pools {
-            if overlay.contains_key(family) {
-                continue;
-            }
-            match pool.choose(node.name) {
-                Some(address) => drop(overlay.insert(*family, address)),
-                None => rejected.push(Rejected {
-                    by: Claimant::Node(node.name.clone()),
-                    claim: Claim::Overlay(pool.prefix()),
-                    reason: Reason::PoolExhausted(pool.prefix()),
-                }),
-            }
+    let mut overlays = vec![BTreeSet::new(); nodes.len()];
+    for (family, prefix) in pools {
+        let had = |node: &Placed<'_>| {
+            let mut overlay = node.before.iter().flat_map(|before| &before.member.overlay);
+            overlay.find(|address| Family::of(**address) == family).copied()
+        };
+        let mut addresses: Vec<Option<IpAddr>> = nodes.iter().map(had).collect();
+        let mut pool = Pool::new(prefix, addresses.iter_mut());
+        for ((node, address), overlay) in nodes.iter().zip(addresses).zip(&mut overlays) {
+            let address = address.or_else(|| pool.choose(node.name));
+            overlay.extend(address);
+            rejected.extend(address.is_none().then(|| Rejected {
+                by: Claimant::Node(node.name.clone()),
+                claim: Claim::Overlay(pool.prefix),
+                reason: Reason::PoolExhausted(pool.prefix),
+            }));
         }
     }
     overlays
-        .into_iter()
-        .map(|overlay| overlay.into_values().collect())
-        .collect()
 }

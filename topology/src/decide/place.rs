@@ -1,9 +1,18 @@
 //! Which location a node belongs to, and whether it can lead there.
 
 use crate::{
-    Candidate, Claim, Claimant, Facts, LocationFact, LocationName, Member, Mesh, NodeFact, NodeName, Reason,
-    Rejected,
+    Candidate, Claim, Claimant, Facts, Location, LocationFact, LocationName, Member, Mesh, NodeFact,
+    NodeName, Reason, Rejected,
 };
+
+/// Every node in its location.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    /// Every location that has an object or a node, sorted.
+    pub(super) locations: Vec<&'a LocationName>,
+    /// Every node, sorted by name.
+    pub(super) nodes: Vec<Placed<'a>>,
+}
 
 /// A node in its location.
 #[derive(Clone, Copy, Debug)]
@@ -11,8 +20,25 @@ pub(super) struct Placed<'a> {
     pub(super) name: &'a NodeName,
     pub(super) fact: &'a NodeFact,
     pub(super) location: &'a LocationName,
-    /// What the decision before says of the node, and where it was then.
-    pub(super) before: Option<(&'a LocationName, &'a Member)>,
+    /// The location as an index.
+    pub(super) site: usize,
+    /// What the decision before says of the node.
+    pub(super) before: Option<Before<'a>>,
+}
+
+/// What was decided of a node before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    pub(super) member: &'a Member,
+    /// It was in the same location.
+    pub(super) stayed: bool,
+}
+
+impl<'a> Places<'a> {
+    /// The index of a location.
+    pub(super) fn site(&self, name: &LocationName) -> Option<usize> {
+        self.locations.binary_search(&name).ok()
+    }
 }
 
 /// Every node in its location: its annotation, else the selector of the Location with the lowest name, else its
@@ -22,7 +48,58 @@ pub(super) fn place<'a>(
     previous: &'a Mesh,
     fallback: &'a LocationName,
     rejected: &mut Vec<Rejected>,
-) -> Vec<Placed<'a>> {
+) -> Places<'a> {
+    let named = named(facts, fallback, rejected);
+    let mut locations: Vec<_> = facts.locations.keys().chain(named.iter().copied()).collect();
+    locations.sort_unstable();
+    locations.dedup();
+    let mut places = Places {
+        locations,
+        nodes: Vec::with_capacity(named.len()),
+    };
+    // Nodes come in the order of their names, and so do the members of each location: no search is needed.
+    let decided = |name: &&LocationName| {
+        let members = previous
+            .locations
+            .get(*name)
+            .map(|location| location.members.iter());
+        members.into_iter().flatten().peekable()
+    };
+    let mut decided: Vec<_> = places.locations.iter().map(decided).collect();
+    for ((name, fact), location) in facts.nodes.iter().zip(named) {
+        let site = places.site(location).expect("every named location is among them");
+        let members = &mut decided[site];
+        while members.next_if(|(node, _)| *node < name).is_some() {}
+        let here = members.next_if(|(node, _)| *node == name);
+        let stayed = here.map(|(_, member)| Before { member, stayed: true });
+        places.nodes.push(Placed {
+            name,
+            fact,
+            location,
+            site,
+            before: stayed.or_else(|| moved(previous, name)),
+        });
+    }
+    places
+}
+
+/// What was decided of a node in another location, where it was last.
+fn moved<'a>(previous: &'a Mesh, name: &NodeName) -> Option<Before<'a>> {
+    let found = |location: &'a Location| location.members.get(name);
+    let members = previous.locations.values().filter_map(found);
+    let latest = members.max_by_key(|member| member.generation);
+    latest.map(|member| Before {
+        member,
+        stayed: false,
+    })
+}
+
+/// The location of every node, in the order of the nodes.
+fn named<'a>(
+    facts: &'a Facts,
+    fallback: &'a LocationName,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<&'a LocationName> {
     let selecting: Vec<_> = facts
         .locations
         .iter()
@@ -42,58 +119,31 @@ pub(super) fn place<'a>(
     };
     let place = |(name, fact): (&'a NodeName, &'a NodeFact)| {
         let location = fact.location.as_ref().or_else(|| selected(name, fact));
-        let location = location.or(fact.region.as_ref()).unwrap_or(fallback);
-        Placed {
-            name,
-            fact,
-            location,
-            before: before(previous, location, name),
-        }
+        location.or(fact.region.as_ref()).unwrap_or(fallback)
     };
     facts.nodes.iter().map(place).collect()
-}
-
-/// What was decided of a node, in its location or else, where it was last.
-fn before<'a>(
-    previous: &'a Mesh,
-    location: &LocationName,
-    name: &NodeName,
-) -> Option<(&'a LocationName, &'a Member)> {
-    let here = previous.locations.get_key_value(location).into_iter();
-    let found = |(location, decided): (&'a LocationName, &'a crate::Location)| {
-        decided.members.get(name).map(|member| (location, member))
-    };
-    let mut stayed = here.filter_map(found);
-    let moved = || {
-        previous
-            .locations
-            .iter()
-            .filter_map(found)
-            .max_by_key(|(_, member)| member.generation)
-    };
-    stayed.next().or_else(moved)
 }
 
 /// The node as a candidate for leader: with a key, alive, allowed to lead, and with a way to connect. Who knows no
 /// address of its own can still begin, but has to keep the way open.
 pub(super) fn candidate<'a>(
-    name: &'a NodeName,
-    node: &NodeFact,
+    node: &Placed<'a>,
     member: &Member,
     location: Option<&LocationFact>,
 ) -> Option<Candidate<'a>> {
+    let fact = node.fact;
     let allowed = location.and_then(|location| location.leader_selector.as_ref());
     let may_lead =
-        node.leader != Some(false) && allowed.is_none_or(|selector| selector.matches(&node.labels));
-    let reachable = !node.endpoints.is_empty() || !node.external.is_empty();
+        fact.leader != Some(false) && allowed.is_none_or(|selector| selector.matches(&fact.labels));
+    let reachable = !fact.endpoints.is_empty() || !fact.external.is_empty();
     let connects = reachable
         || !member.addresses.is_empty()
-        || node.keepalive.is_some()
+        || fact.keepalive.is_some()
         || location.is_some_and(|location| location.endpoint.is_some() || location.keepalive.is_some());
-    (member.public_key.is_some() && node.alive && may_lead && connects).then_some(Candidate {
-        node: name,
-        preferred: node.leader == Some(true),
+    (member.public_key.is_some() && fact.alive && may_lead && connects).then_some(Candidate {
+        node: node.name,
+        preferred: fact.leader == Some(true),
         reachable,
-        cordoned: node.cordoned,
+        cordoned: fact.cordoned,
     })
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::view::View;
-use crate::{Generation, LocationName, Member, NodeName, Peer, PeerName, Prefix};
+use crate::{Family, Generation, LocationName, Member, NodeName, Peer, Prefix};
 
 /// What a prefix is. The order decides to whom a prefix belongs that stands twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,14 +20,13 @@ pub(super) enum Kind {
 
 /// One prefix and who has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'v, 'a> {
+pub(super) struct Entry<'a> {
     pub(super) prefix: Prefix,
     pub(super) kind: Kind,
-    pub(super) generation: Generation,
     /// Where it is, as an index of the view's sites. A Peer is at home, or here where it is attached here.
     pub(super) site: usize,
-    /// The leader of the site that carries it.
-    pub(super) carrier: Option<&'v NodeName>,
+    /// The leader of the site that carries it, as an index of the view's leaders.
+    pub(super) carrier: Option<usize>,
     pub(super) owner: Owner<'a>,
 }
 
@@ -36,72 +35,106 @@ pub(super) struct Entry<'v, 'a> {
 pub(super) enum Owner<'a> {
     Member(&'a NodeName, &'a Member),
     Site,
-    Peer(&'a PeerName),
+    /// As an index of the view's Peers.
+    Peer(usize),
 }
 
-impl Entry<'_, '_> {
-    fn order(&self) -> (Prefix, Kind, Reverse<Generation>, usize) {
-        (self.prefix, self.kind, Reverse(self.generation), self.site)
-    }
-}
+/// An entry as sorting wants it: the prefix, and then what decides to whom it belongs. The last is the place of the
+/// entry, which goes by name.
+type Order = (Family, u128, u8, Kind, Reverse<Generation>, usize);
 
 /// Every prefix of the mesh, sorted, each once.
-pub(super) fn entries<'v, 'a>(view: &'v View<'a>) -> Vec<Entry<'v, 'a>> {
-    let mut entries = Vec::new();
-    for index in 0..view.sites.len() {
-        of_site(view, index, &mut entries);
+pub(super) fn entries<'a>(view: &View<'a>) -> Vec<Entry<'a>> {
+    let mut found = Found::default();
+    for site in 0..view.sites.len() {
+        of_site(view, site, &mut found);
     }
-    for (name, peer) in &view.peers {
-        of_peer(view, name, peer, &mut entries);
+    for (index, (_, peer)) in view.peers.iter().enumerate() {
+        of_peer(view, index, peer, &mut found);
     }
-    // Stable: of two claimants that nothing else tells apart, the lower name was pushed first.
-    entries.sort_by_key(Entry::order);
-    entries.dedup_by(|next, kept| next.prefix == kept.prefix);
-    entries
+    found.order.sort_unstable();
+    found
+        .order
+        .dedup_by_key(|(family, first, length, ..)| (*family, *first, *length));
+    found
+        .order
+        .iter()
+        .map(|(.., place)| found.entries[*place])
+        .collect()
 }
 
-fn of_site<'v, 'a>(view: &'v View<'a>, index: usize, entries: &mut Vec<Entry<'v, 'a>>) {
-    let site = &view.sites[index];
-    for (node, member) in view.members(index) {
-        let entry = |prefix: Prefix, kind: Kind, carrier: Option<&'a NodeName>| Entry {
+#[derive(Default)]
+struct Found<'a> {
+    entries: Vec<Entry<'a>>,
+    order: Vec<Order>,
+}
+
+impl<'a> Found<'a> {
+    fn push(&mut self, entry: Entry<'a>) {
+        let (family, first, _) = entry.prefix.range();
+        let generation = match entry.owner {
+            Owner::Member(_, member) => member.generation,
+            Owner::Site | Owner::Peer(_) => Generation::default(),
+        };
+        let place = self.entries.len();
+        self.order.push((
+            family,
+            first,
+            entry.prefix.length(),
+            entry.kind,
+            Reverse(generation),
+            place,
+        ));
+        self.entries.push(entry);
+    }
+}
+
+fn of_site<'a>(view: &View<'a>, site: usize, found: &mut Found<'a>) {
+    for (node, member) in view.members(site) {
+        let entry = |prefix: Prefix, kind: Kind, carrier: Option<usize>| Entry {
             prefix,
             kind,
-            generation: member.generation,
-            site: index,
+            site,
             carrier,
             owner: Owner::Member(node, member),
         };
-        let carrier = site.carrier(node);
-        let hosts = member.addresses.iter().map(|address| Prefix::host(*address));
-        let prefixes = hosts.chain(member.prefixes.iter().copied());
-        entries.extend(prefixes.map(|prefix| entry(prefix, Kind::Member, carrier)));
-        if site.lead(node).is_some() {
-            let overlay = member.overlay.iter().map(|address| Prefix::host(*address));
-            entries.extend(overlay.map(|prefix| entry(prefix, Kind::Overlay, Some(node))));
+        let carrier = view.carrier_of(site, node);
+        for address in &member.addresses {
+            found.push(entry(Prefix::host(*address), Kind::Member, carrier));
+        }
+        for prefix in &member.prefixes {
+            found.push(entry(*prefix, Kind::Member, carrier));
+        }
+        if let Some(lead) = view.lead_of(site, node) {
+            for address in &member.overlay {
+                found.push(entry(Prefix::host(*address), Kind::Overlay, Some(lead)));
+            }
         }
     }
-    entries.extend(site.location.settings.cidrs.iter().map(|cidr| Entry {
-        prefix: *cidr,
-        kind: Kind::Cidr,
-        generation: Generation::default(),
-        site: index,
-        carrier: site.first(),
-        owner: Owner::Site,
-    }));
+    for cidr in &view.sites[site].location.settings.cidrs {
+        found.push(Entry {
+            prefix: *cidr,
+            kind: Kind::Cidr,
+            site,
+            carrier: view.first(site),
+            owner: Owner::Site,
+        });
+    }
 }
 
-fn of_peer<'v, 'a>(view: &'v View<'a>, name: &'a PeerName, peer: &'a Peer, entries: &mut Vec<Entry<'v, 'a>>) {
-    let site = |home: &LocationName| view.sites.binary_search_by(|site| site.name.cmp(home)).ok();
+fn of_peer<'a>(view: &View<'a>, index: usize, peer: &Peer, found: &mut Found<'a>) {
+    let place = |home: &LocationName| view.sites.binary_search_by(|site| site.name.cmp(home)).ok();
     let here = view.attached(peer).then_some(view.mine);
-    let Some(index) = here.or_else(|| site(peer.home.as_ref()?)) else {
+    let Some(site) = here.or_else(|| place(peer.home.as_ref()?)) else {
         return;
     };
-    entries.extend(peer.allowed_ips.iter().map(|prefix| Entry {
-        prefix: *prefix,
-        kind: Kind::Peer,
-        generation: Generation::default(),
-        site: index,
-        carrier: view.sites[index].first(),
-        owner: Owner::Peer(name),
-    }));
+    for prefix in &peer.allowed_ips {
+        found.push(Entry {
+            prefix: *prefix,
+            kind: Kind::Peer,
+            site,
+            carrier: view.first(site),
+            owner: Owner::Peer(index),
+        });
+    }
 }

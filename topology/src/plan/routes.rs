@@ -7,10 +7,10 @@ use super::{
     entries::{Entry, Kind, Owner},
     view::View,
 };
-use crate::{LeaderRole, Member, NodeName, Prefix};
+use crate::{Member, NodeName, Prefix};
 
 /// Whether the CNI and the LAN carry a prefix.
-fn is_local(view: &View<'_>, entry: &Entry<'_, '_>) -> bool {
+fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
     if entry.site != view.mine {
         return false;
     }
@@ -19,21 +19,20 @@ fn is_local(view: &View<'_>, entry: &Entry<'_, '_>) -> bool {
         Kind::Overlay | Kind::Peer => false,
         Kind::Member => {
             let mine = matches!(entry.owner, Owner::Member(node, _) if node == view.me);
-            let carrier = view.home().carrier(view.me);
-            let island = carrier.is_some() && carrier == entry.carrier;
+            let island = view.carrier.is_some() && view.carrier == entry.carrier;
             mine || island || !view.established(view.mine)
         }
     }
 }
 
 /// What the CNI and the LAN carry.
-pub(super) fn local(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeSet<Prefix> {
+pub(super) fn local(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> {
     let local = entries.iter().filter(|entry| is_local(view, entry));
     local.map(|entry| entry.prefix).collect()
 }
 
 /// Where everything else goes.
-pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeMap<Prefix, Route> {
+pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix, Route> {
     let ways = Ways::new(view);
     let remote = entries.iter().filter(|entry| !is_local(view, entry));
     let routes = remote.filter_map(|entry| {
@@ -45,7 +44,7 @@ pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeMap<Pre
 }
 
 /// Addresses of the other nodes of the own location, each with the hop to its node.
-pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_, '_>]) -> BTreeMap<Prefix, Via> {
+pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix, Via> {
     let here = entries.iter().filter(|entry| entry.site == view.mine);
     let returns = here.filter_map(|entry| match entry.owner {
         Owner::Member(node, member) if node != view.me && is_address(member, entry.prefix) => {
@@ -75,34 +74,34 @@ struct Ways<'v, 'a> {
     out: Via,
     /// Towards the first active leader of the own location, where Peers are attached.
     first: Via,
+    /// The locations that are established with the own one.
+    established: Vec<bool>,
 }
 
 impl<'v, 'a> Ways<'v, 'a> {
     fn new(view: &'v View<'a>) -> Self {
-        let home = view.home();
-        let to = |leader: Option<&NodeName>| match leader {
-            Some(leader) if leader == view.me => Via::Tunnel,
-            Some(leader) => home
-                .lead(leader)
-                .map_or(Via::Unreachable, |lead| hop(lead.node, lead.member)),
+        let to = |lead: Option<usize>| match lead.map(|lead| (view.lead == Some(lead), &view.leads[lead])) {
+            Some((true, _)) => Via::Tunnel,
+            Some((false, leader)) => hop(leader.node, leader.member),
             None => Via::Unreachable,
         };
         Self {
             view,
-            out: to(home.carrier(view.me)),
-            first: to(home.first()),
+            out: to(view.carrier),
+            first: to(view.first(view.mine)),
+            established: (0..view.sites.len()).map(|site| view.established(site)).collect(),
         }
     }
 
     /// `None`: no route.
-    fn via(&self, entry: &Entry<'_, '_>) -> Option<Via> {
-        let established = self.view.established(entry.site);
+    fn via(&self, entry: &Entry<'_>) -> Option<Via> {
+        let established = self.established[entry.site];
         let own = entry.site == self.view.mine;
         match entry.kind {
-            Kind::Overlay if entry.carrier == Some(self.view.me) => None,
+            Kind::Overlay if self.view.lead.is_some() && entry.carrier == self.view.lead => None,
             Kind::Overlay => self.overlay(own),
             Kind::Peer if own && !established => Some(self.first.clone()),
-            Kind::Peer if own && self.view.home().first() == Some(self.view.me) => Some(Via::Tunnel),
+            Kind::Peer if own && self.first == Via::Tunnel => Some(Via::Tunnel),
             Kind::Peer | Kind::Member | Kind::Cidr if !established => None,
             Kind::Peer | Kind::Member | Kind::Cidr if entry.carrier.is_none() => Some(Via::Unreachable),
             Kind::Peer | Kind::Member | Kind::Cidr => Some(self.out.clone()),
@@ -114,10 +113,10 @@ impl<'v, 'a> Ways<'v, 'a> {
         if own && !self.view.islands() {
             return None;
         }
-        match self.view.role {
-            Some(LeaderRole::Active | LeaderRole::Standby) => Some(Via::Tunnel),
-            None if self.out == Via::Unreachable => None,
-            None => Some(self.out.clone()),
+        match (self.view.lead, &self.out) {
+            (Some(_), _) => Some(Via::Tunnel),
+            (None, Via::Unreachable) => None,
+            (None, Via::Tunnel | Via::Hop { .. }) => Some(self.out.clone()),
         }
     }
 }

@@ -8,51 +8,35 @@ use std::{
 use super::{
     Party, Tunnel, TunnelPeer,
     entries::{Entry, Owner},
-    view::{Lead, View},
+    view::View,
 };
-use crate::{Endpoint, EndpointHost, NodeName, PeerName, Prefix, PublicKey};
-
-/// A party, cheaper to compare than [`Party`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Side<'v> {
-    Leader(usize, &'v NodeName),
-    Peer(&'v PeerName),
-}
+use crate::{Endpoint, EndpointHost, Prefix, PublicKey};
 
 /// The device with all its peers.
-pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_, '_>]) -> Tunnel {
+pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>]) -> Tunnel {
     let keepalive = view.member.keepalive.or(view.home().location.settings.keepalive);
-    let mut allowed: BTreeMap<Side<'_>, Vec<Prefix>> = BTreeMap::new();
-    for entry in entries {
-        if let Some(side) = side(view, entry) {
-            allowed.entry(side).or_default().push(entry.prefix);
-        }
-    }
-    let mut allowed = |side| allowed.remove(&side).unwrap_or_default().into_iter().collect();
+    let mut allowed = Allowed::new(view, entries);
     let mut peers: BTreeMap<PublicKey, TunnelPeer> = BTreeMap::new();
-    for (key, site, lead) in leaders(view) {
+    for (key, lead) in leaders(view) {
+        let leader = &view.leads[lead];
         let peer = TunnelPeer {
-            party: Party::Leader(view.sites[site].name.clone(), lead.node.clone()),
-            overlay: lead.member.overlay.clone(),
-            endpoints: endpoints(view, site, lead),
+            party: Party::Leader(view.sites[leader.site].name.clone(), leader.node.clone()),
+            overlay: leader.member.overlay.clone(),
+            endpoints: endpoints(view, lead),
             keepalive,
-            allowed_ips: allowed(Side::Leader(site, lead.node)),
+            allowed_ips: std::mem::take(&mut allowed.leads[lead]).into_iter().collect(),
         };
         peers.insert(key, peer);
     }
-    let serves_peers = view.home().first() == Some(view.me);
-    let attached = view
-        .peers
-        .iter()
-        .filter(|(_, peer)| serves_peers && view.attached(peer));
-    for (name, peer) in attached {
-        if Some(peer.public_key) != view.member.public_key {
+    let serves_peers = view.lead.is_some() && view.first(view.mine) == view.lead;
+    for (index, (name, peer)) in view.peers.iter().enumerate() {
+        if serves_peers && view.attached(peer) && view.member.public_key != Some(peer.public_key) {
             peers.entry(peer.public_key).or_insert_with(|| TunnelPeer {
                 party: Party::Peer((*name).clone()),
                 overlay: BTreeSet::new(),
                 endpoints: peer.endpoint.iter().cloned().collect(),
                 keepalive: peer.keepalive.or(keepalive),
-                allowed_ips: allowed(Side::Peer(name)),
+                allowed_ips: std::mem::take(&mut allowed.peers[index]).into_iter().collect(),
             });
         }
     }
@@ -63,61 +47,77 @@ pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_, '_>]) -> Tunnel {
     }
 }
 
+/// What each party may send from.
+struct Allowed {
+    leads: Vec<Vec<Prefix>>,
+    peers: Vec<Vec<Prefix>>,
+}
+
+impl Allowed {
+    fn new(view: &View<'_>, entries: &[Entry<'_>]) -> Self {
+        let mut allowed = Self {
+            leads: vec![Vec::new(); view.leads.len()],
+            peers: vec![Vec::new(); view.peers.len()],
+        };
+        for entry in entries {
+            let Some(carrier) = entry.carrier else { continue };
+            let own = entry.site == view.mine;
+            match entry.owner {
+                Owner::Peer(peer) if own && view.lead == Some(carrier) => {
+                    allowed.peers[peer].push(entry.prefix)
+                }
+                _ if view.lead == Some(carrier) || !remote(view, entry.site) => {}
+                Owner::Site if own => {}
+                Owner::Member(..) | Owner::Site | Owner::Peer(_) => allowed.leads[carrier].push(entry.prefix),
+            }
+        }
+        allowed
+    }
+}
+
 /// Whether the own leaders have a tunnel to the leaders of this location.
 fn remote(view: &View<'_>, site: usize) -> bool {
     site != view.mine || view.islands()
 }
 
-/// With whom a prefix is.
-fn side<'v>(view: &View<'_>, entry: &Entry<'v, 'v>) -> Option<Side<'v>> {
-    let carrier = entry.carrier?;
-    match entry.owner {
-        Owner::Peer(name) if entry.site == view.mine && carrier == view.me => Some(Side::Peer(name)),
-        _ if carrier == view.me || !remote(view, entry.site) => None,
-        Owner::Site if entry.site == view.mine => None,
-        Owner::Member(..) | Owner::Site | Owner::Peer(_) => Some(Side::Leader(entry.site, carrier)),
-    }
-}
-
 /// The leaders to talk to, each key once, never the own one.
-fn leaders<'v, 'a>(view: &'v View<'a>) -> Vec<(PublicKey, usize, &'v Lead<'a>)> {
-    let sites = view
-        .sites
+fn leaders(view: &View<'_>) -> Vec<(PublicKey, usize)> {
+    let others = view
+        .leads
         .iter()
         .enumerate()
-        .filter(|(site, _)| remote(view, *site));
-    let leads = sites.flat_map(|(site, named)| named.leaders.iter().map(move |lead| (site, lead)));
-    let others = leads.filter(|(_, lead)| lead.node != view.me);
-    let mut leaders: Vec<_> = others
-        .filter_map(|(site, lead)| Some((lead.member.public_key?, site, lead)))
+        .filter(|(lead, _)| view.lead != Some(*lead));
+    let remote = others.filter(|(_, leader)| remote(view, leader.site));
+    let mut leaders: Vec<_> = remote
+        .filter_map(|(lead, leader)| {
+            Some((leader.member.public_key?, Reverse(leader.member.generation), lead))
+        })
         .filter(|(key, ..)| view.member.public_key != Some(*key))
         .collect();
-    leaders.sort_by_key(|(key, site, lead)| (*key, Reverse(lead.member.generation), *site, lead.node));
-    let mut seen = BTreeSet::new();
-    leaders.retain(|(key, ..)| seen.insert(*key));
-    leaders
+    leaders.sort_unstable();
+    leaders.dedup_by_key(|(key, ..)| *key);
+    leaders.into_iter().map(|(key, _, lead)| (key, lead)).collect()
 }
 
 /// Where a leader is reached: inside the own location at its own addresses; else what stands in front of its location,
 /// where it is the first, and then what is known of itself.
-fn endpoints(view: &View<'_>, site: usize, lead: &Lead<'_>) -> Vec<Endpoint> {
-    if site == view.mine {
-        let port = lead.member.listen_port;
-        let inside = lead
+fn endpoints(view: &View<'_>, lead: usize) -> Vec<Endpoint> {
+    let leader = &view.leads[lead];
+    if leader.site == view.mine {
+        let port = leader.member.listen_port;
+        let inside = leader
             .member
             .addresses
             .iter()
             .map(|address| EndpointHost::Address(*address));
         return inside.map(|host| Endpoint { host, port }).collect();
     }
-    let named = &view.sites[site];
-    let front = named
-        .location
-        .settings
+    let settings = &view.sites[leader.site].location.settings;
+    let front = settings
         .endpoint
         .iter()
-        .filter(|_| named.first() == Some(lead.node));
-    let mut endpoints: Vec<Endpoint> = front.chain(&lead.member.endpoints).cloned().collect();
+        .filter(|_| view.first(leader.site) == Some(lead));
+    let mut endpoints: Vec<Endpoint> = front.chain(&leader.member.endpoints).cloned().collect();
     let mut seen = BTreeSet::new();
     endpoints.retain(|endpoint| seen.insert(endpoint.clone()));
     endpoints

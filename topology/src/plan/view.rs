@@ -1,6 +1,6 @@
 //! The mesh as one node reads it: each node in one location, only leaders that can lead.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet, ops::Range};
 
 use crate::{
     LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName, rendezvous,
@@ -12,14 +12,19 @@ pub(super) struct Lead<'a> {
     pub(super) node: &'a NodeName,
     pub(super) member: &'a Member,
     pub(super) role: LeaderRole,
+    /// Its location, as an index of the view's sites.
+    pub(super) site: usize,
+    /// The stable hash of its name.
+    hash: u64,
 }
 
-/// A location with the leaders that can lead, in order of preference.
+/// A location.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) name: &'a LocationName,
     pub(super) location: &'a Location,
-    pub(super) leaders: Vec<Lead<'a>>,
+    /// Its leaders that can lead, in order of preference, as indices of the view's leaders.
+    leads: Range<usize>,
 }
 
 /// The mesh as one node reads it.
@@ -27,35 +32,17 @@ pub(super) struct Site<'a> {
 pub(super) struct View<'a> {
     pub(super) me: &'a NodeName,
     pub(super) member: &'a Member,
-    pub(super) role: Option<LeaderRole>,
+    /// This node as a leader, as an index of the leaders.
+    pub(super) lead: Option<usize>,
+    /// Who carries this node, as an index of the leaders.
+    pub(super) carrier: Option<usize>,
     pub(super) sites: Vec<Site<'a>>,
+    pub(super) leads: Vec<Lead<'a>>,
     pub(super) peers: Vec<(&'a PeerName, &'a Peer)>,
-    /// The own location, as an index of `sites`.
+    /// The own location, as an index of the sites.
     pub(super) mine: usize,
     /// Members that are elsewhere by now.
     gone: BTreeSet<(usize, &'a NodeName)>,
-}
-
-impl<'a> Site<'a> {
-    /// The leaders that carry something.
-    pub(super) fn active(&self) -> impl Iterator<Item = &Lead<'a>> + Clone {
-        self.leaders.iter().filter(|lead| lead.role == LeaderRole::Active)
-    }
-
-    /// The leader that carries `cidrs` and Peers.
-    pub(super) fn first(&self) -> Option<&NodeName> {
-        self.active().next().map(|lead| lead.node)
-    }
-
-    /// The leader that carries a member.
-    pub(super) fn carrier(&self, member: &NodeName) -> Option<&'a NodeName> {
-        rendezvous::heaviest(self.active().map(|lead| lead.node), member)
-    }
-
-    /// The leader of this name.
-    pub(super) fn lead(&self, node: &NodeName) -> Option<&Lead<'a>> {
-        self.leaders.iter().find(|lead| lead.node == node)
-    }
 }
 
 impl<'a> View<'a> {
@@ -69,30 +56,45 @@ impl<'a> View<'a> {
         };
         let (mine, (_, member)) =
             (0..locations.len()).find_map(|site| present(site, me).map(|known| (site, known)))?;
-        let leaders = |site: usize, location: &'a Location| {
+        let mut leads = Vec::new();
+        let mut sites = Vec::with_capacity(locations.len());
+        for (site, (name, location)) in locations.iter().enumerate() {
+            let start = leads.len();
             let mut seen = BTreeSet::new();
-            let usable = location.leaders.iter().filter_map(|leader| {
+            leads.extend(location.leaders.iter().filter_map(|leader| {
                 let (node, member) = present(site, &leader.node)?;
+                let able = member.public_key.is_some() && seen.insert(node);
+                let hash = rendezvous::stable(node.as_str());
                 let role = leader.role;
-                member.public_key.map(|_| Lead { node, member, role })
+                able.then_some(Lead {
+                    node,
+                    member,
+                    role,
+                    site,
+                    hash,
+                })
+            }));
+            let leads = start..leads.len();
+            sites.push(Site {
+                name,
+                location,
+                leads,
             });
-            usable.filter(|lead| seen.insert(lead.node)).collect::<Vec<_>>()
-        };
-        let site = |(index, (name, location)): (usize, &(&'a LocationName, &'a Location))| Site {
-            name,
-            location,
-            leaders: leaders(index, location),
-        };
-        let sites: Vec<_> = locations.iter().enumerate().map(site).collect();
-        Some(Self {
+        }
+        let mut view = Self {
             me,
             member,
-            role: sites.get(mine)?.lead(me).map(|lead| lead.role),
+            lead: None,
+            carrier: None,
             peers: mesh.peers.iter().collect(),
             mine,
             sites,
+            leads,
             gone,
-        })
+        };
+        view.lead = view.lead_of(mine, me);
+        view.carrier = view.carrier_of(mine, me);
+        Some(view)
     }
 
     /// The own location.
@@ -100,11 +102,51 @@ impl<'a> View<'a> {
         &self.sites[self.mine]
     }
 
+    /// The own part.
+    pub(super) fn role(&self) -> Option<LeaderRole> {
+        self.lead.map(|lead| self.leads[lead].role)
+    }
+
     /// The members of a location, without those that are elsewhere by now.
     pub(super) fn members(&self, site: usize) -> impl Iterator<Item = (&'a NodeName, &'a Member)> {
         let location = self.sites[site].location;
         let here = move |node: &NodeName| self.gone.is_empty() || !self.gone.contains(&(site, node));
         location.members.iter().filter(move |(node, _)| here(node))
+    }
+
+    /// The leaders of a location that carry something.
+    fn active(&self, site: usize) -> impl Iterator<Item = usize> {
+        let leads = self.sites[site].leads.clone();
+        leads.filter(|lead| self.leads[*lead].role == LeaderRole::Active)
+    }
+
+    /// The leader of a location that carries `cidrs` and Peers.
+    pub(super) fn first(&self, site: usize) -> Option<usize> {
+        self.active(site).next()
+    }
+
+    /// The leader that a node is.
+    pub(super) fn lead_of(&self, site: usize, node: &NodeName) -> Option<usize> {
+        self.sites[site]
+            .leads
+            .clone()
+            .find(|lead| self.leads[*lead].node == node)
+    }
+
+    /// The leader that carries a member.
+    pub(super) fn carrier_of(&self, site: usize, member: &NodeName) -> Option<usize> {
+        let mut active = self.active(site);
+        let (first, second) = (active.next(), active.next());
+        if second.is_none() {
+            return first;
+        }
+        let itself = self.active(site).find(|lead| self.leads[*lead].node == member);
+        itself.or_else(|| {
+            let named = self
+                .active(site)
+                .map(|lead| (lead, self.leads[lead].node, self.leads[lead].hash));
+            rendezvous::heaviest(named, member)
+        })
     }
 
     /// Whether the own location has a tunnel to this Peer.
@@ -126,20 +168,29 @@ impl<'a> View<'a> {
     }
 }
 
-/// Members that stand in another location with a higher generation. Names are compared by their hash first: in a mesh
-/// of thousands of nodes nearly none stands twice.
+/// Members that stand in another location with a higher generation. In a mesh of thousands of nodes nearly none stands
+/// twice, and the hashes of the names show that fastest.
 fn gone<'a>(locations: &[(&'a LocationName, &'a Location)]) -> BTreeSet<(usize, &'a NodeName)> {
-    let mut seen: Vec<(u64, &'a NodeName, std::cmp::Reverse<u64>, usize)> = Vec::new();
-    for (site, (_, location)) in locations.iter().enumerate() {
-        seen.extend(location.members.iter().map(|(node, member)| {
-            let hash = rendezvous::stable(&[node.as_str()]);
-            (hash, node, std::cmp::Reverse(member.generation.0), site)
-        }));
+    let members = || {
+        let sites = locations.iter().enumerate();
+        sites.flat_map(|(site, (_, location))| {
+            location
+                .members
+                .iter()
+                .map(move |(node, member)| (site, node, member))
+        })
+    };
+    let mut hashes: Vec<u64> = members()
+        .map(|(_, node, _)| rendezvous::stable(node.as_str()))
+        .collect();
+    hashes.sort_unstable();
+    if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
+        return BTreeSet::new();
     }
-    seen.sort_unstable();
-    let again = seen.windows(2).filter_map(|pair| match pair {
-        [(_, before, ..), (_, node, _, site)] if before == node => Some((*site, *node)),
-        _ => None,
-    });
-    again.collect()
+    let mut all: Vec<_> = members()
+        .map(|(site, node, member)| (node, Reverse(member.generation), site))
+        .collect();
+    all.sort_unstable();
+    let again = all.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+    again.map(|pair| (pair[1].2, pair[1].0)).collect()
 }
