@@ -4,54 +4,99 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use spanwire_host::{Cni, Host, HostFacts, Step, diff, render};
-use spanwire_topology::{Leader, LeaderRole, Location, Member, Mesh, NodeName, Plan, PublicKey, plan};
+use spanwire_topology::{Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, plan};
 
 use crate::samples::{addresses, link, location, node, other_link, prefixes};
 
-/// Location number and node number of each node; node 1 leads.
+/// Location number and node number of each node.
 const NODES: [(u8, u8); 4] = [(1, 1), (1, 2), (2, 1), (2, 2)];
 const LOCATIONS: [&str; 3] = ["", "a", "b"];
+
+/// The key of each node.
+type Keys = BTreeMap<(u8, u8), PublicKey>;
+
+/// What is decided, and for how long.
+#[derive(Clone, Copy)]
+struct Stage {
+    /// Its name.
+    name: &'static str,
+    /// The node that leads location a; in b it is always b1.
+    leader: u8,
+    established: bool,
+    settled: bool,
+}
+
+const STAGES: [Stage; 4] = [
+    Stage {
+        name: "tunnels",
+        leader: 1,
+        established: false,
+        settled: false,
+    },
+    Stage {
+        name: "established",
+        leader: 1,
+        established: true,
+        settled: false,
+    },
+    Stage {
+        name: "settled",
+        leader: 1,
+        established: true,
+        settled: true,
+    },
+    Stage {
+        name: "moved",
+        leader: 2,
+        established: true,
+        settled: true,
+    },
+];
+
+impl Stage {
+    fn leader(&self, l: u8) -> u8 {
+        if l == 1 { self.leader } else { 1 }
+    }
+}
 
 fn name(l: u8, x: u8) -> NodeName {
     node(&format!("{}{x}", LOCATIONS[usize::from(l)]))
 }
 
-fn member(l: u8, x: u8, key: PublicKey) -> Member {
+fn member(l: u8, x: u8, keys: &Keys) -> Member {
     Member {
         addresses: addresses(&[&format!("192.168.{l}.{x}"), &format!("fd00:{l}::{x}")]),
         prefixes: prefixes(&[&format!("10.244.{l}{x}.0/24"), &format!("fd00:244:{l}{x}::/64")]),
         overlay: addresses(&[&format!("10.4.0.{l}{x}"), &format!("fd00:4::{l}{x}")]),
         hop: addresses(&[&format!("10.244.{l}{x}.0"), &format!("fd00:244:{l}{x}::")]),
-        public_key: (x == 1).then_some(key),
-        // An address that is itself in the mesh.
-        endpoints: vec![format!("192.168.{l}.1:51820").parse().unwrap()],
+        public_key: Some(keys[&(l, x)]),
         listen_port: 51820,
         ..Member::default()
     }
 }
 
-fn mesh(keys: &BTreeMap<u8, PublicKey>, established: bool) -> Mesh {
+fn mesh(stage: &Stage, keys: &Keys) -> Mesh {
     let located = |l: u8| {
-        let members = NODES.iter().filter(|(other, _)| *other == l);
         let leader = Leader {
-            node: name(l, 1),
+            node: name(l, stage.leader(l)),
             role: LeaderRole::Active,
         };
         let far = location(LOCATIONS[usize::from(3 - l)]);
-        let location_of = Location {
+        let members = NODES.iter().filter(|(other, _)| *other == l);
+        let here = Location {
             leaders: vec![leader],
-            established: established.then_some(far).into_iter().collect(),
+            established: stage.established.then_some(far).into_iter().collect(),
             members: members
-                .map(|(l, x)| (name(*l, *x), member(*l, *x, keys[l])))
+                .map(|(l, x)| (name(*l, *x), member(*l, *x, keys)))
                 .collect(),
             ..Location::default()
         };
-        (location(LOCATIONS[usize::from(l)]), location_of)
+        (location(LOCATIONS[usize::from(l)]), here)
     };
     Mesh {
         locations: [1, 2].map(located).into(),
@@ -59,20 +104,19 @@ fn mesh(keys: &BTreeMap<u8, PublicKey>, established: bool) -> Mesh {
     }
 }
 
-fn facts(l: u8, x: u8, keys: &BTreeMap<u8, PublicKey>, settled: bool) -> HostFacts {
-    let far = 3 - l;
+/// The machine of a node. Endpoints are addresses that are themselves in the mesh.
+fn facts(l: u8, x: u8, stage: &Stage, keys: &Keys) -> HostFacts {
     let (lan, lan6) = (format!("192.168.{l}.{x}"), format!("fd00:{l}::{x}"));
     let (bridge, bridge6) = (format!("10.244.{l}{x}.1"), format!("fd00:244:{l}{x}::1"));
     let (vxlan, vxlan6) = (format!("10.244.{l}{x}.0"), format!("fd00:244:{l}{x}::"));
-    let settled = settled.then(|| location(LOCATIONS[usize::from(far)]));
+    let bridge = [(bridge.as_str(), 24), (&bridge6, 64)];
+    let endpoint = |(l, x): &(u8, u8)| format!("192.168.{l}.{x}:51820").parse().unwrap();
+    let far = location(LOCATIONS[usize::from(3 - l)]);
     HostFacts {
-        public_key: Some(keys[&l]),
+        public_key: Some(keys[&(l, x)]),
         links: BTreeMap::from([
             (link("eth0"), other_link(1500, &[(&lan, 24), (&lan6, 64)], false)),
-            (
-                link("cni0"),
-                other_link(1430, &[(&bridge, 24), (&bridge6, 64)], true),
-            ),
+            (link("cni0"), other_link(1430, &bridge, true)),
             (link("flannel.1"), other_link(1450, &[(&vxlan, 32)], true)),
             (link("flannel-v6.1"), other_link(1430, &[(&vxlan6, 128)], true)),
         ]),
@@ -80,8 +124,8 @@ fn facts(l: u8, x: u8, keys: &BTreeMap<u8, PublicKey>, settled: bool) -> HostFac
             links: BTreeSet::from([link("flannel.1"), link("flannel-v6.1")]),
         },
         underlay_mtu: Some(1500),
-        endpoints: BTreeMap::from([(keys[&far], format!("192.168.{far}.1:51820").parse().unwrap())]),
-        settled: settled.into_iter().collect(),
+        endpoints: keys.iter().map(|(node, key)| (*key, endpoint(node))).collect(),
+        settled: stage.settled.then_some(far).into_iter().collect(),
         api_server: BTreeSet::from(["192.168.2.1:6443".parse().unwrap()]),
         ..HostFacts::default()
     }
@@ -123,13 +167,12 @@ fn command(step: &Step, key_file: &str) -> String {
         Step::DeleteRule(deleted) => rule("del", &deleted.to_string()),
         Step::SetNft(table) => format!("nft -f /dev/stdin <<'END'\n{}END", table.text),
         Step::SetSysctl(sysctl, value) => format!("echo {value} >/proc/sys/{}", sysctl.0),
-        Step::DeleteLink
-        | Step::SetMtu(_)
-        | Step::SetUp(false)
-        | Step::DeleteAddress(_)
-        | Step::SetDevice { .. }
-        | Step::DeletePeer(_)
-        | Step::DeleteNft => panic!("a mesh that only grows needs no {step}"),
+        Step::DeletePeer(key) => format!("wg set {dev} peer {key} remove"),
+        Step::DeleteLink => format!("ip link delete {dev}"),
+        Step::DeleteNft => "nft delete table inet spanwire".to_owned(),
+        Step::SetMtu(_) | Step::SetUp(false) | Step::DeleteAddress(_) | Step::SetDevice { .. } => {
+            panic!("no stage needs {step}")
+        }
     }
 }
 
@@ -139,38 +182,36 @@ fn output(program: &mut Command) -> String {
 }
 
 /// Private keys as files, and the public ones.
-fn make_keys(dir: &Path) -> BTreeMap<u8, PublicKey> {
-    let make = |l| {
-        let file = dir.join(format!("key{l}"));
+fn make_keys(dir: &Path) -> Keys {
+    let make = |(l, x)| {
+        let file = key_file(dir, l, x);
         fs::write(&file, output(Command::new("wg").arg("genkey"))).unwrap();
         let public = output(Command::new("wg").arg("pubkey").stdin(File::open(&file).unwrap()));
-        (l, public.parse().unwrap())
+        ((l, x), public.parse().unwrap())
     };
-    [1, 2].map(make).into()
+    NODES.map(make).into()
+}
+
+fn key_file(dir: &Path, l: u8, x: u8) -> PathBuf {
+    dir.join(format!("key-{}", name(l, x)))
 }
 
 /// The commands of each stage for each node; a pause after each shows whether packets flow between any two.
-fn write_stages(dir: &Path, keys: &BTreeMap<u8, PublicKey>) {
+fn write_stages(dir: &Path, keys: &Keys) {
     for (l, x) in NODES {
-        let planned = |established| -> Plan { plan(&mesh(keys, established), &name(l, x)) };
-        let stages = [
-            ("tunnels", render(&planned(false), &facts(l, x, keys, false))),
-            ("established", render(&planned(true), &facts(l, x, keys, false))),
-            ("settled", render(&planned(true), &facts(l, x, keys, true))),
-        ];
-        let key_file = dir.join(format!("key{l}"));
+        let rendered = |stage: &Stage| {
+            let plan = plan(&mesh(stage, keys), &name(l, x));
+            (stage.name, render(&plan, &facts(l, x, stage, keys)))
+        };
+        let stages = STAGES.iter().map(rendered).chain([("retired", Host::default())]);
+        let key_file = key_file(dir, l, x);
         let mut actual = Host::default();
         for (stage, wanted) in stages {
             let steps = diff(&actual, &wanted);
-            let commands = steps
-                .iter()
-                .map(|step| command(step, key_file.to_str().unwrap()) + "\nsleep 0.03\n");
+            let commands = steps.iter().map(|step| command(step, key_file.to_str().unwrap()));
+            let text: String = commands.map(|command| command + "\nsleep 0.03\n").collect();
             fs::create_dir_all(dir.join(stage)).unwrap();
-            fs::write(
-                dir.join(stage).join(format!("{}.sh", name(l, x))),
-                commands.collect::<String>(),
-            )
-            .unwrap();
+            fs::write(dir.join(stage).join(format!("{}.sh", name(l, x))), text).unwrap();
             actual = wanted;
         }
     }
