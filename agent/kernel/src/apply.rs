@@ -6,6 +6,7 @@ use spanwire_host::{LinkName, Route, RouteKind, Step};
 
 use crate::{
     Kernel, address,
+    clash::taken,
     errno::{Meaning, Wish, meaning},
     error::ApplyError,
     kernel::socket_of,
@@ -17,6 +18,9 @@ use crate::{
 
 /// How long a userspace device may take to go away after `down` was answered, and how often to look.
 const DISAPPEARANCE: (u32, Duration) = (400, Duration::from_millis(5));
+
+/// How long the process of a device that has just gone may take to let go of its port, and how often to look.
+const RELEASE: (u32, Duration) = (20, Duration::from_millis(10));
 
 /// What became of some steps.
 #[derive(Debug, Default)]
@@ -147,11 +151,16 @@ impl Kernel {
 
     async fn special(&mut self, step: &Step) -> Result<(), ApplyError> {
         match step {
-            Step::AddLink { mtu, .. } => {
-                self.add_link(*mtu).await?;
+            Step::AddLink { mtu, listen_port, .. } => {
+                self.add_link(*mtu, *listen_port).await?;
                 self.set_device(step).await
             }
-            Step::SetDevice { .. } => self.set_device(step).await,
+            Step::SetDevice { listen_port, .. } => {
+                if self.device().read().await?.listen_port != *listen_port {
+                    port_is_free(*listen_port).await?;
+                }
+                self.set_device(step).await
+            }
             Step::DeleteLink => self.delete_link().await,
             Step::SetPeer { .. } => self.set_peer(step).await,
             Step::DeletePeer(key) => self.device().change(&[Change::RemovePeer(*key)]).await,
@@ -169,7 +178,7 @@ impl Kernel {
         }
     }
 
-    async fn add_link(&mut self, mtu: u32) -> Result<(), ApplyError> {
+    async fn add_link(&mut self, mtu: u32, listen_port: u16) -> Result<(), ApplyError> {
         let name = self.owned.link.clone();
         if let Some(device) = link::find(&mut self.route, &name).await? {
             if !self.is_own_device(&device).await {
@@ -181,6 +190,7 @@ impl Kernel {
             // The other backend's, or one that was never finished.
             self.delete_link().await?;
         }
+        port_is_free(listen_port).await?;
         if self.backend == Backend::Kernel {
             let request = link::add_wireguard(&name, Some(mtu));
             self.say(Wish::MakeWireGuard, request).await?;
@@ -280,6 +290,18 @@ impl Report {
             Err(error) => self.failed.push((step, error)),
         }
     }
+}
+
+/// Whether WireGuard can have the port: a userspace one tells nobody when it cannot.
+async fn port_is_free(port: u16) -> Result<(), ApplyError> {
+    let (attempts, pause) = RELEASE;
+    for _ in 0..attempts {
+        if !taken(port) {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+    }
+    Err(ApplyError::PortTaken(port))
 }
 
 fn settle(wish: Wish, answer: Result<(), Refusal>) -> Result<(), ApplyError> {

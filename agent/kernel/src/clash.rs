@@ -165,7 +165,7 @@ impl Kernel {
 }
 
 /// Whether somebody listens on the UDP port, in either family, found out by trying.
-fn taken(port: u16) -> bool {
+pub(crate) fn taken(port: u16) -> bool {
     let v4 = || {
         let socket = datagrams(AddressFamily::Inet)?;
         let any = SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));

@@ -7,6 +7,7 @@ use spanwire_topology::PublicKey;
 use thiserror::Error;
 
 use crate::{
+    clash::Clash,
     netlink::{NetlinkError, Refusal},
     wireguard::uapi::UapiError,
 };
@@ -102,6 +103,9 @@ pub enum ApplyError {
         /// What it is.
         kind: String,
     },
+    /// The port for WireGuard is taken.
+    #[error("{}", Clash::Port { port: *.0 })]
+    PortTaken(u16),
     /// The step is for a key that this node does not have.
     #[error("the private half of {0} is not known here")]
     UnknownKey(PublicKey),

@@ -3,7 +3,7 @@
 //! Every request asks for an acknowledgement, and up to [`WINDOW`] of them travel in one `sendmsg`: the kernel works
 //! through them before the call returns, so thousands of routes cost dozens of system calls. Strict checking is on: the
 //! kernel refuses what it would otherwise silently ignore, and filters dumps itself
-//! (Documentation/userspace-api/netlink/intro.rst, "Strict checking").
+//! (Documentation/userspace-api/netlink/intro.rst, "Strict checking"). The crate rtnetlink does neither.
 //!
 //! What has gone wrong in other people's code, and is dealt with here:
 //!

@@ -1,10 +1,10 @@
 use std::net::UdpSocket;
 
 use spanwire_host::{NftTable, Rule, RuleAction, RuleSelector, Step, TableId};
-use spanwire_kernel::Clash;
+use spanwire_kernel::{ApplyError, Clash};
 use spanwire_topology::Family;
 
-use crate::lab::{lab, run};
+use crate::lab::{key, lab, run};
 
 #[test]
 fn ours_is_no_clash() {
@@ -81,5 +81,34 @@ fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
                 .iter()
                 .all(|clash| !matches!(clash, Clash::Port { .. }))
         );
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_before_anything_is_made_of_it() {
+    lab(async |lab| {
+        let v4 = UdpSocket::bind("0.0.0.0:51820").unwrap();
+        let _v6 = UdpSocket::bind("[::]:51821").unwrap();
+        let report = lab.kernel.apply(vec![lab.add_link()]).await;
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::PortTaken(51_820))]),
+            "{report:?}"
+        );
+        assert_eq!(lab.read().await.link, None);
+
+        let set = |listen_port| Step::SetDevice {
+            public_key: key().public(),
+            listen_port,
+            mark: 1,
+        };
+        drop(v4);
+        lab.apply(vec![lab.add_link(), Step::SetUp(true), set(51_820)])
+            .await;
+        let report = lab.kernel.apply(vec![set(51_821)]).await;
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::PortTaken(51_821))]),
+            "{report:?}"
+        );
+        assert_eq!(lab.read().await.wireguard.unwrap().listen_port, 51_820);
     });
 }
