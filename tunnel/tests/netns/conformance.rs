@@ -342,6 +342,9 @@ fn slow_and_broken_clients_stop_nothing() {
     let _ = endless.write_all(&vec![b'x'; 1 << 20]);
     assert!(world.a.pings(world.b.inner[0], 3));
     assert!(world.a.endpoint().ends_with(":51820"));
+    let pid = world.a.process.as_ref().unwrap().id();
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert!(files < 32, "{files} files are open for 40 clients");
 }
 
 #[test]

@@ -7,8 +7,11 @@ use std::{
 
 use crate::{
     traffic::transfer,
-    world::{Engine, Side, World, other, pipe, run, wait_for},
+    world::{Engine, Side, World, other, pipe, run, slowness, wait_for},
 };
+
+/// Below the five seconds after which WireGuard repeats a handshake, with room for a machine that is busy.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// Everything between two sides, both ways, both families.
 fn assert_carries(world: &World) {
@@ -31,11 +34,12 @@ fn assert_carries(world: &World) {
 
 fn assert_moves_bulk(world: &World) {
     let World { a, b } = world;
-    transfer(a, b, b.inner[0], 20);
-    transfer(b, a, a.inner[1], 20);
+    let megabytes = 24 / slowness();
+    transfer(a, b, b.inner[0], megabytes);
+    transfer(b, a, a.inner[1], megabytes);
     for side in [a, b] {
         assert!(
-            side.received() > 20_000_000,
+            side.received() > u64::from(megabytes) * 1_000_000,
             "{:?} counts {} bytes",
             side.engine,
             side.received()
@@ -115,6 +119,7 @@ fn assert_fragments(world: &World) {
         "nft",
         "add rule t i udp dport 51820 ip frag-off & 0x4000 != 0 counter drop",
     ]);
+    assert!(world.a.pings(world.b.inner[0], 2));
     let to = world.b.inner[0].to_string();
     let output = world.a.try_run(&[
         "ping", "-q", "-c", "3", "-i", "0.1", "-M", "do", "-s", "3900", &to,
@@ -144,11 +149,7 @@ fn peers_configured_before_the_device_is_up_hear_of_us_when_it_is() {
     world.a.run(&["ip", "link", "set", &world.a.device, "up"]);
     let up = Instant::now();
     wait_for("a handshake", || world.b.last_handshake() > 0);
-    assert!(
-        up.elapsed() < Duration::from_secs(1),
-        "it took {:?}",
-        up.elapsed()
-    );
+    assert!(up.elapsed() < slowness() * AT_ONCE, "it took {:?}", up.elapsed());
 }
 
 #[test]
@@ -275,7 +276,7 @@ fn a_source_that_does_not_belong_to_the_peer_is_dropped() {
 }
 
 #[test]
-fn a_killed_and_restarted_device_is_back_within_a_second() {
+fn a_killed_and_restarted_device_is_back_at_once() {
     let mut world = World::joined(Engine::Ours, other(), false);
     assert_carries(&world);
     world.a.crash();
@@ -288,7 +289,7 @@ fn a_killed_and_restarted_device_is_back_within_a_second() {
         world.b.reaches(world.a.inner[0])
     });
     assert!(
-        start.elapsed() < Duration::from_secs(1),
+        start.elapsed() < slowness() * AT_ONCE,
         "it took {:?}",
         start.elapsed()
     );
@@ -302,10 +303,14 @@ fn a_persistent_keepalive_is_sent_without_traffic() {
     world
         .a
         .wg(&["peer", &world.b.public, "persistent-keepalive", "1"]);
-    let before = world.b.received();
-    thread::sleep(Duration::from_millis(3500));
+    let (start, before) = (Instant::now(), world.b.received());
+    thread::sleep(Duration::from_secs(4));
     let keepalives = (world.b.received() - before) / 32;
-    assert!((2..=5).contains(&keepalives), "{keepalives} keepalives in 3.5 s");
+    let seconds = start.elapsed().as_secs();
+    assert!(
+        (2..=seconds + 2).contains(&keepalives),
+        "{keepalives} keepalives in {seconds} s"
+    );
 }
 
 /// Runs in parallel with all others and takes as long as a session key may live.

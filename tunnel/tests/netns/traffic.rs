@@ -31,8 +31,8 @@ const PORT: u16 = 5001;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sends `megabytes` from one side to an address of the other; fails when a byte is lost or changed.
-pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: usize) {
-    let chunks = megabytes * 1_000_000 / CHUNK;
+pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: u32) {
+    let chunks = megabytes as usize * 1_000_000 / CHUNK + 1;
     let address = SocketAddr::new(address, PORT);
     let listener = inside(&to.netns, move || TcpListener::bind(address).unwrap());
     let receiver = thread::spawn(move || {

@@ -41,6 +41,11 @@ pub(crate) fn other() -> Engine {
     }
 }
 
+/// How much longer everything may take: the kernel's WireGuard is found in an emulated machine.
+pub(crate) fn slowness() -> u32 {
+    if other() == Engine::Kernel { 6 } else { 1 }
+}
+
 /// One end of a world.
 pub(crate) struct Side {
     pub(crate) netns: String,
@@ -80,6 +85,8 @@ fn require() {
         ("wg", "wireguard-tools"),
         ("ping", "iputils-ping"),
         ("setpriv", "util-linux"),
+        ("ss", "iproute2"),
+        ("nft", "nftables"),
     ] {
         let found = std::env::var("PATH")
             .unwrap_or_default()
@@ -142,6 +149,12 @@ impl Drop for World {
                 .args(["netns", "del", &side.netns])
                 .stderr(Stdio::null())
                 .status();
+            let log = fs::read_to_string(side.log.path()).unwrap_or_default();
+            if thread::panicking() {
+                eprintln!("log of {:?}:\n{log}", side.engine);
+            } else if side.engine == Engine::Ours {
+                assert!(!log.contains("ERROR"), "a device of ours logged an error:\n{log}");
+            }
         }
     }
 }
@@ -197,7 +210,7 @@ impl Side {
             }
         };
         let mut command = self.command(&[&program[..], &[&self.device]].concat());
-        let log = || self.log.reopen().unwrap();
+        let log = || fs::OpenOptions::new().append(true).open(self.log.path()).unwrap();
         command
             .env("LOG_LEVEL", "error")
             .stdin(Stdio::null())
@@ -224,6 +237,11 @@ impl Side {
             self.add_address(&self.device, address);
         }
         self.run(&["ip", "link", "set", &self.device, "up"]);
+        if self.engine != Engine::Kernel {
+            wait_for("the port to open", || {
+                self.run(&["ss", "-uln"]).contains(":51820")
+            });
+        }
     }
 
     /// Makes the other side a peer with its inner addresses.
@@ -343,12 +361,12 @@ pub(crate) fn ends(process: &mut Child) -> bool {
     status.is_some_and(|status| status.success())
 }
 
-/// Fails the test when something does not happen within ten seconds.
+/// Fails the test when something does not happen soon.
 pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happened() {
         assert!(
-            start.elapsed() < Duration::from_secs(10),
+            start.elapsed() < slowness() * Duration::from_secs(20),
             "waited in vain for {what}"
         );
         thread::sleep(Duration::from_millis(20));
