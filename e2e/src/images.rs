@@ -27,56 +27,77 @@ pub(crate) const PAUSE: &str = "localhost/lab-pause:1";
 /// The image of the test pods.
 pub(crate) const TEST: &str = "localhost/lab-test:1";
 
+/// The release of Debian that the images are made of.
+const SUITE: &str = "bookworm";
 /// What the test image has in it.
 const PACKAGES: &str = "dash,coreutils,grep,sed,procps,iputils-ping,iperf3,socat,netcat-openbsd,curl,tcpdump,iproute2,\
                         python3-minimal,libpython3-stdlib";
+/// What comes with those packages and is of no use here.
+const NEEDLESS: [&str; 7] = [
+    "usr/share/perl",
+    "usr/share/perl5",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/share/man",
+    "usr/share/doc",
+    "usr/share/locale",
+];
 
 /// Builds the lab's own images if they are not in the cache; their archives.
 pub(crate) fn own() -> Result<Vec<PathBuf>> {
     let folder = cache()?
         .join("images")
-        .join(short_hash(&format!("{PACKAGES} 1"))?);
+        .join(short_hash(&format!("{PACKAGES} 3"))?);
     let _lock = Lock::take(&folder)?;
-    let archives = vec![folder.join("pause.tar"), folder.join("test.tar")];
-    if archives.iter().all(|path| path.exists()) {
-        return Ok(archives);
+    let wanted = [
+        (
+            "pause",
+            PAUSE,
+            "busybox-static",
+            "ENTRYPOINT [\"/bin/busybox\", \"sleep\", \"infinity\"]",
+        ),
+        (
+            "test",
+            TEST,
+            PACKAGES,
+            "RUN ln -s nc.openbsd /bin/nc\nENTRYPOINT [\"/bin/sleep\", \"infinity\"]",
+        ),
+    ];
+    let mut archives = Vec::new();
+    for (name, image, packages, end) in wanted {
+        let archive = folder.join(name).with_extension("tar");
+        if !archive.exists() {
+            let context = folder.join("context");
+            if context.exists() {
+                fs::remove_dir_all(&context)?;
+            }
+            fs::create_dir_all(&context)?;
+            bootstrap(packages, &context.join("root.tar"))?;
+            fs::write(
+                context.join("Containerfile"),
+                format!("FROM scratch\nADD root.tar /\n{end}\n"),
+            )?;
+            build(&context, image, &archive)?;
+            fs::remove_dir_all(&context)?;
+        }
+        archives.push(archive);
     }
-    let root = folder.join("root.tar");
-    bootstrap(PACKAGES, &root)?;
-    let context = folder.join("context");
-    fs::create_dir_all(&context)?;
-    fs::rename(&root, context.join("root.tar"))?;
-    let sleep = "FROM scratch\nADD root.tar /\nRUN ln -s nc.openbsd /bin/nc\n\
-                 ENTRYPOINT [\"/bin/sleep\", \"infinity\"]\n";
-    for (archive, image) in archives.iter().zip([PAUSE, TEST]) {
-        fs::write(context.join("Containerfile"), sleep)?;
-        build(&context, image, archive)?;
-    }
-    fs::remove_dir_all(&context)?;
     Ok(archives)
 }
 
 /// Makes a root file system of Debian packages, as an archive.
 fn bootstrap(packages: &str, to: &Path) -> Result<()> {
-    let release = fs::read_to_string("/etc/os-release")?;
-    let suite = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .context("/etc/os-release names no suite of Debian")?;
+    let needless = NEEDLESS.map(|path| format!("\"$1\"/{path}")).join(" ");
     Cmd::new("mmdebstrap")
         .args([
             "--variant=extract",
             "--mode=root",
             &format!("--include={packages}"),
         ])
-        .args([
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-        ])
-        .args(["--dpkgopt=path-exclude=/usr/share/locale/*", suite])
+        .args([&format!("--extract-hook=rm -rf {needless}"), SUITE])
         .arg(to)
         .run()
-        .context("cannot make the test image's root")?;
+        .with_context(|| format!("cannot make a root of {packages}"))?;
     Ok(())
 }
 
@@ -126,10 +147,10 @@ pub(crate) fn store_with(own: &[PathBuf], more: Option<&Archive>) -> Result<Path
 }
 
 fn store(base: Option<&Path>, archives: &[Archive]) -> Result<PathBuf> {
-    let sums = Cmd::new("sha256sum")
-        .args(archives.iter().map(|a| &a.path))
-        .run()?;
-    let names: Vec<&str> = sums.lines().filter_map(|line| line.split(' ').next()).collect();
+    let names = archives
+        .iter()
+        .map(|archive| identity(&archive.path))
+        .collect::<Result<Vec<_>>>()?;
     let stores = cache()?.join("stores");
     let folder = stores.join(short_hash(&format!("{base:?} {names:?}"))?);
     let _lock = Lock::take(&folder)?;
@@ -152,6 +173,17 @@ fn store(base: Option<&Path>, archives: &[Archive]) -> Result<PathBuf> {
         forget_old(&stores)?;
     }
     Ok(ready)
+}
+
+/// What a file is as long as nobody changes it.
+fn identity(path: &Path) -> Result<String> {
+    let about = fs::metadata(path).with_context(|| format!("there is no {}", path.display()))?;
+    Ok(format!(
+        "{} {} {:?}",
+        path.display(),
+        about.len(),
+        about.modified()?
+    ))
 }
 
 /// Keeps the stores used last. Labs have their own links to what they need of the others.

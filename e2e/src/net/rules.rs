@@ -67,7 +67,7 @@ pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Router
          chain forward {{\ntype filter hook forward priority 0; policy drop;\n\
          ct state established,related accept\nct status dnat accept\n{open}{forward}}}\n\
          chain dstnat {{\ntype nat hook prerouting priority dstnat;\n{dnat}}}\n\
-         chain srcnat {{\ntype nat hook postrouting priority srcnat;\n{open}{snat}oifname wan masquerade\n}}\n}}\n"
+         chain srcnat {{\ntype nat hook postrouting priority srcnat;\n{snat}{open}oifname wan masquerade\n}}\n}}\n"
     )
 }
 
@@ -168,6 +168,15 @@ mod tests {
             let drop = text.find(" drop\n").or_else(|| text.find("masquerade"));
             assert!(text.find(pass) < drop && text.contains(pass), "{text}");
         }
+    }
+
+    #[test]
+    fn a_node_reaches_its_own_routers_internet_address_also_with_open_routers() {
+        let layout = layout();
+        let text = router(&layout, &layout.locations[0], Routers::Open);
+        let chain = &text[text.find("chain srcnat").unwrap()..];
+        let hairpin = chain.find("oifname lan ct status dnat ip saddr 192.168.1.0/24 masquerade");
+        assert!(hairpin.is_some() && hairpin < chain.find("accept\n"), "{chain}");
     }
 
     #[test]
