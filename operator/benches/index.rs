@@ -1,0 +1,149 @@
+//! How long the index takes with 5,000 nodes in 50 locations.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+
+use std::time::Instant;
+
+use divan::Bencher;
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::watcher::Event;
+use serde_json::json;
+use spanwire_crds::{LocationSlice, MeshNode, MeshNodeStatus, translate::Node};
+use spanwire_operator::{
+    index::{Index, Now, Options},
+    write::Write,
+};
+use spanwire_topology::PublicKey;
+
+const NODES: u32 = 5000;
+const LOCATIONS: u32 = 50;
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench(sample_count = 10)]
+fn decide_at_first(bencher: Bencher<'_, '_>) {
+    bencher
+        .with_inputs(|| known(NODES))
+        .bench_local_values(|mut index| index.decide(now()).unwrap());
+}
+
+#[divan::bench(sample_count = 20)]
+fn decide_after_one_change(bencher: Bencher<'_, '_>) {
+    let mut index = published();
+    let mut cordoned = false;
+    bencher.bench_local(|| {
+        cordoned = !cordoned;
+        index.handle_node(Event::Apply(node(0, cordoned)));
+        index.decide(now()).unwrap()
+    });
+}
+
+#[divan::bench(sample_count = 100)]
+fn take_a_heartbeat(bencher: Bencher<'_, '_>) {
+    let mut index = published();
+    bencher
+        .with_inputs(|| node(7, false))
+        .bench_local_values(|node| index.handle_node(Event::Apply(node)));
+    assert!(!index.poll_decide());
+}
+
+fn now() -> Now {
+    Now {
+        monotonic: Instant::now(),
+        wall: Timestamp::now(),
+    }
+}
+
+fn node(number: u32, unschedulable: bool) -> Node {
+    let [_, _, high, low] = number.to_be_bytes();
+    let labels: serde_json::Map<_, _> = (0..12)
+        .map(|label| {
+            (
+                format!("example.com/label-{label}"),
+                json!("a value of usual length"),
+            )
+        })
+        .collect();
+    let object = json!({
+        "metadata": {
+            "name": format!("node-{number}"), "uid": format!("uid-{number}"), "labels": labels,
+            "annotations": {"spanwire.dev/location": format!("location-{}", number % LOCATIONS)},
+        },
+        "spec": {"podCIDRs": [format!("10.{}.{low}.0/24", 64 + high)], "unschedulable": unschedulable},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": format!("172.16.{high}.{low}")}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+fn report(number: u32) -> MeshNodeStatus {
+    let mut key = [1; 32];
+    key[..4].copy_from_slice(&number.to_be_bytes());
+    MeshNodeStatus {
+        public_key: Some(PublicKey::new(key).to_string()),
+        ..MeshNodeStatus::default()
+    }
+}
+
+fn known(nodes: u32) -> Index {
+    let mut options = Options::default();
+    options.cluster.overlay = ["10.4.0.0/16".parse().unwrap(), "fd00:4::/64".parse().unwrap()].into();
+    let mut index = Index::new(options);
+    index.handle_node(Event::Init);
+    for number in 0..nodes {
+        index.handle_node(Event::InitApply(node(number, false)));
+    }
+    index.handle_node(Event::InitDone);
+    index.handle_mesh_node(Event::Init);
+    for number in 0..nodes {
+        let mut object = MeshNode::new(&format!("node-{number}"), spanwire_crds::MeshNodeSpec::default());
+        object.status = Some(report(number));
+        index.handle_mesh_node(Event::InitApply(object));
+    }
+    index.handle_mesh_node(Event::InitDone);
+    for event in [Event::Init, Event::InitDone] {
+        index.handle_location(event);
+    }
+    for event in [Event::Init, Event::InitDone] {
+        index.handle_peer(event);
+    }
+    for event in [Event::Init, Event::InitDone] {
+        index.handle_slice(event);
+    }
+    for event in [Event::Init, Event::InitDone] {
+        index.handle_lease(event, Instant::now());
+    }
+    index
+}
+
+fn published() -> Index {
+    let mut index = known(NODES);
+    let batch = index.decide(now()).unwrap();
+    for write in batch.phases.into_iter().flatten() {
+        match write {
+            Write::Slice { name, spec, .. } => {
+                index.handle_slice(Event::Apply(LocationSlice::new(&name, spec)));
+            }
+            Write::MeshNode { name, spec, .. } => {
+                let mut object = MeshNode::new(&name, spec);
+                let number = name.trim_start_matches("node-").parse().unwrap();
+                object.status = Some(report(number));
+                index.handle_mesh_node(Event::Apply(object));
+            }
+            Write::DeleteSlice(_)
+            | Write::DeleteMeshNode(_)
+            | Write::CreateLocation { .. }
+            | Write::DeleteLocation(_)
+            | Write::LocationStatus { .. }
+            | Write::PeerStatus { .. }
+            | Write::Event(_) => {}
+        }
+    }
+    index.handle_published(batch.mesh);
+    index.decide(now()).unwrap();
+    index
+}
