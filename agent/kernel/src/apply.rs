@@ -201,6 +201,7 @@ impl Kernel {
         }
         uapi::control(&self.userspace.control, "up", &name).await?;
         uapi::appearance(&socket_of(&self.userspace, &name)).await?;
+        self.sysctls.without_link_local(&name)?;
         let device = link::find(&mut self.route, &name).await?;
         let index = device.ok_or(ApplyError::NoLink(name))?.index;
         self.say(Wish::ChangeLink, link::set_mtu(index, mtu)).await

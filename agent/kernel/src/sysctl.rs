@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use spanwire_host::Sysctl;
+use spanwire_host::{LinkName, Sysctl};
 
 use crate::error::{ApplyError, OpenError, ReadError};
 
@@ -81,6 +81,19 @@ impl Sysctls {
             self.remembered = remembered;
         }
         fs::write(&path, value).map_err(failed)
+    }
+
+    /// Keeps the kernel from giving our own device a link-local address, and the main table a route to it: it does so
+    /// for a TUN device and not for WireGuard (`IN6_ADDR_GEN_MODE_NONE`, drivers/net/wireguard/device.c). The setting goes
+    /// with the device, so nothing is remembered; a kernel without IPv6 has none.
+    pub(crate) fn without_link_local(&self, device: &LinkName) -> Result<(), ApplyError> {
+        let path = self.root.join(format!("net/ipv6/conf/{device}/addr_gen_mode"));
+        match fs::write(&path, "1") {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ApplyError::Sysctl { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The settings that `restore` would put back, with what was found and what was written.

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// A device of 10,000 allowed IPs is set up in well under a second; a process that takes longer is stopped or stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the device's socket may take to appear after `up` was answered, and how often to look.
 const APPEARANCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(5));

@@ -233,7 +233,7 @@ fn ten_thousand_routes_go_in_and_out_in_well_under_a_second_each() {
         assert!(lab.read().await.routes.is_empty());
         // Wide of the mark, for machines that are busy with other things.
         assert!(
-            set + read + delete < Duration::from_secs(6),
+            set + read + delete < Duration::from_secs(30),
             "{set:?} {read:?} {delete:?}"
         );
     });

@@ -204,8 +204,8 @@ fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
         let peers = lab.read().await.wireguard.unwrap().peers;
         assert!(peers[&A].allowed_ips == rest);
         assert_eq!((peers.len(), &peers[&B]), (2, &peer(&["10.3.0.0/16"])));
-        // Under software emulation everything takes twenty times as long.
-        assert!(added + removed < Duration::from_secs(20), "{added:?} {removed:?}");
+        // Wide of the mark, for emulated processors and machines that are busy with other things.
+        assert!(added + removed < Duration::from_secs(60), "{added:?} {removed:?}");
     });
 }
 
@@ -240,6 +240,26 @@ fn an_agent_that_starts_anew_finds_the_device_as_it_was_left() {
         lab.kernel = lab.restarted(BackendChoice::Auto).await;
 
         assert_eq!(lab.read().await, before);
+    });
+}
+
+#[test]
+fn a_device_that_somebody_deleted_is_made_again_at_once() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        for _ in 0..3 {
+            lab.apply(vec![
+                lab.add_link(),
+                Step::SetUp(true),
+                set_peer(A, &["10.0.0.0/24"], &[]),
+            ])
+            .await;
+            run(&format!("ip link del {name}"));
+            let host = lab.read().await;
+            assert_eq!((host.link, host.wireguard), (None, None));
+        }
+        lab.apply(vec![lab.add_link()]).await;
+        assert_eq!(lab.read().await.wireguard, Some(device()));
     });
 }
 
