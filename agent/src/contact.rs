@@ -5,6 +5,10 @@
 //! answers (a handshake, an ICMP error, WireGuard's own passive keepalive after 10 s, whitepaper section 6.5) shows up
 //! as received bytes. A touch that stays without any answer for [`PATIENCE`] means that the peer cannot be reached at
 //! its present endpoint.
+//!
+//! Two new leaders learn of each other at different times, so the first initiation is often lost, and WireGuard sends
+//! the next only after 5 s (REKEY_TIMEOUT). A leader that has never answered is therefore made anew in the device
+//! a few times, which loses nothing since there is no session, and lets WireGuard begin at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +26,13 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_secs(30);
 /// How often a peer that does not answer is touched: WireGuard does not initiate more often (REKEY_TIMEOUT).
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long after its making a peer that has never answered is made anew; further apart each time, since a handshake
+/// that is on its way (one round trip) is lost by that.
+const ANEW: [Duration; 3] = [
+    Duration::from_millis(400),
+    Duration::from_millis(1_200),
+    Duration::from_millis(2_800),
+];
 /// How long after a change the device is looked at often.
 const EAGER: Duration = Duration::from_secs(30);
 /// How often the device is looked at while a new peer has not answered yet.
@@ -55,6 +66,8 @@ struct Contact {
     /// The first touch since it was last heard.
     asked: Option<Instant>,
     touched: Option<Instant>,
+    /// How often it has been made anew.
+    renewals: usize,
 }
 
 impl Contacts {
@@ -85,6 +98,27 @@ impl Contacts {
     pub fn poll_touch(&self, now: Instant) -> Vec<PublicKey> {
         let due = |key: &&PublicKey| self.peers.get(key).is_some_and(|contact| contact.due(now));
         self.leaders.iter().filter(due).copied().collect()
+    }
+
+    /// Who is to be made anew in the device.
+    #[must_use]
+    pub fn poll_renewals(&self, now: Instant) -> BTreeSet<PublicKey> {
+        let due = |key: &&PublicKey| {
+            self.peers
+                .get(key)
+                .is_some_and(|contact| contact.renewal_due(now))
+        };
+        self.leaders.iter().filter(due).copied().collect()
+    }
+
+    /// These have been made anew.
+    pub fn handle_renewed(&mut self, renewed: &BTreeSet<PublicKey>) {
+        for key in renewed {
+            if let Some(contact) = self.peers.get_mut(key) {
+                contact.renewals += 1;
+                contact.touched = None;
+            }
+        }
     }
 
     /// When the device should be looked at again.
@@ -128,7 +162,15 @@ impl Contact {
             heard: None,
             asked: None,
             touched: None,
+            renewals: 0,
         }
+    }
+
+    fn renewal_due(&self, now: Instant) -> bool {
+        let due = ANEW
+            .get(self.renewals)
+            .is_some_and(|after| now >= self.since + *after);
+        due && self.heard.is_none() && self.seen.endpoint.is_some()
     }
 
     fn observe(&mut self, seen: Seen, now: Instant) {
@@ -224,6 +266,34 @@ mod tests {
         assert_eq!(contacts.poll_timeout(late), late + SELDOM);
         contacts.handle_seen(&seen(92, Some(0)), start);
         assert_eq!(contacts.poll_timeout(start), start + SELDOM);
+    }
+
+    #[test]
+    fn a_leader_that_never_answered_is_made_anew_a_few_times() {
+        let (mut contacts, start) = (contacts(), Instant::now());
+        let mut looked_for = seen(0, None);
+        contacts.handle_seen(&looked_for, start);
+        assert!(
+            contacts.poll_renewals(start + SECOND).is_empty(),
+            "it has to begin itself"
+        );
+        looked_for.get_mut(&key()).unwrap().endpoint = Some("192.0.2.1:1".parse().unwrap());
+        contacts.handle_seen(&looked_for, start);
+        let mut at = Vec::new();
+        for tenth in 0..100_u32 {
+            let now = start + tenth * SECOND / 10;
+            let due = contacts.poll_renewals(now);
+            contacts.handle_renewed(&due);
+            at.extend(due.iter().map(|_| tenth));
+        }
+        assert_eq!(at, [4, 12, 28]);
+    }
+
+    #[test]
+    fn a_leader_that_answered_is_never_made_anew() {
+        let (mut contacts, start) = (contacts(), Instant::now());
+        contacts.handle_seen(&seen(92, None), start);
+        assert!(contacts.poll_renewals(start + SECOND).is_empty());
     }
 
     #[test]

@@ -138,6 +138,13 @@ impl Endpoints {
         self.peers.iter().filter_map(choose).collect()
     }
 
+    /// Where these peers were last heard or looked for, for making them anew.
+    #[must_use]
+    pub fn last(&self, keys: &BTreeSet<PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
+        let last = |key: &PublicKey| Some((*key, self.peers.get(key)?.last?));
+        keys.iter().filter_map(last).collect()
+    }
+
     fn candidates(&self, list: &[Endpoint], routable: &dyn Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
         let mut candidates = addresses(list, &self.names);
         candidates.sort_by_key(|candidate| !routable(candidate.ip()));

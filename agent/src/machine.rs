@@ -1,5 +1,7 @@
 //! Makes the machine as wanted: read, diff, apply, read again.
 
+mod steps;
+
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -21,9 +23,7 @@ use crate::{
     reconcile::Agent,
     source::ledger::Ledger,
 };
-
-/// How many steps a log line names.
-const NAMED: usize = 6;
+use steps::{failures, forget_peers, is_search, texts};
 
 /// This machine.
 pub struct Machine {
@@ -204,19 +204,24 @@ impl Machine {
         look_at_device(kernel, agent).await?;
         let endpoints: Vec<_> = agent.endpoints_in_use().collect();
         agent.handle_look(kernel.look(&endpoints).await?);
-        let given = agent.poll_endpoints(Instant::now());
+        let renewed = agent.poll_renewals(Instant::now());
+        let mut given = renewed.clone();
+        given.extend(agent.poll_endpoints(Instant::now()));
         let target = agent.wanted(BTreeMap::new());
         let wanted = agent.wanted(given.clone());
-        let actual = kernel.read(wanted.sysctls.keys()).await?;
-        let steps = diff(&actual, &wanted);
+        let mut actual = kernel.read(wanted.sysctls.keys()).await?;
+        let renewed = forget_peers(&mut actual, &renewed);
+        let mut steps: Vec<Step> = renewed.iter().copied().map(Step::DeletePeer).collect();
+        steps.extend(diff(&actual, &wanted));
         let mut outcome = Outcome {
             troubles: agent.conflicts(),
             ..Outcome::default()
         };
         if !steps.is_empty() {
-            outcome.repaired = self.achieved.as_ref() == Some(&target) && !is_search(&steps, &given);
+            let search = is_search(&steps, &given, &renewed);
+            outcome.repaired = self.achieved.as_ref() == Some(&target) && !search;
             self.achieved = None;
-            apply(kernel, steps, &mut outcome).await;
+            apply(kernel, steps, search, &mut outcome).await;
             // New peers are touched at once.
             look_at_device(kernel, agent).await?;
             let left = diff(&kernel.read(target.sysctls.keys()).await?, &target);
@@ -233,6 +238,7 @@ impl Machine {
             }
         }
         agent.handle_given(&given, Instant::now());
+        agent.handle_renewed(&renewed);
         outcome.is_as_wanted = true;
         self.achieved = Some(target);
         Ok(outcome)
@@ -298,48 +304,19 @@ async fn look_at_device(kernel: &mut Kernel, agent: &mut Agent) -> Result<bool, 
     Ok(agent.handle_device(device.as_ref(), seen.collect(), Instant::now()))
 }
 
-async fn apply(kernel: &mut Kernel, steps: Vec<Step>, outcome: &mut Outcome) {
+async fn apply(kernel: &mut Kernel, steps: Vec<Step>, search: bool, outcome: &mut Outcome) {
     let described = texts(&steps);
     let report = kernel.apply(steps).await;
     outcome.applied = report.done;
     outcome.failed = report.failed.len();
-    outcome.troubles.extend(
-        report
-            .failed
-            .iter()
-            .map(|(step, error)| format!("{step}: {}", chain(error))),
-    );
-    if outcome.repaired {
+    outcome.troubles.extend(failures(&report.failed));
+    if search || report.done == 0 {
+        tracing::debug!(count = outcome.applied, steps = described, "tried");
+    } else if outcome.repaired {
         tracing::warn!(steps = described, "repaired what somebody else had changed");
     } else {
         tracing::info!(count = outcome.applied, steps = described, "changed the machine");
     }
-}
-
-/// Whether the steps do nothing but look for peers elsewhere.
-fn is_search(steps: &[Step], given: &BTreeMap<spanwire_topology::PublicKey, std::net::SocketAddr>) -> bool {
-    let search = |step: &Step| {
-        let Step::SetPeer {
-            key,
-            keepalive: None,
-            add,
-            remove,
-            ..
-        } = step
-        else {
-            return false;
-        };
-        add.is_empty() && remove.is_empty() && given.contains_key(key)
-    };
-    steps.iter().all(search)
-}
-
-fn texts(steps: &[Step]) -> String {
-    let mut texts: Vec<String> = steps.iter().take(NAMED).map(ToString::to_string).collect();
-    if steps.len() > NAMED {
-        texts.push(format!("and {} more", steps.len() - NAMED));
-    }
-    texts.join("; ")
 }
 
 /// An error with its causes.

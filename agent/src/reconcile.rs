@@ -21,7 +21,7 @@ use spanwire_crds::MeshNode;
 use spanwire_host::{Host, HostFacts, Owned, WireGuard, conflicts, render};
 use spanwire_kernel::Look;
 use spanwire_topology::{
-    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Role, plan,
+    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Role, Tunnel, plan,
 };
 
 use crate::{
@@ -93,7 +93,8 @@ impl Agent {
         self.plan = plan;
         self.retire = retire;
         let nobody = BTreeMap::new();
-        let peers = self.plan.tunnel.as_ref().map_or(&nobody, |tunnel| &tunnel.peers);
+        let tunnel = self.plan.tunnel.as_ref().filter(|_| !retire);
+        let peers = tunnel.map_or(&nobody, |tunnel| &tunnel.peers);
         self.endpoints.handle_plan(peers);
         self.contacts
             .handle_leaders(self.leaders().into_values().flatten().collect());
@@ -141,7 +142,9 @@ impl Agent {
         self.links.handle_contacts(&self.contacts, now);
         self.seen = seen;
         let wanted = render(&self.plan, &self.facts).wireguard.filter(|_| !self.retire);
-        device.map(without_endpoints) != wanted || !self.poll_endpoints(now).is_empty()
+        device.map(without_endpoints) != wanted
+            || !self.poll_endpoints(now).is_empty()
+            || !self.poll_renewals(now).is_empty()
     }
 
     /// A name has been resolved.
@@ -169,7 +172,10 @@ impl Agent {
     /// When to look at the device and to call [`Self::handle_timeout`] again.
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let device = (!self.retire && self.plan.tunnel.is_some()).then(|| self.contacts.poll_timeout(now));
+        if self.retire {
+            return None;
+        }
+        let device = self.tunnel().map(|_| self.contacts.poll_timeout(now));
         device.into_iter().chain(self.settled.poll_timeout()).min()
     }
 
@@ -181,10 +187,21 @@ impl Agent {
             .poll_endpoints(&self.seen, &self.contacts, &routable, now)
     }
 
+    /// The peers to make anew in the device, and where to look for them then.
+    #[must_use]
+    pub fn poll_renewals(&self, now: Instant) -> BTreeMap<PublicKey, SocketAddr> {
+        self.endpoints.last(&self.contacts.poll_renewals(now))
+    }
+
+    /// These peers have been made anew.
+    pub fn handle_renewed(&mut self, renewed: &BTreeSet<PublicKey>) {
+        self.contacts.handle_renewed(renewed);
+    }
+
     /// Whom to touch now, and where.
     #[must_use]
     pub fn poll_touch(&self, now: Instant) -> Vec<(PublicKey, IpAddr)> {
-        let Some(tunnel) = &self.plan.tunnel else {
+        let Some(tunnel) = self.tunnel() else {
             return Vec::new();
         };
         let overlay = |key: PublicKey| {
@@ -269,6 +286,10 @@ impl Agent {
         self.seen.values().filter_map(|seen| seen.endpoint)
     }
 
+    fn tunnel(&self) -> Option<&Tunnel> {
+        self.plan.tunnel.as_ref().filter(|_| !self.retire)
+    }
+
     fn leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
         self.leaders_where(|_, _| true)
     }
@@ -286,7 +307,7 @@ impl Agent {
         wanted: impl Fn(&LocationName, &NodeName) -> bool,
     ) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
         let mut leaders: BTreeMap<LocationName, BTreeSet<PublicKey>> = BTreeMap::new();
-        for (key, peer) in self.plan.tunnel.iter().flat_map(|tunnel| &tunnel.peers) {
+        for (key, peer) in self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers) {
             if let Party::Leader(location, node) = &peer.party {
                 let of_location = leaders.entry(location.clone()).or_default();
                 if wanted(location, node) {
@@ -306,3 +327,6 @@ fn without_endpoints(device: &WireGuard) -> WireGuard {
     }
     device
 }
+
+#[cfg(test)]
+mod tests;

@@ -274,8 +274,10 @@ impl Worker {
 
     fn touch(&mut self) {
         let now = Instant::now();
+        let tunnel = self.agent.plan().tunnel.as_ref();
+        let own = tunnel.map(|tunnel| tunnel.addresses.clone()).unwrap_or_default();
         for (key, overlay) in self.agent.poll_touch(now) {
-            match touch(overlay) {
+            match touch(&own, overlay) {
                 Ok(()) => self.agent.handle_touched(&key, now),
                 Err(cause) => tracing::debug!(%cause, "a leader cannot be touched yet"),
             }

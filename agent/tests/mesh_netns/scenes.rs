@@ -115,6 +115,45 @@ fn what_somebody_deletes_is_back_within_two_seconds_and_said_once() {
     world.wait_for_pods();
 }
 
+#[test]
+fn a_wireguard_peer_that_somebody_removes_is_back_within_ten_seconds() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let far = world.node("b1").key();
+    let hex: String = far.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let leader = world.node("a1");
+    leader.tell_device(&format!("set=1\npublic_key={hex}\nremove=true\n\n"));
+    let repaired = "repaired what somebody else had changed";
+    let took = within(10 * SECOND, "peer", || leader.agent_log().contains(repaired));
+    eprintln!("peer: back after {took:?}");
+    assert!(
+        leader.agent_log().contains(&format!("peer set {far}")),
+        "{}",
+        leader.agent_log()
+    );
+    world.wait_for_pods();
+}
+
+#[test]
+fn without_the_tunnel_process_traffic_stops_and_it_goes_on_with_it() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let leader = world.node("a1");
+    leader.kill_tunnel();
+    // The agent says that there is nobody to make the device.
+    within(5 * SECOND, "trouble", || {
+        leader.agent_log().contains("is spanwire-tunnel running")
+    });
+    let refused = leader.host.try_run("ping -c 1 -W 1 10.244.4.2");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("No route to host"),
+        "{refused:?}"
+    );
+    leader.start_tunnel();
+    let took = world.wait_for_pods();
+    eprintln!("with the tunnel process again: {took:?}");
+}
+
 fn deleted(node: &Node, what: &str, delete: &str, back: &str, limit: Duration) {
     let repairs = || {
         node.agent_log()

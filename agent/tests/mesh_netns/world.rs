@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
@@ -153,7 +154,7 @@ impl Node {
         self.folder.join("state")
     }
 
-    fn key(&self) -> PublicKey {
+    pub(crate) fn key(&self) -> PublicKey {
         Identity::load_or_create(&self.state()).unwrap().public()
     }
 
@@ -166,7 +167,22 @@ impl Node {
         fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }
 
-    fn start_tunnel(&mut self) {
+    /// Says something to the device in WireGuard's userspace protocol.
+    pub(crate) fn tell_device(&self, request: &str) {
+        let mut socket = UnixStream::connect(self.folder.join("wireguard/spanwire0.sock")).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 7];
+        socket.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"errno=0");
+    }
+
+    pub(crate) fn kill_tunnel(&mut self) {
+        let mut tunnel = self.tunnel.take().unwrap();
+        tunnel.kill().unwrap();
+        tunnel.wait().unwrap();
+    }
+
+    pub(crate) fn start_tunnel(&mut self) {
         let mut command = self.host.command(&tunnel_binary());
         command
             .arg("serve")
@@ -241,6 +257,9 @@ impl Node {
 
     /// Everything of the node's network that Spanwire might change.
     pub(crate) fn picture(&self) -> String {
+        // The kernel adds routes of its own when it has seen that nobody else has an address.
+        let settled = || !self.host.run("ip -6 address").contains("tentative");
+        within(Duration::from_secs(5), "addresses", settled);
         self.host.run(
             "ip -d link | grep -v 'qlen\\|gso_max\\|alias'
              ip address | grep -v valid_lft

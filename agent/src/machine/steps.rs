@@ -1,0 +1,173 @@
+//! What steps are for, and how they are named.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use spanwire_host::{Host, Step};
+use spanwire_kernel::ApplyError;
+use spanwire_topology::PublicKey;
+
+use super::chain;
+
+/// How many steps a log line names.
+const NAMED: usize = 6;
+
+/// Takes the peers that are to be made anew out of what was read, so that they are made; returns those that were there.
+pub(super) fn forget_peers(
+    actual: &mut Host,
+    renewed: &BTreeMap<PublicKey, SocketAddr>,
+) -> BTreeSet<PublicKey> {
+    let Some(device) = &mut actual.wireguard else {
+        return BTreeSet::new();
+    };
+    let there = renewed.keys().filter(|key| device.peers.remove(key).is_some());
+    there.copied().collect()
+}
+
+/// Whether the steps do nothing but look for peers elsewhere, or begin anew with them.
+pub(super) fn is_search(
+    steps: &[Step],
+    given: &BTreeMap<PublicKey, SocketAddr>,
+    renewed: &BTreeSet<PublicKey>,
+) -> bool {
+    let search = |step: &Step| match step {
+        Step::DeletePeer(key) => renewed.contains(key),
+        Step::SetPeer { key, .. } if renewed.contains(key) => true,
+        Step::SetPeer {
+            key,
+            keepalive: None,
+            add,
+            remove,
+            ..
+        } => add.is_empty() && remove.is_empty() && given.contains_key(key),
+        Step::SetPeer { .. }
+        | Step::AddLink { .. }
+        | Step::DeleteLink
+        | Step::SetMtu(_)
+        | Step::SetUp(_)
+        | Step::AddAddress(_)
+        | Step::DeleteAddress(_)
+        | Step::SetDevice { .. }
+        | Step::SetRoute(..)
+        | Step::DeleteRoute(_)
+        | Step::AddRule(_)
+        | Step::DeleteRule(_)
+        | Step::SetNft(_)
+        | Step::DeleteNft
+        | Step::SetSysctl(..) => false,
+    };
+    steps.iter().all(search)
+}
+
+/// What failed and why. Where there is no device, what fails for that reason is not told one by one.
+pub(super) fn failures(failed: &[(Step, ApplyError)]) -> Vec<String> {
+    let told = |(step, error): &(Step, ApplyError)| format!("{step}: {}", chain(error));
+    match failed
+        .iter()
+        .find(|(step, _)| matches!(step, Step::AddLink { .. }))
+    {
+        Some(no_link) if failed.len() > 1 => {
+            vec![format!(
+                "{}; and {} steps that need the device",
+                told(no_link),
+                failed.len() - 1
+            )]
+        }
+        _ => failed.iter().map(told).collect(),
+    }
+}
+
+/// The first few steps for a log line.
+pub(super) fn texts(steps: &[Step]) -> String {
+    let mut texts: Vec<String> = steps.iter().take(NAMED).map(ToString::to_string).collect();
+    if steps.len() > NAMED {
+        texts.push(format!("and {} more", steps.len() - NAMED));
+    }
+    texts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use spanwire_host::{WireGuard, WireGuardPeer};
+
+    use super::*;
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey::new([byte; 32])
+    }
+
+    fn endpoint() -> SocketAddr {
+        "192.0.2.1:1".parse().unwrap()
+    }
+
+    fn set_peer(byte: u8, allowed: &[&str]) -> Step {
+        Step::SetPeer {
+            key: key(byte),
+            endpoint: Some(endpoint()),
+            keepalive: None,
+            add: allowed.iter().map(|text| text.parse().unwrap()).collect(),
+            remove: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_made_anew_counts_as_missing() {
+        let mut device = WireGuard::default();
+        device.peers.insert(key(1), WireGuardPeer::default());
+        let mut actual = Host {
+            wireguard: Some(device),
+            ..Host::default()
+        };
+        let renewed = [(key(1), endpoint()), (key(2), endpoint())].into();
+        assert_eq!(forget_peers(&mut actual, &renewed), [key(1)].into());
+        assert!(actual.wireguard.unwrap().peers.is_empty());
+    }
+
+    #[test]
+    fn looking_for_peers_is_no_repair() {
+        let given = [(key(1), endpoint())].into();
+        let none = BTreeSet::new();
+        assert!(is_search(&[set_peer(1, &[])], &given, &none));
+        assert!(!is_search(&[set_peer(1, &["10.0.0.0/24"])], &given, &none));
+        assert!(!is_search(&[set_peer(2, &[])], &given, &none));
+        let anew = [Step::DeletePeer(key(1)), set_peer(1, &["10.0.0.0/24"])];
+        assert!(!is_search(&anew, &given, &none));
+        assert!(is_search(&anew, &given, &[key(1)].into()));
+        assert!(!is_search(&[set_peer(1, &[]), Step::DeleteLink], &given, &none));
+    }
+
+    #[test]
+    fn without_a_device_its_absence_alone_is_told() {
+        let no_link = || ApplyError::NoLink(spanwire_host::LinkName::new("spanwire0").unwrap());
+        let add = Step::AddLink {
+            mtu: 1420,
+            public_key: key(1),
+            listen_port: 1,
+            mark: 1,
+        };
+        let failed = [
+            (Step::SetUp(true), no_link()),
+            (add, no_link()),
+            (Step::SetMtu(1), no_link()),
+        ];
+        let texts = failures(&failed);
+        assert_eq!(texts.len(), 1);
+        assert!(
+            texts[0].starts_with("link add") && texts[0].ends_with("and 2 steps that need the device"),
+            "{texts:?}"
+        );
+        assert_eq!(
+            failures(&failed[..1]),
+            ["link set up: there is no device spanwire0"]
+        );
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let steps = vec![Step::DeleteLink; NAMED + 2];
+        assert!(texts(&steps).ends_with("link delete; and 2 more"));
+        assert_eq!(texts(&steps[..1]), "link delete");
+    }
+}
