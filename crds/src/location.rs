@@ -21,7 +21,7 @@ use crate::schema;
     doc = "A set of nodes that reach each other without help, and what is wanted of it.",
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leaders[0]"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
-    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.endpoint"),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -104,6 +104,9 @@ pub struct LocationStatus {
     /// The leaders in order of preference, active ones first. Where every node leads, the first few of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaders: Vec<String>,
+    /// Where the first active leader is reached from outside. Empty: it can only initiate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// How many nodes are here.
     #[serde(default)]
     pub nodes: u32,

@@ -25,8 +25,8 @@ pub enum Conflict {
     },
     /// A leader cannot be reached over the CNI's device, nor is it in a connected network.
     #[error(
-        "no way to {node}, which leads here: it has reported no address on the CNI's device, and none of its own \
-         addresses is in a network connected here"
+        "no way to {node}, which leads here: it has reported no address on the CNI's device or, where the CNI has \
+         no such device, is in no network connected here"
     )]
     NoHop {
         /// The leader.

@@ -25,7 +25,7 @@ pub fn render(plan: &Plan, facts: &HostFacts) -> Host {
     Host {
         link,
         wireguard,
-        routes: routing::routes(&paths, facts),
+        routes: routing::routes(plan, &paths, facts),
         rules: routing::rules(plan, &paths, facts),
         nft: Some(nft::table(plan, &paths, facts)),
         sysctls: link::sysctls(plan, &paths, facts),

@@ -141,7 +141,6 @@ pub(crate) fn annotations(lab: &Lab) -> Result<()> {
         ("spanwire.dev/location-cidrs", "0.0.0.0/0", "0.0.0.0/0"),
         ("spanwire.dev/persistent-keepalive", "soon", "seconds"),
         ("spanwire.dev/listen-port", "70000", "65535"),
-        ("spanwire.dev/colour", "red", "spanwire.dev/location"),
     ];
     loses_nothing(lab, || {
         for (key, value, remedy) in cases {

@@ -119,7 +119,7 @@ pub(crate) fn locations_show_their_leaders(lab: &Lab) -> Result<()> {
         .split_whitespace()
         .collect();
     ensure!(
-        head == ["LOCATION", "LEADER", "NODES", "ENDPOINT", "READY", "AGE"],
+        head == ["NAME", "LEADER", "NODES", "ENDPOINT", "READY", "AGE"],
         "{table}"
     );
     wait_until("all locations are ready", SOON, || {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Background, Lab, Machine, wait_until};
 
-use spanwire_e2e::expect::{SOON, answers, pod_ip};
+use spanwire_e2e::expect::{SOON, answers, leader, pod_ip};
 
 const ADDRESS: &str = "10.99.0.1";
 
@@ -38,7 +38,8 @@ impl<'a> Laptop<'a> {
 
     /// Tells the laptop which leaders there are: c, behind NAT, is reached through a.
     fn meet(&self, lab: &Lab) -> Result<()> {
-        for (node, locations) in [("a1", &["a", "c"][..]), ("b1", &["b"])] {
+        for (location, locations) in [("a", &["a", "c"][..]), ("b", &["b"])] {
+            let node = &leader(lab, location)?;
             let mesh_node = lab.get(&["meshnode", node])?;
             let key = mesh_node["status"]["publicKey"].as_str().context("a key")?;
             let endpoint = &lab.node_layout(node)?.annotations["spanwire.dev/endpoint"];
@@ -98,7 +99,9 @@ pub(crate) fn laptop(lab: &Lab) -> Result<()> {
             Ok(!answers(&laptop.host, pod)?)
         })?;
     }
-    let left = lab.node("a1")?.run(["wg", "show", "spanwire0", "dump"])?;
+    let left = lab
+        .node(&leader(lab, "a")?)?
+        .run(["wg", "show", "spanwire0", "dump"])?;
     ensure!(
         !left.contains(&laptop.public_key),
         "the key is still there:\n{left}"

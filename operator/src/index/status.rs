@@ -135,6 +135,7 @@ impl Index {
                     .take(LEADERS)
                     .map(|leader| leader.node.to_string())
                     .collect(),
+                endpoint: reached_at(location),
                 nodes: u32::try_from(location.members.len()).unwrap_or(u32::MAX),
                 conditions: conditions(
                     findings,
@@ -306,6 +307,17 @@ fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -
         reason,
         message,
     }
+}
+
+/// Where the first active leader is reached from outside, best first.
+fn reached_at(location: &Location) -> Option<String> {
+    let first = location.members.get(location.active().next()?)?;
+    let endpoint = location
+        .settings
+        .endpoint
+        .as_ref()
+        .or_else(|| first.endpoints.first());
+    endpoint.map(ToString::to_string)
 }
 
 fn ready(elected: &Finding, connected: &Finding) -> Finding {

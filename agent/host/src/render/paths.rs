@@ -46,12 +46,20 @@ pub(crate) enum Way {
 }
 
 impl Paths {
+    /// The path through the active leader, which every prefix behind it has.
+    pub(crate) fn hop(&self, family: Family) -> Option<&Path> {
+        let through = |path: &&Path| matches!(path.way, Some(Way::Overlay(..) | Way::Lan(..)));
+        let paths = self.remote.iter().filter(|(prefix, _)| prefix.family() == family);
+        paths.map(|(_, path)| path).find(through)
+    }
+
     pub(crate) fn new(plan: &Plan, facts: &HostFacts) -> Self {
         let mut conflicts = BTreeSet::new();
         let own = plan.location.as_ref();
         let overlays: BTreeSet<IpAddr> = tunnel_overlays(plan);
         let sources = [Family::V4, Family::V6].map(|family| own_address(plan, facts, family));
         let lans = lans(facts);
+        let leads = plan.tunnel.is_some() && facts.public_key.is_some();
 
         let mut remote = BTreeMap::new();
         for (prefix, route) in &plan.routes {
@@ -65,7 +73,8 @@ impl Paths {
                 });
                 continue;
             }
-            let way = way(facts, prefix.family(), &route.via, &mut conflicts);
+            let way = way(facts, prefix.family(), &route.via, &mut conflicts)
+                .filter(|way| leads || *way != Way::Tunnel);
             let towards_overlay = prefix.is_host() && overlays.contains(&prefix.address());
             let source = match (&way, towards_overlay) {
                 (Some(Way::Tunnel), true) => own_overlay(plan, prefix.family()),
@@ -115,7 +124,7 @@ pub(crate) fn own_address(plan: &Plan, facts: &HostFacts, family: Family) -> Opt
     found.or_else(|| own_overlay(plan, family))
 }
 
-fn own_overlay(plan: &Plan, family: Family) -> Option<IpAddr> {
+pub(super) fn own_overlay(plan: &Plan, family: Family) -> Option<IpAddr> {
     let tunnel = plan.tunnel.as_ref()?;
     tunnel
         .addresses

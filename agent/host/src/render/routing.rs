@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use spanwire_topology::{Family, Plan, Prefix};
+use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role};
 
 use super::{
     Path, Paths,
     link::tunnel_mtu,
-    paths::{Way, exempt},
+    paths::{Way, exempt, own_overlay},
 };
 use crate::{HostFacts, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector};
 
@@ -20,10 +20,11 @@ const TCP: u8 = 6;
 /// Places in the band of rule priorities.
 const EXEMPT: u32 = 0;
 const RETURNS: u32 = 4;
+const OWN: u32 = 6;
 const TABLE: u32 = 8;
 const LANDING: u32 = 15;
 
-pub(super) fn routes(paths: &Paths, facts: &HostFacts) -> BTreeMap<RouteKey, Route> {
+pub(super) fn routes(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeMap<RouteKey, Route> {
     let key = |table, prefix: &Prefix, metric| RouteKey {
         table,
         prefix: *prefix,
@@ -35,6 +36,16 @@ pub(super) fn routes(paths: &Paths, facts: &HostFacts) -> BTreeMap<RouteKey, Rou
 
     let mut routes = BTreeMap::new();
     for (prefix, path) in &paths.remote {
+        let mut path = path;
+        if own_sources_only(plan, path) {
+            if let Some(route) = unicast(path, facts, None) {
+                routes.insert(key(owned.return_table, prefix, METRIC), route);
+            }
+            match paths.hop(prefix.family()) {
+                Some(hop) => path = hop,
+                None => continue,
+            }
+        }
         routes.insert(
             key(owned.table, prefix, LAST_METRIC),
             bare(RouteKind::Unreachable),
@@ -52,6 +63,12 @@ pub(super) fn routes(paths: &Paths, facts: &HostFacts) -> BTreeMap<RouteKey, Rou
         }
     }
     routes
+}
+
+/// Of a standby leader the others accept its own overlay address and nothing else: only what it sends from there goes
+/// into its tunnels, the rest through the active leader.
+fn own_sources_only(plan: &Plan, path: &Path) -> bool {
+    plan.role == Role::Leader(LeaderRole::Standby) && path.way == Some(Way::Tunnel)
 }
 
 /// The route along a path. `tunnel_mtu` makes a follower's own connections fit the tunnel from their first packet.
@@ -99,6 +116,17 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
             };
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, RETURNS, from_tunnel, lookup));
+        }
+        for overlay in own_overlay(plan, family)
+            .into_iter()
+            .filter(|_| plan.role == Role::Leader(LeaderRole::Standby))
+        {
+            let from_overlay = RuleSelector {
+                from: Some(Prefix::host(overlay)),
+                ..RuleSelector::default()
+            };
+            let lookup = RuleAction::Lookup(owned.return_table);
+            rules.insert(rule(family, OWN, from_overlay, lookup));
         }
     }
     for exempt in exempt(plan, paths, facts) {

@@ -83,8 +83,8 @@ fn routes(texts: &[&str], via: &Via, of: &str) -> BTreeMap<Prefix, Route> {
 pub(crate) fn hop(name: &str, hop: &[&str], lan: &[&str]) -> Via {
     Via::Hop {
         node: node(name),
-        hop: addresses(hop),
-        addresses: addresses(lan),
+        hop: addresses(hop).into(),
+        addresses: addresses(lan).into(),
     }
 }
 
@@ -311,6 +311,20 @@ pub(crate) fn nodes_mode() -> (Plan, HostFacts) {
     (plan, facts)
 }
 
+/// a1 before it has a key.
+pub(crate) fn keyless() -> (Plan, HostFacts) {
+    let (plan, mut facts) = leader();
+    facts.public_key = None;
+    (plan, facts)
+}
+
+/// a2 when its leader has not said where it is reached on the CNI's device.
+pub(crate) fn hopless() -> (Plan, HostFacts) {
+    let (mut plan, facts) = follower();
+    plan.routes = routes(ALL_B, &hop("a1", &[], &["192.168.1.1"]), "b");
+    (plan, facts)
+}
+
 /// A node that the mesh does not know.
 pub(crate) fn outside() -> (Plan, HostFacts) {
     let (mut plan, facts) = follower();
@@ -341,6 +355,8 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("with-peers", with_peers()),
         ("dual-stack", dual_stack()),
         ("nodes-mode", nodes_mode()),
+        ("keyless", keyless()),
+        ("hopless", hopless()),
         ("outside", outside()),
     ]
 }
