@@ -1,10 +1,14 @@
-use std::net::UdpSocket;
+use std::{
+    net::{SocketAddrV6, UdpSocket},
+    os::fd::{AsRawFd as _, OwnedFd},
+};
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn6, sockopt};
 use spanwire_host::{NftTable, Rule, RuleAction, RuleSelector, Step, TableId};
 use spanwire_kernel::{ApplyError, Clash};
 use spanwire_topology::Family;
 
-use crate::lab::{key, lab, run};
+use crate::lab::{key, lab, p, run};
 
 #[test]
 fn ours_is_no_clash() {
@@ -88,7 +92,7 @@ fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
 fn a_port_that_is_taken_is_told_before_anything_is_made_of_it() {
     lab(async |lab| {
         let v4 = UdpSocket::bind("0.0.0.0:51820").unwrap();
-        let _v6 = UdpSocket::bind("[::]:51821").unwrap();
+        let _v6 = only_v6("[::]:51821");
         let report = lab.kernel.apply(vec![lab.add_link()]).await;
         assert!(
             matches!(&report.failed[..], [(_, ApplyError::PortTaken(51_820))]),
@@ -111,4 +115,14 @@ fn a_port_that_is_taken_is_told_before_anything_is_made_of_it() {
         );
         assert_eq!(lab.read().await.wireguard.unwrap().listen_port, 51_820);
     });
+}
+
+/// Somebody who listens on IPv6 and on IPv6 only.
+fn only_v6(address: &str) -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Inet6, SockType::Datagram, flags, None).unwrap();
+    socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true).unwrap();
+    let address: SocketAddrV6 = p(address);
+    socket::bind(socket.as_raw_fd(), &SockaddrIn6::from(address)).unwrap();
+    socket
 }
