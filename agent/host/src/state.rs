@@ -63,7 +63,7 @@ pub struct Host {
 /// The WireGuard device as a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its name. Routes through it vanish with it, which [`diff`](crate::diff) has to know.
+    /// Its name. Routes through it vanish with it, which [`diff`](crate::diff()) has to know.
     pub name: LinkName,
     /// Largest inner packet, in bytes.
     pub mtu: u32,
