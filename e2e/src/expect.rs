@@ -62,7 +62,7 @@ pub fn loses_nothing<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T>
     let (result, reports) = pinging(lab, run)?;
     let lost: Vec<_> = reports.iter().filter(|(_, report)| report.lost() > 0).collect();
     ensure!(lost.is_empty(), "packets were lost: {lost:?}");
-    let few = reports.iter().find(|(_, report)| report.received < 50);
+    let few = reports.iter().find(|(_, report)| report.received < 10);
     ensure!(few.is_none(), "hardly anything was sent: {reports:?}");
     Ok(result)
 }

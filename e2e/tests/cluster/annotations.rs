@@ -31,14 +31,22 @@ fn leaves_by(lab: &Lab, node: &str, from: &str, to: &str) -> Result<bool> {
 
 pub(crate) fn leader_moves(lab: &Lab) -> Result<()> {
     let old = leader(lab, "a")?;
+    lab.kubectl(["annotate", "node", "a1", "a2", "spanwire.dev/leader-"])?;
     let new = if old == "a1" { "a2" } else { "a1" };
-    loses_nothing(lab, || {
+    let ((), pings) = pinging(lab, || {
         annotate(lab, new, "spanwire.dev/leader=true")?;
         wait_until("the annotated node leads", SOON, || Ok(leader(lab, "a")? == new))?;
         wait_until("packets leave by the new leader", SOON, || {
             leaves_by(lab, new, &old, "b2")
         })
     })?;
+    for (path, report) in pings {
+        // Until leaders pass on what the far side accepts from a sibling alone, the two sides must switch together.
+        ensure!(
+            report.longest_gap < Duration::from_secs(1),
+            "{path}, {new} taking over from {old}: {report:?}"
+        );
+    }
     annotate(lab, new, "spanwire.dev/leader-")?;
     annotate(lab, &old, "spanwire.dev/leader=true")?;
     wait_until(

@@ -7,24 +7,25 @@ use spanwire_e2e::{Lab, Progress, wait_until};
 
 use spanwire_e2e::expect::{SOON, all_reach_all, leader};
 
-/// What must be the same before the installation and after the removal.
+/// What must be the same before the installation and after the removal, apart from timers, and from hardware addresses,
+/// which a node that was rebooted meanwhile has anew.
 const TRACES: [(&str, &str); 9] = [
     (
         "links",
-        "ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; /^veth/d'",
+        "ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; /^veth/d; s/_timer +[0-9.]+//g; s/8000\\.[0-9a-f:]+//g'",
     ),
     (
         "addresses",
-        "ip -o addr | sed -E 's/^[0-9]+: //; /^veth/d; s/valid_lft.*//'",
+        "ip -o addr | sed -E 's/^[0-9]+: //; /^veth/d; s/valid_lft.*//; s/fe80::[0-9a-f:]+/fe80/'",
     ),
     ("rules", "ip rule; ip -6 rule"),
     (
         "routes",
-        "ip route show table all; ip -6 route show table all | grep -v veth",
+        "ip route show table all; ip -6 route show table all | grep -v veth | sed -E 's/fe80::[0-9a-f:]+/fe80/' | sort",
     ),
     (
         "nft",
-        "nft -s list ruleset | sed -E '/KUBE|kube-proxy/d' | grep -n spanwire || true; nft list tables",
+        "nft -s list ruleset | grep spanwire || true; nft list tables",
     ),
     ("lib", "ls -A /var/lib | sort"),
     ("run", "ls -A /run | grep -i -E 'spanwire|wireguard' || true"),
@@ -43,13 +44,22 @@ fn snapshot(lab: &Lab) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for node in lab.layout().nodes() {
         for (what, command) in TRACES {
-            all.insert(
-                format!("{} {what}", node.name),
-                lab.node(&node.name)?.sh(command)?,
-            );
+            let text = lab.node(&node.name)?.sh(command)?;
+            all.insert(format!("{} {what}", node.name), without_hardware_addresses(&text));
         }
     }
     Ok(all)
+}
+
+fn without_hardware_addresses(text: &str) -> String {
+    let hardware = |word: &str| word.len() == 17 && word.bytes().filter(|b| *b == b':').count() == 5;
+    let line = |line: &str| {
+        line.split(' ')
+            .filter(|word| !hardware(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn main_routes(lab: &Lab) -> Result<BTreeMap<String, String>> {

@@ -45,10 +45,7 @@ pub(crate) fn tunnel_stopped(lab: &Lab) -> Result<()> {
                         lab.node(from)?
                             .finish(["ping", "-n", "-c", "2", "-W", "1", &target.to_string()])?;
                     let said = asked.stdout + &asked.stderr;
-                    ensure!(
-                        said.to_lowercase().contains("unreachable"),
-                        "{from} to {target}: {said}"
-                    );
+                    ensure!(is_unreachable(&said), "{from} to {target}: {said}");
                     ensure!(
                         !answers(&lab.pod_on(from)?, target)?,
                         "the pod on {from} reaches {target}"
@@ -63,6 +60,12 @@ pub(crate) fn tunnel_stopped(lab: &Lab) -> Result<()> {
     let ((), plain) = seen?;
     ensure!(plain.trim().is_empty(), "plaintext on the internet:\n{plain}");
     wait_until("all is well again", SOON, || all_reach_all(lab).map(|()| true))
+}
+
+/// What ping says of a router's ICMP 'unreachable', and of the kernel's own EHOSTUNREACH or ENETUNREACH.
+fn is_unreachable(said: &str) -> bool {
+    let said = said.to_lowercase();
+    said.contains("unreachable") || said.contains("no route to host")
 }
 
 pub(crate) fn inverse(lab: &Lab) -> Result<()> {
