@@ -1,7 +1,7 @@
 # The verbs of this project; `make help` lists them. What they do stands in scripts/ and in the crates.
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 	@scripts/setup
