@@ -25,7 +25,7 @@ type Keys = BTreeMap<(u8, u8), PublicKey>;
 struct Stage {
     /// Its name.
     name: &'static str,
-    /// The node that leads location a; in b it is always b1.
+    /// The node that leads location a while the other stands by; in b it is always b1, alone.
     leader: u8,
     established: bool,
     settled: bool,
@@ -59,8 +59,18 @@ const STAGES: [Stage; 4] = [
 ];
 
 impl Stage {
-    fn leader(&self, l: u8) -> u8 {
-        if l == 1 { self.leader } else { 1 }
+    fn leaders(&self, l: u8) -> Vec<Leader> {
+        let lead = |x, role| Leader {
+            node: name(l, x),
+            role,
+        };
+        match l {
+            1 => vec![
+                lead(self.leader, LeaderRole::Active),
+                lead(3 - self.leader, LeaderRole::Standby),
+            ],
+            _ => vec![lead(1, LeaderRole::Active)],
+        }
     }
 }
 
@@ -82,14 +92,10 @@ fn member(l: u8, x: u8, keys: &Keys) -> Member {
 
 fn mesh(stage: &Stage, keys: &Keys) -> Mesh {
     let located = |l: u8| {
-        let leader = Leader {
-            node: name(l, stage.leader(l)),
-            role: LeaderRole::Active,
-        };
         let far = location(LOCATIONS[usize::from(3 - l)]);
         let members = NODES.iter().filter(|(other, _)| *other == l);
         let here = Location {
-            leaders: vec![leader],
+            leaders: stage.leaders(l),
             established: stage.established.then_some(far).into_iter().collect(),
             members: members
                 .map(|(l, x)| (name(*l, *x), member(*l, *x, keys)))
@@ -131,8 +137,8 @@ fn facts(l: u8, x: u8, stage: &Stage, keys: &Keys) -> HostFacts {
     }
 }
 
-/// A step as what a person would type.
-fn command(step: &Step, key_file: &str) -> String {
+/// A step towards `wanted` as what a person would type.
+fn command(step: &Step, wanted: &Host, key_file: &str) -> String {
     let dev = "spanwire0";
     let rule = |verb: &str, rule: &str| {
         let (family, rest) = rule.split_once(' ').unwrap();
@@ -150,11 +156,11 @@ fn command(step: &Step, key_file: &str) -> String {
         ),
         Step::SetUp(true) => format!("ip link set {dev} up"),
         Step::AddAddress(address) => format!("ip addr add {address} dev {dev}"),
-        Step::SetPeer {
-            key, endpoint, add, ..
-        } => {
+        // This wg cannot add to a list, only replace it.
+        Step::SetPeer { key, endpoint, .. } => {
             let endpoint = endpoint.map(|endpoint| format!(" endpoint {endpoint}"));
-            let allowed: Vec<String> = add.iter().map(ToString::to_string).collect();
+            let allowed = &wanted.wireguard.as_ref().unwrap().peers[key].allowed_ips;
+            let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             let allowed = allowed.join(",");
             format!(
                 "wg set {dev} peer {key}{} allowed-ips {allowed}",
@@ -208,7 +214,9 @@ fn write_stages(dir: &Path, keys: &Keys) {
         let mut actual = Host::default();
         for (stage, wanted) in stages {
             let steps = diff(&actual, &wanted);
-            let commands = steps.iter().map(|step| command(step, key_file.to_str().unwrap()));
+            let commands = steps
+                .iter()
+                .map(|step| command(step, &wanted, key_file.to_str().unwrap()));
             let text: String = commands.map(|command| command + "\nsleep 0.03\n").collect();
             fs::create_dir_all(dir.join(stage)).unwrap();
             fs::write(dir.join(stage).join(format!("{}.sh", name(l, x))), text).unwrap();
