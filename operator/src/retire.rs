@@ -43,7 +43,12 @@ pub async fn retire(
     // An operator that leads would give work to the agents still; whoever does not hold the Lease keeps still.
     lease::seize(&client, namespace, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
-    let asked: Vec<_> = stream::iter(&nodes)
+    // Without a key there never was an agent, and nobody to wait for.
+    let met = |node: &&MeshNode| {
+        let status = node.status.as_ref();
+        status.is_some_and(|status| status.public_key.is_some() || status.retired)
+    };
+    let asked: Vec<_> = stream::iter(nodes.iter().filter(met))
         .map(|node| ask(&api, node.name_any()))
         .buffer_unordered(TOGETHER)
         .collect()
