@@ -4,7 +4,7 @@
 //! most [`MEMBERS_PER_SLICE`] members. Members stay in the slice they are in, so a changed member changes one slice,
 //! a new leader changes the head alone.
 //!
-//! [`slices`] says what is to be published, given what is; [`assemble`] puts the mesh together again, from whatever
+//! [`slices()`] says what is to be published, given what is; [`assemble()`] puts the mesh together again, from whatever
 //! mixture of publications was seen.
 
 mod assemble;
