@@ -20,7 +20,7 @@ test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
 e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
 	@scripts/lab prepare
 	@scripts/check charts
-	cargo test --workspace --locked --test lab --test cluster --test api
+	cargo test --workspace --locked --test lab --test cluster --test open --test api
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate

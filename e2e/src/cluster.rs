@@ -81,7 +81,8 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
 pub(crate) fn wait_ready(lab: &Lab) -> Result<()> {
     let deadline = Instant::now() + SOON;
     loop {
-        let missing = missing(lab)?;
+        // An API server that is being started again does not answer yet.
+        let missing = missing(lab).unwrap_or_else(|error| vec![format!("{error:#}")]);
         if missing.is_empty() {
             return Ok(());
         }
@@ -131,7 +132,15 @@ pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
     }
     for pod in of("Pod") {
         let node = text(&pod["spec"]["nodeName"]);
-        missing.extend(unready(pod).map(|why| format!("pod {} on {node}: {why}", full_name(pod))));
+        if let Some(why) = unready(pod) {
+            let why: String = why.chars().take(300).collect();
+            let last = last_words(lab, pod).map(|said| format!("\n    its log ends: {said}"));
+            missing.push(format!(
+                "pod {} on {node}: {why}{}",
+                full_name(pod),
+                last.unwrap_or_default()
+            ));
+        }
     }
     for set in of("DaemonSet").into_iter().chain(of("Deployment")) {
         let status = &set["status"];
@@ -149,6 +158,24 @@ pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
         }
     }
     Ok(missing)
+}
+
+/// The last line that a pod has logged, from the node itself: the API server may not reach it yet.
+fn last_words(lab: &Lab, pod: &Value) -> Option<String> {
+    let node = lab.node(text(&pod["spec"]["nodeName"])).ok()?;
+    let about = &pod["metadata"];
+    let folder = format!(
+        "{}_{}_{}",
+        text(&about["namespace"]),
+        text(&about["name"]),
+        text(&about["uid"])
+    );
+    let line = node
+        .sh(&format!("cat /var/log/pods/{folder}/*/*.log | tail -n 1"))
+        .ok()?;
+    // The runtime writes time, stream and a flag before what the program said.
+    let said = line.splitn(4, ' ').nth(3)?.trim();
+    (!said.is_empty()).then(|| said.chars().take(300).collect())
 }
 
 fn full_name(object: &Value) -> String {

@@ -47,7 +47,7 @@ fn blocked(lab: &Lab) -> Result<()> {
         wait_until("the condition says why", SOON, || {
             let (status, message) = condition(lab, &["location", "a"], "Connected")?;
             ensure!(
-                status == "False" && message.contains("handshake"),
+                status == "False" && message.contains("UDP port"),
                 "{status}: {message}"
             );
             Ok(true)
