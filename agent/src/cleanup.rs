@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::bail;
-use spanwire_host::{Host, Owned, diff};
+use spanwire_host::Owned;
 
 use crate::{args::Paths, machine::Machine};
 
@@ -14,8 +14,7 @@ use crate::{args::Paths, machine::Machine};
 pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
     let state = paths.state_dir.clone();
     let mut machine = Machine::new(paths, Owned::default());
-    let actual = machine.open_for_removal().await?;
-    let steps = diff(&actual, &Host::default());
+    let steps = machine.removal().await?;
     let mut out = io::stdout().lock();
     for step in &steps {
         writeln!(out, "{step}")?;

@@ -11,7 +11,7 @@ use std::{
 
 use spanwire_host::{Host, Owned, Step, diff};
 use spanwire_kernel::{
-    Backend, BackendChoice, Changes, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
+    Backend, BackendChoice, Changes, Clash, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
 };
 use thiserror::Error;
 
@@ -23,7 +23,7 @@ use crate::{
     reconcile::Agent,
     source::ledger::Ledger,
 };
-use steps::{failures, forget_peers, is_search, texts};
+use steps::{failures, forget_peers, is_search, leave_to_others, texts};
 
 /// This machine.
 pub struct Machine {
@@ -32,6 +32,8 @@ pub struct Machine {
     kernel: Option<Kernel>,
     /// What was wanted when the machine was last found to be so.
     achieved: Option<Host>,
+    /// What of others stands in the way, as far as it is known.
+    clashes: Vec<Clash>,
 }
 
 /// Why nothing can be done to the machine at all.
@@ -72,6 +74,7 @@ impl Machine {
             owned,
             kernel: None,
             achieved: None,
+            clashes: Vec::new(),
         }
     }
 
@@ -123,14 +126,18 @@ impl Machine {
         }
     }
 
-    /// What is Spanwire's on the machine, read by somebody who only wants to remove it.
+    /// The steps that remove what is Spanwire's from the machine.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn open_for_removal(&mut self) -> Result<Host, MachineError> {
+    pub async fn removal(&mut self) -> Result<Vec<Step>, MachineError> {
         // Nothing that is to be removed depends on the key.
         let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
-        Ok(kernel.read([]).await?)
+        let actual = kernel.read([]).await?;
+        self.clashes = kernel.clashes(None).await?;
+        let mut steps = diff(&actual, &Host::default());
+        leave_to_others(&mut steps, &self.clashes);
+        Ok(steps)
     }
 
     /// Applies the steps of a removal; returns what could not be done.
@@ -140,12 +147,8 @@ impl Machine {
     pub async fn remove(&mut self, steps: Vec<Step>) -> Result<Vec<String>, MachineError> {
         let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
         let report = kernel.apply(steps).await;
-        let mut troubles: Vec<String> = report
-            .failed
-            .iter()
-            .map(|(step, error)| format!("{step}: {}", chain(error)))
-            .collect();
-        let left = diff(&kernel.read([]).await?, &Host::default());
+        let mut troubles = failures(&report.failed);
+        let left = self.removal().await?;
         if troubles.is_empty() && !left.is_empty() {
             troubles.push(format!("still there: {}", texts(&left)));
         }
@@ -175,6 +178,7 @@ impl Machine {
         }
         self.kernel = None;
         self.achieved = None;
+        self.clashes.clear();
         troubles
     }
 
@@ -199,7 +203,11 @@ impl Machine {
 
     async fn attempt(&mut self, agent: &mut Agent) -> Result<Outcome, MachineError> {
         self.open(agent).await?;
+        let port = agent.plan().tunnel.as_ref().map(|tunnel| tunnel.listen_port);
         let kernel = self.kernel.as_mut().expect("it has just been opened");
+        if !self.clashes.is_empty() {
+            self.clashes = kernel.clashes(port).await?;
+        }
         // Before endpoints are chosen: what a restarted agent finds working is left alone.
         look_at_device(kernel, agent).await?;
         let endpoints: Vec<_> = agent.endpoints_in_use().collect();
@@ -213,10 +221,14 @@ impl Machine {
         let renewed = forget_peers(&mut actual, &renewed);
         let mut steps: Vec<Step> = renewed.iter().copied().map(Step::DeletePeer).collect();
         steps.extend(diff(&actual, &wanted));
+        leave_to_others(&mut steps, &self.clashes);
         let mut outcome = Outcome {
             troubles: agent.conflicts(),
             ..Outcome::default()
         };
+        outcome
+            .troubles
+            .extend(self.clashes.iter().map(ToString::to_string));
         if !steps.is_empty() {
             let search = is_search(&steps, &given, &renewed);
             outcome.repaired = self.achieved.as_ref() == Some(&target) && !search;
@@ -224,16 +236,16 @@ impl Machine {
             apply(kernel, steps, search, &mut outcome).await;
             // New peers are touched at once.
             look_at_device(kernel, agent).await?;
-            let left = diff(&kernel.read(target.sysctls.keys()).await?, &target);
+            let mut left = diff(&kernel.read(target.sysctls.keys()).await?, &target);
+            leave_to_others(&mut left, &self.clashes);
             if outcome.failed == 0 && !left.is_empty() {
                 outcome
                     .troubles
                     .push(format!("applied, but not so when read again: {}", texts(&left)));
             }
             if outcome.failed > 0 || !left.is_empty() {
-                outcome
-                    .troubles
-                    .extend(kernel.clashes(None).await?.iter().map(ToString::to_string));
+                // Perhaps somebody else is why.
+                self.clashes = kernel.clashes(port).await?;
                 return Ok(outcome);
             }
         }
@@ -249,20 +261,18 @@ impl Machine {
             return Ok(());
         }
         if agent.retire() {
-            self.open_for_removal().await?;
+            self.removal().await?;
             return Ok(());
         }
         let identity = Identity::load_or_create(&self.paths.state_dir)?;
         agent.handle_identity(identity.public());
+        let port = agent.plan().tunnel.as_ref().map(|tunnel| tunnel.listen_port);
         let kernel = self.open_with(PrivateKey::new(identity.private())).await?;
-        let backend = match kernel.backend() {
+        agent.handle_backend(match kernel.backend() {
             Backend::Kernel => spanwire_crds::Backend::Kernel,
             Backend::Userspace(_) => spanwire_crds::Backend::Userspace,
-        };
-        agent.handle_backend(backend);
-        for clash in kernel.clashes(None).await? {
-            tracing::warn!("{clash}");
-        }
+        });
+        self.clashes = kernel.clashes(port).await?;
         Ok(())
     }
 

@@ -9,9 +9,12 @@ use spanwire_agent::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// kube's client calls it an error when the API server is away, which is told here in fewer words.
+const FILTER: &str = "info,kube_client=off";
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -20,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     // One thread: netlink answers in microseconds, and a node has better uses for its memory.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(16)
         .build()?;
     let result = runtime.block_on(async {
         match args.command {

@@ -54,6 +54,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     loop {
         if changes.is_none() {
             changes = worker.changes();
+            if changes.is_some() {
+                // What happened before it listened.
+                worker.take_change();
+            }
         }
         let wake = worker.wake_at().map(Instant::from_std);
         tokio::select! {
@@ -77,7 +81,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "no longer heard of changes; listening anew");
                         changes = None;
-                        worker.take_change();
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use spanwire_host::{Host, Step};
-use spanwire_kernel::ApplyError;
+use spanwire_kernel::{ApplyError, Clash};
 use spanwire_topology::PublicKey;
 
 use super::chain;
@@ -24,6 +24,16 @@ pub(super) fn forget_peers(
     };
     let there = renewed.keys().filter(|key| device.peers.remove(key).is_some());
     there.copied().collect()
+}
+
+/// Drops the steps that would take from others what they have under Spanwire's name.
+pub(super) fn leave_to_others(steps: &mut Vec<Step>, clashes: &[Clash]) {
+    if clashes
+        .iter()
+        .any(|clash| matches!(clash, Clash::NftTable { .. }))
+    {
+        steps.retain(|step| !matches!(step, Step::SetNft(_) | Step::DeleteNft));
+    }
 }
 
 /// Whether the steps do nothing but look for peers elsewhere, or begin anew with them.
@@ -162,6 +172,20 @@ mod tests {
             failures(&failed[..1]),
             ["link set up: there is no device spanwire0"]
         );
+    }
+
+    #[test]
+    fn the_nft_table_of_somebody_else_is_left_to_him() {
+        let mut steps = vec![Step::DeleteNft, Step::DeleteLink];
+        leave_to_others(&mut steps, &[Clash::Port { port: 1 }]);
+        assert_eq!(steps.len(), 2);
+        leave_to_others(
+            &mut steps,
+            &[Clash::NftTable {
+                name: "spanwire".to_owned(),
+            }],
+        );
+        assert_eq!(steps, [Step::DeleteLink]);
     }
 
     #[test]

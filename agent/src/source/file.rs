@@ -38,33 +38,37 @@ path = .0.display())]
     Kind(PathBuf, usize, String),
 }
 
-/// Publishes what the files say, now and after each change, for ever.
+/// Publishes what the files say, now and after each change, for ever. A file that is being written may look like a mesh
+/// of which half is gone, so a change counts when the files have been the same for one interval.
 pub async fn watch(path: PathBuf, me: NodeName, publisher: Publisher) {
-    let mut known = None;
+    let (mut known, mut latest) = (None, None);
+    let mut readable = true;
     loop {
-        let present = files(&path);
-        if let Ok(files) = &present
-            && known.as_ref() != Some(files)
-        {
-            match read(files.keys(), &me) {
-                Ok(snapshot) => publisher.publish(snapshot),
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "kept the mesh as it was"
-                ),
+        match files(&path) {
+            Ok(files) => {
+                readable = true;
+                let at_rest = known.is_none() || latest.as_ref() == Some(&files);
+                if at_rest && known.as_ref() != Some(&files) {
+                    match read(files.keys(), &me) {
+                        Ok(snapshot) => publisher.publish(snapshot),
+                        Err(error) => kept(&error),
+                    }
+                    known = Some(files.clone());
+                }
+                latest = Some(files);
             }
-            known = present.ok();
-        } else if let Err(error) = present
-            && known.is_some()
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "kept the mesh as it was"
-            );
-            known = None;
+            Err(error) if readable => {
+                readable = false;
+                kept(&error);
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+fn kept(error: &FileError) {
+    tracing::warn!(error = error as &dyn std::error::Error, "kept the mesh as it was");
 }
 
 /// What tells that a file is another one than before.
@@ -202,6 +206,25 @@ spec: {location: a}
             .await
             .unwrap()
             .unwrap();
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_not_acted_upon() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mesh.yaml");
+        fs::write(&path, MESH).unwrap();
+        let (publisher, mut snapshots) = source::channel();
+        let task = tokio::spawn(watch(path.clone(), me(), publisher));
+        snapshots.wait_for(Option::is_some).await.unwrap();
+        // Growing at every look, as under a slow writer.
+        for length in 0..6 {
+            fs::write(&path, "\n".repeat(length)).unwrap();
+            tokio::time::sleep(INTERVAL / 2).await;
+        }
+        fs::write(&path, MESH).unwrap();
+        tokio::time::sleep(3 * INTERVAL).await;
+        assert!(!snapshots.has_changed().unwrap());
         task.abort();
     }
 

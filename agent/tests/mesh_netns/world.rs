@@ -76,7 +76,9 @@ impl World {
     pub(crate) fn publish(&self, established: bool, retiring: &[&str]) {
         let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
         let documents = mesh::documents(&mesh::mesh(&keys, established), retiring);
-        fs::write(self.mesh_file(), documents).unwrap();
+        let fresh = self.folder.path().join("fresh");
+        fs::write(&fresh, documents).unwrap();
+        fs::rename(fresh, self.mesh_file()).unwrap();
     }
 
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
