@@ -110,6 +110,11 @@ pub(crate) struct KeyAsk<'a> {
 pub(crate) struct Denied<'a>(BTreeSet<(By<'a>, Use, Prefix)>);
 
 impl<'a> Denied<'a> {
+    /// Whether every claim stands.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether this claim of a network stands.
     pub(crate) fn granted(&self, by: By<'a>, usage: Use, prefix: Prefix) -> bool {
         self.0.is_empty() || !self.0.contains(&(by, usage, prefix))
@@ -137,11 +142,12 @@ pub(crate) fn networks<'a>(
     spans.sort_unstable();
     let mut rest = &spans[..];
     while let Some(outer) = rest.first() {
-        let inside = |span: &&Span| span.family == outer.family && span.first <= outer.last;
+        let (.., last) = outer.of(asks).prefix.range();
+        let inside = |span: &&Span| span.family == outer.family && span.first <= last;
         let (cluster, others) = rest.split_at(rest.iter().take_while(inside).count());
         rest = others;
         if !peaceful(cluster, asks) {
-            weigh(cluster.iter().map(|span| &asks[span.ask]).collect(), &mut deny);
+            weigh(cluster.iter().map(|span| span.of(asks)).collect(), &mut deny);
         }
     }
     denied
@@ -153,20 +159,22 @@ struct Span {
     family: Family,
     first: u128,
     length: u8,
-    ask: usize,
-    last: u128,
+    ask: u32,
 }
 
 impl Span {
     fn new(ask: &Ask<'_>, index: usize) -> Self {
-        let (family, first, last) = ask.prefix.range();
+        let (family, first, _) = ask.prefix.range();
         Self {
             family,
             first,
             length: ask.prefix.length(),
-            ask: index,
-            last,
+            ask: u32::try_from(index).expect("memory ends before"),
         }
+    }
+
+    fn of<'r, 'a>(&self, asks: &'r [Ask<'a>]) -> &'r Ask<'a> {
+        &asks[self.ask as usize]
     }
 }
 
@@ -175,9 +183,9 @@ fn peaceful(cluster: &[Span], asks: &[Ask<'_>]) -> bool {
     let [first, rest @ ..] = cluster else {
         return true;
     };
-    let first = &asks[first.ask];
+    let first = first.of(asks);
     let mut last_of_member = first.of_member().then_some(first);
-    rest.iter().map(|span| &asks[span.ask]).all(|ask| {
+    rest.iter().map(|span| span.of(asks)).all(|ask| {
         let shared = ask.of_member()
             && last_of_member.is_some_and(|last| last.prefix == ask.prefix && last.by != ask.by);
         if ask.of_member() {
@@ -247,23 +255,42 @@ impl<'r, 'a> Granted<'r, 'a> {
 }
 
 /// Judges all claims of keys; the answer is who does not get the key that he claims.
-pub(crate) fn keys<'a>(mut asks: Vec<KeyAsk<'a>>, rejected: &mut Vec<Rejected>) -> BTreeSet<By<'a>> {
-    let order = |ask: &KeyAsk<'a>| (ask.key, !ask.standing, ask.created);
-    asks.sort_unstable_by(|a, b| {
-        let names = || (a.by.name(), a.by).cmp(&(b.by.name(), b.by));
-        order(a).cmp(&order(b)).then_with(names)
-    });
+pub(crate) fn keys<'a>(asks: &[KeyAsk<'a>], rejected: &mut Vec<Rejected>) -> BTreeSet<By<'a>> {
     let mut denied = BTreeSet::new();
-    for group in asks.chunk_by(|a, b| a.key == b.key) {
-        let [winner, losers @ ..] = group else { continue };
-        for loser in losers {
-            denied.insert(loser.by);
-            rejected.push(Rejected {
-                by: loser.by.claimant(),
-                claim: Claim::PublicKey(loser.key),
-                reason: Reason::KeyTaken(winner.by.claimant()),
-            });
+    for mut group in twins(asks) {
+        group.sort_unstable_by_key(|ask| (ask.key, !ask.standing, ask.created, ask.by.name(), ask.by));
+        for same in group.chunk_by(|a, b| a.key == b.key) {
+            let [winner, losers @ ..] = same else { continue };
+            for loser in losers {
+                denied.insert(loser.by);
+                rejected.push(Rejected {
+                    by: loser.by.claimant(),
+                    claim: Claim::PublicKey(loser.key),
+                    reason: Reason::KeyTaken(winner.by.claimant()),
+                });
+            }
         }
     }
     denied
+}
+
+/// Claims of keys that begin alike, in groups of at least two. Nearly no two keys do, so only their beginnings are
+/// sorted.
+fn twins<'r, 'a>(asks: &'r [KeyAsk<'a>]) -> Vec<Vec<&'r KeyAsk<'a>>> {
+    let start = |key: &PublicKey| {
+        key.as_bytes()
+            .iter()
+            .take(8)
+            .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    let mut starts: Vec<_> = asks
+        .iter()
+        .enumerate()
+        .map(|(index, ask)| (start(&ask.key), index))
+        .collect();
+    starts.sort_unstable();
+    let groups = starts.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1);
+    groups
+        .map(|group| group.iter().map(|(_, index)| &asks[*index]).collect())
+        .collect()
 }

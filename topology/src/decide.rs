@@ -35,16 +35,29 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         .clone()
         .unwrap_or_else(default_location);
     let places = place::place(facts, previous, &fallback, &mut rejected);
-    let keyless = claims::keys(asks::keys(facts, previous, &places.nodes), &mut rejected);
+    let keyless = claims::keys(&asks::keys(facts, previous, &places.nodes), &mut rejected);
     let limits = asks::Limits::new(&facts.cluster);
     let asks = asks::networks(facts, previous, &places.nodes, &keyless);
     let denied = claims::networks(&asks, |ask| limits.refusal(ask), &mut rejected);
     let generation = later(previous);
-    let members = members::members(facts, &places.nodes, &keyless, &denied, generation, &mut rejected);
+    let objects: Vec<_> = places
+        .locations
+        .iter()
+        .map(|name| facts.locations.get(*name))
+        .collect();
+    let members = members::members(
+        &facts.cluster,
+        &places.nodes,
+        &objects,
+        &keyless,
+        &denied,
+        generation,
+        &mut rejected,
+    );
 
     let mut mesh = Mesh {
         generation,
-        locations: locations(facts, previous, &places, &denied, members),
+        locations: locations(previous, &places, &objects, &denied, members),
         ..Mesh::default()
     };
     established::establish(facts, previous, &mut mesh);
@@ -90,17 +103,14 @@ fn same(mesh: &Mesh, previous: &Mesh) -> bool {
 
 /// Every location with its settings, members and leaders.
 fn locations(
-    facts: &Facts,
     previous: &Mesh,
     places: &Places<'_>,
+    objects: &[Option<&LocationFact>],
     denied: &Denied<'_>,
     members: Vec<Member>,
 ) -> BTreeMap<LocationName, Location> {
-    let mut sites: Vec<Site<'_>> = places
-        .locations
-        .iter()
-        .map(|name| Site::new(name, facts))
-        .collect();
+    let named = places.locations.iter().zip(objects);
+    let mut sites: Vec<Site<'_>> = named.map(|(name, fact)| Site::new(name, *fact)).collect();
     for (node, member) in places.nodes.iter().zip(members) {
         let site = &mut sites[node.site];
         site.candidates.extend(place::candidate(node, &member, site.fact));
@@ -146,10 +156,10 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(name: &'a LocationName, facts: &'a Facts) -> Self {
+    fn new(name: &'a LocationName, fact: Option<&'a LocationFact>) -> Self {
         Self {
             name,
-            fact: facts.locations.get(name),
+            fact,
             candidates: Vec::new(),
             cidrs: Vec::new(),
             members: Vec::new(),

@@ -34,29 +34,35 @@ pub struct Seats {
 /// The leaders of a location in order of preference, given those of the decision before.
 #[must_use]
 pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) -> Vec<Leader> {
+    let (active, standby) = match seats.mode {
+        MeshMode::Leaders => (usize::from(seats.active.max(1)), usize::from(seats.standby)),
+        MeshMode::Nodes => (candidates.len(), 0),
+    };
     let rank = |candidate: &Candidate<'_>| {
         let place = incumbents
             .iter()
             .position(|leader| leader.node == *candidate.node);
+        let place = place.unwrap_or(usize::MAX);
         (
             candidate.cordoned,
             !candidate.preferred,
             !candidate.reachable,
-            place.unwrap_or(usize::MAX),
-            rendezvous::stable(candidate.node.as_str()),
+            place,
         )
     };
     let spare_cordoned = seats.mode == MeshMode::Leaders && candidates.iter().any(|c| !c.cordoned);
-    let mut ranked: Vec<_> = candidates
+    let willing = candidates
         .iter()
-        .filter(|candidate| !(spare_cordoned && candidate.cordoned))
+        .filter(|candidate| !(spare_cordoned && candidate.cordoned));
+    let mut ranked: Vec<_> = willing
         .map(|candidate| (rank(candidate), candidate.node))
         .collect();
-    ranked.sort_unstable();
-    let (active, standby) = match seats.mode {
-        MeshMode::Leaders => (usize::from(seats.active.max(1)), usize::from(seats.standby)),
-        MeshMode::Nodes => (ranked.len(), 0),
-    };
+    // Only those who may get a seat are told apart by name.
+    ranked.sort_unstable_by_key(|(rank, _)| *rank);
+    if let Some((last, _)) = ranked.get((active + standby).saturating_sub(1)).copied() {
+        ranked.truncate(ranked.partition_point(|(rank, _)| *rank <= last));
+    }
+    ranked.sort_by_cached_key(|(rank, node)| (*rank, rendezvous::stable(node.as_str()), *node));
     let role = |place: usize| {
         if place < active {
             LeaderRole::Active

@@ -55,6 +55,7 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
@@ -149,9 +150,9 @@ pub enum Via {
         /// That node.
         node: NodeName,
         /// The addresses of its CNI device, where it has reported any.
-        hop: BTreeSet<IpAddr>,
+        hop: Arc<BTreeSet<IpAddr>>,
         /// Its own addresses in the LAN.
-        addresses: BTreeSet<IpAddr>,
+        addresses: Arc<BTreeSet<IpAddr>>,
     },
     /// Nowhere: established, but nobody carries it now. The sender is told 'unreachable'.
     Unreachable,

@@ -79,18 +79,17 @@ pub fn carrier<'a>(location: &'a Location, member: &NodeName) -> Option<&'a Node
     itself.or_else(|| {
         heaviest(
             active.map(|leader| (leader, leader, stable(leader.as_str()))),
-            member,
+            stable(member.as_str()),
         )
     })
 }
 
-/// What comes with the leader that carries the member, out of names with their hashes.
+/// What comes with the leader that carries the member of this hash, out of names with their hashes.
 pub(crate) fn heaviest<'a, T>(
     leaders: impl Iterator<Item = (T, &'a NodeName, u64)>,
-    member: &NodeName,
+    member: u64,
 ) -> Option<T> {
-    let hash = stable(member.as_str());
-    let weighed = leaders.map(|(lead, name, leader)| (weigh(hash, leader), Reverse(name), lead));
+    let weighed = leaders.map(|(lead, name, leader)| (weigh(member, leader), Reverse(name), lead));
     weighed
         .max_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)))
         .map(|(.., lead)| lead)
@@ -140,7 +139,7 @@ mod tests {
         let hashed = leaders
             .iter()
             .map(|leader| (leader, leader, stable(leader.as_str())));
-        heaviest(hashed, member).unwrap()
+        heaviest(hashed, stable(member.as_str())).unwrap()
     }
 
     fn name(text: &str) -> NodeName {

@@ -188,7 +188,7 @@ impl Display for Via {
             Self::Tunnel => f.write_str("tunnel"),
             Self::Hop { node, hop, addresses } => {
                 let to = if hop.is_empty() { addresses } else { hop };
-                write!(f, "hop {node}{}", List("at", to))
+                write!(f, "hop {node}{}", List("at", to.as_ref()))
             }
             Self::Unreachable => f.write_str("unreachable"),
         }

@@ -11,55 +11,51 @@ use crate::{Facts, Location, LocationName, Mesh, MeshMode};
 /// A location whose nodes all come from elsewhere (one that is split off, or renamed) is established with what all of
 /// them were established with: their traffic never returns to plaintext.
 pub(super) fn establish(facts: &Facts, previous: &Mesh, mesh: &mut Mesh) {
-    let mut established: BTreeMap<&LocationName, BTreeSet<&LocationName>> = mesh
-        .locations
-        .keys()
-        .map(|name| (name, BTreeSet::new()))
-        .collect();
-    let mut pair = |a: &LocationName, b: &LocationName| {
-        let known = |name| mesh.locations.get_key_value(name).map(|(name, _)| name);
-        if let (Some(a), Some(b)) = (known(a), known(b)) {
-            established.entry(a).or_default().insert(b);
-            established.entry(b).or_default().insert(a);
-        }
+    let stayed = |(name, location): (&LocationName, &Location)| {
+        let before = previous.locations.get(name).map(|before| &before.established);
+        let nodes = location.settings.mode == MeshMode::Nodes;
+        let still = |other: &&LocationName| mesh.locations.contains_key(*other) && (*other != name || nodes);
+        before.into_iter().flatten().filter(still).cloned().collect()
     };
-    for (name, location) in &previous.locations {
-        for other in &location.established {
-            pair(name, other);
+    let established: Vec<BTreeSet<LocationName>> = mesh.locations.iter().map(stayed).collect();
+    for (location, established) in mesh.locations.values_mut().zip(established) {
+        location.established = established;
+    }
+    for (name, other) in newly(facts, previous, mesh) {
+        for (name, other) in [(&name, &other), (&other, &name)] {
+            if let Some(location) = mesh.locations.get_mut(name) {
+                location.established.insert(other.clone());
+            }
         }
     }
+}
+
+/// The pairs that are established from now on.
+fn newly(facts: &Facts, previous: &Mesh, mesh: &Mesh) -> Vec<(LocationName, LocationName)> {
     let reports: BTreeMap<_, _> = mesh
         .locations
         .iter()
         .map(|(name, location)| (name, reported(facts, location)))
         .collect();
+    let mut pairs = Vec::new();
     for (name, location) in &mesh.locations {
-        for other in inherited(previous, name, location) {
-            pair(name, other);
-        }
-        for other in reports.get(name).into_iter().flatten() {
-            if other > &name && reports.get(other).is_some_and(|back| back.contains(name)) {
-                pair(name, other);
-            }
-        }
-        if whole(facts, name, location) {
-            pair(name, name);
-        }
-    }
-    let of = |(name, mut others): (&LocationName, BTreeSet<&LocationName>)| {
-        if mesh
-            .locations
+        let one_sided = location.established.iter().filter(|other| {
+            let back = mesh.locations.get(*other);
+            back.is_some_and(|back| !back.established.contains(name))
+        });
+        let proven = reports
             .get(name)
-            .is_none_or(|location| location.settings.mode != MeshMode::Nodes)
-        {
-            others.remove(name);
-        }
-        others.into_iter().cloned().collect()
-    };
-    let established: Vec<BTreeSet<LocationName>> = established.into_iter().map(of).collect();
-    for (location, established) in mesh.locations.values_mut().zip(established) {
-        location.established = established;
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|other| *other > name && reports.get(*other).is_some_and(|back| back.contains(name)));
+        let inherited = inherited(previous, name, location).into_iter();
+        let inherited = inherited.filter(|other| *other != name && mesh.locations.contains_key(*other));
+        let own = whole(facts, name, location).then_some(name);
+        let all = one_sided.chain(proven).chain(inherited).chain(own);
+        pairs.extend(all.map(|other| (name.clone(), other.clone())));
     }
+    pairs
 }
 
 /// What every node of a location that had none before was established with.
@@ -84,18 +80,16 @@ fn inherited<'a>(previous: &'a Mesh, name: &LocationName, location: &Location) -
     };
     let all = location.members.keys().map(had);
     let common = all.reduce(|common: BTreeSet<_>, had| common.intersection(&had).copied().collect());
-    let others = common
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|other| *other != name);
-    others.collect()
+    common.unwrap_or_default()
 }
 
-/// The locations to which an active leader reports the link as up.
+/// The locations to which an active leader reports the link as up, and with which nothing is established yet.
 fn reported<'a>(facts: &'a Facts, location: &Location) -> BTreeSet<&'a LocationName> {
     let leaders = location.active().filter_map(|leader| facts.nodes.get(leader));
     let up = leaders.flat_map(|leader| leader.links.iter().filter(|(_, up)| **up));
-    up.map(|(other, _)| other).collect()
+    up.map(|(other, _)| other)
+        .filter(|other| !location.established.contains(*other))
+        .collect()
 }
 
 fn whole(facts: &Facts, name: &LocationName, location: &Location) -> bool {

@@ -1,13 +1,10 @@
 //! Nodes as members of their locations.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::place::Placed;
 use crate::{
-    Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Facts, Family, Generation, LocationFact, Member,
+    Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Family, Generation, LocationFact, Member,
     NodeFact, Prefix, Reason, Rejected,
     address::Pool,
     claims::{By, Denied, Use},
@@ -15,30 +12,31 @@ use crate::{
 
 /// Every node as a member, in the order of the nodes. A member that is as it was, where it was, keeps its generation.
 pub(super) fn members(
-    facts: &Facts,
+    cluster: &ClusterFacts,
     nodes: &[Placed<'_>],
+    objects: &[Option<&LocationFact>],
     keyless: &BTreeSet<By<'_>>,
     denied: &Denied<'_>,
     generation: Generation,
     rejected: &mut Vec<Rejected>,
 ) -> Vec<Member> {
-    let overlays = overlays(&facts.cluster, nodes, rejected);
-    let member = |(node, overlay): (&Placed<'_>, BTreeSet<IpAddr>)| {
+    let overlays = overlays(cluster, nodes, rejected);
+    let member = |(node, overlay): (&Placed<'_>, Overlay)| {
         let by = By::Node(node.name);
         let fact = node.fact;
-        let granted = |address: &&IpAddr| denied.granted(by, Use::Address, Prefix::host(**address));
-        let addresses = fact.addresses.iter().filter(granted).copied().collect();
-        let prefixes = fact
-            .prefixes
-            .iter()
-            .filter(|prefix| denied.granted(by, Use::Pods, **prefix));
-        let listen_port = fact.listen_port.unwrap_or(facts.cluster.listen_port);
+        let mut addresses = fact.addresses.clone();
+        let mut prefixes = fact.prefixes.clone();
+        if !denied.is_empty() {
+            addresses.retain(|address| denied.granted(by, Use::Address, Prefix::host(*address)));
+            prefixes.retain(|prefix| denied.granted(by, Use::Pods, *prefix));
+        }
+        let listen_port = fact.listen_port.unwrap_or(cluster.listen_port);
         let mut member = Member {
             generation,
-            endpoints: endpoints(fact, &addresses, listen_port, facts.locations.get(node.location)),
+            endpoints: endpoints(fact, &addresses, listen_port, objects[node.site]),
             addresses,
-            prefixes: prefixes.copied().collect(),
-            overlay,
+            prefixes,
+            overlay: overlay.into_iter().flatten().collect(),
             hop: fact.hop.clone(),
             public_key: fact
                 .public_key
@@ -83,28 +81,27 @@ fn endpoints(
     reachable.iter().map(endpoint).collect()
 }
 
+/// The overlay addresses of a node, one of each family.
+type Overlay = [Option<IpAddr>; 2];
+
 /// The overlay addresses of every node, in the order of the nodes: those it had, and new ones where it has none.
-fn overlays(
-    cluster: &ClusterFacts,
-    nodes: &[Placed<'_>],
-    rejected: &mut Vec<Rejected>,
-) -> Vec<BTreeSet<IpAddr>> {
-    let mut pools: BTreeMap<Family, Prefix> = BTreeMap::new();
-    for pool in &cluster.overlay {
-        pools.entry(pool.family()).or_insert(*pool);
-    }
-    let mut overlays = vec![BTreeSet::new(); nodes.len()];
-    for (family, prefix) in pools {
+fn overlays(cluster: &ClusterFacts, nodes: &[Placed<'_>], rejected: &mut Vec<Rejected>) -> Vec<Overlay> {
+    let mut overlays = vec![Overlay::default(); nodes.len()];
+    for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
+        let Some(prefix) = cluster.overlay.iter().find(|pool| pool.family() == family) else {
+            continue;
+        };
         let had = |node: &Placed<'_>| {
             let mut overlay = node.before.iter().flat_map(|before| &before.member.overlay);
             overlay.find(|address| Family::of(**address) == family).copied()
         };
-        let mut addresses: Vec<Option<IpAddr>> = nodes.iter().map(had).collect();
-        let mut pool = Pool::new(prefix, addresses.iter_mut());
-        for ((node, address), overlay) in nodes.iter().zip(addresses).zip(&mut overlays) {
-            let address = address.or_else(|| pool.choose(node.name));
-            overlay.extend(address);
-            rejected.extend(address.is_none().then(|| Rejected {
+        for (node, overlay) in nodes.iter().zip(&mut overlays) {
+            overlay[index] = had(node);
+        }
+        let mut pool = Pool::new(*prefix, overlays.iter_mut().map(|overlay| &mut overlay[index]));
+        for (node, overlay) in nodes.iter().zip(&mut overlays) {
+            overlay[index] = overlay[index].or_else(|| pool.choose(node.name));
+            rejected.extend(overlay[index].is_none().then(|| Rejected {
                 by: Claimant::Node(node.name.clone()),
                 claim: Claim::Overlay(pool.prefix),
                 reason: Reason::PoolExhausted(pool.prefix),

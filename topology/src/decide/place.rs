@@ -1,5 +1,7 @@
 //! Which location a node belongs to, and whether it can lead there.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Candidate, Claim, Claimant, Facts, Location, LocationFact, LocationName, Member, Mesh, NodeFact,
     NodeName, Reason, Rejected,
@@ -50,11 +52,17 @@ pub(super) fn place<'a>(
     rejected: &mut Vec<Rejected>,
 ) -> Places<'a> {
     let named = named(facts, fallback, rejected);
-    let mut locations: Vec<_> = facts.locations.keys().chain(named.iter().copied()).collect();
-    locations.sort_unstable();
-    locations.dedup();
+    let mut locations: BTreeSet<&LocationName> = facts.locations.keys().collect();
+    let mut last = None;
+    for name in &named {
+        // Names of nodes often go by location, so the last answer is likely to serve again.
+        if last != Some(*name) {
+            locations.insert(name);
+            last = Some(*name);
+        }
+    }
     let mut places = Places {
-        locations,
+        locations: locations.into_iter().collect(),
         nodes: Vec::with_capacity(named.len()),
     };
     // Nodes come in the order of their names, and so do the members of each location: no search is needed.
@@ -67,7 +75,14 @@ pub(super) fn place<'a>(
     };
     let mut decided: Vec<_> = places.locations.iter().map(decided).collect();
     for ((name, fact), location) in facts.nodes.iter().zip(named) {
-        let site = places.site(location).expect("every named location is among them");
+        let again = places
+            .nodes
+            .last()
+            .filter(|last| last.location == location)
+            .map(|last| last.site);
+        let site = again
+            .or_else(|| places.site(location))
+            .expect("every named location is among them");
         let members = &mut decided[site];
         while members.next_if(|(node, _)| *node < name).is_some() {}
         let here = members.next_if(|(node, _)| *node == name);

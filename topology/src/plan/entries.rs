@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::view::View;
+use super::view::{Known, View};
 use crate::{Family, Generation, LocationName, Member, NodeName, Peer, Prefix};
 
 /// What a prefix is. The order decides to whom a prefix belongs that stands twice.
@@ -39,86 +39,98 @@ pub(super) enum Owner<'a> {
     Peer(usize),
 }
 
-/// An entry as sorting wants it: the prefix, and then what decides to whom it belongs. The last is the place of the
-/// entry, which goes by name.
-type Order = (Family, u128, u8, Kind, Reverse<Generation>, usize);
-
 /// Every prefix of the mesh, sorted, each once.
 pub(super) fn entries<'a>(view: &View<'a>) -> Vec<Entry<'a>> {
     let mut found = Found::default();
-    for site in 0..view.sites.len() {
-        of_site(view, site, &mut found);
+    for known in view.members() {
+        of_member(view, known, &mut found);
+    }
+    for (index, site) in view.sites.iter().enumerate() {
+        for cidr in &site.location.settings.cidrs {
+            found.push(Entry {
+                prefix: *cidr,
+                kind: Kind::Cidr,
+                site: index,
+                carrier: view.first(index),
+                owner: Owner::Site,
+            });
+        }
     }
     for (index, (_, peer)) in view.peers.iter().enumerate() {
         of_peer(view, index, peer, &mut found);
     }
-    found.order.sort_unstable();
-    found
-        .order
-        .dedup_by_key(|(family, first, length, ..)| (*family, *first, *length));
-    found
-        .order
-        .iter()
-        .map(|(.., place)| found.entries[*place])
-        .collect()
+    found.sorted()
 }
 
+/// Entries, and how to sort them fast: IPv4 prefixes fit into one number, and equal prefixes are rare.
 #[derive(Default)]
 struct Found<'a> {
     entries: Vec<Entry<'a>>,
-    order: Vec<Order>,
+    v4: Vec<(u64, usize)>,
+    v6: Vec<(u128, u8, usize)>,
 }
 
 impl<'a> Found<'a> {
     fn push(&mut self, entry: Entry<'a>) {
-        let (family, first, _) = entry.prefix.range();
-        let generation = match entry.owner {
-            Owner::Member(_, member) => member.generation,
-            Owner::Site | Owner::Peer(_) => Generation::default(),
-        };
         let place = self.entries.len();
-        self.order.push((
-            family,
-            first,
-            entry.prefix.length(),
-            entry.kind,
-            Reverse(generation),
-            place,
-        ));
+        let length = entry.prefix.length();
+        match entry.prefix.range() {
+            (Family::V4, first, _) => {
+                let low = u64::try_from(first).expect("an IPv4 address has 32 bits");
+                self.v4.push((low << 8 | u64::from(length), place));
+            }
+            (Family::V6, first, _) => self.v6.push((first, length, place)),
+        }
         self.entries.push(entry);
+    }
+
+    fn sorted(mut self) -> Vec<Entry<'a>> {
+        self.v4.sort_unstable();
+        self.v6.sort_unstable();
+        let v4 = self.v4.iter().map(|(.., place)| *place);
+        let v6 = self.v6.iter().map(|(.., place)| *place);
+        let mut sorted: Vec<Entry<'a>> = Vec::with_capacity(self.entries.len());
+        for entry in v4.chain(v6).map(|place| self.entries[place]) {
+            match sorted.last_mut().filter(|last| last.prefix == entry.prefix) {
+                Some(last) if entry.claim() < last.claim() => *last = entry,
+                Some(_) => {}
+                None => sorted.push(entry),
+            }
+        }
+        sorted
     }
 }
 
-fn of_site<'a>(view: &View<'a>, site: usize, found: &mut Found<'a>) {
-    for (node, member) in view.members(site) {
-        let entry = |prefix: Prefix, kind: Kind, carrier: Option<usize>| Entry {
-            prefix,
-            kind,
-            site,
-            carrier,
-            owner: Owner::Member(node, member),
+impl Entry<'_> {
+    /// The smaller one has the prefix; of equal ones that which was found first, which goes by name.
+    fn claim(&self) -> (Kind, Reverse<Generation>, usize) {
+        let generation = match self.owner {
+            Owner::Member(_, member) => member.generation,
+            Owner::Site | Owner::Peer(_) => Generation::default(),
         };
-        let carrier = view.carrier_of(site, node);
-        for address in &member.addresses {
-            found.push(entry(Prefix::host(*address), Kind::Member, carrier));
-        }
-        for prefix in &member.prefixes {
-            found.push(entry(*prefix, Kind::Member, carrier));
-        }
-        if let Some(lead) = view.lead_of(site, node) {
-            for address in &member.overlay {
-                found.push(entry(Prefix::host(*address), Kind::Overlay, Some(lead)));
-            }
-        }
+        (self.kind, Reverse(generation), self.site)
     }
-    for cidr in &view.sites[site].location.settings.cidrs {
-        found.push(Entry {
-            prefix: *cidr,
-            kind: Kind::Cidr,
-            site,
-            carrier: view.first(site),
-            owner: Owner::Site,
-        });
+}
+
+fn of_member<'a>(view: &View<'a>, known: &Known<'a>, found: &mut Found<'a>) {
+    let entry = |prefix: Prefix, kind: Kind, carrier: Option<usize>| Entry {
+        prefix,
+        kind,
+        site: known.site,
+        carrier,
+        owner: Owner::Member(known.node, known.member),
+    };
+    let carrier = view.carrier_of(known);
+    for address in &known.member.addresses {
+        found.push(entry(Prefix::host(*address), Kind::Member, carrier));
+    }
+    for prefix in &known.member.prefixes {
+        found.push(entry(*prefix, Kind::Member, carrier));
+    }
+    if let Some(lead) = view.lead_of(known) {
+        for address in &known.member.overlay {
+            found.push(entry(Prefix::host(*address), Kind::Overlay, Some(lead)));
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Where the packets of a node go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Route, Via,
@@ -62,8 +65,8 @@ fn is_address(member: &Member, prefix: Prefix) -> bool {
 fn hop(node: &NodeName, member: &Member) -> Via {
     Via::Hop {
         node: node.clone(),
-        hop: member.hop.clone(),
-        addresses: member.addresses.clone(),
+        hop: Arc::new(member.hop.clone()),
+        addresses: Arc::new(member.addresses.clone()),
     }
 }
 

@@ -18,6 +18,12 @@ pub(super) struct Lead<'a> {
     hash: u64,
 }
 
+impl Lead<'_> {
+    fn is(&self, known: &Known<'_>) -> bool {
+        self.hash == known.hash && self.node == known.node
+    }
+}
+
 /// A location.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
@@ -41,28 +47,37 @@ pub(super) struct View<'a> {
     pub(super) peers: Vec<(&'a PeerName, &'a Peer)>,
     /// The own location, as an index of the sites.
     pub(super) mine: usize,
-    /// Members that are elsewhere by now.
-    gone: BTreeSet<(usize, &'a NodeName)>,
+    /// Every member of every location, with the stable hash of its name, but those that are elsewhere by now.
+    members: Vec<Known<'a>>,
+}
+
+/// A member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) site: usize,
+    pub(super) node: &'a NodeName,
+    pub(super) member: &'a Member,
+    pub(super) hash: u64,
 }
 
 impl<'a> View<'a> {
     /// `None`: the mesh does not know the node.
     pub(super) fn new(mesh: &'a Mesh, me: &'a NodeName) -> Option<Self> {
         let locations: Vec<_> = mesh.locations.iter().collect();
-        let gone = gone(&locations);
-        let present = |site: usize, node: &NodeName| {
+        let (members, gone) = present(&locations);
+        let find = |site: usize, node: &NodeName| {
             let known = locations.get(site)?.1.members.get_key_value(node)?;
             (gone.is_empty() || !gone.contains(&(site, known.0))).then_some(known)
         };
         let (mine, (_, member)) =
-            (0..locations.len()).find_map(|site| present(site, me).map(|known| (site, known)))?;
+            (0..locations.len()).find_map(|site| find(site, me).map(|known| (site, known)))?;
         let mut leads = Vec::new();
         let mut sites = Vec::with_capacity(locations.len());
         for (site, (name, location)) in locations.iter().enumerate() {
             let start = leads.len();
             let mut seen = BTreeSet::new();
             leads.extend(location.leaders.iter().filter_map(|leader| {
-                let (node, member) = present(site, &leader.node)?;
+                let (node, member) = find(site, &leader.node)?;
                 let able = member.public_key.is_some() && seen.insert(node);
                 let hash = rendezvous::stable(node.as_str());
                 let role = leader.role;
@@ -90,10 +105,17 @@ impl<'a> View<'a> {
             mine,
             sites,
             leads,
-            gone,
+            members,
         };
-        view.lead = view.lead_of(mine, me);
-        view.carrier = view.carrier_of(mine, me);
+        let hash = rendezvous::stable(me.as_str());
+        let me = Known {
+            site: mine,
+            node: me,
+            member,
+            hash,
+        };
+        view.lead = view.lead_of(&me);
+        view.carrier = view.carrier_of(&me);
         Some(view)
     }
 
@@ -107,11 +129,9 @@ impl<'a> View<'a> {
         self.lead.map(|lead| self.leads[lead].role)
     }
 
-    /// The members of a location, without those that are elsewhere by now.
-    pub(super) fn members(&self, site: usize) -> impl Iterator<Item = (&'a NodeName, &'a Member)> {
-        let location = self.sites[site].location;
-        let here = move |node: &NodeName| self.gone.is_empty() || !self.gone.contains(&(site, node));
-        location.members.iter().filter(move |(node, _)| here(node))
+    /// Every member, location by location, without those that are elsewhere by now.
+    pub(super) fn members(&self) -> &[Known<'a>] {
+        &self.members
     }
 
     /// The leaders of a location that carry something.
@@ -126,26 +146,20 @@ impl<'a> View<'a> {
     }
 
     /// The leader that a node is.
-    pub(super) fn lead_of(&self, site: usize, node: &NodeName) -> Option<usize> {
-        self.sites[site]
+    pub(super) fn lead_of(&self, known: &Known<'_>) -> Option<usize> {
+        self.sites[known.site]
             .leads
             .clone()
-            .find(|lead| self.leads[*lead].node == node)
+            .find(|lead| self.leads[*lead].is(known))
     }
 
     /// The leader that carries a member.
-    pub(super) fn carrier_of(&self, site: usize, member: &NodeName) -> Option<usize> {
-        let mut active = self.active(site);
-        let (first, second) = (active.next(), active.next());
-        if second.is_none() {
-            return first;
-        }
-        let itself = self.active(site).find(|lead| self.leads[*lead].node == member);
+    pub(super) fn carrier_of(&self, known: &Known<'_>) -> Option<usize> {
+        let active = || self.active(known.site);
+        let itself = active().find(|lead| self.leads[*lead].is(known));
         itself.or_else(|| {
-            let named = self
-                .active(site)
-                .map(|lead| (lead, self.leads[lead].node, self.leads[lead].hash));
-            rendezvous::heaviest(named, member)
+            let named = active().map(|lead| (lead, self.leads[lead].node, self.leads[lead].hash));
+            rendezvous::heaviest(named, known.hash)
         })
     }
 
@@ -168,29 +182,34 @@ impl<'a> View<'a> {
     }
 }
 
-/// Members that stand in another location with a higher generation. In a mesh of thousands of nodes nearly none stands
-/// twice, and the hashes of the names show that fastest.
-fn gone<'a>(locations: &[(&'a LocationName, &'a Location)]) -> BTreeSet<(usize, &'a NodeName)> {
-    let members = || {
-        let sites = locations.iter().enumerate();
-        sites.flat_map(|(site, (_, location))| {
-            location
-                .members
-                .iter()
-                .map(move |(node, member)| (site, node, member))
+/// Every member, and those that stand in another location with a higher generation, which are left out. In a mesh of
+/// thousands of nodes nearly none stands twice, and the hashes of the names show that fastest.
+fn present<'a>(
+    locations: &[(&'a LocationName, &'a Location)],
+) -> (Vec<Known<'a>>, BTreeSet<(usize, &'a NodeName)>) {
+    let sites = locations.iter().enumerate();
+    let members = sites.flat_map(|(site, (_, location))| {
+        location.members.iter().map(move |(node, member)| {
+            let hash = rendezvous::stable(node.as_str());
+            Known {
+                site,
+                node,
+                member,
+                hash,
+            }
         })
-    };
-    let mut hashes: Vec<u64> = members()
-        .map(|(_, node, _)| rendezvous::stable(node.as_str()))
-        .collect();
+    });
+    let mut members: Vec<Known<'a>> = members.collect();
+    let mut hashes: Vec<u64> = members.iter().map(|known| known.hash).collect();
     hashes.sort_unstable();
     if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
-        return BTreeSet::new();
+        return (members, BTreeSet::new());
     }
-    let mut all: Vec<_> = members()
-        .map(|(site, node, member)| (node, Reverse(member.generation), site))
-        .collect();
+    let order = |known: &Known<'a>| (known.node, Reverse(known.member.generation), known.site);
+    let mut all: Vec<_> = members.iter().map(order).collect();
     all.sort_unstable();
     let again = all.windows(2).filter(|pair| pair[0].0 == pair[1].0);
-    again.map(|pair| (pair[1].2, pair[1].0)).collect()
+    let gone: BTreeSet<_> = again.map(|pair| (pair[1].2, pair[1].0)).collect();
+    members.retain(|known| !gone.contains(&(known.site, known.node)));
+    (members, gone)
 }

@@ -22,8 +22,8 @@ const PATIENCE: usize = 8;
 pub(crate) enum Outcome {
     /// At the right place, after so many hops between nodes.
     Arrived(usize),
-    /// The mesh does not care: it leaves by the node's own routes.
-    Plain,
+    /// The mesh does not care: it leaves by the own routes of this node.
+    Plain(NodeName),
     /// Nobody gets it.
     Stopped(String),
     /// Somebody gets it who must not.
@@ -84,7 +84,7 @@ pub(crate) fn walk(ground: &Ground<'_>, plans: &Plans, from: &Spot, to: IpAddr) 
                 return Outcome::Arrived(hops + 1);
             }
             Choice::Local => Err(Outcome::Stopped(format!("no neighbour of {at} has it"))),
-            Choice::Nothing => Err(Outcome::Plain),
+            Choice::Nothing => Err(Outcome::Plain(at.clone())),
         };
         match next {
             Ok(next) => (at, came) = next,
@@ -186,7 +186,7 @@ pub(crate) fn report(mesh: &Mesh) -> String {
         match &outcome {
             Outcome::Arrived(hops) => (arrived, longest) = (arrived + 1, longest.max(*hops)),
             Outcome::Stopped(_) => stopped += 1,
-            Outcome::Plain => plain += 1,
+            Outcome::Plain(_) => plain += 1,
             Outcome::Astray(_) | Outcome::Loop => {}
         }
         if !expected.met(&outcome) {

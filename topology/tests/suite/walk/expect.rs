@@ -19,7 +19,7 @@ impl Expected {
     pub(crate) fn met(self, outcome: &Outcome) -> bool {
         match outcome {
             Outcome::Arrived(hops) => self == Self::Arrives && *hops <= 3,
-            Outcome::Plain => self == Self::Plain,
+            Outcome::Plain(_) => self == Self::Plain,
             Outcome::Stopped(_) => self == Self::Stops,
             Outcome::Astray(_) | Outcome::Loop => false,
         }
