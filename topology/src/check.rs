@@ -1,5 +1,5 @@
-//! Is a mesh what it should be? [`decide`](crate::decide) gives meshes without errors; a mixture of two publications may
-//! have some for a while, and [`plan`](crate::plan) copes with each of them.
+//! Is a mesh what it should be? [`decide`](crate::decide()) gives meshes without errors; a mixture of two publications may
+//! have some for a while, and [`plan`](crate::plan()) copes with each of them.
 
 use std::collections::BTreeMap;
 

@@ -11,7 +11,7 @@ use crate::{Endpoint, Keepalive, LocationName, MeshMode, NodeName, PeerName, Pre
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Created(pub i64);
 
-/// Everything [`decide`](crate::decide) looks at.
+/// Everything [`decide`](crate::decide()) looks at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The cluster-wide settings.

@@ -23,7 +23,7 @@
 //! | Peer | a WireGuard party outside the cluster |
 //! | Prefix | an IP network |
 //! | Mesh | everything the operator decided |
-//! | Plan | what one node has to do, derived from the mesh by [`plan`] |
+//! | Plan | what one node has to do, derived from the mesh by [`plan`](plan()) |
 //! | Hop | how a follower's packet reaches its leader |
 
 #![forbid(unsafe_code)]

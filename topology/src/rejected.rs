@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::{LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
 
-/// What [`decide`](crate::decide) answers.
+/// What [`decide`](crate::decide()) answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
     /// The mesh as it now is.
