@@ -176,7 +176,8 @@ impl Server {
 
 /// Asks until there is an answer.
 pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
+    // Usually well under a second; several API servers on a busy machine of two cores took a minute.
+    let end = Instant::now() + Duration::from_secs(180);
     loop {
         if let Some(answer) = ask().await {
             return answer;
