@@ -190,3 +190,77 @@ pub fn plan(mesh: &Mesh, me: &NodeName) -> Plan {
         routes: routes::routes(&view, &entries),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Generation, Leader, Location, Member};
+
+    #[test]
+    fn of_two_claims_of_a_prefix_the_newer_stands() {
+        for (left, right, owner) in [(3, 4, "right"), (4, 3, "left"), (4, 4, "left")] {
+            let mesh = mesh(&[("left", "a1", left), ("right", "b1", right), ("here", "c1", 1)]);
+            let route = &plan(&mesh, &"c1".parse().unwrap()).routes[&prefix()];
+            assert_eq!(route.location.as_str(), owner, "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn a_node_in_two_locations_is_where_it_is_newer() {
+        for (left, right, place) in [(3, 4, "right"), (4, 3, "left"), (4, 4, "left")] {
+            let mesh = mesh(&[("left", "a1", left), ("right", "a1", right)]);
+            let plan = plan(&mesh, &"a1".parse().unwrap());
+            assert_eq!(plan.location.unwrap().as_str(), place, "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn leaders_that_are_unknown_or_have_no_key_do_not_lead() {
+        let mut mesh = mesh(&[("there", "a1", 1), ("here", "c1", 1)]);
+        let there = mesh.locations.get_mut(&"there".parse().unwrap()).unwrap();
+        let stranger = Leader {
+            node: "stranger".parse().unwrap(),
+            role: LeaderRole::Active,
+        };
+        there.leaders.insert(0, stranger);
+        let me: NodeName = "c1".parse().unwrap();
+        assert_eq!(plan(&mesh, &me).routes[&prefix()].via, Via::Tunnel);
+        let there = mesh.locations.get_mut(&"there".parse().unwrap()).unwrap();
+        there
+            .members
+            .values_mut()
+            .for_each(|member| member.public_key = None);
+        assert_eq!(plan(&mesh, &me).routes[&prefix()].via, Via::Unreachable);
+    }
+
+    fn prefix() -> Prefix {
+        "10.244.7.0/24".parse().unwrap()
+    }
+
+    /// Locations of one node each, which leads, is established with all, and, but for c1, has the prefix.
+    fn mesh(nodes: &[(&str, &str, u64)]) -> Mesh {
+        let mut mesh = Mesh::default();
+        for (index, (location, node, generation)) in (1..).zip(nodes) {
+            let node: NodeName = node.parse().unwrap();
+            let member = Member {
+                generation: Generation(*generation),
+                prefixes: (node.as_str() != "c1").then(prefix).into_iter().collect(),
+                public_key: Some(PublicKey::new([index; 32])),
+                ..Member::default()
+            };
+            let leader = Leader {
+                node: node.clone(),
+                role: LeaderRole::Active,
+            };
+            let established = nodes.iter().map(|(other, ..)| other.parse().unwrap());
+            let head = Location {
+                leaders: vec![leader],
+                established: established.collect(),
+                members: [(node, member)].into(),
+                ..Location::default()
+            };
+            mesh.locations.insert(location.parse().unwrap(), head);
+        }
+        mesh
+    }
+}

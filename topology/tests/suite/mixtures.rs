@@ -10,6 +10,7 @@ use spanwire_topology::{Facts, Location, LocationName, Mesh, MeshMode, NodeName,
 
 use crate::{
     arbitrary::{link, sound},
+    language::World,
     walk::{Ground, Outcome, Place, Plans, Spot, plans, walk},
 };
 
@@ -52,6 +53,45 @@ proptest! {
                 let text = format!("{from} to {to}: {outcomes:?}\nold {old}new {new}{}", print(&mixed));
                 prop_assert!(works(&outcomes[2]), "{}", text);
             }
+        }
+    }
+}
+
+#[test]
+fn leaders_change_places_without_a_loop_in_every_mixture() {
+    let mut world = World::default();
+    let script = "overlay 10.4.0.0/16
+        node a1 region=paris addresses=192.168.1.1 pods=10.244.1.0/24 key=1 up=rome leader=true
+        node a2 region=paris addresses=192.168.1.2 pods=10.244.2.0/24 key=2 up=rome
+        node a3 region=paris addresses=192.168.1.3 pods=10.244.3.0/24 key=3 up=rome
+        node b1 region=rome addresses=192.168.2.1 pods=10.244.4.0/24 key=4 up=paris
+        peer laptop key=9 allowed=10.99.0.1 location=paris
+        decide";
+    script.lines().for_each(|line| drop(world.line(line).unwrap()));
+    let old = world.mesh.clone();
+    let swap = ["node a1 leader=", "node a2 leader=true", "decide"];
+    swap.iter().for_each(|line| drop(world.line(line).unwrap()));
+    let new = world.mesh;
+    assert_ne!(old.locations, new.locations);
+    let ground = Ground::new([&old, &new]);
+    let spots = Ground::new([&new]).spots();
+    let nodes = ["a1", "a2", "a3", "b1"].map(|name| name.parse::<NodeName>().unwrap());
+    for views in 0..1_u8 << nodes.len() {
+        let plan_of = |(index, node): (usize, &NodeName)| {
+            let mesh = if views >> index & 1 == 1 { &new } else { &old };
+            (node.clone(), plan(mesh, node))
+        };
+        let plans: Plans = nodes.iter().enumerate().map(plan_of).collect();
+        for (from, to) in pairs(&spots) {
+            let outcome = walk(&ground, &plans, from, to.address);
+            assert!(
+                !matches!(outcome, Outcome::Loop | Outcome::Astray(_)),
+                "{from} to {to}: {outcome:?}"
+            );
+            assert!(
+                !leaks(&plans, &outcome)
+                    || !established(&old, &new, &[Ground::new([&old]), Ground::new([&new])], from, to)
+            );
         }
     }
 }
