@@ -21,7 +21,7 @@ const TRACES: [(&str, &str); 9] = [
     ("rules", "ip rule; ip -6 rule"),
     (
         "routes",
-        "ip route show table all; ip -6 route show table all | grep -v veth | sed -E 's/fe80::[0-9a-f:]+/fe80/' | sort",
+        "ip route show table all | grep -v veth | sed -E 's/fe80::[0-9a-f:]+/fe80/' | sort",
     ),
     (
         "nft",
