@@ -89,6 +89,15 @@ fn same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> 
 }
 
 pub(crate) fn nothing_crosses_without_spanwire(lab: &Lab) -> Result<()> {
+    wait_until("duplicate address detection is over", SOON, || {
+        for node in lab.layout().nodes() {
+            let tentative = lab
+                .node(&node.name)?
+                .run(["ip", "-6", "-o", "address", "show", "tentative"])?;
+            ensure!(tentative.trim().is_empty(), "{}: {tentative}", node.name);
+        }
+        Ok(true)
+    })?;
     keep(lab, "before.json", &snapshot(lab)?)?;
     keep(lab, "main.json", &main_routes(lab)?)?;
     let matrix = lab.ping_all()?;
