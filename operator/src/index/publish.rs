@@ -2,17 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spanwire_crds::{LocationSliceSpec, MeshNodeSpec, publication};
+use spanwire_crds::{LocationSliceSpec, MeshNodeSpec, Role, SliceLeader, publication};
 use spanwire_topology::{Decision, Location, LocationName, Member, Mesh, NodeName};
 
 use super::{Index, Now, records::SliceRecord};
 use crate::write::Write;
 
+/// Writes of slices, in the order in which they have to be done.
+#[derive(Debug, Default)]
+struct SliceWrites {
+    /// Heads that name a leader that is on its way from one location to another.
+    announced: Vec<Write>,
+    members: Vec<Write>,
+    heads: Vec<Write>,
+    removed: Vec<Write>,
+}
+
 impl Index {
     /// Members first, then who leads them, then what goes; agents can use a member without a leader and not the other
-    /// way round. What only people read comes last.
+    /// way round. A leader that moves is different: where it is going it is announced as a leader before it arrives, and
+    /// where it comes from it stays one until it has left, so that in no mixture its tunnels are gone for a moment and
+    /// their sessions with them. What only people read comes last.
     pub(super) fn writes(&mut self, decision: &Decision, now: Now) -> Vec<Vec<Write>> {
-        let (members, heads, mut removed) = self.slice_writes(&decision.mesh);
+        let SliceWrites {
+            announced,
+            members,
+            heads,
+            mut removed,
+        } = self.slice_writes(&decision.mesh);
         let told = self.told(decision);
         let mut people = self.location_statuses(decision, &told, now);
         let (followed, rest) = self.peer_statuses(decision, &told, now);
@@ -22,11 +39,11 @@ impl Index {
         leading.extend(followed);
         removed.extend(self.mesh_node_writes(&decision.mesh));
         removed.extend(self.location_writes(&decision.mesh));
-        let phases = [members, leading, removed, people];
+        let phases = [announced, members, leading, removed, people];
         phases.into_iter().filter(|phase| !phase.is_empty()).collect()
     }
 
-    fn slice_writes(&self, mesh: &Mesh) -> (Vec<Write>, Vec<Write>, Vec<Write>) {
+    fn slice_writes(&self, mesh: &Mesh) -> SliceWrites {
         let published: BTreeMap<&str, &LocationSliceSpec> = self
             .slices
             .objects()
@@ -35,7 +52,7 @@ impl Index {
             .collect();
         let wanted = publication::slices(mesh, &published);
         let moving = moving(&wanted, &published);
-        let (mut members, mut heads, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut writes = SliceWrites::default();
         let still = |record: &SliceRecord| {
             record
                 .spec
@@ -45,7 +62,8 @@ impl Index {
         };
         for (name, record) in self.slices.objects() {
             if !wanted.contains_key(name) && !still(record) {
-                removed.push(Write::DeleteSlice(record.identity.target(name)));
+                let target = record.identity.target(name);
+                writes.removed.push(Write::DeleteSlice(target));
             }
         }
         for (name, mut spec) in wanted {
@@ -56,10 +74,12 @@ impl Index {
             if record.is_some_and(|record| record.spec == spec) {
                 continue;
             }
-            let phase = if spec.head.is_some() {
-                &mut heads
-            } else {
-                &mut members
+            let phase = match &spec.head {
+                Some(head) if head.leaders.iter().any(|leader| moving.contains(&leader.node)) => {
+                    &mut writes.announced
+                }
+                Some(_) => &mut writes.heads,
+                None => &mut writes.members,
             };
             phase.push(Write::Slice {
                 version: record.map(|record| record.identity.seen()),
@@ -67,7 +87,7 @@ impl Index {
                 spec,
             });
         }
-        (members, heads, removed)
+        writes
     }
 
     fn mesh_node_writes(&self, mesh: &Mesh) -> Vec<Write> {
@@ -170,8 +190,19 @@ fn moving(
     moving
 }
 
-/// Keeps members that have not arrived in their new slice.
+/// Keeps members that have not arrived in their new slice, as members and, if they are, as leaders.
 fn keep(spec: &mut LocationSliceSpec, record: &SliceRecord, moving: &BTreeSet<String>) {
+    if let (Some(head), Some(published)) = (&mut spec.head, &record.spec.head) {
+        for leader in &published.leaders {
+            let here = head.leaders.iter().any(|wanted| wanted.node == leader.node);
+            if moving.contains(&leader.node) && !here {
+                head.leaders.push(SliceLeader {
+                    node: leader.node.clone(),
+                    role: Role::Standby,
+                });
+            }
+        }
+    }
     for member in &record.spec.members {
         let here = spec.members.iter().any(|wanted| wanted.node == member.node);
         if moving.contains(&member.node) && !here {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use spanwire_crds::{Location, LocationSpec, MeshNodeStatus};
 use spanwire_operator::{index::Index, write::Write};
+use spanwire_topology::{PublicKey, plan};
 use world::{Change, World, permuted, split};
 
 #[test]
@@ -170,6 +171,54 @@ fn a_node_that_moves_is_published_in_its_new_place_before_it_leaves_the_old_one(
     }
     assert_eq!(seen, 2, "for a moment in both");
     assert!(world.members()["right"].contains(&node) && !world.members()["left"].contains(&node));
+}
+
+#[test]
+fn a_leader_that_moves_keeps_its_tunnels_and_no_prefix_is_without_one() {
+    let mut world = World::of(&world::cluster());
+    for (index, there) in [(0, "own"), (0, "left"), (1, "own"), (1, "left")] {
+        // Who has gone comes back as a leader.
+        let mover = match there {
+            "own" => world.leaders()["left"][index].clone(),
+            _ => world.leaders()["own"][0].clone(),
+        };
+        if there == "left" {
+            world.tell(Change::Annotate(mover.clone(), "spanwire.dev/leader", "true"));
+            world.settle();
+        }
+        let far = world.leaders()["right"][0].clone();
+        let peers = |world: &World, node: &str| {
+            let plan = plan(&world.mesh(), &node.parse().unwrap());
+            plan.tunnel.map(|tunnel| tunnel.peers).unwrap_or_default()
+        };
+        let prefixes = |world: &World| -> BTreeSet<_> {
+            let peers = peers(world, &far).into_values();
+            // The overlay address of who leads no longer goes with the role.
+            let carried =
+                peers.flat_map(|peer| peer.allowed_ips.into_iter().map(|prefix| prefix.to_string()));
+            carried
+                .filter(|prefix| !prefix.starts_with("10.4.") && !prefix.starts_with("fd00:4:"))
+                .collect()
+        };
+        let number: u8 = mover[1..].parse().unwrap();
+        let key = PublicKey::new([number; 32]);
+        let before = prefixes(&world);
+        world.tell(Change::Annotate(mover.clone(), "spanwire.dev/location", there));
+        while world.step() {
+            assert!(!peers(&world, &mover).is_empty(), "{mover} to {there}: no tunnel");
+            assert!(
+                peers(&world, &far).contains_key(&key),
+                "{mover} to {there}: {far} has dropped it"
+            );
+            let lost: Vec<_> = before.difference(&prefixes(&world)).cloned().collect();
+            assert!(lost.is_empty(), "{mover} to {there}: {far} lacks {lost:?}");
+        }
+        assert!(world.members()[there].contains(&mover));
+        if there == "left" {
+            world.tell(Change::Annotate(mover, "spanwire.dev/leader", "false"));
+        }
+        world.settle();
+    }
 }
 
 #[test]

@@ -15,13 +15,14 @@ use kube::{ResourceExt as _, runtime::watcher::Event};
 use serde_json::json;
 use spanwire_crds::{
     Link, Location, LocationSlice, LocationSpec, MeshNode, MeshNodeSpec, MeshNodeStatus,
-    publication::MANAGED_LABEL, translate::Node,
+    publication::{MANAGED_LABEL, assemble},
+    translate::Node,
 };
 use spanwire_operator::{
     index::{Gone, Index, Now, Options},
     write::{Notice, Seen, Target, Write},
 };
-use spanwire_topology::PublicKey;
+use spanwire_topology::{Mesh, PublicKey};
 
 /// Something that happens to the cluster.
 #[derive(Clone, Debug)]
@@ -444,6 +445,12 @@ impl World {
         }
         members.retain(|_, nodes| !nodes.is_empty());
         members
+    }
+
+    /// The mesh as agents put it together.
+    pub(crate) fn mesh(&self) -> Mesh {
+        let slices = self.slices.iter();
+        assemble(slices.map(|(name, slice)| (name.as_str(), &slice.spec)), [])
     }
 
     pub(crate) fn leaders(&self) -> BTreeMap<String, Vec<String>> {

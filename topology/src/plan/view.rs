@@ -89,6 +89,13 @@ impl<'a> View<'a> {
                     hash,
                 })
             }));
+            let leads_here = &mut leads[start..];
+            // Its active leaders may be elsewhere by now, or not yet here: the first who can carries for them.
+            if leads_here.iter().all(|lead| lead.role == LeaderRole::Standby)
+                && let Some(first) = leads_here.first_mut()
+            {
+                first.role = LeaderRole::Active;
+            }
             let leads = start..leads.len();
             sites.push(Site {
                 name,
