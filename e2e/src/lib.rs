@@ -8,6 +8,7 @@
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
 //! * `up`, `lab`, `machine`, `ping`: what tests and the command `lab` use.
+//! * `expect`, `reach`, `suite`: what tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
 mod cgroup;
@@ -30,6 +31,7 @@ mod up;
 
 pub mod expect;
 pub mod forward;
+pub mod reach;
 pub mod scenario;
 pub mod suite;
 

@@ -131,7 +131,8 @@ pub struct Background {
 }
 
 impl Background {
-    fn start(cmd: Cmd) -> Result<Self> {
+    /// Starts a command and lets it run.
+    pub fn start(cmd: Cmd) -> Result<Self> {
         let mut command = cmd.into_command();
         // A group of its own, because a command in another PID namespace is a child of the one started here.
         let mut child = command

@@ -25,7 +25,7 @@ const TRACES: [(&str, &str); 9] = [
     ),
     (
         "nft",
-        "nft -s list ruleset | grep spanwire || true; nft list tables",
+        "nft -s list ruleset | grep spanwire || true; nft list tables | sort",
     ),
     ("lib", "ls -A /var/lib | sort"),
     ("run", "ls -A /run | grep -i -E 'spanwire|wireguard' || true"),
