@@ -20,7 +20,7 @@ test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
 e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
 	@scripts/lab prepare
 	@scripts/check charts
-	cargo test --workspace --locked --test lab --test cluster --test open --test api
+	cargo test --workspace --locked --test lab --test cluster --test open --test variants --test api
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate
@@ -28,7 +28,11 @@ generate: ## Write what is generated: the CRDs of the chart
 demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 25)
 	@scripts/demo
 
+bench-mesh: setup ## How fast the mesh follows changes, and what it costs at rest; as root (10 min; cold 35)
+	@scripts/lab prepare
+	cargo bench --locked -p spanwire-e2e --bench mesh -- $(ARGS)
+
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench-mesh image

@@ -47,8 +47,17 @@ pub const PATHS: [(&str, &str); 4] = [("a2", "c2"), ("b2", "a1"), ("c2", "b1"), 
 
 /// Fast pings on all kinds of path, while something happens.
 pub fn pinging<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<(T, Vec<(String, PingReport)>)> {
+    pinging_between(lab, &PATHS, run)
+}
+
+/// Fast pings between the pods of pairs of nodes, while something happens.
+pub fn pinging_between<T>(
+    lab: &Lab,
+    pairs: &[(&str, &str)],
+    run: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<(String, PingReport)>)> {
     let mut pings = Vec::new();
-    for (from, to) in PATHS {
+    for &(from, to) in pairs {
         let ping = Ping::start(&lab.pod_on(from)?, pod_ip(lab, to)?, FAST)?;
         pings.push((format!("{from} to {to}"), ping));
     }
@@ -59,7 +68,16 @@ pub fn pinging<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<(T, Vec<
 
 /// Fast pings on all kinds of path, none of which may be lost while something happens.
 pub fn loses_nothing<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    let (result, reports) = pinging(lab, run)?;
+    loses_nothing_between(lab, &PATHS, run)
+}
+
+/// Fast pings between the pods of pairs of nodes, none of which may be lost while something happens.
+pub fn loses_nothing_between<T>(
+    lab: &Lab,
+    pairs: &[(&str, &str)],
+    run: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let (result, reports) = pinging_between(lab, pairs, run)?;
     let lost: Vec<_> = reports.iter().filter(|(_, report)| report.lost() > 0).collect();
     ensure!(lost.is_empty(), "packets were lost: {lost:?}");
     let few = reports.iter().find(|(_, report)| report.received < 10);

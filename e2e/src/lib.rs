@@ -17,6 +17,7 @@ mod cluster;
 mod command;
 mod images;
 mod lab;
+mod laptop;
 mod layout;
 mod limits;
 mod machine;
@@ -37,6 +38,7 @@ pub mod suite;
 
 pub use command::{Cmd, Finished};
 pub use lab::{Lab, wait_until};
+pub use laptop::Laptop;
 pub use layout::{Layout, LocationLayout, NodeLayout};
 pub use machine::{Background, Machine};
 pub use ping::{Matrix, Ping, PingReport};

@@ -1,0 +1,93 @@
+//! Both families: a Peer, and a location whose nodes all lead themselves.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+use spanwire_e2e::{
+    Lab, Laptop,
+    expect::{SOON, all_reach_all, answers, leader},
+    reach::pod_ips,
+    wait_until,
+};
+
+pub(crate) fn peer(lab: &Lab) -> Result<()> {
+    let addresses: [IpAddr; 2] = ["10.99.0.1".parse()?, "fd00:99::1".parse()?];
+    let laptop = Laptop::start(lab, &addresses)?;
+    lab.apply(&laptop.manifest("laptop"))?;
+    // b has no port that is forwarded.
+    laptop.meet(lab, &leader(lab, "a")?, &["a", "b"])?;
+    for node in lab.layout().nodes() {
+        for pod in pod_ips(lab, &node.name)? {
+            wait_until(
+                &format!("the laptop reaches {pod} on {}", node.name),
+                SOON,
+                || answers(&laptop.host, pod),
+            )?;
+        }
+    }
+    let far = lab.pod_on("b2")?;
+    for address in addresses {
+        wait_until(&format!("a pod reaches {address}"), SOON, || {
+            answers(&far, address)
+        })?;
+    }
+    lab.kubectl(["delete", "peer", "laptop"])?;
+    for pod in pod_ips(lab, "b2")? {
+        wait_until("the laptop no longer reaches b2", SOON, || {
+            Ok(!answers(&laptop.host, pod)?)
+        })?;
+    }
+    Ok(())
+}
+
+const VXLAN: &str = "udp port 8472";
+const WIREGUARD: &str = "udp port 51820";
+
+pub(crate) fn mesh_of_nodes(lab: &Lab) -> Result<()> {
+    let crosses = |lab: &Lab, filter: &str| -> Result<bool> {
+        let (answered, seen) = lab.capture("b", filter, || {
+            let mut answered = true;
+            for pod in pod_ips(lab, "b2")? {
+                answered &= answers(&lab.pod_on("b1")?, pod)?;
+            }
+            Ok(answered)
+        })?;
+        ensure!(answered, "b1 does not reach b2");
+        // The far location is kept warm meanwhile; only what the two exchange between them counts.
+        let (one, other) = (lab.node_layout("b1")?, lab.node_layout("b2")?);
+        let between = |line: &str| {
+            let has = |ips: &[IpAddr]| ips.iter().any(|ip| line.contains(&format!("{ip}.")));
+            has(&one.addresses) && has(&other.addresses)
+        };
+        Ok(seen.lines().any(between))
+    };
+    ensure!(crosses(lab, VXLAN)?, "flannel carries nothing to begin with");
+    lab.kubectl([
+        "patch",
+        "location",
+        "b",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"mesh":"Nodes"}}"#,
+    ])?;
+    wait_until("both nodes of b lead", SOON, || {
+        let found = lab.get(&["location", "b"])?;
+        Ok(found["status"]["leaders"].as_array().map(Vec::len) == Some(2))
+    })?;
+    wait_until("what passes inside b is encrypted", SOON, || {
+        Ok(!crosses(lab, VXLAN)? && crosses(lab, WIREGUARD)?)
+    })?;
+    all_reach_all(lab)?;
+    lab.kubectl([
+        "patch",
+        "location",
+        "b",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"mesh":"Leaders"}}"#,
+    ])?;
+    wait_until("flannel carries what stays inside b again", SOON, || {
+        Ok(crosses(lab, VXLAN)?)
+    })?;
+    all_reach_all(lab)
+}

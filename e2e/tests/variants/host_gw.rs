@@ -1,0 +1,50 @@
+//! Two leaders of one location that both carry members.
+
+use anyhow::{Context, Result, ensure};
+use spanwire_e2e::{
+    Lab,
+    expect::{SOON, all_reach_all, leader, loses_nothing_between, pod_ip},
+    wait_until,
+};
+
+pub(crate) fn two_active(lab: &Lab) -> Result<()> {
+    let far = lab.node(&leader(lab, "a")?)?;
+    let carries = |node: &str| -> Result<String> {
+        let mesh_node = lab.get(&["meshnode", node])?;
+        let key = mesh_node["status"]["publicKey"]
+            .as_str()
+            .context("a key")?
+            .to_owned();
+        let shown = far.run(["wg", "show", "spanwire0", "allowed-ips"])?;
+        let line = shown.lines().find(|line| line.starts_with(&key));
+        Ok(line.unwrap_or_default().to_owned())
+    };
+    // Each leader carries itself, so with two nodes each carries one.
+    let of = |node: &str| -> Result<String> {
+        let pod = pod_ip(lab, node)?.to_string();
+        let (network, _) = pod.rsplit_once('.').context("IPv4")?;
+        Ok(format!("{network}.0/24"))
+    };
+    loses_nothing_between(lab, &[("a1", "a2"), ("b1", "b2")], || {
+        let patch = r#"{"spec":{"leaders":{"active":2}}}"#;
+        lab.kubectl(["patch", "location", "b", "--type=merge", "-p", patch])?;
+        wait_until("each carries its own pods", SOON, || {
+            for (node, other) in [("b1", "b2"), ("b2", "b1")] {
+                let carried = carries(node)?;
+                ensure!(
+                    carried.contains(&of(node)?) && !carried.contains(&of(other)?),
+                    "{node} carries {carried}"
+                );
+            }
+            Ok(true)
+        })
+    })?;
+    all_reach_all(lab)?;
+    let patch = r#"{"spec":{"leaders":{"active":1}}}"#;
+    lab.kubectl(["patch", "location", "b", "--type=merge", "-p", patch])?;
+    wait_until("one carries both", SOON, || {
+        let first = carries(&leader(lab, "b")?)?;
+        Ok(first.contains(&of("b1")?) && first.contains(&of("b2")?))
+    })?;
+    all_reach_all(lab)
+}
