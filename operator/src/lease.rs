@@ -151,6 +151,9 @@ impl Election {
             let held = self.candidacy.holds(Instant::now());
             match &answer {
                 Ok(Ok(())) => {}
+                Ok(Err(Error::Api(status))) if status.code == 409 => {
+                    tracing::debug!("another operator was faster");
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = error as &dyn std::error::Error,
