@@ -149,7 +149,7 @@ fn established(mesh: &Mesh, name: &LocationName, location: &Location, findings: 
 fn nodes(mesh: &Mesh, findings: &mut Vec<Finding>) {
     let mut seen: BTreeMap<&NodeName, &LocationName> = BTreeMap::new();
     for (name, location) in &mesh.locations {
-        for (node, member) in &location.members {
+        for (node, member) in location.members.iter() {
             if let Some(other) = seen.insert(node, name) {
                 findings.push(Finding::NodeTwice(node.clone(), other.clone(), name.clone()));
             }
@@ -165,7 +165,10 @@ fn nodes(mesh: &Mesh, findings: &mut Vec<Finding>) {
 }
 
 fn keys(mesh: &Mesh, findings: &mut Vec<Finding>) {
-    let members = mesh.locations.values().flat_map(|location| &location.members);
+    let members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.iter());
     let nodes = members.filter_map(|(node, member)| Some((member.public_key?, Claimant::Node(node.clone()))));
     let peers = mesh
         .peers
@@ -200,7 +203,7 @@ fn held(mesh: &Mesh) -> Vec<Held> {
             within: within.clone(),
             of_member,
         };
-        for (node, member) in &location.members {
+        for (node, member) in location.members.iter() {
             let hosts = member
                 .addresses
                 .iter()

@@ -15,7 +15,10 @@ mod members;
 mod peers;
 mod place;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     Candidate, Decision, Facts, Generation, Location, LocationFact, LocationName, Member, Mesh, MeshMode,
@@ -23,6 +26,7 @@ use crate::{
     claims::{self, By, Denied, Use},
     elect,
 };
+use members::Drawn;
 use place::Places;
 
 /// Decides the mesh. `previous` is what was published last; it only makes the answer steady.
@@ -84,20 +88,15 @@ fn later(previous: &Mesh) -> Generation {
     Generation(latest.max(previous.generation).0.saturating_add(1))
 }
 
-/// Whether nothing changed. A member that changed has the new generation, so members are only counted.
+/// Whether nothing changed. Members that did not are shared with the decision before.
 fn same(mesh: &Mesh, previous: &Mesh) -> bool {
     let head = |a: &Location, b: &Location| {
         let heads = a.leaders == b.leaders && a.settings == b.settings && a.established == b.established;
-        heads && a.members.len() == b.members.len()
+        heads && Arc::ptr_eq(&a.members, &b.members)
     };
     let mut pairs = mesh.locations.iter().zip(&previous.locations);
-    let mut members = mesh
-        .locations
-        .values()
-        .flat_map(|location| location.members.values());
     mesh.locations.len() == previous.locations.len()
         && pairs.all(|((name, now), (other, before))| name == other && head(now, before))
-        && members.all(|member| member.generation < mesh.generation)
         && mesh.peers == previous.peers
 }
 
@@ -107,13 +106,14 @@ fn locations(
     places: &Places<'_>,
     objects: &[Option<&LocationFact>],
     denied: &Denied<'_>,
-    members: Vec<Member>,
+    members: Vec<Drawn<'_>>,
 ) -> BTreeMap<LocationName, Location> {
     let named = places.locations.iter().zip(objects);
     let mut sites: Vec<Site<'_>> = named.map(|(name, fact)| Site::new(name, *fact)).collect();
     for (node, member) in places.nodes.iter().zip(members) {
         let site = &mut sites[node.site];
-        site.candidates.extend(place::candidate(node, &member, site.fact));
+        site.candidates
+            .extend(place::candidate(node, member.get(), site.fact));
         let by = By::Node(node.name);
         let granted = node
             .fact
@@ -121,7 +121,7 @@ fn locations(
             .iter()
             .filter(|cidr| denied.granted(by, Use::Cidr, **cidr));
         site.cidrs.extend(granted.copied());
-        site.members.push((node.name.clone(), member));
+        site.members.push((node.name, member));
     }
     let location = |site: Site<'_>| {
         let by = By::Location(site.name);
@@ -129,21 +129,38 @@ fn locations(
         let granted = named
             .filter(|cidr| denied.granted(by, Use::Cidr, **cidr))
             .copied();
-        let incumbents = previous
-            .locations
-            .get(site.name)
-            .map_or(&[][..], |before| &before.leaders);
+        let before = previous.locations.get(site.name);
+        let incumbents = before.map_or(&[][..], |before| &before.leaders);
         let mut settings = settings(site.fact);
         settings.cidrs = site.cidrs.into_iter().chain(granted).collect();
         let location = Location {
             leaders: elect(&site.candidates, incumbents, seats(site.fact)),
             settings,
             established: BTreeSet::new(),
-            members: site.members.into_iter().collect(),
+            members: together(site.members, before.map(|before| &before.members)),
         };
         (site.name.clone(), location)
     };
     sites.into_iter().map(location).collect()
+}
+
+/// The members of a location; those of the decision before themselves where none has come, changed or gone.
+fn together(
+    members: Vec<(&NodeName, Drawn<'_>)>,
+    before: Option<&Arc<BTreeMap<NodeName, Member>>>,
+) -> Arc<BTreeMap<NodeName, Member>> {
+    let stayed = members.iter().all(|(_, member)| matches!(member, Drawn::Same(_)));
+    match before.filter(|before| stayed && before.len() == members.len()) {
+        Some(before) => Arc::clone(before),
+        None => {
+            let members = members.into_iter();
+            Arc::new(
+                members
+                    .map(|(node, member)| (node.clone(), member.into_member()))
+                    .collect(),
+            )
+        }
+    }
 }
 
 /// A location while it is put together.
@@ -152,7 +169,7 @@ struct Site<'a> {
     fact: Option<&'a LocationFact>,
     candidates: Vec<Candidate<'a>>,
     cidrs: Vec<Prefix>,
-    members: Vec<(NodeName, Member)>,
+    members: Vec<(&'a NodeName, Drawn<'a>)>,
 }
 
 impl<'a> Site<'a> {
@@ -216,6 +233,35 @@ mod tests {
         let route = &plan.routes[&remote];
         assert!(matches!(&route.via, Via::Hop { node, .. } if *node != follower));
         assert_eq!(decide(&facts, &second.mesh).mesh, second.mesh);
+    }
+
+    #[test]
+    fn members_are_shared_with_the_decision_before_until_one_comes_changes_or_goes() {
+        let facts = facts();
+        let first = decide(&facts, &Mesh::default()).mesh;
+        let shared = |facts: &Facts| {
+            let next = decide(facts, &first).mesh;
+            let same = ["left", "right"].map(|name| {
+                let name: LocationName = name.parse().unwrap();
+                Arc::ptr_eq(&next.locations[&name].members, &first.locations[&name].members)
+            });
+            (same, next.generation == first.generation)
+        };
+        assert_eq!(shared(&facts), ([true, true], true));
+        let node: NodeName = "n1".parse().unwrap();
+
+        let mut changed = facts.clone();
+        changed.nodes.get_mut(&node).unwrap().keepalive = Some(crate::Keepalive(25));
+        assert_eq!(shared(&changed), ([false, true], false));
+        let mut gone = facts.clone();
+        gone.nodes.remove(&node);
+        assert_eq!(shared(&gone), ([false, true], false));
+        let mut moved = facts.clone();
+        moved.nodes.get_mut(&node).unwrap().region = Some("right".parse().unwrap());
+        assert_eq!(shared(&moved), ([false, false], false));
+        let mut come = facts;
+        come.nodes.insert("n9".parse().unwrap(), NodeFact::default());
+        assert_eq!(shared(&come), ([true, true], false));
     }
 
     fn facts() -> Facts {

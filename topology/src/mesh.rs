@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{Endpoint, LocationName, NodeName, PeerName, Prefix, PublicKey};
@@ -38,8 +39,9 @@ pub struct Location {
     /// The other locations with which traffic is in the tunnel or nowhere. With [`MeshMode::Nodes`] the location's own
     /// name may be among them. Established is mutual: both sides list each other, and it stays.
     pub established: BTreeSet<LocationName>,
-    /// Its nodes.
-    pub members: BTreeMap<NodeName, Member>,
+    /// Its nodes. Shared: a decision that leaves a location's members as they were takes over the map of the decision
+    /// before, so most of a large mesh is neither copied nor compared.
+    pub members: Arc<BTreeMap<NodeName, Member>>,
 }
 
 /// A leader and its part.
@@ -130,6 +132,11 @@ impl Location {
             .iter()
             .filter(|leader| leader.role == LeaderRole::Active)
             .map(|leader| &leader.node)
+    }
+
+    /// The members to change; a map that another mesh shares is copied first.
+    pub fn members_mut(&mut self) -> &mut BTreeMap<NodeName, Member> {
+        Arc::make_mut(&mut self.members)
     }
 
     /// The part of a node, where it leads.

@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(plan(&mesh, &me).routes[&prefix()].via, Via::Tunnel);
         let there = mesh.locations.get_mut(&"there".parse().unwrap()).unwrap();
         there
-            .members
+            .members_mut()
             .values_mut()
             .for_each(|member| member.public_key = None);
         assert_eq!(plan(&mesh, &me).routes[&prefix()].via, Via::Unreachable);
@@ -256,7 +256,7 @@ mod tests {
             let head = Location {
                 leaders: vec![leader],
                 established: established.collect(),
-                members: [(node, member)].into(),
+                members: Arc::new([(node, member)].into()),
                 ..Location::default()
             };
             mesh.locations.insert(location.parse().unwrap(), head);

@@ -35,7 +35,7 @@ impl Display for Mesh {
             for leader in &location.leaders {
                 writeln!(f, "  {leader}")?;
             }
-            for (node, member) in &location.members {
+            for (node, member) in location.members.iter() {
                 writeln!(f, "  member {node}{member}")?;
             }
         }

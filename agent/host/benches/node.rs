@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use divan::{Bencher, black_box};
@@ -88,7 +89,7 @@ fn mesh() -> Mesh {
         let here = Location {
             leaders: vec![leader],
             established: (0..LOCATIONS).filter(|far| *far != l).map(location).collect(),
-            members: (1..=NODES_EACH).map(|x| (name(l, x), member(l, x))).collect(),
+            members: Arc::new((1..=NODES_EACH).map(|x| (name(l, x), member(l, x))).collect()),
             ..Location::default()
         };
         (location(l), here)

@@ -27,7 +27,7 @@ fn snapshot(established: bool) -> Snapshot {
                 established: established.then(|| other.parse().unwrap()).into_iter().collect(),
                 ..Location::default()
             });
-        of_it.members.insert(node.parse().unwrap(), member(number));
+        of_it.members_mut().insert(node.parse().unwrap(), member(number));
     }
     let slices = slices(&mesh, &BTreeMap::new()).into_iter();
     Snapshot {

@@ -42,7 +42,7 @@ pub(crate) fn mesh(keys: &[PublicKey], established: bool) -> Mesh {
                 .map(|name| name.parse::<LocationName>().unwrap());
             of_it.established = others.filter(|other| *other != location).collect::<BTreeSet<_>>();
         }
-        of_it.members.insert(node, member(number, *key));
+        of_it.members_mut().insert(node, member(number, *key));
     }
     mesh
 }

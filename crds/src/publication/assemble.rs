@@ -52,7 +52,7 @@ pub fn assemble<'a>(
     }
     for (node, (location, entry)) in members {
         let location = mesh.locations.entry(location).or_default();
-        location.members.insert(node, member(entry));
+        location.members_mut().insert(node, member(entry));
     }
     mesh.peers = peers
         .into_iter()

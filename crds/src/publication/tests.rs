@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use proptest::{collection::btree_map, option, prelude::*};
@@ -80,7 +81,7 @@ fn a_changed_member_changes_its_slice_alone_and_a_new_leader_the_head_alone() {
     mesh.generation = Generation(8);
     let location = mesh.locations.get_mut(&name::<LocationName>("a")).unwrap();
     location
-        .members
+        .members_mut()
         .get_mut(&name::<NodeName>("n107"))
         .unwrap()
         .listen_port = 1;
@@ -101,7 +102,7 @@ fn a_new_member_takes_a_free_seat_and_the_others_stay() {
     assert_eq!(changed(&before, &slices(&mesh, &before)), ["a-m3"]);
 
     let location = mesh.locations.get_mut(&name::<LocationName>("a")).unwrap();
-    location.members.remove(&name::<NodeName>("n000"));
+    location.members_mut().remove(&name::<NodeName>("n000"));
     let after = slices(&mesh, &before);
     assert_eq!(
         changed(&before, &after),
@@ -194,7 +195,7 @@ fn location_of(nodes: usize) -> Mesh {
             node: name("n000"),
             role: LeaderRole::Active,
         }],
-        members: (0..nodes).map(member).collect(),
+        members: Arc::new((0..nodes).map(member).collect()),
         ..Location::default()
     };
     Mesh {
@@ -220,7 +221,7 @@ fn mesh() -> impl Strategy<Value = Mesh> {
         };
         let mut seen = std::collections::BTreeSet::new();
         for location in mesh.locations.values_mut() {
-            location.members.retain(|node, _| seen.insert(node.clone()));
+            location.members_mut().retain(|node, _| seen.insert(node.clone()));
         }
         mesh
     })
@@ -248,7 +249,7 @@ fn location() -> impl Strategy<Value = Location> {
             keepalive,
         });
     let established = sets((0u8..6).prop_map(|n| name::<LocationName>(&format!("l{n}"))));
-    let members = btree_map(node(), member(), 0..140);
+    let members = btree_map(node(), member(), 0..140).prop_map(Arc::new);
     (
         prop::collection::vec(leader, 0..3),
         settings,

@@ -220,7 +220,7 @@ impl Index {
 
     fn why_nobody(&self, location: &Location) -> String {
         let (mut silent, mut dead) = (0, 0);
-        for (node, member) in &location.members {
+        for (node, member) in location.members.iter() {
             let ready = self.nodes.get(node).is_some_and(|record| record.fact.alive);
             silent += usize::from(member.public_key.is_none());
             dead += usize::from(member.public_key.is_some() && !(ready && self.liveness.alive(node)));

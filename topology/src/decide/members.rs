@@ -1,84 +1,178 @@
 //! Nodes as members of their locations.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 use super::place::Placed;
 use crate::{
     Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Family, Generation, LocationFact, Member,
-    NodeFact, Prefix, Reason, Rejected,
+    NodeFact, Prefix, PublicKey, Reason, Rejected,
     address::Pool,
     claims::{By, Denied, Use},
 };
 
+/// A node as a member.
+#[derive(Debug)]
+pub(super) enum Drawn<'a> {
+    /// As it was, where it was.
+    Same(&'a Member),
+    /// New, moved or changed.
+    New(Box<Member>),
+}
+
+impl Drawn<'_> {
+    pub(super) fn get(&self) -> &Member {
+        match self {
+            Self::Same(member) => member,
+            Self::New(member) => member,
+        }
+    }
+
+    pub(super) fn into_member(self) -> Member {
+        match self {
+            Self::Same(member) => member.clone(),
+            Self::New(member) => *member,
+        }
+    }
+}
+
 /// Every node as a member, in the order of the nodes. A member that is as it was, where it was, keeps its generation.
-pub(super) fn members(
+pub(super) fn members<'a>(
     cluster: &ClusterFacts,
-    nodes: &[Placed<'_>],
+    nodes: &[Placed<'a>],
     objects: &[Option<&LocationFact>],
     keyless: &BTreeSet<By<'_>>,
     denied: &Denied<'_>,
     generation: Generation,
     rejected: &mut Vec<Rejected>,
-) -> Vec<Member> {
+) -> Vec<Drawn<'a>> {
     let overlays = overlays(cluster, nodes, rejected);
-    let member = |(node, overlay): (&Placed<'_>, Overlay)| {
-        let by = By::Node(node.name);
-        let fact = node.fact;
-        let mut addresses = fact.addresses.clone();
-        let mut prefixes = fact.prefixes.clone();
-        if !denied.is_empty() {
-            addresses.retain(|address| denied.granted(by, Use::Address, Prefix::host(*address)));
-            prefixes.retain(|prefix| denied.granted(by, Use::Pods, *prefix));
+    let drawn = |(node, overlay): (&Placed<'a>, Overlay)| {
+        let sketch = Sketch::new(cluster, node, objects[node.site], overlay, keyless, denied);
+        let before = node.before.filter(|before| before.stayed);
+        match before.filter(|before| sketch.is(before.member)) {
+            Some(before) => Drawn::Same(before.member),
+            None => Drawn::New(Box::new(sketch.member(generation))),
         }
-        let listen_port = fact.listen_port.unwrap_or(cluster.listen_port);
-        let mut member = Member {
-            generation,
-            endpoints: endpoints(fact, &addresses, listen_port, objects[node.site]),
-            addresses,
-            prefixes,
-            overlay: overlay.into_iter().flatten().collect(),
-            hop: fact.hop.clone(),
-            public_key: fact
-                .public_key
-                .filter(|_| keyless.is_empty() || !keyless.contains(&by)),
-            listen_port,
-            keepalive: fact.keepalive,
-        };
-        if let Some(before) = node.before.filter(|before| before.stayed) {
-            member.generation = before.member.generation;
-            if member != *before.member {
-                member.generation = generation;
-            }
-        }
-        member
     };
-    nodes.iter().zip(overlays).map(member).collect()
+    nodes.iter().zip(overlays).map(drawn).collect()
 }
 
-/// Where others reach a node, best first: what its annotation says; else, unless an endpoint of the location stands in
-/// front of it, its external addresses; else, unless keepalives say that it is behind a NAT, its own addresses, which
-/// serve in an open routed network.
-fn endpoints(
-    fact: &NodeFact,
-    addresses: &BTreeSet<IpAddr>,
-    port: u16,
-    location: Option<&LocationFact>,
-) -> Vec<Endpoint> {
-    if !fact.endpoints.is_empty() {
-        return fact.endpoints.clone();
+/// What a member will be, borrowed from its fact: nearly all are as they were, and only the others are made.
+struct Sketch<'a> {
+    fact: &'a NodeFact,
+    addresses: Cow<'a, BTreeSet<IpAddr>>,
+    prefixes: Cow<'a, BTreeSet<Prefix>>,
+    overlay: Overlay,
+    public_key: Option<PublicKey>,
+    listen_port: u16,
+    location: Option<&'a LocationFact>,
+}
+
+impl<'a> Sketch<'a> {
+    fn new(
+        cluster: &ClusterFacts,
+        node: &Placed<'a>,
+        location: Option<&'a LocationFact>,
+        overlay: Overlay,
+        keyless: &BTreeSet<By<'_>>,
+        denied: &Denied<'_>,
+    ) -> Self {
+        let by = By::Node(node.name);
+        let fact = node.fact;
+        let mut addresses = Cow::Borrowed(&fact.addresses);
+        let mut prefixes = Cow::Borrowed(&fact.prefixes);
+        if !denied.is_empty() {
+            let address = |address: &IpAddr| denied.granted(by, Use::Address, Prefix::host(*address));
+            if !addresses.iter().all(address) {
+                addresses.to_mut().retain(address);
+            }
+            let prefix = |prefix: &Prefix| denied.granted(by, Use::Pods, *prefix);
+            if !prefixes.iter().all(prefix) {
+                prefixes.to_mut().retain(prefix);
+            }
+        }
+        let keyed = keyless.is_empty() || !keyless.contains(&by);
+        Self {
+            fact,
+            addresses,
+            prefixes,
+            overlay,
+            public_key: fact.public_key.filter(|_| keyed),
+            listen_port: fact.listen_port.unwrap_or(cluster.listen_port),
+            location,
+        }
     }
-    let in_front = location.is_some_and(|location| location.endpoint.is_some());
-    let kept_open = fact.keepalive.is_some() || location.is_some_and(|location| location.keepalive.is_some());
-    let reachable = match (in_front, fact.external.is_empty(), kept_open) {
-        (true, ..) | (false, true, true) => return Vec::new(),
-        (false, false, _) => &fact.external,
-        (false, true, false) => addresses,
-    };
-    let endpoint = |address: &IpAddr| Endpoint {
+
+    /// Whether the member is that already, whatever its generation.
+    fn is(&self, member: &Member) -> bool {
+        self.public_key == member.public_key
+            && self.listen_port == member.listen_port
+            && self.fact.keepalive == member.keepalive
+            && self.overlay().eq(member.overlay.iter().copied())
+            && *self.addresses == member.addresses
+            && *self.prefixes == member.prefixes
+            && self.fact.hop == member.hop
+            && match self.endpoints() {
+                Reached::Named(endpoints) => *endpoints == member.endpoints,
+                Reached::At(addresses) => {
+                    at(addresses, self.listen_port).eq(member.endpoints.iter().cloned())
+                }
+            }
+    }
+
+    fn member(self, generation: Generation) -> Member {
+        Member {
+            generation,
+            endpoints: match self.endpoints() {
+                Reached::Named(endpoints) => endpoints.clone(),
+                Reached::At(addresses) => at(addresses, self.listen_port).collect(),
+            },
+            overlay: self.overlay().collect(),
+            addresses: self.addresses.into_owned(),
+            prefixes: self.prefixes.into_owned(),
+            hop: self.fact.hop.clone(),
+            public_key: self.public_key,
+            listen_port: self.listen_port,
+            keepalive: self.fact.keepalive,
+        }
+    }
+
+    /// In the order of addresses: IPv4 goes before IPv6.
+    fn overlay(&self) -> impl Iterator<Item = IpAddr> {
+        self.overlay.into_iter().flatten()
+    }
+
+    /// Where others reach a node, best first: what its annotation says; else, unless an endpoint of the location stands
+    /// in front of it, its external addresses; else, unless keepalives say that it is behind a NAT, its own addresses,
+    /// which serve in an open routed network.
+    fn endpoints(&self) -> Reached<'_> {
+        let fact = self.fact;
+        if !fact.endpoints.is_empty() {
+            return Reached::Named(&fact.endpoints);
+        }
+        let in_front = self.location.is_some_and(|location| location.endpoint.is_some());
+        let kept_open =
+            fact.keepalive.is_some() || self.location.is_some_and(|location| location.keepalive.is_some());
+        match (in_front, fact.external.is_empty(), kept_open) {
+            (true, ..) | (false, true, true) => Reached::Named(const { &Vec::new() }),
+            (false, false, _) => Reached::At(&fact.external),
+            (false, true, false) => Reached::At(&self.addresses),
+        }
+    }
+}
+
+/// Where others reach a node.
+enum Reached<'a> {
+    Named(&'a Vec<Endpoint>),
+    At(&'a BTreeSet<IpAddr>),
+}
+
+fn at(addresses: &BTreeSet<IpAddr>, port: u16) -> impl Iterator<Item = Endpoint> {
+    let endpoint = move |address: &IpAddr| Endpoint {
         host: EndpointHost::Address(*address),
         port,
     };
-    reachable.iter().map(endpoint).collect()
+    addresses.iter().map(endpoint)
 }
 
 /// The overlay addresses of a node, one of each family.

@@ -1,6 +1,6 @@
 //! Which location a node belongs to, and whether it can lead there.
 
-use std::collections::BTreeSet;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use crate::{
     Candidate, Claim, Claimant, Facts, Location, LocationFact, LocationName, Member, Mesh, NodeFact,
@@ -84,8 +84,13 @@ pub(super) fn place<'a>(
             .or_else(|| places.site(location))
             .expect("every named location is among them");
         let members = &mut decided[site];
-        while members.next_if(|(node, _)| *node < name).is_some() {}
-        let here = members.next_if(|(node, _)| *node == name);
+        let here = loop {
+            match members.peek().map(|(node, _)| (*node).cmp(name)) {
+                Some(Ordering::Less) => members.next(),
+                Some(Ordering::Equal) => break members.next(),
+                Some(Ordering::Greater) | None => break None,
+            };
+        };
         let stayed = here.map(|(_, member)| Before { member, stayed: true });
         places.nodes.push(Placed {
             name,

@@ -159,7 +159,7 @@ fn mix(old: &Mesh, new: &Mesh, newer: impl Fn(&str) -> bool) -> Mesh {
         let [was, is] = [old, new].map(|mesh| mesh.locations.get(name));
         let head = if newer(&format!("head {name}")) { is } else { was };
         let mut location = head.cloned().unwrap_or_default();
-        location.members.clear();
+        location.members_mut().clear();
         let nodes = [was, is]
             .into_iter()
             .flatten()
@@ -173,7 +173,7 @@ fn mix(old: &Mesh, new: &Mesh, newer: impl Fn(&str) -> bool) -> Mesh {
             let gone = is.is_none() && moved.is_none_or(|(to, _)| newer(&format!("member {to} {node}")));
             let seen = newer(&format!("member {name} {node}")) && (is.is_some() || gone);
             if let Some(member) = if seen { is } else { was } {
-                location.members.insert(node.clone(), member.clone());
+                location.members_mut().insert(node.clone(), member.clone());
             }
         }
         if head.is_some() || !location.members.is_empty() {

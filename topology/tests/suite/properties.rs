@@ -44,7 +44,7 @@ proptest! {
         let old = decide(&before, &Mesh::default()).mesh;
         let new = decide(&after, &old).mesh;
         for (name, location) in &new.locations {
-            for (node, member) in &location.members {
+            for (node, member) in location.members.iter() {
                 let was = old.locations.get(name).and_then(|location| location.members.get(node));
                 let kept = was.is_some_and(|was| was == member);
                 prop_assert!(kept || member.generation == new.generation, "{} of {}", node, name);
@@ -112,7 +112,7 @@ proptest! {
         merged.peers.extend(after.peers.into_iter().filter(|(name, _)| !before.peers.contains_key(name)));
         let new = decide(&merged, &old).mesh;
         for (name, location) in &old.locations {
-            for (node, member) in &location.members {
+            for (node, member) in location.members.iter() {
                 let after = &new.locations[name].members[node];
                 prop_assert!(after.prefixes.is_superset(&member.prefixes), "{}", node);
                 prop_assert!(after.addresses.is_superset(&member.addresses), "{}", node);
@@ -183,7 +183,10 @@ fn judge(mesh: &Mesh) -> Result<(), TestCaseError> {
 }
 
 fn overlays(mesh: &Mesh) -> BTreeMap<NodeName, String> {
-    let members = mesh.locations.values().flat_map(|location| &location.members);
+    let members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.iter());
     members
         .map(|(node, member)| (node.clone(), format!("{:?}", member.overlay)))
         .collect()

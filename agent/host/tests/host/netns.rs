@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use spanwire_host::{Cni, Host, HostFacts, Step, diff, render};
@@ -97,9 +98,11 @@ fn mesh(stage: &Stage, keys: &Keys) -> Mesh {
         let here = Location {
             leaders: stage.leaders(l),
             established: stage.established.then_some(far).into_iter().collect(),
-            members: members
-                .map(|(l, x)| (name(*l, *x), member(*l, *x, keys)))
-                .collect(),
+            members: Arc::new(
+                members
+                    .map(|(l, x)| (name(*l, *x), member(*l, *x, keys)))
+                    .collect(),
+            ),
             ..Location::default()
         };
         (location(LOCATIONS[usize::from(l)]), here)

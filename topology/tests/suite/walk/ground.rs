@@ -172,7 +172,7 @@ fn is_overlay(mesh: &Mesh, address: IpAddr) -> bool {
 fn networks(mesh: &Mesh) -> Vec<(Prefix, Place)> {
     let mut networks = Vec::new();
     for (name, location) in &mesh.locations {
-        for (node, member) in &location.members {
+        for (node, member) in location.members.iter() {
             let leads = matches!(
                 location.role(node),
                 Some(LeaderRole::Active | LeaderRole::Standby)
