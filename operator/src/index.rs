@@ -13,6 +13,10 @@
 //! * Deciding upon a part: nothing is decided before the first list of every kind is complete.
 //! * Heartbeats: an event that changes nothing of what is decided upon costs a comparison.
 //! * Writing in circles: what is written is entered at once, and the next decision upon it has nothing to write.
+//! * An empty list: a cluster in which an operator runs has Nodes. A complete list without any, where something is
+//!   published, is somebody's mistake, and nothing is decided upon it.
+//! * A report that is gone: who deletes a MeshNode takes no node's key from it. What an agent reported last holds until
+//!   it reports again.
 //! * Everybody dead: when nobody of a location seems to be alive, it is more likely that the way to the API server is
 //!   cut than that all died; its leaders stay, because without them the way could never come back.
 
@@ -196,7 +200,15 @@ impl Index {
     /// Whether there is something new to decide upon.
     #[must_use]
     pub fn poll_decide(&self) -> bool {
-        self.dirty && self.complete()
+        self.dirty && self.complete() && !self.doubts_nodes()
+    }
+
+    /// Whether all Nodes seem to be gone while something is published of some. Then nothing is decided: to clear the nodes
+    /// of a cluster they are retired.
+    #[must_use]
+    pub fn doubts_nodes(&self) -> bool {
+        let published = !self.slices.objects().is_empty() || !self.mesh_nodes.objects().is_empty();
+        self.complete() && self.nodes.objects().is_empty() && published
     }
 
     /// Whether the first list of every kind is complete.
@@ -210,9 +222,9 @@ impl Index {
             && self.liveness.complete()
     }
 
-    /// Decides; `None` while something is not known yet.
+    /// Decides; `None` while something is not known yet, or not to be believed.
     pub fn decide(&mut self, now: Now) -> Option<Batch> {
-        if !self.complete() {
+        if !self.complete() || self.doubts_nodes() {
             return None;
         }
         let retired = || {

@@ -95,6 +95,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         leads,
         metrics,
         health,
+        doubted: false,
         pause: None,
     };
     let definitions = run.manage_crds.then(|| client.clone());
@@ -123,6 +124,8 @@ struct Operator {
     leads: watch::Receiver<bool>,
     metrics: Metrics,
     health: Health,
+    /// Whether it was told that no list of Nodes without any is believed.
+    doubted: bool,
     /// After a failure: until when, and how long the next pause is.
     pause: Option<(Instant, Duration)>,
 }
@@ -143,6 +146,7 @@ impl Operator {
                     tracing::warn!(error, "the CustomResourceDefinitions cannot be kept up to date");
                 }
             }
+            self.doubt();
             self.health.tick(self.index.complete());
             self.metrics.enter(self.index.sizes());
             if leads
@@ -164,6 +168,17 @@ impl Operator {
             }
             self.index.handle_timeout(Instant::now());
         }
+    }
+
+    fn doubt(&mut self) {
+        let doubts = self.index.doubts_nodes();
+        if doubts && !self.doubted {
+            tracing::warn!(
+                "the API server lists no Node at all, and that is not believed: nothing is decided until it does; to \
+                 clear nodes, uninstall the chart or run `spanwire-agent cleanup` there"
+            );
+        }
+        self.doubted = doubts;
     }
 
     fn wake(&self) -> Instant {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use spanwire_crds::translate::Report;
 use spanwire_topology::{Facts, Mesh, NodeFact, NodeName};
 
 use super::Index;
@@ -14,8 +15,10 @@ impl Index {
         };
         for (name, record) in self.nodes.objects() {
             let mut fact = record.fact.clone();
-            if let Some(mesh_node) = self.mesh_nodes.get(name) {
-                mesh_node.report.complete(&mut fact);
+            let report = self.mesh_nodes.get(name).map(|mesh_node| &mesh_node.report);
+            match report.filter(|report| report.retired || report.public_key.is_some()) {
+                Some(report) => report.complete(&mut fact),
+                None => reported(name, previous).complete(&mut fact),
             }
             fact.alive = fact.alive && self.liveness.alive(name);
             facts.nodes.insert(name.clone(), fact);
@@ -35,6 +38,20 @@ impl Index {
         }
         facts
     }
+}
+
+/// What an agent reported last, as far as it was published; for a node whose MeshNode, or whose report, has been deleted.
+fn reported(node: &NodeName, previous: &Mesh) -> Report {
+    let known = previous
+        .locations
+        .values()
+        .filter_map(|location| location.members.get(node))
+        .max_by_key(|member| member.generation);
+    known.map_or_else(Report::default, |member| Report {
+        public_key: member.public_key,
+        hop: member.hop.clone(),
+        ..Report::default()
+    })
 }
 
 /// The leaders of the locations in which nobody who could lead seems to be alive.

@@ -327,6 +327,83 @@ fn a_node_that_is_gone_leaves_nothing() {
 }
 
 #[test]
+fn a_complete_list_without_any_node_clears_nothing() {
+    let mut world = World::of(&world::cluster());
+    let before = (world.members(), world.leaders(), world.mesh_nodes());
+    world.list_no_nodes();
+    assert!(world.index.doubts_nodes() && !world.index.poll_decide());
+    assert!(world.index.decide(world::now(0)).is_none());
+    world.settle();
+    assert_eq!((world.members(), world.leaders(), world.mesh_nodes()), before);
+
+    world.list_nodes();
+    assert!(!world.index.doubts_nodes());
+    world.settle();
+    assert_eq!((world.members(), world.leaders(), world.mesh_nodes()), before);
+    assert_eq!(world.decide_again(), Vec::<Write>::new());
+}
+
+#[test]
+fn nodes_that_go_one_by_one_leave_the_last_one_published() {
+    let mut world = World::of(&world::cluster());
+    for number in 1..=6 {
+        world.tell(Change::Node(format!("n{number}"), None));
+        world.settle();
+    }
+    assert!(world.index.doubts_nodes());
+    assert_eq!(
+        world.members().into_values().flatten().collect::<Vec<_>>(),
+        ["n6"]
+    );
+}
+
+#[test]
+fn an_operator_that_starts_with_an_empty_list_of_nodes_removes_nothing() {
+    let mut world = World::of(&world::cluster());
+    let before = (world.members(), world.mesh_nodes());
+    let nodes = world.take_nodes();
+    assert_eq!(world.restart_in_doubt(), None);
+    world.give_nodes(nodes);
+    world.settle();
+    assert_eq!((world.members(), world.mesh_nodes()), before);
+}
+
+#[test]
+fn lists_without_mesh_nodes_or_reports_take_no_key_and_no_leader() {
+    let mut world = World::of(&world::cluster());
+    let (keys, leaders) = (world.keys(), world.leaders());
+    assert_eq!(keys.len(), 6);
+    world.list_no_mesh_nodes();
+    world.settle();
+    assert_eq!((world.keys(), world.leaders()), (keys, leaders));
+    assert_eq!(world.mesh_nodes().len(), 6, "made anew, without a report");
+
+    let new = PublicKey::new([77; 32]).to_string();
+    let status = MeshNodeStatus {
+        public_key: Some(new.clone()),
+        ..MeshNodeStatus::default()
+    };
+    world.tell(Change::Report("n1".to_owned(), status));
+    world.settle();
+    assert_eq!(world.keys()["n1"], new, "what is reported counts");
+    world.tell(Change::Node("n1".to_owned(), None));
+    world.settle();
+    world.tell(Change::Report("n1".to_owned(), MeshNodeStatus::default()));
+    world.tell(Change::Node("n1".to_owned(), Some((1, "left"))));
+    world.settle();
+    assert_eq!(world.keys().get("n1"), None, "another node by that name");
+}
+
+#[test]
+fn a_cluster_without_slices_gets_them_again_as_they_were() {
+    let mut world = World::of(&world::cluster());
+    let before = (world.members(), world.leaders(), world.overlays());
+    world.list_no_slices();
+    world.settle();
+    assert_eq!((world.members(), world.leaders(), world.overlays()), before);
+}
+
+#[test]
 fn a_retired_node_is_taken_back_by_the_next_operator_alone() {
     let mut world = World::of(&world::cluster());
     let node = world.members()["left"][0].clone();

@@ -1,5 +1,7 @@
 //! A likeness of the API server, small enough to be seen whole.
 
+mod lists;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::OnceLock,
@@ -353,6 +355,13 @@ impl World {
 
     /// Another operator finds what there is; answers what it writes at first.
     pub(crate) fn restart(&mut self) -> Vec<Write> {
+        self.begin_anew();
+        let writes = self.decide_again();
+        self.index.handle_unpublished();
+        writes
+    }
+
+    fn begin_anew(&mut self) {
         let mut index = Index::new(options());
         list_all(&mut index, |_| true);
         self.index = index;
@@ -369,9 +378,6 @@ impl World {
         for object in self.slices.clone().into_values() {
             self.index.handle_slice(Event::Apply(object));
         }
-        let writes = self.decide_again();
-        self.index.handle_unpublished();
-        writes
     }
 
     fn write(&mut self, write: Write) -> bool {
