@@ -32,11 +32,17 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// What is wrong where the cluster has forgotten this node.
+const UNPUBLISHED: &str = "no LocationSlice has this node any more; it goes on as it was decided before. Are the LocationSlices deleted, and \
+                            does the operator run? To clear the node uninstall the chart, or run `spanwire-agent cleanup` on it";
+
 /// Everything the agent knows, and what follows from it.
 pub struct Agent {
     me: NodeName,
     node: Option<Arc<MeshNode>>,
     retire: bool,
+    /// The cluster publishes nothing of this node any more.
+    unpublished: bool,
     mesh: Mesh,
     plan: Plan,
     facts: HostFacts,
@@ -59,6 +65,7 @@ impl Agent {
             me,
             node: None,
             retire: false,
+            unpublished: false,
             mesh,
             facts: HostFacts {
                 owned,
@@ -101,6 +108,11 @@ impl Agent {
         self.links
             .handle_plan(self.active_leaders(), self.plan.location.clone());
         changed
+    }
+
+    /// Whether the snapshots lack this node, and it goes by the decision before. Returns whether that is news.
+    pub fn handle_unpublished(&mut self, unpublished: bool) -> bool {
+        std::mem::replace(&mut self.unpublished, unpublished) != unpublished
     }
 
     /// The key of this node.
@@ -241,8 +253,10 @@ impl Agent {
         if self.retire {
             return Vec::new();
         }
+        let unpublished = self.unpublished.then(|| UNPUBLISHED.to_owned());
         let conflicts = conflicts(&self.plan, &self.facts);
-        conflicts.iter().map(ToString::to_string).collect()
+        let conflicts = conflicts.iter().map(ToString::to_string);
+        unpublished.into_iter().chain(conflicts).collect()
     }
 
     /// What this node has to do.

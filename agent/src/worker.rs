@@ -58,6 +58,9 @@ pub struct Worker {
     unresolved: BTreeSet<DnsName>,
     outlets: Outlets,
     metrics: Metrics,
+    me: NodeName,
+    /// The last one, or what the ledger remembers before there is one.
+    before: Option<Arc<Snapshot>>,
     snapshot: Option<Arc<Snapshot>>,
     /// What was last to be reported, and what the API server had then.
     told: (Option<MeshNodeStatus>, Option<MeshNodeStatus>),
@@ -84,7 +87,9 @@ impl Worker {
         let settled = ledger.map(|ledger| ledger.settled.clone()).unwrap_or_default();
         let owned = Owned::default();
         Self {
-            agent: Agent::new(me, owned.clone(), settled),
+            agent: Agent::new(me.clone(), owned.clone(), settled),
+            me,
+            before: ledger.map(|ledger| Arc::clone(&ledger.snapshot)),
             state_directory: paths.state_dir.clone(),
             machine: Machine::new(paths, owned),
             resolver,
@@ -113,7 +118,9 @@ impl Worker {
     /// There is another snapshot. One that comes from the ledger need not be written there again.
     pub async fn take_snapshot(&mut self, snapshot: Arc<Snapshot>, from_ledger: bool) {
         let now = Instant::now();
-        let changed = self.agent.handle_snapshot(&snapshot, now);
+        let (snapshot, unpublished) = snapshot.or_before(self.before.as_deref(), &self.me);
+        let changed = self.agent.handle_unpublished(unpublished) | self.agent.handle_snapshot(&snapshot, now);
+        self.before = Some(Arc::clone(&snapshot));
         self.retired &= self.agent.retire();
         self.snapshot = Some(snapshot);
         if !from_ledger {
@@ -219,6 +226,7 @@ impl Worker {
         self.retired = self.agent.retire() && outcome.troubles.is_empty();
         if self.retired {
             self.ledger_at = None;
+            self.before = None;
             tracing::info!("retired: every trace of Spanwire is removed from this node");
         }
         self.judge(&outcome, start);

@@ -248,6 +248,27 @@ fn the_status_says_what_others_need_and_what_is_wrong() {
 }
 
 #[test]
+fn a_node_that_the_cluster_forgot_goes_on_and_says_so() {
+    let now = Instant::now();
+    let mut agent = agent(&snapshot(true), now);
+    let before = agent.wanted(BTreeMap::new());
+    let me = "a".parse().unwrap();
+    let forgotten = Snapshot {
+        slices: BTreeMap::new(),
+        ..snapshot(true)
+    };
+    let (followed, unpublished) = Arc::new(forgotten).or_before(Some(&snapshot(true)), &me);
+    assert!(agent.handle_unpublished(unpublished) && !agent.handle_snapshot(&followed, now));
+    assert_eq!(agent.wanted(BTreeMap::new()), before);
+    let says = |agent: &Agent| {
+        let mut conflicts = agent.conflicts().into_iter();
+        conflicts.any(|text| text.contains("no LocationSlice has this node any more"))
+    };
+    assert!(says(&agent));
+    assert!(agent.handle_unpublished(false) && !says(&agent));
+}
+
+#[test]
 fn the_device_is_wanted_with_the_mtu_of_the_way_out() {
     let now = Instant::now();
     let mut agent = agent(&snapshot(true), now);
