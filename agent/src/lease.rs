@@ -1,4 +1,7 @@
 //! The Lease by which a leader shows the operator that it lives.
+//!
+//! Who ceases to lead gives it up: nobody holds it then, as after client-go's release, for which the right to renew it is
+//! enough. Who merely stops does not: its restart is no failover.
 
 use std::time::Duration;
 
@@ -22,13 +25,23 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// The MeshNode that the Lease goes with, by its UID; `None` while this node leads nothing.
 pub type Owner = Option<String>;
 
-/// Renews the Lease while this node leads.
+/// Renews the Lease while this node leads, and gives it up after that.
 pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: watch::Receiver<Owner>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let mut failing = false;
+    let mut held = false;
     loop {
         let owner = owners.borrow_and_update().clone();
         let Some(owner) = owner else {
+            if std::mem::take(&mut held)
+                && let Err(error) = release(&api, &me).await
+            {
+                // It runs out by itself.
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the leader's Lease is not given up"
+                );
+            }
             if owners.changed().await.is_err() {
                 return;
             }
@@ -37,7 +50,10 @@ pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: 
         let start = Instant::now();
         let was = failing;
         failing = match patch(&api, &me, &owner).await {
-            Ok(()) => false,
+            Ok(()) => {
+                held = true;
+                false
+            }
             Err(error) => {
                 if !was {
                     tracing::warn!(
@@ -61,7 +77,7 @@ pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: 
 }
 
 async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()> {
-    let name = format!("spanwire-leader-{me}");
+    let name = name(me);
     // MicroTime has six digits (RFC3339Micro of apimachinery).
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     let lease = json!({
@@ -81,4 +97,85 @@ async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()>
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(&name, &params, &Patch::Apply(lease)).await.map(|_| ())
+}
+
+/// Nobody holds the Lease any more. One that is gone, with its MeshNode, is not made again for that.
+async fn release(api: &Api<Lease>, me: &NodeName) -> kube::Result<()> {
+    let spec = json!({"spec": {"holderIdentity": null, "leaseDurationSeconds": 1}});
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch(&name(me), &params, &Patch::Merge(spec))
+        .await
+        .map(|_| ())
+}
+
+fn name(me: &NodeName) -> String {
+    format!("spanwire-leader-{me}")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, extract::Request};
+    use serde_json::Value;
+    use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+
+    use super::*;
+
+    /// Longer than anything takes that happens at once, also on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// An API server that takes every Lease; tells of the requests: what they are, and what they ask for.
+    async fn server() -> (Client, mpsc::UnboundedReceiver<(String, Value)>) {
+        let (tell, told) = mpsc::unbounded_channel();
+        let answer = move |request: Request| {
+            let tell = tell.clone();
+            async move {
+                let kind = request.headers()["content-type"].to_str().unwrap().to_owned();
+                let what = format!("{} {} {kind}", request.method(), request.uri().path());
+                let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
+                let body: Value = serde_json::from_slice(&body).unwrap();
+                tell.send((what, body)).unwrap();
+                let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "x"}});
+                ([("content-type", "application/json")], lease.to_string())
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+        (Client::try_from(config).unwrap(), told)
+    }
+
+    #[tokio::test]
+    async fn who_ceases_to_lead_gives_the_lease_up_once_and_who_never_led_writes_none() {
+        let (client, mut told) = server().await;
+        let (leads, owners) = watch::channel(None);
+        tokio::spawn(renew(client, "space".to_owned(), "n1".parse().unwrap(), owners));
+        let lease = "PATCH /apis/coordination.k8s.io/v1/namespaces/space/leases/spanwire-leader-n1";
+        for _ in 0..2 {
+            leads.send_replace(Some("uid".to_owned()));
+            let (what, body) = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+            assert_eq!(what, format!("{lease} application/apply-patch+yaml"));
+            assert_eq!(body["spec"]["holderIdentity"], "n1");
+            leads.send_replace(None);
+            let (what, body) = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+            assert_eq!(what, format!("{lease} application/merge-patch+json"));
+            let given_up = json!({"spec": {"holderIdentity": null, "leaseDurationSeconds": 1}});
+            assert_eq!(body, given_up);
+            leads.send_replace(None);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_stops_while_leading_keeps_the_lease() {
+        let (client, mut told) = server().await;
+        let (leads, owners) = watch::channel(Some("uid".to_owned()));
+        let renewing = tokio::spawn(renew(client, "space".to_owned(), "n1".parse().unwrap(), owners));
+        timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+        drop(leads);
+        timeout(PATIENCE, renewing).await.unwrap().unwrap();
+        assert!(told.try_recv().is_err());
+    }
 }
