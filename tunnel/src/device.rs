@@ -21,6 +21,7 @@ use boringtun::noise::Tunn;
 
 use crate::{
     allowed_ips::AllowedIps,
+    ecn,
     gate::{Entry, Gate},
     key::{PrivateKey, PublicKey},
     noise::{Intake, Received, SCRATCH},
@@ -32,17 +33,27 @@ mod configure;
 /// Packets are padded to a multiple of this, so that their length tells less.
 pub const PADDING: usize = 16;
 
-/// Where a device's output goes.
+/// Where a device's output goes. What is given may be kept a while, so that much goes in one call, but never overtaken.
 pub trait Wire {
-    /// Sends a datagram over the network.
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]);
+    /// Where the next datagram may be written: at least [`SCRATCH`] bytes.
+    fn room(&mut self) -> &mut [u8];
+    /// Sends the first `length` bytes of the room over the network, under these ECN bits.
+    fn commit(&mut self, to: SocketAddr, ecn: u8, length: usize);
     /// Hands an IP packet to the tunnel interface.
     fn deliver(&mut self, packet: &[u8]);
+
+    /// Sends a datagram over the network.
+    fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.room()[..datagram.len()].copy_from_slice(datagram);
+        self.commit(to, ecn::NONE, datagram.len());
+    }
 }
 
 /// What was dropped, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
+    /// Packets from the interface that contradict their virtio-net header.
+    pub malformed: u64,
     /// Packets from the interface that are no IP.
     pub not_ip: u64,
     /// Packets from the interface whose destination belongs to no peer.
@@ -55,6 +66,8 @@ pub struct Drops {
     pub rejected: u64,
     /// Packets whose source address does not belong to the peer that sent them.
     pub wrong_source: u64,
+    /// Packets marked as congested on the way whose sender does not understand that (RFC 6040).
+    pub congested: u64,
 }
 
 /// The device's own key and what follows from it.
@@ -76,6 +89,8 @@ pub struct Device {
     drops: Drops,
     mtu: usize,
     scratch: Vec<u8>,
+    /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
+    due: Option<Instant>,
 }
 
 impl Device {
@@ -89,6 +104,7 @@ impl Device {
             drops: Drops::default(),
             mtu,
             scratch: vec![0; SCRATCH],
+            due: None,
         }
     }
 
@@ -119,15 +135,29 @@ impl Device {
         // Padding never makes a packet longer than the interface's MTU allows.
         let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
         buffer[length..padded].fill(0);
-        let mut send = counted(wire, endpoint, tx_bytes);
-        noise.handle_packet(now, &buffer[..padded], &mut self.scratch, &mut send);
+        if noise.can_seal(now)
+            && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room())
+        {
+            *tx_bytes += sealed as u64;
+            wire.commit(endpoint, ecn::of(&buffer[..length]), sealed);
+        } else {
+            let mut send = counted(wire, endpoint, tx_bytes);
+            noise.handle_packet(now, &buffer[..padded], &mut self.scratch, &mut send);
+        }
+        self.due = earliest(self.due, noise.poll_timeout(now));
     }
 
-    /// Takes a datagram that came from `source`.
+    /// What came from the interface cannot be understood.
+    pub fn handle_malformed(&mut self) {
+        self.drops.malformed += 1;
+    }
+
+    /// Takes a datagram that came from `source`, whose outer header had these ECN bits.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
         source: SocketAddr,
+        outer: u8,
         datagram: &[u8],
         wire: &mut impl Wire,
     ) {
@@ -179,10 +209,12 @@ impl Device {
             Received::Handshake(answer) => counted(wire, source, tx_bytes)(answer),
             Received::Keepalive => {}
             Received::Packet(packet, address) => {
-                if self.allowed_ips.lookup(address) == Some(id) {
+                if self.allowed_ips.lookup(address) != Some(id) {
+                    self.drops.wrong_source += 1;
+                } else if ecn::decapsulate(outer, packet) {
                     wire.deliver(packet);
                 } else {
-                    self.drops.wrong_source += 1;
+                    self.drops.congested += 1;
                 }
             }
         }
@@ -193,10 +225,15 @@ impl Device {
             *wants = Wants::default();
             noise.send_waiting(now, &mut self.scratch, &mut counted(wire, source, tx_bytes));
         }
+        self.due = earliest(self.due, noise.poll_timeout(now));
     }
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant, wire: &mut impl Wire) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.due = None;
         for Peer {
             noise,
             endpoint,
@@ -213,16 +250,13 @@ impl Device {
                 };
                 noise.handle_timeout(now, &mut self.scratch, &mut send);
             }
+            self.due = earliest(self.due, noise.poll_timeout(now));
         }
     }
 
-    /// When [`Self::handle_timeout`] wants to be called next.
-    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        self.peers
-            .iter()
-            .flatten()
-            .filter_map(|peer| peer.noise.as_ref()?.poll_timeout(now))
-            .min()
+    /// When [`Self::handle_timeout`] wants to be called next; it may be a little early.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due
     }
 
     /// The interface came up, or its sockets are new: every peer with an endpoint hears of this device at once.
@@ -230,6 +264,7 @@ impl Device {
     /// The other side may still hold a session that died with the process before; WireGuard's own timers would notice
     /// after up to 15 seconds.
     pub fn handle_up(&mut self, now: Instant, wire: &mut impl Wire) {
+        self.due = Some(now);
         for peer in self.peers.iter_mut().flatten() {
             peer.wants.handshake = true;
             configure::settle(peer, now, &mut self.scratch, wire);
@@ -245,6 +280,7 @@ impl Device {
                 .is_some_and(|noise| noise.handle_clock(now, wall))
             {
                 tracing::info!(peer = ?peer.public, "the clock was set, starting the handshake again");
+                self.due = Some(now);
                 peer.wants.handshake = true;
                 configure::settle(peer, now, &mut self.scratch, wire);
             }
@@ -283,6 +319,11 @@ impl Device {
     pub fn owner(&self, address: IpAddr) -> Option<PeerId> {
         self.allowed_ips.lookup(address)
     }
+}
+
+/// The earlier of two moments that may never come.
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {

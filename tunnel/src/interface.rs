@@ -1,8 +1,12 @@
 //! A running device: one poll loop over the interface, the sockets, the UAPI and the clock.
+//!
+//! One thread does everything a packet needs from one kernel queue to the other, for handing it to another thread costs
+//! more than it gains. What the kernel hands over at once is cut, worked on in order, and gathered again for the other
+//! side: datagrams until the interface has no more packets, packets until the sockets' turn is over. Nothing waits for a
+//! clock, and no more than a turn's packets are ever held.
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     time::{Duration, Instant, SystemTime},
@@ -15,18 +19,24 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
-    device::{Device, PADDING, Wire},
+    device::{Device, PADDING},
+    interface::outside::Outside,
     link::{self, Bell, Link},
-    tun::{DEFAULT_MTU, Tun, TunError},
-    uapi::{
-        Ports,
-        server::{ListenError, Listener, Server},
+    offload::{
+        segment::{ROOM, SegmentError, Segments},
+        vnet::{self, Vnet},
     },
-    udp::Sockets,
+    tun::{DEFAULT_MTU, Tun, TunError},
+    uapi::server::{ListenError, Listener, MAX_CLIENTS, Server},
+    udp::{self, Arrival, MAX_SOCKETS},
 };
 
+mod outside;
+
 /// How many packets one source may bring before the others have their turn.
-const BUDGET: usize = 64;
+const BUDGET: usize = 256;
+/// What is polled besides sockets and clients.
+const FIXED: usize = 4;
 /// How often the UAPI's socket file is looked for, and sockets that could not be had are tried again.
 const INSPECTION: Duration = Duration::from_secs(1);
 /// The largest packet or datagram there is.
@@ -71,58 +81,31 @@ pub struct Interface {
     buffer: Vec<u8>,
 }
 
-/// Everything that is not the device.
-#[derive(Debug)]
-struct Outside {
-    tun: Tun,
-    /// There while the interface is up.
-    sockets: Option<Sockets>,
-    /// Zero until a port is asked for or picked.
-    port: u16,
-    mark: u32,
-    up: bool,
-    complained: bool,
-    lost: Lost,
-}
-
-/// What the kernel did not take.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lost {
-    datagrams: u64,
-    packets: u64,
-}
-
 /// What the poll found.
+#[derive(Default)]
 struct Ready {
     stop: bool,
     tun: bool,
     bell: bool,
     knock: bool,
-    network: Vec<bool>,
-    clients: Vec<bool>,
+    network: [bool; MAX_SOCKETS],
+    clients: [bool; MAX_CLIENTS],
 }
 
 impl Interface {
     /// Makes the interface first, for the kernel gives a name once; then the socket.
-    pub fn create(name: &str, socket_folder: &Path) -> Result<Self, InterfaceError> {
-        let tun = Tun::create(name)?;
+    pub fn create(name: &str, socket_folder: &Path, offload: bool) -> Result<Self, InterfaceError> {
+        let tun = Tun::create(name, offload)?;
+        tracing::info!(name, offloads = ?tun.offloads(), "interface is there");
         let bell = Bell::new().map_err(InterfaceError::Bell)?;
         let listener = Listener::bind(&socket_folder.join(format!("{name}.sock")))?;
         Ok(Self {
             device: Device::new(usize::from(DEFAULT_MTU)),
-            outside: Outside {
-                tun,
-                sockets: None,
-                port: 0,
-                mark: 0,
-                up: false,
-                complained: false,
-                lost: Lost::default(),
-            },
+            outside: Outside::new(tun, offload),
             bell,
             server: Server::new(listener),
             inspected: Instant::now(),
-            buffer: vec![0; LARGEST + PADDING],
+            buffer: vec![0; vnet::LENGTH + LARGEST + ROOM.max(PADDING)],
         })
     }
 
@@ -137,12 +120,11 @@ impl Interface {
                 return Ok(self.finish(End::Stopped));
             }
             let now = Instant::now();
-            if ready.tun {
-                self.read_tun(now);
+            let more = ready.tun && self.read_tun(now);
+            for which in (0..MAX_SOCKETS).filter(|which| ready.network[*which]) {
+                self.read_network(now, which);
             }
-            if ready.network.contains(&true) {
-                self.read_network(now, &ready.network);
-            }
+            self.outside.flush_interface();
             if ready.clients.contains(&true) {
                 self.server
                     .handle_ready(now, &ready.clients, &mut self.device, &mut self.outside);
@@ -151,6 +133,10 @@ impl Interface {
                 self.server.handle_knock(now, &mut self.device, &mut self.outside);
             }
             self.device.handle_timeout(now, &mut self.outside);
+            // What is left of a turn that did not empty the interface goes with the packets of the next.
+            if !more {
+                self.outside.flush_network();
+            }
             if ready.bell || now.saturating_duration_since(self.inspected) >= INSPECTION {
                 self.bell.hush();
                 if let Some(end) = self.inspect(now) {
@@ -163,32 +149,41 @@ impl Interface {
     /// Waits for something to do.
     fn wait(&self, stop: BorrowedFd<'_>) -> io::Result<Ready> {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![
-            readable(stop),
-            readable(self.outside.tun.as_fd()),
-            readable(self.bell.as_fd()),
-            readable(self.server.listener().as_fd()),
-        ];
-        fds.extend(self.outside.sockets().map(|socket| readable(socket.as_fd())));
-        let clients_from = fds.len();
-        fds.extend(self.server.clients().map(|(fd, flags)| PollFd::new(fd, flags)));
-
-        match poll(&mut fds, self.patience()) {
+        let mut fds: [_; FIXED + MAX_SOCKETS + MAX_CLIENTS] = std::array::from_fn(|_| readable(stop));
+        fds[1] = readable(self.outside.tun.as_fd());
+        fds[2] = readable(self.bell.as_fd());
+        fds[3] = readable(self.server.listener().as_fd());
+        let mut count = FIXED;
+        let sockets = self.outside.sockets().map(|socket| readable(socket.as_fd()));
+        let clients = self.server.clients().map(|(fd, flags)| PollFd::new(fd, flags));
+        for fd in sockets.chain(clients) {
+            fds[count] = fd;
+            count += 1;
+        }
+        let fds = &mut fds[..count];
+        match poll(fds, self.patience()) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
-        Ok(Ready {
-            stop: ready[0],
-            tun: ready[1],
-            bell: ready[2]
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let mut ready = Ready {
+            stop: is_ready(&fds[0]),
+            tun: is_ready(&fds[1]),
+            bell: is_ready(&fds[2])
                 || fds[1]
                     .revents()
                     .is_some_and(|events| events.contains(PollFlags::POLLERR)),
-            knock: ready[3],
-            network: ready[4..clients_from].to_vec(),
-            clients: ready[clients_from..].to_vec(),
-        })
+            knock: is_ready(&fds[3]),
+            ..Ready::default()
+        };
+        let (sockets, clients) = fds[FIXED..].split_at(self.outside.sockets().count());
+        for (ready, fd) in ready.network.iter_mut().zip(sockets) {
+            *ready = is_ready(fd);
+        }
+        for (ready, fd) in ready.clients.iter_mut().zip(clients) {
+            *ready = is_ready(fd);
+        }
+        Ok(ready)
     }
 
     /// How long nothing has to be done. Rounded up to a millisecond, or the loop would spin towards the moment.
@@ -197,45 +192,71 @@ impl Interface {
         let inspection = self.inspected + INSPECTION;
         let next = self
             .device
-            .poll_timeout(now)
+            .poll_timeout()
             .map_or(inspection, |at| at.min(inspection));
         let left = next.saturating_duration_since(now).as_micros().div_ceil(1000);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
     }
 
-    fn read_tun(&mut self, now: Instant) {
-        for _ in 0..BUDGET {
-            match self.outside.tun.read(&mut self.buffer[..LARGEST]) {
-                Ok(Some(length)) => {
-                    self.device
-                        .handle_packet(now, &mut self.buffer, length, &mut self.outside);
-                }
-                Ok(None) => return,
+    /// Takes packets from the interface until it is empty or the network has to have its turn; `true` when more wait.
+    fn read_tun(&mut self, now: Instant) -> bool {
+        let header = self.outside.tun.offloads().header();
+        let mut left = BUDGET;
+        while left > 0 {
+            let length = match self.outside.tun.read(&mut self.buffer[..header + LARGEST]) {
+                Ok(Some(length)) => length,
+                Ok(None) => return false,
                 Err(error) => {
                     // Down or gone: inspection finds out which.
                     tracing::debug!(%error, "cannot read from the interface");
-                    return;
+                    return false;
                 }
+            };
+            let vnet = match self.buffer.first_chunk() {
+                Some(header) if self.outside.tun.offloads().vnet => Vnet::read(header),
+                _ => Ok(Vnet::PLAIN),
+            };
+            let packet = &mut self.buffer[header..];
+            let segments = vnet
+                .map_err(|_| SegmentError)
+                .and_then(|vnet| Segments::new(&vnet, packet, length.saturating_sub(header)));
+            let Ok(mut segments) = segments else {
+                self.device.handle_malformed();
+                continue;
+            };
+            while let Some((packet, length)) = segments.next_packet() {
+                self.device.handle_packet(now, packet, length, &mut self.outside);
+                left = left.saturating_sub(1);
             }
         }
+        true
     }
 
-    fn read_network(&mut self, now: Instant, ready: &[bool]) {
-        for (which, _) in ready.iter().enumerate().filter(|(_, ready)| **ready) {
-            for _ in 0..BUDGET {
-                let Some(socket) = self.outside.sockets().nth(which) else {
-                    return;
-                };
-                match socket.recv_from(&mut self.buffer) {
-                    Ok((length, source)) => {
-                        let datagram = &self.buffer[..length];
+    /// Takes datagrams from a socket until it is empty or the interface has to have its turn.
+    fn read_network(&mut self, now: Instant, which: usize) {
+        let mut left = BUDGET;
+        while left > 0 {
+            left -= 1;
+            let Some(socket) = self.outside.sockets().nth(which) else {
+                return;
+            };
+            match udp::receive(socket, &mut self.buffer) {
+                Ok(Arrival {
+                    source,
+                    length,
+                    segment,
+                    ecn,
+                }) => {
+                    let datagrams = self.buffer[..length].chunks(segment.unwrap_or(length).max(1));
+                    left = left.saturating_sub(datagrams.len());
+                    for datagram in datagrams {
                         self.device
-                            .handle_datagram(now, source, datagram, &mut self.outside);
+                            .handle_datagram(now, source, ecn, datagram, &mut self.outside);
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // An ICMP error of an earlier send, reported here; the next call goes on.
-                    Err(error) => tracing::trace!(%error, "cannot receive"),
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An ICMP error of an earlier send, reported here; the next call goes on.
+                Err(error) => tracing::trace!(%error, "cannot receive"),
             }
         }
     }
@@ -272,73 +293,5 @@ impl Interface {
     fn finish(&self, end: End) -> End {
         tracing::info!(?end, drops = ?self.device.drops(), lost = ?self.outside.lost, "device ends");
         end
-    }
-}
-
-impl Outside {
-    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
-        self.sockets.iter().flat_map(Sockets::sockets)
-    }
-
-    fn open(&mut self, port: u16) -> io::Result<()> {
-        let sockets = Sockets::bind(port, self.mark)?;
-        self.port = sockets.port();
-        self.sockets = Some(sockets);
-        self.complained = false;
-        Ok(())
-    }
-
-    /// Says once that the port cannot be had, however often it is tried.
-    fn complain(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.complained, true) {
-            tracing::error!(port = self.port, %error, "cannot listen, trying every second");
-        }
-    }
-}
-
-impl Wire for Outside {
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
-        let Some(sockets) = &self.sockets else { return };
-        if let Err(error) = sockets.send(to, datagram) {
-            tracing::trace!(%to, %error, "cannot send");
-            self.lost.datagrams += 1;
-        }
-    }
-
-    fn deliver(&mut self, packet: &[u8]) {
-        if let Err(error) = self.tun.write(packet) {
-            tracing::trace!(%error, "cannot write to the interface");
-            self.lost.packets += 1;
-        }
-    }
-}
-
-impl Ports for Outside {
-    fn listen_port(&self) -> u16 {
-        self.port
-    }
-
-    /// The old sockets stay when the new port cannot be had.
-    fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
-        if port == self.port && port != 0 {
-            return Ok(());
-        }
-        if !self.up {
-            self.port = port;
-            return Ok(());
-        }
-        self.open(port)
-    }
-
-    fn fwmark(&self) -> u32 {
-        self.mark
-    }
-
-    fn set_fwmark(&mut self, mark: u32) -> io::Result<()> {
-        if let Some(sockets) = &self.sockets {
-            sockets.set_mark(mark)?;
-        }
-        self.mark = mark;
-        Ok(())
     }
 }

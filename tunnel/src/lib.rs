@@ -30,11 +30,14 @@
 //! the private `sys` are the kernel; [`interface`] joins everything in one loop, [`serve`] runs several of them.
 pub mod allowed_ips;
 pub mod device;
+pub mod ecn;
 pub mod gate;
 pub mod interface;
 pub mod key;
 pub mod link;
 pub mod noise;
+pub mod offload;
+pub mod outbox;
 pub mod peer;
 pub mod prefix;
 pub mod serve;

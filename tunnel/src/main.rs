@@ -34,6 +34,10 @@ struct Args {
     /// Where the sockets for wg(8) are; wg itself looks nowhere else than in the default
     #[arg(long, value_name = "DIR", default_value = "/var/run/wireguard", global = true)]
     socket_dir: PathBuf,
+
+    /// Carry packets one by one: for kernels and network devices whose offloads are broken
+    #[arg(long, global = true)]
+    no_offload: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,9 +64,11 @@ fn main() -> anyhow::Result<()> {
 
     let stop = stop_signal().context("cannot take over SIGTERM and SIGINT")?;
     match (args.command, args.interface) {
-        (Some(Command::Serve { control }), _) => serve::serve(&control, &args.socket_dir, stop.as_fd())?,
+        (Some(Command::Serve { control }), _) => {
+            serve::serve(&control, &args.socket_dir, !args.no_offload, stop.as_fd())?
+        }
         (None, Some(name)) => {
-            let interface = Interface::create(&name, &args.socket_dir)?;
+            let interface = Interface::create(&name, &args.socket_dir, !args.no_offload)?;
             tracing::info!(name, "device is there");
             interface.run(stop.as_fd())?;
         }

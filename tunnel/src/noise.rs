@@ -42,7 +42,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 /// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
-/// Room for the largest datagram in either direction, and more than boringtun asks for.
+/// Room for the largest datagram in either direction, with more than boringtun asks for.
 pub const SCRATCH: usize = 65_536 + 256;
 
 const DATA: u8 = 4;
@@ -61,7 +61,7 @@ pub enum Received<'a> {
     /// An empty packet.
     Keepalive,
     /// A packet, and the source address it claims.
-    Packet(&'a [u8], IpAddr),
+    Packet(&'a mut [u8], IpAddr),
 }
 
 /// A datagram's meaning, and whether it completed a handshake.
@@ -186,6 +186,20 @@ impl Noise {
             self.keep(packet);
             self.initiate(now, false, scratch, send);
         }
+    }
+
+    /// Whether packets can be encrypted now, without doing anything else before.
+    pub fn can_seal(&self, now: Instant) -> bool {
+        self.session && now.saturating_duration_since(self.refreshed) < TICK
+    }
+
+    /// Encrypts a padded packet into `room`, if there is a session; returns the datagram's length.
+    pub fn seal_into(&mut self, now: Instant, packet: &[u8], room: &mut [u8]) -> Option<usize> {
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, room) else {
+            return None;
+        };
+        self.timers.sent(now, !packet.is_empty());
+        Some(datagram.len())
     }
 
     /// Sends an empty packet, or starts a handshake, whose end is as good.
@@ -330,9 +344,8 @@ impl Noise {
     }
 
     fn seal(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
-        if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, scratch) {
-            self.timers.sent(now, !packet.is_empty());
-            send(datagram);
+        if let Some(length) = self.seal_into(now, packet, scratch) {
+            send(&scratch[..length]);
         }
     }
 

@@ -72,15 +72,22 @@ struct Running {
 #[derive(Debug)]
 struct Fleet {
     socket_folder: PathBuf,
+    offload: bool,
     running: BTreeMap<String, Running>,
 }
 
 /// Serves the control socket until `stop` is readable, then removes all devices.
-pub fn serve(control: &Path, socket_folder: &Path, stop: BorrowedFd<'_>) -> Result<(), ServeError> {
+pub fn serve(
+    control: &Path,
+    socket_folder: &Path,
+    offload: bool,
+    stop: BorrowedFd<'_>,
+) -> Result<(), ServeError> {
     let listener = Listener::bind(control)?;
     tracing::info!(control = %control.display(), "waiting to be asked for devices");
     let mut fleet = Fleet {
         socket_folder: socket_folder.into(),
+        offload,
         running: BTreeMap::new(),
     };
     let mut clients: Vec<Lines> = Vec::new();
@@ -154,7 +161,7 @@ impl Fleet {
         if self.running.contains_key(name) {
             return Ok(());
         }
-        let interface = Interface::create(name, &self.socket_folder)?;
+        let interface = Interface::create(name, &self.socket_folder, self.offload)?;
         let (stop, stopped) = UnixStream::pair().map_err(UpError::Thread)?;
         let label = name.to_owned();
         let thread = thread::Builder::new()

@@ -1,22 +1,38 @@
 //! The system calls that neither std, nix nor socket2 wraps. The only unsafe code of this crate.
-#![allow(unsafe_code, reason = "ioctl and one socket option have no safe wrapper")]
+#![allow(
+    unsafe_code,
+    reason = "ioctl, one socket option and messages with control data have no safe wrapper that allocates nothing"
+)]
 
 use std::{
-    ffi::c_int,
+    ffi::{c_int, c_uint},
     io,
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
 };
 
-use libc::ifreq;
+use libc::{cmsghdr, ifreq, iovec, msghdr};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use socket2::{SockAddr, SockAddrStorage};
 
-/// Makes the open `/dev/net/tun` a new interface of this name; fails when the name is taken.
-pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str) -> io::Result<()> {
+/// Makes the open `/dev/net/tun` a new interface of this name; fails when the name is taken. With `vnet`, every packet
+/// has a virtio-net header.
+pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str, vnet: bool) -> io::Result<()> {
     let mut request = request(name)?;
     // IFF_TUN_EXCL: never take over a device that another process left or holds.
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as i16;
+    let mut flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
+    if vnet {
+        flags |= libc::IFF_VNET_HDR;
+    }
+    request.ifr_ifru.ifru_flags = flags as i16;
     call(tun, libc::TUNSETIFF, &mut request)
+}
+
+/// Which super-packets the kernel may hand to a tun's reader: `TUN_F_*`. EINVAL when it does not know one of them.
+pub(crate) fn tun_set_offload(tun: &impl AsFd, offloads: c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of this process.
+    let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, offloads) };
+    checked(result).map(drop)
 }
 
 /// The present name of a tun's interface; fails when the interface is gone.
@@ -87,10 +103,140 @@ pub(crate) fn allow_fragments(socket: &UdpSocket, v6: bool) -> io::Result<()> {
             length,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    checked(result).map(drop)
+}
+
+/// What came in one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub(crate) source: SocketAddr,
+    /// Bytes, of all datagrams.
+    pub(crate) length: usize,
+    /// Bytes of each datagram but the last, when the kernel joined several.
+    pub(crate) segment: Option<usize>,
+    /// The ECN bits of the outer header.
+    pub(crate) ecn: u8,
+}
+
+/// Room for every control message that is asked for or sent here, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Control([u8; 128]);
+
+/// Receives one datagram, or several of one sender that the kernel joined (`UDP_GRO`).
+pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
+    let mut control = Control([0; 128]);
+    let mut from = SockAddrStorage::zeroed();
+    // SAFETY: msghdr is plain old data, of which zeros are a valid value.
+    let mut message: msghdr = unsafe { std::mem::zeroed() };
+    let mut part = iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    message.msg_name = (&raw mut from).cast();
+    message.msg_namelen = from.size_of();
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: all that the message points to lives and is as long as it says.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+
+    let (mut segment, mut ecn) = (None, 0);
+    // SAFETY: the kernel has written `msg_controllen` bytes of whole control messages, which these macros walk.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            let data = libc::CMSG_DATA(header);
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    segment = usize::try_from(data.cast::<c_int>().read_unaligned()).ok();
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => ecn = *data & 3,
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    ecn = (data.cast::<c_int>().read_unaligned() & 3) as u8;
+                }
+                _ => {}
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    // SAFETY: the kernel has written `msg_namelen` bytes of an address into the storage.
+    let source = unsafe { SockAddr::new(from, message.msg_namelen) };
+    let source = source.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    Ok(Arrival {
+        source,
+        length,
+        segment: segment.filter(|size| *size > 0),
+        ecn,
+    })
+}
+
+/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all under these ECN bits.
+pub(crate) fn send(
+    socket: &UdpSocket,
+    to: &SockAddr,
+    datagrams: &[u8],
+    segment: Option<u16>,
+    ecn: u8,
+) -> io::Result<()> {
+    let mut control = Control([0; 128]);
+    // SAFETY: msghdr is plain old data, of which zeros are a valid value.
+    let mut message: msghdr = unsafe { std::mem::zeroed() };
+    let mut part = iovec {
+        iov_base: datagrams.as_ptr().cast_mut().cast(),
+        iov_len: datagrams.len(),
+    };
+    // The kernel reads through this pointer and those in `part` and never writes.
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    let mut used = 0;
+    if let Some(segment) = segment {
+        used += control.put(used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    if ecn != 0 {
+        let (level, kind) = if to.is_ipv6() {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        };
+        used += control.put(used, level, kind, &c_int::from(ecn).to_ne_bytes());
+    }
+    if used > 0 {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = used as _;
+    }
+    // SAFETY: all that the message points to lives and is as long as it says.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+impl Control {
+    /// Writes a control message at a place that the one before left; returns how much room it takes.
+    fn put(&mut self, at: usize, level: c_int, kind: c_int, data: &[u8]) -> usize {
+        // SAFETY: these two only compute.
+        let (length, space) = unsafe {
+            (
+                libc::CMSG_LEN(data.len() as c_uint),
+                libc::CMSG_SPACE(data.len() as c_uint),
+            )
+        };
+        // SAFETY: cmsghdr is plain old data, of which zeros are a valid value.
+        let mut header: cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = length as _;
+        header.cmsg_level = level;
+        header.cmsg_type = kind;
+        let data_at = at + length as usize - data.len();
+        let place = &mut self.0[at..at + space as usize];
+        // SAFETY: `place` is longer than a header; the write needs no alignment.
+        unsafe { place.as_mut_ptr().cast::<cmsghdr>().write_unaligned(header) };
+        self.0[data_at..data_at + data.len()].copy_from_slice(data);
+        space as usize
     }
 }
 
@@ -119,9 +265,13 @@ fn request(name: &str) -> io::Result<ifreq> {
 fn call(fd: &impl AsFd, what: libc::Ioctl, request: &mut ifreq) -> io::Result<()> {
     // SAFETY: each `what` used here takes a pointer to one ifreq, which lives and is initialised.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), what, std::ptr::from_mut(request)) };
-    if result == 0 {
-        Ok(())
-    } else {
+    checked(result).map(drop)
+}
+
+fn checked(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
         Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
     }
 }

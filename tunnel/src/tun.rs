@@ -11,7 +11,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::sys;
+use crate::{
+    offload::{coalesce::Joins, vnet},
+    sys,
+};
 
 /// What WireGuard's own tools assume: 1500 less the worst of its overheads.
 pub const DEFAULT_MTU: u16 = 1420;
@@ -48,15 +51,42 @@ pub enum TunError {
     },
 }
 
+/// What a tun and its reader save each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunOffloads {
+    /// Packets have a virtio-net header ([`vnet`]): super-packets may be written.
+    pub vnet: bool,
+    /// The kernel hands over super-packets of TCP.
+    pub tso: bool,
+    /// It takes and hands over super-packets of UDP (Linux 6.2).
+    pub uso: bool,
+}
+
+impl TunOffloads {
+    /// What may be joined for the interface.
+    pub fn joins(self) -> Joins {
+        Joins {
+            tcp: self.vnet,
+            udp: self.uso,
+        }
+    }
+
+    /// Bytes in front of each packet.
+    pub fn header(self) -> usize {
+        if self.vnet { vnet::LENGTH } else { 0 }
+    }
+}
+
 /// A TUN interface.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
+    offloads: TunOffloads,
 }
 
 impl Tun {
-    /// Makes an interface.
-    pub fn create(name: &str) -> Result<Self, TunError> {
+    /// Makes an interface; with offloads as far as the kernel has them and `offload` allows.
+    pub fn create(name: &str, offload: bool) -> Result<Self, TunError> {
         let forbidden = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
         if name.is_empty()
             || name.len() >= libc::IFNAMSIZ
@@ -65,23 +95,28 @@ impl Tun {
         {
             return Err(TunError::Name { name: name.into() });
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/net/tun")
-            .map_err(TunError::Open)?;
-        sys::tun_set_interface(&file, name).map_err(|source| TunError::Create {
+        let refused = |source| TunError::Create {
             name: name.into(),
             source,
-        })?;
+        };
+        let file = open().map_err(TunError::Open)?;
+        // A file that was refused once can be asked again.
+        let vnet = offload && sys::tun_set_interface(&file, name, true).is_ok();
+        if !vnet {
+            sys::tun_set_interface(&file, name, false).map_err(refused)?;
+        }
+        let offloads = if vnet {
+            probe(&file)
+        } else {
+            TunOffloads::default()
+        };
         sys::set_link_mtu(name, DEFAULT_MTU)
             .and_then(|()| sys::set_queue_length(name, QUEUE_LENGTH))
             .map_err(|source| TunError::SetUp {
                 name: name.into(),
                 source,
             })?;
-        Ok(Self { file })
+        Ok(Self { file, offloads })
     }
 
     /// The interface's present name; an error when it is gone.
@@ -89,7 +124,12 @@ impl Tun {
         sys::tun_name(&self.file)
     }
 
-    /// Reads one packet; `None` when none waits.
+    /// What it and its kernel agreed on.
+    pub fn offloads(&self) -> TunOffloads {
+        self.offloads
+    }
+
+    /// Reads one packet, behind its virtio-net header if there are such; `None` when none waits.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.file).read(buffer) {
             Ok(length) => Ok(Some(length)),
@@ -105,9 +145,30 @@ impl Tun {
         }
     }
 
-    /// Hands one packet to the kernel.
+    /// Hands one packet to the kernel, behind its virtio-net header if there are such.
     pub fn write(&self, packet: &[u8]) -> io::Result<()> {
         (&self.file).write(packet).map(drop)
+    }
+}
+
+fn open() -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")
+}
+
+/// Switches on what the kernel has; older kernels refuse a set that has one they do not know.
+fn probe(file: &File) -> TunOffloads {
+    let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let uso = tso | libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let takes = |offloads| sys::tun_set_offload(file, offloads).is_ok();
+    let uso = takes(uso);
+    TunOffloads {
+        vnet: true,
+        tso: uso || takes(tso),
+        uso,
     }
 }
 

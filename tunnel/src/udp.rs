@@ -3,17 +3,36 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::sys;
+use crate::{outbox::Batch, sys};
+
+pub(crate) use crate::sys::{Arrival, receive};
 
 /// Room for bursts while the loop is at something else.
 const BUFFER: usize = 8 << 20;
+/// One for each family.
+pub(crate) const MAX_SOCKETS: usize = 2;
 /// How often another port is tried when the one picked for IPv4 is taken for IPv6.
 const ATTEMPTS: usize = 100;
+
+/// How long a receiver that cannot be sent batches is spared them. Its route may change meanwhile.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// So many such receivers are remembered; what is forgotten is found out again at the cost of a call.
+const MAX_REFUSED: usize = 64;
+
+/// What a socket and its user save each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpOffloads {
+    /// One call sends many datagrams (`UDP_SEGMENT`, Linux 4.18).
+    pub gso: bool,
+    /// One call receives many datagrams (`UDP_GRO`, Linux 5.0).
+    pub gro: bool,
+}
 
 /// Sockets bound to one port. A family that the machine does not have is left out.
 #[derive(Debug)]
@@ -21,22 +40,26 @@ pub struct Sockets {
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
     port: u16,
+    offloads: UdpOffloads,
+    /// Receivers that batches cannot be sent to, and until when not to try.
+    refused: Vec<(SocketAddr, Instant)>,
 }
 
 impl Sockets {
-    /// Binds to `port`, or for zero to any that is free in both families.
-    pub fn bind(port: u16, mark: u32) -> io::Result<Self> {
+    /// Binds to `port`, or for zero to any that is free in both families; with offloads as far as the kernel has them and
+    /// `offload` allows.
+    pub fn bind(port: u16, mark: u32, offload: bool) -> io::Result<Self> {
         let mut attempts = if port == 0 { ATTEMPTS } else { 1 };
         loop {
             attempts -= 1;
-            match Self::try_bind(port, mark) {
+            match Self::try_bind(port, mark, offload) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
                 bound => return bound,
             }
         }
     }
 
-    fn try_bind(port: u16, mark: u32) -> io::Result<Self> {
+    fn try_bind(port: u16, mark: u32, offload: bool) -> io::Result<Self> {
         let v4 = present(open((Ipv4Addr::UNSPECIFIED, port).into(), mark))?;
         let port = v4
             .as_ref()
@@ -48,7 +71,23 @@ impl Sockets {
         if v4.is_none() && v6.is_none() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        Ok(Self { v4, v6, port })
+        let every = |works: fn(&UdpSocket) -> bool| offload && v4.iter().chain(&v6).all(works);
+        let offloads = UdpOffloads {
+            gso: every(|socket| getsockopt(socket, sockopt::UdpGsoSegment).is_ok()),
+            gro: every(|socket| setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok()),
+        };
+        Ok(Self {
+            v4,
+            v6,
+            port,
+            offloads,
+            refused: Vec::new(),
+        })
+    }
+
+    /// What they and their kernel agreed on.
+    pub fn offloads(&self) -> UdpOffloads {
+        self.offloads
     }
 
     /// The port.
@@ -67,12 +106,58 @@ impl Sockets {
             .try_for_each(|socket| Ok(setsockopt(socket, sockopt::Mark, &mark)?))
     }
 
-    /// Sends a datagram.
-    pub fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let socket = socket.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        socket.send_to(datagram, to).map(drop)
+    /// Sends datagrams, in one call if kernel, device and path allow; says how many could not be sent.
+    pub fn send(&mut self, batch: Batch<'_>) -> usize {
+        let socket = if batch.to.is_ipv4() { &self.v4 } else { &self.v6 };
+        let Some(socket) = socket else {
+            return batch.each().len();
+        };
+        let to = SockAddr::from(batch.to);
+        if batch.datagrams.len() > batch.size && self.offloads.gso && !is_refused(&mut self.refused, batch.to)
+        {
+            let segment = u16::try_from(batch.size).ok();
+            match sys::send(socket, &to, batch.datagrams, segment, batch.ecn) {
+                Ok(()) => return 0,
+                // EIO: the device cannot compute checksums. The others: a datagram does not fit the path's MTU (the last
+                // since Linux 6.13); alone, it is sent in fragments.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE)
+                    ) =>
+                {
+                    tracing::info!(%error, size = batch.size, "a receiver cannot be sent batches for a minute");
+                    if self.refused.len() == MAX_REFUSED {
+                        self.refused.remove(0);
+                    }
+                    self.refused.push((batch.to, Instant::now() + REFUSED_FOR));
+                }
+                Err(error) => {
+                    tracing::trace!(to = %batch.to, %error, "cannot send");
+                    return batch.each().len();
+                }
+            }
+        }
+        let mut lost = 0;
+        for datagram in batch.each() {
+            if let Err(error) = sys::send(socket, &to, datagram, None, batch.ecn) {
+                tracing::trace!(to = %batch.to, %error, "cannot send");
+                lost += 1;
+            }
+        }
+        lost
     }
+}
+
+fn is_refused(refused: &mut Vec<(SocketAddr, Instant)>, to: SocketAddr) -> bool {
+    let Some(place) = refused.iter().position(|(receiver, _)| *receiver == to) else {
+        return false;
+    };
+    let still = refused[place].1 > Instant::now();
+    if !still {
+        refused.remove(place);
+    }
+    still
 }
 
 fn open(addr: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
@@ -90,6 +175,12 @@ fn open(addr: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
     }
+    // Without the outer header's ECN bits (RFC 6040) packets flow all the same.
+    let _ = if addr.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)
+    } else {
+        setsockopt(&socket, sockopt::IpRecvTos, &true)
+    };
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     let socket = UdpSocket::from(socket);

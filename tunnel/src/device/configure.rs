@@ -30,6 +30,7 @@ impl Device {
         if let Some(me) = me {
             self.remove_peer(me);
         }
+        self.due = Some(now);
         for (index, peer) in (0..).zip(&mut self.peers) {
             let Some(peer) = peer else { continue };
             match (&self.identity, &mut peer.noise) {
@@ -99,6 +100,7 @@ impl Device {
             return;
         };
         peer.preshared = preshared;
+        self.due = Some(now);
         if let Some(identity) = &self.identity {
             let mut noise = begin(now, identity, peer, id);
             if let Some(before) = &mut peer.noise {
@@ -123,6 +125,7 @@ impl Device {
         let Some(peer) = peer_mut(&mut self.peers, id).filter(|peer| peer.keepalive != seconds) else {
             return;
         };
+        self.due = Some(now);
         peer.wants.keepalive = peer.keepalive == 0;
         peer.keepalive = seconds;
         if let Some(noise) = &mut peer.noise {
@@ -147,6 +150,7 @@ impl Device {
 
     /// A peer's configuration is complete: sends what its changes made due.
     pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
+        self.due = Some(now);
         if let Some(peer) = peer_mut(&mut self.peers, id) {
             settle(peer, now, &mut self.scratch, wire);
         }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// `wg` opens one connection at a time; a few may hang.
-const MAX_CLIENTS: usize = 16;
+pub(crate) const MAX_CLIENTS: usize = 16;
 /// The longest line is far below.
 const MAX_LINE: usize = 4096;
 /// How much of a request is read before packets have their turn again.

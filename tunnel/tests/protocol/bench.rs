@@ -8,23 +8,46 @@ use std::{
 
 use spanwire_tunnel::{
     device::{Device, PADDING, Wire},
+    ecn,
     key::{PrivateKey, PublicKey},
+    noise::SCRATCH,
     peer::Peer,
     uapi::{Ports, Reply, Session},
 };
 
 /// What a device let out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) port: u16,
     pub(crate) mark: u32,
+    /// The ECN bits of what was sent last.
+    pub(crate) ecn: u8,
+    room: Vec<u8>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            sent: Vec::new(),
+            delivered: Vec::new(),
+            port: 0,
+            mark: 0,
+            ecn: 0,
+            room: vec![0; SCRATCH],
+        }
+    }
 }
 
 impl Wire for Kept {
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.sent.push((to, datagram.to_vec()));
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.room
+    }
+
+    fn commit(&mut self, to: SocketAddr, ecn: u8, length: usize) {
+        self.ecn = ecn;
+        self.sent.push((to, self.room[..length].to_vec()));
     }
 
     fn deliver(&mut self, packet: &[u8]) {
@@ -125,7 +148,7 @@ impl Bench {
 
     pub(crate) fn hear(&mut self, source: SocketAddr, datagram: &[u8]) {
         self.device
-            .handle_datagram(self.now, source, datagram, &mut self.kept);
+            .handle_datagram(self.now, source, ecn::NONE, datagram, &mut self.kept);
     }
 
     pub(crate) fn wait(&mut self, time: Duration) {

@@ -12,7 +12,7 @@ fn a_peer_with_an_endpoint_hears_of_us_at_once() {
     assert_eq!((a.kept.sent[0].0, a.kept.sent[0].1.len()), (b.at, 148));
     let next = a
         .device
-        .poll_timeout(a.now)
+        .poll_timeout()
         .expect("the initiation may have to be repeated");
     assert!(next <= a.now + Duration::from_millis(250));
 }
@@ -199,7 +199,7 @@ fn an_old_session_is_renewed_by_its_initiator() {
 fn a_device_at_rest_asks_for_no_time() {
     let (mut a, b) = (Bench::new(1), Bench::new(2));
     a.know(&b, false);
-    assert_eq!(a.device.poll_timeout(a.now), None);
+    assert_eq!(a.device.poll_timeout(), None);
 }
 
 #[test]

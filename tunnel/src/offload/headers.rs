@@ -1,0 +1,101 @@
+//! Where the headers of a TCP or UDP packet are.
+
+use crate::offload::checksum;
+
+/// The transports that kernels cut and join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The headers of a packet of a plain flow: no IP options or extension headers, no fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// IPv6, not IPv4.
+    pub v6: bool,
+    /// What follows the IP header.
+    pub transport: Transport,
+    /// Bytes of the IP header.
+    pub network: usize,
+    /// Bytes of the IP and the transport header.
+    pub total: usize,
+}
+
+/// An IPv4 header without options.
+pub const IPV4: usize = 20;
+/// An IPv6 header without extension headers.
+pub const IPV6: usize = 40;
+/// A TCP header without options.
+pub const TCP: usize = 20;
+/// A UDP header.
+pub const UDP: usize = 8;
+
+impl Headers {
+    /// Reads the headers of a packet that is exactly as long as they say; `None` for everything else.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let (v6, network, protocol) = match packet.first()? >> 4 {
+            4 if packet.len() >= IPV4
+                && packet[0] == 0x45
+                && word(packet, 2) == packet.len()
+                // Neither more fragments nor an offset.
+                && word(packet, 6) & 0x3fff == 0 =>
+            {
+                (false, IPV4, packet[9])
+            }
+            6 if packet.len() >= IPV6 && word(packet, 4) + IPV6 == packet.len() => (true, IPV6, packet[6]),
+            _ => return None,
+        };
+        let (transport, length) = match i32::from(protocol) {
+            libc::IPPROTO_TCP if packet.len() >= network + TCP => {
+                (Transport::Tcp, usize::from(packet[network + 12] >> 4) * 4)
+            }
+            libc::IPPROTO_UDP
+                if packet.len() >= network + UDP && word(packet, network + 4) == packet.len() - network =>
+            {
+                (Transport::Udp, UDP)
+            }
+            _ => return None,
+        };
+        if transport == Transport::Tcp && (length < TCP || packet.len() < network + length) {
+            return None;
+        }
+        Some(Self {
+            v6,
+            transport,
+            network,
+            total: network + length,
+        })
+    }
+
+    /// Where in the transport header the checksum is.
+    pub fn checksum_offset(&self) -> usize {
+        match self.transport {
+            Transport::Tcp => 16,
+            Transport::Udp => 6,
+        }
+    }
+
+    /// Writes what follows from a packet's length: the IP header's length and checksum, and UDP's length.
+    pub fn set_length(&self, packet: &mut [u8], length: usize) {
+        let put = |packet: &mut [u8], at: usize, value: usize| {
+            packet[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+        };
+        if self.v6 {
+            put(packet, 4, length - IPV6);
+        } else {
+            put(packet, 2, length);
+            checksum::set_ipv4(&mut packet[..self.network]);
+        }
+        if self.transport == Transport::Udp {
+            put(packet, self.network + 4, length - self.network);
+        }
+    }
+}
+
+/// A big-endian 16-bit word.
+pub fn word(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
+}
