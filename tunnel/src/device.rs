@@ -264,8 +264,8 @@ impl Device {
     /// The other side may still hold a session that died with the process before; WireGuard's own timers would notice
     /// after up to 15 seconds.
     pub fn handle_up(&mut self, now: Instant, wire: &mut impl Wire) {
-        self.due = Some(now);
         for peer in self.peers.iter_mut().flatten() {
+            self.due = Some(now);
             peer.wants.handshake = true;
             configure::settle(peer, now, &mut self.scratch, wire);
         }

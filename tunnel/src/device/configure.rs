@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crate::{
-    device::{Device, Identity, Wire, counted, peer_mut},
+    device::{Device, Identity, Wire, counted, earliest, peer_mut},
     gate::Gate,
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
@@ -30,9 +30,9 @@ impl Device {
         if let Some(me) = me {
             self.remove_peer(me);
         }
-        self.due = Some(now);
         for (index, peer) in (0..).zip(&mut self.peers) {
             let Some(peer) = peer else { continue };
+            self.due = Some(now);
             match (&self.identity, &mut peer.noise) {
                 (None, noise) => *noise = None,
                 (Some(identity), Some(noise)) => noise.set_private_key(&identity.private),
@@ -100,7 +100,6 @@ impl Device {
             return;
         };
         peer.preshared = preshared;
-        self.due = Some(now);
         if let Some(identity) = &self.identity {
             let mut noise = begin(now, identity, peer, id);
             if let Some(before) = &mut peer.noise {
@@ -125,7 +124,6 @@ impl Device {
         let Some(peer) = peer_mut(&mut self.peers, id).filter(|peer| peer.keepalive != seconds) else {
             return;
         };
-        self.due = Some(now);
         peer.wants.keepalive = peer.keepalive == 0;
         peer.keepalive = seconds;
         if let Some(noise) = &mut peer.noise {
@@ -150,9 +148,12 @@ impl Device {
 
     /// A peer's configuration is complete: sends what its changes made due.
     pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
-        self.due = Some(now);
         if let Some(peer) = peer_mut(&mut self.peers, id) {
             settle(peer, now, &mut self.scratch, wire);
+            self.due = earliest(
+                self.due,
+                peer.noise.as_ref().and_then(|noise| noise.poll_timeout(now)),
+            );
         }
     }
 }
