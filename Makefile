@@ -28,6 +28,9 @@ generate: ## Write what is generated: the CRDs of the chart
 bench: setup ## How long deciding and planning for 5,000 nodes takes, beside the goals (1 min; cold 6)
 	@scripts/bench
 
+bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--rounds 1 --short" for less (40 min; cold 50)
+	cargo bench -p spanwire-tunnel --bench peers --locked -- --markdown "$(CURDIR)/docs/benchmarks.md" --json "$(CURDIR)/docs/benchmarks.json" $(ARGS)
+
 demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 25)
 	@scripts/demo
 
@@ -38,4 +41,4 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-mesh image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel bench-mesh image
