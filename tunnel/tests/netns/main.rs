@@ -7,6 +7,7 @@
 mod conformance;
 mod interop;
 mod lifecycle;
+mod offloads;
 mod serve;
 mod traffic;
 mod world;

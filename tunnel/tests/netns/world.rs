@@ -28,6 +28,8 @@ pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_spanwire-tunnel");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Ours,
+    /// Ours without offloads.
+    Plain,
     WireguardGo,
     Kernel,
 }
@@ -87,6 +89,7 @@ fn require() {
         ("setpriv", "util-linux"),
         ("ss", "iproute2"),
         ("nft", "nftables"),
+        ("ethtool", "ethtool"),
     ] {
         let found = std::env::var("PATH")
             .unwrap_or_default()
@@ -152,7 +155,7 @@ impl Drop for World {
             let log = fs::read_to_string(side.log.path()).unwrap_or_default();
             if thread::panicking() {
                 eprintln!("log of {:?}:\n{log}", side.engine);
-            } else if side.engine == Engine::Ours {
+            } else if matches!(side.engine, Engine::Ours | Engine::Plain) {
                 assert!(!log.contains("ERROR"), "a device of ours logged an error:\n{log}");
             }
         }
@@ -199,6 +202,7 @@ impl Side {
     pub(crate) fn start(&mut self) {
         let program = match self.engine {
             Engine::Ours => vec![OURS],
+            Engine::Plain => vec![OURS, "--no-offload"],
             Engine::WireguardGo => vec!["wireguard-go", "-f"],
             Engine::Kernel => {
                 let made = self.try_run(&["ip", "link", "add", &self.device, "type", "wireguard"]);

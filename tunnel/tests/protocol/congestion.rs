@@ -1,0 +1,38 @@
+//! Congestion marks through a device (RFC 6040); the table itself is tested in `ecn.rs`.
+
+use spanwire_tunnel::offload::checksum;
+
+use crate::bench::{packet, pair};
+
+const ECT_0: u8 = 2;
+const CONGESTED: u8 = 3;
+
+#[test]
+fn a_mark_goes_outside_and_one_made_on_the_way_comes_inside() {
+    let (mut a, mut b) = pair();
+    let mut marked = packet("10.0.1.1", "10.0.2.1", 20);
+    marked[1] = ECT_0;
+    checksum::set_ipv4(&mut marked[..20]);
+    a.emit(&marked);
+    assert_eq!(a.kept.ecn, ECT_0);
+    let (_, datagram) = a.kept.sent.remove(0);
+    b.device
+        .handle_datagram(b.now, a.at, CONGESTED, &datagram, &mut b.kept);
+    marked[1] = CONGESTED;
+    checksum::set_ipv4(&mut marked[..20]);
+    assert_eq!(b.delivered(), [marked]);
+}
+
+#[test]
+fn a_marked_packet_of_a_sender_that_knows_no_marks_is_dropped() {
+    let (mut a, mut b) = pair();
+    let mut plain = packet("10.0.1.1", "10.0.2.1", 20);
+    plain[1] = 0;
+    a.emit(&plain);
+    assert_eq!(a.kept.ecn, 0);
+    let (_, datagram) = a.kept.sent.remove(0);
+    b.device
+        .handle_datagram(b.now, a.at, CONGESTED, &datagram, &mut b.kept);
+    assert!(b.delivered().is_empty());
+    assert_eq!(b.device.drops().congested, 1);
+}
