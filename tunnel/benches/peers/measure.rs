@@ -18,6 +18,8 @@ const ATTEMPTS: usize = 3;
 /// Payload of a datagram that fills the tunnel's MTU of 1420.
 const DATAGRAM: &str = "1392";
 const DATAGRAM_BITS: f64 = 1392.0 * 8.0;
+/// How often a rate may fail: one hiccup of the machine in a second is not the device's fault.
+const TRIES: usize = 2;
 /// What the receiving program can hold, so that the devices are measured and not that program.
 const BUFFER: u32 = 4 << 20;
 /// Losses up to this share are none: one packet of a stream may fall to the machine's scheduler.
@@ -90,10 +92,17 @@ impl Plan {
                     "--pacing-timer",
                     "200",
                 ];
-                let arrived = client(world, 1, &words)?;
-                let sent = arrived.packets / arrived.seconds / 1000.0;
+                let (mut lost, mut sent) = (true, 0.0);
+                for _ in 0..TRIES {
+                    let arrived = client(world, 1, &words)?;
+                    lost = arrived.lost > arrived.packets * LOSS_FREE;
+                    sent = arrived.packets / arrived.seconds / 1000.0;
+                    if !lost {
+                        break;
+                    }
+                }
                 // A sender that does not reach the rate has shown what it can do.
-                if arrived.lost > arrived.packets * LOSS_FREE {
+                if lost {
                     bad = rate;
                 } else if sent < rate * 0.9 {
                     good = good.max(sent);
