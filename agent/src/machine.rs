@@ -203,7 +203,7 @@ impl Machine {
 
     async fn attempt(&mut self, agent: &mut Agent) -> Result<Outcome, MachineError> {
         self.open(agent).await?;
-        let port = agent.plan().tunnel.as_ref().map(|tunnel| tunnel.listen_port);
+        let port = agent.listen_port();
         let kernel = self.kernel.as_mut().expect("it has just been opened");
         if !self.clashes.is_empty() {
             self.clashes = kernel.clashes(port).await?;
@@ -266,7 +266,7 @@ impl Machine {
         }
         let identity = Identity::load_or_create(&self.paths.state_dir)?;
         agent.handle_identity(identity.public());
-        let port = agent.plan().tunnel.as_ref().map(|tunnel| tunnel.listen_port);
+        let port = agent.listen_port();
         let kernel = self.open_with(PrivateKey::new(identity.private())).await?;
         agent.handle_backend(match kernel.backend() {
             Backend::Kernel => spanwire_crds::Backend::Kernel,

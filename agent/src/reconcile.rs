@@ -265,6 +265,13 @@ impl Agent {
         &self.plan
     }
 
+    /// The UDP port on which this node listens, or will when it comes to lead.
+    #[must_use]
+    pub fn listen_port(&self) -> Option<u16> {
+        let location = self.mesh.locations.get(self.plan.location.as_ref()?)?;
+        Some(location.members.get(&self.me)?.listen_port)
+    }
+
     /// The mesh as far as it is known.
     #[must_use]
     pub fn mesh(&self) -> &Mesh {

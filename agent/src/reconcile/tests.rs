@@ -248,6 +248,16 @@ fn the_status_says_what_others_need_and_what_is_wrong() {
 }
 
 #[test]
+fn the_port_is_known_before_there_is_a_device() {
+    let now = Instant::now();
+    let mut follower = Agent::new("c".parse().unwrap(), Owned::default(), BTreeSet::new());
+    assert_eq!(follower.listen_port(), None);
+    follower.handle_snapshot(&snapshot(false), now);
+    assert!(follower.plan().tunnel.is_none());
+    assert_eq!(follower.listen_port(), Some(51_820));
+}
+
+#[test]
 fn a_node_that_the_cluster_forgot_goes_on_and_says_so() {
     let now = Instant::now();
     let mut agent = agent(&snapshot(true), now);
