@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use spanwire_host::{LinkName, Owned, OwnedError, TableId};
 use spanwire_topology::{Endpoint, NodeName};
 
 /// The Spanwire node agent: makes a node do what the mesh asks of it.
@@ -71,6 +72,59 @@ pub struct Paths {
     /// The kernel's settings; in a container, where they are mounted writable.
     #[arg(long, default_value = "/proc/sys")]
     pub proc_sys: PathBuf,
+    /// What is Spanwire's in the kernel.
+    #[command(flatten)]
+    pub names: Names,
+}
+
+/// What is Spanwire's in the kernel; a neighbour that uses the same needs another. What was made under one of these is
+/// found under it alone, so clean a node up before they change.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Names {
+    /// The name of the WireGuard device.
+    #[arg(long, value_name = "NAME", default_value = "spanwire0", value_parser = link)]
+    pub link: LinkName,
+    /// The routing table of what leaves this node.
+    #[arg(long, value_name = "NUMBER", default_value_t = Owned::default().table.0)]
+    pub table: u32,
+    /// The routing table of what leaves the tunnel for another node.
+    #[arg(long, value_name = "NUMBER", default_value_t = Owned::default().return_table.0)]
+    pub return_table: u32,
+    /// The first of sixteen rule priorities, before those of all who route by `main`.
+    #[arg(long, value_name = "NUMBER", default_value_t = Owned::default().rule_priority)]
+    pub rule_priority: u32,
+    /// The protocol number of routes and rules.
+    #[arg(long, value_name = "NUMBER", default_value_t = Owned::default().protocol)]
+    pub route_protocol: u8,
+    /// The name of the nft table, of family inet.
+    #[arg(long, value_name = "NAME", default_value = "spanwire")]
+    pub nft_table: String,
+    /// The bit that marks WireGuard's own packets.
+    #[arg(long, value_name = "0xBIT", default_value = "0x2000", value_parser = mark)]
+    pub mark: u32,
+    /// The bit by which kube-proxy marks what it masquerades.
+    #[arg(long, value_name = "0xBIT", default_value = "0x4000", value_parser = mark)]
+    pub masquerade_mark: u32,
+}
+
+impl Names {
+    /// The identifiers, where they can be Spanwire's.
+    ///
+    /// # Errors
+    /// The first that cannot, and why.
+    pub fn owned(&self) -> Result<Owned, OwnedError> {
+        let owned = Owned {
+            link: self.link.clone(),
+            table: TableId(self.table),
+            return_table: TableId(self.return_table),
+            rule_priority: self.rule_priority,
+            protocol: self.route_protocol,
+            nft_table: self.nft_table.clone(),
+            mark: self.mark,
+            masquerade_mark: self.masquerade_mark,
+        };
+        owned.check().map(|()| owned)
+    }
 }
 
 /// Which WireGuard makes the device.
@@ -103,6 +157,18 @@ impl FromStr for Source {
             _ => Err("write kubernetes or file:PATH".to_owned()),
         }
     }
+}
+
+fn link(text: &str) -> Result<LinkName, String> {
+    LinkName::new(text)
+        .ok_or_else(|| "a device has a name of 1 to 15 letters, digits, '-', '_' and '.'".to_owned())
+}
+
+fn mark(text: &str) -> Result<u32, String> {
+    let digits = text
+        .strip_prefix("0x")
+        .ok_or("write one bit in hexadecimal, like 0x2000")?;
+    u32::from_str_radix(digits, 16).map_err(|error| error.to_string())
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -142,6 +208,39 @@ mod tests {
     }
 
     #[test]
+    fn every_name_in_the_kernel_can_be_another_for_cleanup_too() {
+        let default = Args::try_parse_from(["spanwire-agent", "--node-name", "a1"]).unwrap();
+        assert_eq!(default.paths.names.owned(), Ok(Owned::default()));
+        let flags = [
+            "--link=mesh7",
+            "--table=4711",
+            "--return-table=4712",
+            "--rule-priority=300",
+            "--route-protocol=99",
+            "--nft-table=over-there",
+            "--mark=0x100",
+            "--masquerade-mark=0x1",
+        ];
+        let other = Owned {
+            link: LinkName::new("mesh7").unwrap(),
+            table: TableId(4711),
+            return_table: TableId(4712),
+            rule_priority: 300,
+            protocol: 99,
+            nft_table: "over-there".to_owned(),
+            mark: 0x100,
+            masquerade_mark: 1,
+        };
+        let run = Args::try_parse_from(["spanwire-agent", "--node-name", "a1"].into_iter().chain(flags));
+        assert_eq!(run.unwrap().paths.names.owned(), Ok(other.clone()));
+        let cleanup = Args::try_parse_from(["spanwire-agent", "cleanup"].into_iter().chain(flags));
+        let Some(Command::Cleanup { paths, .. }) = cleanup.unwrap().command else {
+            panic!("it is cleanup");
+        };
+        assert_eq!(paths.names.owned(), Ok(other));
+    }
+
+    #[test]
     fn a_bad_value_is_refused() {
         for bad in [
             "--source=etcd",
@@ -149,6 +248,10 @@ mod tests {
             "--backend=magic",
             "--api-server=host",
             "--node-name=A_b",
+            "--link=a-name-too-long-for-linux",
+            "--mark=2000",
+            "--mark=0x100000000",
+            "--route-protocol=256",
         ] {
             assert!(
                 Args::try_parse_from(["spanwire-agent", "--node-name", "a1", bad]).is_err(),

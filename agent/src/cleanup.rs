@@ -3,7 +3,6 @@
 use std::io::{self, Write as _};
 
 use anyhow::bail;
-use spanwire_host::Owned;
 
 use crate::{args::Paths, machine::Machine};
 
@@ -13,7 +12,8 @@ use crate::{args::Paths, machine::Machine};
 /// When something is left; running it again is safe.
 pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
     let state = paths.state_dir.clone();
-    let mut machine = Machine::new(paths, Owned::default());
+    let owned = paths.names.owned()?;
+    let mut machine = Machine::new(paths, owned);
     let steps = machine.removal().await?;
     let mut out = io::stdout().lock();
     for step in &steps {

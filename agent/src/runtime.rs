@@ -37,6 +37,7 @@ struct Beside {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let me = args.node_name.clone().context("no node name")?;
     let (query_sender, mut queries) = mpsc::channel(8);
+    let owned = args.paths.names.owned()?;
     let address = args.status_address;
     serve(address, query_sender)
         .await
@@ -45,7 +46,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (publisher, mut snapshots) = source::channel();
     let mut beside = start(&args, &me, publisher).await?;
     let (resolver, mut names) = Resolver::new();
-    let mut worker = Worker::new(me.clone(), args.paths, ledger.as_ref(), resolver, beside.outlets);
+    let mut worker = Worker::new(
+        me.clone(),
+        args.paths,
+        owned,
+        ledger.as_ref(),
+        resolver,
+        beside.outlets,
+    );
     let mut ledger = ledger.map(|ledger| ledger.snapshot);
     let patience = Instant::now() + SOURCE_PATIENCE;
     let mut changes: Option<Changes> = None;

@@ -80,12 +80,12 @@ impl Worker {
     pub fn new(
         me: NodeName,
         paths: Paths,
+        owned: Owned,
         ledger: Option<&Ledger>,
         resolver: Resolver,
         outlets: Outlets,
     ) -> Self {
         let settled = ledger.map(|ledger| ledger.settled.clone()).unwrap_or_default();
-        let owned = Owned::default();
         Self {
             agent: Agent::new(me.clone(), owned.clone(), settled),
             me,

@@ -24,7 +24,7 @@ mod text;
 pub use conflict::Conflict;
 pub use diff::diff;
 pub use facts::{Cni, HostFacts, OtherLink};
-pub use owned::Owned;
+pub use owned::{Owned, OwnedError};
 pub use render::{conflicts, render};
 pub use state::{
     Host, Link, LinkName, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl,

@@ -1,5 +1,7 @@
 //! Every identifier by which Spanwire recognises what is its own in the kernel. Nothing else is ever changed or removed.
 
+use thiserror::Error;
+
 use crate::{LinkName, TableId};
 
 /// The identifiers, each configurable. The defaults keep clear of those who may live on the same node:
@@ -38,6 +40,83 @@ pub struct Owned {
 impl Owned {
     /// How many rule priorities from [`Self::rule_priority`] on are Spanwire's.
     pub const RULE_BAND: u32 = 16;
+
+    /// Whether these identifiers can be Spanwire's.
+    ///
+    /// # Errors
+    /// The first that cannot, and why.
+    pub fn check(&self) -> Result<(), OwnedError> {
+        let plain = |name: &str| {
+            name.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        };
+        if !plain(self.link.as_str()) || self.link.as_str() == "lo" {
+            return Err(OwnedError::Link(self.link.clone()));
+        }
+        // RT_TABLE_UNSPEC, _DEFAULT, _MAIN and _LOCAL of linux/rtnetlink.h.
+        let reserved = |table: &TableId| matches!(table.0, 0 | 253 | 254 | 255);
+        if let Some(table) = [self.table, self.return_table].into_iter().find(reserved) {
+            return Err(OwnedError::Table(table.0));
+        }
+        if self.table == self.return_table {
+            return Err(OwnedError::OneTable(self.table.0));
+        }
+        if self.rule_priority == 0 || self.rule_priority > MAIN - Self::RULE_BAND {
+            return Err(OwnedError::Priority(self.rule_priority));
+        }
+        // RTPROT_UNSPEC to RTPROT_STATIC of linux/rtnetlink.h.
+        if self.protocol <= 4 {
+            return Err(OwnedError::Protocol(self.protocol));
+        }
+        let letter = self.nft_table.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !letter || !plain(&self.nft_table) || self.nft_table.len() > 64 {
+            return Err(OwnedError::NftTable(self.nft_table.clone()));
+        }
+        let bits = [self.mark, self.masquerade_mark];
+        if let Some(mark) = bits.into_iter().find(|mark| !mark.is_power_of_two()) {
+            return Err(OwnedError::Mark(mark));
+        }
+        if self.mark == self.masquerade_mark {
+            return Err(OwnedError::OneMark(self.mark));
+        }
+        Ok(())
+    }
+}
+
+/// The priority of the rule that looks up `main` (ip-rule(8)).
+const MAIN: u32 = 32_766;
+
+/// Why identifiers cannot be Spanwire's.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OwnedError {
+    /// The name of the device.
+    #[error("the device cannot be named {0:?}; take letters, digits, '-', '_' and '.', and not lo")]
+    Link(LinkName),
+    /// A table of the kernel's own.
+    #[error("the routing table {0} is the kernel's own, as 0, 253, 254 and 255 are; take another number")]
+    Table(u32),
+    /// One table for two purposes.
+    #[error("the routing table {0} cannot be both; what leaves the tunnel needs a table of its own")]
+    OneTable(u32),
+    /// The band of rule priorities.
+    #[error(
+        "sixteen rule priorities from {0} on are not between those of local (0) and main (32766); begin at 1 to 32750"
+    )]
+    Priority(u32),
+    /// A protocol of the kernel's or the administrator's.
+    #[error("the route protocol {0} is the kernel's or the administrator's, as 0 to 4 are; take 5 to 255")]
+    Protocol(u8),
+    /// The name of the nft table.
+    #[error(
+        "the nft table cannot be named {0:?}; begin with a letter, go on with letters, digits, '-', '_' and '.', at most 64"
+    )]
+    NftTable(String),
+    /// More or less than one bit.
+    #[error("the mark {0:#x} is not one bit; take one like 0x2000")]
+    Mark(u32),
+    /// One bit for two purposes.
+    #[error("the mark {0:#x} is the one by which kube-proxy masquerades; take another bit")]
+    OneMark(u32),
 }
 
 impl Default for Owned {
@@ -52,5 +131,69 @@ impl Default for Owned {
             mark: 0x2000,
             masquerade_mark: 0x4000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut Owned);
+
+    #[test]
+    fn identifiers_that_are_anothers_are_refused_with_what_to_take() {
+        assert_eq!(Owned::default().check(), Ok(()));
+        let link = |name| LinkName::new(name).unwrap();
+        let wrong: [(Change, OwnedError); 12] = [
+            (
+                |owned| owned.link = LinkName::new("lo").unwrap(),
+                OwnedError::Link(link("lo")),
+            ),
+            (
+                |owned| owned.link = LinkName::new("a\"b").unwrap(),
+                OwnedError::Link(link("a\"b")),
+            ),
+            (|owned| owned.table = TableId(254), OwnedError::Table(254)),
+            (|owned| owned.return_table = TableId(0), OwnedError::Table(0)),
+            (
+                |owned| owned.return_table = owned.table,
+                OwnedError::OneTable(51_830),
+            ),
+            (|owned| owned.rule_priority = 0, OwnedError::Priority(0)),
+            (|owned| owned.rule_priority = 32_751, OwnedError::Priority(32_751)),
+            (|owned| owned.protocol = 4, OwnedError::Protocol(4)),
+            (
+                |owned| owned.nft_table = "a b".to_owned(),
+                OwnedError::NftTable("a b".to_owned()),
+            ),
+            (
+                |owned| owned.nft_table = "7".to_owned(),
+                OwnedError::NftTable("7".to_owned()),
+            ),
+            (|owned| owned.mark = 0x3000, OwnedError::Mark(0x3000)),
+            (|owned| owned.mark = 0x4000, OwnedError::OneMark(0x4000)),
+        ];
+        for (change, error) in wrong {
+            let mut owned = Owned::default();
+            change(&mut owned);
+            assert_eq!(owned.check(), Err(error));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_what_is_allowed_are_allowed() {
+        let owned = Owned {
+            rule_priority: 32_750,
+            protocol: 5,
+            table: TableId(1),
+            mark: 1 << 31,
+            ..Owned::default()
+        };
+        assert_eq!(owned.check(), Ok(()));
+        let first = Owned {
+            rule_priority: 1,
+            ..owned
+        };
+        assert_eq!(first.check(), Ok(()));
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) host: Namespace,
     pub(crate) pod: Namespace,
     folder: PathBuf,
+    /// More of the agent's command line.
+    pub(crate) flags: &'static [&'static str],
     agent: Option<Child>,
     tunnel: Option<Child>,
 }
@@ -113,6 +115,7 @@ impl Node {
             host: Namespace::new(),
             pod: Namespace::new(),
             folder: folder.join(name),
+            flags: &[],
             agent: None,
             tunnel: None,
         };
@@ -228,18 +231,30 @@ impl Node {
 
     fn paths(&self) -> Vec<String> {
         let path = |name: &str| self.folder.join(name).display().to_string();
-        vec![
+        let mut arguments = vec![
             format!("--state-dir={}", path("state")),
             format!("--tunnel-socket={}", path("tunnel.sock")),
             format!("--wireguard-socket-dir={}", path("wireguard")),
             "--backend=userspace".to_owned(),
-        ]
+        ];
+        arguments.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
+        arguments
     }
 
     pub(crate) fn kill_agent(&mut self) {
         let mut agent = self.agent.take().unwrap();
         agent.kill().unwrap();
         agent.wait().unwrap();
+    }
+
+    /// A UDP socket of somebody else on this node.
+    pub(crate) fn bind(&self, port: u16) -> UdpSocket {
+        let namespace = format!("/proc/{}/ns/net", self.host.pid());
+        let bind = move || -> std::io::Result<UdpSocket> {
+            nix::sched::setns(File::open(namespace)?, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            UdpSocket::bind(("0.0.0.0", port))
+        };
+        std::thread::spawn(bind).join().unwrap().unwrap()
     }
 
     /// What the agent's status server answers.
