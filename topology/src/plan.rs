@@ -31,8 +31,8 @@
 //! | the own location | local | local | local |
 //!
 //! Nobody sends through a hop what came to it through a hop: followers send to active leaders, which send into the
-//! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader; so a host has to drop
-//! what came through a hop and would leave through one.
+//! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader; so a host has to see
+//! to it that what came through a hop and leaves through one goes round no longer than it takes to find a leader.
 //!
 //! # Where every node leads itself
 //!

@@ -8,7 +8,7 @@
 //! | chain | hook | what it does |
 //! |---|---|---|
 //! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
-//! | `forward` | forward | clamps the MSS |
+//! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `leave` | postrouting, before anyone's source NAT | keeps mesh sources, gives others the node's address |
 //! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh |
 
@@ -19,10 +19,14 @@ use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 use spanwire_topology::{Family, Plan};
 
 use crate::{
-    HostFacts, NftTable,
+    HostFacts, LinkName, NftTable,
     render::{Exempt, Paths, exempt, own_address},
 };
 use classes::{Class, Range};
+
+/// How many hops a packet has left that goes from hop to hop: a leader here, one there, the node behind it and some
+/// routers in its LAN.
+const HOPS_LEFT: u8 = 8;
 
 /// The table; its text replaces an older one in one transaction, whether there is one or not.
 pub(crate) fn table(plan: &Plan, paths: &Paths, facts: &HostFacts) -> NftTable {
@@ -41,7 +45,7 @@ pub(crate) fn table(plan: &Plan, paths: &Paths, facts: &HostFacts) -> NftTable {
         put(sets(words));
     }
     put(arrive(plan, facts, &families, &ways));
-    put(forward(facts, &families, &ways));
+    put(forward(paths, facts, &families, &ways));
     put(leave(facts, &families, &ways));
     put(stray(facts, &families, &ways));
     if families.iter().any(|words| words.settled) {
@@ -100,8 +104,11 @@ fn concerns(plan: &Plan, paths: &Paths, family: Family) -> bool {
 /// The devices on which packets of the mesh may come and go. The tunnel's is there on followers too, which have none, so
 /// that nothing is lost while a leader becomes a follower.
 fn ways(paths: &Paths, facts: &HostFacts) -> String {
-    let mut names = BTreeSet::from([&facts.owned.link]);
-    names.extend(&paths.hops);
+    names(paths.hops.iter().chain([&facts.owned.link]))
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a LinkName>) -> String {
+    let names: BTreeSet<&LinkName> = names.collect();
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     format!("{{ {} }}", quoted.join(", "))
 }
@@ -187,7 +194,7 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
     chain("arrive", "filter hook prerouting priority raw", &rules)
 }
 
-fn forward(facts: &HostFacts, families: &[Words], ways: &str) -> String {
+fn forward(paths: &Paths, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
     let mut rules = Vec::new();
     // Routing is done; who masquerades by a mark of the same bit (the CNI's portmap does) must not see it.
@@ -195,6 +202,19 @@ fn forward(facts: &HostFacts, families: &[Words], ways: &str) -> String {
         let rest = !facts.owned.mark;
         rules.push(format!(
             "iifname != {ways} {ip} saddr @moving{v} meta mark set meta mark & {rest:#010x}"
+        ));
+    }
+    // While a new order of leaders spreads two nodes may take each other for the leader, and for as long as one of them
+    // does not hear of it when its agent is gone. What a hop sent here and a hop takes on still arrives where the next
+    // node leads; where it does not, this ends the loop.
+    let hops = names(paths.hops.iter());
+    for Words { family, ip, v, .. } in families.iter().filter(|_| !paths.hops.is_empty()) {
+        let left = match family {
+            Family::V4 => "ip ttl",
+            Family::V6 => "ip6 hoplimit",
+        };
+        rules.push(format!(
+            "iifname {hops} oifname {hops} {ip} daddr @remote{v} {left} > {HOPS_LEFT} {left} set {HOPS_LEFT}"
         ));
     }
     for Words { ip, v, .. } in families {

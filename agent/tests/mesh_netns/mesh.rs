@@ -47,6 +47,14 @@ pub(crate) fn mesh(keys: &[PublicKey], established: bool) -> Mesh {
     mesh
 }
 
+/// The same, with another leader of a location.
+pub(crate) fn led_by(mut mesh: Mesh, location: &str, node: &str) -> Mesh {
+    let location: LocationName = location.parse().unwrap();
+    let of_it = mesh.locations.get_mut(&location).unwrap();
+    of_it.leaders[0].node = node.parse().unwrap();
+    mesh
+}
+
 fn member(number: u8, key: PublicKey) -> Member {
     Member {
         generation: Generation(1),

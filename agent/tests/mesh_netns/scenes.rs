@@ -195,6 +195,40 @@ fn an_agent_without_a_source_goes_on_from_its_ledger() {
     eprintln!("repaired without a source after {took:?}");
 }
 
+/// How often an echo request is sent by this hop.
+const HOPPING: &str = "table inet seen {
+  chain out {
+    type filter hook postrouting priority 300;
+    oifname flannel.1 ip daddr 10.244.4.2 icmp type echo-request counter
+  }
+}";
+
+#[test]
+fn two_nodes_that_take_each_other_for_the_leader_send_a_packet_round_only_a_few_times() {
+    let mut world = World::new(true);
+    let mesh = world.mesh_file();
+    let others_view = world.mesh_led_by("a2");
+    for (name, mesh) in [("a1", &others_view), ("a2", &mesh), ("b1", &mesh), ("b2", &mesh)] {
+        world.node(name).start_agent(mesh);
+    }
+    for node in &world.nodes {
+        within(10 * SECOND, "ready", || node.ask("/readyz").contains("200 OK"));
+    }
+    for name in ["a1", "a2"] {
+        world.node(name).host.nft(HOPPING);
+    }
+    assert!(!world.node("a2").pod.pings("10.244.4.2"), "nobody leads");
+    let sent = |node: &mut Node| -> u32 {
+        let listed = node.host.run("nft list table inet seen");
+        let counted = listed.split("packets ").nth(1).unwrap();
+        counted.split(' ').next().unwrap().parse().unwrap()
+    };
+    let counts = ["a1", "a2"].map(|name| sent(world.node(name)));
+    eprintln!("sent on by a1 and a2: {counts:?}");
+    assert!(counts[0] > 0, "it went round");
+    assert!(counts.iter().sum::<u32>() <= 10, "{counts:?}");
+}
+
 #[test]
 fn a_node_that_retires_or_is_cleaned_is_as_it_was() {
     let mut world = World::new(true);

@@ -83,6 +83,15 @@ impl World {
         fs::rename(fresh, self.mesh_file()).unwrap();
     }
 
+    /// Another file, in which another node leads location a.
+    pub(crate) fn mesh_led_by(&self, leader: &str) -> PathBuf {
+        let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
+        let mesh = mesh::led_by(mesh::mesh(&keys, true), "a", leader);
+        let path = self.folder.path().join(format!("led-by-{leader}.json"));
+        fs::write(&path, mesh::documents(&mesh, &[])).unwrap();
+        path
+    }
+
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
         self.nodes.iter_mut().find(|node| node.name == name).unwrap()
     }

@@ -2,7 +2,8 @@
 //!
 //! The ground knows who has which address and who is whose neighbour. A node gives a packet to its neighbours as the CNI
 //! would; through the tunnel only what its peers' allowed IPs say; and the receiver takes only what it allows the sender
-//! to send. What came through a hop never leaves through one (the host drops it).
+//! to send. What came through a hop and would leave through one is taken for lost here, for the next node may send it
+//! back; a host lets it live for a few hops more.
 
 mod expect;
 mod ground;
