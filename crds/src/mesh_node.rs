@@ -61,10 +61,6 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::public_key")]
     pub public_key: Option<String>,
-    /// Endpoints at which it found itself to be reachable.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::endpoints")]
-    pub endpoints: Vec<String>,
     /// The UDP port that its WireGuard listens on.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]

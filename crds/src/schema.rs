@@ -162,11 +162,6 @@ pub(crate) fn endpoint(_: &mut SchemaGenerator) -> Schema {
     schema_of(endpoint_value())
 }
 
-/// Endpoints, as host:port.
-pub(crate) fn endpoints(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "maxItems": 16, "items": endpoint_value()})
-}
-
 /// Seconds between keepalives.
 pub(crate) fn keepalive(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "minimum": 0, "maximum": 65535})

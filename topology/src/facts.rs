@@ -119,7 +119,7 @@ pub struct NodeFact {
     pub cidrs: BTreeSet<Prefix>,
     /// The interval of keepalives of its tunnels, from its annotation.
     pub keepalive: Option<Keepalive>,
-    /// The UDP port of its WireGuard, from its annotation or its agent.
+    /// The UDP port of its WireGuard, from its annotation.
     pub listen_port: Option<u16>,
     /// The key that its agent reported.
     pub public_key: Option<PublicKey>,

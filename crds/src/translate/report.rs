@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_topology::{Endpoint, LocationName, NodeFact, PublicKey};
+use spanwire_topology::{LocationName, NodeFact, PublicKey};
 
 use super::{Fields, Translated};
 use crate::MeshNodeStatus;
@@ -15,10 +15,6 @@ use crate::MeshNodeStatus;
 pub struct Report {
     /// Its key.
     pub public_key: Option<PublicKey>,
-    /// Endpoints at which it found itself to be reachable.
-    pub endpoints: Vec<Endpoint>,
-    /// The UDP port of its WireGuard.
-    pub listen_port: Option<u16>,
     /// The addresses of the CNI's device.
     pub hop: BTreeSet<IpAddr>,
     /// Whether its tunnels to other locations are up.
@@ -39,8 +35,6 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .public_key
             .as_ref()
             .and_then(|key| fields.one("status.publicKey", key)),
-        endpoints: fields.list("status.endpoints", &status.endpoints),
-        listen_port: status.listen_port.filter(|port| *port > 0),
         hop: fields.list("status.hopAddresses", &status.hop_addresses),
         links: status
             .links
@@ -56,16 +50,10 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
 }
 
 impl Report {
-    /// Adds what the agent reports to what the Node says. Annotations come before what the agent found out.
+    /// Adds what the agent reports to what the Node says. The port on which it listens is no news: it is the one that it
+    /// was told, and would stay when that goes.
     pub fn complete(&self, fact: &mut NodeFact) {
         fact.public_key = if self.retired { None } else { self.public_key };
-        let new = self
-            .endpoints
-            .iter()
-            .filter(|found| !fact.endpoints.contains(found));
-        let new: Vec<Endpoint> = new.cloned().collect();
-        fact.endpoints.extend(new);
-        fact.listen_port = fact.listen_port.or(self.listen_port);
         fact.hop.clone_from(&self.hop);
         fact.links.clone_from(&self.links);
     }
@@ -73,14 +61,15 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use spanwire_topology::Endpoint;
+
     use super::*;
     use crate::Link;
 
     #[test]
-    fn a_report_completes_the_fact_and_annotations_come_first() {
+    fn a_report_completes_the_fact_and_takes_nothing_from_the_annotations() {
         let status = MeshNodeStatus {
             public_key: Some(PublicKey::new([7; 32]).to_string()),
-            endpoints: vec!["198.51.100.1:51820".to_owned(), "192.0.2.1:51820".to_owned()],
             listen_port: Some(51821),
             hop_addresses: vec!["10.244.1.0".to_owned()],
             links: vec![Link {
@@ -92,12 +81,14 @@ mod tests {
         let annotated: Endpoint = "192.0.2.1:51820".parse().unwrap();
         let mut fact = NodeFact {
             endpoints: vec![annotated.clone()],
-            listen_port: Some(1),
             ..NodeFact::default()
         };
         report(&status).fact.complete(&mut fact);
-        assert_eq!(fact.endpoints, [annotated, "198.51.100.1:51820".parse().unwrap()]);
-        assert_eq!(fact.listen_port, Some(1));
+        assert_eq!(fact.endpoints, [annotated]);
+        assert_eq!(
+            fact.listen_port, None,
+            "an annotation that goes takes its port with it"
+        );
         assert_eq!(fact.public_key, Some(PublicKey::new([7; 32])));
         assert_eq!((fact.hop.len(), fact.links.len()), (1, 1));
     }
