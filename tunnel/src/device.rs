@@ -37,8 +37,8 @@ pub const PADDING: usize = 16;
 pub trait Wire {
     /// Where the next datagram may be written: at least [`SCRATCH`] bytes.
     fn room(&mut self) -> &mut [u8];
-    /// Sends the first `length` bytes of the room over the network, under these ECN bits.
-    fn commit(&mut self, to: SocketAddr, ecn: u8, length: usize);
+    /// Sends the first `length` bytes of the room over the network, in this traffic class (DSCP and ECN).
+    fn commit(&mut self, to: SocketAddr, tos: u8, length: usize);
     /// Hands an IP packet to the tunnel interface.
     fn deliver(&mut self, packet: &[u8]);
 
@@ -88,6 +88,7 @@ pub struct Device {
     allowed_ips: AllowedIps,
     drops: Drops,
     mtu: usize,
+    copy_dscp: bool,
     scratch: Vec<u8>,
     /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
     due: Option<Instant>,
@@ -103,6 +104,7 @@ impl Device {
             allowed_ips: AllowedIps::default(),
             drops: Drops::default(),
             mtu,
+            copy_dscp: false,
             scratch: vec![0; SCRATCH],
             due: None,
         }
@@ -139,7 +141,12 @@ impl Device {
             && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room())
         {
             *tx_bytes += sealed as u64;
-            wire.commit(endpoint, ecn::of(&buffer[..length]), sealed);
+            let tos = if self.copy_dscp {
+                ecn::class(&buffer[..length])
+            } else {
+                ecn::of(&buffer[..length])
+            };
+            wire.commit(endpoint, tos, sealed);
         } else {
             let mut send = counted(wire, endpoint, tx_bytes);
             noise.handle_packet(now, &buffer[..padded], &mut self.scratch, &mut send);
@@ -290,6 +297,11 @@ impl Device {
     /// The interface has another MTU.
     pub fn set_mtu(&mut self, mtu: usize) {
         self.mtu = mtu;
+    }
+
+    /// Whether a packet's DSCP shows outside: routers there can treat it as it deserves, and read what it is.
+    pub fn set_copy_dscp(&mut self, copy: bool) {
+        self.copy_dscp = copy;
     }
 
     /// What was dropped so far.

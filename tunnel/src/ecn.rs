@@ -11,9 +11,14 @@ const CONGESTED: u8 = 3;
 
 /// A packet's mark, which its outer header gets too ("normal mode", section 4.1).
 pub fn of(packet: &[u8]) -> u8 {
+    class(packet) & 3
+}
+
+/// A packet's traffic class: DSCP and mark.
+pub fn class(packet: &[u8]) -> u8 {
     match *packet {
-        [version, tos, ..] if version >> 4 == 4 => tos & 3,
-        [version, class, ..] if version >> 4 == 6 => class >> 4 & 3,
+        [version, tos, ..] if version >> 4 == 4 => tos,
+        [version, class, ..] if version >> 4 == 6 => version << 4 | class >> 4,
         _ => NONE,
     }
 }
@@ -99,5 +104,6 @@ mod tests {
     #[test]
     fn what_is_no_packet_has_no_mark() {
         assert_eq!([of(&[]), of(&[0x45]), of(&[0xff, 0xff])], [NONE; 3]);
+        assert_eq!([class(&v4(1)), class(&v6(1))], [0xb9, 0xb9]);
     }
 }

@@ -59,6 +59,15 @@ pub enum InterfaceError {
     Poll(#[source] io::Error),
 }
 
+/// How devices of a process carry packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Many packets at a time, as far as the kernel can.
+    pub offload: bool,
+    /// A packet's DSCP shows outside.
+    pub copy_dscp: bool,
+}
+
 /// Why a device ended in peace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -94,14 +103,16 @@ struct Ready {
 
 impl Interface {
     /// Makes the interface first, for the kernel gives a name once; then the socket.
-    pub fn create(name: &str, socket_folder: &Path, offload: bool) -> Result<Self, InterfaceError> {
-        let tun = Tun::create(name, offload)?;
+    pub fn create(name: &str, socket_folder: &Path, options: Options) -> Result<Self, InterfaceError> {
+        let tun = Tun::create(name, options.offload)?;
         tracing::info!(name, offloads = ?tun.offloads(), "interface is there");
         let bell = Bell::new().map_err(InterfaceError::Bell)?;
         let listener = Listener::bind(&socket_folder.join(format!("{name}.sock")))?;
+        let mut device = Device::new(usize::from(DEFAULT_MTU));
+        device.set_copy_dscp(options.copy_dscp);
         Ok(Self {
-            device: Device::new(usize::from(DEFAULT_MTU)),
-            outside: Outside::new(tun, offload),
+            device,
+            outside: Outside::new(tun, options.offload),
             bell,
             server: Server::new(listener),
             inspected: Instant::now(),

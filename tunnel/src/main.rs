@@ -13,7 +13,10 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
     stat::{Mode, umask},
 };
-use spanwire_tunnel::{interface::Interface, serve};
+use spanwire_tunnel::{
+    interface::{Interface, Options},
+    serve,
+};
 use tracing_subscriber::EnvFilter;
 
 /// A userspace WireGuard device, configured by wg(8).
@@ -38,6 +41,10 @@ struct Args {
     /// Carry packets one by one: for kernels and network devices whose offloads are broken
     #[arg(long, global = true)]
     no_offload: bool,
+
+    /// Let a packet's DSCP show outside: routers there can treat it as it deserves, and read what it is
+    #[arg(long, global = true)]
+    copy_dscp: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,16 +66,22 @@ fn main() -> anyhow::Result<()> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    #[cfg(spanwire_null_cipher)]
+    tracing::error!("this build encrypts nothing: it is for measuring alone");
     // Nothing this process makes is for others.
     umask(Mode::from_bits_truncate(0o077));
 
     let stop = stop_signal().context("cannot take over SIGTERM and SIGINT")?;
+    let options = Options {
+        offload: !args.no_offload,
+        copy_dscp: args.copy_dscp,
+    };
     match (args.command, args.interface) {
         (Some(Command::Serve { control }), _) => {
-            serve::serve(&control, &args.socket_dir, !args.no_offload, stop.as_fd())?
+            serve::serve(&control, &args.socket_dir, options, stop.as_fd())?
         }
         (None, Some(name)) => {
-            let interface = Interface::create(&name, &args.socket_dir, !args.no_offload)?;
+            let interface = Interface::create(&name, &args.socket_dir, options)?;
             tracing::info!(name, "device is there");
             interface.run(stop.as_fd())?;
         }

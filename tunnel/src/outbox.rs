@@ -18,8 +18,8 @@ const MOST: usize = 64;
 pub struct Batch<'a> {
     /// Who is to receive them.
     pub to: SocketAddr,
-    /// The ECN bits of their outer headers.
-    pub ecn: u8,
+    /// The traffic class of their outer headers.
+    pub tos: u8,
     /// The datagrams, one behind the other.
     pub datagrams: &'a [u8],
     /// The length of each but the last.
@@ -45,7 +45,7 @@ pub struct Outbox {
 #[derive(Clone, Copy, Debug)]
 struct Gathered {
     to: SocketAddr,
-    ecn: u8,
+    tos: u8,
     size: usize,
     count: usize,
     /// A shorter one came: it is the last.
@@ -78,9 +78,9 @@ impl Outbox {
     }
 
     /// The first `length` bytes of the room are a datagram.
-    pub fn commit(&mut self, to: SocketAddr, ecn: u8, length: usize, send: &mut impl FnMut(Batch<'_>)) {
+    pub fn commit(&mut self, to: SocketAddr, tos: u8, length: usize, send: &mut impl FnMut(Batch<'_>)) {
         if let Some(gathered) = &mut self.gathered
-            && gathered.takes(to, ecn, length, self.used)
+            && gathered.takes(to, tos, length, self.used)
         {
             gathered.count += 1;
             gathered.closed = length < gathered.size || gathered.count == self.most;
@@ -93,7 +93,7 @@ impl Outbox {
         self.used = length;
         self.gathered = Some(Gathered {
             to,
-            ecn,
+            tos,
             size: length,
             count: 1,
             closed: self.most == 1,
@@ -105,10 +105,10 @@ impl Outbox {
 
     /// Lets everything go.
     pub fn flush(&mut self, send: &mut impl FnMut(Batch<'_>)) {
-        if let Some(Gathered { to, ecn, size, .. }) = self.gathered.take() {
+        if let Some(Gathered { to, tos, size, .. }) = self.gathered.take() {
             send(Batch {
                 to,
-                ecn,
+                tos,
                 datagrams: &self.buffer[..self.used],
                 size,
             });
@@ -118,8 +118,8 @@ impl Outbox {
 }
 
 impl Gathered {
-    fn takes(&self, to: SocketAddr, ecn: u8, length: usize, used: usize) -> bool {
-        !self.closed && self.to == to && self.ecn == ecn && length <= self.size && used + length <= LONGEST
+    fn takes(&self, to: SocketAddr, tos: u8, length: usize, used: usize) -> bool {
+        !self.closed && self.to == to && self.tos == tos && length <= self.size && used + length <= LONGEST
     }
 }
 
@@ -137,18 +137,18 @@ mod tests {
                     datagram.iter().all(|byte| *byte == datagram[0]),
                     "pieces of two datagrams"
                 );
-                (datagram[0], batch.to.port(), batch.ecn)
+                (datagram[0], batch.to.port(), batch.tos)
             }));
         };
-        for (number, (to, ecn, length)) in (0u8..).zip(datagrams) {
+        for (number, (to, tos, length)) in (0u8..).zip(datagrams) {
             outbox.room()[..*length].fill(number);
-            outbox.commit(([192, 0, 2, 1], (*to).into()).into(), *ecn, *length, &mut send);
+            outbox.commit(([192, 0, 2, 1], (*to).into()).into(), *tos, *length, &mut send);
         }
         outbox.flush(&mut send);
         outbox.flush(&mut send);
         let want: Vec<(u8, u16, u8)> = (0u8..)
             .zip(datagrams)
-            .map(|(number, (to, ecn, _))| (number, (*to).into(), *ecn))
+            .map(|(number, (to, tos, _))| (number, (*to).into(), *tos))
             .collect();
         assert_eq!(bytes, want);
         sent

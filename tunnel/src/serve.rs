@@ -31,7 +31,7 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
-    interface::{Interface, InterfaceError},
+    interface::{Interface, InterfaceError, Options},
     uapi::{
         Reply,
         server::{Lines, ListenError, Listener},
@@ -72,7 +72,7 @@ struct Running {
 #[derive(Debug)]
 struct Fleet {
     socket_folder: PathBuf,
-    offload: bool,
+    options: Options,
     running: BTreeMap<String, Running>,
 }
 
@@ -80,14 +80,14 @@ struct Fleet {
 pub fn serve(
     control: &Path,
     socket_folder: &Path,
-    offload: bool,
+    options: Options,
     stop: BorrowedFd<'_>,
 ) -> Result<(), ServeError> {
     let listener = Listener::bind(control)?;
     tracing::info!(control = %control.display(), "waiting to be asked for devices");
     let mut fleet = Fleet {
         socket_folder: socket_folder.into(),
-        offload,
+        options,
         running: BTreeMap::new(),
     };
     let mut clients: Vec<Lines> = Vec::new();
@@ -161,7 +161,7 @@ impl Fleet {
         if self.running.contains_key(name) {
             return Ok(());
         }
-        let interface = Interface::create(name, &self.socket_folder, self.offload)?;
+        let interface = Interface::create(name, &self.socket_folder, self.options)?;
         let (stop, stopped) = UnixStream::pair().map_err(UpError::Thread)?;
         let label = name.to_owned();
         let thread = thread::Builder::new()

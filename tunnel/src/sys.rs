@@ -172,13 +172,13 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
     })
 }
 
-/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all under these ECN bits.
+/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all in this traffic class.
 pub(crate) fn send(
     socket: &UdpSocket,
     to: &SockAddr,
     datagrams: &[u8],
     segment: Option<u16>,
-    ecn: u8,
+    tos: u8,
 ) -> io::Result<()> {
     let mut control = Control([0; 128]);
     // SAFETY: msghdr is plain old data, of which zeros are a valid value.
@@ -196,13 +196,13 @@ pub(crate) fn send(
     if let Some(segment) = segment {
         used += control.put(used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
-    if ecn != 0 {
+    if tos != 0 {
         let (level, kind) = if to.is_ipv6() {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
         } else {
             (libc::IPPROTO_IP, libc::IP_TOS)
         };
-        used += control.put(used, level, kind, &c_int::from(ecn).to_ne_bytes());
+        used += control.put(used, level, kind, &c_int::from(tos).to_ne_bytes());
     }
     if used > 0 {
         message.msg_control = control.0.as_mut_ptr().cast();

@@ -116,7 +116,7 @@ impl Sockets {
         if batch.datagrams.len() > batch.size && self.offloads.gso && !is_refused(&mut self.refused, batch.to)
         {
             let segment = u16::try_from(batch.size).ok();
-            match sys::send(socket, &to, batch.datagrams, segment, batch.ecn) {
+            match sys::send(socket, &to, batch.datagrams, segment, batch.tos) {
                 Ok(()) => return 0,
                 // EIO: the device cannot compute checksums. The others: a datagram does not fit the path's MTU (the last
                 // since Linux 6.13); alone, it is sent in fragments.
@@ -140,7 +140,7 @@ impl Sockets {
         }
         let mut lost = 0;
         for datagram in batch.each() {
-            if let Err(error) = sys::send(socket, &to, datagram, None, batch.ecn) {
+            if let Err(error) = sys::send(socket, &to, datagram, None, batch.tos) {
                 tracing::trace!(to = %batch.to, %error, "cannot send");
                 lost += 1;
             }

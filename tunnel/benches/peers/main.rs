@@ -6,17 +6,22 @@
 //! medians, and above all ratios: absolute figures belong to a machine.
 #![allow(clippy::print_stdout, reason = "a report is what this program is for")]
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 
 use crate::{
     measure::Plan,
-    report::{Machine, Report, Sample},
+    report::{Figure, Machine, Report, Sample},
     world::World,
 };
 
+mod cipher;
 mod iperf;
 mod measure;
 mod report;
@@ -58,6 +63,8 @@ enum Engine {
     Spanwire,
     /// This one, packet by packet
     Plain,
+    /// This one without a cipher
+    NullCipher,
     /// The newest wireguard-go
     WireguardGo,
     /// boringtun-cli with its four threads
@@ -97,6 +104,11 @@ fn main() -> anyhow::Result<()> {
         Some(path) if path.exists() => Report::load(path)?,
         _ => Report::new(Machine::look()?),
     };
+    let null = if args.engines.contains(&Engine::NullCipher) {
+        cipher::build_without()?
+    } else {
+        PathBuf::new()
+    };
     let plan = Plan {
         seconds: args.seconds,
         short: args.short,
@@ -105,7 +117,7 @@ fn main() -> anyhow::Result<()> {
         for setup in &args.setups {
             for at in 0..args.engines.len() {
                 let engine = args.engines[(at + round as usize) % args.engines.len()];
-                let sample = sample(engine, *setup, &plan, &tools)
+                let sample = sample(engine, *setup, &plan, &tools, &null)
                     .with_context(|| format!("{} in {}", name(engine), name(*setup)))?;
                 println!("round {} {} {}: {sample}", round + 1, name(*setup), name(engine));
                 report.samples.push(sample);
@@ -123,9 +135,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sample(engine: Engine, setup: SetUp, plan: &Plan, tools: &str) -> anyhow::Result<Sample> {
-    let world = World::new(engine, setup, tools)?;
-    let figures = plan.measure(&world)?;
+fn sample(engine: Engine, setup: SetUp, plan: &Plan, tools: &str, null: &Path) -> anyhow::Result<Sample> {
+    let world = World::new(engine, setup, tools, null)?;
+    let mut figures = plan.measure(&world)?;
+    if engine == Engine::NullCipher {
+        figures.insert(Figure::Seal, cipher::nanoseconds());
+    }
     Ok(Sample {
         engine: name(engine),
         setup: name(setup),

@@ -18,9 +18,10 @@ pub(crate) enum Figure {
     PingLoaded,
     Peak,
     Foreign,
+    Seal,
 }
 
-const FIGURES: [(Figure, &str); 10] = [
+const FIGURES: [(Figure, &str); 11] = [
     (Figure::Tcp1, "TCP×1 Gb/s"),
     (Figure::Tcp1Back, "TCP×1 back Gb/s"),
     (Figure::Tcp4, "TCP×4 Gb/s"),
@@ -31,6 +32,7 @@ const FIGURES: [(Figure, &str); 10] = [
     (Figure::PingLoaded, "ping under TCP ms"),
     (Figure::Peak, "peak RSS MB"),
     (Figure::Foreign, "foreign CPU %"),
+    (Figure::Seal, "sealing ns"),
 ];
 
 const OURS: &str = "spanwire";
@@ -54,7 +56,12 @@ impl Figure {
     fn is_cost(self) -> bool {
         matches!(
             self,
-            Self::CpuPerGigabyte | Self::PingIdle | Self::PingLoaded | Self::Peak | Self::Foreign
+            Self::CpuPerGigabyte
+                | Self::PingIdle
+                | Self::PingLoaded
+                | Self::Peak
+                | Self::Foreign
+                | Self::Seal
         )
     }
 
@@ -185,15 +192,18 @@ impl Report {
                     ratio >= limit
                 }
             };
-            let verdict = match (within(gate), within(target)) {
-                (_, true) => "target met",
-                (true, false) => "gate met",
-                (false, false) => "**missed**",
-            };
+            let verdict = verdict(within(gate), within(target));
             let title = figure.title();
             put(
                 &mut text,
                 format_args!("| {title}, {setup} | {other} | {ratio:.2} | {gate} | {target} | {verdict} |"),
+            );
+        }
+        if let Some(share) = self.share_of_limit() {
+            let verdict = verdict(share >= 0.75, share >= 0.85);
+            put(
+                &mut text,
+                format_args!("| TCP×1 Gb/s, veth | own limit | {share:.2} | 0.75 | 0.85 | {verdict} |"),
             );
         }
         let mut setups: Vec<&str> = Vec::new();
@@ -246,6 +256,15 @@ impl Report {
         text
     }
 
+    /// The share of what the machine could do if nothing but the cipher were added to what goes without it.
+    fn share_of_limit(&self) -> Option<f64> {
+        let null = self.median("veth", "null-cipher", Figure::Tcp1)?;
+        let seal = self.median("veth", "null-cipher", Figure::Seal)?;
+        // Nanoseconds for each bit of payload.
+        let limit = 1.0 / (1.0 / null + seal / (1368.0 * 8.0));
+        Some(self.median("veth", OURS, Figure::Tcp1)? / limit)
+    }
+
     fn cell(&self, setup: &str, engine: &str, figure: Figure) -> String {
         let values = self.values(setup, engine, figure);
         match (self.median(setup, engine, figure), values.first(), values.last()) {
@@ -254,6 +273,14 @@ impl Report {
             }
             _ => String::new(),
         }
+    }
+}
+
+fn verdict(gate: bool, target: bool) -> &'static str {
+    match (gate, target) {
+        (_, true) => "target met",
+        (true, false) => "gate met",
+        (false, false) => "**missed**",
     }
 }
 

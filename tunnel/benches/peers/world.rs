@@ -25,7 +25,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(engine: Engine, setup: SetUp, tools: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(engine: Engine, setup: SetUp, tools: &str, null: &Path) -> anyhow::Result<Self> {
         let number = std::process::id();
         let mut world = Self {
             names: [format!("swb{number:x}a"), format!("swb{number:x}b")],
@@ -45,7 +45,7 @@ impl World {
         let mut keys = Vec::new();
         for side in 0..2 {
             world.plug_in(side)?;
-            world.start(side, engine, tools)?;
+            world.start(side, engine, tools, null)?;
             let private = run("wg", &["genkey"])?;
             keys.push((pipe("wg", &["pubkey"], &private)?, private));
         }
@@ -115,12 +115,13 @@ impl World {
         Ok(())
     }
 
-    fn start(&mut self, side: usize, engine: Engine, tools: &str) -> anyhow::Result<()> {
+    fn start(&mut self, side: usize, engine: Engine, tools: &str, null: &Path) -> anyhow::Result<()> {
         let name = self.names[side].clone();
         let tool = |program: &str| format!("{tools}/{program}");
         let (program, words): (String, &[&str]) = match engine {
             Engine::Spanwire => (OURS.into(), &[]),
             Engine::Plain => (OURS.into(), &["--no-offload"]),
+            Engine::NullCipher => (null.display().to_string(), &[]),
             Engine::WireguardGo => (tool("wireguard-go"), &["-f"]),
             Engine::Boringtun => (tool("boringtun-cli"), &["-f", "--disable-drop-privileges"]),
             Engine::Boringtun1 => (

@@ -101,9 +101,9 @@ impl Wire for Outside {
         self.outbox.room()
     }
 
-    fn commit(&mut self, to: SocketAddr, ecn: u8, length: usize) {
+    fn commit(&mut self, to: SocketAddr, tos: u8, length: usize) {
         let mut send = |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, batch);
-        self.outbox.commit(to, ecn, length, &mut send);
+        self.outbox.commit(to, tos, length, &mut send);
     }
 
     fn deliver(&mut self, packet: &[u8]) {

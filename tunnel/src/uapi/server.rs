@@ -85,14 +85,15 @@ impl Listener {
         if UnixStream::connect(path).is_ok() {
             return Err(ListenError::InUse { path: path.into() });
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-            _ => {}
-        }
-        let socket = UnixListener::bind(path).map_err(fail)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        // wg removes a socket that does not answer, as this one does not between its two system calls. So it gets its
+        // name when it listens and is for root alone.
+        let unfinished = path.with_extension("unfinished");
+        let _ = fs::remove_file(&unfinished);
+        let socket = UnixListener::bind(&unfinished).map_err(fail)?;
+        fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600)).map_err(fail)?;
         socket.set_nonblocking(true).map_err(fail)?;
-        let file = identity(path).map_err(fail)?;
+        let file = identity(&unfinished).map_err(fail)?;
+        fs::rename(&unfinished, path).map_err(fail)?;
         Ok(Self {
             socket,
             path: path.into(),

@@ -187,3 +187,14 @@ fn what_contradicts_its_header_is_refused() {
         assert_eq!(cut(&vnet, bytes), Err(SegmentError), "{vnet:?}");
     }
 }
+
+#[test]
+fn a_datagram_whose_checksum_is_zero_does_not_look_as_if_it_had_none() {
+    let mut packet = udp4(3, 2);
+    packet.payload = vec![0, 0];
+    let bytes = packet.bytes();
+    packet.payload = bytes[26..28].to_vec();
+    let bytes = packet.bytes();
+    assert_eq!(bytes[26..28], [0xff, 0xff]);
+    assert_eq!(cut(&super_packet(&packet, 100), &bytes).unwrap(), [bytes]);
+}

@@ -22,8 +22,8 @@ pub(crate) struct Kept {
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) port: u16,
     pub(crate) mark: u32,
-    /// The ECN bits of what was sent last.
-    pub(crate) ecn: u8,
+    /// The traffic class of what was sent last.
+    pub(crate) tos: u8,
     room: Vec<u8>,
 }
 
@@ -34,7 +34,7 @@ impl Default for Kept {
             delivered: Vec::new(),
             port: 0,
             mark: 0,
-            ecn: 0,
+            tos: 0,
             room: vec![0; SCRATCH],
         }
     }
@@ -45,8 +45,8 @@ impl Wire for Kept {
         &mut self.room
     }
 
-    fn commit(&mut self, to: SocketAddr, ecn: u8, length: usize) {
-        self.ecn = ecn;
+    fn commit(&mut self, to: SocketAddr, tos: u8, length: usize) {
+        self.tos = tos;
         self.sent.push((to, self.room[..length].to_vec()));
     }
 

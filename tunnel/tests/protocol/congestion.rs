@@ -14,7 +14,7 @@ fn a_mark_goes_outside_and_one_made_on_the_way_comes_inside() {
     marked[1] = ECT_0;
     checksum::set_ipv4(&mut marked[..20]);
     a.emit(&marked);
-    assert_eq!(a.kept.ecn, ECT_0);
+    assert_eq!(a.kept.tos, ECT_0);
     let (_, datagram) = a.kept.sent.remove(0);
     b.device
         .handle_datagram(b.now, a.at, CONGESTED, &datagram, &mut b.kept);
@@ -29,10 +29,22 @@ fn a_marked_packet_of_a_sender_that_knows_no_marks_is_dropped() {
     let mut plain = packet("10.0.1.1", "10.0.2.1", 20);
     plain[1] = 0;
     a.emit(&plain);
-    assert_eq!(a.kept.ecn, 0);
+    assert_eq!(a.kept.tos, 0);
     let (_, datagram) = a.kept.sent.remove(0);
     b.device
         .handle_datagram(b.now, a.at, CONGESTED, &datagram, &mut b.kept);
     assert!(b.delivered().is_empty());
     assert_eq!(b.device.drops().congested, 1);
+}
+
+#[test]
+fn the_dscp_shows_outside_only_where_it_may() {
+    let (mut a, _) = pair();
+    let mut packet = packet("10.0.1.1", "10.0.2.1", 20);
+    packet[1] = 0xb8 | ECT_0;
+    a.emit(&packet);
+    assert_eq!(a.kept.tos, ECT_0);
+    a.device.set_copy_dscp(true);
+    a.emit(&packet);
+    assert_eq!(a.kept.tos, 0xb8 | ECT_0);
 }
