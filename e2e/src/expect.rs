@@ -1,6 +1,6 @@
 //! What tests of the mesh expect: reachability, loss, leaders, conditions, Events.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{Lab, Machine, Ping, PingReport, wait_until};
 use anyhow::{Context, Result, ensure};
@@ -144,4 +144,30 @@ pub fn event_says(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
         ensure!(said, "{messages:?}");
         Ok(true)
     })
+}
+
+/// The writes that the API server has counted, by resource and group.
+pub fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    let text = lab.kubectl(["get", "--raw", "/metrics"])?;
+    let verbs = ["APPLY", "PATCH", "PUT", "POST", "DELETE"].map(|verb| format!("verb=\"{verb}\""));
+    let mut all = BTreeMap::new();
+    for line in text
+        .lines()
+        .filter(|line| line.starts_with("apiserver_request_total{"))
+    {
+        if !verbs.iter().any(|verb| line.contains(verb)) {
+            continue;
+        }
+        let (labels, count) = line.rsplit_once(' ').context("a sample")?;
+        let label = |key: &str| {
+            let rest = labels.split(&format!("{key}=\"")).nth(1)?;
+            rest.split('"').next()
+        };
+        let (group, resource) = (
+            label("group").unwrap_or_default(),
+            label("resource").unwrap_or_default(),
+        );
+        *all.entry(format!("{resource}.{group}")).or_default() += count.parse::<f64>()? as u64;
+    }
+    Ok(all)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use anyhow::{Context, Result};
 use spanwire_e2e::{
     Background, Lab,
-    expect::{all_reach_all, pid},
+    expect::{all_reach_all, pid, writes},
 };
 
 use crate::report::Report;
@@ -25,32 +25,6 @@ pub(crate) fn measure(lab: &Lab, rest: Duration, report: &mut Report) -> Result<
     tell_writes(&writes_before, &writes_after, rest, report);
     tell_events(watches, report)?;
     tell_costs(lab, &processes, &cpu_before, &cpu_after, rest, report)
-}
-
-/// Writes that the API server has counted, by resource.
-fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
-    let text = lab.kubectl(["get", "--raw", "/metrics"])?;
-    let verbs = ["APPLY", "PATCH", "PUT", "POST", "DELETE"].map(|verb| format!("verb=\"{verb}\""));
-    let mut all = BTreeMap::new();
-    for line in text
-        .lines()
-        .filter(|line| line.starts_with("apiserver_request_total{"))
-    {
-        if !verbs.iter().any(|verb| line.contains(verb)) {
-            continue;
-        }
-        let (labels, count) = line.rsplit_once(' ').context("a sample")?;
-        let label = |key: &str| {
-            let rest = labels.split(&format!("{key}=\"")).nth(1)?;
-            rest.split('"').next()
-        };
-        let (group, resource) = (
-            label("group").unwrap_or_default(),
-            label("resource").unwrap_or_default(),
-        );
-        *all.entry(format!("{resource}.{group}")).or_default() += count.parse::<f64>()? as u64;
-    }
-    Ok(all)
 }
 
 fn tell_writes(
