@@ -1,4 +1,4 @@
-//! Two leaders of one location that both carry members.
+//! Spanwire's things under other names, and two leaders of one location that both carry members.
 
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
@@ -6,6 +6,31 @@ use spanwire_e2e::{
     expect::{SOON, all_reach_all, leader, loses_nothing_between, pod_ip},
     wait_until,
 };
+
+/// As the scenario calls it.
+const LINK: &str = "mesh7";
+
+pub(crate) fn other_names(lab: &Lab) -> Result<()> {
+    for node in lab.layout().nodes() {
+        let machine = lab.node(&node.name)?;
+        let rules = machine.run(["ip", "rule"])?;
+        ensure!(
+            rules.contains("lookup 4711") && !rules.contains("lookup 51830"),
+            "{}: {rules}",
+            node.name
+        );
+        let tables = machine.run(["nft", "list", "tables"])?;
+        ensure!(
+            tables.contains("inet elsewhere") && !tables.contains("inet spanwire"),
+            "{}: {tables}",
+            node.name
+        );
+    }
+    let leader = lab.node(&leader(lab, "a")?)?;
+    let mark = leader.run(["wg", "show", LINK, "fwmark"])?;
+    ensure!(mark.trim() == "0x100", "the mark is {mark}");
+    Ok(())
+}
 
 pub(crate) fn two_active(lab: &Lab) -> Result<()> {
     let far = lab.node(&leader(lab, "a")?)?;
@@ -15,7 +40,7 @@ pub(crate) fn two_active(lab: &Lab) -> Result<()> {
             .as_str()
             .context("a key")?
             .to_owned();
-        let shown = far.run(["wg", "show", "spanwire0", "allowed-ips"])?;
+        let shown = far.run(["wg", "show", LINK, "allowed-ips"])?;
         let line = shown.lines().find(|line| line.starts_with(&key));
         Ok(line.unwrap_or_default().to_owned())
     };

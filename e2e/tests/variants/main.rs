@@ -39,6 +39,10 @@ fn main() -> ExitCode {
                 ("host_gw_megabytes_arrive_through_a_smaller_mtu", bulk),
                 ("host_gw_services_answer", services),
                 (
+                    "host_gw_things_in_the_kernel_have_the_names_that_were_given",
+                    host_gw::other_names,
+                ),
+                (
                     "host_gw_two_active_leaders_share_the_members",
                     host_gw::two_active,
                 ),
