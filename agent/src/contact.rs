@@ -22,8 +22,11 @@ use spanwire_topology::PublicKey;
 pub const FRESH: Duration = Duration::from_secs(180);
 /// KEEPALIVE_TIMEOUT + REKEY_TIMEOUT (10 s + 5 s): by then a peer that lives has answered.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// A peer from whom nothing came for so long is touched.
-const QUIET: Duration = Duration::from_secs(30);
+/// A peer from whom nothing came for so long is touched. Together with [`SELDOM`] it is no more than the 25 s that keep
+/// the mapping of a NAT alive, many of which forget it after 30 s (wg(8), PersistentKeepalive): also a leader that is
+/// reached by a port forward sends by such a mapping, under another port than that, and its peers follow it there.
+const QUIET: Duration = Duration::from_secs(20);
+const _: () = assert!(QUIET.as_secs() + SELDOM.as_secs() <= 25);
 /// How often a peer that does not answer is touched: WireGuard does not initiate more often (REKEY_TIMEOUT).
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long after its making a peer that has never answered is made anew; further apart each time, since a handshake

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
                 install::main_table_is_untouched,
             ),
             ("wg_shows_the_mesh", wire::wg_shows_the_mesh),
-            ("at_rest_nothing_is_written_but_leases", rest::quiet),
+            ("at_rest_nothing_is_written_and_no_nat_forgets", rest::quiet),
             (
                 "a_peer_outside_reaches_every_location_until_deleted",
                 peers::laptop,
