@@ -59,8 +59,8 @@ pub(crate) fn client(world: &World, seconds: u32, words: &[&str]) -> anyhow::Res
     for _ in 0..5 {
         let seconds = seconds.to_string();
         let output = world
-            .command(0, "timeout")
-            .args(["60", "iperf3", "-J", "-c", INNER[1], "-t", &seconds])
+            .command(0, "iperf3")
+            .args(["-J", "--connect-timeout", "3000", "-c", INNER[1], "-t", &seconds])
             .args(words)
             .output()?;
         let json: Value = serde_json::from_slice(&output.stdout).context("iperf3 speaks no JSON")?;

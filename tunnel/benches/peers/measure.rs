@@ -141,7 +141,8 @@ fn undisturbed(
     Ok(())
 }
 
-/// CPU seconds so far of all processes that are neither the kernel's nor descend from this one.
+/// CPU seconds so far of all processes that are neither the kernel's nor descend from this one, and of other machines that
+/// share the processor.
 fn foreign() -> f64 {
     let processes: BTreeMap<u32, (f64, u32)> = fs::read_dir("/proc")
         .into_iter()
@@ -163,5 +164,15 @@ fn foreign() -> f64 {
         .iter()
         .filter(|(pid, _)| is_foreign(**pid))
         .map(|(_, (seconds, _))| seconds)
-        .sum()
+        .sum::<f64>()
+        + stolen()
+}
+
+fn stolen() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks = stat
+        .split_whitespace()
+        .nth(8)
+        .and_then(|ticks| ticks.parse::<f64>().ok());
+    ticks.unwrap_or_default() / 100.0
 }

@@ -26,6 +26,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(engine: Engine, setup: SetUp, tools: &str, null: &Path) -> anyhow::Result<Self> {
+        sweep();
         let number = std::process::id();
         let mut world = Self {
             names: [format!("swb{number:x}a"), format!("swb{number:x}b")],
@@ -193,6 +194,21 @@ impl Drop for World {
         for name in &self.names {
             let _ = run("ip", &["netns", "del", name]);
             let _ = fs::remove_file(format!("/var/run/wireguard/{name}.sock"));
+        }
+    }
+}
+
+/// Removes what a killed run left.
+fn sweep() {
+    for entry in fs::read_dir("/var/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The last letter is the side.
+        let number = name
+            .strip_prefix("swb")
+            .and_then(|rest| rest.get(..rest.len().checked_sub(1)?));
+        let pid = number.and_then(|number| u32::from_str_radix(number, 16).ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = run("ip", &["netns", "del", &name]);
         }
     }
 }
