@@ -278,6 +278,16 @@ impl Device {
         }
     }
 
+    /// The device writes from another port: every peer hears of it at once, for what they send goes to the old one until
+    /// then.
+    pub fn handle_moved(&mut self, now: Instant, wire: &mut impl Wire) {
+        for peer in self.peers.iter_mut().flatten() {
+            self.due = Some(now);
+            peer.wants.keepalive = true;
+            configure::settle(peer, now, &mut self.scratch, wire);
+        }
+    }
+
     /// The wall clock says this; wanted about once a second, for a machine may learn the time after its start.
     pub fn handle_clock(&mut self, now: Instant, wall: SystemTime, wire: &mut impl Wire) {
         for peer in self.peers.iter_mut().flatten() {

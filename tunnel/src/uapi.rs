@@ -235,9 +235,13 @@ fn set_device(
     match line {
         DeviceLine::PrivateKey(key) => device.set_private_key(now, key, ports),
         DeviceLine::ListenPort(port) => {
+            let before = ports.listen_port();
             ports
                 .set_listen_port(port)
                 .map_err(|source| UapiError::ListenPort { port, source })?;
+            if ports.listen_port() != before {
+                device.handle_moved(now, ports);
+            }
         }
         DeviceLine::Fwmark(mark) => {
             ports

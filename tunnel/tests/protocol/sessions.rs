@@ -253,3 +253,23 @@ fn a_packet_overtaken_by_a_thousand_others_arrives_once() {
     assert_eq!(b.delivered().len(), 1000);
     assert_eq!(b.device.drops().rejected, 1);
 }
+
+#[test]
+fn another_port_is_made_known_to_every_peer_at_once() {
+    let (mut a, mut b) = pair();
+    a.set(&["listen_port=4000"]);
+    assert_eq!(
+        a.kept
+            .sent
+            .iter()
+            .map(|(to, sent)| (*to, sent.len()))
+            .collect::<Vec<_>>(),
+        [(b.at, 32)]
+    );
+    let moved = "192.0.2.1:4000".parse().unwrap();
+    let (_, keepalive) = a.kept.sent.remove(0);
+    b.hear(moved, &keepalive);
+    assert_eq!(b.peer().endpoint, Some(moved));
+    a.set(&["listen_port=4000"]);
+    assert!(a.kept.sent.is_empty(), "the same port is no news");
+}
