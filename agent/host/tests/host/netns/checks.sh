@@ -26,10 +26,23 @@ stage() {
 		on_node "$node" sh -eu "$DIR/$1/$node.sh" || echo "BAD $1 on $node"
 	done
 }
+# IPv6 is ready only when the kernel has told itself of the carrier, and neighbours look for each other for a while.
 keep_pinging() {
-	what=$1; from=$2; shift 2
-	nsenter --net=/run/netns/"$from" ping -q -i 0.01 "$@" >"/run/pinging-$what" &
+	what=$1; from=$2; to=$3
+	for attempt in 1 2 3 4 5 6 7 8 9 10; do
+		if in_ns "$from" ping -q -c 1 -W 1 "$to" >/dev/null 2>&1; then break; fi
+		sleep 0.2
+	done
+	[ "$attempt" -lt 10 ] || echo "BAD $what: no answer before anything is done"
+	nsenter --net=/run/netns/"$from" ping -n -i 0.01 "$to" >"/run/pinging-$what" &
 	pingers="$pingers $!"
+}
+# Between which answers there are none.
+unanswered() {
+	sed -n 's/.*seq=\([0-9]*\) .*time=.*/\1/p' | { last=0; while read -r seq; do
+		[ "$seq" -le $((last + 1)) ] || echo "$last-$seq"
+		last=$seq
+	done; } | tr '\n' ' '
 }
 stop_pinging() {
 	# shellcheck disable=SC2086 # process numbers
@@ -39,7 +52,7 @@ stop_pinging() {
 	for file in /run/pinging-*; do
 		lost=$(sed -n 's/\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$file" | { read -r sent received; echo $((sent - received)); })
 		# The last ones may have been on their way; a gap between two steps costs three and more.
-		[ "$lost" -gt 2 ] || lost=0
+		[ "$lost" -gt 2 ] && lost="$lost of them, $(unanswered <"$file")" || lost=0
 		expect "lost while moving into the mesh, ${file#*-}" "$lost" 0
 		rm "$file"
 	done
