@@ -69,6 +69,8 @@ struct Contact {
     /// The first touch since it was last heard.
     asked: Option<Instant>,
     touched: Option<Instant>,
+    /// It is looked for elsewhere since it was last touched.
+    moved: bool,
     /// How often it has been made anew.
     renewals: usize,
 }
@@ -92,7 +94,17 @@ impl Contacts {
     pub fn handle_touched(&mut self, key: &PublicKey, now: Instant) {
         if let Some(contact) = self.peers.get_mut(key) {
             contact.touched = Some(now);
+            contact.moved = false;
             contact.asked.get_or_insert(now);
+        }
+    }
+
+    /// These are looked for elsewhere from now on. They learn of that by the first packet from here.
+    pub fn handle_given<'a>(&mut self, keys: impl IntoIterator<Item = &'a PublicKey>) {
+        for key in keys {
+            if let Some(contact) = self.peers.get_mut(key) {
+                contact.moved = true;
+            }
         }
     }
 
@@ -165,6 +177,7 @@ impl Contact {
             heard: None,
             asked: None,
             touched: None,
+            moved: false,
             renewals: 0,
         }
     }
@@ -191,7 +204,9 @@ impl Contact {
 
     fn due(&self, now: Instant) -> bool {
         let past = |since: Option<Instant>, wait| since.is_none_or(|since| now >= since + wait);
-        if self.asked.is_some() || self.heard.is_none() {
+        if self.moved {
+            true
+        } else if self.asked.is_some() || self.heard.is_none() {
             past(self.touched, AGAIN)
         } else {
             past(self.heard, QUIET)
@@ -250,6 +265,18 @@ mod tests {
         contacts.handle_seen(&seen(900, Some(20)), start + 20 * SECOND);
         assert!(contacts.poll_touch(start + 31 * SECOND).is_empty());
         assert_eq!(contacts.poll_touch(start + 50 * SECOND), [key()]);
+    }
+
+    #[test]
+    fn a_leader_that_is_looked_for_elsewhere_is_touched_at_once() {
+        let (mut contacts, start) = (contacts(), Instant::now());
+        contacts.handle_seen(&seen(92, Some(0)), start);
+        assert!(contacts.poll_touch(start + SECOND).is_empty());
+        contacts.handle_given([&key()]);
+        assert_eq!(contacts.poll_touch(start + SECOND), [key()]);
+        contacts.handle_touched(&key(), start + SECOND);
+        assert!(contacts.poll_touch(start + 2 * SECOND).is_empty());
+        assert_eq!(contacts.silence(&key(), start + 3 * SECOND), Some(2 * SECOND));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! WireGuard follows a peer that moves (roaming), so an endpoint is given to the device only when
 //!
 //! * the peer is new in the device: then where it was last heard, else the first candidate;
-//! * its configuration has changed, so that the first candidate is another one;
+//! * its configuration has changed, so that the first candidate is another one; once more, a few times, where packets
+//!   that were on their way from the former endpoint undo the change ([`INSIST`]);
 //! * it has no endpoint although there is a candidate (its DNS name has just been resolved);
 //! * it is stale, that is: it has not answered a touch for [`PATIENCE`], or, where it is nobody to touch, its session
 //!   has ended; then the next candidate.
@@ -24,6 +25,15 @@ use crate::contact::{Contacts, PATIENCE, Seen};
 /// How long a candidate is tried for a peer that cannot be touched.
 const TRIAL: Duration = Duration::from_secs(60);
 
+/// How long after a change an endpoint is given again that is found undone: packets of a peer that arrive after the
+/// change, but left before the peer knew of it, are to WireGuard a peer that has roamed back. No more often, since a
+/// peer that goes on answering from there may have its reasons, and what is sent to a wrong endpoint is lost.
+const INSIST: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+
 /// Where to look for each peer.
 #[derive(Debug, Default)]
 pub struct Endpoints {
@@ -38,8 +48,20 @@ struct Peer {
     change: Change,
     /// What was last given to the device, and when.
     given: Option<(SocketAddr, Instant)>,
+    /// The last change of its configuration, where it had an endpoint before.
+    change_from: Option<ChangeFrom>,
     /// Where it was last heard or looked for, also before the device was made anew.
     last: Option<SocketAddr>,
+}
+
+/// A change that packets on their way may undo.
+#[derive(Clone, Copy, Debug)]
+struct ChangeFrom {
+    endpoint: SocketAddr,
+    /// When the device took it.
+    at: Option<Instant>,
+    /// How many times of [`INSIST`] are over.
+    looked: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +84,13 @@ impl Endpoints {
                 list: endpoints.clone(),
                 change: Change::Adopted,
                 given: None,
+                change_from: None,
                 last: None,
             });
             if peer.list != *endpoints {
                 peer.list.clone_from(endpoints);
                 peer.change = Change::Changed;
+                peer.change_from = peer.last.map(ChangeFrom::new);
             }
             peer.party = party.clone();
         }
@@ -82,23 +106,23 @@ impl Endpoints {
     }
 
     /// What the device has now.
-    pub fn handle_seen(&mut self, seen: &BTreeMap<PublicKey, Seen>) {
+    pub fn handle_seen(&mut self, seen: &BTreeMap<PublicKey, Seen>, now: Instant) {
         for (key, peer) in &mut self.peers {
             let endpoint = seen.get(key).and_then(|seen| seen.endpoint);
             peer.last = endpoint.or(peer.last);
+            if let Some(from) = &mut peer.change_from
+                && endpoint != Some(from.endpoint)
+            {
+                from.handle_looked(now);
+            }
         }
     }
 
     /// The device has taken these.
     pub fn handle_given(&mut self, given: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
-        for (key, address) in given {
-            if let Some(peer) = self.peers.get_mut(key) {
-                peer.given = Some((*address, now));
-                peer.last = Some(*address);
-            }
-        }
         let names = &self.names;
-        for peer in self.peers.values_mut() {
+        for (key, peer) in &mut self.peers {
+            peer.handle_given(given.get(key).copied(), now);
             // A list of names none of which is resolved yet is still to be acted upon.
             if peer.list.is_empty() || !addresses(&peer.list, names).is_empty() {
                 peer.change = Change::Known;
@@ -132,10 +156,18 @@ impl Endpoints {
         let choose = |(key, peer): (&PublicKey, &Peer)| {
             let candidates = self.candidates(&peer.list, routable);
             let stale = peer.stale(key, contacts, now);
-            let address = peer.choose(seen.get(key), &candidates, stale)?;
+            let address = peer.choose(seen.get(key), &candidates, stale, now)?;
             Some((*key, address))
         };
         self.peers.iter().filter_map(choose).collect()
+    }
+
+    /// When the device should be looked at again, because a change may have been undone. What is due already has been
+    /// looked at, and waits for the device to take it.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let due = |peer: &Peer| peer.change_from?.due().filter(|due| *due > now);
+        self.peers.values().filter_map(due).min()
     }
 
     /// Where these peers were last heard or looked for, for making them anew.
@@ -166,15 +198,65 @@ fn addresses(list: &[Endpoint], names: &BTreeMap<DnsName, BTreeSet<IpAddr>>) -> 
     list.iter().flat_map(each).collect()
 }
 
+impl ChangeFrom {
+    fn new(endpoint: SocketAddr) -> Self {
+        Self {
+            endpoint,
+            at: None,
+            looked: 0,
+        }
+    }
+
+    /// When to see whether it has been undone.
+    fn due(&self) -> Option<Instant> {
+        Some(self.at? + *INSIST.get(self.looked)?)
+    }
+
+    fn handle_looked(&mut self, now: Instant) {
+        while self.is_due(now) {
+            self.looked += 1;
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due().is_some_and(|due| now >= due)
+    }
+}
+
 impl Peer {
-    fn choose(&self, seen: Option<&Seen>, candidates: &[SocketAddr], stale: bool) -> Option<SocketAddr> {
+    /// The device has taken this, or has been looked at and needs nothing.
+    fn handle_given(&mut self, address: Option<SocketAddr>, now: Instant) {
+        match &mut self.change_from {
+            Some(from) if self.change == Change::Changed => from.at = address.map(|_| now),
+            Some(from) => from.handle_looked(now),
+            None => {}
+        }
+        if let Some(address) = address {
+            self.given = Some((address, now));
+            self.last = Some(address);
+        }
+    }
+
+    /// What was given, where that is undone and it is time to insist.
+    fn undone(&self, present: SocketAddr, now: Instant) -> Option<SocketAddr> {
+        let (from, (given, _)) = (self.change_from?, self.given?);
+        (from.is_due(now) && from.endpoint == present).then_some(given)
+    }
+
+    fn choose(
+        &self,
+        seen: Option<&Seen>,
+        candidates: &[SocketAddr],
+        stale: bool,
+        now: Instant,
+    ) -> Option<SocketAddr> {
         let first = candidates.first().copied();
-        let now = match seen {
+        let endpoint = match seen {
             Some(seen) => seen.endpoint,
             None if self.change == Change::Changed => return first,
             None => return self.last.or(first),
         };
-        let Some(present) = now else {
+        let Some(present) = endpoint else {
             return self.last.or(first);
         };
         let given = self.given.map(|(address, _)| address);
@@ -183,7 +265,7 @@ impl Peer {
             Change::Changed | Change::Known | Change::Adopted if stale => {
                 next(candidates, given.unwrap_or(present))?
             }
-            Change::Changed | Change::Known | Change::Adopted => return None,
+            Change::Changed | Change::Known | Change::Adopted => self.undone(present, now)?,
         };
         (wanted != present).then_some(wanted)
     }

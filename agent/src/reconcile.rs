@@ -150,7 +150,7 @@ impl Agent {
         now: Instant,
     ) -> bool {
         self.contacts.handle_seen(&seen, now);
-        self.endpoints.handle_seen(&seen);
+        self.endpoints.handle_seen(&seen, now);
         self.links.handle_contacts(&self.contacts, now);
         self.seen = seen;
         let wanted = render(&self.plan, &self.facts).wireguard.filter(|_| !self.retire);
@@ -172,6 +172,7 @@ impl Agent {
     /// The machine has taken these endpoints.
     pub fn handle_given(&mut self, given: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
         self.endpoints.handle_given(given, now);
+        self.contacts.handle_given(given.keys());
     }
 
     /// Time has passed. Returns whether this node may have to change.
@@ -188,7 +189,12 @@ impl Agent {
             return None;
         }
         let device = self.tunnel().map(|_| self.contacts.poll_timeout(now));
-        device.into_iter().chain(self.settled.poll_timeout()).min()
+        let others = [
+            device,
+            self.endpoints.poll_timeout(now),
+            self.settled.poll_timeout(),
+        ];
+        others.into_iter().flatten().min()
     }
 
     /// The endpoints to give to the device now.

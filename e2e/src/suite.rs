@@ -67,12 +67,12 @@ fn finish(name: &str, keep: bool, code: ExitCode) -> ExitCode {
     }
 }
 
-/// The error, with what helps to understand it.
+/// The error, after what helps to understand it: of a long output the end is what is looked at first.
 fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
     let ask = |args: &[&str]| lab.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
     let pods = ask(&["get", "pods", "--all-namespaces", "-o", "wide"]);
     let locations = ask(&["get", "locations,meshnodes,locationslices,peers", "-o", "wide"]);
-    Failed::from(format!("{error:#}\n\n{pods}\n{locations}"))
+    Failed::from(format!("{pods}\n{locations}\n{error:#}"))
 }
 
 /// The options of tests: stages are told, nothing is forwarded to the machine's own network.

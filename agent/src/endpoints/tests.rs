@@ -82,7 +82,7 @@ impl World {
     fn look(&mut self, seconds: u32) {
         let now = self.at(seconds);
         self.contacts.handle_seen(&self.device, now);
-        self.endpoints.handle_seen(&self.device);
+        self.endpoints.handle_seen(&self.device, now);
     }
 
     fn touch(&mut self, seconds: u32) {
@@ -138,6 +138,51 @@ fn a_changed_list_is_acted_upon_although_the_peer_answers() {
     world.heard(5, "192.0.2.1:1");
     world.publish(&["192.0.2.9:1"]);
     assert_eq!(world.give(6), Some(address("192.0.2.9:1")));
+    assert_eq!(world.give(7), None);
+}
+
+#[test]
+fn a_change_undone_by_packets_on_their_way_is_insisted_on_a_few_times() {
+    let mut world = World::new();
+    world.publish(&["192.0.2.1:1"]);
+    world.give(0);
+    world.heard(5, "192.0.2.1:1");
+    world.publish(&["192.0.2.9:1"]);
+    assert_eq!(world.endpoints.poll_timeout(world.at(5)), None);
+    let told = Some(address("192.0.2.9:1"));
+    assert_eq!(world.give(6), told);
+    for (seconds, given) in [(6, None), (7, told), (8, None), (9, told), (10, None), (30, None)] {
+        world.heard(seconds, "192.0.2.1:1");
+        assert_eq!(world.give(seconds), given, "after {seconds} s");
+    }
+    assert_eq!(world.endpoints.poll_timeout(world.at(6)), None);
+}
+
+#[test]
+fn a_change_that_holds_is_looked_at_a_few_times() {
+    let mut world = World::new();
+    world.publish(&["192.0.2.1:1"]);
+    world.give(0);
+    world.heard(5, "192.0.2.1:1");
+    world.publish(&["192.0.2.9:1"]);
+    world.give(6);
+    for after in INSIST {
+        let due = world.at(6) + after;
+        assert_eq!(world.endpoints.poll_timeout(world.at(6)), Some(due));
+        world.endpoints.handle_seen(&world.device, due);
+    }
+    assert_eq!(world.endpoints.poll_timeout(world.at(6)), None);
+}
+
+#[test]
+fn a_peer_that_roams_elsewhere_after_a_change_is_not_fought() {
+    let mut world = World::new();
+    world.publish(&["192.0.2.1:1"]);
+    world.give(0);
+    world.heard(5, "192.0.2.1:1");
+    world.publish(&["192.0.2.9:1"]);
+    world.give(6);
+    world.heard(7, "198.51.100.7:9");
     assert_eq!(world.give(7), None);
 }
 
