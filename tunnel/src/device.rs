@@ -62,6 +62,8 @@ pub struct Drops {
     pub no_endpoint: u64,
     /// Datagrams that are no WireGuard message for this device.
     pub unknown: u64,
+    /// Handshake messages that there was no time for, from addresses that had their share.
+    pub too_many: u64,
     /// Datagrams that their peer's protocol state rejects: forged, replayed, expired.
     pub rejected: u64,
     /// Packets whose source address does not belong to the peer that sent them.
@@ -137,9 +139,8 @@ impl Device {
         // Padding never makes a packet longer than the interface's MTU allows.
         let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
         buffer[length..padded].fill(0);
-        if noise.can_seal(now)
-            && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room())
-        {
+        let ready = noise.is_ready(now, &mut self.scratch, &mut counted(wire, endpoint, tx_bytes));
+        if ready && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room()) {
             *tx_bytes += sealed as u64;
             let tos = if self.copy_dscp {
                 ecn::class(&buffer[..length])
@@ -149,7 +150,7 @@ impl Device {
             wire.commit(endpoint, tos, sealed);
         } else {
             let mut send = counted(wire, endpoint, tx_bytes);
-            noise.handle_packet(now, &buffer[..padded], &mut self.scratch, &mut send);
+            noise.defer(now, &buffer[..padded], &mut self.scratch, &mut send);
         }
         self.due = earliest(self.due, noise.poll_timeout(now));
     }
@@ -168,14 +169,18 @@ impl Device {
         datagram: &[u8],
         wire: &mut impl Wire,
     ) {
-        let Some(identity) = &self.identity else {
+        let Some(identity) = &mut self.identity else {
             self.drops.unknown += 1;
             return;
         };
-        let id = match identity.gate.admit(source, datagram, &mut self.scratch) {
+        let id = match identity.gate.admit(now, source, datagram, &mut self.scratch) {
             Entry::From(key) => self.by_key.get(&key).copied(),
             Entry::For(index) => Some(PeerId(index)),
             Entry::Cookie(reply) => return wire.send(source, reply),
+            Entry::TooMany => {
+                self.drops.too_many += 1;
+                return;
+            }
             Entry::Nobody => None,
         };
         let found = id.and_then(|id| peer_mut(&mut self.peers, id).map(|peer| (id, peer)));
@@ -206,6 +211,8 @@ impl Device {
             received,
             established,
         } = noise.handle_datagram(now, datagram, &mut self.scratch, &mut send_overdue);
+        // Even a rejected one may have made a handshake overdue.
+        self.due = earliest(self.due, noise.poll_timeout(now));
         match received {
             Received::Rejected(error) => {
                 tracing::trace!(?error, %source, "datagram rejected");

@@ -2,11 +2,14 @@
 //!
 //! Handshake messages cost Diffie–Hellman operations, so they pass boringtun's rate limiter first: above a rate, a
 //! sender must return a cookie that proves it receives at the address and port it writes from. boringtun binds cookies
-//! to addresses alone; the port is brought in by handing it, instead of the address, a keyed hash of both.
+//! to addresses alone; the port is brought in by handing it, instead of the address, a keyed hash of both. Nor does it
+//! limit who returns cookies; that is done here.
 
 use std::{
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use boringtun::{
@@ -20,6 +23,15 @@ use crate::key::{PrivateKey, PublicKey};
 /// a core, and hundreds of peers that come back at once all get in.
 const HANDSHAKES_PER_SECOND: u64 = 500;
 
+/// Beyond that rate, handshake messages a second of one IPv4 address or IPv6 network of 64 bits that returned its cookie:
+/// as many as the kernel allows.
+const PROVEN_PER_SECOND: u32 = 20;
+
+/// How many such addresses are counted in a second; what comes from others has to try again.
+const PROVEN_ADDRESSES: usize = 1024;
+
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Where a datagram belongs.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry<'a> {
@@ -29,6 +41,8 @@ pub enum Entry<'a> {
     For(u32),
     /// Too many handshakes: send this cookie reply instead.
     Cookie(&'a [u8]),
+    /// Too many handshakes, and more than enough from where this came, cookie or not.
+    TooMany,
     /// No WireGuard message, or not for this device.
     Nobody,
 }
@@ -39,6 +53,46 @@ pub struct Gate {
     public: x25519::PublicKey,
     limiter: RateLimiter,
     hashers: [RandomState; 2],
+    spending: Spending,
+}
+
+/// The handshake messages admitted in the current second.
+struct Spending {
+    per_second: u64,
+    since: Instant,
+    admitted: u64,
+    /// Those beyond `per_second`, by address.
+    proven: BTreeMap<IpAddr, u32>,
+}
+
+impl Spending {
+    /// Whether there is time for a message from this address.
+    fn admit(&mut self, now: Instant, source: IpAddr) -> bool {
+        if now.saturating_duration_since(self.since) >= SECOND {
+            self.since = now;
+            self.admitted = 0;
+            self.proven.clear();
+        }
+        if self.admitted < self.per_second {
+            self.admitted += 1;
+            return true;
+        }
+        let network = network(source);
+        if self.proven.len() >= PROVEN_ADDRESSES && !self.proven.contains_key(&network) {
+            return false;
+        }
+        let count = self.proven.entry(network).or_default();
+        *count += 1;
+        *count <= PROVEN_PER_SECOND
+    }
+}
+
+/// An IPv4 address, or the IPv6 network that one customer has.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
 }
 
 impl Gate {
@@ -54,11 +108,23 @@ impl Gate {
             public,
             limiter: RateLimiter::new(&public, per_second),
             hashers: [RandomState::new(), RandomState::new()],
+            spending: Spending {
+                per_second,
+                since: Instant::now(),
+                admitted: 0,
+                proven: BTreeMap::new(),
+            },
         }
     }
 
     /// Looks at a datagram; `scratch` takes a cookie reply.
-    pub fn admit<'a>(&self, source: SocketAddr, datagram: &[u8], scratch: &'a mut [u8]) -> Entry<'a> {
+    pub fn admit<'a>(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        datagram: &[u8],
+        scratch: &'a mut [u8],
+    ) -> Entry<'a> {
         match Tunn::parse_incoming_packet(datagram) {
             Ok(Packet::PacketData(data)) => return Entry::For(data.receiver_idx >> 8),
             Ok(Packet::PacketCookieReply(reply)) => return Entry::For(reply.receiver_idx >> 8),
@@ -66,10 +132,12 @@ impl Gate {
             Err(_) => return Entry::Nobody,
         }
         self.limiter.reset_count();
-        match self
-            .limiter
-            .verify_packet(Some(self.origin(source)), datagram, scratch)
-        {
+        let origin = self.origin(source);
+        let verified = self.limiter.verify_packet(Some(origin), datagram, scratch);
+        if verified.is_ok() && !self.spending.admit(now, source.ip()) {
+            return Entry::TooMany;
+        }
+        match verified {
             Ok(Packet::HandshakeInit(initiation)) => {
                 match parse_handshake_anon(&self.private, &self.public, &initiation) {
                     Ok(half) => Entry::From(PublicKey(half.peer_static_public)),
@@ -115,17 +183,18 @@ mod tests {
     #[test]
     fn an_initiation_names_its_sender_and_a_flood_is_answered_with_cookies() {
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
-        let gate = Gate::limited(&me, 2);
+        let mut gate = Gate::limited(&me, 2);
+        let now = Instant::now();
         let source: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let datagram = initiation(&me, &other);
         let cookies: Vec<bool> = (0..4)
-            .map(|_| match gate.admit(source, &datagram, &mut [0; 200]) {
+            .map(|_| match gate.admit(now, source, &datagram, &mut [0; 200]) {
                 Entry::From(key) => {
                     assert_eq!(key, other.public());
                     false
                 }
                 Entry::Cookie(reply) => reply.len() == 64,
-                entry @ (Entry::For(_) | Entry::Nobody) => panic!("{entry:?}"),
+                entry @ (Entry::For(_) | Entry::TooMany | Entry::Nobody) => panic!("{entry:?}"),
             })
             .collect();
         assert_eq!(cookies, [false, false, true, true]);
@@ -145,14 +214,45 @@ mod tests {
     fn what_is_for_another_identity_is_for_nobody() {
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
         let datagram = initiation(&other, &me);
-        let source = "192.0.2.1:1000".parse().unwrap();
+        let (now, source) = (Instant::now(), "192.0.2.1:1000".parse().unwrap());
         assert_eq!(
-            Gate::new(&me).admit(source, &datagram, &mut [0; 200]),
+            Gate::new(&me).admit(now, source, &datagram, &mut [0; 200]),
             Entry::Nobody
         );
         assert_eq!(
-            Gate::new(&me).admit(source, b"hello", &mut [0; 200]),
+            Gate::new(&me).admit(now, source, b"hello", &mut [0; 200]),
             Entry::Nobody
         );
+    }
+    #[test]
+    fn under_load_every_address_has_its_share_and_no_more() {
+        let mut spending = Gate::limited(&PrivateKey::from([1; 32]), 3).spending;
+        let start = spending.since;
+        let mut admitted = |now, source: &str| {
+            let source = source.parse().unwrap();
+            (0..100).filter(|_| spending.admit(now, source)).count()
+        };
+        assert_eq!(admitted(start, "192.0.2.1"), 3 + 20);
+        assert_eq!(admitted(start, "::ffff:192.0.2.1"), 0, "it is the same");
+        assert_eq!(admitted(start, "192.0.2.2"), 20);
+        assert_eq!(admitted(start, "2001:db8::1"), 20);
+        assert_eq!(admitted(start, "2001:db8::2"), 0, "one customer has both");
+        assert_eq!(admitted(start, "2001:db8:0:1::2"), 20);
+        assert_eq!(admitted(start + SECOND, "192.0.2.1"), 3 + 20);
+    }
+
+    #[test]
+    fn addresses_are_counted_up_to_a_bound() {
+        let mut spending = Gate::limited(&PrivateKey::from([1; 32]), 0).spending;
+        let now = spending.since;
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let admitted = (0..100_000)
+            .filter(|number| spending.admit(now, address(*number)))
+            .count();
+        assert_eq!(
+            (admitted, spending.proven.len()),
+            (PROVEN_ADDRESSES, PROVEN_ADDRESSES)
+        );
+        assert!(spending.admit(now, address(7)), "who is counted has its share");
     }
 }

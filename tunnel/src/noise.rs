@@ -5,6 +5,9 @@
 //!
 //! * Its clock is the time of the last `update_timers`. Anything done to a `Tunn` that slept for minutes is dated back
 //!   and may expire at once, so every entry point here refreshes first.
+//! * It wants to be woken every 250 ms, and repeats handshakes without jitter (`ticks.rs`).
+//! * Its keepalives count from the wrong packet; they are not sent (`timers.rs` has better ones).
+//! * When the other side's initiation crosses one of ours, it forgets to repeat ours.
 //! * It pads nothing; packets come here padded already (`device.rs`).
 //! * Its queue for packets that wait for a session is bounded in number but not in bytes, and an expired handshake
 //!   empties it. Waiting packets stand here instead.
@@ -24,15 +27,13 @@ use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::R
 
 use crate::{
     key::{PresharedKey, PrivateKey, PublicKey},
-    noise::timers::Timers,
+    noise::{ticks::Ticks, timers::Timers},
 };
 
 #[cfg(spanwire_null_cipher)]
 mod null;
+mod ticks;
 mod timers;
-
-/// How often boringtun wants `update_timers`.
-const TICK: Duration = Duration::from_millis(250);
 
 /// The kernel lets 128 packets wait for a session; here their bytes count too, for hundreds of peers may be away.
 const WAITING_PACKETS: usize = 128;
@@ -82,11 +83,9 @@ pub struct Noise {
     /// When `tunn` began, by both clocks.
     born: (Instant, SystemTime),
     timers: Timers,
+    ticks: Ticks,
     /// Whether packets can be encrypted now.
     session: bool,
-    /// Whether boringtun has anything to time: set by any use, cleared when the connection expired.
-    awake: bool,
-    refreshed: Instant,
     /// Our index in the newest session that the peer began and has not used yet.
     unconfirmed: Option<u32>,
     waiting: VecDeque<Vec<u8>>,
@@ -142,9 +141,8 @@ impl Noise {
             identity,
             born: (now, SystemTime::now()),
             timers,
+            ticks: Ticks::new(now),
             session: false,
-            awake: false,
-            refreshed: now,
             unconfirmed: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -158,6 +156,7 @@ impl Noise {
             .set_static_private(private.to_x25519(), public, Some(unlimited(private)));
         self.identity.private = private.clone();
         self.timers.reset();
+        self.ticks.clear();
         self.session = false;
         self.unconfirmed = None;
     }
@@ -173,26 +172,16 @@ impl Noise {
         self.waiting_bytes = std::mem::take(&mut other.waiting_bytes);
     }
 
-    /// Encrypts and sends a padded packet from the tunnel, or keeps it and starts a handshake.
-    pub fn handle_packet(
-        &mut self,
-        now: Instant,
-        packet: &[u8],
-        scratch: &mut [u8],
-        send: &mut dyn FnMut(&[u8]),
-    ) {
+    /// Does what is overdue; says whether packets can be encrypted now.
+    pub fn is_ready(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) -> bool {
         self.refresh(now, scratch, send);
-        if self.session {
-            self.seal(now, packet, scratch, send);
-        } else {
-            self.keep(packet);
-            self.initiate(now, false, scratch, send);
-        }
+        self.session
     }
 
-    /// Whether packets can be encrypted now, without doing anything else before.
-    pub fn can_seal(&self, now: Instant) -> bool {
-        self.session && now.saturating_duration_since(self.refreshed) < TICK
+    /// Keeps a padded packet from the tunnel and starts a handshake.
+    pub fn defer(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        self.keep(packet);
+        self.initiate(now, false, scratch, send);
     }
 
     /// Encrypts a padded packet into `room`, if there is a session; returns the datagram's length.
@@ -222,9 +211,9 @@ impl Noise {
     /// Starts a handshake; with `force` even when one is under way.
     pub fn initiate(&mut self, now: Instant, force: bool, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
         self.refresh(now, scratch, send);
-        self.awake = true;
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
             self.timers.traversed(now);
+            self.ticks.initiated(now);
             send(datagram);
         }
     }
@@ -271,8 +260,8 @@ impl Noise {
         let established = match &received {
             Received::Rejected(_) | Received::Cookie => false,
             Received::Handshake(answer) => {
-                self.awake = true;
                 self.timers.traversed(now);
+                self.ticks.keyed(now);
                 if kind == INITIATION {
                     self.unconfirmed = index(answer);
                 }
@@ -292,7 +281,10 @@ impl Noise {
                 confirmed
             }
         };
-        self.session |= established;
+        if established {
+            self.session = true;
+            self.ticks.established();
+        }
         Intake {
             received,
             established,
@@ -309,28 +301,16 @@ impl Noise {
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
-        self.refreshed = now;
-        match self.tunn.update_timers(scratch) {
-            TunnResult::WriteToNetwork(datagram) => {
-                self.timers.traversed(now);
-                send(datagram);
-            }
-            TunnResult::Err(WireGuardError::ConnectionExpired) => {
-                self.awake = false;
-                self.waiting.clear();
-                self.waiting_bytes = 0;
-            }
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => {}
+        self.ticks.refreshed(now);
+        if !self.ticks.is_held(now) {
+            self.update(now, scratch, send);
         }
         let had = std::mem::replace(&mut self.session, self.tunn.time_since_last_handshake().is_some());
         if had && !self.session {
             self.timers.reset();
         }
         let due = self.timers.handle_timeout(now);
-        if due.handshake {
+        if due.handshake || self.ticks.is_repetition_due(now) {
             self.initiate(now, false, scratch, send);
         }
         if due.keepalive {
@@ -348,19 +328,43 @@ impl Noise {
         self.tunn = self.identity.begin();
         self.born = (now, wall);
         self.unconfirmed = None;
-        std::mem::take(&mut self.awake)
+        self.ticks.clear()
     }
 
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let tick = self.awake.then(|| self.refreshed + TICK);
-        [tick, self.timers.poll_timeout(now)].into_iter().flatten().min()
+        [self.ticks.poll_timeout(), self.timers.poll_timeout(now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Brings boringtun's clock up to date.
     fn refresh(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
-        if now.saturating_duration_since(self.refreshed) >= TICK {
+        if self.ticks.is_stale(now) {
             self.handle_timeout(now, scratch, send);
+        }
+    }
+
+    /// Lets boringtun repeat a handshake and drop keys.
+    fn update(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        match self.tunn.update_timers(scratch) {
+            TunnResult::WriteToNetwork(datagram) if datagram[0] == INITIATION => {
+                self.timers.traversed(now);
+                self.ticks.initiated(now);
+                send(datagram);
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) => {
+                self.ticks.clear();
+                self.waiting.clear();
+                self.waiting_bytes = 0;
+            }
+            // A keepalive, and what cannot be.
+            TunnResult::WriteToNetwork(_)
+            | TunnResult::Done
+            | TunnResult::Err(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => {}
         }
     }
 

@@ -15,6 +15,8 @@ use spanwire_tunnel::{
     uapi::{Ports, Reply, Session},
 };
 
+use crate::sim;
+
 /// What a device let out.
 #[derive(Debug)]
 pub(crate) struct Kept {
@@ -151,7 +153,9 @@ impl Bench {
             .handle_datagram(self.now, source, ecn::NONE, datagram, &mut self.kept);
     }
 
+    /// Time passes for this device, and for boringtun if the clock is frozen.
     pub(crate) fn wait(&mut self, time: Duration) {
+        sim::pass(time);
         self.now += time;
         self.device.handle_timeout(self.now, &mut self.kept);
     }

@@ -1,8 +1,13 @@
 //! Congestion marks through a device (RFC 6040); the table itself is tested in `ecn.rs`.
 
+use std::time::Duration;
+
 use spanwire_tunnel::offload::checksum;
 
-use crate::bench::{packet, pair};
+use crate::{
+    bench::{converse, packet, pair},
+    sim,
+};
 
 const ECT_0: u8 = 2;
 const CONGESTED: u8 = 3;
@@ -21,6 +26,22 @@ fn a_mark_goes_outside_and_one_made_on_the_way_comes_inside() {
     marked[1] = CONGESTED;
     checksum::set_ipv4(&mut marked[..20]);
     assert_eq!(b.delivered(), [marked]);
+}
+
+#[test]
+fn a_mark_goes_outside_after_any_silence() {
+    sim::freeze();
+    let (mut a, mut b) = pair();
+    let mut marked = packet("10.0.1.1", "10.0.2.1", 20);
+    marked[1] = ECT_0;
+    for milliseconds in [1, 249, 250, 3000, 60_000, 50_000] {
+        a.wait(Duration::from_millis(milliseconds));
+        b.wait(Duration::ZERO);
+        a.kept.sent.clear();
+        a.emit(&marked);
+        assert_eq!(a.kept.tos, ECT_0, "after {milliseconds} ms");
+        converse(&mut a, &mut b);
+    }
 }
 
 #[test]

@@ -3,6 +3,11 @@
 
 mod bench;
 mod congestion;
+mod day;
+mod flood;
 mod hostile;
+mod many;
 mod peers;
+mod reorder;
 mod sessions;
+mod sim;
