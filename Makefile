@@ -31,6 +31,9 @@ bench: setup ## How long deciding and planning for 5,000 nodes takes, beside the
 bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--rounds 1 --short" for less (40 min; cold 50)
 	cargo bench -p spanwire-tunnel --bench peers --locked -- --markdown "$(CURDIR)/docs/benchmarks.md" --json "$(CURDIR)/docs/benchmarks.json" $(ARGS)
 
+soak-tunnel: setup ## The tunnel's streams through ten rekeys while ports, MTU and addresses change; as root (21 min)
+	cargo test -p spanwire-tunnel --test netns --locked -- --ignored --nocapture soak
+
 demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 25)
 	@scripts/demo
 
@@ -41,4 +44,4 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel bench-mesh image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh image

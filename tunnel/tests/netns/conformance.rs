@@ -94,6 +94,10 @@ fn steps() -> Vec<String> {
             &peer2,
             "allowed_ip=10.1.0.0/16",
         ]),
+        // A prefix is taken from the peer that has it, and from no other.
+        set(&[&peer2, "allowed_ip=10.8.0.0/16", "allowed_ip=fd08::/16"]),
+        set(&[&peer1, "allowed_ip=-10.8.0.0/16", "allowed_ip=-10.9.0.0/16"]),
+        set(&[&peer2, "allowed_ip=-fd08::/16", "allowed_ip=-10.8.0.0/17"]),
         set(&[&peer3, "update_only=true", "allowed_ip=10.3.0.0/16"]),
         set(&[
             &peer1,
@@ -129,6 +133,8 @@ fn steps() -> Vec<String> {
         set(&[&peer1, "endpoint=127.0.0.1:65536"]),
         set(&[&peer1, "allowed_ip=10.4.0.0/16", "allowed_ip=10.5.0.0/33"]),
         set(&[&peer1, "allowed_ip=10.6.0.0"]),
+        set(&[&peer1, "allowed_ip=-10.6.0.0"]),
+        set(&[&peer1, "allowed_ip=--10.6.0.0/16"]),
         set(&[&peer1, "preshared_key=1"]),
         set(&[&peer1, "persistent_keepalive_interval=65536"]),
         set(&[&peer1, "persistent_keepalive_interval=off"]),

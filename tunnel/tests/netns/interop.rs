@@ -14,7 +14,7 @@ use crate::{
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// Everything between two sides, both ways, both families.
-fn assert_carries(world: &World) {
+pub(crate) fn assert_carries(world: &World) {
     let World { a, b } = world;
     for family in 0..2 {
         assert!(
@@ -32,7 +32,7 @@ fn assert_carries(world: &World) {
     }
 }
 
-fn assert_moves_bulk(world: &World) {
+pub(crate) fn assert_moves_bulk(world: &World) {
     let World { a, b } = world;
     let megabytes = 24 / slowness();
     transfer(a, b, b.inner[0], megabytes);
@@ -44,7 +44,8 @@ fn assert_moves_bulk(world: &World) {
             side.engine,
             side.received()
         );
-        assert!(side.last_handshake() > 1_700_000_000);
+        // boringtun-cli says how long ago it was.
+        assert!(side.engine == Engine::Boringtun || side.last_handshake() > 1_700_000_000);
     }
 }
 

@@ -179,13 +179,7 @@ fn it_stays_small_under_load() {
     let world = World::joined(Engine::Ours, Engine::Ours, false);
     crate::traffic::transfer(&world.a, &world.b, world.b.inner[0], 50);
     for side in [&world.a, &world.b] {
-        let pid = side.process.as_ref().unwrap().id();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        let kilobytes = side.peak();
         assert!(kilobytes < 16 * 1024, "{kilobytes} kB at peak");
     }
 }

@@ -1,13 +1,17 @@
 //! The device in network namespaces, against other implementations. Needs root and Linux.
 //!
-//! `SPANWIRE_WG_PEER=kernel` puts the kernel's WireGuard on the other side of the `interop` tests instead of wireguard-go.
+//! `SPANWIRE_WG_PEER` puts another WireGuard than the newest wireguard-go on the other side of the `interop` tests: `kernel`,
+//! `boringtun`, `debian` (its wireguard-go). What takes minutes is ignored: `make soak-tunnel`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod conformance;
+mod flood;
 mod interop;
 mod lifecycle;
 mod offloads;
+mod others;
 mod serve;
+mod soak;
 mod traffic;
 mod world;

@@ -1,12 +1,6 @@
 //! The data path with all offloads, with none, and with those that a device or path refuses.
 
-use std::{
-    fs,
-    net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::fs;
 
 use crate::{
     traffic::transfer,
@@ -145,32 +139,4 @@ fn congestion_marks_of_packets_are_on_their_datagrams() {
         ping("2");
         assert_eq!(marked(), 3, "v6 outside: {v6}");
     }
-}
-
-#[test]
-fn streams_survive_changes_of_port_mtu_and_address() {
-    let world = World::joined(Engine::Ours, Engine::Ours, false);
-    let World { a, b } = &world;
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                transfer(a, b, b.inner[0], 100);
-                transfer(b, a, a.inner[1], 100);
-            }
-        });
-        for (at, mtu) in (1..).zip(["1280", "1500", "1400", "1420"]) {
-            a.wg(&["listen-port", &(52_000 + at).to_string()]);
-            for side in [b, a] {
-                side.run(&["ip", "link", "set", &side.device, "mtu", mtu]);
-            }
-            let moved: IpAddr = format!("192.0.2.{}", 10 + at).parse().unwrap();
-            a.add_address("eth0", moved);
-            let route = ["ip", "route", "replace", "192.0.2.2/32", "dev", "eth0", "src"];
-            a.run(&[&route[..], &[&moved.to_string()]].concat());
-            thread::sleep(Duration::from_millis(300));
-        }
-        done.store(true, Ordering::Relaxed);
-    });
-    assert!(b.endpoint().starts_with("192.0.2.14:52004"), "{}", b.endpoint());
 }

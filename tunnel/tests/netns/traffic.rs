@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -28,11 +28,16 @@ impl Noise {
 
 const CHUNK: usize = 64 * 1024;
 const PORT: u16 = 5001;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Sends `megabytes` from one side to an address of the other; fails when a byte is lost or changed.
 pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: u32) {
-    let chunks = megabytes as usize * 1_000_000 / CHUNK + 1;
+    transfer_for(Duration::ZERO, from, to, address, megabytes);
+}
+
+/// The same, evenly spread over a time.
+pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAddr, megabytes: u32) {
+    let chunks = megabytes * 1_000_000 / CHUNK as u32 + 1;
     let address = SocketAddr::new(address, PORT);
     let listener = inside(&to.netns, move || TcpListener::bind(address).unwrap());
     let receiver = thread::spawn(move || {
@@ -53,7 +58,9 @@ pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: u32) 
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (mut buffer, mut noise) = (vec![0; CHUNK], Noise(1));
-        for _ in 0..chunks {
+        let start = Instant::now();
+        for chunk in 0..chunks {
+            thread::sleep((time * chunk / chunks).saturating_sub(start.elapsed()));
             noise.fill(&mut buffer);
             stream.write_all(&buffer).unwrap();
         }

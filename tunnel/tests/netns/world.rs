@@ -8,7 +8,10 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -30,17 +33,38 @@ pub(crate) enum Engine {
     Ours,
     /// Ours without offloads.
     Plain,
+    /// The newest wireguard-go.
     WireguardGo,
+    /// Debian's, of 2022: without any batching.
+    DebiansWireguardGo,
+    /// boringtun-cli.
+    Boringtun,
     Kernel,
 }
 
-/// What stands on the other side: `SPANWIRE_WG_PEER` says `wireguard-go` (the default) or `kernel`.
+/// What stands on the other side: `SPANWIRE_WG_PEER` says `wireguard-go` (the default), `debian` (its wireguard-go),
+/// `boringtun` or `kernel`.
 pub(crate) fn other() -> Engine {
     match std::env::var("SPANWIRE_WG_PEER").as_deref() {
         Err(_) | Ok("wireguard-go") => Engine::WireguardGo,
+        Ok("debian") => Engine::DebiansWireguardGo,
+        Ok("boringtun") => Engine::Boringtun,
         Ok("kernel") => Engine::Kernel,
-        Ok(what) => panic!("SPANWIRE_WG_PEER is kernel or wireguard-go, not {what}"),
+        Ok(what) => panic!("SPANWIRE_WG_PEER is wireguard-go, debian, boringtun or kernel, not {what}"),
     }
+}
+
+/// Where a program is that `benches/tools` builds; the first test that asks waits for it, a minute or two once.
+fn built(program: &str) -> String {
+    static FOLDER: OnceLock<String> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools"));
+        command
+            .args(["wireguard-go", "boringtun-cli"])
+            .stderr(Stdio::inherit());
+        said(&["benches/tools"], command.output().expect("it is in the tree"))
+    });
+    format!("{}/{program}", folder.trim())
 }
 
 /// How much longer everything may take: the kernel's WireGuard is found in an emulated machine.
@@ -201,9 +225,15 @@ impl Side {
     /// Starts the engine and waits until the device can be configured.
     pub(crate) fn start(&mut self) {
         let program = match self.engine {
-            Engine::Ours => vec![OURS],
-            Engine::Plain => vec![OURS, "--no-offload"],
-            Engine::WireguardGo => vec!["wireguard-go", "-f"],
+            Engine::Ours => vec![OURS.to_owned()],
+            Engine::Plain => vec![OURS.to_owned(), "--no-offload".into()],
+            Engine::WireguardGo => vec![built("wireguard-go"), "-f".into()],
+            Engine::DebiansWireguardGo => vec!["wireguard-go".into(), "-f".into()],
+            Engine::Boringtun => vec![
+                built("boringtun-cli"),
+                "-f".into(),
+                "--disable-drop-privileges".into(),
+            ],
             Engine::Kernel => {
                 let made = self.try_run(&["ip", "link", "add", &self.device, "type", "wireguard"]);
                 assert!(
@@ -213,7 +243,9 @@ impl Side {
                 return;
             }
         };
-        let mut command = self.command(&[&program[..], &[&self.device]].concat());
+        let mut words: Vec<&str> = program.iter().map(String::as_str).collect();
+        words.push(&self.device);
+        let mut command = self.command(&words);
         let log = || fs::OpenOptions::new().append(true).open(self.log.path()).unwrap();
         command
             .env("LOG_LEVEL", "error")
@@ -224,7 +256,7 @@ impl Side {
         self.process = Some(spawned);
         wait_for(
             &format!(
-                "{:?} to be ready (is the package wireguard-go installed?)",
+                "{:?} to be ready (is the package of Debian's installed?)",
                 self.engine
             ),
             || self.try_run(&["wg", "show", &self.device]).status.success(),
@@ -250,13 +282,21 @@ impl Side {
 
     /// Makes the other side a peer with its inner addresses.
     pub(crate) fn know(&self, other: &Side, endpoint: Option<IpAddr>) {
+        self.know_with(other, endpoint, "");
+    }
+
+    /// The same with a preshared key, all of it in one request: boringtun-cli cannot change a peer it has.
+    pub(crate) fn know_with(&self, other: &Side, endpoint: Option<IpAddr>, preshared: &str) {
         let allowed = format!("{}/32,{}/128", other.inner[0], other.inner[1]);
         let endpoint = endpoint.map(|addr| std::net::SocketAddr::new(addr, 51820).to_string());
         let mut words = vec!["peer", &other.public, "allowed-ips", &allowed];
         if let Some(endpoint) = &endpoint {
             words.extend(["endpoint", endpoint]);
         }
-        self.wg(&words);
+        if !preshared.is_empty() {
+            words.extend(["preshared-key", "/dev/stdin"]);
+        }
+        self.wg_with_stdin(&words, preshared);
     }
 
     /// `wg set` on this device.
@@ -334,6 +374,17 @@ impl Side {
         self.try_run(&["ping", "-q", "-c", "1", "-W", "0.3", &to.to_string()])
             .status
             .success()
+    }
+
+    /// The most memory the engine's process had, in kilobytes.
+    pub(crate) fn peak(&self) -> u64 {
+        let pid = self.process.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// The engine ends without a chance to clean up.

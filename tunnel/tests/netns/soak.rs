@@ -1,0 +1,141 @@
+//! Everything that may happen to a tunnel, at once, under streams of which every byte is checked.
+
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    traffic::transfer_for,
+    world::{Engine, Side, World},
+};
+
+/// What is done to a pair of devices.
+#[derive(Clone, Copy)]
+struct Ordeal {
+    /// How long the streams last, one each way.
+    time: Duration,
+    /// What each carries.
+    megabytes: u32,
+    /// Between one change and the next.
+    pause: Duration,
+    /// Whether handshakes are provoked by endpoints of the other family; else they come by age alone.
+    provoke: bool,
+}
+
+#[test]
+fn streams_survive_changes_of_key_port_mtu_and_address() {
+    let ordeal = Ordeal {
+        time: Duration::from_secs(6),
+        megabytes: 60,
+        pause: Duration::from_millis(250),
+        provoke: true,
+    };
+    thread::scope(|scope| {
+        for other in [Engine::Ours, Engine::WireguardGo] {
+            scope.spawn(move || {
+                let renewals = undergo(&World::joined(Engine::Ours, other, false), ordeal);
+                assert!(renewals > 0, "no handshake was provoked");
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "takes 21 minutes: make soak-tunnel"]
+fn streams_survive_ten_rekeys_and_changes_of_port_mtu_and_address() {
+    let ordeal = Ordeal {
+        time: Duration::from_secs(1270),
+        megabytes: 1000,
+        pause: Duration::from_secs(7),
+        provoke: false,
+    };
+    thread::scope(|scope| {
+        for other in [Engine::Ours, Engine::WireguardGo] {
+            scope.spawn(move || {
+                let renewals = undergo(&World::joined(Engine::Ours, other, false), ordeal);
+                assert!(renewals >= 10, "{renewals} rekeys with {other:?}");
+            });
+        }
+    });
+}
+
+/// Streams both ways while everything changes; returns how often the session was renewed.
+fn undergo(world: &World, ordeal: Ordeal) -> u32 {
+    let World { a, b } = world;
+    let renewals = thread::scope(|scope| {
+        let streams = [
+            scope.spawn(|| transfer_for(ordeal.time, a, b, b.inner[0], ordeal.megabytes)),
+            scope.spawn(|| transfer_for(ordeal.time, b, a, a.inner[1], ordeal.megabytes)),
+        ];
+        let (start, mut handshake, mut renewals) = (Instant::now(), a.last_handshake(), 0);
+        for number in 0.. {
+            if streams.iter().all(|stream| stream.is_finished()) {
+                break;
+            }
+            change(world, number, ordeal.provoke);
+            thread::sleep(ordeal.pause);
+            let latest = a.last_handshake();
+            renewals += u32::from(handshake != 0 && latest > handshake);
+            handshake = latest;
+        }
+        eprintln!(
+            "{:?} with {:?}: {renewals} renewals in {:?}",
+            a.engine,
+            b.engine,
+            start.elapsed()
+        );
+        renewals
+    });
+    for side in [a, b] {
+        let kilobytes = side.peak();
+        eprintln!("{:?}: {kilobytes} kB at peak", side.engine);
+        assert!(
+            side.engine != Engine::Ours || kilobytes < 16 * 1024,
+            "{kilobytes} kB at peak"
+        );
+    }
+    renewals
+}
+
+/// The next change of many.
+fn change(world: &World, number: u16, provoke: bool) {
+    let World { a, b } = world;
+    let port = 52_000 + number % 1000;
+    match number % 5 {
+        0 => a.wg(&["listen-port", &port.to_string()]),
+        1 => {
+            for side in [b, a] {
+                let mtu = ["1280", "1500", "1400", "1420"][usize::from(number / 5 % 4)];
+                side.run(&["ip", "link", "set", &side.device, "mtu", mtu]);
+            }
+        }
+        2 => roam(a, &b.outer, number / 5 % 100),
+        3 => b.wg(&["listen-port", &port.to_string()]),
+        _ if provoke => {
+            let outer = b.outer[usize::from(number / 5 % 2)];
+            let port = b.run(&["wg", "show", &b.device, "listen-port"]);
+            let endpoint = std::net::SocketAddr::new(outer, port.trim().parse().unwrap());
+            a.wg(&["peer", &b.public, "endpoint", &endpoint.to_string()]);
+        }
+        // Whichever side is ours can tell by its socket that its address is gone.
+        _ if b.engine == Engine::Ours => roam(b, &a.outer, 100 + number / 5 % 100),
+        _ => {}
+    }
+}
+
+/// A side writes from another address than before.
+fn roam(side: &Side, to: &[IpAddr; 2], number: u16) {
+    let host = 10 + number;
+    for (to, moved) in to
+        .iter()
+        .zip([format!("192.0.2.{host}"), format!("2001:db8::{host}")])
+    {
+        let moved: IpAddr = moved.parse().unwrap();
+        let net = format!("{moved}/{}", if moved.is_ipv4() { 24 } else { 64 });
+        side.run(&["ip", "addr", "replace", &net, "dev", "eth0", "nodad"]);
+        let (to, moved) = (to.to_string(), moved.to_string());
+        side.run(&["ip", "route", "replace", &to, "dev", "eth0", "src", &moved]);
+    }
+}
