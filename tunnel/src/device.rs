@@ -94,6 +94,7 @@ pub struct Device {
     scratch: Vec<u8>,
     /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
     due: Option<Instant>,
+    looks: u64,
 }
 
 impl Device {
@@ -109,6 +110,7 @@ impl Device {
             copy_dscp: false,
             scratch: vec![0; SCRATCH],
             due: None,
+            looks: 0,
         }
     }
 
@@ -248,6 +250,7 @@ impl Device {
             return;
         }
         self.due = None;
+        self.looks += 1;
         for Peer {
             noise,
             endpoint,
@@ -324,6 +327,11 @@ impl Device {
     /// What was dropped so far.
     pub fn drops(&self) -> Drops {
         self.drops
+    }
+
+    /// How often all peers were looked through for what is due. It must not grow with the number of packets.
+    pub fn looks(&self) -> u64 {
+        self.looks
     }
 
     /// The device's private key.

@@ -1,7 +1,7 @@
 //! The device in network namespaces, against other implementations. Needs root and Linux.
 //!
 //! `SPANWIRE_WG_PEER` puts another WireGuard than the newest wireguard-go on the other side of the `interop` tests: `kernel`,
-//! `boringtun`, `debian` (its wireguard-go). What takes minutes is ignored: `make soak-tunnel`.
+//! or `debian` for its wireguard-go. What takes minutes is ignored: `make soak-tunnel`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

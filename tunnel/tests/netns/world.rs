@@ -37,20 +37,19 @@ pub(crate) enum Engine {
     WireguardGo,
     /// Debian's, of 2022: without any batching.
     DebiansWireguardGo,
-    /// boringtun-cli.
+    /// boringtun-cli, which cannot change a peer that it has.
     Boringtun,
     Kernel,
 }
 
-/// What stands on the other side: `SPANWIRE_WG_PEER` says `wireguard-go` (the default), `debian` (its wireguard-go),
-/// `boringtun` or `kernel`.
+/// What stands on the other side: `SPANWIRE_WG_PEER` says `wireguard-go` (the default), `debian` (its wireguard-go) or
+/// `kernel`.
 pub(crate) fn other() -> Engine {
     match std::env::var("SPANWIRE_WG_PEER").as_deref() {
         Err(_) | Ok("wireguard-go") => Engine::WireguardGo,
         Ok("debian") => Engine::DebiansWireguardGo,
-        Ok("boringtun") => Engine::Boringtun,
         Ok("kernel") => Engine::Kernel,
-        Ok(what) => panic!("SPANWIRE_WG_PEER is wireguard-go, debian, boringtun or kernel, not {what}"),
+        Ok(what) => panic!("SPANWIRE_WG_PEER is wireguard-go, debian or kernel, not {what}"),
     }
 }
 

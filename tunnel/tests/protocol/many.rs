@@ -11,7 +11,7 @@ use crate::{
 /// What was done meanwhile.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Work {
-    looks: usize,
+    looks: u64,
     readings: usize,
     allocations: usize,
     /// The steps of looking up an address would show as time only; they are bounded by the length of a prefix.
@@ -50,6 +50,7 @@ fn converse_among(peers: u32) -> Work {
     b.delivered();
 
     let mut work = Work::default();
+    let looks = b.device.looks();
     for _ in 0..5_000 {
         sim::pass(Duration::from_millis(2));
         a.now += Duration::from_millis(2);
@@ -61,7 +62,6 @@ fn converse_among(peers: u32) -> Work {
             b.hear(a.at, datagram);
         }
         b.emit(&packet("10.0.2.1", "10.0.1.1", 1000));
-        work.looks += usize::from(b.device.poll_timeout().is_some_and(|due| due <= b.now));
         b.device.handle_timeout(b.now, &mut b.kept);
         work.readings += sim::readings() - before.0;
         work.allocations += sim::allocations() - before.1;
@@ -70,6 +70,7 @@ fn converse_among(peers: u32) -> Work {
             a.hear(b.at, &datagram);
         }
     }
+    work.looks = b.device.looks() - looks;
     work
 }
 
@@ -77,9 +78,12 @@ fn converse_among(peers: u32) -> Work {
 fn a_packet_costs_the_same_among_a_thousand_peers() {
     let alone = converse_among(1);
     assert_eq!(alone.arrived, 5_000);
-    // Something could be due once in ten seconds; in each of the forty quarters of a second boringtun is asked for the time
+    // Something is due once or twice in ten seconds; in each of the forty quarters of a second boringtun is asked for the time
     // by a packet, and reads the clock twice.
-    assert!(alone.looks <= 2 && alone.readings <= 90, "{alone:?}");
+    assert!(
+        (1..=4).contains(&alone.looks) && alone.readings <= 90,
+        "{alone:?}"
+    );
     for peers in [100, 1000] {
         assert_eq!(converse_among(peers), alone, "among {peers} peers");
     }
