@@ -4,7 +4,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,12 +12,14 @@ use boringtun::noise::{Tunn, TunnResult};
 use spanwire_tunnel::key::{PrivateKey, PublicKey};
 
 use crate::{
-    traffic::{inside, transfer_for},
+    traffic::{Until, inside, transfer_for},
     world::{Engine, Side, World, wait_for},
 };
 
-/// Every ten milliseconds so many of each kind: three times what is worked on.
-const VOLLEY: usize = 15;
+/// So many of each kind a second: three times what is worked on.
+const PER_SECOND: u128 = 1500;
+/// What is sent in one go, when this machine was busy elsewhere.
+const VOLLEY: u128 = 150;
 
 #[test]
 fn streams_go_on_under_a_flood_of_handshakes_and_a_peer_that_starts_anew_gets_in() {
@@ -26,6 +28,7 @@ fn streams_go_on_under_a_flood_of_handshakes_and_a_peer_that_starts_anew_gets_in
     let done = AtomicBool::new(false);
     let time = Duration::from_secs(8);
     thread::scope(|scope| {
+        let until = Until(&done);
         let flood = scope.spawn(|| flood(a, b, &done));
         let streams = [
             scope.spawn(|| transfer_for(time, a, b, b.inner[0], 20)),
@@ -37,7 +40,7 @@ fn streams_go_on_under_a_flood_of_handshakes_and_a_peer_that_starts_anew_gets_in
         a.know(b, Some(b.outer[0]));
         wait_for("a handshake through the flood", || a.last_handshake() > 0);
         let came: Vec<_> = streams.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        done.store(true, Ordering::Relaxed);
+        drop(until);
         let cookies = flood.join().unwrap();
         for stream in came {
             stream.unwrap();
@@ -58,13 +61,16 @@ fn flood(from: &Side, to: &Side, done: &AtomicBool) -> usize {
     let made = tunn.format_handshake_initiation(&mut initiation, true);
     assert!(matches!(made, TunnResult::WriteToNetwork(_)));
     let (mut random, mut cookies, mut answer) = (initiation, 0, [0; 256]);
+    let (start, mut sent) = (Instant::now(), 0);
     while !done.load(Ordering::Relaxed) {
-        for number in 0..VOLLEY {
+        let due = start.elapsed().as_millis() * PER_SECOND / 1000;
+        for number in sent.max(due.saturating_sub(VOLLEY))..due {
             // A full queue is no loss.
             let _ = socket.send_to(&initiation, at);
-            random[8 + number] = random[8 + number].wrapping_add(1);
+            random[8..24].copy_from_slice(&number.to_be_bytes());
             let _ = socket.send_to(&random, at);
         }
+        sent = due;
         while let Ok((length, _)) = socket.recv_from(&mut answer) {
             assert_eq!((length, answer[0]), (64, 3), "a stranger is answered");
             cookies += 1;

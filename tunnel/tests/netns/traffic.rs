@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -67,6 +68,15 @@ pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAd
         stream.read_exact(&mut [0]).unwrap();
     });
     receiver.join().unwrap();
+}
+
+/// Sets a flag when it goes, also when a test fails: threads that wait for it end.
+pub(crate) struct Until<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Does something in a network namespace; what it opens stays there.
