@@ -11,7 +11,7 @@ check: setup ## The rules of the house: format, clippy, crates alone, layers, de
 
 test: check test-unit test-kernel e2e ## All tests (15 min; cold 50)
 
-test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (2 min; cold 6)
+test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (3 min; cold 8)
 	cargo test --workspace --locked --no-fail-fast
 
 test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
