@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    net::UdpSocket,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     time::{Duration, Instant, SystemTime},
@@ -20,6 +21,10 @@ use thiserror::Error;
 
 use crate::{
     device::{Device, PADDING},
+    hand_over::{
+        Request,
+        parcel::{Handed, Socket},
+    },
     interface::outside::Outside,
     link::{self, Bell, Link},
     offload::{
@@ -27,10 +32,14 @@ use crate::{
         vnet::{self, Vnet},
     },
     tun::{DEFAULT_MTU, Tun, TunError},
-    uapi::server::{ListenError, Listener, MAX_CLIENTS, Server},
-    udp::{self, Arrival, MAX_SOCKETS},
+    uapi::{
+        get,
+        server::{ListenError, Listener, MAX_CLIENTS, Server},
+    },
+    udp::{self, Arrival, MAX_SOCKETS, Sockets},
 };
 
+pub mod heir;
 mod outside;
 
 /// How many packets one source may bring before the others have their turn.
@@ -57,6 +66,9 @@ pub enum InterfaceError {
     /// The loop cannot wait.
     #[error("cannot poll")]
     Poll(#[source] io::Error),
+    /// Another process's sockets cannot be used.
+    #[error("cannot go on with the UDP sockets")]
+    Udp(#[source] io::Error),
 }
 
 /// How devices of a process carry packets.
@@ -66,13 +78,17 @@ pub struct Options {
     pub offload: bool,
     /// A packet's DSCP shows outside.
     pub copy_dscp: bool,
+    /// The interface stays when the process ends.
+    pub keep: bool,
 }
 
-/// Why a device ended in peace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a device carries packets no more, in peace.
+#[derive(Debug)]
 pub enum End {
     /// It was told to.
     Stopped,
+    /// Another process wants to take over. If it does not after all, the device can go on.
+    Asked(Request),
     /// Somebody removed the interface.
     InterfaceGone,
     /// Somebody removed the UAPI's socket.
@@ -82,6 +98,7 @@ pub enum End {
 /// A device with its interface, sockets and UAPI.
 #[derive(Debug)]
 pub struct Interface {
+    name: String,
     device: Device,
     outside: Outside,
     bell: Bell,
@@ -108,27 +125,45 @@ impl Interface {
         tracing::info!(name, offloads = ?tun.offloads(), "interface is there");
         let bell = Bell::new().map_err(InterfaceError::Bell)?;
         let listener = Listener::bind(&socket_folder.join(format!("{name}.sock")))?;
+        tun.keep(options.keep).map_err(|source| TunError::SetUp {
+            name: name.into(),
+            source,
+        })?;
         let mut device = Device::new(usize::from(DEFAULT_MTU));
         device.set_copy_dscp(options.copy_dscp);
-        Ok(Self {
+        let outside = Outside::new(tun, options.offload);
+        Ok(Self::new(name.into(), device, outside, bell, listener))
+    }
+
+    fn new(name: String, device: Device, outside: Outside, bell: Bell, listener: Listener) -> Self {
+        Self {
+            name,
             device,
-            outside: Outside::new(tun, options.offload),
+            outside,
             bell,
             server: Server::new(listener),
             inspected: Instant::now(),
             buffer: vec![0; vnet::LENGTH + LARGEST + ROOM.max(PADDING)],
-        })
+        }
     }
 
-    /// Carries packets until `stop` is readable or closed, or somebody takes the interface or the socket away.
-    pub fn run(mut self, stop: BorrowedFd<'_>) -> Result<End, InterfaceError> {
+    /// Carries packets until `stop` is readable or closed, or somebody takes the interface or the socket away, or asks for
+    /// the device. What was taken from the kernel has been given back to it then.
+    pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<End, InterfaceError> {
+        let end = self.turn(stop)?;
+        self.outside.flush_interface();
+        self.outside.flush_network();
+        Ok(end)
+    }
+
+    fn turn(&mut self, stop: BorrowedFd<'_>) -> Result<End, InterfaceError> {
         if let Some(end) = self.inspect(Instant::now()) {
             return Ok(end);
         }
         loop {
             let ready = self.wait(stop).map_err(InterfaceError::Poll)?;
             if ready.stop {
-                return Ok(self.finish(End::Stopped));
+                return Ok(End::Stopped);
             }
             let now = Instant::now();
             let more = ready.tun && self.read_tun(now);
@@ -137,8 +172,12 @@ impl Interface {
             }
             self.outside.flush_interface();
             if ready.clients.contains(&true) {
-                self.server
-                    .handle_ready(now, &ready.clients, &mut self.device, &mut self.outside);
+                let request =
+                    self.server
+                        .handle_ready(now, &ready.clients, &mut self.device, &mut self.outside);
+                if let Some(request) = request {
+                    return Ok(End::Asked(request));
+                }
             }
             if ready.knock {
                 self.server.handle_knock(now, &mut self.device, &mut self.outside);
@@ -151,9 +190,39 @@ impl Interface {
             if ready.bell || now.saturating_duration_since(self.inspected) >= INSPECTION {
                 self.bell.hush();
                 if let Some(end) = self.inspect(now) {
-                    return Ok(self.finish(end));
+                    return Ok(end);
                 }
             }
+        }
+    }
+
+    /// What another process needs to go on with it. Nothing here may be used until that process has declined.
+    pub fn handed(&self) -> Handed<BorrowedFd<'_>> {
+        let listener = self.server.listener();
+        let sockets = self.outside.sockets.as_ref().map(Sockets::by_family);
+        Handed {
+            name: self.name.clone(),
+            uapi: Socket {
+                file: listener.file(),
+                socket: listener.as_fd(),
+            },
+            tun: self.outside.tun.as_fd(),
+            udp: sockets
+                .unwrap_or_default()
+                .map(|socket| socket.map(UdpSocket::as_fd)),
+            configuration: get::render(&self.device, &self.outside),
+        }
+    }
+
+    /// Another process has it: what is in the file system stays.
+    pub fn release(mut self) {
+        self.server.listener_mut().own(false);
+    }
+
+    /// Ends it for good, also if its interface is kept otherwise.
+    pub fn remove(self) {
+        if let Err(error) = self.outside.tun.keep(false) {
+            tracing::debug!(name = self.name, %error, "cannot remove the interface");
         }
     }
 
@@ -276,9 +345,11 @@ impl Interface {
     fn inspect(&mut self, now: Instant) -> Option<End> {
         self.inspected = now;
         let Link::Present { up, mtu } = link::look(&self.outside.tun) else {
+            tracing::info!("somebody removed the interface");
             return Some(End::InterfaceGone);
         };
         if !self.server.listener().is_present() {
+            tracing::info!("somebody removed the socket");
             return Some(End::SocketGone);
         }
         self.device.set_mtu(mtu);
@@ -300,9 +371,16 @@ impl Interface {
         }
         None
     }
+}
 
-    fn finish(&self, end: End) -> End {
-        tracing::info!(?end, drops = ?self.device.drops(), lost = ?self.outside.lost, "device ends");
-        end
+impl Drop for Interface {
+    fn drop(&mut self) {
+        let Self {
+            name,
+            device,
+            outside,
+            ..
+        } = self;
+        tracing::info!(name, drops = ?device.drops(), lost = ?outside.lost, "device ends");
     }
 }

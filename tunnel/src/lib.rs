@@ -28,10 +28,12 @@
 //! [`device`], [`peer`], [`noise`], [`gate`], [`allowed_ips`] hold all protocol state and know no socket, file or thread:
 //! bytes in, bytes out to a [`device::Wire`]. [`uapi`] turns text into changes of a device. [`tun`], [`udp`], [`link`] and
 //! the private `sys` are the kernel; [`interface`] joins everything in one loop, [`serve`] runs several of them.
+//! [`hand_over`] moves running devices to another process.
 pub mod allowed_ips;
 pub mod device;
 pub mod ecn;
 pub mod gate;
+pub mod hand_over;
 pub mod interface;
 pub mod key;
 pub mod link;

@@ -14,6 +14,8 @@ use nix::{
 
 use crate::{sys, tun::Tun};
 
+pub(crate) mod alias;
+
 /// The netlink group that hears of every change to a link.
 const RTMGRP_LINK: u32 = 1;
 

@@ -8,12 +8,16 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use nix::sys::{
-    signal::{SigSet, Signal},
-    signalfd::{SfdFlags, SignalFd},
-    stat::{Mode, umask},
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        stat::{Mode, umask},
+    },
 };
 use spanwire_tunnel::{
+    hand_over::{self, Outcome, take},
     interface::{Interface, Options},
     serve,
 };
@@ -45,6 +49,18 @@ struct Args {
     /// Let a packet's DSCP show outside: routers there can treat it as it deserves, and read what it is
     #[arg(long, global = true)]
     copy_dscp: bool,
+
+    /// Leave the interface, with its addresses and routes, when this process ends; the next one goes on with it
+    #[arg(long, global = true)]
+    keep: bool,
+
+    /// Go on with what the running process has, if there is one, and end it: an upgrade
+    #[arg(long, global = true)]
+    take_over: bool,
+
+    /// When another process has taken over, wait for SIGTERM: for supervisors that start anew what ends
+    #[arg(long, global = true)]
+    linger: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,17 +91,29 @@ fn main() -> anyhow::Result<()> {
     let options = Options {
         offload: !args.no_offload,
         copy_dscp: args.copy_dscp,
+        keep: args.keep,
     };
-    match (args.command, args.interface) {
+    let outcome = match (args.command, args.interface) {
         (Some(Command::Serve { control }), _) => {
-            serve::serve(&control, &args.socket_dir, options, stop.as_fd())?
+            serve::serve(&control, &args.socket_dir, options, args.take_over, stop.as_fd())?
         }
         (None, Some(name)) => {
-            let interface = Interface::create(&name, &args.socket_dir, options)?;
+            let taken = if args.take_over {
+                take::one(&name, &args.socket_dir, options, stop.as_fd())?
+            } else {
+                None
+            };
+            let interface = taken.unwrap_or_else(|| Interface::create(&name, &args.socket_dir, options))?;
             tracing::info!(name, "device is there");
-            interface.run(stop.as_fd())?;
+            hand_over::carry(interface, stop.as_fd())?
         }
         (None, None) => anyhow::bail!("say which interface to make"),
+    };
+    if outcome == Outcome::HandedOver && args.linger {
+        poll(
+            &mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::NONE,
+        )?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! up NAME      there shall be a device with this name (and is one already, perhaps)
 //! down NAME    there shall be none
 //! list         the names of all devices, one a line, before the `ok`
+//! hand-over 1  another process wants all devices and this socket; the answer is described in [`crate::hand_over`]
 //! ```
 //!
 //! A device lives as long as the process, whoever asked for it and whether it still listens. Each has a thread of its
@@ -31,10 +32,16 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
-    interface::{Interface, InterfaceError, Options},
+    hand_over::{
+        Outcome, Request, is_given,
+        parcel::{Parcel, Socket},
+        take::{Offer, TakeError},
+    },
+    interface::{End, Interface, InterfaceError, Options},
+    tun,
     uapi::{
         Reply,
-        server::{Lines, ListenError, Listener},
+        server::{Lines, ListenError, Listener, Over},
     },
 };
 
@@ -47,6 +54,9 @@ pub enum ServeError {
     /// The socket cannot be made.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The running process's devices cannot be taken over.
+    #[error(transparent)]
+    Take(#[from] TakeError),
     /// The loop cannot wait.
     #[error("cannot poll")]
     Poll(#[source] io::Error),
@@ -61,11 +71,11 @@ enum UpError {
     Thread(#[source] io::Error),
 }
 
-/// A device in its thread. It ends when `stop` is closed.
+/// A device in its thread. It ends when `stop` is closed, and is given back if it did not end by itself.
 #[derive(Debug)]
 struct Running {
     stop: OwnedFd,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Option<Interface>>,
 }
 
 /// All devices of this process.
@@ -76,20 +86,30 @@ struct Fleet {
     running: BTreeMap<String, Running>,
 }
 
-/// Serves the control socket until `stop` is readable, then removes all devices.
+/// Serves the control socket until `stop` is readable, then ends all devices; or until another process has them. With
+/// `take_over`, begins with those of the process that serves it now, if there is one.
 pub fn serve(
     control: &Path,
     socket_folder: &Path,
     options: Options,
+    take_over: bool,
     stop: BorrowedFd<'_>,
-) -> Result<(), ServeError> {
-    let listener = Listener::bind(control)?;
-    tracing::info!(control = %control.display(), "waiting to be asked for devices");
+) -> Result<Outcome, ServeError> {
     let mut fleet = Fleet {
         socket_folder: socket_folder.into(),
         options,
         running: BTreeMap::new(),
     };
+    let offer = if take_over {
+        Offer::ask(control, "hand-over ", stop)?
+    } else {
+        None
+    };
+    let mut listener = match offer {
+        Some(offer) => fleet.inherit(control, offer)?,
+        None => Listener::bind(control)?,
+    };
+    tracing::info!(control = %control.display(), "waiting to be asked for devices");
     let mut clients: Vec<Lines> = Vec::new();
     loop {
         let mut fds = vec![
@@ -107,14 +127,28 @@ pub fn serve(
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
         if ready[0] {
-            return Ok(());
+            return Ok(Outcome::Ended);
         }
         let now = Instant::now();
         let mut heard = ready[2..].iter();
+        let mut request = None;
         clients.retain_mut(|client| {
-            !heard.next().copied().unwrap_or(false)
-                || client.handle_ready(now, |line| fleet.handle_line(line)).is_ok()
+            if !heard.next().copied().unwrap_or(false) {
+                return true;
+            }
+            match client.handle_ready(now, |line| fleet.handle_line(line)) {
+                Ok(()) => return true,
+                Err(Over::Closed) => {}
+                Err(Over::HandOver(asked)) => request = Some(asked),
+            }
+            false
         });
+        if let Some(request) = request
+            && fleet.hand_over(request, &listener)
+        {
+            listener.own(false);
+            return Ok(Outcome::HandedOver);
+        }
         if ready[1]
             && let Some(stream) = listener.accept()
         {
@@ -145,6 +179,7 @@ impl Fleet {
                 self.down(name);
                 "ok\n".into()
             }
+            Some(("hand-over", version)) => return Reply::HandOver(version.into()),
             None if line == "list" => {
                 let mut names = String::new();
                 for name in self.running.keys() {
@@ -162,17 +197,32 @@ impl Fleet {
             return Ok(());
         }
         let interface = Interface::create(name, &self.socket_folder, self.options)?;
-        let (stop, stopped) = UnixStream::pair().map_err(UpError::Thread)?;
+        self.start(name, interface).map_err(UpError::Thread)?;
+        tracing::info!(name, "device is there");
+        Ok(())
+    }
+
+    fn start(&mut self, name: &str, mut interface: Interface) -> io::Result<()> {
+        let (stop, stopped) = UnixStream::pair()?;
         let label = name.to_owned();
-        let thread = thread::Builder::new()
-            .name(name.into())
-            .spawn(move || {
-                let _span = tracing::info_span!("device", name = label).entered();
-                if let Err(error) = interface.run(stopped.as_fd()) {
-                    tracing::error!(error = &error as &dyn std::error::Error, "device failed");
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            let _span = tracing::info_span!("device", name = label).entered();
+            loop {
+                match interface.run(stopped.as_fd()) {
+                    Ok(End::Stopped) => return Some(interface),
+                    Ok(End::Asked(request)) => {
+                        request.refuse("this device is one of several: take over by their control socket");
+                        continue;
+                    }
+                    Ok(End::SocketGone) => interface.remove(),
+                    Ok(End::InterfaceGone) => {}
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "device failed");
+                    }
                 }
-            })
-            .map_err(UpError::Thread)?;
+                return None;
+            }
+        })?;
         self.running.insert(
             name.into(),
             Running {
@@ -180,15 +230,65 @@ impl Fleet {
                 thread,
             },
         );
-        tracing::info!(name, "device is there");
         Ok(())
     }
 
     fn down(&mut self, name: &str) {
         if let Some(running) = self.running.remove(name) {
-            running.end();
+            if let Some(interface) = running.end() {
+                interface.remove();
+            }
             tracing::info!(name, "device removed");
+        } else if let Err(error) = tun::remove_kept(name) {
+            tracing::debug!(name, %error, "no interface to remove");
         }
+    }
+
+    /// Goes on with the devices of another process; the control socket is its own, too.
+    fn inherit(&mut self, control: &Path, mut offer: Offer<'_>) -> Result<Listener, ServeError> {
+        let Socket { file, socket } = offer.parcel.control.take().ok_or(TakeError::Other)?;
+        let mut listener = Listener::adopt(socket, file, control)?;
+        let taken = offer.take(&self.socket_folder, self.options)?;
+        listener.own(true);
+        for (name, interface) in taken {
+            let started = interface
+                .map_err(UpError::Interface)
+                .and_then(|interface| self.start(&name, interface).map_err(UpError::Thread));
+            if let Err(error) = started {
+                tracing::error!(
+                    name,
+                    error = &error as &dyn std::error::Error,
+                    "cannot go on with a device"
+                );
+            }
+        }
+        Ok(listener)
+    }
+
+    /// Stops all devices and hands them over, or starts them again.
+    fn hand_over(&mut self, request: Request, listener: &Listener) -> bool {
+        self.bury();
+        let interfaces: Vec<_> = std::mem::take(&mut self.running)
+            .into_iter()
+            .filter_map(|(name, running)| Some((name, running.end()?)))
+            .collect();
+        let control = Socket {
+            file: listener.file(),
+            socket: listener.as_fd(),
+        };
+        let devices = interfaces
+            .iter()
+            .map(|(_, interface)| interface.handed())
+            .collect();
+        let given = is_given(request.give(&Parcel::new(Some(control), devices)));
+        for (name, interface) in interfaces {
+            if given {
+                interface.release();
+            } else if let Err(error) = self.start(&name, interface) {
+                tracing::error!(name, %error, "cannot start a device again");
+            }
+        }
+        given
     }
 
     /// Forgets devices that ended by themselves.
@@ -206,10 +306,10 @@ impl Drop for Fleet {
 }
 
 impl Running {
-    fn end(self) {
+    fn end(self) -> Option<Interface> {
         drop(self.stop);
         // A panic in it has been printed where it happened.
-        let _ = self.thread.join();
+        self.thread.join().ok().flatten()
     }
 }
 

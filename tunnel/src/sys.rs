@@ -8,19 +8,24 @@ use std::{
     ffi::{c_int, c_uint},
     io,
     net::{SocketAddr, UdpSocket},
-    os::fd::{AsFd, AsRawFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
 };
 
 use libc::{cmsghdr, ifreq, iovec, msghdr};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socket};
 use socket2::{SockAddr, SockAddrStorage};
 
-/// Makes the open `/dev/net/tun` a new interface of this name; fails when the name is taken. With `vnet`, every packet
-/// has a virtio-net header.
-pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str, vnet: bool) -> io::Result<()> {
+/// Makes the open `/dev/net/tun` an interface of this name. With `new`, EBUSY says that the name is taken; without, that
+/// another process holds that interface. With `vnet`, every packet has a virtio-net header.
+pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str, vnet: bool, new: bool) -> io::Result<()> {
     let mut request = request(name)?;
-    // IFF_TUN_EXCL: never take over a device that another process left or holds.
-    let mut flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
+    let mut flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    if new {
+        flags |= libc::IFF_TUN_EXCL;
+    }
     if vnet {
         flags |= libc::IFF_VNET_HDR;
     }
@@ -33,6 +38,29 @@ pub(crate) fn tun_set_offload(tun: &impl AsFd, offloads: c_uint) -> io::Result<(
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of this process.
     let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, offloads) };
     checked(result).map(drop)
+}
+
+/// Whether a tun's interface stays when nobody holds it any more.
+pub(crate) fn tun_set_persist(tun: &impl AsFd, persist: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of this process.
+    let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETPERSIST, c_int::from(persist)) };
+    checked(result).map(drop)
+}
+
+/// How long the virtio-net header of each packet is, in bytes.
+pub(crate) fn tun_set_header_size(tun: &impl AsFd, size: c_int) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which lives for the time of the call.
+    let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) };
+    checked(result).map(drop)
+}
+
+/// Whether a tun's packets have a virtio-net header; an error when it is no tun, or its interface is gone.
+pub(crate) fn tun_has_vnet(tun: &impl AsFd) -> io::Result<bool> {
+    let mut request = request("")?;
+    call(tun, libc::TUNGETIFF, &mut request)?;
+    // SAFETY: TUNGETIFF has written this member.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(c_int::from(flags as u16) & libc::IFF_VNET_HDR != 0)
 }
 
 /// The present name of a tun's interface; fails when the interface is gone.
@@ -82,7 +110,7 @@ pub(crate) fn set_queue_length(name: &str, packets: u16) -> io::Result<()> {
 }
 
 /// Lets the kernel fragment what does not fit, as its own WireGuard does, whatever an ICMP message says.
-pub(crate) fn allow_fragments(socket: &UdpSocket, v6: bool) -> io::Result<()> {
+pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     let (level, option, value) = if v6 {
         (
             libc::IPPROTO_IPV6,
@@ -96,7 +124,7 @@ pub(crate) fn allow_fragments(socket: &UdpSocket, v6: bool) -> io::Result<()> {
     // SAFETY: `value` is a live int of `length` bytes for the time of the call.
     let result = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             option,
             (&raw const value).cast(),
@@ -240,8 +268,30 @@ impl Control {
     }
 }
 
+/// So many descriptors may come with one message.
+pub(crate) const MAX_DESCRIPTORS: usize = 16;
+
+/// Receives bytes, and what descriptors come with them; zero bytes are the end.
+pub(crate) fn receive_descriptors(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    descriptors: &mut impl Extend<OwnedFd>,
+) -> io::Result<usize> {
+    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    for received in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = received {
+            // SAFETY: the kernel has just opened them for this process, and nobody else knows of them.
+            descriptors.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(message.bytes)
+}
+
 /// Any socket will do to ask about interfaces.
-fn control() -> io::Result<std::os::fd::OwnedFd> {
+fn control() -> io::Result<OwnedFd> {
     Ok(socket(
         AddressFamily::Inet,
         SockType::Datagram,

@@ -1,10 +1,14 @@
-//! The tunnel interface: a TUN device that lives as long as its file is open.
+//! The tunnel interface: a TUN device that lives as long as its file is open, or longer if it is to be kept.
+//!
+//! A kept one has [`MARK`] as its alias, so that the next process knows it for its own: any other TUN that nobody holds was
+//! made by somebody else for something else.
 
 use std::{
+    ffi::c_int,
     fs::{File, OpenOptions},
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
 };
@@ -12,9 +16,13 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    link::alias,
     offload::{coalesce::Joins, vnet},
     sys,
 };
+
+/// The alias (`ip link`) of an interface that is kept when its process ends.
+pub const MARK: &str = "spanwire-tunnel";
 
 /// What WireGuard's own tools assume: 1500 less the worst of its overheads.
 pub const DEFAULT_MTU: u16 = 1420;
@@ -66,7 +74,7 @@ impl TunOffloads {
     /// What may be joined for the interface.
     pub fn joins(self) -> Joins {
         Joins {
-            tcp: self.vnet,
+            tcp: self.tso,
             udp: self.uso,
         }
     }
@@ -85,7 +93,8 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Makes an interface; with offloads as far as the kernel has them and `offload` allows.
+    /// Makes an interface, or attaches to one that was kept; with offloads as far as the kernel has them and `offload`
+    /// allows.
     pub fn create(name: &str, offload: bool) -> Result<Self, TunError> {
         let forbidden = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
         if name.is_empty()
@@ -100,23 +109,42 @@ impl Tun {
             source,
         };
         let file = open().map_err(TunError::Open)?;
-        // A file that was refused once can be asked again.
-        let vnet = offload && sys::tun_set_interface(&file, name, true).is_ok();
-        if !vnet {
-            sys::tun_set_interface(&file, name, false).map_err(refused)?;
+        match attach(&file, name, offload, true) {
+            Ok(vnet) => {
+                let offloads = settle(&file, vnet, offload);
+                sys::set_link_mtu(name, DEFAULT_MTU)
+                    .and_then(|()| sys::set_queue_length(name, QUEUE_LENGTH))
+                    .map_err(|source| TunError::SetUp {
+                        name: name.into(),
+                        source,
+                    })?;
+                Ok(Self { file, offloads })
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && is_marked(name) => {
+                let vnet = attach(&file, name, offload, false).map_err(refused)?;
+                let offloads = settle(&file, vnet, offload);
+                tracing::info!(name, "going on with the interface that was kept");
+                Ok(Self { file, offloads })
+            }
+            Err(error) => Err(refused(error)),
         }
-        let offloads = if vnet {
-            probe(&file)
-        } else {
-            TunOffloads::default()
-        };
-        sys::set_link_mtu(name, DEFAULT_MTU)
-            .and_then(|()| sys::set_queue_length(name, QUEUE_LENGTH))
-            .map_err(|source| TunError::SetUp {
-                name: name.into(),
-                source,
-            })?;
+    }
+
+    /// Goes on with what another process opened; `file` is a tun ([`is_tun`]). Whether packets have a header cannot be
+    /// changed any more.
+    pub fn adopt(file: OwnedFd, offload: bool) -> io::Result<Self> {
+        let file = File::from(file);
+        let vnet = sys::tun_has_vnet(&file)?;
+        let offloads = settle(&file, vnet, offload);
         Ok(Self { file, offloads })
+    }
+
+    /// Whether the interface stays, with its addresses and routes, when this process ends, however it does.
+    pub fn keep(&self, keep: bool) -> io::Result<()> {
+        if keep {
+            alias::set(&self.name()?, MARK)?;
+        }
+        sys::tun_set_persist(&self.file, keep)
     }
 
     /// The interface's present name; an error when it is gone.
@@ -159,11 +187,50 @@ fn open() -> io::Result<File> {
         .open("/dev/net/tun")
 }
 
-/// Switches on what the kernel has; older kernels refuse a set that has one they do not know.
-fn probe(file: &File) -> TunOffloads {
+/// Whether a descriptor is a tun's whose interface is there.
+pub fn is_tun(file: &impl AsFd) -> bool {
+    sys::tun_has_vnet(file).is_ok()
+}
+
+/// Removes an interface that was kept and that nobody holds; any other is left alone.
+pub fn remove_kept(name: &str) -> io::Result<()> {
+    if is_marked(name) {
+        let file = open()?;
+        sys::tun_set_interface(&file, name, false, false)?;
+        sys::tun_set_persist(&file, false)?;
+    }
+    Ok(())
+}
+
+fn is_marked(name: &str) -> bool {
+    alias::read(name).is_ok_and(|alias| alias == MARK)
+}
+
+/// Whether packets have a header. A file that was refused once can be asked again.
+fn attach(file: &File, name: &str, offload: bool, new: bool) -> io::Result<bool> {
+    if offload && sys::tun_set_interface(file, name, true, new).is_ok() {
+        return Ok(true);
+    }
+    sys::tun_set_interface(file, name, false, new).map(|()| false)
+}
+
+/// Switches on what the kernel has, and off what an earlier process switched on; older kernels refuse a set that has one
+/// they do not know.
+fn settle(file: &File, vnet: bool, offload: bool) -> TunOffloads {
+    let takes = |offloads| sys::tun_set_offload(file, offloads).is_ok();
+    if vnet {
+        // It is this long anyway, unless somebody else had this interface in between.
+        let _ = sys::tun_set_header_size(file, vnet::LENGTH as c_int);
+    }
+    if !vnet || !offload {
+        takes(0);
+        return TunOffloads {
+            vnet,
+            ..TunOffloads::default()
+        };
+    }
     let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     let uso = tso | libc::TUN_F_USO4 | libc::TUN_F_USO6;
-    let takes = |offloads| sys::tun_set_offload(file, offloads).is_ok();
     let uso = takes(uso);
     TunOffloads {
         vnet: true,

@@ -15,8 +15,9 @@ use crate::{
     uapi::line::{DeviceLine, PeerLine},
 };
 
-mod get;
+pub(crate) mod get;
 pub(crate) mod line;
+pub(crate) mod restore;
 pub mod server;
 
 /// What a device's configuration changes outside the device.
@@ -100,6 +101,8 @@ pub enum Reply {
     Answer(String),
     /// This is no UAPI client: hang up.
     HangUp,
+    /// Another process wants to take over, by this version of [`crate::hand_over`].
+    HandOver(String),
 }
 
 /// One client's operations, line by line.
@@ -144,7 +147,12 @@ impl Session {
         match (&mut self.state, line) {
             (State::Idle, "get=1") => self.state = State::Get,
             (State::Idle, "set=1") => self.state = State::Set(Section::Device),
-            (State::Idle, _) => return Reply::HangUp,
+            (State::Idle, _) => {
+                return match line.strip_prefix("hand-over=") {
+                    Some(version) => Reply::HandOver(version.into()),
+                    None => Reply::HangUp,
+                };
+            }
             (State::Get, "") => {
                 self.state = State::Idle;
                 return Reply::Answer(get::render(device, ports) + "errno=0\n\n");

@@ -3,11 +3,12 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::{outbox::Batch, sys};
 
@@ -71,18 +72,35 @@ impl Sockets {
         if v4.is_none() && v6.is_none() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        let every = |works: fn(&UdpSocket) -> bool| offload && v4.iter().chain(&v6).all(works);
-        let offloads = UdpOffloads {
-            gso: every(|socket| getsockopt(socket, sockopt::UdpGsoSegment).is_ok()),
-            gro: every(|socket| setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok()),
+        Ok(Self::with(v4, v6, port, offload))
+    }
+
+    /// Goes on with what another process bound ([`port_of`]); a family that it did not have is still left out.
+    pub fn adopt(v4: Option<OwnedFd>, v6: Option<OwnedFd>, port: u16, offload: bool) -> io::Result<Self> {
+        let adopt = |socket: OwnedFd, v6| {
+            let socket = Socket::from(socket);
+            prepare(&socket, v6)?;
+            Ok::<_, io::Error>(UdpSocket::from(socket))
         };
-        Ok(Self {
+        let v4 = v4.map(|socket| adopt(socket, false)).transpose()?;
+        let v6 = v6.map(|socket| adopt(socket, true)).transpose()?;
+        Ok(Self::with(v4, v6, port, offload))
+    }
+
+    fn with(v4: Option<UdpSocket>, v6: Option<UdpSocket>, port: u16, offload: bool) -> Self {
+        let every = |works: &dyn Fn(&UdpSocket) -> bool| v4.iter().chain(&v6).all(works);
+        let gro = every(&|socket| setsockopt(socket, sockopt::UdpGroSegment, &offload).is_ok());
+        let offloads = UdpOffloads {
+            gso: offload && every(&|socket| getsockopt(socket, sockopt::UdpGsoSegment).is_ok()),
+            gro: offload && gro,
+        };
+        Self {
             v4,
             v6,
             port,
             offloads,
             refused: Vec::new(),
-        })
+        }
     }
 
     /// What they and their kernel agreed on.
@@ -93,6 +111,11 @@ impl Sockets {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// For IPv4 and for IPv6.
+    pub fn by_family(&self) -> [Option<&UdpSocket>; 2] {
+        [self.v4.as_ref(), self.v6.as_ref()]
     }
 
     /// Those that exist.
@@ -168,24 +191,36 @@ fn open(addr: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     if mark != 0 {
         socket.set_mark(mark)?;
     }
+    prepare(&socket, addr.is_ipv6())?;
+    socket.bind(&addr.into())?;
+    Ok(UdpSocket::from(socket))
+}
+
+/// The port that a UDP socket of this family is bound to; `None` for any other descriptor.
+pub fn port_of(socket: &impl AsFd, v6: bool) -> Option<u16> {
+    let socket = SockRef::from(socket);
+    let is_udp = socket.protocol().ok().flatten() == Some(Protocol::UDP);
+    let addr = socket.local_addr().ok()?.as_socket()?;
+    (is_udp && addr.is_ipv6() == v6 && addr.port() != 0).then_some(addr.port())
+}
+
+/// What this version wants of a socket, whoever made it.
+fn prepare(socket: &Socket, v6: bool) -> io::Result<()> {
     // Larger than the system's limit where the process may; what it gets otherwise is enough to work.
-    if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+    if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
         let _ = socket.set_recv_buffer_size(BUFFER);
     }
-    if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
+    if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
     }
     // Without the outer header's ECN bits (RFC 6040) packets flow all the same.
-    let _ = if addr.is_ipv6() {
-        setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)
+    let _ = if v6 {
+        setsockopt(socket, sockopt::Ipv6RecvTClass, &true)
     } else {
-        setsockopt(&socket, sockopt::IpRecvTos, &true)
+        setsockopt(socket, sockopt::IpRecvTos, &true)
     };
     socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    let socket = UdpSocket::from(socket);
-    sys::allow_fragments(&socket, addr.is_ipv6())?;
-    Ok(socket)
+    sys::allow_fragments(socket, v6)
 }
 
 /// A machine without IPv6 (or IPv4) is no error.

@@ -48,6 +48,11 @@ impl Device {
         self.by_key.get(&key).copied()
     }
 
+    /// A peer, for its counters.
+    pub(crate) fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        peer_mut(&mut self.peers, id)
+    }
+
     /// Whether this is the device's own key.
     pub fn is_own_key(&self, key: PublicKey) -> bool {
         self.identity

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
 };
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     offload::coalesce::Coalescer,
     outbox::{Batch, Outbox},
     tun::Tun,
-    uapi::Ports,
+    uapi::{Ports, restore::Wanted},
     udp::Sockets,
 };
 
@@ -64,6 +65,23 @@ impl Outside {
     pub(super) fn open(&mut self, port: u16) -> io::Result<()> {
         self.flush_network();
         let sockets = Sockets::bind(port, self.mark, self.offload)?;
+        self.listen(sockets);
+        Ok(())
+    }
+
+    /// Goes on with the sockets of another process, if it had any; the interface is up then.
+    pub(super) fn resume(&mut self, wanted: Wanted, udp: [Option<OwnedFd>; 2]) -> io::Result<()> {
+        let Wanted { port, mark } = wanted;
+        (self.port, self.mark) = (port, mark);
+        let [v4, v6] = udp;
+        if v4.is_some() || v6.is_some() {
+            self.listen(Sockets::adopt(v4, v6, port, self.offload)?);
+            self.up = true;
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, sockets: Sockets) {
         tracing::info!(port = sockets.port(), offloads = ?sockets.offloads(), "listening");
         self.port = sockets.port();
         self.outbox = if sockets.offloads().gso {
@@ -73,7 +91,6 @@ impl Outside {
         };
         self.sockets = Some(sockets);
         self.complained = false;
-        Ok(())
     }
 
     /// Says once that the port cannot be had, however often it is tried.

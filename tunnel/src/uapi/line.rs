@@ -97,7 +97,7 @@ fn exactly<T>(wanted: &str, value: &str, meaning: T) -> Option<T> {
 }
 
 /// Digits and nothing else: Rust's own parsing takes a sign, too.
-fn number<T: std::str::FromStr>(value: &str) -> Option<T> {
+pub(crate) fn number<T: std::str::FromStr>(value: &str) -> Option<T> {
     value
         .parse()
         .ok()

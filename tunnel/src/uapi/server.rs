@@ -4,7 +4,7 @@ use std::{
     fs, io,
     io::{Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, MetadataExt, PermissionsExt},
             net::{UnixListener, UnixStream},
@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::{
     device::Device,
+    hand_over::Request,
     uapi::{Ports, Reply, Session},
 };
 
@@ -61,9 +62,15 @@ pub enum ListenError {
 pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
-    /// Device and inode: so that a file that another process put in the place is left alone.
-    file: (u64, u64),
+    /// So that a file that another process put in the place is left alone.
+    file: FileId,
+    /// Whether the file goes with this one.
+    owned: bool,
 }
+
+/// Device and inode of a socket's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId(pub u64, pub u64);
 
 impl Listener {
     /// Makes the socket, and its folder if need be. A dead one left by a killed process is replaced.
@@ -98,7 +105,31 @@ impl Listener {
             socket,
             path: path.into(),
             file,
+            owned: true,
         })
+    }
+
+    /// Goes on with a socket of another process, which still owns its file; or makes one when that file is not here.
+    pub fn adopt(socket: OwnedFd, file: FileId, path: &Path) -> Result<Self, ListenError> {
+        if !identity(path).is_ok_and(|here| here == file) {
+            return Self::bind(path);
+        }
+        Ok(Self {
+            socket: socket.into(),
+            path: path.into(),
+            file,
+            owned: false,
+        })
+    }
+
+    /// Whether the file is removed when this one goes.
+    pub fn own(&mut self, owned: bool) {
+        self.owned = owned;
+    }
+
+    /// Its file.
+    pub fn file(&self) -> FileId {
+        self.file
     }
 
     /// Whether the socket's file is still this one.
@@ -122,14 +153,14 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.is_present() {
+        if self.owned && self.is_present() {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+fn identity(path: &Path) -> io::Result<FileId> {
+    fs::symlink_metadata(path).map(|meta| FileId(meta.dev(), meta.ino()))
 }
 
 /// A client's bytes, cut into lines, and the answer it has not read yet.
@@ -145,7 +176,12 @@ pub struct Lines {
 
 /// A connection is over.
 #[derive(Debug)]
-pub struct Closed;
+pub enum Over {
+    /// There is nobody any more, or nobody to talk to.
+    Closed,
+    /// It has become the request of another process to take over.
+    HandOver(Request),
+}
 
 impl Lines {
     /// A fresh connection.
@@ -171,11 +207,7 @@ impl Lines {
     /// Reads what is there, gives every whole line to `handle`, and sends its answers.
     ///
     /// Lines behind an answer wait until it is sent.
-    pub fn handle_ready(
-        &mut self,
-        now: Instant,
-        mut handle: impl FnMut(&str) -> Reply,
-    ) -> Result<(), Closed> {
+    pub fn handle_ready(&mut self, now: Instant, mut handle: impl FnMut(&str) -> Reply) -> Result<(), Over> {
         self.last_heard = now;
         let mut ended = false;
         if self.outgoing.is_empty() {
@@ -195,19 +227,23 @@ impl Lines {
                     self.outgoing = text.into_bytes();
                     self.flush()?;
                 }
-                Reply::HangUp => return Err(Closed),
+                Reply::HangUp => return Err(Over::Closed),
+                Reply::HandOver(version) => {
+                    let stream = self.stream.try_clone().map_err(|_| Over::Closed)?;
+                    return Err(Over::HandOver(Request { stream, version }));
+                }
             }
         }
         self.incoming.drain(..start);
         if ended || (self.outgoing.is_empty() && self.incoming.len() > MAX_LINE) {
-            Err(Closed)
+            Err(Over::Closed)
         } else {
             Ok(())
         }
     }
 
     /// Whether the other side has ended.
-    fn fill(&mut self) -> Result<bool, Closed> {
+    fn fill(&mut self) -> Result<bool, Over> {
         let before = self.incoming.len();
         self.incoming.resize(before + CHUNK, 0);
         let read = self.stream.read(&mut self.incoming[before..]);
@@ -216,17 +252,17 @@ impl Lines {
         match read {
             Ok(read) => Ok(read == 0),
             Err(error) if is_transient(&error) => Ok(false),
-            Err(_) => Err(Closed),
+            Err(_) => Err(Over::Closed),
         }
     }
 
-    fn flush(&mut self) -> Result<(), Closed> {
+    fn flush(&mut self) -> Result<(), Over> {
         while self.sent < self.outgoing.len() {
             match self.stream.write(&self.outgoing[self.sent..]) {
-                Ok(0) => return Err(Closed),
+                Ok(0) => return Err(Over::Closed),
                 Ok(written) => self.sent += written,
                 Err(error) if is_transient(&error) => return Ok(()),
-                Err(_) => return Err(Closed),
+                Err(_) => return Err(Over::Closed),
             }
         }
         self.outgoing = Vec::new();
@@ -290,24 +326,35 @@ impl Server {
         self.clients.push((Lines::new(stream, now), Session::default()));
     }
 
-    /// Clients have something to say, or can be answered; `ready` is in the order of [`Self::clients`].
+    /// The listener, to be given up or owned.
+    pub fn listener_mut(&mut self) -> &mut Listener {
+        &mut self.listener
+    }
+
+    /// Clients have something to say, or can be answered; `ready` is in the order of [`Self::clients`]. Perhaps one of
+    /// them wants to take over.
     pub fn handle_ready(
         &mut self,
         now: Instant,
         ready: &[bool],
         device: &mut Device,
         ports: &mut impl Ports,
-    ) {
+    ) -> Option<Request> {
         let mut ready = ready.iter();
+        let mut request = None;
         self.clients.retain_mut(|(lines, session)| {
             if !ready.next().copied().unwrap_or(false) {
                 return true;
             }
             let open = lines.handle_ready(now, |line| session.handle_line(now, line, device, ports));
-            if open.is_err() {
-                session.handle_end(now, device, ports);
+            match open {
+                Ok(()) => return true,
+                Err(Over::Closed) => {}
+                Err(Over::HandOver(asked)) => request = Some(asked),
             }
-            open.is_ok()
+            session.handle_end(now, device, ports);
+            false
         });
+        request
     }
 }

@@ -6,8 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod conformance;
+mod declined;
 mod flood;
+mod handover;
 mod interop;
+mod kept;
 mod lifecycle;
 mod offloads;
 mod others;

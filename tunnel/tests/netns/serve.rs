@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
     process::{Child, Stdio},
@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::world::{Engine, OURS, World, terminate, wait_for};
+use crate::world::{Engine, OURS, World, ends, terminate, wait_for};
 
 /// A serving process in the first namespace of a world; the sockets for `wg` are in a folder of its own.
 struct Server {
@@ -25,7 +25,7 @@ impl Server {
     fn new() -> Self {
         let world = World::new(Engine::Ours, Engine::Ours);
         let folder = TempDir::new().unwrap();
-        let process = spawn(&world, &folder);
+        let process = spawn(&world, &folder, &[]);
         Self {
             world,
             folder,
@@ -39,6 +39,37 @@ impl Server {
 
     fn ask(&self, line: &str) -> Vec<String> {
         ask(&mut UnixStream::connect(self.control()).unwrap(), line)
+    }
+
+    /// Another process takes over, and the one before ends well.
+    fn upgrade(&mut self, options: &[&str]) {
+        let next = spawn(&self.world, &self.folder, &[&["--take-over"], options].concat());
+        let mut before = std::mem::replace(&mut self.process, next);
+        assert!(ends(&mut before), "the old process ends badly");
+    }
+
+    /// The answer to a `get`, and the interface's number, which an upgrade leaves alone.
+    fn facts(&self, name: &str) -> Vec<String> {
+        let mut uapi = UnixStream::connect(self.socket(name)).unwrap();
+        uapi.write_all(b"get=1\n\n").unwrap();
+        let lines = BufReader::new(uapi).lines().map(Result::unwrap);
+        let mut facts: Vec<_> = lines.take_while(|line| line != "errno=0").collect();
+        let link = self.world.a.run(&["ip", "-o", "link", "show", "dev", name]);
+        facts.extend(link.split(':').next().map(str::to_owned));
+        facts
+    }
+
+    fn configure(&self, name: &str, port: u16) {
+        let mut uapi = UnixStream::connect(self.socket(name)).unwrap();
+        let (private, peer) = ("40".repeat(32), "02".repeat(32));
+        write!(
+            uapi,
+            "set=1\nprivate_key={private}\nlisten_port={port}\npublic_key={peer}\nallowed_ip=10.8.0.0/16\n\n"
+        )
+        .unwrap();
+        let answer = BufReader::new(uapi).lines().next().unwrap().unwrap();
+        assert_eq!(answer, "errno=0");
+        self.world.a.run(&["ip", "link", "set", name, "up"]);
     }
 
     fn has_link(&self, name: &str) -> bool {
@@ -61,18 +92,19 @@ impl Drop for Server {
     }
 }
 
-fn spawn(world: &World, folder: &TempDir) -> Child {
+fn spawn(world: &World, folder: &TempDir, options: &[&str]) -> Child {
     let control = folder.path().join("control/tunnel.sock");
     let sockets = folder.path().join("wg");
     let (control_text, sockets) = (control.display().to_string(), sockets.display().to_string());
-    let mut command = world.a.command(&[
+    let words = [
         OURS,
         "serve",
         "--control",
         &control_text,
         "--socket-dir",
         &sockets,
-    ]);
+    ];
+    let mut command = world.a.command(&[&words, options].concat());
     let process = command.stderr(Stdio::null()).spawn().unwrap();
     wait_for("the control socket", || UnixStream::connect(&control).is_ok());
     process
@@ -170,7 +202,7 @@ fn after_a_kill_the_next_one_starts_and_is_asked_again() {
     server.ask("up swone");
     server.process.kill().unwrap();
     server.process.wait().unwrap();
-    server.process = spawn(&server.world, &server.folder);
+    server.process = spawn(&server.world, &server.folder, &[]);
     assert_eq!(server.ask("list"), ["ok"]);
     assert_eq!(server.ask("up swone"), ["ok"]);
 }
@@ -181,4 +213,91 @@ fn the_control_socket_is_for_root_alone() {
     let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(server.control()), 0o600);
     assert_eq!(mode(server.control().parent().unwrap().into()), 0o700);
+}
+
+#[test]
+fn another_process_takes_over_all_devices_and_the_control_socket() {
+    let mut server = Server::new();
+    for (name, port) in [("swone", 7001), ("swtwo", 7002)] {
+        assert_eq!(server.ask(&format!("up {name}")), ["ok"]);
+        server.configure(name, port);
+    }
+    let facts = ["swone", "swtwo"].map(|name| server.facts(name));
+    for _ in 0..2 {
+        server.upgrade(&[]);
+        assert_eq!(server.ask("list"), ["swone", "swtwo", "ok"]);
+        assert_eq!(["swone", "swtwo"].map(|name| server.facts(name)), facts);
+        let ports = server.world.a.run(&["ss", "-uln"]);
+        assert!(ports.contains(":7001") && ports.contains(":7002"), "{ports}");
+    }
+    assert_eq!(server.ask("down swone"), ["ok"]);
+    assert!(!server.has_link("swone") && !server.socket("swone").exists());
+    assert!(terminate(&mut server.process, Signal::SIGTERM));
+    assert!(!server.has_link("swtwo") && !server.socket("swtwo").exists() && !server.control().exists());
+}
+
+#[test]
+fn a_taker_that_dies_half_way_leaves_every_device_running() {
+    let server = Server::new();
+    for name in ["swone", "swtwo"] {
+        assert_eq!(server.ask(&format!("up {name}")), ["ok"]);
+    }
+    server.configure("swone", 7001);
+    let facts = ["swone", "swtwo"].map(|name| server.facts(name));
+    for (line, heard) in [
+        ("hand-over 1", "hand-over=1\n"),
+        ("hand-over 2", "error this process"),
+    ] {
+        let mut taker = UnixStream::connect(server.control()).unwrap();
+        writeln!(taker, "{line}").unwrap();
+        let mut answer = vec![0; heard.len()];
+        taker.read_exact(&mut answer).unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), heard);
+        drop(taker);
+        assert_eq!(server.ask("list"), ["swone", "swtwo", "ok"]);
+        assert_eq!(["swone", "swtwo"].map(|name| server.facts(name)), facts);
+    }
+}
+
+#[test]
+fn one_device_of_several_is_not_handed_over_alone() {
+    let server = Server::new();
+    server.ask("up swone");
+    let folder = server.folder.path().join("wg").display().to_string();
+    let refused = server
+        .world
+        .a
+        .try_run(&[OURS, "--take-over", "--socket-dir", &folder, "swone"]);
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        !refused.status.success() && words.contains("take over by their control socket"),
+        "{words}"
+    );
+    assert_eq!(server.ask("list"), ["swone", "ok"]);
+    assert!(server.socket("swone").exists());
+}
+
+#[test]
+fn down_removes_an_interface_that_is_kept_and_nothing_else_does() {
+    let mut server = Server::new();
+    server.ask("up swone");
+    server.ask("up swtwo");
+    server.upgrade(&["--keep"]);
+    assert_eq!(server.ask("down swone"), ["ok"]);
+    assert!(!server.has_link("swone"));
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        terminate(&mut server.process, signal);
+        assert!(server.has_link("swtwo"), "{signal} removes it");
+        server.process = spawn(&server.world, &server.folder, &["--keep", "--take-over"]);
+        assert_eq!(server.ask("list"), ["ok"]);
+        assert_eq!(server.ask("up swtwo"), ["ok"]);
+    }
+    terminate(&mut server.process, Signal::SIGTERM);
+    server.process = spawn(&server.world, &server.folder, &[]);
+    let foreign = &server.world.a;
+    foreign.run(&["ip", "tuntap", "add", "dev", "swthree", "mode", "tun"]);
+    for (name, stays) in [("swtwo", false), ("swthree", true), ("lo", true)] {
+        assert_eq!(server.ask(&format!("down {name}")), ["ok"]);
+        assert_eq!(server.has_link(name), stays, "{name}");
+    }
 }

@@ -124,7 +124,7 @@ impl Bench {
         session.handle_line(self.now, "get=1", &mut self.device, &mut self.kept);
         match session.handle_line(self.now, "", &mut self.device, &mut self.kept) {
             Reply::Answer(answer) => answer,
-            reply @ (Reply::More | Reply::HangUp) => panic!("{reply:?}"),
+            reply @ (Reply::More | Reply::HangUp | Reply::HandOver(_)) => panic!("{reply:?}"),
         }
     }
 

@@ -1,0 +1,155 @@
+//! The way back from the answer to a `get`: a device as another process had it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use crate::{
+    device::{Device, Wire},
+    peer::PeerId,
+    uapi::{
+        Ports, Subject, UapiError,
+        line::{self, DeviceLine, PeerLine},
+        set_device,
+    },
+};
+
+/// What a device's configuration says about sockets that are not there yet.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) port: u16,
+    pub(crate) mark: u32,
+}
+
+/// Makes a fresh device what the answer says, counters and all. Nothing is sent: peers want a handshake when
+/// [`Device::handle_up`] is called.
+pub(crate) fn restore(now: Instant, answer: &str, device: &mut Device) -> Result<Wanted, UapiError> {
+    let mut wanted = Wanted::default();
+    let mut peer: Option<PeerId> = None;
+    for line in answer.lines() {
+        let (key, value) = line
+            .split_once('=')
+            .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
+        match peer {
+            _ if key == "public_key" => {
+                let key = line::public_key(value)?;
+                peer = Some(device.add_peer(now, key).ok_or(UapiError::TooManyPeers)?);
+            }
+            None => set_device(now, DeviceLine::parse(key, value)?, device, &mut wanted)?,
+            Some(id) => {
+                if !count(key, value, device, id)? {
+                    let id = Some(id);
+                    Subject { id, created: true }.set(now, PeerLine::parse(key, value)?, device);
+                }
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Takes what a `set` has no line for; `false` when it is something else.
+fn count(key: &str, value: &str, device: &mut Device, id: PeerId) -> Result<bool, UapiError> {
+    let number = |key| line::number(value).ok_or(UapiError::InvalidValue { key });
+    let Some(peer) = device.peer_mut(id) else {
+        return Ok(false);
+    };
+    match key {
+        "tx_bytes" => peer.tx_bytes = number("tx_bytes")?,
+        "rx_bytes" => peer.rx_bytes = number("rx_bytes")?,
+        "last_handshake_time_sec" => {
+            let since = Duration::from_secs(number("last_handshake_time_sec")?);
+            peer.last_handshake = UNIX_EPOCH.checked_add(since).filter(|at| *at > UNIX_EPOCH);
+        }
+        "last_handshake_time_nsec" => {
+            let more = Duration::from_nanos(number("last_handshake_time_nsec")?);
+            peer.last_handshake = peer.last_handshake.and_then(|at| at.checked_add(more));
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Before there is a peer there is nobody to send to.
+impl Wire for Wanted {
+    fn room(&mut self) -> &mut [u8] {
+        &mut []
+    }
+
+    fn commit(&mut self, _: SocketAddr, _: u8, _: usize) {}
+
+    fn deliver(&mut self, _: &[u8]) {}
+}
+
+impl Ports for Wanted {
+    fn listen_port(&self) -> u16 {
+        self.port
+    }
+
+    fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
+        self.port = port;
+        Ok(())
+    }
+
+    fn fwmark(&self) -> u32 {
+        self.mark
+    }
+
+    fn set_fwmark(&mut self, mark: u32) -> io::Result<()> {
+        self.mark = mark;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uapi::get;
+
+    fn answer() -> String {
+        let [private, alone, known, shared] = ["40", "02", "03", "04"].map(|byte| byte.repeat(32));
+        format!(
+            "private_key={private}\nlisten_port=51820\nfwmark=8192\n\
+             public_key={alone}\npreshared_key={none}\nprotocol_version=1\n\
+             last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n\
+             persistent_keepalive_interval=0\n\
+             public_key={known}\npreshared_key={shared}\nprotocol_version=1\nendpoint=[fe80::1%3]:5\n\
+             last_handshake_time_sec=1700000000\nlast_handshake_time_nsec=999\ntx_bytes=5\n\
+             rx_bytes=7\npersistent_keepalive_interval=25\nallowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\n",
+            none = "00".repeat(32),
+        )
+    }
+
+    #[test]
+    fn a_device_is_what_it_was() {
+        let mut device = Device::new(1420);
+        let wanted = restore(Instant::now(), &answer(), &mut device).unwrap();
+        assert_eq!(get::render(&device, &wanted), answer());
+    }
+
+    #[test]
+    fn nothing_is_sent_before_it_is_asked_for() {
+        let mut device = Device::new(1420);
+        let mut wanted = restore(Instant::now(), &answer(), &mut device).unwrap();
+        let now = Instant::now();
+        // With no room to write into, a datagram would panic.
+        device.handle_timeout(now, &mut wanted);
+        assert!(device.peers().all(|(_, peer)| [0, 5].contains(&peer.tx_bytes)));
+    }
+
+    #[test]
+    fn what_no_get_says_is_refused() {
+        for wrong in [
+            "nonsense",
+            "listen_port=x",
+            "tx_bytes=1",
+            "public_key=1",
+            &format!("public_key={}\ntx_bytes=-1", "02".repeat(32)),
+            &format!("public_key={}\nbogus=1", "02".repeat(32)),
+        ] {
+            let mut device = Device::new(1420);
+            assert!(restore(Instant::now(), wrong, &mut device).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Another process takes over a running device.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    process::{Child, Stdio},
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    traffic::transfer,
+    world::{Engine, OURS, Side, World, ends, other, terminate, wait_for},
+};
+
+/// A process for the same device, which writes to the same log.
+pub(crate) fn spawn(side: &Side, options: &[&str]) -> Child {
+    let log = || fs::OpenOptions::new().append(true).open(side.log.path()).unwrap();
+    side.command(&[&[OURS], options, &[&side.device]].concat())
+        .stdin(Stdio::null())
+        .stdout(log())
+        .stderr(log())
+        .spawn()
+        .unwrap()
+}
+
+/// Starts a process that takes over, and waits until the one before has ended well.
+pub(crate) fn upgrade(side: &mut Side, options: &[&str]) {
+    let next = spawn(side, &[&["--take-over"], options].concat());
+    let mut before = side.process.replace(next).expect("one is running");
+    assert!(ends(&mut before), "the old process ends badly");
+}
+
+pub(crate) fn has_link(side: &Side) -> bool {
+    side.try_run(&["ip", "link", "show", "dev", &side.device])
+        .status
+        .success()
+}
+
+/// Gives the interface an address and routes beyond the usual.
+pub(crate) fn decorate(side: &Side) {
+    side.run(&["ip", "address", "add", "10.78.0.1/32", "dev", &side.device]);
+    side.run(&["ip", "route", "add", "10.99.0.0/16", "dev", &side.device]);
+    side.run(&["ip", "-6", "route", "add", "fd99::/64", "dev", &side.device]);
+}
+
+/// Everything about the interface that an upgrade must not change.
+pub(crate) fn link_facts(side: &Side) -> Vec<String> {
+    let name = &side.device;
+    let index = side.run(&["ip", "-o", "link", "show", "dev", name]);
+    let [index, _] = index.splitn(2, ':').collect::<Vec<_>>()[..] else {
+        panic!("{index}");
+    };
+    let mut facts = vec![index.to_owned()];
+    for command in [
+        &["ip", "-o", "address", "show", "dev", name][..],
+        &["ip", "route", "show", "table", "all", "dev", name],
+        &["ip", "-6", "route", "show", "table", "all", "dev", name],
+    ] {
+        let said = side.run(command).replace(" linkdown", "");
+        facts.push(said.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    facts
+}
+
+/// The configuration by `wg`: all but when the last handshake was and what was counted.
+fn wg_facts(side: &Side) -> Vec<String> {
+    let dump = side.run(&["wg", "show", &side.device, "dump"]);
+    dump.lines()
+        .map(|line| {
+            let words: Vec<_> = line.split('\t').collect();
+            let counted = if words.len() == 8 { 4..7 } else { 0..0 };
+            let kept = words.iter().enumerate().filter(|(at, _)| !counted.contains(at));
+            kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+        })
+        .collect()
+}
+
+/// The kernel's numbers of the sockets on the port.
+fn sockets(side: &Side) -> Vec<String> {
+    let all = side.run(&["ss", "-H", "-ulne", "sport", "=", ":51820"]);
+    let numbers = all.split_whitespace().filter(|word| word.starts_with("ino:"));
+    let mut numbers: Vec<_> = numbers.map(str::to_owned).collect();
+    numbers.sort();
+    assert_eq!(numbers.len(), 2, "{all}");
+    numbers
+}
+
+/// How often this side's kernel has said by ICMP that nobody is there.
+fn refusals(side: &Side) -> Vec<String> {
+    let v4 = side.run(&["cat", "/proc/net/snmp"]);
+    let v6 = side.run(&["cat", "/proc/net/snmp6"]);
+    let lines: Vec<_> = v4.lines().filter(|line| line.starts_with("Icmp:")).collect();
+    let place = lines[0].split(' ').position(|word| word == "OutDestUnreachs");
+    let v4 = lines[1].split(' ').nth(place.unwrap()).unwrap().to_owned();
+    let v6 = v6.lines().find(|line| line.starts_with("Icmp6OutDestUnreachs"));
+    vec![v4, v6.unwrap().to_owned()]
+}
+
+pub(crate) fn joined(a: Engine, b: Engine) -> World {
+    let world = World::joined(a, b, false);
+    assert!(world.a.pings(world.b.inner[0], 3));
+    world
+}
+
+#[test]
+fn an_upgrade_changes_nothing_that_anybody_configured() {
+    let mut world = joined(Engine::Ours, other());
+    let World { a, b } = &mut world;
+    decorate(a);
+    a.run(&["ip", "link", "set", &a.device, "mtu", "1400"]);
+    a.wg(&[
+        "fwmark",
+        "0x1234",
+        "peer",
+        &b.public,
+        "persistent-keepalive",
+        "17",
+    ]);
+    let stranger = crate::world::run(&["wg", "genkey"]);
+    let stranger = crate::world::pipe(&["wg", "pubkey"], &stranger);
+    a.wg_with_stdin(
+        &[
+            "peer",
+            stranger.trim(),
+            "allowed-ips",
+            "10.1.0.0/16,fd01::/64",
+            "preshared-key",
+            "/dev/stdin",
+        ],
+        &crate::world::run(&["wg", "genpsk"]),
+    );
+    let before = (link_facts(a), wg_facts(a), sockets(a), refusals(a));
+    let received = a.received();
+    upgrade(a, &[]);
+    assert!(
+        a.received() >= received && received > 0,
+        "the counters begin anew"
+    );
+    assert!(a.pings(b.inner[0], 3) && b.pings(a.inner[1], 3));
+    assert_eq!((link_facts(a), wg_facts(a), sockets(a), refusals(a)), before);
+    let mtu = a.run(&["ip", "link", "show", "dev", &a.device]);
+    assert!(mtu.contains("mtu 1400"), "{mtu}");
+}
+
+#[test]
+fn a_peer_at_rest_hears_of_an_upgrade_at_once() {
+    let mut world = joined(Engine::Ours, Engine::Ours);
+    let World { a, b } = &mut world;
+    // It would notice by itself after some time, and begin.
+    let peer = Pid::from_raw(b.process.as_ref().unwrap().id().try_into().unwrap());
+    kill(peer, Signal::SIGSTOP).unwrap();
+    let sent = |side: &Side| side.peer_dump()[6].parse::<u64>().unwrap();
+    let before = sent(a);
+    upgrade(a, &[]);
+    wait_for("a handshake initiation", || sent(a) >= before + 148);
+    kill(peer, Signal::SIGCONT).unwrap();
+    assert!(b.pings(a.inner[0], 3));
+}
+
+/// When the newest session was confirmed, to the nanosecond.
+pub(crate) fn handshake(side: &Side) -> u64 {
+    let mut uapi = UnixStream::connect(side.socket()).unwrap();
+    uapi.write_all(b"get=1\n\n").unwrap();
+    let lines = BufReader::new(uapi).lines().map(Result::unwrap);
+    let lines: Vec<_> = lines.take_while(|line| line != "errno=0").collect();
+    let value = |key: &str| -> u64 {
+        let value = lines.iter().find_map(|line| line.strip_prefix(key));
+        value.unwrap().parse().unwrap()
+    };
+    value("last_handshake_time_sec=") * 1_000_000_000 + value("last_handshake_time_nsec=")
+}
+
+#[test]
+fn streams_survive_upgrades_and_no_byte_of_them_changes() {
+    let mut world = joined(Engine::Ours, other());
+    let World { a, b } = &mut world;
+    let facts = (link_facts(a), sockets(a), refusals(a));
+    let mut upgrades = 0;
+    thread::scope(|scope| {
+        // Both directions: what waits in the interface, and what waits in the sockets.
+        let stream = |from: &Side, to: &Side| {
+            let (from, to) = (view(from), view(to));
+            scope.spawn(move || transfer(&from, &to, to.inner[0], 40))
+        };
+        let streams = [stream(a, b), stream(b, a)];
+        let flow = || streams.iter().all(|stream| !stream.is_finished());
+        wait_for("the streams to flow", || a.received() > 5_000_000);
+        while flow() && upgrades < 3 {
+            upgrade(a, &[]);
+            upgrades += u32::from(flow());
+        }
+        for stream in streams {
+            stream.join().unwrap();
+        }
+    });
+    assert!(upgrades > 0, "the streams were over before the first upgrade");
+    assert_eq!((link_facts(a), sockets(a), refusals(a)), facts);
+}
+
+/// What a thread needs of a side.
+fn view(side: &Side) -> Side {
+    Side {
+        netns: side.netns.clone(),
+        device: side.device.clone(),
+        engine: side.engine,
+        private: side.private.clone(),
+        public: side.public.clone(),
+        outer: side.outer,
+        inner: side.inner,
+        process: None,
+        log: tempfile::NamedTempFile::new().unwrap(),
+    }
+}
+
+#[test]
+fn pings_miss_a_handshake_and_no_more() {
+    let mut world = joined(Engine::Ours, other());
+    let World { a, b } = &mut world;
+    let before = handshake(a);
+    let to = b.inner[0].to_string();
+    let pinging = a
+        .command(&["ping", "-q", "-c", "100", "-i", "0.02", "-W", "5", &to])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = b.received();
+    wait_for("pings to flow", || b.received() > start + 1000);
+    upgrade(a, &[]);
+    let said = String::from_utf8(pinging.wait_with_output().unwrap().stdout).unwrap();
+    let received = said
+        .split(", ")
+        .find_map(|part| part.strip_suffix(" received"))
+        .unwrap();
+    assert!(received.parse::<u32>().unwrap() >= 50, "{said}");
+    assert!(handshake(a) > before, "the old session cannot have moved");
+}
+
+#[test]
+fn an_upgrade_may_change_the_offloads() {
+    let mut world = joined(Engine::Ours, Engine::Ours);
+    let World { a, b } = &mut world;
+    for options in [&["--no-offload"][..], &[], &["--no-offload"]] {
+        upgrade(a, options);
+        transfer(a, b, b.inner[0], 5);
+        transfer(b, a, a.inner[1], 5);
+    }
+    a.crash();
+    a.engine = Engine::Plain;
+    a.start();
+    a.dress();
+    a.know(b, Some(b.outer[0]));
+    upgrade(a, &[]);
+    transfer(a, b, b.inner[0], 5);
+    transfer(b, a, a.inner[1], 5);
+}
+
+#[test]
+fn a_device_that_is_down_can_be_taken_over() {
+    let mut world = joined(Engine::Ours, Engine::Ours);
+    let World { a, b } = &mut world;
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    let open = |side: &Side| side.run(&["ss", "-uln"]).contains(":51820");
+    wait_for("the port to close", || !open(a));
+    let facts = wg_facts(a);
+    upgrade(a, &[]);
+    assert_eq!(wg_facts(a), facts);
+    assert!(!open(a));
+    a.run(&["ip", "link", "set", &a.device, "up"]);
+    wait_for("the port to open", || open(a));
+    assert!(a.pings(b.inner[0], 3));
+}
+
+#[test]
+fn with_nobody_to_take_over_from_it_starts_as_usual() {
+    let mut world = joined(Engine::Ours, Engine::Ours);
+    let World { a, b } = &mut world;
+    // A crash leaves a dead socket; an end leaves nothing.
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        terminate(a.process.as_mut().unwrap(), signal);
+        assert_eq!(a.socket().exists(), signal == Signal::SIGKILL);
+        a.process = Some(spawn(a, &["--take-over"]));
+        wait_for("the device", || {
+            a.try_run(&["wg", "show", &a.device]).status.success()
+        });
+        a.dress();
+        a.know(b, Some(b.outer[0]));
+        assert!(a.pings(b.inner[0], 3));
+    }
+}
+
+#[test]
+fn one_that_lingers_ends_when_it_is_told_to_and_takes_nothing_along() {
+    let mut world = joined(Engine::Ours, Engine::Ours);
+    let World { a, b } = &mut world;
+    upgrade(a, &["--linger"]);
+    let next = spawn(a, &["--take-over"]);
+    let mut lingering = a.process.replace(next).unwrap();
+    let taken = || {
+        fs::read_to_string(a.log.path())
+            .unwrap()
+            .matches("another process has taken over")
+            .count()
+    };
+    wait_for("the device to be handed over twice", || taken() == 2);
+    assert!(a.pings(b.inner[0], 3));
+    assert!(lingering.try_wait().unwrap().is_none(), "it ends by itself");
+    assert!(terminate(&mut lingering, Signal::SIGTERM));
+    assert!(has_link(a) && a.socket().exists() && a.pings(b.inner[0], 3));
+}
