@@ -348,7 +348,7 @@ impl Interface {
             tracing::info!("somebody removed the interface");
             return Some(End::InterfaceGone);
         };
-        if !self.server.listener().is_present() {
+        if !self.server.listener_mut().inspect(now) {
             tracing::info!("somebody removed the socket");
             return Some(End::SocketGone);
         }

@@ -11,7 +11,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::poll::PollFlags;
@@ -66,7 +66,13 @@ pub struct Listener {
     file: FileId,
     /// Whether the file goes with this one.
     owned: bool,
+    /// Until when a file that is gone is made again, for it took the place of a dead one.
+    forgiving_until: Option<Instant>,
 }
+
+/// `wg` removes a socket at which nobody answers. Between its two looks this process may have put a new one in the place
+/// of the dead one, and `wg` removes that instead. It is made again within this time.
+const FORGIVING: Duration = Duration::from_secs(5);
 
 /// Device and inode of a socket's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,23 +95,17 @@ impl Listener {
                     source,
                 })?;
         }
-        if UnixStream::connect(path).is_ok() {
-            return Err(ListenError::InUse { path: path.into() });
-        }
-        // wg removes a socket that does not answer, as this one does not between its two system calls. So it gets its
-        // name when it listens and is for root alone.
-        let unfinished = path.with_extension("unfinished");
-        let _ = fs::remove_file(&unfinished);
-        let socket = UnixListener::bind(&unfinished).map_err(fail)?;
-        fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600)).map_err(fail)?;
-        socket.set_nonblocking(true).map_err(fail)?;
-        let file = identity(&unfinished).map_err(fail)?;
-        fs::rename(&unfinished, path).map_err(fail)?;
+        let replaces = match UnixStream::connect(path) {
+            Ok(_) => return Err(ListenError::InUse { path: path.into() }),
+            Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        };
+        let (socket, file) = listen(path).map_err(fail)?;
         Ok(Self {
             socket,
             path: path.into(),
             file,
             owned: true,
+            forgiving_until: replaces.then(|| Instant::now() + FORGIVING),
         })
     }
 
@@ -119,6 +119,7 @@ impl Listener {
             path: path.into(),
             file,
             owned: false,
+            forgiving_until: None,
         })
     }
 
@@ -132,8 +133,31 @@ impl Listener {
         self.file
     }
 
+    /// Looks after the socket's file: `false` when somebody removed or replaced it to end this one. A file that went with
+    /// the dead one whose place it took is made again; whoever connected to the lost one goes on.
+    pub fn inspect(&mut self, now: Instant) -> bool {
+        if self.is_present() {
+            return true;
+        }
+        let lost = !self.path.exists() && self.forgiving_until.is_some_and(|until| now < until);
+        if !lost {
+            return false;
+        }
+        match listen(&self.path) {
+            Ok((socket, file)) => {
+                tracing::info!(path = %self.path.display(), "the new socket went with the dead one; made it again");
+                (self.socket, self.file) = (socket, file);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "cannot make the socket again");
+                false
+            }
+        }
+    }
+
     /// Whether the socket's file is still this one.
-    pub fn is_present(&self) -> bool {
+    fn is_present(&self) -> bool {
         identity(&self.path).is_ok_and(|file| file == self.file)
     }
 
@@ -157,6 +181,20 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Listens there, whatever file is in the place.
+fn listen(path: &Path) -> io::Result<(UnixListener, FileId)> {
+    // wg removes a socket that does not answer, as this one does not between its two system calls. So it gets its name
+    // when it listens and is for root alone.
+    let unfinished = path.with_extension("unfinished");
+    let _ = fs::remove_file(&unfinished);
+    let socket = UnixListener::bind(&unfinished)?;
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600))?;
+    socket.set_nonblocking(true)?;
+    let file = identity(&unfinished)?;
+    fs::rename(&unfinished, path)?;
+    Ok((socket, file))
 }
 
 fn identity(path: &Path) -> io::Result<FileId> {

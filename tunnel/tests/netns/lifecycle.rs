@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     process::{Child, Stdio},
 };
 
@@ -67,6 +67,30 @@ fn a_killed_one_leaves_nothing_that_stops_the_next() {
     wait_for("the kernel to remove the device", || !has_link(&world.a));
     world.a.start();
     world.a.dress();
+}
+
+#[test]
+fn a_socket_that_wg_removes_in_place_of_the_dead_one_is_made_again() {
+    let mut world = alone();
+    world.a.crash();
+    let inode = |side: &Side| fs::symlink_metadata(side.socket()).map(|meta| meta.ino()).ok();
+    let dead = inode(&world.a);
+    world.a.spawn();
+    wait_for("the dead socket to be replaced", || inode(&world.a) != dead);
+    // What `wg` does that found nobody at the dead socket a moment before the new one took its place.
+    fs::remove_file(world.a.socket()).unwrap();
+    wait_for("the socket to be there again", || world.a.socket().exists());
+    assert!(
+        world
+            .a
+            .run(&["wg", "show", &world.a.device])
+            .contains("interface")
+    );
+    // The mistake is forgiven for a while and no longer.
+    wait_for("a removed socket to end it", || {
+        let _ = fs::remove_file(world.a.socket());
+        process(&mut world.a).try_wait().unwrap().is_some()
+    });
 }
 
 #[test]

@@ -223,6 +223,18 @@ impl Side {
 
     /// Starts the engine and waits until the device can be configured.
     pub(crate) fn start(&mut self) {
+        self.spawn();
+        wait_for(
+            &format!(
+                "{:?} to be ready (is the package of Debian's installed?)",
+                self.engine
+            ),
+            || self.try_run(&["wg", "show", &self.device]).status.success(),
+        );
+    }
+
+    /// Starts the engine, and no `wg` that would look for its socket.
+    pub(crate) fn spawn(&mut self) {
         let program = match self.engine {
             Engine::Ours => vec![OURS.to_owned()],
             Engine::Plain => vec![OURS.to_owned(), "--no-offload".into()],
@@ -253,13 +265,6 @@ impl Side {
             .stderr(log());
         let spawned = command.spawn().expect("ip is there");
         self.process = Some(spawned);
-        wait_for(
-            &format!(
-                "{:?} to be ready (is the package of Debian's installed?)",
-                self.engine
-            ),
-            || self.try_run(&["wg", "show", &self.device]).status.success(),
-        );
     }
 
     /// Gives the device its key, a port, addresses, and puts it up.
