@@ -12,7 +12,7 @@ check: setup ## The rules of the house: format, clippy, crates alone, layers, de
 test: check test-unit test-kernel e2e ## All tests (15 min; cold 50)
 
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (3 min; cold 8)
-	cargo test --workspace --locked --no-fail-fast
+	@scripts/tests
 
 test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
 	@scripts/test-kernel
@@ -20,7 +20,7 @@ test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
 e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
 	@scripts/lab prepare
 	@scripts/check charts
-	cargo test --workspace --locked --test lab --test cluster --test open --test variants --test api
+	@scripts/tests --test lab --test cluster --test open --test variants --test api
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate
