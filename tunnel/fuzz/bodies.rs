@@ -8,7 +8,7 @@ use std::{
 };
 
 use spanwire_tunnel::{
-    device::{Device, PADDING, Wire},
+    device::{Device, PADDING, Path, Wire},
     noise::SCRATCH,
     offload::{
         coalesce::{Coalescer, Joins},
@@ -26,7 +26,7 @@ impl Wire for Nowhere {
         &mut self.0
     }
 
-    fn commit(&mut self, _: SocketAddr, _: u8, length: usize) {
+    fn commit(&mut self, _: Path, _: u8, length: usize) {
         assert!(length <= self.0.len());
     }
 

@@ -25,7 +25,7 @@ use crate::{
     gate::{Entry, Gate},
     key::{PrivateKey, PublicKey},
     noise::{Intake, Received, SCRATCH},
-    peer::{Peer, PeerId, Wants},
+    peer::{Local, Peer, PeerId, Wants},
 };
 
 mod configure;
@@ -33,17 +33,32 @@ mod configure;
 /// Packets are padded to a multiple of this, so that their length tells less.
 pub const PADDING: usize = 16;
 
+/// Where a datagram comes from or goes to, and which of this machine's addresses it is written to or from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The other side.
+    pub remote: SocketAddr,
+    /// This side; `None` lets the kernel choose.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Path {
+    fn from(remote: SocketAddr) -> Self {
+        Self { remote, local: None }
+    }
+}
+
 /// Where a device's output goes. What is given may be kept a while, so that much goes in one call, but never overtaken.
 pub trait Wire {
     /// Where the next datagram may be written: at least [`SCRATCH`] bytes.
     fn room(&mut self) -> &mut [u8];
     /// Sends the first `length` bytes of the room over the network, in this traffic class (DSCP and ECN).
-    fn commit(&mut self, to: SocketAddr, tos: u8, length: usize);
+    fn commit(&mut self, to: Path, tos: u8, length: usize);
     /// Hands an IP packet to the tunnel interface.
     fn deliver(&mut self, packet: &[u8]);
 
     /// Sends a datagram over the network.
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
+    fn send(&mut self, to: Path, datagram: &[u8]) {
         self.room()[..datagram.len()].copy_from_slice(datagram);
         self.commit(to, ecn::NONE, datagram.len());
     }
@@ -124,24 +139,32 @@ impl Device {
             .allowed_ips
             .lookup(destination)
             .and_then(|id| peer_mut(&mut self.peers, id));
-        let Some(Peer {
+        let Some(peer) = peer else {
+            self.drops.no_peer += 1;
+            return;
+        };
+        let Peer {
             noise: Some(noise),
             endpoint,
+            local,
             tx_bytes,
             ..
-        }) = peer
+        } = peer
         else {
             self.drops.no_peer += 1;
             return;
         };
-        let Some(endpoint) = *endpoint else {
+        let Some(remote) = *endpoint else {
             self.drops.no_endpoint += 1;
             return;
         };
         // Padding never makes a packet longer than the interface's MTU allows.
         let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
         buffer[length..padded].fill(0);
-        let ready = noise.is_ready(now, &mut self.scratch, &mut counted(wire, endpoint, tx_bytes));
+        let ready = {
+            let mut send = sticking(now, wire, remote, local, tx_bytes);
+            noise.is_ready(now, &mut self.scratch, &mut send)
+        };
         if ready && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room()) {
             *tx_bytes += sealed as u64;
             let tos = if self.copy_dscp {
@@ -149,9 +172,10 @@ impl Device {
             } else {
                 ecn::of(&buffer[..length])
             };
-            wire.commit(endpoint, tos, sealed);
+            let local = local.addr;
+            wire.commit(Path { remote, local }, tos, sealed);
         } else {
-            let mut send = counted(wire, endpoint, tx_bytes);
+            let mut send = sticking(now, wire, remote, local, tx_bytes);
             noise.defer(now, &buffer[..padded], &mut self.scratch, &mut send);
         }
         self.due = earliest(self.due, noise.poll_timeout(now));
@@ -166,16 +190,20 @@ impl Device {
     pub fn handle_datagram(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: impl Into<Path>,
         outer: u8,
         datagram: &[u8],
         wire: &mut impl Wire,
     ) {
+        let source = source.into();
         let Some(identity) = &mut self.identity else {
             self.drops.unknown += 1;
             return;
         };
-        let id = match identity.gate.admit(now, source, datagram, &mut self.scratch) {
+        let id = match identity
+            .gate
+            .admit(now, source.remote, datagram, &mut self.scratch)
+        {
             Entry::From(key) => self.by_key.get(&key).copied(),
             Entry::For(index) => Some(PeerId(index)),
             Entry::Cookie(reply) => return wire.send(source, reply),
@@ -186,11 +214,13 @@ impl Device {
             Entry::Nobody => None,
         };
         let found = id.and_then(|id| peer_mut(&mut self.peers, id).map(|peer| (id, peer)));
+        let before = found.as_ref().and_then(|(_, peer)| peer.path());
         let Some((
             id,
             Peer {
                 noise: Some(noise),
                 endpoint,
+                local,
                 tx_bytes,
                 rx_bytes,
                 last_handshake,
@@ -203,7 +233,6 @@ impl Device {
             return;
         };
 
-        let before = *endpoint;
         let mut send_overdue = |datagram: &[u8]| {
             if let Some(before) = before {
                 counted(wire, before, tx_bytes)(datagram);
@@ -217,7 +246,7 @@ impl Device {
         self.due = earliest(self.due, noise.poll_timeout(now));
         match received {
             Received::Rejected(error) => {
-                tracing::trace!(?error, %source, "datagram rejected");
+                tracing::trace!(?error, source = %source.remote, "datagram rejected");
                 self.drops.rejected += 1;
                 return;
             }
@@ -235,7 +264,8 @@ impl Device {
             }
         }
         *rx_bytes += datagram.len() as u64;
-        *endpoint = Some(source);
+        *endpoint = Some(source.remote);
+        local.hear(now, source.local);
         if established {
             *last_handshake = Some(SystemTime::now());
             *wants = Wants::default();
@@ -251,18 +281,19 @@ impl Device {
         }
         self.due = None;
         self.looks += 1;
-        for Peer {
-            noise,
-            endpoint,
-            tx_bytes,
-            ..
-        } in self.peers.iter_mut().flatten()
-        {
+        for peer in self.peers.iter_mut().flatten() {
+            let Peer {
+                noise,
+                endpoint,
+                local,
+                tx_bytes,
+                ..
+            } = peer;
             let Some(noise) = noise else { continue };
             if noise.poll_timeout(now).is_some_and(|at| at <= now) {
                 let mut send = |datagram: &[u8]| {
-                    if let Some(endpoint) = *endpoint {
-                        counted(wire, endpoint, tx_bytes)(datagram);
+                    if let Some(remote) = *endpoint {
+                        sticking(now, wire, remote, local, tx_bytes)(datagram);
                     }
                 };
                 noise.handle_timeout(now, &mut self.scratch, &mut send);
@@ -367,8 +398,22 @@ fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {
     peers.get_mut(id.0 as usize)?.as_mut()
 }
 
-/// Sends to one peer and counts the bytes.
-fn counted<'a>(wire: &'a mut impl Wire, to: SocketAddr, tx_bytes: &'a mut u64) -> impl FnMut(&[u8]) + 'a {
+/// Sends to one peer from the address that it last wrote to, unless it is silent, and counts the bytes.
+fn sticking<'a>(
+    now: Instant,
+    wire: &'a mut impl Wire,
+    remote: SocketAddr,
+    local: &'a mut Local,
+    tx_bytes: &'a mut u64,
+) -> impl FnMut(&[u8]) + 'a {
+    move |datagram| {
+        let local = local.choose(now, datagram);
+        counted(wire, Path { remote, local }, tx_bytes)(datagram);
+    }
+}
+
+/// Sends this way and counts the bytes.
+fn counted<'a>(wire: &'a mut impl Wire, to: Path, tx_bytes: &'a mut u64) -> impl FnMut(&[u8]) + 'a {
     move |datagram| {
         *tx_bytes += datagram.len() as u64;
         wire.send(to, datagram);

@@ -9,7 +9,7 @@ use std::{
     io,
     net::UdpSocket,
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    path,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,7 +20,7 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
-    device::{Device, PADDING},
+    device::{Device, PADDING, Path},
     hand_over::{
         Request,
         parcel::{Handed, Socket},
@@ -120,7 +120,7 @@ struct Ready {
 
 impl Interface {
     /// Makes the interface first, for the kernel gives a name once; then the socket.
-    pub fn create(name: &str, socket_folder: &Path, options: Options) -> Result<Self, InterfaceError> {
+    pub fn create(name: &str, socket_folder: &path::Path, options: Options) -> Result<Self, InterfaceError> {
         let tun = Tun::create(name, options.offload)?;
         tracing::info!(name, offloads = ?tun.offloads(), "interface is there");
         let bell = Bell::new().map_err(InterfaceError::Bell)?;
@@ -326,7 +326,12 @@ impl Interface {
                     length,
                     segment,
                     ecn,
+                    local,
                 }) => {
+                    let source = Path {
+                        remote: source,
+                        local,
+                    };
                     let datagrams = self.buffer[..length].chunks(segment.unwrap_or(length).max(1));
                     left = left.saturating_sub(datagrams.len());
                     for datagram in datagrams {

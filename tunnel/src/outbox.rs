@@ -4,9 +4,7 @@
 //! are written one behind the other; a shorter one may be the last. There is one batch at a time: a datagram that does
 //! not fit lets the batch go first, so nothing overtakes anything.
 
-use std::net::SocketAddr;
-
-use crate::noise::SCRATCH;
+use crate::{device::Path, noise::SCRATCH};
 
 /// What one call may send: the payload of the longest UDP datagram over IPv4.
 const LONGEST: usize = 65_507;
@@ -16,8 +14,8 @@ const MOST: usize = 64;
 /// Datagrams of one size, the last perhaps shorter, for one receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch<'a> {
-    /// Who is to receive them.
-    pub to: SocketAddr,
+    /// Who is to receive them, and from where.
+    pub to: Path,
     /// The traffic class of their outer headers.
     pub tos: u8,
     /// The datagrams, one behind the other.
@@ -44,7 +42,7 @@ pub struct Outbox {
 
 #[derive(Clone, Copy, Debug)]
 struct Gathered {
-    to: SocketAddr,
+    to: Path,
     tos: u8,
     size: usize,
     count: usize,
@@ -78,7 +76,7 @@ impl Outbox {
     }
 
     /// The first `length` bytes of the room are a datagram.
-    pub fn commit(&mut self, to: SocketAddr, tos: u8, length: usize, send: &mut impl FnMut(Batch<'_>)) {
+    pub fn commit(&mut self, to: Path, tos: u8, length: usize, send: &mut impl FnMut(Batch<'_>)) {
         if let Some(gathered) = &mut self.gathered
             && gathered.takes(to, tos, length, self.used)
         {
@@ -118,13 +116,15 @@ impl Outbox {
 }
 
 impl Gathered {
-    fn takes(&self, to: SocketAddr, tos: u8, length: usize, used: usize) -> bool {
+    fn takes(&self, to: Path, tos: u8, length: usize, used: usize) -> bool {
         !self.closed && self.to == to && self.tos == tos && length <= self.size && used + length <= LONGEST
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     /// Sends datagrams of these lengths, numbered, and returns the lengths in each batch.
@@ -137,12 +137,13 @@ mod tests {
                     datagram.iter().all(|byte| *byte == datagram[0]),
                     "pieces of two datagrams"
                 );
-                (datagram[0], batch.to.port(), batch.tos)
+                (datagram[0], batch.to.remote.port(), batch.tos)
             }));
         };
         for (number, (to, tos, length)) in (0u8..).zip(datagrams) {
             outbox.room()[..*length].fill(number);
-            outbox.commit(([192, 0, 2, 1], (*to).into()).into(), *tos, *length, &mut send);
+            let to = SocketAddr::from(([192, 0, 2, 1], (*to).into()));
+            outbox.commit(to.into(), *tos, *length, &mut send);
         }
         outbox.flush(&mut send);
         outbox.flush(&mut send);

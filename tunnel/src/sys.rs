@@ -7,7 +7,7 @@
 use std::{
     ffi::{c_int, c_uint},
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
@@ -144,6 +144,8 @@ pub(crate) struct Arrival {
     pub(crate) segment: Option<usize>,
     /// The ECN bits of the outer header.
     pub(crate) ecn: u8,
+    /// Which address of this machine it was sent to, if one can be sent from without naming an interface, too.
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// Room for every control message that is asked for or sent here, aligned as the kernel wants it.
@@ -170,7 +172,7 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
 
-    let (mut segment, mut ecn) = (None, 0);
+    let (mut segment, mut ecn, mut local) = (None, 0, None);
     // SAFETY: the kernel has written `msg_controllen` bytes of whole control messages, which these macros walk.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -183,6 +185,14 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
                 (libc::IPPROTO_IP, libc::IP_TOS) => ecn = *data & 3,
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     ecn = (data.cast::<c_int>().read_unaligned() & 3) as u8;
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    local = usable_v4(u32::from_be(info.ipi_spec_dst.s_addr).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    local = usable_v6(info.ipi6_addr.s6_addr.into());
                 }
                 _ => {}
             }
@@ -197,13 +207,26 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
         length,
         segment: segment.filter(|size| *size > 0),
         ecn,
+        local,
     })
 }
 
-/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all in this traffic class.
+fn usable_v4(addr: Ipv4Addr) -> Option<IpAddr> {
+    let unusable = addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast();
+    (!unusable).then_some(addr.into())
+}
+
+fn usable_v6(addr: Ipv6Addr) -> Option<IpAddr> {
+    let unusable = addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local();
+    (!unusable).then_some(addr.into())
+}
+
+/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all in this traffic class;
+/// from this address, or the one that the kernel chooses.
 pub(crate) fn send(
     socket: &UdpSocket,
     to: &SockAddr,
+    from: Option<IpAddr>,
     datagrams: &[u8],
     segment: Option<u16>,
     tos: u8,
@@ -231,6 +254,21 @@ pub(crate) fn send(
             (libc::IPPROTO_IP, libc::IP_TOS)
         };
         used += control.put(used, level, kind, &c_int::from(tos).to_ne_bytes());
+    }
+    match from {
+        Some(IpAddr::V4(addr)) => {
+            // in_pktinfo: the interface (any), the source, and what only a receiver is told.
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&addr.octets());
+            used += control.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        Some(IpAddr::V6(addr)) => {
+            // in6_pktinfo: the source, the interface (any).
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&addr.octets());
+            used += control.put(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        None => {}
     }
     if used > 0 {
         message.msg_control = control.0.as_mut_ptr().cast();

@@ -10,7 +10,7 @@ use std::{
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::{outbox::Batch, sys};
+use crate::{device::Path, outbox::Batch, sys};
 
 pub(crate) use crate::sys::{Arrival, receive};
 
@@ -42,7 +42,8 @@ pub struct Sockets {
     v6: Option<UdpSocket>,
     port: u16,
     offloads: UdpOffloads,
-    /// Receivers that batches cannot be sent to, and until when not to try.
+    /// Receivers that batches cannot be sent to, and with port 0 addresses of this machine that cannot be sent from; and
+    /// until when not to try.
     refused: Vec<(SocketAddr, Instant)>,
 }
 
@@ -131,15 +132,10 @@ impl Sockets {
 
     /// Sends datagrams, in one call if kernel, device and path allow; says how many could not be sent.
     pub fn send(&mut self, batch: Batch<'_>) -> usize {
-        let socket = if batch.to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let Some(socket) = socket else {
-            return batch.each().len();
-        };
-        let to = SockAddr::from(batch.to);
-        if batch.datagrams.len() > batch.size && self.offloads.gso && !is_refused(&mut self.refused, batch.to)
-        {
+        let remote = batch.to.remote;
+        if batch.datagrams.len() > batch.size && self.offloads.gso && !is_refused(&mut self.refused, remote) {
             let segment = u16::try_from(batch.size).ok();
-            match sys::send(socket, &to, batch.datagrams, segment, batch.tos) {
+            match self.send_from(&batch, batch.datagrams, segment) {
                 Ok(()) => return 0,
                 // EIO: the device cannot compute checksums. The others: a datagram does not fit the path's MTU (the last
                 // since Linux 6.13); alone, it is sent in fragments.
@@ -150,26 +146,52 @@ impl Sockets {
                     ) =>
                 {
                     tracing::info!(%error, size = batch.size, "a receiver cannot be sent batches for a minute");
-                    if self.refused.len() == MAX_REFUSED {
-                        self.refused.remove(0);
-                    }
-                    self.refused.push((batch.to, Instant::now() + REFUSED_FOR));
+                    refuse(&mut self.refused, remote);
                 }
                 Err(error) => {
-                    tracing::trace!(to = %batch.to, %error, "cannot send");
+                    tracing::trace!(to = %remote, %error, "cannot send");
                     return batch.each().len();
                 }
             }
         }
         let mut lost = 0;
         for datagram in batch.each() {
-            if let Err(error) = sys::send(socket, &to, datagram, None, batch.tos) {
-                tracing::trace!(to = %batch.to, %error, "cannot send");
+            if let Err(error) = self.send_from(&batch, datagram, None) {
+                tracing::trace!(to = %remote, %error, "cannot send");
                 lost += 1;
             }
         }
         lost
     }
+
+    /// Sends from the batch's own address, or, when that is not possible any more, from the one that the kernel chooses.
+    fn send_from(&mut self, batch: &Batch<'_>, datagrams: &[u8], segment: Option<u16>) -> io::Result<()> {
+        let Path { remote, local } = batch.to;
+        let socket = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
+        let socket = socket.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let to = SockAddr::from(remote);
+        let from = local.filter(|local| !is_refused(&mut self.refused, (*local, 0).into()));
+        let sent = sys::send(socket, &to, from, datagrams, segment, batch.tos);
+        let Some(from) = from else { return sent };
+        match sent.as_ref().map_err(io::Error::raw_os_error) {
+            Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
+                let sent = sys::send(socket, &to, None, datagrams, segment, batch.tos);
+                if sent.is_ok() {
+                    tracing::info!(%from, "an address cannot be sent from for a minute");
+                    refuse(&mut self.refused, (from, 0).into());
+                }
+                sent
+            }
+            _ => sent,
+        }
+    }
+}
+
+fn refuse(refused: &mut Vec<(SocketAddr, Instant)>, what: SocketAddr) {
+    if refused.len() == MAX_REFUSED {
+        refused.remove(0);
+    }
+    refused.push((what, Instant::now() + REFUSED_FOR));
 }
 
 fn is_refused(refused: &mut Vec<(SocketAddr, Instant)>, to: SocketAddr) -> bool {
@@ -213,11 +235,15 @@ fn prepare(socket: &Socket, v6: bool) -> io::Result<()> {
     if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
     }
-    // Without the outer header's ECN bits (RFC 6040) packets flow all the same.
+    // Without the outer header's ECN bits (RFC 6040) and destination packets flow all the same.
     let _ = if v6 {
-        setsockopt(socket, sockopt::Ipv6RecvTClass, &true)
+        setsockopt(socket, sockopt::Ipv6RecvTClass, &true).and(setsockopt(
+            socket,
+            sockopt::Ipv6RecvPacketInfo,
+            &true,
+        ))
     } else {
-        setsockopt(socket, sockopt::IpRecvTos, &true)
+        setsockopt(socket, sockopt::IpRecvTos, &true).and(setsockopt(socket, sockopt::Ipv4PacketInfo, &true))
     };
     socket.set_nonblocking(true)?;
     sys::allow_fragments(socket, v6)

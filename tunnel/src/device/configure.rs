@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crate::{
-    device::{Device, Identity, Wire, counted, earliest, peer_mut},
+    device::{Device, Identity, Wire, earliest, peer_mut, sticking},
     gate::Gate,
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
@@ -119,7 +119,7 @@ impl Device {
     pub fn set_endpoint(&mut self, id: PeerId, endpoint: SocketAddr) {
         let changed = peer_mut(&mut self.peers, id).filter(|peer| peer.endpoint != Some(endpoint));
         if let Some(peer) = changed {
-            peer.endpoint = Some(endpoint);
+            (peer.endpoint, peer.local.addr) = (Some(endpoint), None);
             peer.wants.handshake = true;
         }
     }
@@ -165,11 +165,11 @@ impl Device {
 
 /// A peer without a key of this device or without an endpoint keeps wanting until it has both.
 pub(super) fn settle(peer: &mut Peer, now: Instant, scratch: &mut [u8], wire: &mut impl Wire) {
-    let (Some(noise), Some(endpoint)) = (&mut peer.noise, peer.endpoint) else {
+    let (Some(remote), Some(noise)) = (peer.endpoint, &mut peer.noise) else {
         return;
     };
     let Wants { handshake, keepalive } = std::mem::take(&mut peer.wants);
-    let mut send = counted(wire, endpoint, &mut peer.tx_bytes);
+    let mut send = sticking(now, wire, remote, &mut peer.local, &mut peer.tx_bytes);
     if handshake {
         noise.initiate(now, true, scratch, &mut send);
     } else if keepalive {

@@ -1,13 +1,9 @@
 //! Everything around a device that it writes to: the interface, the sockets, and what gathers packets for them.
 
-use std::{
-    io,
-    net::{SocketAddr, UdpSocket},
-    os::fd::OwnedFd,
-};
+use std::{io, net::UdpSocket, os::fd::OwnedFd};
 
 use crate::{
-    device::Wire,
+    device::{Path, Wire},
     offload::coalesce::Coalescer,
     outbox::{Batch, Outbox},
     tun::Tun,
@@ -118,7 +114,7 @@ impl Wire for Outside {
         self.outbox.room()
     }
 
-    fn commit(&mut self, to: SocketAddr, tos: u8, length: usize) {
+    fn commit(&mut self, to: Path, tos: u8, length: usize) {
         let mut send = |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, batch);
         self.outbox.commit(to, tos, length, &mut send);
     }

@@ -2,12 +2,11 @@
 
 use std::{
     io,
-    net::SocketAddr,
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use crate::{
-    device::{Device, Wire},
+    device::{Device, Path, Wire},
     peer::PeerId,
     uapi::{
         Ports, Subject, UapiError,
@@ -77,7 +76,7 @@ impl Wire for Wanted {
         &mut []
     }
 
-    fn commit(&mut self, _: SocketAddr, _: u8, _: usize) {}
+    fn commit(&mut self, _: Path, _: u8, _: usize) {}
 
     fn deliver(&mut self, _: &[u8]) {}
 }

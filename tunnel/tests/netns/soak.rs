@@ -1,7 +1,6 @@
 //! Everything that may happen to a tunnel, at once, under streams of which every byte is checked.
 
 use std::{
-    net::IpAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -120,7 +119,7 @@ fn change(world: &World, number: u16, provoke: bool) {
                 side.run(&["ip", "link", "set", &side.device, "mtu", mtu]);
             }
         }
-        2 => roam(a, &b.outer, number / 5 % 100),
+        2 => roam(a, 10 + number / 5 % 100),
         3 => b.wg(&["listen-port", &port.to_string()]),
         _ if provoke => {
             let outer = b.outer[usize::from(number / 5 % 2)];
@@ -129,22 +128,18 @@ fn change(world: &World, number: u16, provoke: bool) {
             a.wg(&["peer", &b.public, "endpoint", &endpoint.to_string()]);
         }
         // Whichever side is ours can tell by its socket that its address is gone.
-        _ if b.engine == Engine::Ours => roam(b, &a.outer, 100 + number / 5 % 100),
+        _ if b.engine == Engine::Ours => roam(b, 110 + number / 5 % 100),
         _ => {}
     }
 }
 
-/// A side writes from another address than before.
-fn roam(side: &Side, to: &[IpAddr; 2], number: u16) {
-    let host = 10 + number;
-    for (to, moved) in to
-        .iter()
-        .zip([format!("192.0.2.{host}"), format!("2001:db8::{host}")])
-    {
-        let moved: IpAddr = moved.parse().unwrap();
-        let net = format!("{moved}/{}", if moved.is_ipv4() { 24 } else { 64 });
-        side.run(&["ip", "addr", "replace", &net, "dev", "eth0", "nodad"]);
-        let (to, moved) = (to.to_string(), moved.to_string());
-        side.run(&["ip", "route", "replace", &to, "dev", "eth0", "src", &moved]);
+/// A side loses its addresses outside and gets others.
+fn roam(side: &Side, host: u16) {
+    for (family, net) in [
+        ("-4", format!("192.0.2.{host}/24")),
+        ("-6", format!("2001:db8::{host}/64")),
+    ] {
+        side.run(&["ip", family, "addr", "flush", "dev", "eth0", "scope", "global"]);
+        side.run(&["ip", "addr", "add", &net, "dev", "eth0", "nodad"]);
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use spanwire_tunnel::{
-    device::{Device, PADDING, Wire},
+    device::{Device, PADDING, Path, Wire},
     ecn,
     key::{PrivateKey, PublicKey},
     noise::SCRATCH,
@@ -26,6 +26,8 @@ pub(crate) struct Kept {
     pub(crate) mark: u32,
     /// The traffic class of what was sent last.
     pub(crate) tos: u8,
+    /// Where it was sent from.
+    pub(crate) local: Option<IpAddr>,
     room: Vec<u8>,
 }
 
@@ -37,6 +39,7 @@ impl Default for Kept {
             port: 0,
             mark: 0,
             tos: 0,
+            local: None,
             room: vec![0; SCRATCH],
         }
     }
@@ -47,9 +50,10 @@ impl Wire for Kept {
         &mut self.room
     }
 
-    fn commit(&mut self, to: SocketAddr, tos: u8, length: usize) {
+    fn commit(&mut self, to: Path, tos: u8, length: usize) {
         self.tos = tos;
-        self.sent.push((to, self.room[..length].to_vec()));
+        self.local = to.local;
+        self.sent.push((to.remote, self.room[..length].to_vec()));
     }
 
     fn deliver(&mut self, packet: &[u8]) {
@@ -151,6 +155,18 @@ impl Bench {
     pub(crate) fn hear(&mut self, source: SocketAddr, datagram: &[u8]) {
         self.device
             .handle_datagram(self.now, source, ecn::NONE, datagram, &mut self.kept);
+    }
+
+    /// A datagram that was sent to this address of the machine.
+    pub(crate) fn hear_at(&mut self, local: IpAddr, remote: SocketAddr, datagram: &[u8]) {
+        let local = Some(local);
+        self.device.handle_datagram(
+            self.now,
+            Path { remote, local },
+            ecn::NONE,
+            datagram,
+            &mut self.kept,
+        );
     }
 
     /// Time passes for this device, and for boringtun if the clock is frozen.

@@ -112,6 +112,56 @@ fn the_endpoint_follows_authentic_messages_only() {
 }
 
 #[test]
+fn what_is_sent_leaves_from_the_address_that_an_authentic_message_was_sent_to() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    let (_, datagram) = a.kept.sent.remove(0);
+    let mut forged = datagram.clone();
+    forged[20] ^= 1;
+    for (last, datagram) in [(7, datagram), (8, forged)] {
+        b.hear_at([192, 0, 2, last].into(), a.at, &datagram);
+        b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+        assert_eq!(b.kept.local, Some([192, 0, 2, 7].into()));
+    }
+    b.set(&[&format!("public_key={}", a.key()), "endpoint=192.0.2.1:9"]);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    assert_eq!(b.kept.local, None, "another endpoint may need another address");
+}
+
+#[test]
+fn a_silent_peer_is_tried_from_any_address() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    let (_, datagram) = a.kept.sent.remove(0);
+    let local = Some([192, 0, 2, 7].into());
+    b.hear_at([192, 0, 2, 7].into(), a.at, &datagram);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    b.wait(Duration::from_millis(14_900));
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    assert_eq!(b.kept.local, local, "it has time to answer");
+    b.kept.sent.clear();
+    b.wait(Duration::from_millis(1000));
+    assert_eq!(b.kept.sent[0].1[0], 1, "a handshake is due");
+    assert_eq!(b.kept.local, None);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    assert_eq!(b.kept.local, None);
+}
+
+#[test]
+fn a_silent_peer_is_tried_from_any_address_also_when_a_packet_comes_before_the_timer() {
+    let (mut a, mut b) = pair();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    let (_, datagram) = a.kept.sent.remove(0);
+    b.hear_at([192, 0, 2, 7].into(), a.at, &datagram);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    b.kept.sent.clear();
+    b.now += Duration::from_secs(16);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    let kinds: Vec<_> = b.kept.sent.iter().map(|(_, datagram)| datagram[0]).collect();
+    assert_eq!((kinds, b.kept.local), (vec![1, 4], None));
+}
+
+#[test]
 fn a_configured_persistent_keepalive_is_sent_again_and_again() {
     let (mut a, b) = pair();
     a.set(&[

@@ -1,0 +1,91 @@
+//! A machine with several addresses: what a peer wrote to is what it hears from.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::world::{Engine, Side, World, other};
+
+/// Another address of the same network: the kernel never chooses it by itself.
+fn second(side: &Side, v6: bool) -> IpAddr {
+    let address = if v6 { "2001:db8::99" } else { "192.0.2.99" };
+    let address = address.parse().unwrap();
+    let net = if v6 { 128 } else { 24 };
+    let label = format!("{address}/{net}");
+    let mut command = vec!["ip", "addr", "add", &label, "dev", "eth0"];
+    if v6 {
+        // Deprecated: never chosen as a source where there is another.
+        command.extend(["nodad", "preferred_lft", "0"]);
+    }
+    side.run(&command);
+    address
+}
+
+#[test]
+fn answers_and_what_follows_come_from_the_address_that_was_written_to() {
+    for v6 in [false, true] {
+        let world = World::new(Engine::Ours, other());
+        let World { a, b } = &world;
+        let address = second(a, v6);
+        a.know(b, None);
+        b.know(a, Some(address));
+        let endpoint = SocketAddr::new(address, 51820).to_string();
+        assert!(b.pings(a.inner[0], 3));
+        assert_eq!(b.endpoint(), endpoint, "the answer came from elsewhere");
+        assert!(a.pings(b.inner[1], 3));
+        crate::traffic::transfer(a, b, b.inner[0], 5);
+        assert_eq!(b.endpoint(), endpoint, "a stream came from elsewhere");
+    }
+}
+
+#[test]
+fn an_address_that_is_gone_is_not_insisted_on() {
+    for v6 in [false, true] {
+        let world = World::new(Engine::Ours, other());
+        let World { a, b } = &world;
+        let address = second(a, v6);
+        a.know(b, None);
+        b.know(a, Some(address));
+        assert!(b.pings(a.inner[0], 3));
+        let net = format!("{address}/{}", if v6 { 128 } else { 24 });
+        a.run(&["ip", "addr", "del", &net, "dev", "eth0"]);
+        assert!(a.pings(b.inner[0], 3), "nothing leaves without the address");
+        let endpoint = SocketAddr::new(a.outer[usize::from(v6)], 51820).to_string();
+        assert_eq!(b.endpoint(), endpoint);
+    }
+}
+
+#[test]
+fn an_address_that_leads_nowhere_any_more_is_given_up() {
+    let world = World::new(Engine::Ours, Engine::Ours);
+    let World { a, b } = &world;
+    let address = second(a, false);
+    a.know(b, None);
+    b.know(a, Some(address));
+    assert!(b.pings(a.inner[0], 3));
+    // As when an uplink fails: the address is there, but nothing from it arrives.
+    b.run(&["nft", "add table inet t"]);
+    b.run(&["nft", "add chain inet t i { type filter hook input priority 0; }"]);
+    b.run(&[
+        "nft",
+        "add rule inet t i ip saddr 192.0.2.99 udp dport 51820 drop",
+    ]);
+    // Both directions: `b` keeps writing to the address until it hears from another.
+    b.run(&[
+        "nft",
+        "add chain inet t o { type filter hook output priority 0; }",
+    ]);
+    b.run(&[
+        "nft",
+        "add rule inet t o ip daddr 192.0.2.99 udp dport 51820 drop",
+    ]);
+    // Initiations after 15, 20, 25 s of silence, the first of which does on a machine that is not busy.
+    let start = Instant::now();
+    while !a.reaches(b.inner[0]) {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "no other address is tried"
+        );
+    }
+}
