@@ -28,7 +28,7 @@ generate: ## Write what is generated: the CRDs of the chart
 bench: setup ## How long deciding and planning for 5,000 nodes takes, beside the goals (1 min; cold 6)
 	@scripts/bench
 
-bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--rounds 1 --short" for less (40 min; cold 50)
+bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--rounds 1 --short" for less (70 min; cold 80)
 	cargo bench -p spanwire-tunnel --bench peers --locked -- --markdown "$(CURDIR)/docs/benchmarks.md" --json "$(CURDIR)/docs/benchmarks.json" $(ARGS)
 
 soak-tunnel: setup ## The tunnel's streams through ten rekeys while ports, MTU and addresses change; as root (21 min)
