@@ -13,6 +13,7 @@ mod handover;
 mod interop;
 mod kept;
 mod lifecycle;
+mod namespaces;
 mod offloads;
 mod others;
 mod serve;
