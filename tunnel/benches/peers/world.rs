@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -141,7 +142,8 @@ impl World {
         self.engines
             .push(spawned.with_context(|| format!("cannot start {program}"))?);
         wait(|| {
-            Path::new(&format!("/var/run/wireguard/{name}.sock")).exists()
+            // `wg` removes a socket at which nobody answers, such as one that is bound and not listened at yet.
+            UnixStream::connect(format!("/var/run/wireguard/{name}.sock")).is_ok()
                 && run("wg", &["show", &name]).is_ok()
         })
         .with_context(|| format!("{program} does not start"))

@@ -6,6 +6,7 @@
 use std::{
     fs,
     net::IpAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -224,12 +225,14 @@ impl Side {
     /// Starts the engine and waits until the device can be configured.
     pub(crate) fn start(&mut self) {
         self.spawn();
+        // `wg` removes a socket at which nobody answers, such as one that is bound and not listened at yet.
+        let answers = || self.engine == Engine::Kernel || UnixStream::connect(self.socket()).is_ok();
         wait_for(
             &format!(
                 "{:?} to be ready (is the package of Debian's installed?)",
                 self.engine
             ),
-            || self.try_run(&["wg", "show", &self.device]).status.success(),
+            || answers() && self.try_run(&["wg", "show", &self.device]).status.success(),
         );
     }
 
