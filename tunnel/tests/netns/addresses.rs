@@ -22,14 +22,21 @@ fn second(side: &Side, v6: bool) -> IpAddr {
     address
 }
 
+/// Ours, and another side that knows it by its second address and is not known.
+fn written_to(engine: Engine, v6: bool) -> (World, IpAddr) {
+    let world = World::new(Engine::Ours, engine);
+    let World { a, b } = &world;
+    let address = second(a, v6);
+    a.know(b, None);
+    b.know(a, Some(address));
+    (world, address)
+}
+
 #[test]
 fn answers_and_what_follows_come_from_the_address_that_was_written_to() {
     for v6 in [false, true] {
-        let world = World::new(Engine::Ours, other());
+        let (world, address) = written_to(other(), v6);
         let World { a, b } = &world;
-        let address = second(a, v6);
-        a.know(b, None);
-        b.know(a, Some(address));
         let endpoint = SocketAddr::new(address, 51820).to_string();
         assert!(b.pings(a.inner[0], 3));
         assert_eq!(b.endpoint(), endpoint, "the answer came from elsewhere");
@@ -42,11 +49,8 @@ fn answers_and_what_follows_come_from_the_address_that_was_written_to() {
 #[test]
 fn an_address_that_is_gone_is_not_insisted_on() {
     for v6 in [false, true] {
-        let world = World::new(Engine::Ours, other());
+        let (world, address) = written_to(other(), v6);
         let World { a, b } = &world;
-        let address = second(a, v6);
-        a.know(b, None);
-        b.know(a, Some(address));
         assert!(b.pings(a.inner[0], 3));
         let net = format!("{address}/{}", if v6 { 128 } else { 24 });
         a.run(&["ip", "addr", "del", &net, "dev", "eth0"]);
@@ -58,11 +62,8 @@ fn an_address_that_is_gone_is_not_insisted_on() {
 
 #[test]
 fn an_address_that_leads_nowhere_any_more_is_given_up() {
-    let world = World::new(Engine::Ours, Engine::Ours);
+    let (world, _) = written_to(Engine::Ours, false);
     let World { a, b } = &world;
-    let address = second(a, false);
-    a.know(b, None);
-    b.know(a, Some(address));
     assert!(b.pings(a.inner[0], 3));
     // As when an uplink fails: the address is there, but nothing from it arrives.
     b.run(&["nft", "add table inet t"]);
