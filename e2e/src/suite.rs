@@ -10,7 +10,8 @@ use crate::{Lab, Options, Progress, Scenario};
 /// A test: what holds, and how that is seen.
 pub type Test = (&'static str, fn(&Lab) -> Result<()>);
 
-/// Brings up a lab, runs the tests in their order, and takes it down. What fails has a second try, the lab itself too.
+/// Brings up a lab, runs the tests in their order, and takes it down. What fails is tried again
+/// ([`again`]).
 ///
 /// `LAB_KEEP=1` leaves the lab up, and uses one that is up; for work on a single test.
 pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> ExitCode {
@@ -27,11 +28,7 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> Exi
         return libtest_mimic::run(&arguments, trials.collect()).exit_code();
     }
     let keep = std::env::var_os("LAB_KEEP").is_some();
-    let lab = up(name, scenario, options, keep).or_else(|error| {
-        eprintln!("\nUNSTEADY, tried once more: the lab {name} did not come up: {error:#}");
-        up(name, scenario, options, keep)
-    });
-    let lab = match lab {
+    let lab = match up(name, scenario, options, keep) {
         Ok(lab) => Arc::new(lab),
         Err(error) => {
             eprintln!("the lab {name} did not come up: {error:#}");
@@ -40,7 +37,7 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> Exi
     };
     let trials = tests.iter().map(|&(name, test)| {
         let lab = Arc::clone(&lab);
-        Trial::test(name, move || twice(&lab, name, test))
+        Trial::test(name, move || again(&lab, name, test))
     });
     let code = libtest_mimic::run(&arguments, trials.collect()).exit_code();
     finish(name, keep, code)
@@ -71,16 +68,19 @@ fn finish(name: &str, keep: bool, code: ExitCode) -> ExitCode {
     }
 }
 
-/// Tries a test, and once more when it fails: on a busy machine a processor may be away for seconds. What needed its second
-/// try is told, for that is a bug of the code or of the test all the same.
-fn twice(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Failed> {
+/// How often in a row what has failed must succeed, to be told as unsteady only.
+const AGAIN: usize = 3;
+
+/// Tries a test. One that fails must succeed [`AGAIN`] times in a row: then it may have been the machine, which has left a
+/// processor away for seconds. It is told all the same, for it is a bug of the code or of the test.
+fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Failed> {
     let Err(error) = test(lab) else { return Ok(()) };
     let first = explained(lab, &error);
     eprintln!(
-        "\nUNSTEADY, tried once more: {name}\n{}",
+        "\nUNSTEADY, tried {AGAIN} times more: {name}\n{}",
         first.message().unwrap_or_default()
     );
-    test(lab).map_err(|error| explained(lab, &error))
+    (0..AGAIN).try_for_each(|_| test(lab).map_err(|error| explained(lab, &error)))
 }
 
 /// The error, after what helps to understand it: of a long output the end is what is looked at first.
