@@ -5,7 +5,8 @@
 //! 1. [`Device::handle_packet`]: an IP packet left the tunnel interface. Its destination names the peer (`allowed_ips`),
 //!    it is padded to 16 bytes, encrypted ([`crate::noise`]) and sent to the peer's endpoint, or kept while a handshake runs.
 //! 2. [`Device::handle_datagram`]: a datagram came from the network. [`Gate`] finds the peer, `noise` decrypts, the
-//!    sender's address becomes the endpoint, and a packet whose source belongs to that peer goes to the interface.
+//!    sender's address becomes the endpoint, and a packet whose source belongs to that peer, or to another of its group,
+//!    goes to the interface.
 //! 3. [`Device::handle_timeout`]: handshakes, keepalives and rekeying that time made due.
 //!
 //! What the outside gets is handed to a [`Wire`], so that a batching data path can collect instead of sending.
@@ -23,6 +24,7 @@ use crate::{
     allowed_ips::AllowedIps,
     ecn,
     gate::{Entry, Gate},
+    group::{Group, Groups},
     key::{PrivateKey, PublicKey},
     noise::{Intake, Received, SCRATCH},
     peer::{Local, Peer, PeerId, Wants},
@@ -81,7 +83,7 @@ pub struct Drops {
     pub too_many: u64,
     /// Datagrams that their peer's protocol state rejects: forged, replayed, expired.
     pub rejected: u64,
-    /// Packets whose source address does not belong to the peer that sent them.
+    /// Packets whose source address belongs neither to the peer that sent them nor to another of its group.
     pub wrong_source: u64,
     /// Packets marked as congested on the way whose sender does not understand that (RFC 6040).
     pub congested: u64,
@@ -103,6 +105,7 @@ pub struct Device {
     peers: Vec<Option<Peer>>,
     by_key: BTreeMap<PublicKey, PeerId>,
     allowed_ips: AllowedIps,
+    groups: Groups,
     drops: Drops,
     mtu: usize,
     copy_dscp: bool,
@@ -120,6 +123,7 @@ impl Device {
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             allowed_ips: AllowedIps::default(),
+            groups: Groups::default(),
             drops: Drops::default(),
             mtu,
             copy_dscp: false,
@@ -254,7 +258,9 @@ impl Device {
             Received::Handshake(answer) => counted(wire, source, tx_bytes)(answer),
             Received::Keepalive => {}
             Received::Packet(packet, address) => {
-                if self.allowed_ips.lookup(address) != Some(id) {
+                let owner = self.allowed_ips.lookup(address);
+                // A packet from its own peer, which nearly every one is, costs no look at the groups.
+                if owner != Some(id) && !owner.is_some_and(|owner| self.groups.share(owner, id)) {
                     self.drops.wrong_source += 1;
                 } else if ecn::decapsulate(outer, packet) {
                     wire.deliver(packet);
@@ -381,6 +387,11 @@ impl Device {
     /// The allowed IPs of all peers.
     pub fn allowed_ips(&self) -> &AllowedIps {
         &self.allowed_ips
+    }
+
+    /// The group of a peer.
+    pub fn group(&self, id: PeerId) -> Option<&Group> {
+        self.groups.of(id)
     }
 
     /// Whose source or destination this address may be.

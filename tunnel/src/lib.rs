@@ -19,13 +19,14 @@
 //!    with cookies when there are too many handshakes.
 //! 3. The peer's [`noise`] authenticates, decrypts, and answers handshakes. Where an authentic message came from is the
 //!    peer's endpoint from then on (roaming).
-//! 4. The packet's source must belong to that peer in [`allowed_ips`]; then it goes to the [`tun`].
+//! 4. The packet's source must belong to that peer in [`allowed_ips`], or to one of its [`group`]; then it goes to the
+//!    [`tun`].
 //!
 //! Time: [`device::Device::poll_timeout`] says when [`device::Device::handle_timeout`] is wanted.
 //!
 //! # What knows what
 //!
-//! [`device`], [`peer`], [`noise`], [`gate`], [`allowed_ips`] hold all protocol state and know no socket, file or thread:
+//! [`device`], [`peer`], [`noise`], [`gate`], [`allowed_ips`], [`group`] hold all protocol state and know no socket, file or thread:
 //! bytes in, bytes out to a [`device::Wire`]. [`uapi`] turns text into changes of a device. [`tun`], [`udp`], [`link`] and
 //! the private `sys` are the kernel; [`interface`] joins everything in one loop, [`serve`] runs several of them.
 //! [`hand_over`] moves running devices to another process.
@@ -33,6 +34,7 @@ pub mod allowed_ips;
 pub mod device;
 pub mod ecn;
 pub mod gate;
+pub mod group;
 pub mod hand_over;
 pub mod interface;
 pub mod key;

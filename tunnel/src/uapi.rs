@@ -276,6 +276,7 @@ impl Subject {
             PeerLine::ReplaceAllowedIps => device.disallow_all(id),
             PeerLine::Allow(prefix) => device.allow(id, prefix),
             PeerLine::Disallow(prefix) => device.disallow(id, prefix),
+            PeerLine::Group(group) => device.set_group(id, group),
             PeerLine::ProtocolVersion => {}
         }
     }

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, time::Instant};
 use crate::{
     device::{Device, Identity, Wire, earliest, peer_mut, sticking},
     gate::Gate,
+    group::{Group, Groups},
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
     peer::{Peer, PeerId, Wants},
@@ -84,11 +85,12 @@ impl Device {
         Some(id)
     }
 
-    /// Removes a peer and its allowed IPs.
+    /// Removes a peer with its allowed IPs and its group.
     pub fn remove_peer(&mut self, id: PeerId) {
         if let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) {
             self.by_key.remove(&peer.public);
             self.allowed_ips.remove_all(id);
+            self.groups.set(id, None);
         }
     }
 
@@ -97,6 +99,7 @@ impl Device {
         self.peers.clear();
         self.by_key.clear();
         self.allowed_ips = crate::allowed_ips::AllowedIps::default();
+        self.groups = Groups::default();
     }
 
     /// Sets a peer's preshared key. A changed one ends its sessions: boringtun takes the key only at the start.
@@ -149,6 +152,11 @@ impl Device {
     /// Takes all prefixes from a peer.
     pub fn disallow_all(&mut self, id: PeerId) {
         self.allowed_ips.remove_all(id);
+    }
+
+    /// Puts a peer into a group, or into none. Its session goes on.
+    pub fn set_group(&mut self, id: PeerId, group: Option<Group>) {
+        self.groups.set(id, group);
     }
 
     /// A peer's configuration is complete: sends what its changes made due.

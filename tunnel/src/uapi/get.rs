@@ -54,6 +54,9 @@ fn write_peer(text: &mut String, device: &Device, id: PeerId, peer: &Peer) -> fm
     writeln!(text, "tx_bytes={}", peer.tx_bytes)?;
     writeln!(text, "rx_bytes={}", peer.rx_bytes)?;
     writeln!(text, "persistent_keepalive_interval={}", peer.keepalive)?;
+    if let Some(group) = device.group(id) {
+        writeln!(text, "group={group}")?;
+    }
     for prefix in device.allowed_ips().of(id) {
         writeln!(text, "allowed_ip={prefix}")?;
     }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, SocketAddrV6};
 use nix::net::if_::if_nametoindex;
 
 use crate::{
+    group::Group,
     key::{PresharedKey, PrivateKey, PublicKey},
     prefix::Prefix,
     uapi::UapiError,
@@ -30,6 +31,7 @@ pub(crate) enum PeerLine {
     ReplaceAllowedIps,
     Allow(Prefix),
     Disallow(Prefix),
+    Group(Option<Group>),
     ProtocolVersion,
 }
 
@@ -75,6 +77,11 @@ impl PeerLine {
                 None => value.parse().ok().map(Self::Allow),
             }
             .ok_or_else(invalid("allowed_ip")),
+            "group" => match value {
+                "" => Some(Self::Group(None)),
+                name => name.parse().ok().map(|group| Self::Group(Some(group))),
+            }
+            .ok_or_else(invalid("group")),
             "protocol_version" => {
                 exactly("1", value, Self::ProtocolVersion).ok_or_else(invalid("protocol_version"))
             }
@@ -184,6 +191,8 @@ mod tests {
             ("replace_allowed_ips", "true", PeerLine::ReplaceAllowedIps),
             ("allowed_ip", "10.0.0.0/8", PeerLine::Allow(prefix("10.0.0.0/8"))),
             ("allowed_ip", "-fd00::/8", PeerLine::Disallow(prefix("fd00::/8"))),
+            ("group", "paris", PeerLine::Group("paris".parse().ok())),
+            ("group", "", PeerLine::Group(None)),
             ("protocol_version", "1", PeerLine::ProtocolVersion),
         ] {
             assert_eq!(PeerLine::parse(key, value).unwrap(), want, "{key}={value}");
@@ -215,6 +224,8 @@ mod tests {
             ("replace_allowed_ips", "yes"),
             ("allowed_ip", "10.0.0.0"),
             ("allowed_ip", "--10.0.0.0/8"),
+            ("group", "a b"),
+            ("group", &"x".repeat(254)),
             ("protocol_version", "2"),
             ("listen_port", "1"),
         ] {

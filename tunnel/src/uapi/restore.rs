@@ -115,7 +115,7 @@ mod tests {
              persistent_keepalive_interval=0\n\
              public_key={known}\npreshared_key={shared}\nprotocol_version=1\nendpoint=[fe80::1%3]:5\n\
              last_handshake_time_sec=1700000000\nlast_handshake_time_nsec=999\ntx_bytes=5\n\
-             rx_bytes=7\npersistent_keepalive_interval=25\nallowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\n",
+             rx_bytes=7\npersistent_keepalive_interval=25\ngroup=paris\nallowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\n",
             none = "00".repeat(32),
         )
     }

@@ -10,7 +10,7 @@ use std::{
 use crate::world::{Engine, Side, World, pipe, run};
 
 /// Sends a request and reads the answer up to its empty line; empty when the other side hangs up.
-fn ask(side: &Side, request: &str) -> String {
+pub(crate) fn ask(side: &Side, request: &str) -> String {
     let mut stream = UnixStream::connect(side.socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -160,7 +160,7 @@ fn base64(byte: u8) -> String {
     STANDARD.encode([byte; 32])
 }
 
-fn hex(base64: &str) -> String {
+pub(crate) fn hex(base64: &str) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     STANDARD
         .decode(base64)
@@ -212,6 +212,36 @@ fn a_single_allowed_ip_can_be_taken_away() {
         ["fd00::/8", "10.1.0.0/16"],
         "only the peer that has a prefix can lose it"
     );
+}
+
+/// A key that `wg` does not know stands in the answer that it reads.
+#[test]
+fn wg_passes_over_groups_and_leaves_them_alone() {
+    let world = World::new(Engine::Ours, Engine::Ours);
+    let side = &world.a;
+    let peer = pipe(&["wg", "pubkey"], &base64(1)).trim().to_owned();
+    side.wg(&[
+        "peer",
+        &peer,
+        "allowed-ips",
+        "10.1.0.0/16",
+        "endpoint",
+        "127.0.0.1:9",
+    ]);
+    let shown = || {
+        let conf = side.run(&["wg", "showconf", &side.device]);
+        (show(side), conf, side.run(&["wg", "show", &side.device]))
+    };
+    let before = shown();
+    let group = || ask(side, "get=1\n\n").matches("\ngroup=paris\n").count();
+    let set = format!("set=1\npublic_key={}\ngroup=paris\n\n", hex(&peer));
+    assert_eq!(ask(side, &set), "errno=0\n\n");
+    assert_eq!((shown(), group()), (before.clone(), 1));
+    pipe(&["wg", "syncconf", &side.device, "/dev/stdin"], &before.1);
+    side.wg(&["peer", &peer, "persistent-keepalive", "9"]);
+    assert_eq!(group(), 1);
+    pipe(&["wg", "setconf", &side.device, "/dev/stdin"], &before.1);
+    assert_eq!((shown(), group()), (before, 0), "a peer made anew has no group");
 }
 
 /// What `wg` prints for a device after each of its writing commands, on both implementations.

@@ -15,6 +15,7 @@ use nix::{
 };
 
 use crate::{
+    conformance::{ask, hex},
     traffic::{Until, transfer},
     world::{Engine, OURS, Side, World, ends, other, terminate, wait_for},
 };
@@ -136,6 +137,8 @@ fn an_upgrade_changes_nothing_that_anybody_configured() {
         ],
         &crate::world::run(&["wg", "genpsk"]),
     );
+    let group = format!("set=1\npublic_key={}\ngroup=paris\n\n", hex(&b.public));
+    assert_eq!(ask(a, &group), "errno=0\n\n");
     let before = (link_facts(a), wg_facts(a), sockets(a), refusals(a));
     let received = a.received();
     upgrade(a, &[]);
@@ -147,6 +150,7 @@ fn an_upgrade_changes_nothing_that_anybody_configured() {
     assert_eq!((link_facts(a), wg_facts(a), sockets(a), refusals(a)), before);
     let mtu = a.run(&["ip", "link", "show", "dev", &a.device]);
     assert!(mtu.contains("mtu 1400"), "{mtu}");
+    assert!(ask(a, "get=1\n\n").contains("\ngroup=paris\n"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod bench;
 mod congestion;
 mod day;
 mod flood;
+mod groups;
 mod hostile;
 mod many;
 mod peers;
