@@ -132,6 +132,7 @@ impl Agent {
         self.facts.links = look.links;
         self.facts.cni = look.cni;
         self.facts.underlay_mtu = look.underlay_mtu;
+        self.facts.groups = look.groups;
         self.routable = look.default_routes;
         let in_use = || self.endpoints_in_use();
         self.facts.underlay_v4_only = if in_use().next().is_some() {

@@ -18,6 +18,11 @@
 //! address; a standby leader only from its overlay address. It does so also before two locations are established; then
 //! only routes are missing, so that establishing loses no packet.
 //!
+//! The leaders of a location are one *group*: each may send from what any of them carries. The role moves between them, and
+//! no two nodes learn of that in the same instant: what comes through the one that does not carry it yet, or any more,
+//! is taken all the same. Anyone of them may be elected at any time, so all of them are trusted alike anyway. Where every
+//! node leads itself each vouches for what it carries alone, and a Peer always does.
+//!
 //! # Where packets go
 //!
 //! | destination | active leader | standby leader | follower |
@@ -118,6 +123,8 @@ pub struct TunnelPeer {
     pub endpoints: Vec<Endpoint>,
     /// The interval of keepalives towards it.
     pub keepalive: Option<Keepalive>,
+    /// The location whose leaders it shares its sources with: each of them may send from what any of them is allowed.
+    pub group: Option<LocationName>,
     /// What it may send from, and what is sent to it. No prefix stands with two parties.
     pub allowed_ips: BTreeSet<Prefix>,
 }

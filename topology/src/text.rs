@@ -166,8 +166,9 @@ impl Display for Tunnel {
         for peer in peers {
             let endpoints = List("endpoints", &peer.endpoints);
             let keepalive = List("keepalive", peer.keepalive.map(|keepalive| keepalive.0));
+            let group = List("group", &peer.group);
             let allowed = List("allowed", &peer.allowed_ips);
-            writeln!(f, "    to {}{endpoints}{keepalive}{allowed}", peer.party)?;
+            writeln!(f, "    to {}{endpoints}{keepalive}{group}{allowed}", peer.party)?;
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ pub struct HostFacts {
     /// Locations whose traffic has been in the tunnel long enough that nothing of it may be anywhere else: for these
     /// plaintext is dropped and a foreign arrival is taken for spoofed.
     pub settled: BTreeSet<LocationName>,
+    /// The WireGuard in use lets peers of one group send each other's sources.
+    pub groups: bool,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }

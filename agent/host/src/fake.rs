@@ -334,6 +334,7 @@ fn set_peer(wireguard: &mut WireGuard, step: &Step) -> Result<(), Refused> {
         key,
         endpoint,
         keepalive,
+        group,
         add,
         remove,
     } = step
@@ -348,6 +349,9 @@ fn set_peer(wireguard: &mut WireGuard, step: &Step) -> Result<(), Refused> {
     let peer = wireguard.peers.entry(*key).or_default();
     peer.endpoint = endpoint.or(peer.endpoint);
     peer.keepalive = keepalive.unwrap_or(peer.keepalive);
+    if let Some(group) = group {
+        peer.group.clone_from(group);
+    }
     peer.allowed_ips.extend(add);
     peer.allowed_ips.retain(|prefix| !remove.contains(prefix));
     Ok(())

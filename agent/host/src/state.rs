@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use spanwire_topology::{Keepalive, Prefix, PublicKey};
+use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
 /// The name of a network device: 1 to 15 bytes without '/', white space or ':' (`dev_valid_name` of Linux).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +93,8 @@ pub struct WireGuardPeer {
     pub endpoint: Option<SocketAddr>,
     /// Interval of keepalives; `None` is off.
     pub keepalive: Option<Keepalive>,
+    /// Peers of one group may send from each other's networks. Wanted only of a WireGuard that has groups.
+    pub group: Option<LocationName>,
     /// The networks it may send from and that are sent to it.
     pub allowed_ips: BTreeSet<Prefix>,
 }
@@ -247,6 +249,8 @@ pub enum Step {
         endpoint: Option<SocketAddr>,
         /// `Some(None)` turns keepalives off; `None` leaves them alone.
         keepalive: Option<Option<Keepalive>>,
+        /// `Some(None)` takes it out of its group; `None` leaves it where it is.
+        group: Option<Option<LocationName>>,
         /// Allowed IPs to add.
         add: BTreeSet<Prefix>,
         /// Allowed IPs to remove.

@@ -51,11 +51,14 @@ impl fmt::Display for WireGuard {
         for (key, peer) in &self.peers {
             let endpoint = OrDash(peer.endpoint.as_ref());
             let keepalive = Every(peer.keepalive);
-            let allowed = List(&peer.allowed_ips);
-            writeln!(
+            write!(
                 f,
-                "peer {key} endpoint {endpoint} persistent-keepalive {keepalive} allowed-ips {allowed}"
+                "peer {key} endpoint {endpoint} persistent-keepalive {keepalive}"
             )?;
+            if let Some(group) = &peer.group {
+                write!(f, " group {group}")?;
+            }
+            writeln!(f, " allowed-ips {}", List(&peer.allowed_ips))?;
         }
         Ok(())
     }
@@ -174,6 +177,7 @@ impl fmt::Display for Step {
                 key,
                 endpoint,
                 keepalive,
+                group,
                 add,
                 remove,
             } => {
@@ -183,6 +187,9 @@ impl fmt::Display for Step {
                 }
                 if let Some(keepalive) = keepalive {
                     write!(f, " persistent-keepalive {}", Every(*keepalive))?;
+                }
+                if let Some(group) = group {
+                    write!(f, " group {}", OrDash(group.as_ref()))?;
                 }
                 if !add.is_empty() {
                     write!(f, " add {}", List(add))?;

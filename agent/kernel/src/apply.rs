@@ -259,6 +259,7 @@ impl Kernel {
             key,
             endpoint,
             keepalive,
+            group,
             add,
             remove,
         } = step
@@ -269,6 +270,7 @@ impl Kernel {
             key: *key,
             endpoint: *endpoint,
             keepalive: *keepalive,
+            group: group.clone(),
             add: add.clone(),
         })];
         if !remove.is_empty() {

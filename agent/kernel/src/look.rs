@@ -1,4 +1,4 @@
-//! A look at what is not Spanwire's: devices, the CNI, the way to the endpoints.
+//! A look at what is not Spanwire's: devices, the CNI, the way to the endpoints, what the WireGuard can.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use netlink_packet_route::route::RouteType;
 use spanwire_host::{Cni, LinkName, OtherLink, TableId};
 use spanwire_topology::{Family, Prefix};
 
-use crate::{Kernel, address, error::ReadError, link, route};
+use crate::{Kernel, address, error::ReadError, link, route, wireguard::Backend};
 
 /// The routing table `main`.
 const MAIN: TableId = TableId(254);
@@ -25,6 +25,8 @@ pub struct Look {
     pub underlay_mtu: Option<u32>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
+    /// The WireGuard in use lets peers of one group send each other's sources.
+    pub groups: bool,
 }
 
 impl Look {
@@ -84,7 +86,22 @@ impl Kernel {
         }
         let smallest = |ways: &[route::Told]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         look.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
+        look.groups = self.has_groups().await?;
         Ok(look)
+    }
+}
+
+impl Kernel {
+    /// Where there is no device yet, the process that will make it is taken for the tunnel of this version; the steps after
+    /// the next look are right in any case.
+    async fn has_groups(&mut self) -> Result<bool, ReadError> {
+        if self.backend == Backend::Kernel {
+            return Ok(false);
+        }
+        match self.device().has_groups().await {
+            Err(ReadError::Userspace(error)) if error.is_absence() => Ok(true),
+            other => other,
+        }
     }
 }
 

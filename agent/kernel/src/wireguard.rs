@@ -1,6 +1,7 @@
 //! WireGuard devices: the kernel's, or a process's that stands in for it.
 //!
 //! Both are told the same few things: the device's key, port and mark; a peer's endpoint, keepalive and allowed IPs.
+//! spanwire-tunnel is told a peer's group as well; others have none, and are asked for none.
 //! Peers are never replaced as a whole, because that would end their sessions.
 //!
 //! # Taking allowed IPs from a peer
@@ -19,7 +20,7 @@ pub(crate) mod uapi;
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use spanwire_host::{LinkName, WireGuard};
-use spanwire_topology::{Keepalive, Prefix, PublicKey};
+use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
 use self::traffic::Counted;
 pub use self::{key::PrivateKey, traffic::Traffic};
@@ -75,6 +76,7 @@ pub(crate) struct PeerChange {
     pub(crate) key: PublicKey,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) keepalive: Option<Option<Keepalive>>,
+    pub(crate) group: Option<Option<LocationName>>,
     pub(crate) add: BTreeSet<Prefix>,
 }
 
@@ -98,6 +100,7 @@ pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Pref
             key: PARKING,
             endpoint: None,
             keepalive: None,
+            group: None,
             add: parked,
         }),
         Change::RemovePeer(PARKING),
@@ -124,6 +127,14 @@ impl Device<'_> {
         match self {
             Self::Kernel(family, name) => family.read_all(name).await,
             Self::Userspace(socket) => Ok(uapi::read_all(socket).await?),
+        }
+    }
+
+    /// Whether its peers can be put into groups.
+    pub(crate) async fn has_groups(&mut self) -> Result<bool, ReadError> {
+        match self {
+            Self::Kernel(..) => Ok(false),
+            Self::Userspace(socket) => Ok(uapi::has_groups(socket).await?),
         }
     }
 

@@ -48,6 +48,7 @@ pub(super) fn is_search(
         Step::SetPeer {
             key,
             keepalive: None,
+            group: None,
             add,
             remove,
             ..
@@ -117,6 +118,7 @@ mod tests {
             key: key(byte),
             endpoint: Some(endpoint()),
             keepalive: None,
+            group: None,
             add: allowed.iter().map(|text| text.parse().unwrap()).collect(),
             remove: BTreeSet::new(),
         }
@@ -142,6 +144,11 @@ mod tests {
         assert!(is_search(&[set_peer(1, &[])], &given, &none));
         assert!(!is_search(&[set_peer(1, &["10.0.0.0/24"])], &given, &none));
         assert!(!is_search(&[set_peer(2, &[])], &given, &none));
+        let mut grouped = set_peer(1, &[]);
+        if let Step::SetPeer { group, .. } = &mut grouped {
+            *group = Some("a".parse().ok());
+        }
+        assert!(!is_search(&[grouped], &given, &none));
         let anew = [Step::DeletePeer(key(1)), set_peer(1, &["10.0.0.0/24"])];
         assert!(!is_search(&anew, &given, &none));
         assert!(is_search(&anew, &given, &[key(1)].into()));

@@ -85,6 +85,7 @@ fn look() -> Look {
         },
         underlay_mtu: Some(1500),
         default_routes: [Family::V4].into(),
+        groups: true,
     }
 }
 
@@ -155,6 +156,17 @@ fn a_device_that_somebody_changed_is_something_to_do() {
         agent.handle_device(Some(&without_peer), BTreeMap::new(), now),
         "no peer"
     );
+    let mut ungrouped = good.clone();
+    ungrouped.peers.values_mut().for_each(|peer| peer.group = None);
+    assert!(
+        agent.handle_device(Some(&ungrouped), seen.clone(), now),
+        "no group"
+    );
+    // Where there are no groups none is wanted, so nothing differs for ever.
+    let groups = false;
+    agent.handle_look(Look { groups, ..look() });
+    assert!(!agent.handle_device(Some(&ungrouped), seen.clone(), now));
+    agent.handle_look(look());
     let mut strange = good;
     strange
         .peers

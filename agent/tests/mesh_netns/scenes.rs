@@ -143,6 +143,19 @@ fn a_wireguard_peer_that_somebody_removes_is_back_within_ten_seconds() {
 }
 
 #[test]
+fn a_group_that_somebody_takes_away_is_back_within_ten_seconds() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let far = world.node("b1").key();
+    let hex: String = far.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let leader = world.node("a1");
+    leader.tell_device(&format!("set=1\npublic_key={hex}\ngroup=\n\n"));
+    let repaired = format!("repaired what somebody else had changed steps=\"peer set {far} group b\"");
+    let took = within(10 * SECOND, "group", || leader.agent_log().contains(&repaired));
+    eprintln!("group: back after {took:?}");
+}
+
+#[test]
 fn without_the_tunnel_process_traffic_stops_and_it_goes_on_with_it() {
     let mut world = World::with_agents(true);
     world.wait_for_pods();

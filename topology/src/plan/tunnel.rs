@@ -10,7 +10,7 @@ use super::{
     entries::{Entry, Owner},
     view::View,
 };
-use crate::{Endpoint, EndpointHost, Prefix, PublicKey};
+use crate::{Endpoint, EndpointHost, LocationName, MeshMode, Prefix, PublicKey};
 
 /// The device with all its peers.
 pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>]) -> Tunnel {
@@ -24,6 +24,7 @@ pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>]) -> Tunnel {
             overlay: leader.member.overlay.clone(),
             endpoints: endpoints(view, lead),
             keepalive,
+            group: group(view, leader.site),
             allowed_ips: std::mem::take(&mut allowed.leads[lead]).into_iter().collect(),
         };
         peers.insert(key, peer);
@@ -36,6 +37,7 @@ pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>]) -> Tunnel {
                 overlay: BTreeSet::new(),
                 endpoints: peer.endpoint.iter().cloned().collect(),
                 keepalive: peer.keepalive.or(keepalive),
+                group: None,
                 allowed_ips: std::mem::take(&mut allowed.peers[index]).into_iter().collect(),
             });
         }
@@ -73,6 +75,12 @@ impl Allowed {
         }
         allowed
     }
+}
+
+/// Whom a leader of a location stands in for: its fellows, unless every node there leads itself.
+fn group(view: &View<'_>, site: usize) -> Option<LocationName> {
+    let site = &view.sites[site];
+    (site.location.settings.mode == MeshMode::Leaders).then(|| site.name.clone())
 }
 
 /// Whether the own leaders have a tunnel to the leaders of this location.

@@ -110,7 +110,7 @@ fn enter(ground: &Ground<'_>, plans: &Plans, from: &Spot, to: IpAddr) -> Result<
             let first = ground.first(&entry).ok_or("its home has no leader")?;
             let tunnel = plans.get(&first).and_then(|plan| plan.tunnel.as_ref());
             let key = ground.peer_key(name).ok_or("it is no peer any more")?;
-            match tunnel.filter(|tunnel| sender(tunnel, from.address) == Some(key)) {
+            match tunnel.filter(|tunnel| accepts(tunnel, key, from.address)) {
                 Some(_) => Ok((first, Came::Tunnel)),
                 None => Err(format!("{first} does not allow it")),
             }
@@ -136,8 +136,17 @@ fn choose(plan: &Plan, to: IpAddr) -> Choice {
     }
 }
 
-/// To whom WireGuard sends, and from whom it takes: the longest match.
-fn sender(tunnel: &Tunnel, address: IpAddr) -> Option<PublicKey> {
+/// Whether a device takes a packet with this source from a party: its own, or of its group.
+fn accepts(tunnel: &Tunnel, from: PublicKey, source: IpAddr) -> bool {
+    let Some(owner) = owner(tunnel, source) else {
+        return false;
+    };
+    let group = |key| tunnel.peers.get(key)?.group.as_ref();
+    owner == from || group(&owner).is_some_and(|of_owner| group(&from) == Some(of_owner))
+}
+
+/// To whom a device sends, and whose source an address is: the longest match.
+fn owner(tunnel: &Tunnel, address: IpAddr) -> Option<PublicKey> {
     let allowed = tunnel
         .peers
         .iter()
@@ -160,7 +169,7 @@ fn through(
     let Some(tunnel) = &plan.tunnel else {
         return stop("a route into a tunnel that is not there");
     };
-    let Some(key) = sender(tunnel, to) else {
+    let Some(key) = owner(tunnel, to) else {
         return stop("nobody is allowed to have it");
     };
     match &tunnel.peers[&key].party {
@@ -171,7 +180,7 @@ fn through(
         Party::Leader(_, next) => {
             let receiver = plans.get(next).and_then(|plan| plan.tunnel.as_ref());
             let mine = ground.key(&plan.me);
-            match receiver.filter(|tunnel| mine.is_some() && sender(tunnel, source) == mine) {
+            match receiver.filter(|tunnel| mine.is_some_and(|mine| accepts(tunnel, mine, source))) {
                 Some(_) => Ok((next.clone(), Came::Tunnel)),
                 None => stop(&format!("{next} does not allow {source}")),
             }

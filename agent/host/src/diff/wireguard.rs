@@ -111,17 +111,20 @@ fn set_peer(
     let was = old.unwrap_or(&none);
     let endpoint: Option<SocketAddr> = wanted.endpoint.filter(|endpoint| was.endpoint != Some(*endpoint));
     let keepalive = (was.keepalive != wanted.keepalive).then_some(wanted.keepalive);
+    let group = (was.group != wanted.group).then(|| wanted.group.clone());
     let add: BTreeSet<Prefix> = wanted.allowed_ips.difference(&was.allowed_ips).copied().collect();
     let stale = was.allowed_ips.difference(&wanted.allowed_ips);
     let remove: BTreeSet<Prefix> = stale
         .filter(|prefix| !owners.contains_key(prefix))
         .copied()
         .collect();
-    let same = endpoint.is_none() && keepalive.is_none() && add.is_empty() && remove.is_empty();
+    let same =
+        endpoint.is_none() && keepalive.is_none() && group.is_none() && add.is_empty() && remove.is_empty();
     (old.is_none() || !same).then_some(Step::SetPeer {
         key,
         endpoint,
         keepalive,
+        group,
         add,
         remove,
     })

@@ -44,6 +44,7 @@ pub(super) fn device(plan: &Plan, facts: &HostFacts) -> Option<(Link, WireGuard)
         let peer = WireGuardPeer {
             endpoint: facts.endpoints.get(key).copied(),
             keepalive: peer.keepalive,
+            group: peer.group.clone().filter(|_| facts.groups),
             allowed_ips: peer.allowed_ips.clone(),
         };
         (*key, peer)

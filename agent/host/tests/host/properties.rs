@@ -68,6 +68,7 @@ fn pool() -> Vec<Step> {
             key: key(number),
             endpoint: (number != 11).then(|| "192.0.2.1:51820".parse().unwrap()),
             keepalive: (number == 12).then_some(Some(Keepalive(25))),
+            group: (number != 13).then(|| (number == 12).then(|| "b".parse().unwrap())),
             add: BTreeSet::from([prefix(text)]),
             remove: BTreeSet::new(),
         });

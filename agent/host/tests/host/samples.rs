@@ -68,6 +68,7 @@ pub(crate) fn facts(l: u8, x: u8) -> HostFacts {
             links: BTreeSet::from([link("flannel.1")]),
         },
         underlay_mtu: Some(1500),
+        groups: true,
         ..HostFacts::default()
     }
 }
@@ -124,6 +125,7 @@ fn tunnel(own_overlay: &[&str]) -> Tunnel {
         overlay: addresses(OVERLAY_B),
         endpoints: vec!["203.0.113.2:51820".parse().unwrap()],
         keepalive: Some(Keepalive(25)),
+        group: Some(location("b")),
         allowed_ips: prefixes(ALL_B),
     };
     Tunnel {
@@ -242,6 +244,7 @@ pub(crate) fn with_peers() -> (Plan, HostFacts) {
         overlay: BTreeSet::new(),
         endpoints: Vec::new(),
         keepalive: None,
+        group: None,
         allowed_ips: prefixes(&["10.9.0.1"]),
     };
     let tunnel = plan.tunnel.as_mut().unwrap();
@@ -304,6 +307,7 @@ pub(crate) fn nodes_mode() -> (Plan, HostFacts) {
         overlay: addresses(&["10.4.0.12"]),
         endpoints: vec!["192.168.1.2:51820".parse().unwrap()],
         keepalive: None,
+        group: None,
         allowed_ips: prefixes(&a2),
     };
     plan.tunnel.as_mut().unwrap().peers.insert(key(12), peer);
@@ -315,6 +319,13 @@ pub(crate) fn nodes_mode() -> (Plan, HostFacts) {
 pub(crate) fn keyless() -> (Plan, HostFacts) {
     let (plan, mut facts) = leader();
     facts.public_key = None;
+    (plan, facts)
+}
+
+/// a1 with the kernel's WireGuard, which has no groups.
+pub(crate) fn groupless() -> (Plan, HostFacts) {
+    let (plan, mut facts) = leader();
+    facts.groups = false;
     (plan, facts)
 }
 
@@ -356,6 +367,7 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("dual-stack", dual_stack()),
         ("nodes-mode", nodes_mode()),
         ("keyless", keyless()),
+        ("groupless", groupless()),
         ("hopless", hopless()),
         ("outside", outside()),
     ]

@@ -13,7 +13,7 @@ use std::{
 
 use nix::errno::Errno;
 use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
-use spanwire_topology::{Keepalive, PublicKey};
+use spanwire_topology::{Keepalive, LocationName, PublicKey};
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -23,7 +23,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    Change, PrivateKey,
+    Change, PARKING, PrivateKey,
     traffic::{self, Counted},
 };
 
@@ -138,6 +138,18 @@ pub(crate) async fn read_all(path: &Path) -> Result<(WireGuard, Counted), UapiEr
     Ok((parse(&answer)?, traffic::of_answer(&answer)))
 }
 
+/// Whether peers can be put into groups, which spanwire-tunnel alone has, since a version. It is asked without a change to
+/// anything: a peer that is not there is to be updated, but not made.
+pub(crate) async fn has_groups(path: &Path) -> Result<bool, UapiError> {
+    let key = hex(PARKING.as_bytes());
+    let question = format!("set=1\npublic_key={}\nupdate_only=true\ngroup=\n\n", key.as_str());
+    match parse(&converse(path, question.as_bytes()).await?) {
+        Ok(_) => Ok(true),
+        Err(UapiError::Refused { errno: Errno::EINVAL }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes the changes in one conversation.
 pub(crate) async fn change(path: &Path, changes: &[Change]) -> Result<(), UapiError> {
     let answer = converse(path, request(changes).as_bytes()).await?;
@@ -199,7 +211,13 @@ fn write_change(text: &mut String, change: &Change) -> std::fmt::Result {
             }
             peer.add
                 .iter()
-                .try_for_each(|prefix| writeln!(text, "allowed_ip={prefix}"))
+                .try_for_each(|prefix| writeln!(text, "allowed_ip={prefix}"))?;
+            // Last: who does not know it refuses what comes after it.
+            let group = peer.group.as_ref();
+            group.map_or(Ok(()), |group| {
+                let name = group.as_ref().map_or("", LocationName::as_str);
+                writeln!(text, "group={name}")
+            })
         }
         Change::RemovePeer(key) => {
             writeln!(text, "public_key={}", hex(key.as_bytes()).as_str())?;
@@ -244,6 +262,8 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
                 let seconds: u16 = value.parse().map_err(|_| malformed())?;
                 of_peer.keepalive = (seconds > 0).then_some(Keepalive(seconds));
             }
+            // What somebody else called a group as no location can be called reads as none.
+            ("group", Some(of_peer)) => of_peer.group = value.parse().ok(),
             ("allowed_ip", Some(of_peer)) => {
                 of_peer
                     .allowed_ips

@@ -20,6 +20,7 @@ fn set_peer(key: PublicKey, add: &[&str], remove: &[&str]) -> Step {
         key,
         endpoint: None,
         keepalive: None,
+        group: None,
         add: add.iter().map(|text| p(text)).collect(),
         remove: remove.iter().map(|text| p(text)).collect(),
     }
@@ -79,6 +80,7 @@ fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
                 key: A,
                 endpoint: Some(endpoint),
                 keepalive: Some(Some(Keepalive(25))),
+                group: None,
                 add: allowed.iter().map(|text| p(text)).collect(),
                 remove: BTreeSet::new(),
             },
@@ -109,6 +111,7 @@ fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
                 key: A,
                 endpoint: None,
                 keepalive: Some(None),
+                group: None,
                 add: BTreeSet::new(),
                 remove: BTreeSet::new(),
             },
@@ -162,6 +165,43 @@ fn allowed_ips_move_to_the_last_who_gets_them_and_leave_one_by_one() {
 }
 
 #[test]
+fn peers_have_groups_where_the_wireguard_has_them() {
+    lab(async |lab| {
+        lab.apply(vec![lab.add_link(), set_peer(A, &["10.0.0.0/24"], &[])])
+            .await;
+        let before = lab.read().await.wireguard;
+        let groups = lab.kernel.look([]).await.unwrap().groups;
+        assert_eq!(groups, tested() == Tested::Tunnel);
+        assert_eq!(lab.read().await.wireguard, before, "to ask changes nothing");
+        let group = |name: Option<&str>| Step::SetPeer {
+            key: A,
+            endpoint: None,
+            keepalive: None,
+            group: Some(name.map(p)),
+            add: BTreeSet::new(),
+            remove: BTreeSet::new(),
+        };
+        if !groups {
+            return;
+        }
+        for name in [Some("paris"), Some(&*"x".repeat(253)), None] {
+            lab.apply(vec![group(name)]).await;
+            // Nothing else about it changes, and what is no group's changes no group.
+            lab.apply(vec![
+                set_peer(A, &["10.0.1.0/24"], &[]),
+                set_peer(A, &[], &["10.0.1.0/24"]),
+            ])
+            .await;
+            let expected = WireGuardPeer {
+                group: name.map(p),
+                ..peer(&["10.0.0.0/24"])
+            };
+            assert_eq!(lab.read().await.wireguard.unwrap().peers, [(A, expected)].into());
+        }
+    });
+}
+
+#[test]
 fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
     lab(async |lab| {
         let all: BTreeSet<Prefix> = (0..10_000_u32)
@@ -180,6 +220,7 @@ fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
             key: A,
             endpoint: Some(p("192.0.2.7:51820")),
             keepalive: None,
+            group: None,
             add: add.clone(),
             remove: remove.clone(),
         };

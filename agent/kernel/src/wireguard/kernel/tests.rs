@@ -50,6 +50,7 @@ fn a_peer_is_the_bytes_that_the_header_of_the_kernel_describes() {
         key: PublicKey::new([9; 32]),
         endpoint: Some("192.0.2.1:51820".parse().unwrap()),
         keepalive: Some(None),
+        group: None,
         add: ["10.1.0.0/16".parse().unwrap()].into(),
     });
     let [message] = &bytes(&change)[..] else { panic!() };
@@ -91,6 +92,7 @@ fn ten_thousand_allowed_ips_go_in_parts_that_never_replace_one_another() {
         key: PublicKey::new([9; 32]),
         endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
         keepalive: Some(Some(Keepalive(25))),
+        group: None,
         add,
     }));
 
@@ -113,6 +115,7 @@ fn a_peer_without_allowed_ips_is_one_message_and_so_is_a_removal() {
         key: PublicKey::new([9; 32]),
         endpoint: None,
         keepalive: None,
+        group: None,
         add: BTreeSet::new(),
     });
     let messages = bytes(&change);
@@ -156,6 +159,7 @@ fn a_peer_that_a_dump_tells_in_parts_is_one_again() {
     let expected = WireGuardPeer {
         endpoint: None,
         keepalive: Some(Keepalive(25)),
+        group: None,
         allowed_ips: ["10.0.0.0/24", "fd00::/64"]
             .map(|text| text.parse().unwrap())
             .into(),

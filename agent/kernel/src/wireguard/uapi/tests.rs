@@ -15,6 +15,7 @@ fn changes_are_said_in_the_words_of_the_protocol() {
             key: PublicKey::new([1; 32]),
             endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
             keepalive: Some(None),
+            group: Some(Some("paris".parse().unwrap())),
             add: ["10.0.0.0/24", "fd00::/64"]
                 .map(|text| text.parse().unwrap())
                 .into(),
@@ -23,6 +24,7 @@ fn changes_are_said_in_the_words_of_the_protocol() {
             key: PublicKey::new([2; 32]),
             endpoint: None,
             keepalive: None,
+            group: Some(None),
             add: BTreeSet::new(),
         }),
         Change::RemovePeer(PublicKey::new([3; 32])),
@@ -30,8 +32,8 @@ fn changes_are_said_in_the_words_of_the_protocol() {
     let expected = format!(
         "set=1\nprivate_key={}\nlisten_port=51820\nfwmark=8192\n\
          public_key={}\nendpoint=[2001:db8::1]:51820\npersistent_keepalive_interval=0\n\
-         allowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\n\
-         public_key={}\npublic_key={}\nremove=true\n\n",
+         allowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\ngroup=paris\n\
+         public_key={}\ngroup=\npublic_key={}\nremove=true\n\n",
         "ab".repeat(32),
         "01".repeat(32),
         "02".repeat(32),
@@ -45,8 +47,8 @@ fn an_answer_gives_the_device_and_skips_what_is_unknown() {
     let answer = format!(
         "private_key={}\nlisten_port=7\nfwmark=8192\nnew_in_2040=1\n\
          public_key={}\npreshared_key={}\nprotocol_version=1\nendpoint=192.0.2.1:3\nlast_handshake_time_sec=4\n\
-         rx_bytes=1\npersistent_keepalive_interval=25\nallowed_ip=10.0.0.0/24\nallowed_ip=fd00::1/128\n\
-         public_key={}\npersistent_keepalive_interval=0\nerrno=0\n\n",
+         rx_bytes=1\npersistent_keepalive_interval=25\ngroup=paris\nallowed_ip=10.0.0.0/24\nallowed_ip=fd00::1/128\n\
+         public_key={}\npersistent_keepalive_interval=0\ngroup=No_location\nerrno=0\n\n",
         "ab".repeat(32),
         "01".repeat(32),
         "00".repeat(32),
@@ -59,6 +61,7 @@ fn an_answer_gives_the_device_and_skips_what_is_unknown() {
     let first = WireGuardPeer {
         endpoint: Some("192.0.2.1:3".parse().unwrap()),
         keepalive: Some(Keepalive(25)),
+        group: Some("paris".parse().unwrap()),
         allowed_ips: ["10.0.0.0/24", "fd00::1"]
             .map(|text| text.parse().unwrap())
             .into(),
