@@ -36,8 +36,10 @@
 //! | the own location | local | local | local |
 //!
 //! Nobody sends through a hop what came to it through a hop: followers send to active leaders, which send into the
-//! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader; so a host has to see
-//! to it that what came through a hop and leaves through one goes round no longer than it takes to find a leader.
+//! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader. So a standby leader
+//! sends what a hop brought to it into its own tunnels, where the far side takes it as its group's (a host whose WireGuard
+//! has no groups leaves that out); and where there is no tunnel a host has to see to it that what came through a hop and
+//! leaves through one goes round no longer than it takes to find a leader.
 //!
 //! # Where every node leads itself
 //!

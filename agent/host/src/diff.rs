@@ -6,14 +6,14 @@
 //! 2. peers: added and changed, an allowed IP that changes hands in the one step that gives it to its new owner;
 //! 3. the nft table, so that the first packet on a new way already keeps its source (a connection's NAT is decided once);
 //! 4. rules that exempt packets from the mesh, before any route could catch those packets;
-//! 5. rules that look up a table no longer wanted; routes: set, the longest prefixes first, and removed, the shortest
-//!    first; then rules that look them up. So at each moment a packet is routed as before or as wanted, and never by a
-//!    wider prefix that is only meant for the time after (`diff/routes.rs`);
+//! 5. routes and the rules that look up their tables, so that at each moment a packet is routed as before or as wanted
+//!    (`diff/tables.rs`), and never by a wider prefix that is only meant for the time after (`diff/routes.rs`);
 //! 6. what is no longer wanted, in the reverse of the order in which it was made.
 //!
 //! Kernel settings that are no longer wanted stay: others may have come to need them.
 
 mod routes;
+mod tables;
 mod wireguard;
 
 use std::collections::BTreeSet;
@@ -43,17 +43,7 @@ pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
 
     steps.extend(early);
     add_rules(actual, wanted, exempts, &mut steps);
-    let replaced = |rule: &&Rule| looks_up(rule) && wanted.rules.iter().any(|other| same_table(rule, other));
-    delete_rules(
-        actual,
-        wanted,
-        |rule| looks_up(rule) && !replaced(rule),
-        &mut steps,
-    );
-    routes::set(actual, wanted, &mut steps);
-    routes::delete(actual, wanted, &mut steps);
-    add_rules(actual, wanted, looks_up, &mut steps);
-    delete_rules(actual, wanted, replaced, &mut steps);
+    tables::change(actual, wanted, &mut steps);
     delete_rules(actual, wanted, exempts, &mut steps);
     steps.extend(late);
     if actual.nft.is_some() && wanted.nft.is_none() {
@@ -65,10 +55,6 @@ pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
 
 fn looks_up(rule: &&Rule) -> bool {
     matches!(rule.action, RuleAction::Lookup(_))
-}
-
-fn same_table(one: &Rule, other: &Rule) -> bool {
-    (one.family, &one.action) == (other.family, &other.action)
 }
 
 fn exempts(rule: &&Rule) -> bool {

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod mesh;
+mod moves;
 mod names;
 mod net;
 mod scenes;

@@ -55,6 +55,18 @@ pub(crate) fn led_by(mut mesh: Mesh, location: &str, node: &str) -> Mesh {
     mesh
 }
 
+/// The same, with these two leaders of location a, the first of them active.
+pub(crate) fn led_in_order(mut mesh: Mesh, order: [&str; 2]) -> Mesh {
+    let of_it = mesh.locations.get_mut(&"a".parse().unwrap()).unwrap();
+    let roles = [LeaderRole::Active, LeaderRole::Standby];
+    let leader = |(node, role): (&str, LeaderRole)| Leader {
+        node: node.parse().unwrap(),
+        role,
+    };
+    of_it.leaders = order.into_iter().zip(roles).map(leader).collect();
+    mesh
+}
+
 fn member(number: u8, key: PublicKey) -> Member {
     Member {
         generation: Generation(1),

@@ -92,6 +92,20 @@ impl World {
         path
     }
 
+    /// Each node's own file, which [`Self::tell`] replaces.
+    pub(crate) fn told(&self, node: &str) -> PathBuf {
+        self.folder.path().join(format!("{node}.json"))
+    }
+
+    /// Tells a node that these two lead location a, the first of them actively.
+    pub(crate) fn tell(&self, node: &str, order: [&str; 2]) {
+        let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
+        let mesh = mesh::led_in_order(mesh::mesh(&keys, true), order);
+        let fresh = self.folder.path().join("fresh");
+        fs::write(&fresh, mesh::documents(&mesh, &[])).unwrap();
+        fs::rename(fresh, self.told(node)).unwrap();
+    }
+
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
         self.nodes.iter_mut().find(|node| node.name == name).unwrap()
     }

@@ -3,7 +3,7 @@
 //! The ground knows who has which address and who is whose neighbour. A node gives a packet to its neighbours as the CNI
 //! would; through the tunnel only what its peers' allowed IPs say; and the receiver takes only what it allows the sender
 //! to send. What came through a hop and would leave through one is taken for lost here, for the next node may send it
-//! back; a host lets it live for a few hops more.
+//! back; a host lets it live for a few hops more. A standby leader sends it into its own tunnel.
 
 mod expect;
 mod ground;
@@ -73,6 +73,9 @@ pub(crate) fn walk(ground: &Ground<'_>, plans: &Plans, from: &Spot, to: IpAddr) 
             .filter(|_| came == Came::Tunnel);
         let next = match back.map_or_else(|| choose(plan, to), |via| Choice::Via(via.clone())) {
             Choice::Via(Via::Unreachable) => return Outcome::Stopped(format!("unreachable at {at}")),
+            Choice::Via(Via::Hop { .. }) if came == Came::Hop && stands_in(plan, to) => {
+                through(ground, plans, plan, from.address, to)
+            }
             Choice::Via(Via::Hop { .. }) if came == Came::Hop => {
                 return Outcome::Stopped(format!("from hop to hop at {at}"));
             }
@@ -122,6 +125,13 @@ enum Choice {
     Via(Via),
     Local,
     Nothing,
+}
+
+/// Whether a standby leader has a tunnel towards an address: it sends there what a hop brought to it.
+fn stands_in(plan: &Plan, to: IpAddr) -> bool {
+    plan.tunnel
+        .as_ref()
+        .is_some_and(|tunnel| owner(tunnel, to).is_some())
 }
 
 /// The longest match.

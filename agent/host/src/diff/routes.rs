@@ -1,4 +1,4 @@
-//! Routes, in an order in which every address is routed at each moment either as before or as wanted.
+//! Routes of one table, in an order in which every address is routed at each moment either as before or as wanted.
 //!
 //! Setting: of prefixes in each other, the longest first. When a prefix is set, every wanted prefix inside it is there
 //! already, so only addresses that belong to it in the end are affected. Deleting: everything wanted is there, and of
@@ -16,10 +16,13 @@ use std::{
 
 use spanwire_topology::Prefix;
 
+use super::tables::Table;
 use crate::{Host, RouteKey, Step};
 
-pub(super) fn set(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
-    let changed = |(key, route): &(&_, &_)| actual.routes.get(key) != Some(route);
+pub(super) fn set(actual: &Host, wanted: &Host, table: Table, steps: &mut Vec<Step>) {
+    let changed = |(key, route): &(&RouteKey, &_)| {
+        (key.table, key.prefix.family()) == table && actual.routes.get(key) != Some(route)
+    };
     let mut routes: Vec<_> = wanted.routes.iter().filter(changed).collect();
     let nests = Nests::of(routes.iter().map(|(key, _)| *key));
     routes.sort_by_key(|(key, _)| (nests.rank(&key.prefix), Reverse(key.prefix.length()), key.metric));
@@ -27,8 +30,9 @@ pub(super) fn set(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
     steps.extend(routes.into_iter().map(step));
 }
 
-pub(super) fn delete(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
-    let stale = |key: &&_| !wanted.routes.contains_key(key);
+pub(super) fn delete(actual: &Host, wanted: &Host, table: Table, steps: &mut Vec<Step>) {
+    let stale =
+        |key: &&RouteKey| (key.table, key.prefix.family()) == table && !wanted.routes.contains_key(key);
     let mut keys: Vec<_> = actual.routes.keys().filter(stale).collect();
     let nests = Nests::of(keys.iter().copied());
     keys.sort_by_key(|key| {

@@ -21,6 +21,7 @@ const TCP: u8 = 6;
 const EXEMPT: u32 = 0;
 const RETURNS: u32 = 4;
 const OWN: u32 = 6;
+const BROUGHT: u32 = 7;
 const TABLE: u32 = 8;
 const LANDING: u32 = 15;
 
@@ -33,10 +34,20 @@ pub(super) fn routes(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeMap<
     let bare = |kind| Route { kind, mtu: None };
     let mtu = tunnel_mtu(facts, paths.uses(Family::V6));
     let owned = &facts.owned;
+    let tunnelled = tunnelled(plan, facts);
 
     let mut routes = BTreeMap::new();
     for (prefix, path) in &paths.remote {
         let mut path = path;
+        if path.way != Some(Way::Tunnel) && tunnelled.contains(prefix) {
+            let through = RouteKind::Unicast {
+                dev: owned.link.clone(),
+                via: None,
+                onlink: false,
+                src: None,
+            };
+            routes.insert(key(owned.return_table, prefix, METRIC), bare(through));
+        }
         if own_sources_only(plan, path) {
             if let Some(route) = unicast(path, facts, None) {
                 routes.insert(key(owned.return_table, prefix, METRIC), route);
@@ -56,6 +67,9 @@ pub(super) fn routes(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeMap<
     }
     for prefix in &paths.throws {
         routes.insert(key(owned.table, prefix, METRIC), bare(RouteKind::Throw));
+        if !tunnelled.is_empty() {
+            routes.insert(key(owned.return_table, prefix, METRIC), bare(RouteKind::Throw));
+        }
     }
     for (prefix, path) in &paths.returns {
         if let Some(route) = unicast(path, facts, None) {
@@ -65,10 +79,25 @@ pub(super) fn routes(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeMap<
     routes
 }
 
-/// Of a standby leader the others accept its own overlay address and nothing else: only what it sends from there goes
+/// Of a standby leader not every WireGuard accepts more than its own overlay address: only what it sends from there goes
 /// into its tunnels, the rest through the active leader.
 fn own_sources_only(plan: &Plan, path: &Path) -> bool {
     plan.role == Role::Leader(LeaderRole::Standby) && path.way == Some(Way::Tunnel)
+}
+
+/// Whether what a hop brought goes into the own tunnels though another leader is the active one: who sent it takes this
+/// node for that, and the other one may not know yet that it is to lead, and send it back. The far side accepts it as the
+/// group's, if its WireGuard has groups as this node's has.
+fn stands_in(plan: &Plan, facts: &HostFacts) -> bool {
+    let leads = plan.tunnel.is_some() && facts.public_key.is_some();
+    plan.role == Role::Leader(LeaderRole::Standby) && leads && facts.groups
+}
+
+/// What goes into the own tunnels when a hop brought it, besides what goes there anyway.
+fn tunnelled(plan: &Plan, facts: &HostFacts) -> BTreeSet<Prefix> {
+    let tunnel = plan.tunnel.iter().filter(|_| stands_in(plan, facts));
+    let peers = tunnel.flat_map(|tunnel| tunnel.peers.values());
+    peers.flat_map(|peer| peer.allowed_ips.iter().copied()).collect()
 }
 
 /// The route along a path. `tunnel_mtu` makes a follower's own connections fit the tunnel from their first packet.
@@ -127,6 +156,14 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
             };
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, OWN, from_overlay, lookup));
+        }
+        for hop in paths.hops.iter().filter(|_| stands_in(plan, facts)) {
+            let brought = RuleSelector {
+                iif: Some(hop.clone()),
+                ..RuleSelector::default()
+            };
+            let lookup = RuleAction::Lookup(owned.return_table);
+            rules.insert(rule(family, BROUGHT, brought, lookup));
         }
     }
     for exempt in exempt(plan, paths, facts) {

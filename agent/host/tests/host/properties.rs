@@ -147,9 +147,11 @@ fn rules() -> Vec<Rule> {
             let look = RuleAction::Lookup(owned.table);
             rules.push(rule(family, 8, RuleSelector { mark, ..nothing() }, look));
         }
-        let iif = Some(link("spanwire0"));
-        let look = RuleAction::Lookup(owned.return_table);
-        rules.push(rule(family, 4, RuleSelector { iif, ..nothing() }, look));
+        for (place, name) in [(4, "spanwire0"), (7, "flannel.1")] {
+            let iif = Some(link(name));
+            let look = RuleAction::Lookup(owned.return_table);
+            rules.push(rule(family, place, RuleSelector { iif, ..nothing() }, look));
+        }
         rules.push(rule(family, 15, nothing(), RuleAction::Nop));
         let host = if family == Family::V4 {
             "10.1.2.3"
@@ -265,6 +267,7 @@ fn packets() -> Vec<Packet> {
         "fd00:1::1",
     ];
     let of = |text: &str, tcp_port, mark| Packet {
+        iif: None,
         to: text.parse::<IpAddr>().unwrap(),
         tcp_port,
         mark,
@@ -359,6 +362,47 @@ fn every_kind_of_node_becomes_every_other_kind() {
                 wanted,
                 "{from} to {to}"
             );
+        }
+    }
+}
+
+/// A leader that becomes a standby one, and one that becomes active, sends what a hop brings into its tunnel all the time:
+/// the other one may not know yet what it is.
+#[test]
+fn between_active_and_standby_a_leader_sends_on_what_is_brought_to_it() {
+    let (standby, facts) = samples::standby();
+    let (active, _) = samples::active_again();
+    let brought = |host: &Host, to: &str| {
+        let packet = Packet {
+            iif: Some("flannel.1"),
+            to: to.parse().unwrap(),
+            tcp_port: None,
+            mark: 0,
+        };
+        let kind = decide(host, &packet);
+        matches!(kind, Some(RouteKind::Unicast { dev, .. }) if *dev == link("spanwire0"))
+    };
+    let [standby, active] = [standby, active].map(|plan| render(&plan, &facts));
+    for (from, to) in [(&standby, &active), (&active, &standby)] {
+        let mut kernel = FakeKernel::with(Owned::default(), facts.links.clone(), from.clone());
+        let steps = diff(from, to);
+        assert!(!steps.is_empty());
+        for step in &steps {
+            kernel.apply(step).unwrap();
+            for address in ["10.4.0.21", "10.244.22.9", "192.168.2.2", "10.200.0.1"] {
+                assert!(
+                    brought(kernel.host(), address),
+                    "{address} after {step} of\n{}",
+                    text(&steps)
+                );
+            }
+            for own in ["10.244.13.9", "10.244.12.9"] {
+                assert!(
+                    !brought(kernel.host(), own),
+                    "{own} after {step} of\n{}",
+                    text(&steps)
+                );
+            }
         }
     }
 }

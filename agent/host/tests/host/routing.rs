@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use spanwire_host::{Host, RouteKind, Rule, RuleAction, RuleSelector, TableId};
 use spanwire_topology::{Family, Prefix};
 
-/// A packet that this machine sends.
+/// A packet that this machine sends, or sends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {
+    /// Where it came in.
+    pub(crate) iif: Option<&'static str>,
     pub(crate) to: IpAddr,
     pub(crate) tcp_port: Option<u16>,
     pub(crate) mark: u32,
@@ -44,7 +46,9 @@ fn selects(selector: &RuleSelector, packet: &Packet) -> bool {
         .is_none_or(|(value, mask, inverted)| (packet.mark & mask == value) != inverted);
     let to = selector.to.is_none_or(|to| to.contains(packet.to));
     let port = selector.dport.is_none_or(|port| packet.tcp_port == Some(port));
-    mark && to && port && selector.iif.is_none() && selector.from.is_none()
+    let iif = selector.iif.as_ref();
+    let came = iif.is_none_or(|iif| packet.iif == Some(iif.as_str()));
+    mark && to && port && came && selector.from.is_none()
 }
 
 fn look_up(host: &Host, table: TableId, to: IpAddr) -> Option<&RouteKind> {

@@ -168,14 +168,30 @@ fn to_a1() -> Via {
     hop("a1", &["10.244.11.0"], &["192.168.1.1"])
 }
 
-/// a3, connected to b's leader, but else like a follower.
+/// a3, connected to b's leader, but else like a follower; b has a network that contains a's own.
 pub(crate) fn standby() -> (Plan, HostFacts) {
     let own = ["10.244.13.0/24", "192.168.1.3", "10.4.0.13"];
     let mut plan = plan("a3", Role::Leader(LeaderRole::Standby), &own);
-    plan.tunnel = Some(tunnel(&["10.4.0.13"]));
+    let mut tunnel = tunnel(&["10.4.0.13"]);
+    tunnel
+        .peers
+        .get_mut(&key(21))
+        .unwrap()
+        .allowed_ips
+        .insert(prefix("10.0.0.0/8"));
+    plan.tunnel = Some(tunnel);
     plan.routes = routes(ALL_B, &to_a1(), "b");
+    plan.routes.extend(routes(&["10.0.0.0/8"], &to_a1(), "b"));
     plan.routes.extend(routes(OVERLAY_B, &Via::Tunnel, "b"));
     (plan, facts(1, 3))
+}
+
+/// The same node when it has become the active leader.
+pub(crate) fn active_again() -> (Plan, HostFacts) {
+    let (mut plan, facts) = standby();
+    plan.role = Role::Leader(LeaderRole::Active);
+    plan.routes.values_mut().for_each(|route| route.via = Via::Tunnel);
+    (plan, facts)
 }
 
 /// a1 before a and b are established.

@@ -1,0 +1,64 @@
+//! Tables and the rules that look them up.
+//!
+//! A packet gets to one table after the other and takes the first route that fits. So a table's routes are set before a
+//! rule leads to them, and tables that come earlier are set before later ones: what the earlier one is to take on is there
+//! when the later one stops to do it. What goes, goes in the reverse order: the later table is as wanted when the earlier
+//! one stops to stand before it, rules go before the routes that they lead to.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use spanwire_topology::Family;
+
+use super::{add_rules, delete_rules, missing, routes};
+use crate::{Host, Rule, RuleAction, Step, TableId};
+
+/// What rules of one family look up.
+pub(super) type Table = (TableId, Family);
+
+/// Changes routes, and the rules that look them up.
+pub(super) fn change(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
+    let tables = in_order(actual, wanted);
+    let stays = |table: Table| wanted.rules.iter().any(|rule| looked_up(rule) == Some(table));
+    let fresh = |table| {
+        let on = |rule: &&Rule| looked_up(rule) == Some(table);
+        !missing(&wanted.rules, &actual.rules, on).is_empty()
+    };
+    for table in tables.iter().copied().filter(|table| stays(*table)) {
+        routes::set(actual, wanted, table, steps);
+        if fresh(table) {
+            routes::delete(actual, wanted, table, steps);
+            add_rules(actual, wanted, |rule| looked_up(rule) == Some(table), steps);
+        }
+    }
+    for table in tables.into_iter().rev() {
+        delete_rules(actual, wanted, |rule| looked_up(rule) == Some(table), steps);
+        if !stays(table) {
+            routes::set(actual, wanted, table, steps);
+        }
+        if !fresh(table) {
+            routes::delete(actual, wanted, table, steps);
+        }
+    }
+}
+
+/// The table that a rule looks up.
+fn looked_up(rule: &Rule) -> Option<Table> {
+    match rule.action {
+        RuleAction::Lookup(table) => Some((table, rule.family)),
+        RuleAction::Goto(_) | RuleAction::Nop => None,
+    }
+}
+
+/// Every table, in the order in which packets get to them.
+fn in_order(actual: &Host, wanted: &Host) -> Vec<Table> {
+    let keys = actual.routes.keys().chain(wanted.routes.keys());
+    let mut first: BTreeMap<Table, u32> = keys.map(|key| ((key.table, key.prefix.family()), 0)).collect();
+    let mut rules: Vec<&Rule> = actual.rules.union(&wanted.rules).collect();
+    rules.sort_by_key(|rule| Reverse(rule.priority));
+    for rule in rules {
+        first.extend(looked_up(rule).map(|table| (table, rule.priority)));
+    }
+    let mut tables: Vec<Table> = first.keys().copied().collect();
+    tables.sort_by_key(|table| first[table]);
+    tables
+}
