@@ -56,9 +56,9 @@ impl Ports for Nowhere {
 fn configure(device: &mut Device, wire: &mut Nowhere, now: Instant, text: &str) {
     let mut session = Session::default();
     for line in text.split('\n') {
-        let _ = session.handle_line(now, line, device, wire);
+        let _ = session.handle_line(now, line, &mut [&mut *device], wire);
     }
-    session.handle_end(now, device, wire);
+    session.handle_end(now, &mut [&mut *device], wire);
 }
 
 /// Datagrams that came in one call, and a packet from the interface between them.

@@ -9,12 +9,15 @@
 //!    goes to the interface.
 //! 3. [`Device::handle_timeout`]: handshakes, keepalives and rekeying that time made due.
 //!
+//! A device may be split into several, one for each thread that carries packets ([`Place`]).
+//!
 //! What the outside gets is handed to a [`Wire`], so that a batching data path can collect instead of sending.
 //! Configuration is in `device/configure.rs`.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
 
@@ -23,7 +26,7 @@ use boringtun::noise::Tunn;
 use crate::{
     allowed_ips::AllowedIps,
     ecn,
-    gate::{Entry, Gate},
+    gate::{self, Entry, Gate},
     group::{Group, Groups},
     key::{PrivateKey, PublicKey},
     noise::{Intake, Received, SCRATCH},
@@ -31,6 +34,9 @@ use crate::{
 };
 
 mod configure;
+mod place;
+
+pub use place::Place;
 
 /// Packets are padded to a multiple of this, so that their length tells less.
 pub const PADDING: usize = 16;
@@ -90,18 +96,32 @@ pub struct Drops {
 }
 
 /// The device's own key and what follows from it.
-#[derive(Debug)]
-struct Identity {
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
     private: PrivateKey,
     public: PublicKey,
-    gate: Gate,
+    /// One for all shards, so that there is one limit and one secret for cookies. Only handshakes come here.
+    gate: Arc<Mutex<Gate>>,
 }
 
-/// A WireGuard device.
+impl Identity {
+    pub(crate) fn new(private: PrivateKey) -> Self {
+        Self {
+            public: private.public(),
+            gate: Arc::new(Mutex::new(Gate::new(&private))),
+            private,
+        }
+    }
+}
+
+/// A WireGuard device, or one shard of it: then it has the tables of the whole, and the peers of its [`Place`].
 #[derive(Debug)]
 pub struct Device {
+    place: Place,
     identity: Option<Identity>,
-    /// A peer's place is its id; places are used again.
+    /// Who has which id; ids are used again.
+    keys: Vec<Option<PublicKey>>,
+    /// Those that this shard serves, by id.
     peers: Vec<Option<Peer>>,
     by_key: BTreeMap<PublicKey, PeerId>,
     allowed_ips: AllowedIps,
@@ -118,8 +138,15 @@ pub struct Device {
 impl Device {
     /// A device without key and peers, on an interface of that MTU.
     pub fn new(mtu: usize) -> Self {
+        Self::shard(Place::WHOLE, mtu)
+    }
+
+    /// One shard of a device. All of them have to be configured alike.
+    pub fn shard(place: Place, mtu: usize) -> Self {
         Self {
+            place,
             identity: None,
+            keys: Vec::new(),
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             allowed_ips: AllowedIps::default(),
@@ -131,6 +158,15 @@ impl Device {
             due: None,
             looks: 0,
         }
+    }
+
+    /// Which other shard has to take this IP packet; `None` when it is this one's, or nobody's.
+    pub fn is_elsewhere(&self, packet: &[u8]) -> Option<usize> {
+        if self.place == Place::WHOLE {
+            return None;
+        }
+        let id = self.allowed_ips.lookup(Tunn::dst_address(packet)?)?;
+        self.place.other(id)
     }
 
     /// Takes an IP packet of `length` bytes at the start of `buffer`, which has [`PADDING`] more bytes of room.
@@ -190,7 +226,8 @@ impl Device {
         self.drops.malformed += 1;
     }
 
-    /// Takes a datagram that came from `source`, whose outer header had these ECN bits.
+    /// Takes a datagram that came from `source`, whose outer header had these ECN bits. `Some` when it is admitted, but its
+    /// peer is that other shard's: [`Self::handle_admitted`] has to take it there.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -198,40 +235,68 @@ impl Device {
         outer: u8,
         datagram: &[u8],
         wire: &mut impl Wire,
-    ) {
+    ) -> Option<(usize, PeerId)> {
         let source = source.into();
-        let Some(identity) = &mut self.identity else {
-            self.drops.unknown += 1;
-            return;
+        let id = self.admit(now, source, datagram, wire)?;
+        if let Some(other) = self.place.other(id) {
+            return Some((other, id));
+        }
+        self.handle_admitted(now, source, outer, id, datagram, wire);
+        None
+    }
+
+    /// Whose datagram it is, as far as can be seen without the peer.
+    fn admit(&mut self, now: Instant, source: Path, datagram: &[u8], wire: &mut impl Wire) -> Option<PeerId> {
+        let entry = match (gate::receiver(datagram), &self.identity) {
+            (Some(index), Some(_)) => Entry::For(index),
+            (None, Some(identity)) => identity
+                .gate
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .admit(now, source.remote, datagram, &mut self.scratch),
+            (_, None) => Entry::Nobody,
         };
-        let id = match identity
-            .gate
-            .admit(now, source.remote, datagram, &mut self.scratch)
-        {
+        let id = match entry {
             Entry::From(key) => self.by_key.get(&key).copied(),
             Entry::For(index) => Some(PeerId(index)),
-            Entry::Cookie(reply) => return wire.send(source, reply),
+            Entry::Cookie(reply) => {
+                wire.send(source, reply);
+                return None;
+            }
             Entry::TooMany => {
                 self.drops.too_many += 1;
-                return;
+                return None;
             }
             Entry::Nobody => None,
         };
-        let found = id.and_then(|id| peer_mut(&mut self.peers, id).map(|peer| (id, peer)));
-        let before = found.as_ref().and_then(|(_, peer)| peer.path());
-        let Some((
-            id,
-            Peer {
-                noise: Some(noise),
-                endpoint,
-                local,
-                tx_bytes,
-                rx_bytes,
-                last_handshake,
-                wants,
-                ..
-            },
-        )) = found
+        if id.is_none() {
+            self.drops.unknown += 1;
+        }
+        id
+    }
+
+    /// Takes a datagram for or from this peer that [`Self::handle_datagram`] of any shard has admitted.
+    pub fn handle_admitted(
+        &mut self,
+        now: Instant,
+        source: Path,
+        outer: u8,
+        id: PeerId,
+        datagram: &[u8],
+        wire: &mut impl Wire,
+    ) {
+        let found = peer_mut(&mut self.peers, id);
+        let before = found.as_ref().and_then(|peer| peer.path());
+        let Some(Peer {
+            noise: Some(noise),
+            endpoint,
+            local,
+            tx_bytes,
+            rx_bytes,
+            last_handshake,
+            wants,
+            ..
+        }) = found
         else {
             self.drops.unknown += 1;
             return;
@@ -356,6 +421,11 @@ impl Device {
         self.mtu = mtu;
     }
 
+    /// The interface's MTU as this device knows it.
+    pub fn mtu(&self) -> usize {
+        self.mtu
+    }
+
     /// Whether a packet's DSCP shows outside: routers there can treat it as it deserves, and read what it is.
     pub fn set_copy_dscp(&mut self, copy: bool) {
         self.copy_dscp = copy;
@@ -376,7 +446,7 @@ impl Device {
         self.identity.as_ref().map(|identity| &identity.private)
     }
 
-    /// All peers in the order of their places.
+    /// The peers that this shard serves, in the order of their ids.
     pub fn peers(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
         (0..)
             .map(PeerId)

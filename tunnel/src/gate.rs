@@ -47,6 +47,15 @@ pub enum Entry<'a> {
     Nobody,
 }
 
+/// Which peer a message is for that says so and costs no Diffie–Hellman operation before its sender is known.
+pub fn receiver(datagram: &[u8]) -> Option<u32> {
+    match Tunn::parse_incoming_packet(datagram).ok()? {
+        Packet::PacketData(data) => Some(data.receiver_idx >> 8),
+        Packet::PacketCookieReply(reply) => Some(reply.receiver_idx >> 8),
+        Packet::HandshakeInit(_) | Packet::HandshakeResponse(_) => None,
+    }
+}
+
 /// Admits handshakes under one identity.
 pub struct Gate {
     private: x25519::StaticSecret,
@@ -117,7 +126,7 @@ impl Gate {
         }
     }
 
-    /// Looks at a datagram; `scratch` takes a cookie reply.
+    /// Looks at a datagram that has no [`receiver`]; `scratch` takes a cookie reply.
     pub fn admit<'a>(
         &mut self,
         now: Instant,
@@ -125,12 +134,6 @@ impl Gate {
         datagram: &[u8],
         scratch: &'a mut [u8],
     ) -> Entry<'a> {
-        match Tunn::parse_incoming_packet(datagram) {
-            Ok(Packet::PacketData(data)) => return Entry::For(data.receiver_idx >> 8),
-            Ok(Packet::PacketCookieReply(reply)) => return Entry::For(reply.receiver_idx >> 8),
-            Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => {}
-            Err(_) => return Entry::Nobody,
-        }
         self.limiter.reset_count();
         let origin = self.origin(source);
         let verified = self.limiter.verify_packet(Some(origin), datagram, scratch);

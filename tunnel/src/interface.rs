@@ -174,13 +174,14 @@ impl Interface {
             if ready.clients.contains(&true) {
                 let request =
                     self.server
-                        .handle_ready(now, &ready.clients, &mut self.device, &mut self.outside);
+                        .handle_ready(now, &ready.clients, &mut [&mut self.device], &mut self.outside);
                 if let Some(request) = request {
                     return Ok(End::Asked(request));
                 }
             }
             if ready.knock {
-                self.server.handle_knock(now, &mut self.device, &mut self.outside);
+                self.server
+                    .handle_knock(now, &mut [&mut self.device], &mut self.outside);
             }
             self.device.handle_timeout(now, &mut self.outside);
             // What is left of a turn that did not empty the interface goes with the packets of the next.
@@ -210,7 +211,7 @@ impl Interface {
             udp: sockets
                 .unwrap_or_default()
                 .map(|socket| socket.map(UdpSocket::as_fd)),
-            configuration: get::render(&self.device, &self.outside),
+            configuration: get::render(&[&self.device], &self.outside),
         }
     }
 

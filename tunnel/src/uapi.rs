@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use crate::{
-    device::{Device, Wire},
+    device::{Device, Identity, Wire},
+    key::PublicKey,
     peer::PeerId,
     uapi::line::{DeviceLine, PeerLine},
 };
@@ -136,12 +137,12 @@ struct Subject {
 }
 
 impl Session {
-    /// Takes a line without its end.
+    /// Takes a line without its end; `device` is all its shards.
     pub fn handle_line(
         &mut self,
         now: Instant,
         line: &str,
-        device: &mut Device,
+        device: &mut [&mut Device],
         ports: &mut impl Ports,
     ) -> Reply {
         match (&mut self.state, line) {
@@ -155,7 +156,8 @@ impl Session {
             }
             (State::Get, "") => {
                 self.state = State::Idle;
-                return Reply::Answer(get::render(device, ports) + "errno=0\n\n");
+                let shards: Vec<&Device> = device.iter().map(|shard| &**shard).collect();
+                return Reply::Answer(get::render(&shards, ports) + "errno=0\n\n");
             }
             (State::Get, _) => return self.fail(&UapiError::TrailingLine),
             (State::Set(section), "") => {
@@ -176,7 +178,7 @@ impl Session {
     }
 
     /// The client is gone; what it set so far stays.
-    pub fn handle_end(&mut self, now: Instant, device: &mut Device, ports: &mut impl Ports) {
+    pub fn handle_end(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {
         if let State::Set(section) = &mut self.state {
             section.end(now, device, ports);
         }
@@ -195,7 +197,7 @@ impl Section {
         &mut self,
         now: Instant,
         line: &str,
-        device: &mut Device,
+        device: &mut [&mut Device],
         ports: &mut impl Ports,
     ) -> Result<(), UapiError> {
         let (key, value) = line
@@ -208,28 +210,25 @@ impl Section {
                 id: None,
                 created: false,
             });
-            if !device.is_own_key(key) {
-                let created = device.peer(key).is_none();
-                let id = device.add_peer(now, key).ok_or(UapiError::TooManyPeers)?;
-                *self = Self::Peer(Subject {
-                    id: Some(id),
-                    created,
-                });
+            if !device.iter().any(|shard| shard.is_own_key(key)) {
+                *self = Self::Peer(Subject::find(now, key, device)?);
             }
             return Ok(());
         }
         match self {
             Self::Device => set_device(now, DeviceLine::parse(key, value)?, device, ports),
             Self::Peer(subject) => {
-                subject.set(now, PeerLine::parse(key, value)?, device);
+                subject.set(now, &PeerLine::parse(key, value)?, device);
                 Ok(())
             }
         }
     }
 
-    fn end(&mut self, now: Instant, device: &mut Device, ports: &mut impl Ports) {
+    fn end(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {
         if let Self::Peer(Subject { id: Some(id), .. }) = self {
-            device.settle(now, *id, ports);
+            for shard in device {
+                shard.settle(now, *id, ports);
+            }
         }
     }
 }
@@ -237,18 +236,25 @@ impl Section {
 fn set_device(
     now: Instant,
     line: DeviceLine,
-    device: &mut Device,
+    device: &mut [&mut Device],
     ports: &mut impl Ports,
 ) -> Result<(), UapiError> {
     match line {
-        DeviceLine::PrivateKey(key) => device.set_private_key(now, key, ports),
+        DeviceLine::PrivateKey(key) => {
+            let identity = key.map(Identity::new);
+            for shard in device {
+                shard.set_identity(now, identity.clone(), ports);
+            }
+        }
         DeviceLine::ListenPort(port) => {
             let before = ports.listen_port();
             ports
                 .set_listen_port(port)
                 .map_err(|source| UapiError::ListenPort { port, source })?;
             if ports.listen_port() != before {
-                device.handle_moved(now, ports);
+                for shard in device {
+                    shard.handle_moved(now, ports);
+                }
             }
         }
         DeviceLine::Fwmark(mark) => {
@@ -256,28 +262,39 @@ fn set_device(
                 .set_fwmark(mark)
                 .map_err(|source| UapiError::Fwmark { mark, source })?;
         }
-        DeviceLine::ReplacePeers => device.remove_all_peers(),
+        DeviceLine::ReplacePeers => device.iter_mut().for_each(|shard| shard.remove_all_peers()),
     }
     Ok(())
 }
 
 impl Subject {
-    fn set(&mut self, now: Instant, line: PeerLine, device: &mut Device) {
+    /// The peer with this key, which is added if there is none.
+    fn find(now: Instant, key: PublicKey, device: &mut [&mut Device]) -> Result<Self, UapiError> {
+        let created = device.iter().all(|shard| shard.peer(key).is_none());
+        let mut id = None;
+        for shard in device {
+            id = Some(shard.add_peer(now, key).ok_or(UapiError::TooManyPeers)?);
+        }
+        Ok(Self { id, created })
+    }
+
+    fn set(&mut self, now: Instant, line: &PeerLine, device: &mut [&mut Device]) {
         let Some(id) = self.id else { return };
-        match line {
-            PeerLine::UpdateOnly if !self.created => {}
-            PeerLine::UpdateOnly | PeerLine::Remove => {
-                device.remove_peer(id);
-                self.id = None;
+        if matches!(line, PeerLine::Remove) || (matches!(line, PeerLine::UpdateOnly) && self.created) {
+            self.id = None;
+        }
+        for shard in device {
+            match line {
+                _ if self.id.is_none() => shard.remove_peer(id),
+                PeerLine::UpdateOnly | PeerLine::Remove | PeerLine::ProtocolVersion => {}
+                PeerLine::PresharedKey(key) => shard.set_preshared(now, id, key.clone()),
+                PeerLine::Endpoint(endpoint) => shard.set_endpoint(id, *endpoint),
+                PeerLine::Keepalive(seconds) => shard.set_keepalive(now, id, *seconds),
+                PeerLine::ReplaceAllowedIps => shard.disallow_all(id),
+                PeerLine::Allow(prefix) => shard.allow(id, *prefix),
+                PeerLine::Disallow(prefix) => shard.disallow(id, *prefix),
+                PeerLine::Group(group) => shard.set_group(id, group.clone()),
             }
-            PeerLine::PresharedKey(key) => device.set_preshared(now, id, key),
-            PeerLine::Endpoint(endpoint) => device.set_endpoint(id, endpoint),
-            PeerLine::Keepalive(seconds) => device.set_keepalive(now, id, seconds),
-            PeerLine::ReplaceAllowedIps => device.disallow_all(id),
-            PeerLine::Allow(prefix) => device.allow(id, prefix),
-            PeerLine::Disallow(prefix) => device.disallow(id, prefix),
-            PeerLine::Group(group) => device.set_group(id, group),
-            PeerLine::ProtocolVersion => {}
         }
     }
 }

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, time::Instant};
 
 use crate::{
     device::{Device, Identity, Wire, earliest, peer_mut, sticking},
-    gate::Gate,
     group::{Group, Groups},
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
@@ -16,14 +15,15 @@ use crate::{
 impl Device {
     /// Takes a new private key, or none. All sessions end; a peer that has the new public key is removed.
     pub fn set_private_key(&mut self, now: Instant, private: Option<PrivateKey>, wire: &mut impl Wire) {
-        if self.private_key() == private.as_ref() {
+        self.set_identity(now, private.map(Identity::new), wire);
+    }
+
+    /// The same for one shard: all of them have to be given the same identity.
+    pub(crate) fn set_identity(&mut self, now: Instant, identity: Option<Identity>, wire: &mut impl Wire) {
+        if self.private_key() == identity.as_ref().map(|identity| &identity.private) {
             return;
         }
-        self.identity = private.map(|private| Identity {
-            public: private.public(),
-            gate: Gate::new(&private),
-            private,
-        });
+        self.identity = identity;
         let me = self
             .identity
             .as_ref()
@@ -49,7 +49,12 @@ impl Device {
         self.by_key.get(&key).copied()
     }
 
-    /// A peer, for its counters.
+    /// The number of peers of all shards.
+    pub fn peer_count(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// A peer that this shard serves, for its counters.
     pub(crate) fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         peer_mut(&mut self.peers, id)
     }
@@ -66,29 +71,31 @@ impl Device {
         if let Some(id) = self.peer(key) {
             return Some(id);
         }
-        let free = self
-            .peers
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.peers.len());
-        let id = u32::try_from(free).ok().filter(|id| *id < 1 << 24).map(PeerId)?;
-        let mut peer = Peer::new(key);
-        peer.noise = self
-            .identity
-            .as_ref()
-            .map(|identity| begin(now, identity, &peer, id));
-        if free == self.peers.len() {
-            self.peers.push(None);
+        let id = self.place.free_id(&self.keys)?;
+        let index = id.0 as usize;
+        if index >= self.keys.len() {
+            self.keys.resize(index + 1, None);
+            self.peers.resize_with(index + 1, || None);
         }
-        self.peers[free] = Some(peer);
+        self.keys[index] = Some(key);
         self.by_key.insert(key, id);
+        if self.place.other(id).is_none() {
+            let mut peer = Peer::new(key);
+            peer.noise = self
+                .identity
+                .as_ref()
+                .map(|identity| begin(now, identity, &peer, id));
+            self.peers[index] = Some(peer);
+        }
         Some(id)
     }
 
     /// Removes a peer with its allowed IPs and its group.
     pub fn remove_peer(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) {
-            self.by_key.remove(&peer.public);
+        let index = id.0 as usize;
+        if let Some(key) = self.keys.get_mut(index).and_then(Option::take) {
+            self.peers[index] = None;
+            self.by_key.remove(&key);
             self.allowed_ips.remove_all(id);
             self.groups.set(id, None);
         }
@@ -96,6 +103,7 @@ impl Device {
 
     /// Removes all peers.
     pub fn remove_all_peers(&mut self) {
+        self.keys.clear();
         self.peers.clear();
         self.by_key.clear();
         self.allowed_ips = crate::allowed_ips::AllowedIps::default();

@@ -68,7 +68,7 @@ impl Heir {
         let mut device = Device::new(usize::from(DEFAULT_MTU));
         device.set_copy_dscp(options.copy_dscp);
         let wanted =
-            restore(Instant::now(), &configuration, &mut device).map_err(HeirError::Configuration)?;
+            restore(Instant::now(), &configuration, &mut [&mut device]).map_err(HeirError::Configuration)?;
         if !is_tun(&tun) {
             return Err(HeirError::Tun);
         }

@@ -11,15 +11,17 @@ use crate::{
     uapi::Ports,
 };
 
-/// Everything about a device but the closing `errno`.
-pub(crate) fn render(device: &Device, ports: &impl Ports) -> String {
+/// Everything about a device, of which these are all shards, but the closing `errno`.
+pub(crate) fn render(device: &[&Device], ports: &impl Ports) -> String {
     let mut text = String::new();
-    write(&mut text, device, ports).expect("writing into a string cannot fail");
+    if let Some(first) = device.first() {
+        write(&mut text, first, device, ports).expect("writing into a string cannot fail");
+    }
     text
 }
 
-fn write(text: &mut String, device: &Device, ports: &impl Ports) -> fmt::Result {
-    if let Some(key) = device.private_key() {
+fn write(text: &mut String, tables: &Device, shards: &[&Device], ports: &impl Ports) -> fmt::Result {
+    if let Some(key) = tables.private_key() {
         writeln!(text, "private_key={key}")?;
     }
     if ports.listen_port() != 0 {
@@ -28,13 +30,15 @@ fn write(text: &mut String, device: &Device, ports: &impl Ports) -> fmt::Result 
     if ports.fwmark() != 0 {
         writeln!(text, "fwmark={}", ports.fwmark())?;
     }
-    for (id, peer) in device.peers() {
-        write_peer(text, device, id, peer)?;
+    let mut peers: Vec<_> = shards.iter().flat_map(|shard| shard.peers()).collect();
+    peers.sort_by_key(|(id, _)| *id);
+    for (id, peer) in peers {
+        write_peer(text, tables, id, peer)?;
     }
     Ok(())
 }
 
-fn write_peer(text: &mut String, device: &Device, id: PeerId, peer: &Peer) -> fmt::Result {
+fn write_peer(text: &mut String, tables: &Device, id: PeerId, peer: &Peer) -> fmt::Result {
     writeln!(text, "public_key={}", peer.public)?;
     match &peer.preshared {
         Some(key) => writeln!(text, "preshared_key={key}")?,
@@ -54,10 +58,10 @@ fn write_peer(text: &mut String, device: &Device, id: PeerId, peer: &Peer) -> fm
     writeln!(text, "tx_bytes={}", peer.tx_bytes)?;
     writeln!(text, "rx_bytes={}", peer.rx_bytes)?;
     writeln!(text, "persistent_keepalive_interval={}", peer.keepalive)?;
-    if let Some(group) = device.group(id) {
+    if let Some(group) = tables.group(id) {
         writeln!(text, "group={group}")?;
     }
-    for prefix in device.allowed_ips().of(id) {
+    for prefix in tables.allowed_ips().of(id) {
         writeln!(text, "allowed_ip={prefix}")?;
     }
     Ok(())

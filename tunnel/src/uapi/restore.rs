@@ -24,23 +24,19 @@ pub(crate) struct Wanted {
 
 /// Makes a fresh device what the answer says, counters and all. Nothing is sent: peers want a handshake when
 /// [`Device::handle_up`] is called.
-pub(crate) fn restore(now: Instant, answer: &str, device: &mut Device) -> Result<Wanted, UapiError> {
+pub(crate) fn restore(now: Instant, answer: &str, device: &mut [&mut Device]) -> Result<Wanted, UapiError> {
     let mut wanted = Wanted::default();
-    let mut peer: Option<PeerId> = None;
+    let mut peer: Option<Subject> = None;
     for line in answer.lines() {
         let (key, value) = line
             .split_once('=')
             .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
-        match peer {
-            _ if key == "public_key" => {
-                let key = line::public_key(value)?;
-                peer = Some(device.add_peer(now, key).ok_or(UapiError::TooManyPeers)?);
-            }
+        match &mut peer {
+            _ if key == "public_key" => peer = Some(Subject::find(now, line::public_key(value)?, device)?),
             None => set_device(now, DeviceLine::parse(key, value)?, device, &mut wanted)?,
-            Some(id) => {
-                if !count(key, value, device, id)? {
-                    let id = Some(id);
-                    Subject { id, created: true }.set(now, PeerLine::parse(key, value)?, device);
+            Some(subject) => {
+                if !count(key, value, device, subject.id)? {
+                    subject.set(now, &PeerLine::parse(key, value)?, device);
                 }
             }
         }
@@ -49,9 +45,10 @@ pub(crate) fn restore(now: Instant, answer: &str, device: &mut Device) -> Result
 }
 
 /// Takes what a `set` has no line for; `false` when it is something else.
-fn count(key: &str, value: &str, device: &mut Device, id: PeerId) -> Result<bool, UapiError> {
+fn count(key: &str, value: &str, device: &mut [&mut Device], id: Option<PeerId>) -> Result<bool, UapiError> {
     let number = |key| line::number(value).ok_or(UapiError::InvalidValue { key });
-    let Some(peer) = device.peer_mut(id) else {
+    let peer = id.and_then(|id| device.iter_mut().find_map(|shard| shard.peer_mut(id)));
+    let Some(peer) = peer else {
         return Ok(false);
     };
     match key {
@@ -123,14 +120,14 @@ mod tests {
     #[test]
     fn a_device_is_what_it_was() {
         let mut device = Device::new(1420);
-        let wanted = restore(Instant::now(), &answer(), &mut device).unwrap();
-        assert_eq!(get::render(&device, &wanted), answer());
+        let wanted = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
+        assert_eq!(get::render(&[&device], &wanted), answer());
     }
 
     #[test]
     fn nothing_is_sent_before_it_is_asked_for() {
         let mut device = Device::new(1420);
-        let mut wanted = restore(Instant::now(), &answer(), &mut device).unwrap();
+        let mut wanted = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
         let now = Instant::now();
         // With no room to write into, a datagram would panic.
         device.handle_timeout(now, &mut wanted);
@@ -148,7 +145,10 @@ mod tests {
             &format!("public_key={}\nbogus=1", "02".repeat(32)),
         ] {
             let mut device = Device::new(1420);
-            assert!(restore(Instant::now(), wrong, &mut device).is_err(), "{wrong}");
+            assert!(
+                restore(Instant::now(), wrong, &mut [&mut device]).is_err(),
+                "{wrong}"
+            );
         }
     }
 }

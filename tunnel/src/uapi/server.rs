@@ -351,7 +351,7 @@ impl Server {
     }
 
     /// A client knocks. When too many are there, the one unheard for longest has to go.
-    pub fn handle_knock(&mut self, now: Instant, device: &mut Device, ports: &mut impl Ports) {
+    pub fn handle_knock(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {
         let Some(stream) = self.listener.accept() else {
             return;
         };
@@ -375,7 +375,7 @@ impl Server {
         &mut self,
         now: Instant,
         ready: &[bool],
-        device: &mut Device,
+        device: &mut [&mut Device],
         ports: &mut impl Ports,
     ) -> Option<Request> {
         let mut ready = ready.iter();

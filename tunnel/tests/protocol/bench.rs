@@ -115,7 +115,7 @@ impl Bench {
     pub(crate) fn try_set(&mut self, lines: &[&str]) -> String {
         let mut session = Session::default();
         for line in ["set=1"].iter().chain(lines).chain(&[""]) {
-            let reply = session.handle_line(self.now, line, &mut self.device, &mut self.kept);
+            let reply = session.handle_line(self.now, line, &mut [&mut self.device], &mut self.kept);
             if let Reply::Answer(answer) = reply {
                 return answer;
             }
@@ -125,8 +125,8 @@ impl Bench {
 
     pub(crate) fn get(&mut self) -> String {
         let mut session = Session::default();
-        session.handle_line(self.now, "get=1", &mut self.device, &mut self.kept);
-        match session.handle_line(self.now, "", &mut self.device, &mut self.kept) {
+        session.handle_line(self.now, "get=1", &mut [&mut self.device], &mut self.kept);
+        match session.handle_line(self.now, "", &mut [&mut self.device], &mut self.kept) {
             Reply::Answer(answer) => answer,
             reply @ (Reply::More | Reply::HangUp | Reply::HandOver(_)) => panic!("{reply:?}"),
         }

@@ -124,11 +124,11 @@ proptest! {
         let mut bench = Bench::new(1);
         let mut session = Session::default();
         for line in ["set=1".to_owned()].iter().chain(&lines) {
-            if session.handle_line(bench.now, line, &mut bench.device, &mut bench.kept) == Reply::HangUp {
+            if session.handle_line(bench.now, line, &mut [&mut bench.device], &mut bench.kept) == Reply::HangUp {
                 session = Session::default();
             }
         }
-        session.handle_end(bench.now, &mut bench.device, &mut bench.kept);
+        session.handle_end(bench.now, &mut [&mut bench.device], &mut bench.kept);
         prop_assert!(bench.get().ends_with("errno=0\n\n"));
     }
 }

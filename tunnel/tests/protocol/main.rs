@@ -11,4 +11,5 @@ mod many;
 mod peers;
 mod reorder;
 mod sessions;
+mod shards;
 mod sim;
