@@ -28,7 +28,7 @@
 //!
 //! [`device`], [`peer`], [`noise`], [`gate`], [`allowed_ips`], [`group`] hold all protocol state and know no socket, file or thread:
 //! bytes in, bytes out to a [`device::Wire`]. [`uapi`] turns text into changes of a device. [`tun`], [`udp`], [`link`] and
-//! the private `sys` are the kernel; [`interface`] joins everything in one loop, [`serve`] runs several of them.
+//! the private `sys` are the kernel; [`interface`] joins everything in a loop for each thread, [`serve`] runs several devices.
 //! [`hand_over`] moves running devices to another process.
 pub mod allowed_ips;
 pub mod device;

@@ -1,8 +1,11 @@
 //! What others do to the tunnel interface: up, down, another MTU, renamed, moved, removed.
 
 use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
 use nix::{
@@ -68,6 +71,11 @@ impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// The network namespace of this process, by its inode; `None` where there is no /proc.
+pub(crate) fn network() -> Option<u64> {
+    fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.ino())
 }
 
 /// Looks at a tun's interface.

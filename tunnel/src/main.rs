@@ -2,8 +2,10 @@
 
 use std::{
     io::{self, IsTerminal},
+    num::NonZero,
     os::fd::AsFd,
     path::PathBuf,
+    thread,
 };
 
 use anyhow::Context;
@@ -17,6 +19,7 @@ use nix::{
     },
 };
 use spanwire_tunnel::{
+    device::Place,
     hand_over::{self, Outcome, take},
     interface::{Interface, Options},
     serve,
@@ -58,6 +61,11 @@ struct Args {
     #[arg(long, global = true)]
     take_over: bool,
 
+    /// How many threads carry the packets of a device; each peer is served by one of them [default: the cores that this
+    /// process may use]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=Place::MOST as i64))]
+    threads: Option<u8>,
+
     /// When another process has taken over, wait for SIGTERM: for supervisors that start anew what ends
     #[arg(long, global = true)]
     linger: bool,
@@ -92,6 +100,7 @@ fn main() -> anyhow::Result<()> {
         offload: !args.no_offload,
         copy_dscp: args.copy_dscp,
         keep: args.keep,
+        threads: args.threads.map_or_else(cores, usize::from),
     };
     let outcome = match (args.command, args.interface) {
         (Some(Command::Serve { control }), _) => {
@@ -116,6 +125,12 @@ fn main() -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The cores that this process may use, by its affinity and its control group's quota; one if that cannot be known.
+fn cores() -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    cores.min(Place::MOST)
 }
 
 /// Readable when this process is told to end. Blocked before any thread starts, so that all of them inherit it.

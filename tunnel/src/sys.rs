@@ -18,16 +18,28 @@ use libc::{cmsghdr, ifreq, iovec, msghdr};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socket};
 use socket2::{SockAddr, SockAddrStorage};
 
+/// What kind of tun a file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TunKind {
+    /// Every packet has a virtio-net header.
+    pub(crate) vnet: bool,
+    /// The interface may have several files, each a queue of its own.
+    pub(crate) queues: bool,
+}
+
 /// Makes the open `/dev/net/tun` an interface of this name. With `new`, EBUSY says that the name is taken; without, that
-/// another process holds that interface. With `vnet`, every packet has a virtio-net header.
-pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str, vnet: bool, new: bool) -> io::Result<()> {
+/// another process holds that interface, unless it may have several queues. EINVAL: it exists, and is of another kind.
+pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str, kind: TunKind, new: bool) -> io::Result<()> {
     let mut request = request(name)?;
     let mut flags = libc::IFF_TUN | libc::IFF_NO_PI;
     if new {
         flags |= libc::IFF_TUN_EXCL;
     }
-    if vnet {
+    if kind.vnet {
         flags |= libc::IFF_VNET_HDR;
+    }
+    if kind.queues {
+        flags |= libc::IFF_MULTI_QUEUE;
     }
     request.ifr_ifru.ifru_flags = flags as i16;
     call(tun, libc::TUNSETIFF, &mut request)
@@ -54,13 +66,39 @@ pub(crate) fn tun_set_header_size(tun: &impl AsFd, size: c_int) -> io::Result<()
     checked(result).map(drop)
 }
 
-/// Whether a tun's packets have a virtio-net header; an error when it is no tun, or its interface is gone.
-pub(crate) fn tun_has_vnet(tun: &impl AsFd) -> io::Result<bool> {
+/// What kind a tun is of; an error when it is no tun, or its interface is gone.
+pub(crate) fn tun_kind(tun: &impl AsFd) -> io::Result<TunKind> {
     let mut request = request("")?;
     call(tun, libc::TUNGETIFF, &mut request)?;
     // SAFETY: TUNGETIFF has written this member.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok(c_int::from(flags as u16) & libc::IFF_VNET_HDR != 0)
+    let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags } as u16);
+    Ok(TunKind {
+        vnet: flags & libc::IFF_VNET_HDR != 0,
+        queues: flags & libc::IFF_MULTI_QUEUE != 0,
+    })
+}
+
+/// Puts a queue of a tun into use, or out of it: the kernel gives no packet to such a one, and takes none from it.
+pub(crate) fn tun_set_queue(tun: &impl AsFd, used: bool) -> io::Result<()> {
+    let mut request = request("")?;
+    let flags = if used {
+        IFF_ATTACH_QUEUE
+    } else {
+        libc::IFF_DETACH_QUEUE
+    };
+    request.ifr_ifru.ifru_flags = flags as i16;
+    call(tun, libc::TUNSETQUEUE, &mut request)
+}
+
+/// From linux/if_tun.h.
+const IFF_ATTACH_QUEUE: c_int = 0x0200;
+
+/// The network namespace in which a tun's interface is (Linux 5.2).
+pub(crate) fn tun_namespace(tun: &impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS has no argument and touches no memory of this process.
+    let fd = checked(unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNGETDEVNETNS) })?;
+    // SAFETY: the kernel has just opened it for this process, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The present name of a tun's interface; fails when the interface is gone.
@@ -128,6 +166,54 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool) -> io::Result<()> {
             level,
             option,
             (&raw const value).cast(),
+            length,
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// From asm-generic/socket.h.
+const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
+
+/// Gives all sockets that share this one's port a program that picks the socket for each datagram: the one of the shard
+/// ([`crate::device::Place`]) that serves the peer whose id is in the message, the first for handshake initiations. The
+/// sockets count in the order in which they were bound.
+///
+/// A message's receiver index, of which the upper 24 bits are the peer's id, is in little-endian order behind the four
+/// bytes of the type, in a handshake response behind the sender's (WireGuard whitepaper, section 5.4).
+pub(crate) fn steer(socket: &impl AsFd, shards: usize) -> io::Result<()> {
+    let code = |class: u32, operation: u32, source: u32| (class | operation | source) as u16;
+    let load = code(libc::BPF_LD, libc::BPF_B, libc::BPF_ABS);
+    let equal = code(libc::BPF_JMP, libc::BPF_JEQ, libc::BPF_K);
+    let jump = code(libc::BPF_JMP, libc::BPF_JA, 0);
+    let modulo = code(libc::BPF_ALU, libc::BPF_MOD, libc::BPF_K);
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let give = |what| code(libc::BPF_RET, 0, what);
+    let shards = u32::try_from(shards).map_err(io::Error::other)?;
+    let mut program = [
+        step(load, 0, 0, 0),
+        step(equal, 4, 4, 0),
+        step(equal, 3, 3, 0),
+        step(equal, 2, 0, 5),
+        step(load, 9, 0, 0),
+        step(jump, 1, 0, 0),
+        step(load, 5, 0, 0),
+        step(modulo, shards, 0, 0),
+        step(give(libc::BPF_A), 0, 0, 0),
+        step(give(libc::BPF_K), 0, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the program and its instructions live for the time of the call, and are as long as they say.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
             length,
         )
     };

@@ -1,5 +1,8 @@
 //! The tunnel interface: a TUN device that lives as long as its file is open, or longer if it is to be kept.
 //!
+//! It may have several queues, each a file of its own ([`Tun::queue`]). The kernel keeps to a queue for all packets of a flow:
+//! the one into which the last packet of the other direction was written, so that a flow stays with who carries it.
+//!
 //! A kept one has [`MARK`] as its alias, so that the next process knows it for its own: any other TUN that nobody holds was
 //! made by somebody else for something else.
 
@@ -9,16 +12,16 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
 };
 
 use thiserror::Error;
 
 use crate::{
-    link::alias,
+    link::{alias, network},
     offload::{coalesce::Joins, vnet},
-    sys,
+    sys::{self, TunKind},
 };
 
 /// The alias (`ip link`) of an interface that is kept when its process ends.
@@ -90,12 +93,14 @@ impl TunOffloads {
 pub struct Tun {
     file: File,
     offloads: TunOffloads,
+    /// Whether there may be more of this interface.
+    queues: bool,
 }
 
 impl Tun {
     /// Makes an interface, or attaches to one that was kept; with offloads as far as the kernel has them and `offload`
-    /// allows.
-    pub fn create(name: &str, offload: bool) -> Result<Self, TunError> {
+    /// allows. A new one may have several `queues`, a kept one if its maker wanted that.
+    pub fn create(name: &str, offload: bool, queues: bool) -> Result<Self, TunError> {
         let forbidden = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
         if name.is_empty()
             || name.len() >= libc::IFNAMSIZ
@@ -109,22 +114,21 @@ impl Tun {
             source,
         };
         let file = open().map_err(TunError::Open)?;
-        match attach(&file, name, offload, true) {
-            Ok(vnet) => {
-                let offloads = settle(&file, vnet, offload);
+        match attach(&file, name, offload, true, &[queues]) {
+            Ok(kind) => {
+                let tun = Self::with(file, kind, offload);
                 sys::set_link_mtu(name, DEFAULT_MTU)
                     .and_then(|()| sys::set_queue_length(name, QUEUE_LENGTH))
                     .map_err(|source| TunError::SetUp {
                         name: name.into(),
                         source,
                     })?;
-                Ok(Self { file, offloads })
+                Ok(tun)
             }
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && is_marked(name) => {
-                let vnet = attach(&file, name, offload, false).map_err(refused)?;
-                let offloads = settle(&file, vnet, offload);
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && is_kept(name) => {
+                let kind = attach(&file, name, offload, false, &[true, false]).map_err(refused)?;
                 tracing::info!(name, "going on with the interface that was kept");
-                Ok(Self { file, offloads })
+                Ok(Self::with(file, kind, offload))
             }
             Err(error) => Err(refused(error)),
         }
@@ -134,9 +138,44 @@ impl Tun {
     /// changed any more.
     pub fn adopt(file: OwnedFd, offload: bool) -> io::Result<Self> {
         let file = File::from(file);
-        let vnet = sys::tun_has_vnet(&file)?;
-        let offloads = settle(&file, vnet, offload);
-        Ok(Self { file, offloads })
+        let kind = sys::tun_kind(&file)?;
+        Ok(Self::with(file, kind, offload))
+    }
+
+    fn with(file: File, kind: TunKind, offload: bool) -> Self {
+        Self {
+            offloads: settle(&file, kind.vnet, offload),
+            queues: kind.queues,
+            file,
+        }
+    }
+
+    /// Another queue of the same interface, not in use yet. Fails with [`io::ErrorKind::Unsupported`] when the interface
+    /// can have one only, or is not in this process's network namespace, where it would be looked for by its name.
+    pub fn queue(&self) -> io::Result<Self> {
+        let there = File::from(sys::tun_namespace(&self.file)?).metadata()?.ino();
+        if !self.queues || network() != Some(there) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let file = open()?;
+        let kind = TunKind {
+            vnet: self.offloads.vnet,
+            queues: true,
+        };
+        sys::tun_set_interface(&file, &self.name()?, kind, false)?;
+        sys::tun_set_queue(&file, false)?;
+        Ok(Self { file, ..*self })
+    }
+
+    /// Whether the kernel gives packets to this queue. What waits in it is lost when it is taken out of use.
+    pub fn set_used(&self, used: bool) -> io::Result<()> {
+        sys::tun_set_queue(&self.file, used)
+    }
+
+    /// The same queue once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let file = self.file.try_clone()?;
+        Ok(Self { file, ..*self })
     }
 
     /// Whether the interface stays, with its addresses and routes, when this process ends, however it does.
@@ -189,29 +228,41 @@ fn open() -> io::Result<File> {
 
 /// Whether a descriptor is a tun's whose interface is there.
 pub fn is_tun(file: &impl AsFd) -> bool {
-    sys::tun_has_vnet(file).is_ok()
+    sys::tun_kind(file).is_ok()
 }
 
 /// Removes an interface that was kept and that nobody holds; any other is left alone.
 pub fn remove_kept(name: &str) -> io::Result<()> {
-    if is_marked(name) {
+    if is_kept(name) {
         let file = open()?;
-        sys::tun_set_interface(&file, name, false, false)?;
+        attach(&file, name, false, false, &[true, false])?;
         sys::tun_set_persist(&file, false)?;
     }
     Ok(())
 }
 
-fn is_marked(name: &str) -> bool {
-    alias::read(name).is_ok_and(|alias| alias == MARK)
+/// Whether it is one of ours that nobody holds. A second file is no error for an interface with several queues, so it is
+/// asked before.
+fn is_kept(name: &str) -> bool {
+    alias::read(name).is_ok_and(|label| label.alias == MARK && !label.carrier)
 }
 
-/// Whether packets have a header. A file that was refused once can be asked again.
-fn attach(file: &File, name: &str, offload: bool, new: bool) -> io::Result<bool> {
-    if offload && sys::tun_set_interface(file, name, true, new).is_ok() {
-        return Ok(true);
+/// What kind it has become: with a header if possible, and the first of `queues` that is. A file that was refused once can
+/// be asked again.
+fn attach(file: &File, name: &str, offload: bool, new: bool, queues: &[bool]) -> io::Result<TunKind> {
+    let headers = if offload { &[true, false][..] } else { &[false] };
+    let kinds = headers
+        .iter()
+        .flat_map(|vnet| queues.iter().map(|queues| (*vnet, *queues)));
+    let mut refused = io::Error::from(io::ErrorKind::InvalidInput);
+    for (vnet, queues) in kinds {
+        let kind = TunKind { vnet, queues };
+        match sys::tun_set_interface(file, name, kind, new) {
+            Ok(()) => return Ok(kind),
+            Err(error) => refused = error,
+        }
     }
-    sys::tun_set_interface(file, name, false, new).map(|()| false)
+    Err(refused)
 }
 
 /// Switches on what the kernel has, and off what an earlier process switched on; older kernels refuse a set that has one

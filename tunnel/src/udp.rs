@@ -62,11 +62,11 @@ impl Sockets {
     }
 
     fn try_bind(port: u16, mark: u32, offload: bool) -> io::Result<Self> {
-        let v4 = present(open((Ipv4Addr::UNSPECIFIED, port).into(), mark))?;
+        let v4 = present(open((Ipv4Addr::UNSPECIFIED, port).into(), mark, false))?;
         let port = v4
             .as_ref()
             .map_or(Ok(port), |socket| socket.local_addr().map(|addr| addr.port()))?;
-        let v6 = present(open((Ipv6Addr::UNSPECIFIED, port).into(), mark))?;
+        let v6 = present(open((Ipv6Addr::UNSPECIFIED, port).into(), mark, false))?;
         let port = v6
             .as_ref()
             .map_or(Ok(port), |socket| socket.local_addr().map(|addr| addr.port()))?;
@@ -74,6 +74,45 @@ impl Sockets {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         Ok(Self::with(v4, v6, port, offload))
+    }
+
+    /// Sockets on the same port for all shards but the first, whose these are. From now on the kernel gives a datagram to
+    /// the shard of its peer. An error when the kernel cannot do that: then all come to these.
+    ///
+    /// The port is still nobody else's: the first socket was bound without the flag to share it (`SO_REUSEPORT`).
+    pub fn split(&self, shards: usize, mark: u32) -> io::Result<Vec<Self>> {
+        let others: Vec<Self> = (1..shards)
+            .map(|_| {
+                let one = |socket: Option<&UdpSocket>| {
+                    let Some(socket) = socket else { return Ok(None) };
+                    SockRef::from(socket).set_reuse_port(true)?;
+                    open(socket.local_addr()?, mark, true).map(Some)
+                };
+                let [v4, v6] = self.by_family().map(one);
+                Ok(Self::with(
+                    v4?,
+                    v6?,
+                    self.port,
+                    self.offloads.gro || self.offloads.gso,
+                ))
+            })
+            .collect::<io::Result<_>>()?;
+        for socket in self.sockets() {
+            sys::steer(socket, shards)?;
+        }
+        Ok(others)
+    }
+
+    /// The same sockets once more, to send.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let one = |socket: &Option<UdpSocket>| socket.as_ref().map(UdpSocket::try_clone).transpose();
+        Ok(Self {
+            v4: one(&self.v4)?,
+            v6: one(&self.v6)?,
+            port: self.port,
+            offloads: self.offloads,
+            refused: Vec::new(),
+        })
     }
 
     /// Goes on with what another process bound ([`port_of`]); a family that it did not have is still left out.
@@ -205,8 +244,9 @@ fn is_refused(refused: &mut Vec<(SocketAddr, Instant)>, to: SocketAddr) -> bool 
     still
 }
 
-fn open(addr: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+fn open(addr: SocketAddr, mark: u32, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(shared)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -262,5 +302,91 @@ fn present(opened: io::Result<UdpSocket>) -> io::Result<Option<UdpSocket>> {
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SHARDS: usize = 3;
+
+    fn all() -> Vec<Sockets> {
+        let first = Sockets::bind(0, 0, true).unwrap();
+        let others = first.split(SHARDS, 0).unwrap();
+        [first].into_iter().chain(others).collect()
+    }
+
+    /// Which of the sockets a datagram comes to.
+    fn receiver(shards: &[Sockets], from: &UdpSocket, datagram: &[u8]) -> Vec<usize> {
+        from.send_to(datagram, (from.local_addr().unwrap().ip(), shards[0].port()))
+            .unwrap();
+        let arrives = |shard: &Sockets| {
+            let mut sockets = shard.sockets();
+            sockets.any(|socket| receive(socket, &mut [0; 2048]).is_ok())
+        };
+        (0..shards.len())
+            .filter(|shard| arrives(&shards[*shard]))
+            .collect()
+    }
+
+    #[test]
+    fn the_kernel_gives_every_message_to_the_shard_of_its_peer() {
+        let shards = all();
+        for ip in ["127.0.0.1", "::1"] {
+            let from = UdpSocket::bind((ip, 0)).unwrap();
+            for id in [0_u32, 1, 2, 3, 4, 5, 255, 256, 257, 1000, 0xff_ffff] {
+                let index = (id << 8 | 0xa5).to_le_bytes();
+                let want = [id as usize % 256 % SHARDS];
+                let data = [&[4, 0, 0, 0], &index[..], &[7; 24]].concat();
+                assert_eq!(receiver(&shards, &from, &data), want, "data for {id}");
+                let cookie = [&[3, 0, 0, 0], &index[..], &[7; 56]].concat();
+                assert_eq!(receiver(&shards, &from, &cookie), want, "cookie for {id}");
+                let response = [&[2, 0, 0, 0, 9, 9, 9, 9], &index[..], &[7; 80]].concat();
+                assert_eq!(receiver(&shards, &from, &response), want, "response for {id}");
+            }
+            for datagram in [&[1; 148][..], &[0; 60], &[9; 3], &[4, 0, 0, 0], b""] {
+                assert_eq!(receiver(&shards, &from, datagram), [0], "{datagram:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_with_several_sockets_is_nobody_elses() {
+        let shards = all();
+        let port = shards[0].port();
+        assert!(Sockets::bind(port, 0, true).is_err());
+        drop(shards);
+        Sockets::bind(port, 0, true).unwrap();
+    }
+
+    #[test]
+    fn what_the_others_had_comes_to_the_first_when_they_are_gone() {
+        let mut shards = all();
+        shards.truncate(1);
+        let from = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let data = [&[4, 0, 0, 0, 0xa5, 1, 0, 0][..], &[7; 24]].concat();
+        assert_eq!(receiver(&shards, &from, &data), [0]);
+        // And they come again in their order.
+        shards.extend(shards[0].split(SHARDS, 0).unwrap());
+        assert_eq!(receiver(&shards, &from, &data), [1]);
+    }
+
+    #[test]
+    fn a_clone_sends_from_the_same_port() {
+        let first = Sockets::bind(0, 0, true).unwrap();
+        let mut clone = first.try_clone().unwrap();
+        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+        to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let lost = clone.send(Batch {
+            to: to.local_addr().unwrap().into(),
+            tos: 0,
+            datagrams: b"hello",
+            size: 5,
+        });
+        let (_, source) = to.recv_from(&mut [0; 9]).unwrap();
+        assert_eq!((lost, source.port()), (0, first.port()));
     }
 }

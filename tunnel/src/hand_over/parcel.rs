@@ -11,11 +11,11 @@
 //! configuration=BYTES             of the answer to a UAPI `get`, which follows
 //! ```
 
-use std::{collections::VecDeque, fs, os::unix::fs::MetadataExt};
+use std::collections::VecDeque;
 
 use thiserror::Error;
 
-use crate::uapi::server::FileId;
+use crate::{link::network, uapi::server::FileId};
 
 /// The only version there is.
 pub const VERSION: &str = "1";
@@ -225,11 +225,6 @@ impl<F> Handed<F> {
             configuration: configuration.into(),
         })
     }
-}
-
-/// The network namespace of this process.
-pub fn network() -> Option<u64> {
-    fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.ino())
 }
 
 fn file(FileId(device, inode): FileId) -> String {

@@ -23,6 +23,7 @@ use crate::{
         Interface, InterfaceError, Options,
         heir::{Heir, HeirError},
     },
+    link::network,
 };
 
 /// How long the new process waits: the old one may be busy with another for its whole patience, and has much to send.
@@ -111,10 +112,7 @@ impl<'a> Offer<'a> {
             .send(format!("{verb}{VERSION}\n").as_bytes(), &[])
             .map_err(|error| unheard(true, error))?;
         let parcel = receive(&channel)?;
-        if parcel
-            .network
-            .is_some_and(|inode| parcel::network() != Some(inode))
-        {
+        if parcel.network.is_some_and(|inode| network() != Some(inode)) {
             return Err(TakeError::Network);
         }
         Ok(Some(Self { channel, parcel }))

@@ -7,9 +7,9 @@ use thiserror::Error;
 use crate::{
     device::Device,
     hand_over::parcel::Handed,
-    interface::{Interface, InterfaceError, Options, outside::Outside},
+    interface::{Interface, InterfaceError, Options, shards},
     link::Bell,
-    tun::{DEFAULT_MTU, Tun, TunError, is_tun},
+    tun::{Tun, TunError, is_tun},
     uapi::{
         UapiError,
         restore::{Wanted, restore},
@@ -42,7 +42,7 @@ pub enum HeirError {
 #[derive(Debug)]
 pub struct Heir {
     name: String,
-    device: Device,
+    shards: Vec<Device>,
     wanted: Wanted,
     tun: OwnedFd,
     udp: [Option<OwnedFd>; 2],
@@ -65,10 +65,13 @@ impl Heir {
             udp,
             configuration,
         } = handed;
-        let mut device = Device::new(usize::from(DEFAULT_MTU));
-        device.set_copy_dscp(options.copy_dscp);
-        let wanted =
-            restore(Instant::now(), &configuration, &mut [&mut device]).map_err(HeirError::Configuration)?;
+        let mut shards = shards(options);
+        let wanted = restore(
+            Instant::now(),
+            &configuration,
+            &mut shards.iter_mut().collect::<Vec<_>>(),
+        )
+        .map_err(HeirError::Configuration)?;
         if !is_tun(&tun) {
             return Err(HeirError::Tun);
         }
@@ -87,7 +90,7 @@ impl Heir {
         )?;
         Ok(Self {
             name,
-            device,
+            shards,
             wanted,
             tun,
             udp,
@@ -108,20 +111,28 @@ impl Heir {
         let tun = Tun::adopt(self.tun, self.options.offload).map_err(set_up)?;
         tun.keep(self.options.keep).map_err(set_up)?;
         tracing::info!(name = self.name, offloads = ?tun.offloads(), "taken over");
-        let mut outside = Outside::new(tun, self.options.offload);
-        outside
-            .resume(self.wanted, self.udp)
-            .map_err(InterfaceError::Udp)?;
-        if outside.up {
-            self.device.handle_up(now, &mut outside);
-            outside.flush_network();
-        }
-        Ok(Interface::new(
+        let mut interface = Interface::new(
             self.name,
-            self.device,
-            outside,
+            self.shards,
+            tun,
             self.bell,
             self.listener,
-        ))
+            self.options,
+        )?;
+        let Interface { main, crew, .. } = &mut interface;
+        let sockets = main
+            .settings
+            .resume(self.wanted, self.udp)
+            .map_err(InterfaceError::Udp)?;
+        if let Some(sockets) = sockets {
+            main.shard.io.listen(sockets);
+            main.with_all(crew, |all| {
+                for device in &mut all.devices {
+                    device.handle_up(now, &mut all.outside);
+                }
+            });
+            main.shard.io.flush_network();
+        }
+        Ok(interface)
     }
 }

@@ -1,26 +1,17 @@
-//! Everything around a device that it writes to: the interface, the sockets, and what gathers packets for them.
+//! What a device's configuration changes outside: the sockets of all its shards.
 
-use std::{io, net::UdpSocket, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
 use crate::{
     device::{Path, Wire},
-    offload::coalesce::Coalescer,
-    outbox::{Batch, Outbox},
-    tun::Tun,
+    interface::{crew::Other, kernel::Io},
     uapi::{Ports, restore::Wanted},
     udp::Sockets,
 };
 
-/// Everything that is not the device.
+/// What holds for the sockets of all shards.
 #[derive(Debug)]
-pub(super) struct Outside {
-    pub(super) tun: Tun,
-    /// For the interface.
-    inbox: Coalescer,
-    /// There while the interface is up.
-    pub(super) sockets: Option<Sockets>,
-    /// For the network.
-    outbox: Outbox,
+pub(super) struct Settings {
     /// Whether offloads may be used.
     offload: bool,
     /// Zero until a port is asked for or picked.
@@ -28,64 +19,46 @@ pub(super) struct Outside {
     mark: u32,
     pub(super) up: bool,
     complained: bool,
-    pub(super) lost: Lost,
 }
 
-/// What the kernel did not take.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Lost {
-    datagrams: u64,
-    packets: u64,
-}
-
-impl Outside {
-    pub(super) fn new(tun: Tun, offload: bool) -> Self {
+impl Settings {
+    pub(super) fn new(offload: bool) -> Self {
         Self {
-            inbox: Coalescer::new(tun.offloads().joins()),
-            tun,
-            sockets: None,
-            outbox: Outbox::unbatched(),
             offload,
             port: 0,
             mark: 0,
             up: false,
             complained: false,
-            lost: Lost::default(),
         }
     }
 
-    pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
-        self.sockets.iter().flat_map(Sockets::sockets)
-    }
-
-    pub(super) fn open(&mut self, port: u16) -> io::Result<()> {
-        self.flush_network();
-        let sockets = Sockets::bind(port, self.mark, self.offload)?;
-        self.listen(sockets);
-        Ok(())
-    }
-
-    /// Goes on with the sockets of another process, if it had any; the interface is up then.
-    pub(super) fn resume(&mut self, wanted: Wanted, udp: [Option<OwnedFd>; 2]) -> io::Result<()> {
+    /// What another process had, and its sockets, if it had any; the interface is up then.
+    pub(super) fn resume(
+        &mut self,
+        wanted: Wanted,
+        udp: [Option<OwnedFd>; 2],
+    ) -> io::Result<Option<Sockets>> {
         let Wanted { port, mark } = wanted;
         (self.port, self.mark) = (port, mark);
         let [v4, v6] = udp;
-        if v4.is_some() || v6.is_some() {
-            self.listen(Sockets::adopt(v4, v6, port, self.offload)?);
-            self.up = true;
+        if v4.is_none() && v6.is_none() {
+            return Ok(None);
         }
-        Ok(())
+        let sockets = Sockets::adopt(v4, v6, port, self.offload)?;
+        self.listening(&sockets);
+        self.up = true;
+        Ok(Some(sockets))
     }
 
-    fn listen(&mut self, sockets: Sockets) {
+    /// The same in a form that outlives the sockets.
+    pub(super) fn wanted(&self) -> Wanted {
+        let (port, mark) = (self.port, self.mark);
+        Wanted { port, mark }
+    }
+
+    fn listening(&mut self, sockets: &Sockets) {
         tracing::info!(port = sockets.port(), offloads = ?sockets.offloads(), "listening");
         self.port = sockets.port();
-        self.outbox = if sockets.offloads().gso {
-            Outbox::default()
-        } else {
-            Outbox::unbatched()
-        };
-        self.sockets = Some(sockets);
         self.complained = false;
     }
 
@@ -95,80 +68,106 @@ impl Outside {
             tracing::error!(port = self.port, %error, "cannot listen, trying every second");
         }
     }
+}
 
-    /// Sends what was gathered for the network.
-    pub(super) fn flush_network(&mut self) {
-        self.outbox
-            .flush(&mut |batch| dispatch(&mut self.sockets, &mut self.lost, batch));
+/// The outside of a device whose other shards wait meanwhile. What is written goes by the first one.
+pub(super) struct Outside<'a> {
+    pub(super) settings: &'a mut Settings,
+    pub(super) io: &'a mut Io,
+    pub(super) others: Vec<Other<'a>>,
+}
+
+impl Outside<'_> {
+    /// Listens on this port with all shards.
+    pub(super) fn open(&mut self, port: u16) -> io::Result<()> {
+        let sockets = Sockets::bind(port, self.settings.mark, self.settings.offload)?;
+        self.settings.listening(&sockets);
+        self.io.listen(sockets);
+        self.share();
+        Ok(())
     }
 
-    /// Writes what was gathered for the interface.
-    pub(super) fn flush_interface(&mut self) {
-        self.inbox
-            .flush(&mut |packet| write(&self.tun, &mut self.lost, packet));
+    /// Gives every other shard sockets on the port of the first.
+    pub(super) fn share(&mut self) {
+        let shards = 1 + self.others.len();
+        let Some(sockets) = &self.io.sockets else { return };
+        if shards == 1 {
+            return;
+        }
+        let own = sockets.split(shards, self.settings.mark);
+        match own {
+            Ok(own) => {
+                for (other, sockets) in self.others.iter_mut().zip(own) {
+                    other.listen(sockets);
+                }
+            }
+            Err(error) => {
+                tracing::info!(%error, "one socket receives for all threads");
+                for other in &mut self.others {
+                    match sockets.try_clone() {
+                        Ok(sockets) => other.io.listen(sockets),
+                        Err(error) => tracing::error!(%error, "a thread cannot send"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Only the first shard receives and sends.
+    pub(super) fn unshare(&mut self) {
+        for other in &mut self.others {
+            other.io.close();
+        }
+    }
+
+    /// Listens no more.
+    pub(super) fn close(&mut self) {
+        self.io.close();
+        self.unshare();
     }
 }
 
-impl Wire for Outside {
+impl Wire for Outside<'_> {
     fn room(&mut self) -> &mut [u8] {
-        self.outbox.room()
+        self.io.room()
     }
 
     fn commit(&mut self, to: Path, tos: u8, length: usize) {
-        let mut send = |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, batch);
-        self.outbox.commit(to, tos, length, &mut send);
+        self.io.commit(to, tos, length);
     }
 
     fn deliver(&mut self, packet: &[u8]) {
-        let mut write = |packet: &[u8]| write(&self.tun, &mut self.lost, packet);
-        if self.tun.offloads().vnet {
-            self.inbox.push(packet, &mut write);
-        } else {
-            write(packet);
-        }
+        self.io.deliver(packet);
     }
 }
 
-fn dispatch(sockets: &mut Option<Sockets>, lost: &mut Lost, batch: Batch<'_>) {
-    if let Some(sockets) = sockets {
-        lost.datagrams += sockets.send(batch) as u64;
-    }
-}
-
-fn write(tun: &Tun, lost: &mut Lost, packet: &[u8]) {
-    if let Err(error) = tun.write(packet) {
-        tracing::trace!(%error, "cannot write to the interface");
-        lost.packets += 1;
-    }
-}
-
-impl Ports for Outside {
+impl Ports for Outside<'_> {
     fn listen_port(&self) -> u16 {
-        self.port
+        self.settings.port
     }
 
     /// The old sockets stay when the new port cannot be had.
     fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
-        if port == self.port && port != 0 {
+        if port == self.settings.port && port != 0 {
             return Ok(());
         }
-        if !self.up {
-            self.port = port;
+        if !self.settings.up {
+            self.settings.port = port;
             return Ok(());
         }
         self.open(port)
     }
 
     fn fwmark(&self) -> u32 {
-        self.mark
+        self.settings.mark
     }
 
     fn set_fwmark(&mut self, mark: u32) -> io::Result<()> {
-        self.flush_network();
-        if let Some(sockets) = &self.sockets {
-            sockets.set_mark(mark)?;
+        self.io.set_mark(mark)?;
+        for other in &mut self.others {
+            other.io.set_mark(mark)?;
         }
-        self.mark = mark;
+        self.settings.mark = mark;
         Ok(())
     }
 }

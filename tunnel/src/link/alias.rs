@@ -15,12 +15,29 @@ use nix::{
 /// An answer with all attributes of a link is far below.
 const ROOM: usize = 64 * 1024;
 
-/// The alias of an interface of this network namespace; empty when it has none.
-pub(crate) fn read(name: &str) -> io::Result<String> {
-    match ask(RouteNetlinkMessage::GetLink(link(name)?), 0)? {
-        Some(RouteNetlinkMessage::NewLink(link)) => Ok(alias(link).unwrap_or_default()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+/// What is known of an interface by its name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// Empty when it has none.
+    pub(crate) alias: String,
+    /// A tun has a carrier while somebody holds it.
+    pub(crate) carrier: bool,
+}
+
+/// What an interface of this network namespace says of itself.
+pub(crate) fn read(name: &str) -> io::Result<Label> {
+    let Some(RouteNetlinkMessage::NewLink(link)) = ask(RouteNetlinkMessage::GetLink(link(name)?), 0)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let mut label = Label::default();
+    for attribute in link.attributes {
+        if let LinkAttribute::Carrier(carrier) = attribute {
+            label.carrier = carrier != 0;
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            label.alias = alias;
+        }
     }
+    Ok(label)
 }
 
 /// Gives an interface of this network namespace an alias.
@@ -34,15 +51,6 @@ fn link(name: &str) -> io::Result<LinkMessage> {
     let mut link = LinkMessage::default();
     link.header.index = if_nametoindex(name)?;
     Ok(link)
-}
-
-fn alias(link: LinkMessage) -> Option<String> {
-    link.attributes.into_iter().find_map(|attribute| {
-        let LinkAttribute::IfAlias(alias) = attribute else {
-            return None;
-        };
-        Some(alias)
-    })
 }
 
 /// One request and the kernel's answer to it; `None` when that is no more than yes.
@@ -84,7 +92,8 @@ mod tests {
 
     #[test]
     fn the_loopback_is_no_kept_interface() {
-        assert_ne!(read("lo").unwrap(), crate::tun::MARK);
+        let lo = read("lo").unwrap();
+        assert_ne!(lo.alias, crate::tun::MARK);
         assert!(read("no-such-link").is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Another process takes over a running device.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
@@ -23,7 +24,12 @@ use crate::{
 /// A process for the same device, which writes to the same log.
 pub(crate) fn spawn(side: &Side, options: &[&str]) -> Child {
     let log = || fs::OpenOptions::new().append(true).open(side.log.path()).unwrap();
-    side.command(&[&[OURS], options, &[&side.device]].concat())
+    let threads: &[&str] = if options.contains(&"--threads") {
+        &[]
+    } else {
+        &["--threads", "2"]
+    };
+    side.command(&[&[OURS], threads, options, &[&side.device]].concat())
         .stdin(Stdio::null())
         .stdout(log())
         .stderr(log())
@@ -83,14 +89,18 @@ fn wg_facts(side: &Side) -> Vec<String> {
         .collect()
 }
 
-/// The kernel's numbers of the sockets on the port.
-fn sockets(side: &Side) -> Vec<String> {
+/// The kernel's numbers of the sockets on the port: of each family one for each of two threads.
+fn sockets(side: &Side) -> BTreeSet<String> {
     let all = side.run(&["ss", "-H", "-ulne", "sport", "=", ":51820"]);
     let numbers = all.split_whitespace().filter(|word| word.starts_with("ino:"));
-    let mut numbers: Vec<_> = numbers.map(str::to_owned).collect();
-    numbers.sort();
-    assert_eq!(numbers.len(), 2, "{all}");
+    let numbers: BTreeSet<_> = numbers.map(str::to_owned).collect();
+    assert_eq!(numbers.len(), 4, "{all}");
     numbers
+}
+
+/// Those of the first thread are the same before and after, those of the other are made anew.
+fn assert_handed(before: &BTreeSet<String>, after: &BTreeSet<String>) {
+    assert_eq!(before.intersection(after).count(), 2, "{before:?} {after:?}");
 }
 
 /// How often this side's kernel has said by ICMP that nobody is there.
@@ -139,15 +149,23 @@ fn an_upgrade_changes_nothing_that_anybody_configured() {
     );
     let group = format!("set=1\npublic_key={}\ngroup=paris\n\n", hex(&b.public));
     assert_eq!(ask(a, &group), "errno=0\n\n");
-    let before = (link_facts(a), wg_facts(a), sockets(a), refusals(a));
-    let received = a.received();
+    let before = (link_facts(a), wg_facts(a), refusals(a));
+    let open = sockets(a);
+    let received = |side: &Side| {
+        let transfer = side.run(&["wg", "show", &side.device, "transfer"]);
+        let line = transfer.lines().find_map(|line| line.strip_prefix(&b.public));
+        let bytes = line.and_then(|line| line.split_whitespace().next());
+        bytes.unwrap().parse::<u64>().unwrap()
+    };
+    let before_it = received(a);
     upgrade(a, &[]);
     assert!(
-        a.received() >= received && received > 0,
+        received(a) >= before_it && before_it > 0,
         "the counters begin anew"
     );
     assert!(a.pings(b.inner[0], 3) && b.pings(a.inner[1], 3));
-    assert_eq!((link_facts(a), wg_facts(a), sockets(a), refusals(a)), before);
+    assert_eq!((link_facts(a), wg_facts(a), refusals(a)), before);
+    assert_handed(&open, &sockets(a));
     let mtu = a.run(&["ip", "link", "show", "dev", &a.device]);
     assert!(mtu.contains("mtu 1400"), "{mtu}");
     assert!(ask(a, "get=1\n\n").contains("\ngroup=paris\n"));
@@ -185,7 +203,7 @@ pub(crate) fn handshake(side: &Side) -> u64 {
 fn streams_survive_upgrades_and_no_byte_of_them_changes() {
     let mut world = joined(Engine::Ours, other());
     let World { a, b } = &mut world;
-    let facts = (link_facts(a), sockets(a), refusals(a));
+    let (facts, open) = ((link_facts(a), refusals(a)), sockets(a));
     let done = &AtomicBool::new(false);
     thread::scope(|scope| {
         // Both directions: what waits in the interface, and what waits in the sockets.
@@ -204,7 +222,8 @@ fn streams_survive_upgrades_and_no_byte_of_them_changes() {
             wait_for("the streams to go on", || a.received() > before + 5_000_000);
         }
     });
-    assert_eq!((link_facts(a), sockets(a), refusals(a)), facts);
+    assert_eq!((link_facts(a), refusals(a)), facts);
+    assert_handed(&open, &sockets(a));
 }
 
 /// What a thread needs of a side.
@@ -217,6 +236,7 @@ fn view(side: &Side) -> Side {
         public: side.public.clone(),
         outer: side.outer,
         inner: side.inner,
+        by_second_thread: false,
         process: None,
         log: tempfile::NamedTempFile::new().unwrap(),
     }

@@ -57,6 +57,41 @@ fn a_kept_interface_goes_with_its_socket() {
 }
 
 #[test]
+fn a_kept_interface_serves_more_or_fewer_threads_than_it_was_made_for() {
+    let mut world = World::joined(Engine::Ours, Engine::Ours, false);
+    let World { a, b } = &mut world;
+    for (made, next) in [("1", "3"), ("3", "1")] {
+        a.crash();
+        a.run(&["ip", "tuntap", "del", "dev", &a.device, "mode", "tun"]);
+        for threads in [made, next] {
+            a.crash();
+            a.process = Some(spawn(a, &["--keep", "--threads", threads]));
+            wait_for("the device", || {
+                a.try_run(&["wg", "show", &a.device]).status.success()
+            });
+            if threads == made {
+                a.dress();
+            } else {
+                a.wg_with_stdin(&["listen-port", "51820", "private-key", "/dev/stdin"], &a.private);
+            }
+            a.know(b, Some(b.outer[0]));
+            wait_for("the tunnel", || a.reaches(b.inner[0]));
+            transfer(a, b, b.inner[0], 2);
+            transfer(b, a, a.inner[1], 2);
+        }
+        let log = std::fs::read_to_string(a.log.path()).unwrap();
+        assert!(log.contains("going on with the interface that was kept"), "{log}");
+        // A socket that replaced a dead one is made again for some seconds.
+        wait_for("the interface to go with the socket", || {
+            a.run(&["rm", "-f", a.socket().to_str().unwrap()]);
+            !a.try_run(&["ip", "link", "show", "dev", &a.device])
+                .status
+                .success()
+        });
+    }
+}
+
+#[test]
 fn interfaces_of_others_and_held_ones_are_not_taken() {
     let mut world = World::joined(Engine::Ours, Engine::Ours, false);
     let World { a, b } = &mut world;

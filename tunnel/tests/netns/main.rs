@@ -17,6 +17,7 @@ mod namespaces;
 mod offloads;
 mod others;
 mod serve;
+mod shards;
 mod soak;
 mod traffic;
 mod world;

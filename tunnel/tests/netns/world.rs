@@ -31,8 +31,11 @@ pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_spanwire-tunnel");
 /// What drives a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
+    /// Ours with two threads.
     Ours,
-    /// Ours without offloads.
+    /// Ours with so many threads.
+    Threads(u8),
+    /// Ours without offloads, and with one thread.
     Plain,
     /// The newest wireguard-go.
     WireguardGo,
@@ -81,6 +84,8 @@ pub(crate) struct Side {
     pub(crate) public: String,
     pub(crate) outer: [IpAddr; 2],
     pub(crate) inner: [IpAddr; 2],
+    /// Its peers are served by another thread than the first, where there is one.
+    pub(crate) by_second_thread: bool,
     pub(crate) process: Option<Child>,
     pub(crate) log: NamedTempFile,
 }
@@ -179,7 +184,7 @@ impl Drop for World {
             let log = fs::read_to_string(side.log.path()).unwrap_or_default();
             if thread::panicking() {
                 eprintln!("log of {:?}:\n{log}", side.engine);
-            } else if matches!(side.engine, Engine::Ours | Engine::Plain) {
+            } else if matches!(side.engine, Engine::Ours | Engine::Threads(_) | Engine::Plain) {
                 assert!(!log.contains("ERROR"), "a device of ours logged an error:\n{log}");
             }
         }
@@ -187,7 +192,7 @@ impl Drop for World {
 }
 
 impl Side {
-    fn prepare(name: &str, engine: Engine, number: u8) -> Self {
+    pub(crate) fn prepare(name: &str, engine: Engine, number: u8) -> Self {
         run(&["ip", "netns", "add", name]);
         let private = run(&["wg", "genkey"]).trim().to_owned();
         let public = pipe(&["wg", "pubkey"], &private).trim().to_owned();
@@ -200,6 +205,7 @@ impl Side {
             public,
             outer: addresses("192.0.2.", "2001:db8::"),
             inner: addresses("10.77.0.", "fd77::"),
+            by_second_thread: number == 1,
             process: None,
             log: NamedTempFile::new().unwrap(),
         }
@@ -239,8 +245,11 @@ impl Side {
     /// Starts the engine, and no `wg` that would look for its socket.
     pub(crate) fn spawn(&mut self) {
         let program = match self.engine {
-            Engine::Ours => vec![OURS.to_owned()],
-            Engine::Plain => vec![OURS.to_owned(), "--no-offload".into()],
+            Engine::Ours => [OURS, "--threads", "2"].map(str::to_owned).to_vec(),
+            Engine::Threads(number) => vec![OURS.into(), "--threads".into(), number.to_string()],
+            Engine::Plain => [OURS, "--threads", "1", "--no-offload"]
+                .map(str::to_owned)
+                .to_vec(),
             Engine::WireguardGo => vec![built("wireguard-go"), "-f".into()],
             Engine::DebiansWireguardGo => vec!["wireguard-go".into(), "-f".into()],
             Engine::Boringtun => vec![
@@ -300,10 +309,21 @@ impl Side {
         if let Some(endpoint) = &endpoint {
             words.extend(["endpoint", endpoint]);
         }
+        let stranger = (self.engine == Engine::Ours && self.by_second_thread).then(|| self.meet_stranger());
         if !preshared.is_empty() {
             words.extend(["preshared-key", "/dev/stdin"]);
         }
         self.wg_with_stdin(&words, preshared);
+        if let Some(stranger) = stranger {
+            self.wg(&["peer", &stranger, "remove"]);
+        }
+    }
+
+    /// Adds a peer that nobody is, so that the next one is served by another thread.
+    fn meet_stranger(&self) -> String {
+        let stranger = pipe(&["wg", "pubkey"], &run(&["wg", "genkey"])).trim().to_owned();
+        self.wg(&["peer", &stranger]);
+        stranger
     }
 
     /// `wg set` on this device.

@@ -1,0 +1,134 @@
+//! What a shard writes to: its queue of the interface, its sockets, and what gathers packets for them.
+
+use std::{io, net::UdpSocket};
+
+use crate::{
+    device::{Path, Wire},
+    offload::coalesce::Coalescer,
+    outbox::{Batch, Outbox},
+    tun::Tun,
+    udp::Sockets,
+};
+
+/// Who has the queue of the interface that a shard writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Another shard, which also reads from it.
+    Shared,
+    /// This one, but the kernel gives it nothing, for no peer is here.
+    Idle,
+    /// This one.
+    Used,
+}
+
+/// The kernel's side of a shard.
+#[derive(Debug)]
+pub(super) struct Io {
+    pub(super) tun: Tun,
+    pub(super) queue: Queue,
+    /// For the interface.
+    inbox: Coalescer,
+    /// There while the interface is up.
+    pub(super) sockets: Option<Sockets>,
+    /// For the network.
+    outbox: Outbox,
+    pub(super) lost: Lost,
+}
+
+/// What was not taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lost {
+    /// By the kernel, on the way to the network.
+    datagrams: u64,
+    /// By the kernel, on the way to the interface.
+    packets: u64,
+    /// By another shard.
+    pub(super) crossing: u64,
+}
+
+impl Io {
+    pub(super) fn new(tun: Tun, queue: Queue) -> Self {
+        Self {
+            inbox: Coalescer::new(tun.offloads().joins()),
+            tun,
+            queue,
+            sockets: None,
+            outbox: Outbox::unbatched(),
+            lost: Lost::default(),
+        }
+    }
+
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.sockets.iter().flat_map(Sockets::sockets)
+    }
+
+    /// Sends by other sockets from now on, and what was gathered by the old ones.
+    pub(super) fn listen(&mut self, sockets: Sockets) {
+        self.close();
+        self.outbox = if sockets.offloads().gso {
+            Outbox::default()
+        } else {
+            Outbox::unbatched()
+        };
+        self.sockets = Some(sockets);
+    }
+
+    /// Sends what was gathered, and nothing more.
+    pub(super) fn close(&mut self) {
+        self.flush_network();
+        self.sockets = None;
+    }
+
+    /// Sends what was gathered for the network.
+    pub(super) fn flush_network(&mut self) {
+        self.outbox
+            .flush(&mut |batch| dispatch(&mut self.sockets, &mut self.lost, batch));
+    }
+
+    /// Writes what was gathered for the interface.
+    pub(super) fn flush_interface(&mut self) {
+        self.inbox
+            .flush(&mut |packet| write(&self.tun, &mut self.lost, packet));
+    }
+
+    /// Puts another mark on what is sent.
+    pub(super) fn set_mark(&mut self, mark: u32) -> io::Result<()> {
+        self.flush_network();
+        self.sockets
+            .as_ref()
+            .map_or(Ok(()), |sockets| sockets.set_mark(mark))
+    }
+}
+
+impl Wire for Io {
+    fn room(&mut self) -> &mut [u8] {
+        self.outbox.room()
+    }
+
+    fn commit(&mut self, to: Path, tos: u8, length: usize) {
+        let mut send = |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, batch);
+        self.outbox.commit(to, tos, length, &mut send);
+    }
+
+    fn deliver(&mut self, packet: &[u8]) {
+        let mut write = |packet: &[u8]| write(&self.tun, &mut self.lost, packet);
+        if self.tun.offloads().vnet {
+            self.inbox.push(packet, &mut write);
+        } else {
+            write(packet);
+        }
+    }
+}
+
+fn dispatch(sockets: &mut Option<Sockets>, lost: &mut Lost, batch: Batch<'_>) {
+    if let Some(sockets) = sockets {
+        lost.datagrams += sockets.send(batch) as u64;
+    }
+}
+
+fn write(tun: &Tun, lost: &mut Lost, packet: &[u8]) {
+    if let Err(error) = tun.write(packet) {
+        tracing::trace!(%error, "cannot write to the interface");
+        lost.packets += 1;
+    }
+}

@@ -1,0 +1,165 @@
+//! What one thread carries: the packets of the peers of one shard, from the kernel to the kernel.
+
+use std::{io, time::Instant};
+
+use crate::{
+    device::{Device, PADDING, Path},
+    interface::{
+        crossing::{Crossing, Kind, Load},
+        kernel::{Io, Queue},
+    },
+    offload::{
+        segment::{ROOM, SegmentError, Segments},
+        vnet::{self, Vnet},
+    },
+    tun::Tun,
+    udp::{self, Arrival},
+};
+
+/// How many packets one source may bring before the others have their turn.
+const BUDGET: usize = 256;
+/// The largest packet or datagram there is.
+const LARGEST: usize = 65_535;
+
+/// A shard of a device with its side of the kernel.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) device: Device,
+    pub(super) io: Io,
+    buffer: Vec<u8>,
+    load: Load,
+}
+
+impl Shard {
+    pub(super) fn new(device: Device, tun: Tun, queue: Queue) -> Self {
+        Self {
+            device,
+            io: Io::new(tun, queue),
+            buffer: vec![0; vnet::LENGTH + LARGEST + ROOM.max(PADDING)],
+            load: Load::default(),
+        }
+    }
+
+    /// Takes packets from the interface until it is empty or the network has to have its turn; `true` when more wait.
+    pub(super) fn read_tun(&mut self, now: Instant, crossings: &[Crossing]) -> bool {
+        let header = self.io.tun.offloads().header();
+        let mut left = BUDGET;
+        while left > 0 {
+            let length = match self.io.tun.read(&mut self.buffer[..header + LARGEST]) {
+                Ok(Some(length)) => length,
+                Ok(None) => return false,
+                Err(error) => {
+                    // Down or gone: inspection finds out which.
+                    tracing::debug!(%error, "cannot read from the interface");
+                    return false;
+                }
+            };
+            let packet = self.buffer.get(header..length).unwrap_or_default();
+            if let Some(other) = self.device.is_elsewhere(packet) {
+                left -= 1;
+                self.cross(crossings, other, Kind::Packet, 0..length);
+                continue;
+            }
+            let count = carry(&mut self.device, &mut self.io, now, &mut self.buffer, length);
+            left = left.saturating_sub(count);
+        }
+        true
+    }
+
+    /// Takes datagrams from a socket until it is empty or the interface has to have its turn.
+    pub(super) fn read_network(&mut self, now: Instant, which: usize, crossings: &[Crossing]) {
+        let mut left = BUDGET;
+        while left > 0 {
+            left -= 1;
+            let Some(socket) = self.io.sockets().nth(which) else {
+                return;
+            };
+            match udp::receive(socket, &mut self.buffer) {
+                Ok(arrival) => {
+                    left = left.saturating_sub(self.take(now, arrival, crossings));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An ICMP error of an earlier send, reported here; the next call goes on.
+                Err(error) => tracing::trace!(%error, "cannot receive"),
+            }
+        }
+    }
+
+    /// Takes what is in the buffer, and says how many datagrams those are.
+    fn take(&mut self, now: Instant, arrival: Arrival, crossings: &[Crossing]) -> usize {
+        let Arrival {
+            source,
+            length,
+            segment,
+            ecn,
+            local,
+        } = arrival;
+        let source = Path {
+            remote: source,
+            local,
+        };
+        let size = segment.unwrap_or(length).max(1);
+        for start in (0..length).step_by(size) {
+            let datagram = start..length.min(start + size);
+            let elsewhere =
+                self.device
+                    .handle_datagram(now, source, ecn, &self.buffer[datagram.clone()], &mut self.io);
+            if let Some((shard, id)) = elsewhere {
+                self.cross(crossings, shard, Kind::Datagram { id, source, ecn }, datagram);
+            }
+        }
+        length.div_ceil(size)
+    }
+
+    /// Takes what other shards handed over.
+    pub(super) fn take_crossed(&mut self, now: Instant, crossing: &Crossing) {
+        crossing.hush();
+        crossing.take(&mut self.load);
+        for (kind, bytes, length) in self.load.each() {
+            match kind {
+                Kind::Packet => {
+                    carry(&mut self.device, &mut self.io, now, bytes, length);
+                }
+                Kind::Datagram { id, source, ecn } => {
+                    self.device
+                        .handle_admitted(now, source, ecn, id, &bytes[..length], &mut self.io);
+                }
+            }
+        }
+        self.load.clear();
+    }
+
+    fn cross(&mut self, crossings: &[Crossing], shard: usize, kind: Kind, place: std::ops::Range<usize>) {
+        let taken = crossings
+            .get(shard)
+            .is_some_and(|crossing| crossing.push(kind, &self.buffer[place]));
+        self.io.lost.crossing += u64::from(!taken);
+    }
+}
+
+/// Cuts what came from the interface, and says how many packets those are. There are [`ROOM`] more bytes behind it.
+fn carry(device: &mut Device, io: &mut Io, now: Instant, buffer: &mut [u8], length: usize) -> usize {
+    let offloads = io.tun.offloads();
+    let vnet = match buffer.first_chunk() {
+        Some(header) if offloads.vnet => Vnet::read(header),
+        _ => Ok(Vnet::PLAIN),
+    };
+    let header = offloads.header();
+    let Some(packet) = buffer.get_mut(header..) else {
+        device.handle_malformed();
+        return 1;
+    };
+    let segments = vnet
+        .map_err(|_| SegmentError)
+        .and_then(|vnet| Segments::new(&vnet, packet, length.saturating_sub(header)));
+    let Ok(mut segments) = segments else {
+        device.handle_malformed();
+        return 1;
+    };
+    let mut count = 0;
+    while let Some((packet, length)) = segments.next_packet() {
+        device.handle_packet(now, packet, length, io);
+        count += 1;
+    }
+    count.max(1)
+}
