@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -40,7 +40,7 @@ pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: u32) 
 pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAddr, megabytes: u32) {
     let chunks = megabytes * 1_000_000 / CHUNK as u32 + 1;
     let address = SocketAddr::new(address, PORT);
-    let listener = inside(&to.netns, move || TcpListener::bind(address).unwrap());
+    let listener = inside(&to.netns, move || listen(address));
     let receiver = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -68,6 +68,20 @@ pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAd
         stream.read_exact(&mut [0]).unwrap();
     });
     receiver.join().unwrap();
+}
+
+/// A listener of the stream before may live a little longer: in a process that another thread of this test is just
+/// starting, until that becomes another program.
+fn listen(address: SocketAddr) -> TcpListener {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
 }
 
 /// Sets a flag when it goes, also when a test fails: threads that wait for it end.
