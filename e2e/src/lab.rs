@@ -233,13 +233,9 @@ impl Lab {
         run: impl FnOnce() -> Result<T>,
     ) -> Result<(T, String)> {
         let device = self.segment_device(segment)?;
-        let mut dump = self
-            .network(segment)?
-            .spawn(["tcpdump", "-n", "-l", "-U", "-i", device, filter])?;
-        // tcpdump says nothing on standard output when it begins to listen.
-        thread::sleep(Duration::from_millis(300));
-        ensure!(dump.running(), "tcpdump ended at once: {}", dump.wait()?.1);
+        let dump = self.network(segment)?.dump(device, filter)?;
         let result = run()?;
+        // What it was given a moment ago it has still to write.
         thread::sleep(Duration::from_millis(200));
         Ok((result, dump.interrupt()?.0))
     }

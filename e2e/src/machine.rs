@@ -2,13 +2,15 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{ErrorKind, Read},
     os::unix::process::CommandExt,
     process::{Child, Stdio},
-    thread::JoinHandle,
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -19,6 +21,9 @@ use crate::{
     lab::Lab,
     node::{self, Container},
 };
+
+/// How long a command may take to say what it says first.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Something that commands can run on.
 #[derive(Debug, Clone)]
@@ -86,6 +91,23 @@ impl Machine<'_> {
         Background::start(self.cmd(words)?).with_context(|| format!("on {}", self.name))
     }
 
+    /// Starts tcpdump, which sees every packet from now on and writes a line for each at once.
+    pub fn dump(&self, device: &str, filter: &str) -> Result<Background> {
+        let tcpdump = [
+            "tcpdump",
+            "-n",
+            "-tt",
+            "-l",
+            "--immediate-mode",
+            "-i",
+            device,
+            filter,
+        ];
+        let mut dump = self.spawn(tcpdump)?;
+        dump.says("listening on")?;
+        Ok(dump)
+    }
+
     /// Ends a supervised service of a node hard; its supervisor starts it again.
     pub fn kill_service(&self, service: &str) -> Result<()> {
         self.sh(&format!("kill -9 $(cat /run/lab/{service}.pid)"))
@@ -126,8 +148,8 @@ impl Machine<'_> {
 #[derive(Debug)]
 pub struct Background {
     child: Child,
-    stdout: Option<JoinHandle<String>>,
-    stderr: Option<JoinHandle<String>>,
+    stdout: Stream,
+    stderr: Stream,
 }
 
 impl Background {
@@ -141,13 +163,28 @@ impl Background {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
-        let stdout = child.stdout.take().map(collect);
-        let stderr = child.stderr.take().map(collect);
+        let stdout = Stream::read(child.stdout.take().context("its standard output is a pipe")?);
+        let stderr = Stream::read(child.stderr.take().context("its standard error is a pipe")?);
         Ok(Self {
             child,
             stdout,
             stderr,
         })
+    }
+
+    /// Waits until it has said these words on standard error.
+    pub fn says(&mut self, words: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let running = self.running();
+            let said = self.stderr.so_far();
+            if said.contains(words) {
+                return Ok(());
+            }
+            ensure!(running, "it ended before it said {words:?}: {said}");
+            ensure!(start.elapsed() < PATIENCE, "it does not say {words:?}: {said}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Whether it still runs.
@@ -167,12 +204,7 @@ impl Background {
     }
 
     fn collect(&mut self) -> Result<(String, String)> {
-        let join = |thread: Option<JoinHandle<String>>| {
-            thread
-                .map(|t| t.join().expect("reading does not panic"))
-                .unwrap_or_default()
-        };
-        let out = (join(self.stdout.take()), join(self.stderr.take()));
+        let out = (self.stdout.whole(), self.stderr.whole());
         self.child.wait()?;
         Ok(out)
     }
@@ -192,11 +224,43 @@ impl Drop for Background {
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was read before an error is what there is.
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What a command writes, read as it comes.
+#[derive(Debug)]
+struct Stream {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Stream {
+    fn read(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut chunk = [0; 8192];
+            // What was read before an error is what there is.
+            loop {
+                match pipe.read(&mut chunk) {
+                    Ok(length @ 1..) => to.lock().expect("nobody panics with it").extend(&chunk[..length]),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Ok(0) | Err(_) => break,
+                }
+            }
+        });
+        Self {
+            bytes,
+            reader: Some(reader),
+        }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().expect("nobody panics with it")).into_owned()
+    }
+
+    /// Everything until its end.
+    fn whole(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("reading does not panic");
+        }
+        self.so_far()
+    }
 }

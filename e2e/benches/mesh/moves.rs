@@ -122,20 +122,7 @@ impl Seen {
             Direction::In => "dst",
         };
         let filter = format!("icmp[icmptype] = icmp-echo and {end} host {address}");
-        let tcpdump = [
-            "tcpdump",
-            "-n",
-            "-tt",
-            "-l",
-            "--immediate-mode",
-            "-i",
-            "spanwire0",
-        ];
-        let node: Machine<'_> = lab.node(node)?;
-        let mut dump = node.spawn(tcpdump.into_iter().chain([filter.as_str()]))?;
-        // tcpdump says nothing on standard output when it begins to listen.
-        thread::sleep(Duration::from_millis(300));
-        ensure!(dump.running(), "tcpdump ended at once: {}", dump.wait()?.1);
+        let dump = lab.node(node)?.dump("spanwire0", &filter)?;
         Ok(Self { dump })
     }
 

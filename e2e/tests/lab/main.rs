@@ -97,8 +97,7 @@ fn strict_lan(lab: &Lab) -> Result<()> {
     for address in ["10.9.9.9", "198.51.100.9"] {
         sender.run(["ip", "route", "add", address, "via", &via])?;
     }
-    let dump = receiver.spawn(["tcpdump", "-n", "-l", "-i", "eth0", filter])?;
-    thread::sleep(Duration::from_millis(500));
+    let dump = receiver.dump("eth0", filter)?;
     for address in ["10.9.9.9", "198.51.100.9"] {
         sender.finish(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", address])?;
         sender.run(["ip", "route", "del", address])?;
