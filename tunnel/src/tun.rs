@@ -167,9 +167,9 @@ impl Tun {
         Ok(Self { file, ..*self })
     }
 
-    /// Whether the kernel gives packets to this queue. What waits in it is lost when it is taken out of use.
-    pub fn set_used(&self, used: bool) -> io::Result<()> {
-        sys::tun_set_queue(&self.file, used)
+    /// Has the kernel give packets to this queue, and take them from it.
+    pub fn put_into_use(&self) -> io::Result<()> {
+        sys::tun_set_queue(&self.file, true)
     }
 
     /// The same queue once more.

@@ -49,11 +49,6 @@ impl Device {
         self.by_key.get(&key).copied()
     }
 
-    /// The number of peers of all shards.
-    pub fn peer_count(&self) -> usize {
-        self.by_key.len()
-    }
-
     /// A peer that this shard serves, for its counters.
     pub(crate) fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         peer_mut(&mut self.peers, id)

@@ -264,7 +264,7 @@ impl Other<'_> {
         }
         let tun = &self.io.tun;
         let used = tun
-            .set_used(true)
+            .put_into_use()
             .and_then(|()| self.worker.watch(tun.as_fd(), TUN));
         self.io.queue = Queue::Used;
         if let Err(error) = used {

@@ -73,6 +73,11 @@ impl Split {
         elsewhere.is_some()
     }
 
+    /// How many packets all shards dropped for their source.
+    fn wrong_sources(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.drops().wrong_source).sum()
+    }
+
     /// Carries datagrams until all are silent; how many crossed, and how many there were.
     fn converse(&mut self, peers: &mut [Bench]) -> (usize, usize) {
         let (mut crossed, mut all) = (0, 0);
@@ -148,14 +153,7 @@ fn a_source_of_a_peer_of_another_shard_is_wrong() {
     peers[0].emit(&packet("10.0.3.1", "10.0.1.1", 100));
     split.converse(&mut peers);
     assert!(split.kept.delivered.is_empty());
-    assert_eq!(
-        split
-            .shards
-            .iter()
-            .map(|shard| shard.drops().wrong_source)
-            .sum::<u64>(),
-        1
-    );
+    assert_eq!(split.wrong_sources(), 1);
 }
 
 #[test]
@@ -175,14 +173,7 @@ fn peers_of_one_group_vouch_for_each_other_across_shards() {
         [packet.clone(), packet],
         "of the group alone"
     );
-    assert_eq!(
-        split
-            .shards
-            .iter()
-            .map(|shard| shard.drops().wrong_source)
-            .sum::<u64>(),
-        3
-    );
+    assert_eq!(split.wrong_sources(), 3);
 }
 
 #[test]
