@@ -21,7 +21,8 @@ use spanwire_crds::MeshNode;
 use spanwire_host::{Host, HostFacts, Owned, WireGuard, conflicts, render};
 use spanwire_kernel::Look;
 use spanwire_topology::{
-    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Role, Tunnel, plan,
+    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Reachability, Role,
+    Tunnel, plan,
 };
 
 use crate::{
@@ -61,7 +62,7 @@ impl Agent {
     pub fn new(me: NodeName, owned: Owned, settled: BTreeSet<LocationName>) -> Self {
         let mesh = Mesh::default();
         Self {
-            plan: plan(&mesh, &me),
+            plan: plan(&mesh, &me, &Reachability::default()),
             me,
             node: None,
             retire: false,
@@ -85,7 +86,7 @@ impl Agent {
     pub fn handle_snapshot(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
         self.node.clone_from(&snapshot.node);
         let mesh = snapshot.mesh();
-        let plan = plan(&mesh, &self.me);
+        let plan = plan(&mesh, &self.me, &Reachability::default());
         let retire = snapshot.retire();
         let established = plan
             .location

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use divan::{Bencher, black_box};
 use spanwire_topology::{
     Created, Facts, Generation, LeaderRole, LocationFact, LocationName, Mesh, NodeFact, NodeName, PeerFact,
-    Prefix, PublicKey, decide, plan,
+    Prefix, PublicKey, Reachability, decide, plan,
 };
 
 const LOCATIONS: u8 = 50;
@@ -76,7 +76,7 @@ fn plan_of(bencher: Bencher<'_, '_>, role: Option<LeaderRole>) {
         .find(|node| location.role(node) == role)
         .expect("there is one");
     bencher.bench(|| {
-        let plan = plan(black_box(&mesh), me);
+        let plan = plan(black_box(&mesh), me, &Reachability::default());
         assert!(plan.routes.len() > 4 * 4900);
         plan
     });

@@ -211,7 +211,7 @@ fn seats(fact: Option<&LocationFact>) -> Seats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LeaderRole, NodeFact, NodeName, PublicKey, Role, Via, plan};
+    use crate::{LeaderRole, NodeFact, NodeName, PublicKey, Reachability, Role, Via, plan};
 
     #[test]
     fn a_follower_sends_through_its_leader_once_the_locations_are_established() {
@@ -220,7 +220,11 @@ mod tests {
         assert_eq!(first.rejected, []);
         let follower = follower(&first.mesh, "left");
         let remote = "10.244.3.0/24".parse().unwrap();
-        assert!(!plan(&first.mesh, &follower).routes.contains_key(&remote));
+        assert!(
+            !plan(&first.mesh, &follower, &Reachability::default())
+                .routes
+                .contains_key(&remote)
+        );
 
         for node in facts.nodes.values_mut() {
             node.links = ["left", "right"]
@@ -228,7 +232,7 @@ mod tests {
                 .into();
         }
         let second = decide(&facts, &first.mesh);
-        let plan = plan(&second.mesh, &follower);
+        let plan = plan(&second.mesh, &follower, &Reachability::default());
         assert_eq!(plan.role, Role::Follower);
         let route = &plan.routes[&remote];
         assert!(matches!(&route.via, Via::Hop { node, .. } if *node != follower));

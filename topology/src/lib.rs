@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! Facts ──decide(facts, previous mesh)──▶ Decision { mesh, rejected }     run by the operator, published by it
-//! Mesh  ──plan(mesh, node name)─────────▶ Plan                           run by every agent for itself
+//! Mesh  ──plan(mesh, me, reachability)──▶ Plan                           run by every agent for itself
 //! ```
 //!
 //! # Glossary
@@ -41,6 +41,7 @@ mod mesh;
 mod name;
 mod plan;
 mod prefix;
+mod reachability;
 mod rejected;
 mod rendezvous;
 mod text;
@@ -58,5 +59,6 @@ pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh
 pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{Party, Plan, Role, Route, Tunnel, TunnelPeer, Via, plan};
 pub use prefix::{Family, Prefix, PrefixError};
+pub use reachability::Reachability;
 pub use rejected::{Claim, Claimant, Decision, Reason, Rejected};
 pub use rendezvous::{carrier, weight};

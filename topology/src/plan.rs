@@ -41,6 +41,13 @@
 //! has no groups leaves that out); and where there is no tunnel a host has to see to it that what came through a hop and
 //! leaves through one goes round no longer than it takes to find a leader.
 //!
+//! # What a node observes
+//!
+//! Towards each location a node sends through its carrier, or, where [`Reachability`] says that packets for that
+//! location do not arrive through it, through the first other leader of its location in the published order that is
+//! usable. The far side takes it all the same, because the leaders are a group. Of ways that all seem lost the carrier
+//! is left. Where every node leads itself there are no groups, and so is no choice.
+//!
 //! # Where every node leads itself
 //!
 //! With [`MeshMode::Nodes`](crate::MeshMode::Nodes) a location falls into *islands*: a leader with the members that it
@@ -65,7 +72,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
+use crate::{
+    Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
+};
 use view::View;
 
 /// What one node has to do, in the words of the mesh; which device, table or mark that becomes is the host's affair.
@@ -167,9 +176,9 @@ pub enum Via {
     Unreachable,
 }
 
-/// What the node has to do, so that packets flow as the mesh says.
+/// Returns what the node has to do, so that packets flow as the mesh says, through the leaders that it can use.
 #[must_use]
-pub fn plan(mesh: &Mesh, me: &NodeName) -> Plan {
+pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
     let Some(view) = View::new(mesh, me) else {
         return Plan {
             me: me.clone(),
@@ -196,7 +205,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName) -> Plan {
             .lead
             .map(|_| routes::returns(&view, &entries))
             .unwrap_or_default(),
-        routes: routes::routes(&view, &entries),
+        routes: routes::routes(&view, &entries, reachability),
     }
 }
 
@@ -209,7 +218,7 @@ mod tests {
     fn of_two_claims_of_a_prefix_the_newer_stands() {
         for (left, right, owner) in [(3, 4, "right"), (4, 3, "left"), (4, 4, "left")] {
             let mesh = mesh(&[("left", "a1", left), ("right", "b1", right), ("here", "c1", 1)]);
-            let route = &plan(&mesh, &"c1".parse().unwrap()).routes[&prefix()];
+            let route = &plan(&mesh, &"c1".parse().unwrap(), &Reachability::default()).routes[&prefix()];
             assert_eq!(route.location.as_str(), owner, "{left} {right}");
         }
     }
@@ -218,7 +227,7 @@ mod tests {
     fn a_node_in_two_locations_is_where_it_is_newer() {
         for (left, right, place) in [(3, 4, "right"), (4, 3, "left"), (4, 4, "left")] {
             let mesh = mesh(&[("left", "a1", left), ("right", "a1", right)]);
-            let plan = plan(&mesh, &"a1".parse().unwrap());
+            let plan = plan(&mesh, &"a1".parse().unwrap(), &Reachability::default());
             assert_eq!(plan.location.unwrap().as_str(), place, "{left} {right}");
         }
     }
@@ -233,13 +242,19 @@ mod tests {
         };
         there.leaders.insert(0, stranger);
         let me: NodeName = "c1".parse().unwrap();
-        assert_eq!(plan(&mesh, &me).routes[&prefix()].via, Via::Tunnel);
+        assert_eq!(
+            plan(&mesh, &me, &Reachability::default()).routes[&prefix()].via,
+            Via::Tunnel
+        );
         let there = mesh.locations.get_mut(&"there".parse().unwrap()).unwrap();
         there
             .members_mut()
             .values_mut()
             .for_each(|member| member.public_key = None);
-        assert_eq!(plan(&mesh, &me).routes[&prefix()].via, Via::Unreachable);
+        assert_eq!(
+            plan(&mesh, &me, &Reachability::default()).routes[&prefix()].via,
+            Via::Unreachable
+        );
     }
 
     fn prefix() -> Prefix {

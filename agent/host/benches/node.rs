@@ -19,7 +19,8 @@ use std::{
 use divan::{Bencher, black_box};
 use spanwire_host::{Cni, Host, HostFacts, LinkName, OtherLink, diff, render};
 use spanwire_topology::{
-    Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, Plan, Prefix, PublicKey, plan,
+    Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, Plan, Prefix, PublicKey,
+    Reachability, plan,
 };
 
 const LOCATIONS: u8 = 50;
@@ -128,7 +129,7 @@ fn node(x: u8) -> (Plan, HostFacts) {
         settled: (1..LOCATIONS).map(location).collect(),
         ..HostFacts::default()
     };
-    let plan = plan(&mesh(), &name(0, x));
+    let plan = plan(&mesh(), &name(0, x), &Reachability::default());
     assert!(plan.routes.len() > 9_000, "the others' nodes and pods are routed");
     (plan, facts)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use spanwire_crds::{Location, LocationSpec, MeshNodeStatus};
 use spanwire_operator::{index::Index, write::Write};
-use spanwire_topology::{PublicKey, plan};
+use spanwire_topology::{PublicKey, Reachability, plan};
 use world::{Change, World, permuted, split};
 
 #[test]
@@ -188,7 +188,7 @@ fn a_leader_that_moves_keeps_its_tunnels_and_no_prefix_is_without_one() {
         }
         let far = world.leaders()["right"][0].clone();
         let peers = |world: &World, node: &str| {
-            let plan = plan(&world.mesh(), &node.parse().unwrap());
+            let plan = plan(&world.mesh(), &node.parse().unwrap(), &Reachability::default());
             plan.tunnel.map(|tunnel| tunnel.peers).unwrap_or_default()
         };
         let prefixes = |world: &World| -> BTreeSet<_> {

@@ -10,7 +10,7 @@ use super::{
     entries::{Entry, Kind, Owner},
     view::View,
 };
-use crate::{Member, NodeName, Prefix};
+use crate::{Member, NodeName, Prefix, Reachability};
 
 /// Whether the CNI and the LAN carry a prefix.
 fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
@@ -35,8 +35,12 @@ pub(super) fn local(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> 
 }
 
 /// Where everything else goes.
-pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix, Route> {
-    let ways = Ways::new(view);
+pub(super) fn routes(
+    view: &View<'_>,
+    entries: &[Entry<'_>],
+    reachability: &Reachability,
+) -> BTreeMap<Prefix, Route> {
+    let ways = Ways::new(view, reachability);
     let remote = entries.iter().filter(|entry| !is_local(view, entry));
     let routes = remote.filter_map(|entry| {
         let via = ways.via(entry)?;
@@ -73,8 +77,8 @@ fn hop(node: &NodeName, member: &Member) -> Via {
 /// The ways out of one node.
 struct Ways<'v, 'a> {
     view: &'v View<'a>,
-    /// Towards what is behind a tunnel.
-    out: Via,
+    /// Towards what is behind the tunnels to each location.
+    out: Vec<Via>,
     /// Towards the first active leader of the own location, where Peers are attached.
     first: Via,
     /// The locations that are established with the own one.
@@ -82,15 +86,23 @@ struct Ways<'v, 'a> {
 }
 
 impl<'v, 'a> Ways<'v, 'a> {
-    fn new(view: &'v View<'a>) -> Self {
-        let to = |lead: Option<usize>| match lead.map(|lead| (view.lead == Some(lead), &view.leads[lead])) {
-            Some((true, _)) => Via::Tunnel,
-            Some((false, leader)) => hop(leader.node, leader.member),
-            None => Via::Unreachable,
+    fn new(view: &'v View<'a>, reachability: &Reachability) -> Self {
+        let own = view.leads_of(view.mine);
+        let start = own.start;
+        let vias: Vec<Via> = own.clone().map(|lead| via(view, lead)).collect();
+        let to = |lead: Option<usize>| lead.map_or(Via::Unreachable, |lead| vias[lead - start].clone());
+        let order = || view.carrier.into_iter().chain(own.clone());
+        let out = |site: usize| {
+            let location = view.sites[site].name;
+            let usable = |lead: &usize| reachability.usable(view.leads[*lead].node, location);
+            // Where each node leads itself, only its carrier may send for a node.
+            let chosen = order().find(usable).filter(|_| !view.islands());
+            // What is observed may be wrong: of ways that all seem lost the published one is left.
+            to(view.carrier.and(chosen).or(view.carrier))
         };
         Self {
             view,
-            out: to(view.carrier),
+            out: (0..view.sites.len()).map(out).collect(),
             first: to(view.first(view.mine)),
             established: (0..view.sites.len()).map(|site| view.established(site)).collect(),
         }
@@ -102,24 +114,33 @@ impl<'v, 'a> Ways<'v, 'a> {
         let own = entry.site == self.view.mine;
         match entry.kind {
             Kind::Overlay if self.view.lead.is_some() && entry.carrier == self.view.lead => None,
-            Kind::Overlay => self.overlay(own),
+            Kind::Overlay => self.overlay(entry.site),
             Kind::Peer if own && !established => Some(self.first.clone()),
             Kind::Peer if own && self.first == Via::Tunnel => Some(Via::Tunnel),
             Kind::Peer | Kind::Member | Kind::Cidr if !established => None,
             Kind::Peer | Kind::Member | Kind::Cidr if entry.carrier.is_none() => Some(Via::Unreachable),
-            Kind::Peer | Kind::Member | Kind::Cidr => Some(self.out.clone()),
+            Kind::Peer | Kind::Member | Kind::Cidr => Some(self.out[entry.site].clone()),
         }
     }
 
     /// Leaders have tunnels to all remote leaders, and to those of their own location where every node leads itself.
-    fn overlay(&self, own: bool) -> Option<Via> {
-        if own && !self.view.islands() {
+    fn overlay(&self, site: usize) -> Option<Via> {
+        if site == self.view.mine && !self.view.islands() {
             return None;
         }
-        match (self.view.lead, &self.out) {
+        match (self.view.lead, &self.out[site]) {
             (Some(_), _) => Some(Via::Tunnel),
             (None, Via::Unreachable) => None,
-            (None, Via::Tunnel | Via::Hop { .. }) => Some(self.out.clone()),
+            (None, out @ (Via::Tunnel | Via::Hop { .. })) => Some(out.clone()),
         }
     }
+}
+
+/// Returns the way to a leader of the own location, and out through it.
+fn via(view: &View<'_>, lead: usize) -> Via {
+    if view.lead == Some(lead) {
+        return Via::Tunnel;
+    }
+    let leader = &view.leads[lead];
+    hop(leader.node, leader.member)
 }

@@ -141,6 +141,11 @@ impl<'a> View<'a> {
         &self.members
     }
 
+    /// The leaders of a location in order of preference, as indices of the leaders.
+    pub(super) fn leads_of(&self, site: usize) -> Range<usize> {
+        self.sites[site].leads.clone()
+    }
+
     /// The leaders of a location that carry something.
     fn active(&self, site: usize) -> impl Iterator<Item = usize> {
         let leads = self.sites[site].leads.clone();

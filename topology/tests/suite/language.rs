@@ -18,7 +18,7 @@ mod objects;
 
 use std::fmt::Write as _;
 
-use spanwire_topology::{Facts, Mesh, NodeName, Rejected, carrier, check, decide, dot, plan};
+use spanwire_topology::{Facts, Mesh, NodeName, Reachability, Rejected, carrier, check, decide, dot, plan};
 
 use crate::walk;
 
@@ -83,7 +83,9 @@ impl World {
             }
             ["show"] => self.mesh.to_string(),
             ["show", location] => self.location(location)?,
-            ["plan", node] => plan(&self.mesh, &parse::<NodeName>(node)?).to_string(),
+            ["plan", node] => {
+                plan(&self.mesh, &parse::<NodeName>(node)?, &Reachability::default()).to_string()
+            }
             ["check"] => lines(&check(&self.mesh), "nothing found"),
             ["dot"] => dot(&self.mesh),
             ["carriers", location] => self.carriers(location)?,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use spanwire_topology::{
-    Facts, LeaderRole, Location, LocationName, Mesh, MeshMode, NodeName, Role, decide, plan,
+    Facts, LeaderRole, Location, LocationName, Mesh, MeshMode, NodeName, Reachability, Role, decide, plan,
 };
 
 use crate::{
@@ -103,7 +103,7 @@ fn leaders_change_places_without_a_loop_in_every_mixture() {
     for views in 0..1_u8 << nodes.len() {
         let plan_of = |(index, node): (usize, &NodeName)| {
             let mesh = if views >> index & 1 == 1 { &new } else { &old };
-            (node.clone(), plan(mesh, node))
+            (node.clone(), plan(mesh, node, &Reachability::default()))
         };
         let plans: Plans = nodes.iter().enumerate().map(plan_of).collect();
         for (from, to) in pairs(&spots) {
@@ -185,7 +185,7 @@ fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
     let nodes: BTreeSet<&NodeName> = members.flat_map(|location| location.members.keys()).collect();
     let see = |node: &&NodeName| {
         let mesh = mix(old, new, |what| coin(seed, &format!("{node} sees {what}")));
-        ((*node).clone(), plan(&mesh, node))
+        ((*node).clone(), plan(&mesh, node, &Reachability::default()))
     };
     nodes.iter().map(see).collect()
 }

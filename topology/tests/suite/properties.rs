@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use spanwire_topology::{
-    Claimant, Facts, LocationName, Mesh, NodeFact, NodeName, PeerName, PublicKey, Reason, Severity, carrier,
-    check, decide, dot, plan,
+    Claimant, Facts, LocationName, Mesh, NodeFact, NodeName, PeerName, PublicKey, Reachability, Reason,
+    Severity, carrier, check, decide, dot, plan,
 };
 
 use crate::{
@@ -140,7 +140,7 @@ proptest! {
         let old = decide(&before, &Mesh::default()).mesh;
         let mesh = decide(&after, &old).mesh;
         for node in after.nodes.keys() {
-            let Some(tunnel) = plan(&mesh, node).tunnel else { continue };
+            let Some(tunnel) = plan(&mesh, node, &Reachability::default()).tunnel else { continue };
             let all: Vec<_> = tunnel.peers.values().flat_map(|peer| &peer.allowed_ips).collect();
             prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         }

@@ -10,7 +10,7 @@ mod ground;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use spanwire_topology::{Mesh, NodeName, Party, Plan, Prefix, PublicKey, Tunnel, Via, plan};
+use spanwire_topology::{Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability, Tunnel, Via, plan};
 
 pub(crate) use expect::{Expected, expected};
 pub(crate) use ground::{Ground, Place, Spot};
@@ -50,7 +50,9 @@ pub(crate) fn plans(mesh: &Mesh) -> Plans {
         .locations
         .values()
         .flat_map(|location| location.members.keys());
-    nodes.map(|node| (node.clone(), plan(mesh, node))).collect()
+    nodes
+        .map(|node| (node.clone(), plan(mesh, node, &Reachability::default())))
+        .collect()
 }
 
 /// Follows one packet.

@@ -10,7 +10,9 @@ use std::{
 };
 
 use spanwire_host::{Cni, Host, HostFacts, Step, diff, render};
-use spanwire_topology::{Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, plan};
+use spanwire_topology::{
+    Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, Reachability, plan,
+};
 
 use crate::samples::{addresses, link, location, node, other_link, prefixes};
 
@@ -209,7 +211,7 @@ fn key_file(dir: &Path, l: u8, x: u8) -> PathBuf {
 fn write_stages(dir: &Path, keys: &Keys) {
     for (l, x) in NODES {
         let rendered = |stage: &Stage| {
-            let plan = plan(&mesh(stage, keys), &name(l, x));
+            let plan = plan(&mesh(stage, keys), &name(l, x), &Reachability::default());
             (stage.name, render(&plan, &facts(l, x, stage, keys)))
         };
         let stages = STAGES.iter().map(rendered).chain([("retired", Host::default())]);
