@@ -2,16 +2,11 @@
 
 mod steps;
 
-use std::{
-    collections::BTreeMap,
-    error::Error,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Instant};
 
-use spanwire_host::{Host, Owned, Step, diff};
+use spanwire_host::{Host, Owned, OwnershipConflict, Step, diff};
 use spanwire_kernel::{
-    Backend, BackendChoice, Changes, Clash, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
+    Backend, BackendChoice, Changes, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
 };
 use thiserror::Error;
 
@@ -33,7 +28,7 @@ pub struct Machine {
     /// What was wanted when the machine was last found to be so.
     achieved: Option<Host>,
     /// What of others stands in the way, as far as it is known.
-    clashes: Vec<Clash>,
+    clashes: Vec<OwnershipConflict>,
 }
 
 /// Why nothing can be done to the machine at all.
@@ -134,7 +129,7 @@ impl Machine {
         // Nothing that is to be removed depends on the key.
         let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
         let actual = kernel.read([]).await?;
-        self.clashes = kernel.clashes(None).await?;
+        self.clashes = kernel.ownership_conflicts(None).await?;
         let mut steps = diff(&actual, &Host::default());
         leave_to_others(&mut steps, &self.clashes);
         Ok(steps)
@@ -206,12 +201,12 @@ impl Machine {
         let port = agent.listen_port();
         let kernel = self.kernel.as_mut().expect("it has just been opened");
         if !self.clashes.is_empty() {
-            self.clashes = kernel.clashes(port).await?;
+            self.clashes = kernel.ownership_conflicts(port).await?;
         }
         // Before endpoints are chosen: what a restarted agent finds working is left alone.
         look_at_device(kernel, agent).await?;
         let endpoints: Vec<_> = agent.endpoints_in_use().collect();
-        agent.handle_look(kernel.look(&endpoints).await?);
+        agent.handle_look(kernel.inventory(&endpoints).await?);
         let renewed = agent.poll_renewals(Instant::now());
         let mut given = renewed.clone();
         given.extend(agent.poll_endpoints(Instant::now()));
@@ -245,7 +240,7 @@ impl Machine {
             }
             if outcome.failed > 0 || !left.is_empty() {
                 // Perhaps somebody else is why.
-                self.clashes = kernel.clashes(port).await?;
+                self.clashes = kernel.ownership_conflicts(port).await?;
                 return Ok(outcome);
             }
         }
@@ -272,7 +267,7 @@ impl Machine {
             Backend::Kernel => spanwire_crds::Backend::Kernel,
             Backend::Userspace(_) => spanwire_crds::Backend::Userspace,
         });
-        self.clashes = kernel.clashes(port).await?;
+        self.clashes = kernel.ownership_conflicts(port).await?;
         Ok(())
     }
 
@@ -301,13 +296,12 @@ impl Machine {
 
 async fn look_at_device(kernel: &mut Kernel, agent: &mut Agent) -> Result<bool, ReadError> {
     let found = kernel.read_wireguard().await?;
-    let (device, traffic) = found.unzip();
-    let age = |at: std::time::SystemTime| at.elapsed().unwrap_or(Duration::ZERO);
-    let seen = traffic.into_iter().flatten().map(|(key, traffic)| {
+    let (device, stats) = found.unzip();
+    let seen = stats.into_iter().flatten().map(|(key, stats)| {
         let seen = Seen {
-            endpoint: traffic.endpoint,
-            handshake: traffic.handshake.map(age),
-            received: traffic.received,
+            endpoint: stats.endpoint,
+            handshake: stats.handshake,
+            received: stats.received,
         };
         (key, seen)
     });

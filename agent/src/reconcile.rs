@@ -18,8 +18,7 @@ use std::{
 };
 
 use spanwire_crds::MeshNode;
-use spanwire_host::{Host, HostFacts, Owned, WireGuard, conflicts, render};
-use spanwire_kernel::Look;
+use spanwire_host::{Host, HostFacts, Inventory, Owned, WireGuard, conflicts, render};
 use spanwire_topology::{
     DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Reachability, Role,
     Tunnel, plan,
@@ -129,7 +128,7 @@ impl Agent {
     }
 
     /// What was found on the machine besides Spanwire.
-    pub fn handle_look(&mut self, look: Look) {
+    pub fn handle_look(&mut self, look: Inventory) {
         self.facts.links = look.links;
         self.facts.cni = look.cni;
         self.facts.underlay_mtu = look.underlay_mtu;

@@ -14,8 +14,10 @@ mod conflict;
 mod diff;
 mod facts;
 pub mod fake;
+mod inventory;
 mod nft;
 mod owned;
+mod ownership;
 mod prefixes;
 mod render;
 mod state;
@@ -24,7 +26,9 @@ mod text;
 pub use conflict::Conflict;
 pub use diff::diff;
 pub use facts::{Cni, HostFacts, OtherLink};
+pub use inventory::{Inventory, PeerStats};
 pub use owned::{Owned, OwnedError};
+pub use ownership::OwnershipConflict;
 pub use render::{conflicts, render};
 pub use state::{
     Host, Link, LinkName, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl,

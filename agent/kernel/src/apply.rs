@@ -6,12 +6,12 @@ use spanwire_host::{LinkName, Route, RouteKind, Step};
 
 use crate::{
     Kernel, address,
-    clash::taken,
-    errno::{Meaning, Wish, meaning},
+    errno::{ErrnoClass, Operation, classify},
     error::ApplyError,
     kernel::socket_of,
     link,
     netlink::{Refusal, Request},
+    ownership::taken,
     route, rule,
     wireguard::{self, Backend, Change, PeerChange, USERSPACE_KIND, kernel, uapi},
 };
@@ -35,7 +35,7 @@ pub struct Report {
 /// A step that is one message on the route socket.
 struct Pending {
     step: Step,
-    wish: Wish,
+    operation: Operation,
     request: Request,
 }
 
@@ -47,7 +47,11 @@ impl Kernel {
         let mut pending = Vec::new();
         for step in steps {
             match self.plain(&step, &mut indexes).await {
-                Ok(Some((wish, request))) => pending.push(Pending { step, wish, request }),
+                Ok(Some((operation, request))) => pending.push(Pending {
+                    step,
+                    operation,
+                    request,
+                }),
                 Ok(None) => {
                     self.flush(&mut pending, &mut report).await;
                     // A device may come or go, and take its number with it.
@@ -67,26 +71,26 @@ impl Kernel {
         &mut self,
         step: &Step,
         indexes: &mut BTreeMap<LinkName, u32>,
-    ) -> Result<Option<(Wish, Request)>, ApplyError> {
+    ) -> Result<Option<(Operation, Request)>, ApplyError> {
         let protocol = self.owned.protocol;
         let own = self.owned.link.clone();
         Ok(Some(match step {
             Step::SetMtu(mtu) => (
-                Wish::ChangeLink,
+                Operation::ChangeLink,
                 link::set_mtu(self.index(&own, indexes).await?, *mtu),
             ),
             Step::SetUp(up) => (
-                Wish::ChangeLink,
+                Operation::ChangeLink,
                 link::set_up(self.index(&own, indexes).await?, *up),
             ),
             Step::AddAddress(address) => (
-                Wish::AddAddress,
+                Operation::AddAddress,
                 address::add(self.index(&own, indexes).await?, address),
             ),
             Step::DeleteAddress(address) => {
                 let device = self.index(&own, indexes).await?;
                 (
-                    Wish::DeleteAddress,
+                    Operation::DeleteAddress,
                     address::delete(&mut self.route, device, address).await?,
                 )
             }
@@ -95,12 +99,12 @@ impl Kernel {
                     Some(name) => Some(self.index(name, indexes).await?),
                     None => None,
                 };
-                (Wish::SetRoute, route::set(protocol, key, route, device))
+                (Operation::SetRoute, route::set(protocol, key, route, device))
             }
-            Step::DeleteRoute(key) => (Wish::DeleteRoute, route::delete(protocol, key)),
+            Step::DeleteRoute(key) => (Operation::DeleteRoute, route::delete(protocol, key)),
             Step::AddRule(rule) if !rule::expressible(rule) => return Err(ApplyError::Inexpressible),
-            Step::AddRule(rule) => (Wish::AddRule, rule::add(protocol, rule)),
-            Step::DeleteRule(rule) => (Wish::DeleteRule, rule::delete(protocol, rule)),
+            Step::AddRule(rule) => (Operation::AddRule, rule::add(protocol, rule)),
+            Step::DeleteRule(rule) => (Operation::DeleteRule, rule::delete(protocol, rule)),
             Step::AddLink { .. }
             | Step::DeleteLink
             | Step::SetDevice { .. }
@@ -131,7 +135,7 @@ impl Kernel {
         match self.route.requests(&requests).await {
             Ok(answers) => {
                 for (entry, answer) in pending.drain(..).zip(answers) {
-                    report.add(entry.step, settle(entry.wish, answer));
+                    report.add(entry.step, settle(entry.operation, answer));
                 }
             }
             // Which of them were done is not known; all can be said again, and each has its own fate then.
@@ -141,7 +145,7 @@ impl Kernel {
                     let result = result.map_err(ApplyError::from).and_then(|answers| {
                         answers
                             .into_iter()
-                            .try_for_each(|answer| settle(entry.wish, answer))
+                            .try_for_each(|answer| settle(entry.operation, answer))
                     });
                     report.add(entry.step, result);
                 }
@@ -193,7 +197,7 @@ impl Kernel {
         port_is_free(listen_port).await?;
         if self.backend == Backend::Kernel {
             let request = link::add_wireguard(&name, Some(mtu));
-            self.say(Wish::MakeWireGuard, request).await?;
+            self.say(Operation::AddWireGuard, request).await?;
             if self.family.is_none() {
                 self.family = kernel::Family::find().await?;
             }
@@ -204,7 +208,7 @@ impl Kernel {
         self.sysctls.without_link_local(&name)?;
         let device = link::find(&mut self.route, &name).await?;
         let index = device.ok_or(ApplyError::NoLink(name))?.index;
-        self.say(Wish::ChangeLink, link::set_mtu(index, mtu)).await
+        self.say(Operation::ChangeLink, link::set_mtu(index, mtu)).await
     }
 
     async fn set_device(&mut self, step: &Step) -> Result<(), ApplyError> {
@@ -251,7 +255,7 @@ impl Kernel {
                 tokio::time::sleep(pause).await;
             }
         }
-        self.say(Wish::DeleteLink, link::delete(device.index)).await
+        self.say(Operation::DeleteLink, link::delete(device.index)).await
     }
 
     async fn set_peer(&mut self, step: &Step) -> Result<(), ApplyError> {
@@ -280,9 +284,11 @@ impl Kernel {
         self.device().change(&changes).await
     }
 
-    async fn say(&mut self, wish: Wish, request: Request) -> Result<(), ApplyError> {
+    async fn say(&mut self, operation: Operation, request: Request) -> Result<(), ApplyError> {
         let answers = self.route.requests(&[request]).await?;
-        answers.into_iter().try_for_each(|answer| settle(wish, answer))
+        answers
+            .into_iter()
+            .try_for_each(|answer| settle(operation, answer))
     }
 }
 
@@ -307,9 +313,9 @@ async fn port_is_free(port: u16) -> Result<(), ApplyError> {
     Err(ApplyError::PortTaken(port))
 }
 
-fn settle(wish: Wish, answer: Result<(), Refusal>) -> Result<(), ApplyError> {
+fn settle(operation: Operation, answer: Result<(), Refusal>) -> Result<(), ApplyError> {
     match answer {
-        Err(refusal) if meaning(wish, refusal.errno) != Meaning::Settled => Err(refusal.into()),
+        Err(refusal) if classify(operation, refusal.errno) != ErrnoClass::Settled => Err(refusal.into()),
         _ => Ok(()),
     }
 }

@@ -1,10 +1,10 @@
-//! What the kernel's error numbers mean for what was asked, decided here and nowhere else.
+//! What the kernel's error numbers mean for an operation, decided here and nowhere else.
 
 use nix::errno::Errno;
 
-/// What was asked of the kernel.
+/// An operation that the kernel was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum Operation {
     DeleteLink,
     ChangeLink,
     AddAddress,
@@ -14,13 +14,13 @@ pub(crate) enum Wish {
     AddRule,
     DeleteRule,
     ReadTable,
-    MakeWireGuard,
+    AddWireGuard,
 }
 
-/// What a refusal amounts to.
+/// The class of an error number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Meaning {
-    /// It is already as wished.
+pub(crate) enum ErrnoClass {
+    /// It is already as requested.
     Settled,
     /// This kernel cannot do it at all.
     Unsupported,
@@ -28,40 +28,40 @@ pub(crate) enum Meaning {
     Failed,
 }
 
-/// What the refusal of `wish` with `errno` means.
-pub(crate) fn meaning(wish: Wish, errno: Errno) -> Meaning {
-    match (wish, errno) {
+/// Returns what the refusal of `operation` with `errno` means.
+pub(crate) fn classify(operation: Operation, errno: Errno) -> ErrnoClass {
+    match (operation, errno) {
         // rtnl_dellink: no such device. Addresses go with their device, so theirs are gone too (inet_rtm_deladdr).
-        (Wish::DeleteLink | Wish::DeleteAddress, Errno::ENODEV)
+        (Operation::DeleteLink | Operation::DeleteAddress, Errno::ENODEV)
         // inet_rtm_deladdr, inet6_addr_del: the device has no such address.
-        | (Wish::DeleteAddress, Errno::EADDRNOTAVAIL)
+        | (Operation::DeleteAddress, Errno::EADDRNOTAVAIL)
         // inet_rtm_newaddr, inet6_addr_add: the device has the address.
-        | (Wish::AddAddress, Errno::EEXIST)
+        | (Operation::AddAddress, Errno::EEXIST)
         // fib_table_delete, ip6_route_del: no such route, or no such table. Routes vanish with their device.
-        | (Wish::DeleteRoute, Errno::ESRCH)
+        | (Operation::DeleteRoute, Errno::ESRCH)
         // fib_nl_newrule: a rule that says the same stands at the same priority.
-        | (Wish::AddRule, Errno::EEXIST)
+        | (Operation::AddRule, Errno::EEXIST)
         // fib_nl_delrule: no such rule.
-        | (Wish::DeleteRule, Errno::ENOENT)
-        // Strict dumps of a routing table that nobody has used yet (inet_dump_fib, inet6_dump_fib).
-        | (Wish::ReadTable, Errno::ENOENT)
+        | (Operation::DeleteRule, Errno::ENOENT)
+        // Strict dumps of a routing table that was never used (inet_dump_fib, inet6_dump_fib).
+        | (Operation::ReadTable, Errno::ENOENT)
         // Reading IPv6 where it is switched off at boot.
-        | (Wish::ReadTable | Wish::DeleteRoute | Wish::DeleteRule, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => Meaning::Settled,
+        | (Operation::ReadTable | Operation::DeleteRoute | Operation::DeleteRule, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => ErrnoClass::Settled,
         // rtnl_newlink: unknown device type, also after the kernel tried to load a module.
-        (Wish::MakeWireGuard, Errno::EOPNOTSUPP) => Meaning::Unsupported,
+        (Operation::AddWireGuard, Errno::EOPNOTSUPP) => ErrnoClass::Unsupported,
         (
-            Wish::DeleteLink
-            | Wish::ChangeLink
-            | Wish::AddAddress
-            | Wish::DeleteAddress
-            | Wish::SetRoute
-            | Wish::DeleteRoute
-            | Wish::AddRule
-            | Wish::DeleteRule
-            | Wish::ReadTable
-            | Wish::MakeWireGuard,
+            Operation::DeleteLink
+            | Operation::ChangeLink
+            | Operation::AddAddress
+            | Operation::DeleteAddress
+            | Operation::SetRoute
+            | Operation::DeleteRoute
+            | Operation::AddRule
+            | Operation::DeleteRule
+            | Operation::ReadTable
+            | Operation::AddWireGuard,
             _,
-        ) => Meaning::Failed,
+        ) => ErrnoClass::Failed,
     }
 }
 
@@ -72,43 +72,43 @@ mod tests {
     #[test]
     fn gone_is_deleted_and_there_is_added_and_nothing_else_is_forgiven() {
         let settled = [
-            (Wish::DeleteLink, Errno::ENODEV),
-            (Wish::DeleteAddress, Errno::ENODEV),
-            (Wish::DeleteAddress, Errno::EADDRNOTAVAIL),
-            (Wish::AddAddress, Errno::EEXIST),
-            (Wish::DeleteRoute, Errno::ESRCH),
-            (Wish::DeleteRoute, Errno::EAFNOSUPPORT),
-            (Wish::DeleteRoute, Errno::EOPNOTSUPP),
-            (Wish::AddRule, Errno::EEXIST),
-            (Wish::DeleteRule, Errno::ENOENT),
-            (Wish::DeleteRule, Errno::EAFNOSUPPORT),
-            (Wish::DeleteRule, Errno::EOPNOTSUPP),
-            (Wish::ReadTable, Errno::ENOENT),
-            (Wish::ReadTable, Errno::EAFNOSUPPORT),
-            (Wish::ReadTable, Errno::EOPNOTSUPP),
+            (Operation::DeleteLink, Errno::ENODEV),
+            (Operation::DeleteAddress, Errno::ENODEV),
+            (Operation::DeleteAddress, Errno::EADDRNOTAVAIL),
+            (Operation::AddAddress, Errno::EEXIST),
+            (Operation::DeleteRoute, Errno::ESRCH),
+            (Operation::DeleteRoute, Errno::EAFNOSUPPORT),
+            (Operation::DeleteRoute, Errno::EOPNOTSUPP),
+            (Operation::AddRule, Errno::EEXIST),
+            (Operation::DeleteRule, Errno::ENOENT),
+            (Operation::DeleteRule, Errno::EAFNOSUPPORT),
+            (Operation::DeleteRule, Errno::EOPNOTSUPP),
+            (Operation::ReadTable, Errno::ENOENT),
+            (Operation::ReadTable, Errno::EAFNOSUPPORT),
+            (Operation::ReadTable, Errno::EOPNOTSUPP),
         ];
-        let wishes = [
-            Wish::DeleteLink,
-            Wish::ChangeLink,
-            Wish::AddAddress,
-            Wish::DeleteAddress,
-            Wish::SetRoute,
-            Wish::DeleteRoute,
-            Wish::AddRule,
-            Wish::DeleteRule,
-            Wish::ReadTable,
-            Wish::MakeWireGuard,
+        let operations = [
+            Operation::DeleteLink,
+            Operation::ChangeLink,
+            Operation::AddAddress,
+            Operation::DeleteAddress,
+            Operation::SetRoute,
+            Operation::DeleteRoute,
+            Operation::AddRule,
+            Operation::DeleteRule,
+            Operation::ReadTable,
+            Operation::AddWireGuard,
         ];
-        for wish in wishes {
+        for operation in operations {
             for errno in (1..134).map(Errno::from_raw) {
-                let expected = if settled.contains(&(wish, errno)) {
-                    Meaning::Settled
-                } else if (wish, errno) == (Wish::MakeWireGuard, Errno::EOPNOTSUPP) {
-                    Meaning::Unsupported
+                let expected = if settled.contains(&(operation, errno)) {
+                    ErrnoClass::Settled
+                } else if (operation, errno) == (Operation::AddWireGuard, Errno::EOPNOTSUPP) {
+                    ErrnoClass::Unsupported
                 } else {
-                    Meaning::Failed
+                    ErrnoClass::Failed
                 };
-                assert_eq!(meaning(wish, errno), expected, "{wish:?} {errno}");
+                assert_eq!(classify(operation, errno), expected, "{operation:?} {errno}");
             }
         }
     }

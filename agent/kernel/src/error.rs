@@ -2,12 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use spanwire_host::LinkName;
+use spanwire_host::{LinkName, OwnershipConflict};
 use spanwire_topology::PublicKey;
 use thiserror::Error;
 
 use crate::{
-    clash::Clash,
     netlink::{NetlinkError, Refusal},
     wireguard::uapi::UapiError,
 };
@@ -104,7 +103,7 @@ pub enum ApplyError {
         kind: String,
     },
     /// The port for WireGuard is taken.
-    #[error("{}", Clash::Port { port: *.0 })]
+    #[error("{}", OwnershipConflict::Port { port: *.0 })]
     PortTaken(u16),
     /// The step is for a key that this node does not have.
     #[error("the private half of {0} is not known here")]

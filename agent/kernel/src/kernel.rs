@@ -10,20 +10,20 @@ use std::{
 };
 
 use nix::libc::NETLINK_ROUTE;
-use spanwire_host::{Host, Link, LinkName, Owned, Sysctl, WireGuard};
+use spanwire_host::{Host, Link, LinkName, Owned, PeerStats, Sysctl, WireGuard};
 use spanwire_topology::{Family, PublicKey};
 
 use crate::{
     address,
     changes::Changes,
-    errno::{Meaning, Wish, meaning},
+    errno::{ErrnoClass, Operation, classify},
     error::{ApplyError, OpenError, ReadError},
     link,
     netlink::{NetlinkError, Socket},
     nft::Nft,
     route, rule,
     sysctl::{Remembered, Sysctls},
-    wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, Traffic, USERSPACE_KIND, Userspace, kernel, uapi},
+    wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, USERSPACE_KIND, Userspace, kernel, uapi},
 };
 
 /// Which WireGuard to use.
@@ -55,7 +55,7 @@ pub struct Config {
     pub userspace: Userspace,
 }
 
-/// The network state of this machine, as far as it is Spanwire's, and a look at the rest.
+/// The network state of this machine, as far as it is Spanwire's, and an inventory of the rest.
 pub struct Kernel {
     pub(crate) owned: Owned,
     pub(crate) private_key: PrivateKey,
@@ -161,14 +161,14 @@ impl Kernel {
         Ok(host)
     }
 
-    /// Reads the WireGuard device alone, and what it counts; `None` where there is none. It announces no change, so this is
-    /// to be asked again and again.
+    /// Reads the WireGuard device alone, with its counters; `None` where there is none. It announces no change, so it is
+    /// polled.
     ///
     /// # Errors
     /// [`ReadError`] says what could not be read.
     pub async fn read_wireguard(
         &mut self,
-    ) -> Result<Option<(WireGuard, BTreeMap<PublicKey, Traffic>)>, ReadError> {
+    ) -> Result<Option<(WireGuard, BTreeMap<PublicKey, PeerStats>)>, ReadError> {
         let found = link::find(&mut self.route, &self.owned.link).await;
         let found = found.map_err(ReadError::netlink("the devices"))?;
         if found.is_none_or(|device| device.kind != self.backend.link_kind()) {
@@ -248,9 +248,9 @@ async fn probe(route: &mut Socket, name: &LinkName) -> Result<bool, OpenError> {
     };
     let answers = route.requests(&[link::add_wireguard(&probe, None)]).await?;
     if let Some(Err(refusal)) = answers.into_iter().next() {
-        return match meaning(Wish::MakeWireGuard, refusal.errno) {
-            Meaning::Unsupported => Ok(false),
-            Meaning::Settled | Meaning::Failed => Err(OpenError::Probe(refusal)),
+        return match classify(Operation::AddWireGuard, refusal.errno) {
+            ErrnoClass::Unsupported => Ok(false),
+            ErrnoClass::Settled | ErrnoClass::Failed => Err(OpenError::Probe(refusal)),
         };
     }
     if let Some(device) = link::find(route, &probe).await? {

@@ -1,9 +1,9 @@
 //! Reads and changes the network state of one Linux machine.
 //!
 //! [`Kernel::read`] gives the actual [`Host`](spanwire_host::Host), of which only what is Spanwire's by
-//! [`Owned`](spanwire_host::Owned); [`Kernel::apply`] applies [`Step`](spanwire_host::Step)s to it; [`Kernel::look`] tells
-//! what else is on the machine; [`Kernel::changes`] hears when to look again; [`Kernel::clashes`] finds others who use what
-//! Spanwire calls its own. What should be is decided elsewhere: this crate has no opinion.
+//! [`Owned`](spanwire_host::Owned); [`Kernel::apply`] applies [`Step`](spanwire_host::Step)s to it; [`Kernel::inventory`]
+//! is what else is on the machine; [`Kernel::changes`] reports when to read again; [`Kernel::ownership_conflicts`] finds what
+//! others use although it is Spanwire's. What should be is decided elsewhere: this crate has no opinion.
 //!
 //! Links, addresses, routes and rules go by netlink (the module `netlink` says how so many go so fast), the nft table by
 //! the command `nft`, WireGuard by generic netlink or, where the kernel has none, by the sockets of a process.
@@ -13,14 +13,14 @@
 mod address;
 mod apply;
 mod changes;
-mod clash;
 mod errno;
 mod error;
+mod inventory;
 mod kernel;
 mod link;
-mod look;
 mod netlink;
 mod nft;
+mod ownership;
 mod route;
 mod rule;
 mod sysctl;
@@ -28,10 +28,8 @@ mod wireguard;
 
 pub use apply::Report;
 pub use changes::Changes;
-pub use clash::Clash;
 pub use error::{ApplyError, NftError, OpenError, ReadError};
 pub use kernel::{BackendChoice, Config, Kernel};
-pub use look::Look;
 pub use netlink::{NetlinkError, Refusal};
 pub use sysctl::Remembered;
-pub use wireguard::{Backend, PrivateKey, Traffic, Userspace, uapi::UapiError};
+pub use wireguard::{Backend, PrivateKey, Userspace, uapi::UapiError};

@@ -23,7 +23,7 @@ use spanwire_topology::{Family, Prefix};
 
 use crate::{
     address::family,
-    errno::{Meaning, Wish, meaning},
+    errno::{ErrnoClass, Operation, classify},
     netlink::{Message, NetlinkError, Request, Socket},
 };
 
@@ -59,7 +59,7 @@ pub(crate) async fn routes(
     let request = Request::new(RTM_GETROUTE, 0, &message);
     let messages = match socket.dump(&request).await {
         Err(NetlinkError::Refused(refusal))
-            if meaning(Wish::ReadTable, refusal.errno) == Meaning::Settled =>
+            if classify(Operation::ReadTable, refusal.errno) == ErrnoClass::Settled =>
         {
             Vec::new()
         }

@@ -13,7 +13,7 @@ use spanwire_topology::{Family, Prefix};
 
 use crate::{
     address::family,
-    errno::{Meaning, Wish, meaning},
+    errno::{ErrnoClass, Operation, classify},
     netlink::{Message, NetlinkError, Request, Socket},
 };
 
@@ -33,7 +33,7 @@ pub(crate) async fn rules(socket: &mut Socket, of: Family) -> Result<Vec<Told>, 
     message.header.family = family(of);
     match socket.dump(&Request::new(RTM_GETRULE, 0, &message)).await {
         Err(NetlinkError::Refused(refusal))
-            if meaning(Wish::ReadTable, refusal.errno) == Meaning::Settled =>
+            if classify(Operation::ReadTable, refusal.errno) == ErrnoClass::Settled =>
         {
             Ok(Vec::new())
         }

@@ -12,9 +12,10 @@
 //! peer that exists for a moment, and that peer is removed. It works everywhere alike, and the others of the peer stay
 //! untouched. Only those that the peer really has are parked, because another peer may have got them meanwhile.
 
+mod hex;
 pub(crate) mod kernel;
 mod key;
-mod traffic;
+mod peer_stats;
 pub(crate) mod uapi;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
@@ -22,8 +23,8 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use spanwire_host::{LinkName, WireGuard};
 use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
-use self::traffic::Counted;
-pub use self::{key::PrivateKey, traffic::Traffic};
+pub use self::key::PrivateKey;
+use self::peer_stats::Stats;
 use crate::error::{ApplyError, ReadError};
 
 /// Which WireGuard carries the packets.
@@ -122,8 +123,8 @@ impl Device<'_> {
         }
     }
 
-    /// How the device is set up, and what it counts.
-    pub(crate) async fn read_all(&mut self) -> Result<(WireGuard, Counted), ReadError> {
+    /// Reads how the device is set up, and its counters.
+    pub(crate) async fn read_all(&mut self) -> Result<(WireGuard, Stats), ReadError> {
         match self {
             Self::Kernel(family, name) => family.read_all(name).await,
             Self::Userspace(socket) => Ok(uapi::read_all(socket).await?),

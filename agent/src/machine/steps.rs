@@ -5,8 +5,8 @@ use std::{
     net::SocketAddr,
 };
 
-use spanwire_host::{Host, Step};
-use spanwire_kernel::{ApplyError, Clash};
+use spanwire_host::{Host, OwnershipConflict, Step};
+use spanwire_kernel::ApplyError;
 use spanwire_topology::PublicKey;
 
 use super::chain;
@@ -27,10 +27,10 @@ pub(super) fn forget_peers(
 }
 
 /// Drops the steps that would take from others what they have under Spanwire's name.
-pub(super) fn leave_to_others(steps: &mut Vec<Step>, clashes: &[Clash]) {
+pub(super) fn leave_to_others(steps: &mut Vec<Step>, clashes: &[OwnershipConflict]) {
     if clashes
         .iter()
-        .any(|clash| matches!(clash, Clash::NftTable { .. }))
+        .any(|clash| matches!(clash, OwnershipConflict::NftTable { .. }))
     {
         steps.retain(|step| !matches!(step, Step::SetNft(_) | Step::DeleteNft));
     }
@@ -184,11 +184,11 @@ mod tests {
     #[test]
     fn the_nft_table_of_somebody_else_is_left_to_him() {
         let mut steps = vec![Step::DeleteNft, Step::DeleteLink];
-        leave_to_others(&mut steps, &[Clash::Port { port: 1 }]);
+        leave_to_others(&mut steps, &[OwnershipConflict::Port { port: 1 }]);
         assert_eq!(steps.len(), 2);
         leave_to_others(
             &mut steps,
-            &[Clash::NftTable {
+            &[OwnershipConflict::NftTable {
                 name: "spanwire".to_owned(),
             }],
         );

@@ -61,7 +61,7 @@ fn retiring(mut snapshot: Snapshot) -> Snapshot {
     snapshot
 }
 
-fn look() -> Look {
+fn look() -> Inventory {
     let link = |mtu, addresses: &[(&str, u8)]| OtherLink {
         mtu,
         addresses: addresses
@@ -71,7 +71,7 @@ fn look() -> Look {
         cni: false,
     };
     let name = |name| LinkName::new(name).unwrap();
-    Look {
+    Inventory {
         links: [
             (name("eth0"), link(1500, &[("10.1.0.1", 24)])),
             (
@@ -164,7 +164,7 @@ fn a_device_that_somebody_changed_is_something_to_do() {
     );
     // Where there are no groups none is wanted, so nothing differs for ever.
     let groups = false;
-    agent.handle_look(Look { groups, ..look() });
+    agent.handle_look(Inventory { groups, ..look() });
     assert!(!agent.handle_device(Some(&ungrouped), seen.clone(), now));
     agent.handle_look(look());
     let mut strange = good;

@@ -4,6 +4,8 @@
 //! each with the peer's key and the next of the allowed IPs; without `WGPEER_F_REPLACE_ALLOWEDIPS` the kernel adds them.
 //! The kernel answers a dump likewise: a peer that goes on in the next message appears again with the rest.
 
+use std::time::SystemTime;
+
 use netlink_packet_core::{Emitable, ParseableParametrized as _};
 use netlink_packet_generic::{
     GenlHeader,
@@ -19,7 +21,7 @@ use spanwire_topology::{Family as IpFamily, Keepalive, Prefix, PublicKey};
 
 use super::{
     Change, PeerChange,
-    traffic::{Counted, count},
+    peer_stats::{Stats, count},
 };
 use crate::{
     error::{ApplyError, ReadError},
@@ -62,16 +64,17 @@ impl Family {
         Ok(merge(&self.dump(name).await?))
     }
 
-    /// How the device is set up, and what it counts.
-    pub(crate) async fn read_all(&mut self, name: &LinkName) -> Result<(WireGuard, Counted), ReadError> {
+    /// Reads how the device is set up, and its counters.
+    pub(crate) async fn read_all(&mut self, name: &LinkName) -> Result<(WireGuard, Stats), ReadError> {
         let messages = self.dump(name).await?;
-        let mut counted = Counted::new();
+        let now = SystemTime::now();
+        let mut stats = Stats::new();
         for attribute in messages.iter().flat_map(told) {
             if let WireguardAttribute::Peers(peers) = attribute {
-                peers.iter().for_each(|peer| count(&mut counted, peer));
+                peers.iter().for_each(|peer| count(&mut stats, peer, now));
             }
         }
-        Ok((merge(&messages), counted))
+        Ok((merge(&messages), stats))
     }
 
     async fn dump(&mut self, name: &LinkName) -> Result<Vec<Message>, ReadError> {

@@ -8,7 +8,7 @@ use std::{
     fmt::Write as _,
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use nix::errno::Errno;
@@ -24,7 +24,8 @@ use zeroize::Zeroizing;
 
 use super::{
     Change, PARKING, PrivateKey,
-    traffic::{self, Counted},
+    hex::{hex, unhex},
+    peer_stats::{self, Stats},
 };
 
 /// A device of 10,000 allowed IPs is set up in well under a second; a process that takes longer is stopped or stuck.
@@ -132,10 +133,10 @@ pub(crate) async fn read(path: &Path) -> Result<WireGuard, UapiError> {
     parse(&converse(path, b"get=1\n\n").await?)
 }
 
-/// Reads how a device is set up, and what it counts.
-pub(crate) async fn read_all(path: &Path) -> Result<(WireGuard, Counted), UapiError> {
+/// Reads how a device is set up, and its counters.
+pub(crate) async fn read_all(path: &Path) -> Result<(WireGuard, Stats), UapiError> {
     let answer = converse(path, b"get=1\n\n").await?;
-    Ok((parse(&answer)?, traffic::of_answer(&answer)))
+    Ok((parse(&answer)?, peer_stats::of_answer(&answer, SystemTime::now())))
 }
 
 /// Whether peers can be put into groups, which spanwire-tunnel alone has, since a version. It is asked without a change to
@@ -283,27 +284,6 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
         }),
         None => Err(UapiError::Malformed { line: String::new() }),
     }
-}
-
-fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(64));
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            text.extend(char::from_digit(u32::from(digit), 16));
-        }
-    }
-    text
-}
-
-pub(crate) fn unhex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

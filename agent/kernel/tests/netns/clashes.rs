@@ -4,8 +4,8 @@ use std::{
 };
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn6, sockopt};
-use spanwire_host::{NftTable, Rule, RuleAction, RuleSelector, Step, TableId};
-use spanwire_kernel::{ApplyError, Clash};
+use spanwire_host::{NftTable, OwnershipConflict, Rule, RuleAction, RuleSelector, Step, TableId};
+use spanwire_kernel::ApplyError;
 use spanwire_topology::Family;
 
 use crate::lab::{key, lab, p, run};
@@ -28,7 +28,7 @@ fn ours_is_no_clash() {
             }),
         ])
         .await;
-        assert_eq!(lab.kernel.clashes(Some(51_820)).await.unwrap(), []);
+        assert_eq!(lab.kernel.ownership_conflicts(Some(51_820)).await.unwrap(), []);
     });
 }
 
@@ -36,7 +36,7 @@ fn ours_is_no_clash() {
 fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
     lab(async |lab| {
         let name = lab.name.clone();
-        assert_eq!(lab.kernel.clashes(Some(51_820)).await.unwrap(), []);
+        assert_eq!(lab.kernel.ownership_conflicts(Some(51_820)).await.unwrap(), []);
         run(&format!("ip link add {name} type bridge"));
         run("ip link add eth0 type bridge && ip link set eth0 up");
         run(
@@ -46,9 +46,9 @@ fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
         run("nft add table inet spanwire");
         let port = UdpSocket::bind("[::]:51820").unwrap();
 
-        let clashes = lab.kernel.clashes(Some(51_820)).await.unwrap();
+        let clashes = lab.kernel.ownership_conflicts(Some(51_820)).await.unwrap();
 
-        let rule = |family, priority, protocol| Clash::Rule {
+        let rule = |family, priority, protocol| OwnershipConflict::Rule {
             family,
             priority,
             protocol,
@@ -56,20 +56,20 @@ fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
         assert_eq!(
             clashes,
             [
-                Clash::Link {
+                OwnershipConflict::Link {
                     name,
                     kind: "bridge".to_owned()
                 },
                 rule(Family::V4, 2_100, 0),
                 rule(Family::V6, 2_115, 4),
-                Clash::Routes {
+                OwnershipConflict::Routes {
                     table: TableId(51_830),
                     count: 2
                 },
-                Clash::NftTable {
+                OwnershipConflict::NftTable {
                     name: "spanwire".to_owned()
                 },
-                Clash::Port { port: 51_820 },
+                OwnershipConflict::Port { port: 51_820 },
             ]
         );
         for clash in clashes {
@@ -79,11 +79,11 @@ fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
         drop(port);
         assert!(
             lab.kernel
-                .clashes(None)
+                .ownership_conflicts(None)
                 .await
                 .unwrap()
                 .iter()
-                .all(|clash| !matches!(clash, Clash::Port { .. }))
+                .all(|clash| !matches!(clash, OwnershipConflict::Port { .. }))
         );
     });
 }

@@ -25,7 +25,7 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_to
         lab.apply(vec![lab.add_link(), spanwire_host::Step::SetUp(true)])
             .await;
 
-        let look = lab.kernel.look(&[]).await.unwrap();
+        let look = lab.kernel.inventory(&[]).await.unwrap();
 
         assert_eq!(
             look.cni,
@@ -50,11 +50,11 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_to
 #[test]
 fn the_underlay_is_what_leads_to_the_endpoints_else_to_the_default_route() {
     lab(async |lab| {
-        assert_eq!(lab.kernel.look(&[]).await.unwrap().underlay_mtu, None);
+        assert_eq!(lab.kernel.inventory(&[]).await.unwrap().underlay_mtu, None);
         machine();
         let mtu = async |lab: &mut crate::lab::Lab, endpoints: &[&str]| {
             let endpoints: Vec<_> = endpoints.iter().map(|text| p(text)).collect();
-            lab.kernel.look(&endpoints).await.unwrap().underlay_mtu
+            lab.kernel.inventory(&endpoints).await.unwrap().underlay_mtu
         };
         assert_eq!(mtu(lab, &[]).await, Some(1450));
         assert_eq!(mtu(lab, &["10.2.0.9:51820"]).await, Some(9000));
@@ -69,14 +69,14 @@ fn the_underlay_is_what_leads_to_the_endpoints_else_to_the_default_route() {
         );
         assert_eq!(mtu(lab, &["10.2.0.9:51820"]).await, Some(9000));
 
-        let look = lab.kernel.look(&[]).await.unwrap();
+        let look = lab.kernel.inventory(&[]).await.unwrap();
         assert_eq!(
             (look.cni, look.default_routes),
             (Cni::Direct, [Family::V4].into())
         );
         run("ip -6 route add default via fd01::1");
         assert_eq!(
-            lab.kernel.look(&[]).await.unwrap().default_routes,
+            lab.kernel.inventory(&[]).await.unwrap().default_routes,
             [Family::V4, Family::V6].into()
         );
     });

@@ -170,7 +170,7 @@ fn peers_have_groups_where_the_wireguard_has_them() {
         lab.apply(vec![lab.add_link(), set_peer(A, &["10.0.0.0/24"], &[])])
             .await;
         let before = lab.read().await.wireguard;
-        let groups = lab.kernel.look([]).await.unwrap().groups;
+        let groups = lab.kernel.inventory([]).await.unwrap().groups;
         assert_eq!(groups, tested() == Tested::Tunnel);
         assert_eq!(lab.read().await.wireguard, before, "to ask changes nothing");
         let group = |name: Option<&str>| Step::SetPeer {

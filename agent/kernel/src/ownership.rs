@@ -1,14 +1,14 @@
-//! What others on this machine use that Spanwire calls its own.
+//! Finds what others on this machine use although it is Spanwire's.
 
 use std::{
-    fmt, io,
+    io,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
 };
-use spanwire_host::{LinkName, TableId};
+use spanwire_host::OwnershipConflict;
 use spanwire_topology::Family;
 
 use crate::{
@@ -19,93 +19,16 @@ use crate::{
     wireguard::{KERNEL_KIND, USERSPACE_KIND, uapi},
 };
 
-/// Something of others that stands in the way; its text says what to change.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Clash {
-    /// A device with Spanwire's name that is no WireGuard's.
-    Link {
-        /// The name.
-        name: LinkName,
-        /// What it is.
-        kind: String,
-    },
-    /// Rules of others in Spanwire's priority band.
-    Rule {
-        /// The family.
-        family: Family,
-        /// The priority.
-        priority: u32,
-        /// Whose it says it is.
-        protocol: u8,
-    },
-    /// Routes of others in one of Spanwire's tables.
-    Routes {
-        /// The table.
-        table: TableId,
-        /// How many.
-        count: usize,
-    },
-    /// An nft table with Spanwire's name that Spanwire did not make.
-    NftTable {
-        /// The name.
-        name: String,
-    },
-    /// The UDP port for WireGuard is taken.
-    Port {
-        /// The port.
-        port: u16,
-    },
-}
-
-impl fmt::Display for Clash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Link { name, kind } => write!(
-                f,
-                "the device {name} is there already and is {}, not WireGuard; remove it, or give Spanwire's device \
-                 another name",
-                if kind.is_empty() { "hardware" } else { kind }
-            ),
-            Self::Rule {
-                family,
-                priority,
-                protocol,
-            } => write!(
-                f,
-                "an {} rule of somebody else (protocol {protocol}) has the priority {priority}, which is Spanwire's; \
-                 remove it, or give Spanwire other priorities",
-                match family {
-                    Family::V4 => "IPv4",
-                    Family::V6 => "IPv6",
-                }
-            ),
-            Self::Routes { table, count } => write!(
-                f,
-                "{count} routes of somebody else are in the routing table {}, which is Spanwire's; remove them, or \
-                 give Spanwire another table",
-                table.0
-            ),
-            Self::NftTable { name } => write!(
-                f,
-                "the nft table inet {name} is there already and not Spanwire's; remove it, or give Spanwire's table \
-                 another name"
-            ),
-            Self::Port { port } => write!(
-                f,
-                "the UDP port {port} is taken by somebody else on this node; annotate the node with another \
-                 listen port"
-            ),
-        }
-    }
-}
-
 impl Kernel {
-    /// Everything of others that stands in the way; `listen_port` is checked where this node is to listen.
+    /// Returns everything of others that stands in the way; `listen_port` is checked where this node is to listen.
     ///
     /// # Errors
     /// [`ReadError`] when the machine's state cannot be read.
-    pub async fn clashes(&mut self, listen_port: Option<u16>) -> Result<Vec<Clash>, ReadError> {
-        let mut clashes = Vec::new();
+    pub async fn ownership_conflicts(
+        &mut self,
+        listen_port: Option<u16>,
+    ) -> Result<Vec<OwnershipConflict>, ReadError> {
+        let mut conflicts = Vec::new();
         let found = link::find(&mut self.route, &self.owned.link).await;
         let found = found.map_err(ReadError::netlink("the devices"))?;
         let mut listening = None;
@@ -113,7 +36,7 @@ impl Kernel {
             Some(device) if self.is_own_device(&device).await => {
                 listening = self.device().read().await.ok().map(|device| device.listen_port);
             }
-            Some(link::Device { name, kind, .. }) => clashes.push(Clash::Link { name, kind }),
+            Some(link::Device { name, kind, .. }) => conflicts.push(OwnershipConflict::Link { name, kind }),
             None => {}
         }
         for family in [Family::V4, Family::V6] {
@@ -121,7 +44,7 @@ impl Kernel {
             for rule in rules.map_err(ReadError::netlink("the rules"))? {
                 let foreign = rule.protocol != self.owned.protocol || rule.rule.is_none();
                 if self.in_band(&rule) && foreign {
-                    clashes.push(Clash::Rule {
+                    conflicts.push(OwnershipConflict::Rule {
                         family,
                         priority: rule.priority,
                         protocol: rule.protocol,
@@ -140,16 +63,16 @@ impl Kernel {
                 count += foreign.count();
             }
             if count > 0 {
-                clashes.push(Clash::Routes { table, count });
+                conflicts.push(OwnershipConflict::Routes { table, count });
             }
         }
         if self.nft.foreign().await? {
             let name = self.owned.nft_table.clone();
-            clashes.push(Clash::NftTable { name });
+            conflicts.push(OwnershipConflict::NftTable { name });
         }
         let port = listen_port.filter(|port| listening != Some(*port) && taken(*port));
-        clashes.extend(port.map(|port| Clash::Port { port }));
-        Ok(clashes)
+        conflicts.extend(port.map(|port| OwnershipConflict::Port { port }));
+        Ok(conflicts)
     }
 
     /// Whether a device of our name is a WireGuard's that Spanwire made, by either backend.

@@ -1,4 +1,4 @@
-//! A look at what is not Spanwire's: devices, the CNI, the way to the endpoints, what the WireGuard can.
+//! Takes the inventory of what is not Spanwire's: devices, the CNI, the ways to the endpoints, what the WireGuard in use can.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,50 +6,28 @@ use std::{
 };
 
 use netlink_packet_route::route::RouteType;
-use spanwire_host::{Cni, LinkName, OtherLink, TableId};
-use spanwire_topology::{Family, Prefix};
+use spanwire_host::{Cni, Inventory, LinkName, OtherLink, TableId};
+use spanwire_topology::Family;
 
 use crate::{Kernel, address, error::ReadError, link, route, wireguard::Backend};
 
 /// The routing table `main`.
 const MAIN: TableId = TableId(254);
 
-/// What is found on the machine besides Spanwire.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look {
-    /// The devices of others that are up, without loopback's own addresses.
-    pub links: BTreeMap<LinkName, OtherLink>,
-    /// How the CNI carries traffic inside the location.
-    pub cni: Cni,
-    /// The smallest MTU on the ways to the endpoints, or, with none of them reachable, on the default routes.
-    pub underlay_mtu: Option<u32>,
-    /// The families that have a default route.
-    pub default_routes: BTreeSet<Family>,
-    /// The WireGuard in use lets peers of one group send each other's sources.
-    pub groups: bool,
-}
-
-impl Look {
-    /// The networks that are connected to devices of others.
-    pub fn networks(&self) -> impl Iterator<Item = Prefix> {
-        self.links.values().flat_map(OtherLink::networks)
-    }
-}
-
 impl Kernel {
-    /// Looks at what is not Spanwire's, and at the ways to `endpoints` outside of the mesh.
+    /// Takes the inventory of what is not Spanwire's, and of the ways to `endpoints` outside of the mesh.
     ///
     /// # Errors
     /// [`ReadError`] says what could not be read.
-    pub async fn look(
+    pub async fn inventory(
         &mut self,
         endpoints: impl IntoIterator<Item = &SocketAddr>,
-    ) -> Result<Look, ReadError> {
+    ) -> Result<Inventory, ReadError> {
         let devices = link::devices(&mut self.route).await;
         let devices = devices.map_err(ReadError::netlink("the devices"))?;
         let addresses = address::addresses(&mut self.route, None).await;
         let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
-        let mut look = Look::default();
+        let mut inventory = Inventory::default();
         let mtus: BTreeMap<u32, u32> = devices.iter().map(|device| (device.index, device.mtu)).collect();
         for device in devices
             .iter()
@@ -65,9 +43,9 @@ impl Kernel {
                     .collect(),
                 cni: is_cni(&device.name),
             };
-            look.links.insert(device.name.clone(), other);
+            inventory.links.insert(device.name.clone(), other);
         }
-        look.cni = cni(&devices);
+        inventory.cni = cni(&devices);
 
         let mut ways = Vec::new();
         for endpoint in endpoints {
@@ -80,20 +58,20 @@ impl Kernel {
             let routes = routes.map_err(ReadError::netlink("the routes"))?;
             let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
             if !found.is_empty() {
-                look.default_routes.insert(family);
+                inventory.default_routes.insert(family);
             }
             defaults.extend(found);
         }
         let smallest = |ways: &[route::Told]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
-        look.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
-        look.groups = self.has_groups().await?;
-        Ok(look)
+        inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
+        inventory.groups = self.has_groups().await?;
+        Ok(inventory)
     }
 }
 
 impl Kernel {
     /// Where there is no device yet, the process that will make it is taken for the tunnel of this version; the steps after
-    /// the next look are right in any case.
+    /// the next inventory are right in any case.
     async fn has_groups(&mut self) -> Result<bool, ReadError> {
         if self.backend == Backend::Kernel {
             return Ok(false);
