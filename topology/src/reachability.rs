@@ -66,7 +66,7 @@ mod tests {
             ["10.244.4.0/24", "10.244.5.0/24"].map(|remote| {
                 match &plan.routes[&remote.parse().unwrap()].via {
                     Via::Hop { node, .. } => node.clone(),
-                    other => panic!("{other}"),
+                    other @ (Via::Tunnel | Via::Unreachable) => panic!("{other}"),
                 }
             })
         };
