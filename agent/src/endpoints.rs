@@ -118,10 +118,15 @@ impl Endpoints {
         }
     }
 
-    /// The device has taken these.
-    pub fn handle_given(&mut self, given: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
+    /// The device has taken these, but those of the peers that it `refused`. Those are still to be given.
+    pub fn handle_given(
+        &mut self,
+        given: &BTreeMap<PublicKey, SocketAddr>,
+        refused: &BTreeSet<PublicKey>,
+        now: Instant,
+    ) {
         let names = &self.names;
-        for (key, peer) in &mut self.peers {
+        for (key, peer) in self.peers.iter_mut().filter(|(key, _)| !refused.contains(key)) {
             peer.handle_given(given.get(key).copied(), now);
             // A list of names none of which is resolved yet is still to be acted upon.
             if peer.list.is_empty() || !addresses(&peer.list, names).is_empty() {

@@ -2,12 +2,18 @@
 
 mod steps;
 
-use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    path::PathBuf,
+    time::Instant,
+};
 
 use spanwire_host::{Host, Owned, OwnershipConflict, Step, diff};
 use spanwire_kernel::{
     Backend, BackendChoice, Changes, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
 };
+use spanwire_topology::PublicKey;
 use thiserror::Error;
 
 use crate::{
@@ -18,7 +24,7 @@ use crate::{
     reconcile::Agent,
     source::ledger::Ledger,
 };
-use steps::{failures, forget_peers, is_search, leave_to_others, texts};
+use steps::{failures, forget_peers, is_search, leave_to_others, refused_peers, texts};
 
 /// This machine.
 pub struct Machine {
@@ -224,11 +230,16 @@ impl Machine {
         outcome
             .troubles
             .extend(self.clashes.iter().map(ToString::to_string));
-        if !steps.is_empty() {
+        if steps.is_empty() {
+            agent.handle_given(&given, &BTreeSet::new(), Instant::now());
+        } else {
             let search = is_search(&steps, &given, &renewed);
             outcome.repaired = self.achieved.as_ref() == Some(&target) && !search;
             self.achieved = None;
-            apply(kernel, steps, search, &mut outcome).await;
+            let refused = apply(kernel, steps, search, &mut outcome).await;
+            // At once: whatever fails from here on, the device has these.
+            agent.handle_given(&given, &refused, Instant::now());
+            agent.handle_renewed(&(&renewed - &refused));
             // New peers are touched at once.
             look_at_device(kernel, agent).await?;
             let mut left = diff(&kernel.read(target.sysctls.keys()).await?, &target);
@@ -244,8 +255,6 @@ impl Machine {
                 return Ok(outcome);
             }
         }
-        agent.handle_given(&given, Instant::now());
-        agent.handle_renewed(&renewed);
         outcome.is_as_wanted = true;
         self.achieved = Some(target);
         Ok(outcome)
@@ -308,7 +317,13 @@ async fn look_at_device(kernel: &mut Kernel, agent: &mut Agent) -> Result<bool, 
     Ok(agent.handle_device(device.as_ref(), seen.collect(), Instant::now()))
 }
 
-async fn apply(kernel: &mut Kernel, steps: Vec<Step>, search: bool, outcome: &mut Outcome) {
+/// Applies the steps; returns the peers that the device did not take as wanted.
+async fn apply(
+    kernel: &mut Kernel,
+    steps: Vec<Step>,
+    search: bool,
+    outcome: &mut Outcome,
+) -> BTreeSet<PublicKey> {
     let described = texts(&steps);
     let report = kernel.apply(steps).await;
     outcome.applied = report.done;
@@ -321,6 +336,7 @@ async fn apply(kernel: &mut Kernel, steps: Vec<Step>, search: bool, outcome: &mu
     } else {
         tracing::info!(count = outcome.applied, steps = described, "changed the machine");
     }
+    refused_peers(&report.failed)
 }
 
 /// An error with its causes.

@@ -170,10 +170,16 @@ impl Agent {
         self.contacts.handle_touched(key, now);
     }
 
-    /// The machine has taken these endpoints.
-    pub fn handle_given(&mut self, given: &BTreeMap<PublicKey, SocketAddr>, now: Instant) {
-        self.endpoints.handle_given(given, now);
-        self.contacts.handle_given(given.keys());
+    /// The device has taken these endpoints, but those of the peers that it `refused`. Those are still to be given.
+    pub fn handle_given(
+        &mut self,
+        given: &BTreeMap<PublicKey, SocketAddr>,
+        refused: &BTreeSet<PublicKey>,
+        now: Instant,
+    ) {
+        self.endpoints.handle_given(given, refused, now);
+        self.contacts
+            .handle_given(given.keys().filter(|key| !refused.contains(key)));
     }
 
     /// Time has passed. Returns whether this node may have to change.

@@ -98,7 +98,7 @@ impl World {
         let given = self
             .endpoints
             .poll_endpoints(&self.device, &self.contacts, &routable, now);
-        self.endpoints.handle_given(&given, now);
+        self.endpoints.handle_given(&given, &BTreeSet::new(), now);
         let address = given.get(&key()).copied();
         let seen = self.device.entry(key()).or_default();
         seen.endpoint = address.or(seen.endpoint);
@@ -278,4 +278,29 @@ fn a_party_that_is_no_leader_is_looked_for_again_when_its_session_has_ended() {
     assert_eq!(world.give(60), Some(address("192.0.2.2:1")));
     world.heard(61, "192.0.2.2:1");
     assert_eq!(world.give(200), None);
+}
+
+#[test]
+fn what_the_device_refused_is_given_again_and_what_it_took_is_not() {
+    let mut world = World::new();
+    world.publish(&["192.0.2.1:1"]);
+    world.give(0);
+    world.heard(5, "192.0.2.1:1");
+    world.publish(&["192.0.2.9:1"]);
+    let routable = |_| true;
+    let poll = |world: &World, seconds: u32| {
+        let (now, contacts) = (world.at(seconds), &world.contacts);
+        world
+            .endpoints
+            .poll_endpoints(&world.device, contacts, &routable, now)
+    };
+    let given = poll(&world, 6);
+    assert_eq!(given.get(&key()), Some(&address("192.0.2.9:1")));
+    let now = world.at(6);
+    world.endpoints.handle_given(&given, &[key()].into(), now);
+    assert_eq!(poll(&world, 7), given, "it was refused");
+    let now = world.at(7);
+    world.endpoints.handle_given(&given, &BTreeSet::new(), now);
+    world.heard(20, "198.51.100.7:9");
+    assert!(poll(&world, 20).is_empty(), "it has roamed since");
 }

@@ -72,6 +72,16 @@ pub(super) fn is_search(
     steps.iter().all(search)
 }
 
+/// The peers with whom a step failed.
+pub(super) fn refused_peers(failed: &[(Step, ApplyError)]) -> BTreeSet<PublicKey> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other steps are about no peer")]
+    let peer = |(step, _): &(Step, ApplyError)| match step {
+        Step::SetPeer { key, .. } | Step::DeletePeer(key) => Some(*key),
+        _ => None,
+    };
+    failed.iter().filter_map(peer).collect()
+}
+
 /// What failed and why. Where there is no device, what fails for that reason is not told one by one.
 pub(super) fn failures(failed: &[(Step, ApplyError)]) -> Vec<String> {
     let told = |(step, error): &(Step, ApplyError)| format!("{step}: {}", chain(error));
@@ -179,6 +189,18 @@ mod tests {
             failures(&failed[..1]),
             ["link set up: there is no device spanwire0"]
         );
+    }
+
+    #[test]
+    fn of_what_failed_only_steps_about_peers_refuse_one() {
+        let no_link = || ApplyError::NoLink(spanwire_host::LinkName::new("spanwire0").unwrap());
+        let failed = [
+            (Step::SetMtu(1), no_link()),
+            (set_peer(1, &[]), no_link()),
+            (Step::DeletePeer(key(2)), no_link()),
+        ];
+        assert_eq!(refused_peers(&failed), [key(1), key(2)].into());
+        assert!(refused_peers(&failed[..1]).is_empty());
     }
 
     #[test]

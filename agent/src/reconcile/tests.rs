@@ -129,7 +129,7 @@ fn a_leader_gives_a_new_peer_its_endpoint_and_then_leaves_it_alone() {
         wanted.peers[&PublicKey::new([2; 32])].endpoint,
         given.values().next().copied()
     );
-    agent.handle_given(&given, now);
+    agent.handle_given(&given, &BTreeSet::new(), now);
     let roamed = Seen {
         endpoint: Some("203.0.113.9:7".parse().unwrap()),
         ..answering()
@@ -146,6 +146,7 @@ fn a_device_that_somebody_changed_is_something_to_do() {
     let (good, seen) = device(&agent, answering());
     agent.handle_given(
         &[(PublicKey::new([2; 32]), "192.0.2.2:51820".parse().unwrap())].into(),
+        &BTreeSet::new(),
         now,
     );
     assert!(!agent.handle_device(Some(&good), seen.clone(), now));
