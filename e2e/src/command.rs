@@ -1,4 +1,5 @@
-//! Running other programs, with errors that name the command and what it said.
+//! Running other programs, with errors that name the command and what it said. Only those of `scripts/programs` are
+//! started, and what the tree builds.
 
 use std::{
     ffi::OsStr,
@@ -7,11 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use spanwire_testbed::programs::{self, Unlisted};
 
 /// A command to run, and what to feed it.
 #[derive(Debug)]
 pub struct Cmd {
     command: Command,
+    refused: Option<Unlisted>,
     input: Option<String>,
     shows_errors: bool,
 }
@@ -28,10 +31,16 @@ pub struct Finished {
 }
 
 impl Cmd {
-    /// A command by its program's name or path.
+    /// A command by its program's name or path. It does not start if the program is not on the list.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let (command, refused) = match programs::command(program) {
+            Ok(command) => (command, None),
+            // Never run.
+            Err(refused) => (programs::nothing(), Some(refused)),
+        };
         Self {
-            command: Command::new(program),
+            command,
+            refused,
             input: None,
             shows_errors: false,
         }
@@ -65,6 +74,16 @@ impl Cmd {
         self
     }
 
+    /// Adds a command that the program runs in another place; it, too, must be on the list, or have been built.
+    #[must_use]
+    pub fn running<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        let mut words = words.into_iter().peekable();
+        if let Some(program) = words.peek() {
+            self.refused = self.refused.or(programs::check(program).err());
+        }
+        self.args(words)
+    }
+
     /// Feeds text to its standard input.
     #[must_use]
     pub fn input(mut self, text: impl Into<String>) -> Self {
@@ -81,6 +100,7 @@ impl Cmd {
 
     /// Runs it to the end, whatever its exit code.
     pub fn finish(mut self) -> Result<Finished> {
+        self.refuse()?;
         let shown = self.shown();
         let stdin = if self.input.is_some() {
             Stdio::piped()
@@ -138,6 +158,7 @@ impl Cmd {
 
     /// Runs it with this process's own standard streams; its exit code.
     pub fn passthrough(mut self) -> Result<u8> {
+        self.refuse()?;
         let shown = self.shown();
         let status = self
             .command
@@ -150,8 +171,13 @@ impl Cmd {
     }
 
     /// The command itself, for those who want to spawn it.
-    pub fn into_command(self) -> Command {
-        self.command
+    pub fn into_command(self) -> Result<Command> {
+        self.refuse()?;
+        Ok(self.command)
+    }
+
+    fn refuse(&self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), |refused| bail!(refused))
     }
 
     fn shown(&self) -> String {
@@ -185,6 +211,17 @@ mod tests {
             error.contains("sh -c") && error.contains("no such luck") && error.contains('3'),
             "{error}"
         );
+    }
+
+    #[test]
+    fn unlisted_program_is_refused_here_and_elsewhere() {
+        let elsewhere = Cmd::of(["nsenter", "--"]).running(["nmap", "--version"]);
+        for cmd in [Cmd::of(["nmap", "--version"]), elsewhere] {
+            let error = cmd.run().unwrap_err().to_string();
+            assert!(error.contains("scripts/programs"), "{error}");
+        }
+        let built = Cmd::of(["env", "--"]).running([env!("CARGO")]).arg("--version");
+        assert!(built.run().unwrap().contains("cargo"));
     }
 
     #[test]

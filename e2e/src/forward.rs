@@ -37,7 +37,7 @@ pub(crate) fn start(store: &Store, record: &Record, layout: &Layout, program: &P
     );
     let log = fs::File::create(store.path("forward.log"))?;
     Cmd::of(["sh", "-e", "-c", &script])
-        .into_command()
+        .into_command()?
         .current_dir("/")
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
         .stdout(Stdio::null())

@@ -235,7 +235,7 @@ fn serve(
     let mut containerd = Cmd::new("containerd")
         .arg("--config")
         .arg(&config)
-        .into_command()
+        .into_command()?
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

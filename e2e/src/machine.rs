@@ -49,22 +49,36 @@ impl Machine<'_> {
         &self.name
     }
 
-    /// A command that will run on it.
+    /// A command that will run on it: of a listed program, unless it is a container, which has its image's own.
     pub fn cmd<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
+        let enter = self.enter()?;
+        Ok(match self.kind {
+            Kind::Pod { .. } => enter.args(words),
+            Kind::Node | Kind::Network => enter.running(words),
+        })
+    }
+
+    /// A command that its user chose to run on it: any program that the machine has.
+    pub fn by_hand<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
+        let path = node::whole_path(&self.lab.record.tools);
+        Ok(self.enter()?.env("PATH", path).args(words))
+    }
+
+    fn enter(&self) -> Result<Cmd> {
         let Lab { store, record, .. } = self.lab;
-        let cmd = match &self.kind {
+        Ok(match &self.kind {
             Kind::Node => node::enter(store, record, &self.name)?,
             Kind::Pod { node, container } => {
                 let pid = node::container_pid(store, record, node, container)?.to_string();
+                let path = format!("PATH={}", node::PATH);
                 let enter = ["nsenter", "-t", &pid, "-m", "-u", "-i", "-n", "-p", "-C", "--"];
-                node::enter(store, record, node)?.args(enter)
+                node::enter(store, record, node)?.args(["env", &path]).args(enter)
             }
             Kind::Network => {
                 let net = format!("--net=/run/netns/{}", store.namespace(&self.name));
                 Cmd::of(["nsenter", &net, "--"])
             }
-        };
-        Ok(cmd.args(words))
+        })
     }
 
     /// Runs a command; its standard output, or an error with what it said.
@@ -155,7 +169,7 @@ pub struct Background {
 impl Background {
     /// Starts a command and lets it run.
     pub fn start(cmd: Cmd) -> Result<Self> {
-        let mut command = cmd.into_command();
+        let mut command = cmd.into_command()?;
         // A group of its own, because a command in another PID namespace is a child of the one started here.
         let mut child = command
             .stdin(Stdio::null())

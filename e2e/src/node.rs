@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use spanwire_testbed::programs;
 
 use crate::{
     cgroup,
@@ -35,13 +36,14 @@ pub(crate) fn start(store: &Store, record: &Record, node: &str) -> Result<()> {
         .collect();
     let script = format!(
         "{moves}exec nsenter --net=/run/netns/{} unshare --mount --pid --uts --ipc --cgroup --fork \
-         bash '{}' '{}' {node}",
+         bash '{}' '{}' {node} '{}'",
         store.namespace(node),
         store.path("init.sh").display(),
-        store.root().display()
+        store.root().display(),
+        whole_path(&record.tools)
     );
     let console = fs::File::create(dir.join("console.log"))?;
-    let mut command = Cmd::of(["setsid", "sh", "-e", "-c", &script]).into_command();
+    let mut command = Cmd::of(["setsid", "sh", "-e", "-c", &script]).into_command()?;
     command
         .env("PATH", path(&record.tools))
         .current_dir("/")
@@ -144,9 +146,15 @@ fn groups(record: &Record, node: &str) -> Vec<PathBuf> {
     record.cgroups.iter().map(|folder| folder.join(node)).collect()
 }
 
+/// Where a container has its programs, and Debian too.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The lab's programs and those of `scripts/programs`.
 fn path(tools: &Path) -> String {
-    format!(
-        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        tools.display()
-    )
+    format!("{}:{}", tools.display(), programs::path())
+}
+
+/// The lab's programs and all of the machine's, for services, whose packages bring what they start.
+pub(crate) fn whole_path(tools: &Path) -> String {
+    format!("{}:{PATH}", tools.display())
 }

@@ -13,7 +13,7 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     pub(crate) fn new() -> Self {
-        let keeper = Command::new("unshare")
+        let keeper = spanwire_testbed::command("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -33,7 +33,7 @@ impl Namespace {
 
     /// A command in the namespace that dies with the thread that started it.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("setpriv");
+        let mut command = spanwire_testbed::command("setpriv");
         let namespace = format!("--net=/proc/{}/ns/net", self.pid());
         command.args(["--pdeathsig", "KILL", "nsenter", &namespace, program]);
         command
@@ -93,7 +93,7 @@ impl Ping {
     /// Ends it; returns how many packets were sent and how many came back.
     pub(crate) fn stop(self) -> (u32, u32) {
         std::thread::sleep(Duration::from_millis(200));
-        let interrupt = Command::new("kill")
+        let interrupt = spanwire_testbed::command("kill")
             .args(["-INT", &self.0.id().to_string()])
             .status()
             .unwrap();

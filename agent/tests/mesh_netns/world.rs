@@ -6,7 +6,7 @@ use std::{
     net::{TcpStream, UdpSocket},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::Child,
     time::Duration,
 };
 
@@ -333,7 +333,7 @@ fn tunnel_binary() -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_spanwire-agent")).with_file_name("spanwire-tunnel");
     BUILD.call_once(|| {
         if !binary.exists() {
-            let built = Command::new(env!("CARGO"))
+            let built = spanwire_testbed::command(env!("CARGO"))
                 .args(["build", "-q", "-p", "spanwire-tunnel"])
                 .status();
             assert!(built.unwrap().success());

@@ -186,11 +186,17 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             show(&matrix, output)?;
             Ok(u8::from(!matrix.complete()))
         }
-        Verb::Node { node, command } => lab()?.node(&node)?.cmd(or_shell(command, "bash"))?.passthrough(),
-        Verb::Pod { node, command } => lab()?.pod_on(&node)?.cmd(or_shell(command, "sh"))?.passthrough(),
+        Verb::Node { node, command } => lab()?
+            .node(&node)?
+            .by_hand(or_shell(command, "bash"))?
+            .passthrough(),
+        Verb::Pod { node, command } => lab()?
+            .pod_on(&node)?
+            .by_hand(or_shell(command, "sh"))?
+            .passthrough(),
         Verb::Network { place, command } => lab()?
             .network(&place)?
-            .cmd(or_shell(command, "bash"))?
+            .by_hand(or_shell(command, "bash"))?
             .passthrough(),
         Verb::Kubectl { args } => lab()?.client("kubectl").args(args).passthrough(),
         Verb::Helm { args } => lab()?.client("helm").args(args).passthrough(),

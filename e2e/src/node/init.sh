@@ -1,10 +1,11 @@
 #!/bin/bash
 # First process of a node of the lab: makes the node's own view of the machine, then runs its services.
 # Killing it is a power cut; starting it again on the kept folders is a reboot.
-# Called as: init.sh LAB-FOLDER NODE, in fresh mount, PID, UTS, IPC and cgroup namespaces, in the node's network
-# namespace and in the node's control groups.
+# Called as: init.sh LAB-FOLDER NODE PATH, in fresh mount, PID, UTS, IPC and cgroup namespaces, in the node's network
+# namespace and in the node's control groups. Services get that PATH; this script's own holds the programs that
+# scripts/programs lists.
 set -eu
-lab=$1 node=$2
+lab=$1 node=$2 whole_path=$3
 dir=$lab/nodes/$node
 mkdir -p "$dir"/{lib,log,cni,kubernetes}
 
@@ -61,7 +62,7 @@ supervise() { # NAME COMMAND…
 	(
 		while :; do
 			while [ -e "/run/lab/$name.stop" ]; do sleep 0.1; done
-			"$@" >>"/var/log/$name.log" 2>&1 </dev/null &
+			env "PATH=$whole_path" "$@" >>"/var/log/$name.log" 2>&1 </dev/null &
 			echo $! >"/run/lab/$name.pid"
 			code=0
 			wait $! || code=$?

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Command, ExitCode, Stdio},
+    process::{ExitCode, Stdio},
     thread,
     time::Duration,
 };
@@ -204,7 +204,7 @@ fn killed(lab: &Lab) -> Result<()> {
         "locations: [{name: x, nodes: [{name: x1, forward: 51820}]}]",
     )?;
     let lab_command = |words: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        let mut command = spanwire_testbed::command(env!("CARGO_BIN_EXE_lab"));
         command
             .args(["--name", name])
             .args(words)

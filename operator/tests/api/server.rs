@@ -4,7 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
+use spanwire_testbed::command;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -46,7 +47,7 @@ impl Process {
         log: &Path,
     ) -> Self {
         let log = fs::File::create(log).unwrap();
-        let child = Command::new("setpriv")
+        let child = command("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(program)
             .args(arguments)
@@ -61,7 +62,7 @@ impl Process {
     /// Asks it to end, and waits for that.
     pub(crate) fn terminate(&mut self) -> bool {
         let pid = self.0.id().to_string();
-        Command::new("kill").arg(&pid).status().unwrap();
+        command("kill").arg(&pid).status().unwrap();
         self.0.wait().unwrap().success()
     }
 
@@ -100,9 +101,7 @@ impl Server {
             &at("etcd.log"),
         );
         let key = at("accounts.key").display().to_string();
-        let made = Command::new("openssl")
-            .args(["genrsa", "-out", &key, "2048"])
-            .output();
+        let made = command("openssl").args(["genrsa", "-out", &key, "2048"]).output();
         assert!(made.unwrap().status.success(), "openssl makes no key");
         fs::write(at("tokens.csv"), "test,admin,admin,system:masters\n").unwrap();
         let api = Process::start(
@@ -200,7 +199,7 @@ pub(crate) fn port() -> u16 {
 
 fn programs() -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/tools/build");
-    let where_ = Command::new(&tools).arg("--where").output().unwrap();
+    let where_ = command(&tools).arg("--where").output().unwrap();
     let bin = PathBuf::from(String::from_utf8(where_.stdout).unwrap().trim());
     assert!(
         bin.join("etcd").exists() && bin.join("kube-apiserver").exists(),

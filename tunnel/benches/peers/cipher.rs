@@ -1,9 +1,10 @@
 //! What the cipher costs, and a device without one.
 
-use std::{path::PathBuf, process::Command, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, ensure};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use spanwire_testbed::programs;
 
 /// Long enough for a figure of three digits.
 const PACKETS: u64 = 200_000;
@@ -13,7 +14,7 @@ const PACKET: usize = 1_420;
 /// Builds the device without a cipher, beside the others' builds, and returns where it is.
 pub(crate) fn build_without() -> anyhow::Result<PathBuf> {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("null-cipher");
-    let status = Command::new("cargo")
+    let status = programs::command("cargo")?
         .args([
             "build",
             "--quiet",

@@ -9,7 +9,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, bail};
@@ -151,7 +150,7 @@ fn sample(engine: Engine, setup: SetUp, plan: &Plan, tools: &str, null: &Path) -
 /// Builds the others where that is yet to be done.
 fn tools() -> anyhow::Result<String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools");
-    let output = Command::new(script)
+    let output = spanwire_testbed::programs::command(script)?
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot run benches/tools")?;

@@ -151,7 +151,7 @@ impl World {
 
     /// A command on one side, on its core if it has one. It dies with this process.
     pub(crate) fn command(&self, side: usize, program: &str) -> Command {
-        let mut command = Command::new("ip");
+        let mut command = spanwire_testbed::command("ip");
         command.args([
             "netns",
             "exec",
@@ -237,7 +237,7 @@ fn run(program: &str, words: &[&str]) -> anyhow::Result<String> {
 }
 
 fn pipe(program: &str, words: &[&str], stdin: &str) -> anyhow::Result<String> {
-    let mut child = Command::new(program)
+    let mut child = spanwire_testbed::programs::command(program)?
         .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -61,7 +61,7 @@ pub(crate) fn other() -> Engine {
 fn built(program: &str) -> String {
     static FOLDER: OnceLock<String> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools"));
+        let mut command = spanwire_testbed::command(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools"));
         command
             .args(["wireguard-go", "boringtun-cli"])
             .stderr(Stdio::inherit());
@@ -136,7 +136,7 @@ fn sweep() {
         let pid = name.strip_prefix("swt").and_then(|rest| rest.split('-').next());
         let pid = pid.and_then(|pid| u32::from_str_radix(pid, 16).ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = Command::new("ip")
+            let _ = spanwire_testbed::command("ip")
                 .args(["netns", "del", &name])
                 .stderr(Stdio::null())
                 .status();
@@ -177,7 +177,7 @@ impl Drop for World {
         for side in [&mut self.a, &mut self.b] {
             side.crash();
             let _ = fs::remove_file(side.socket());
-            let _ = Command::new("ip")
+            let _ = spanwire_testbed::command("ip")
                 .args(["netns", "del", &side.netns])
                 .stderr(Stdio::null())
                 .status();
@@ -373,7 +373,7 @@ impl Side {
             command,
         ]
         .concat();
-        Command::new(all[0])
+        spanwire_testbed::command(all[0])
             .args(&all[1..])
             .output()
             .expect("timeout is there")
@@ -381,7 +381,7 @@ impl Side {
 
     /// A command here that dies with this test.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
+        let mut command = spanwire_testbed::command("ip");
         command
             .args(["netns", "exec", &self.netns, "setpriv", "--pdeathsig", "KILL"])
             .args(words);
@@ -459,7 +459,7 @@ pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
 pub(crate) fn run(command: &[&str]) -> String {
     said(
         command,
-        Command::new(command[0])
+        spanwire_testbed::command(command[0])
             .args(&command[1..])
             .output()
             .expect("the command is there"),
@@ -468,7 +468,7 @@ pub(crate) fn run(command: &[&str]) -> String {
 
 /// Runs a command that reads `stdin`.
 pub(crate) fn pipe(command: &[&str], stdin: &str) -> String {
-    let mut child = Command::new(command[0])
+    let mut child = spanwire_testbed::command(command[0])
         .args(&command[1..])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

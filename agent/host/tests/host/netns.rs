@@ -196,8 +196,12 @@ fn output(program: &mut Command) -> String {
 fn make_keys(dir: &Path) -> Keys {
     let make = |(l, x)| {
         let file = key_file(dir, l, x);
-        fs::write(&file, output(Command::new("wg").arg("genkey"))).unwrap();
-        let public = output(Command::new("wg").arg("pubkey").stdin(File::open(&file).unwrap()));
+        fs::write(&file, output(spanwire_testbed::command("wg").arg("genkey"))).unwrap();
+        let public = output(
+            spanwire_testbed::command("wg")
+                .arg("pubkey")
+                .stdin(File::open(&file).unwrap()),
+        );
         ((l, x), public.parse().unwrap())
     };
     NODES.map(make).into()
@@ -239,7 +243,7 @@ fn what_is_rendered_carries_packets_with_their_source_and_none_in_the_open() {
     let sandbox =
         "300 unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc sh";
     let findings = output(
-        Command::new("timeout")
+        spanwire_testbed::command("timeout")
             .args(sandbox.split(' '))
             .arg(script)
             .arg(&dir),

@@ -1,11 +1,9 @@
 //! Every table is one that Debian's nft takes, checked in a network namespace of its own.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{io::Write as _, process::Stdio};
 
 use spanwire_host::render;
+use spanwire_testbed::command;
 
 use crate::samples;
 
@@ -23,7 +21,7 @@ fn nft_loads_and_replaces_the_table_of_every_kind_of_node() {
 
 /// Loads the text twice: the second time it has a table to replace.
 fn load(text: &str) -> Result<(), String> {
-    let mut child = Command::new("unshare")
+    let mut child = command("unshare")
         .args(["--user", "--map-root-user", "--net", "sh", "-e"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -117,7 +117,7 @@ fn config(name: &LinkName, folder: &Path, backend: BackendChoice) -> Config {
 
 /// Runs a command of the shell's that must succeed, and gives what it prints.
 pub(crate) fn run(command: &str) -> String {
-    let output = Command::new("sh")
+    let output = spanwire_testbed::command("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
         .output()

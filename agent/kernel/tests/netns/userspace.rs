@@ -3,12 +3,13 @@
 
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use spanwire_host::LinkName;
+use spanwire_testbed::command;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixListener,
@@ -47,7 +48,7 @@ pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
         Tested::Kernel => return None,
         Tested::Tunnel => {
             let binary = std::env::var("SPANWIRE_TUNNEL").expect("SPANWIRE_TUNNEL names the binary");
-            let child = Command::new(binary)
+            let child = command(binary)
                 .args(["serve", "--control"])
                 .arg(path)
                 .spawn()
@@ -78,7 +79,7 @@ async fn stand_in(listener: UnixListener, name: LinkName, children: Arc<Mutex<Ve
         stream.read_line(&mut line).await.unwrap();
         let answer = match line.trim_end().split_once(' ') {
             Some(("up", wanted)) if wanted == name.as_str() => {
-                let child = Command::new("wireguard-go")
+                let child = command("wireguard-go")
                     .args(["-f", wanted])
                     .env("LOG_LEVEL", "silent")
                     .stdout(Stdio::null())
