@@ -9,7 +9,11 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: check test-unit test-kernel e2e ## All tests (15 min; cold 50)
+test: begin-test check test-unit test-kernel e2e ## All tests (15 min; cold 50)
+	@scripts/summary show
+
+begin-test:
+	@scripts/summary begin
 
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (3 min; cold 8)
 	@scripts/tests
@@ -44,4 +48,4 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh image
+.PHONY: help setup check test begin-test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh image

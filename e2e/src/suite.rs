@@ -1,6 +1,6 @@
 //! Runs tests one after another in one lab, which is brought up before the first and taken down after the last.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{fs, io::Write, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -68,19 +68,29 @@ fn finish(name: &str, keep: bool, code: ExitCode) -> ExitCode {
     }
 }
 
-/// How often in a row what has failed must succeed, to be told as unsteady only.
+/// How often in a row what has failed must succeed, to be reported as flaky only.
 const AGAIN: usize = 3;
 
 /// Tries a test. One that fails must succeed [`AGAIN`] times in a row: then it may have been the machine, which has left a
-/// processor away for seconds. It is told all the same, for it is a bug of the code or of the test.
+/// processor away for seconds. It is reported all the same, for it is a bug of the code or of the test.
 fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Failed> {
     let Err(error) = test(lab) else { return Ok(()) };
     let first = explained(lab, &error);
     eprintln!(
-        "\nUNSTEADY, tried {AGAIN} times more: {name}\n{}",
+        "\nFLAKY, tried {AGAIN} times more: {name}\n{}",
         first.message().unwrap_or_default()
     );
-    (0..AGAIN).try_for_each(|_| test(lab).map_err(|error| explained(lab, &error)))
+    (0..AGAIN).try_for_each(|_| test(lab).map_err(|error| explained(lab, &error)))?;
+    summarize(name).map_err(|error| explained(lab, &error))
+}
+
+/// Adds a flaky test to the file from which `make test` makes its last lines (scripts/summary), if it runs this one.
+fn summarize(name: &str) -> Result<()> {
+    let Some(path) = std::env::var_os("SPANWIRE_TEST_SUMMARY") else {
+        return Ok(());
+    };
+    let mut file = fs::File::options().append(true).create(true).open(path)?;
+    Ok(writeln!(file, "flaky {name}")?)
 }
 
 /// The error, after what helps to understand it: of a long output the end is what is looked at first.
