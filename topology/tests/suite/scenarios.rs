@@ -1,4 +1,4 @@
-//! Every `tests/scenarios/NAME.txt` prints what stands in `tests/expected/NAME.txt`. `BLESS=1` writes what it prints.
+//! Every `tests/scenarios/NAME.txt` prints what stands in `tests/expected/NAME.txt`. `UPDATE=1` writes what it prints.
 
 #![allow(clippy::disallowed_methods, reason = "scenarios are files")]
 
@@ -9,7 +9,7 @@ use crate::language;
 #[test]
 fn scenarios_print_what_is_expected() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let bless = std::env::var_os("BLESS").is_some();
+    let update = std::env::var_os("UPDATE").is_some();
     let names = names(&folder.join("scenarios"));
     assert!(names.len() >= 20, "only {} scenarios", names.len());
     let mut wrong = Vec::new();
@@ -17,7 +17,7 @@ fn scenarios_print_what_is_expected() {
         let script = fs::read_to_string(folder.join("scenarios").join(name)).unwrap();
         let printed = language::run(&script).unwrap_or_else(|error| panic!("{name:?}: {error}"));
         let path = folder.join("expected").join(name);
-        if bless {
+        if update {
             fs::write(&path, &printed).unwrap();
         } else if fs::read_to_string(&path).unwrap_or_default() != printed {
             wrong.push(format!("{name:?} prints\n{printed}"));
@@ -25,7 +25,7 @@ fn scenarios_print_what_is_expected() {
     }
     assert!(
         wrong.is_empty(),
-        "{}\nif this is right: BLESS=1 cargo test",
+        "{}\nif this is right: UPDATE=1 cargo test",
         wrong.join("\n")
     );
     assert_eq!(names, self::names(&folder.join("expected")));

@@ -1,4 +1,4 @@
-//! What each kind of node should look like, as committed text. `UPDATE=1` writes the files anew.
+//! What each kind of node should look like, as committed text. `UPDATE=1` writes them again.
 
 use std::{env, fs, path::Path};
 
@@ -26,7 +26,7 @@ fn every_kind_of_node_looks_as_committed() {
     }
     assert!(
         differing.is_empty(),
-        "not as committed (UPDATE=1 writes them anew):\n{}",
+        "not as committed (UPDATE=1 writes them again):\n{}",
         differing.join("\n")
     );
 }
