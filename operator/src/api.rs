@@ -98,18 +98,22 @@ impl Connection {
     }
 }
 
-/// The pools, with one of IPv6 that is made once and remembered, where none was given.
+/// Returns the pools that serve where the user named none: of IPv4 only where nothing at all is named; of IPv6 a generated
+/// one, which is remembered.
 ///
 /// # Errors
 /// Where it cannot be read or written.
-pub async fn pools(
+pub async fn automatic_pools(
     client: &Client,
     namespace: &str,
-    given: Vec<Prefix>,
+    named: &BTreeSet<Prefix>,
 ) -> Result<BTreeSet<Prefix>, ApiError> {
-    let mut pools: BTreeSet<Prefix> = given.into_iter().collect();
-    if pools.iter().any(|pool| pool.family() == Family::V6) {
+    let mut pools = BTreeSet::new();
+    if named.iter().any(|pool| pool.family() == Family::V6) {
         return Ok(pools);
+    }
+    if named.is_empty() {
+        pools.insert(default_pool());
     }
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     if let Some(text) = remembered(&api).await? {
@@ -153,6 +157,11 @@ pub async fn pools(
 async fn remembered(api: &Api<ConfigMap>) -> Result<Option<String>, ApiError> {
     let memory = api.get_opt(MEMORY).await.map_err(ApiError::Memory)?;
     Ok(memory.and_then(|memory| memory.data?.get(OVERLAY6).cloned()))
+}
+
+/// The IPv4 pool of a cluster for which none is named.
+fn default_pool() -> Prefix {
+    Prefix::new(std::net::Ipv4Addr::new(10, 4, 0, 0).into(), 16).expect("16 bits are less than 32")
 }
 
 /// Makes a pool that no other cluster has.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{collections::BTreeSet, net::SocketAddr, str::FromStr};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use spanwire_topology::{Endpoint, LocationName, Prefix};
@@ -51,9 +51,10 @@ pub struct Reach {
 /// How the mesh is decided.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Run {
-    /// The networks that every node gets an overlay address of, one of each family. Without one of IPv6 a unique local
-    /// one is made, and remembered in the ConfigMap spanwire-operator.
-    #[arg(long, value_name = "NETWORK", default_value = "10.4.0.0/16", value_parser = pool)]
+    /// The networks that every node gets an overlay address of, one of each family. Where none is named these are
+    /// 10.4.0.0/16 and a generated unique local one, which the ConfigMap spanwire-operator remembers, each while a node
+    /// of the cluster has pods or an address of its family.
+    #[arg(long, value_name = "NETWORK", value_parser = pool)]
     pub overlay: Vec<Prefix>,
     /// The UDP port of WireGuard where a node does not say otherwise.
     #[arg(long, default_value_t = 51820, value_parser = clap::value_parser!(u16).range(1..))]
@@ -106,11 +107,11 @@ fn pool(text: &str) -> Result<Prefix, String> {
 }
 
 impl Run {
-    /// The pools, one of a family at most.
+    /// Returns the named pools, one of a family at most.
     ///
     /// # Errors
     /// Where a family has two.
-    pub fn pools(&self) -> Result<Vec<Prefix>, String> {
+    pub fn pools(&self) -> Result<BTreeSet<Prefix>, String> {
         for (place, pool) in self.overlay.iter().enumerate() {
             if let Some(other) = self.overlay[..place]
                 .iter()
@@ -121,7 +122,7 @@ impl Run {
                 ));
             }
         }
-        Ok(self.overlay.clone())
+        Ok(self.overlay.iter().copied().collect())
     }
 }
 
@@ -149,6 +150,7 @@ mod tests {
         assert_eq!(args.run.pools().unwrap().len(), 2);
         assert!(!args.run.manage_crds && args.run.kilo_annotations);
         let retire = parse(&["retire", "--wait=60", "--api-server=203.0.113.1:6443"]).unwrap();
+        assert_eq!(parse(&[]).unwrap().run.pools().unwrap().len(), 0);
         assert!(matches!(retire.command, Some(Command::Retire { wait: 60 })));
         assert!(retire.reach.api_server.is_some());
     }

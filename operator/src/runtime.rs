@@ -75,7 +75,8 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let pools = run.pools().map_err(|problem| anyhow!(problem))?;
     let options = Options {
         cluster: ClusterFacts {
-            overlay: api::pools(&client, namespace, pools).await?,
+            automatic: api::automatic_pools(&client, namespace, &pools).await?,
+            overlay: pools,
             listen_port: run.listen_port,
             api_server: connection.addresses().await,
             default_location: Some(run.default_location),

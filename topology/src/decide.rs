@@ -1,7 +1,8 @@
 //! From facts to the mesh.
 //!
 //! 1. Every node gets a location, every claim of a key or a network is judged.
-//! 2. Members are put together, with the overlay addresses they had.
+//! 2. Members are put together, with the overlay addresses they had; of a pool that is not named by the user only while
+//!    the cluster has its family.
 //! 3. Every location elects its leaders, keeping incumbents.
 //! 4. Pairs of locations whose leaders both report the link become established, and stay so.
 //! 5. Peers get a home, the one they had where it still serves.

@@ -27,8 +27,11 @@ pub struct Facts {
 /// Settings of the operator that concern the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterFacts {
-    /// Overlay addresses are taken from these, one of each for every node. At most one per family.
+    /// Pools that the user named: every node gets an overlay address of each. At most one per family.
     pub overlay: BTreeSet<Prefix>,
+    /// Pools for families of which `overlay` names none, at most one per family. Each is used only while a node of the
+    /// cluster has a pod network or an address of its family, for nothing else could send to its addresses.
+    pub automatic: BTreeSet<Prefix>,
     /// The UDP port of WireGuard where a node does not say otherwise.
     pub listen_port: u16,
     /// Where agents and kubelets reach the API server. Nothing may claim these addresses for the mesh.
@@ -41,6 +44,7 @@ impl Default for ClusterFacts {
     fn default() -> Self {
         Self {
             overlay: BTreeSet::new(),
+            automatic: BTreeSet::new(),
             listen_port: 51820,
             api_server: BTreeSet::new(),
             default_location: None,

@@ -35,6 +35,9 @@
 //! | prefix of a location that is not established | no route | no route | no route |
 //! | the own location | local | local | local |
 //!
+//! All of this for the families that the node has a part in: an address or pods of its own, or, on a leader, its overlay
+//! address or anything in its location. Of another family nothing could be sent through it, and it has no route.
+//!
 //! Nobody sends through a hop what came to it through a hop: followers send to active leaders, which send into the
 //! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader. So a standby leader
 //! sends what a hop brought to it into its own tunnels, where the far side takes it as its group's (a host whose WireGuard
@@ -62,6 +65,7 @@
 //! leaders.
 
 mod entries;
+mod families;
 mod routes;
 mod tunnel;
 mod view;
@@ -93,7 +97,7 @@ pub struct Plan {
     /// Prefixes of the own location (pods, nodes, cidrs, of all its members); the CNI and the LAN carry these, even
     /// where a wider prefix stands in `routes`.
     pub local: BTreeSet<Prefix>,
-    /// What lives on this node itself: its pods' prefixes, its addresses, its overlay addresses.
+    /// What lives on this node itself: its pods' prefixes, its addresses, on a leader its overlay addresses.
     pub own: BTreeSet<Prefix>,
     /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
     /// go through the hop, never bare onto the LAN.
@@ -192,21 +196,29 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
         };
     };
     let entries = entries::entries(&view);
-    let addresses = view.member.addresses.iter().chain(&view.member.overlay);
-    let own = addresses.map(|address| Prefix::host(*address));
+    let own = own(&view);
+    let useful = families::useful(&view, &own, &entries);
     Plan {
         me: me.clone(),
         location: Some(view.home().name.clone()),
         role: view.role().map_or(Role::Follower, Role::Leader),
         tunnel: view.lead.map(|_| tunnel::tunnel(&view, &entries)),
-        own: own.chain(view.member.prefixes.iter().copied()).collect(),
-        local: routes::local(&view, &entries),
+        local: routes::local(&view, useful),
         returns: view
             .lead
-            .map(|_| routes::returns(&view, &entries))
+            .map(|_| routes::returns(&view, useful))
             .unwrap_or_default(),
-        routes: routes::routes(&view, &entries, reachability),
+        routes: routes::routes(&view, useful, reachability),
+        own: own.into_iter().collect(),
     }
+}
+
+/// Returns what lives on this node. A follower has no device for its overlay addresses.
+fn own(view: &View<'_>) -> Vec<Prefix> {
+    let overlay = view.lead.is_some().then_some(&view.member.overlay);
+    let addresses = view.member.addresses.iter().chain(overlay.into_iter().flatten());
+    let hosts = addresses.map(|address| Prefix::host(*address));
+    hosts.chain(view.member.prefixes.iter().copied()).collect()
 }
 
 #[cfg(test)]
@@ -268,6 +280,7 @@ mod tests {
             let node: NodeName = node.parse().unwrap();
             let member = Member {
                 generation: Generation(*generation),
+                addresses: [IpAddr::from([192, 168, 0, index])].into(),
                 prefixes: (node.as_str() != "c1").then(prefix).into_iter().collect(),
                 public_key: Some(PublicKey::new([index; 32])),
                 ..Member::default()

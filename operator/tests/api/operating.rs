@@ -23,10 +23,10 @@ async fn a_cluster_comes_to_a_mesh_that_stays_as_it_is() {
     }
     let mesh_nodes: Api<MeshNode> = Api::all(client.clone());
     until(
-        "every node has a MeshNode with an overlay address of each family",
+        "every node has a MeshNode with an overlay address of its only family",
         async || {
             let nodes = mesh_nodes.list(&ListParams::default()).await.unwrap().items;
-            (nodes.len() == 4 && nodes.iter().all(|node| node.spec.overlay.len() == 2)).then_some(())
+            (nodes.len() == 4 && nodes.iter().all(|node| node.spec.overlay.len() == 1)).then_some(())
         },
     )
     .await;

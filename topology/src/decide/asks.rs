@@ -124,6 +124,7 @@ impl<'a> Limits<'a> {
         let pools = cluster
             .overlay
             .iter()
+            .chain(&cluster.automatic)
             .map(|pool| (*pool, Reason::OverlayPool(*pool)));
         let all = unroutable
             .map(|prefix: Prefix| (prefix, Reason::NotRoutable))

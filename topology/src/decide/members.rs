@@ -45,7 +45,8 @@ pub(super) fn members<'a>(
     generation: Generation,
     rejected: &mut Vec<Rejected>,
 ) -> Vec<Drawn<'a>> {
-    let overlays = overlays(cluster, nodes, rejected);
+    let pools = [Family::V4, Family::V6].map(|family| pool(cluster, nodes, denied, family));
+    let overlays = overlays(pools, nodes, rejected);
     let drawn = |(node, overlay): (&Placed<'a>, Overlay)| {
         let sketch = Sketch::new(cluster, node, objects[node.site], overlay, keyless, denied);
         let before = node.before.filter(|before| before.stayed);
@@ -178,13 +179,39 @@ fn at(addresses: &BTreeSet<IpAddr>, port: u16) -> impl Iterator<Item = Endpoint>
 /// The overlay addresses of a node, one of each family.
 type Overlay = [Option<IpAddr>; 2];
 
+/// The pool of a family: the one that is named, or the automatic one while a node of the cluster has the family.
+///
+/// What is not granted, like a link-local address, does not count. A node that is the only one with a family, and that
+/// comes and goes, takes the overlay addresses of that family with it; with it goes everything else that could have
+/// used them, and as the first choice of each node is a hash of its name, they come back as they were.
+fn pool(cluster: &ClusterFacts, nodes: &[Placed<'_>], denied: &Denied<'_>, family: Family) -> Option<Prefix> {
+    let of_family = |pools: &BTreeSet<Prefix>| pools.iter().find(|pool| pool.family() == family).copied();
+    let has = |node: &Placed<'_>| {
+        let by = By::Node(node.name);
+        let mut pods = node
+            .fact
+            .prefixes
+            .iter()
+            .filter(|prefix| prefix.family() == family);
+        let mut addresses = node
+            .fact
+            .addresses
+            .iter()
+            .filter(|address| Family::of(**address) == family);
+        pods.any(|prefix| denied.granted(by, Use::Pods, *prefix))
+            || addresses.any(|address| denied.granted(by, Use::Address, Prefix::host(*address)))
+    };
+    of_family(&cluster.overlay).or_else(|| of_family(&cluster.automatic).filter(|_| nodes.iter().any(has)))
+}
+
 /// The overlay addresses of every node, in the order of the nodes: those it had, and new ones where it has none.
-fn overlays(cluster: &ClusterFacts, nodes: &[Placed<'_>], rejected: &mut Vec<Rejected>) -> Vec<Overlay> {
+fn overlays(pools: [Option<Prefix>; 2], nodes: &[Placed<'_>], rejected: &mut Vec<Rejected>) -> Vec<Overlay> {
     let mut overlays = vec![Overlay::default(); nodes.len()];
-    for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
-        let Some(prefix) = cluster.overlay.iter().find(|pool| pool.family() == family) else {
+    for (index, prefix) in pools.into_iter().enumerate() {
+        let Some(prefix) = prefix else {
             continue;
         };
+        let family = prefix.family();
         let had = |node: &Placed<'_>| {
             let mut overlay = node.before.iter().flat_map(|before| &before.member.overlay);
             overlay.find(|address| Family::of(**address) == family).copied()
@@ -192,7 +219,7 @@ fn overlays(cluster: &ClusterFacts, nodes: &[Placed<'_>], rejected: &mut Vec<Rej
         for (node, overlay) in nodes.iter().zip(&mut overlays) {
             overlay[index] = had(node);
         }
-        let mut pool = Pool::new(*prefix, overlays.iter_mut().map(|overlay| &mut overlay[index]));
+        let mut pool = Pool::new(prefix, overlays.iter_mut().map(|overlay| &mut overlay[index]));
         for (node, overlay) in nodes.iter().zip(&mut overlays) {
             overlay[index] = overlay[index].or_else(|| pool.choose(node.name));
             rejected.extend(overlay[index].is_none().then(|| Rejected {

@@ -43,7 +43,7 @@ pub(super) fn routes(
     let ways = Ways::new(view, reachability);
     let remote = entries.iter().filter(|entry| !is_local(view, entry));
     let routes = remote.filter_map(|entry| {
-        let via = ways.via(entry)?;
+        let via = ways.passable(entry, ways.via(entry)?);
         let location = view.sites[entry.site].name.clone();
         Some((entry.prefix, Route { via, location }))
     });
@@ -52,7 +52,9 @@ pub(super) fn routes(
 
 /// Addresses of the other nodes of the own location, each with the hop to its node.
 pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix, Via> {
-    let here = entries.iter().filter(|entry| entry.site == view.mine);
+    let here = entries
+        .iter()
+        .filter(|entry| entry.site == view.mine && view.speaks(entry.prefix.family()));
     let returns = here.filter_map(|entry| match entry.owner {
         Owner::Member(node, member) if node != view.me && is_address(member, entry.prefix) => {
             Some((entry.prefix, hop(node, member)))
@@ -120,6 +122,17 @@ impl<'v, 'a> Ways<'v, 'a> {
             Kind::Peer | Kind::Member | Kind::Cidr if !established => None,
             Kind::Peer | Kind::Member | Kind::Cidr if entry.carrier.is_none() => Some(Via::Unreachable),
             Kind::Peer | Kind::Member | Kind::Cidr => Some(self.out[entry.site].clone()),
+        }
+    }
+
+    /// No hop takes a family that this node has nothing of. What a leader sends of it comes from its overlay address, or
+    /// was brought to it, and goes into its own tunnels, where there is one.
+    fn passable(&self, entry: &Entry<'_>, via: Via) -> Via {
+        match via {
+            Via::Hop { .. } if self.view.speaks(entry.prefix.family()) => via,
+            Via::Hop { .. } if entry.site == self.view.mine => Via::Unreachable,
+            Via::Hop { .. } | Via::Tunnel if self.view.lead.is_some() => Via::Tunnel,
+            Via::Hop { .. } | Via::Tunnel | Via::Unreachable => via,
         }
     }
 

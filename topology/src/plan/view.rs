@@ -1,9 +1,9 @@
 //! The mesh as one node reads it: each node in one location, only leaders that can lead.
 
-use std::{cmp::Reverse, collections::BTreeSet, ops::Range};
+use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr, ops::Range};
 
 use crate::{
-    LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName, rendezvous,
+    Family, LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName, rendezvous,
 };
 
 /// A leader that can lead.
@@ -124,6 +124,17 @@ impl<'a> View<'a> {
         view.lead = view.lead_of(&me);
         view.carrier = view.carrier_of(&me);
         Some(view)
+    }
+
+    /// Whether this node has an address or pods of a family.
+    pub(super) fn speaks(&self, family: Family) -> bool {
+        let of_family = |address: &IpAddr| Family::of(*address) == family;
+        self.member.addresses.iter().any(of_family)
+            || self
+                .member
+                .prefixes
+                .iter()
+                .any(|prefix| prefix.family() == family)
     }
 
     /// The own location.

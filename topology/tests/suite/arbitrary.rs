@@ -1,6 +1,6 @@
 //! Random clusters: small, with few values, so that claims clash, names return and leaders change.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use spanwire_topology::{
@@ -15,13 +15,42 @@ pub(crate) fn messy() -> impl Strategy<Value = Facts> {
     cluster(nodes, vec((0_u8..4, peer(true)), 0..4))
 }
 
-/// A cluster in which no two claims clash and all links work.
+/// The families of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stack {
+    V4,
+    V6,
+    Dual,
+}
+
+/// A cluster in which no two claims clash and all links work, of IPv4, of IPv6, or of nodes with either and with both.
 pub(crate) fn sound() -> impl Strategy<Value = Facts> {
+    let stacks = prop_oneof![
+        2 => vec(Just(Stack::V4), 12),
+        1 => vec(Just(Stack::V6), 12),
+        2 => vec(prop_oneof![Just(Stack::V4), Just(Stack::V6), Just(Stack::Dual)], 12),
+    ];
+    stacks.prop_flat_map(sound_of)
+}
+
+/// A sound cluster in which the nodes have these families. Its IPv4 pool is named, its IPv6 pool automatic.
+pub(crate) fn sound_of(stacks: Vec<Stack>) -> impl Strategy<Value = Facts> {
     let nodes = vec((0_u8..12, node(false)), 0..12);
-    cluster(nodes, vec((0_u8..4, peer(false)), 0..3)).prop_map(|mut facts| {
-        for (index, node) in (1..).zip(facts.nodes.values_mut()) {
-            node.addresses = [Ipv4Addr::new(192, 168, index, 1).into()].into();
-            node.prefixes = [prefix([10, 244, index, 0], 24)].into();
+    cluster(nodes, vec((0_u8..4, peer(false)), 0..3)).prop_map(move |mut facts| {
+        facts.cluster.automatic = ["fd00:4::/64".parse().unwrap()].into();
+        for ((index, node), stack) in (1_u8..).zip(facts.nodes.values_mut()).zip(&stacks) {
+            let v6: Ipv6Addr = format!("2001:db8::{index}").parse().unwrap();
+            let pods6: Prefix = format!("fd00:10:{index}::/64").parse().unwrap();
+            node.addresses.clear();
+            node.prefixes.clear();
+            if *stack != Stack::V6 {
+                node.addresses.insert(Ipv4Addr::new(192, 168, index, 1).into());
+                node.prefixes.insert(prefix([10, 244, index, 0], 24));
+            }
+            if *stack != Stack::V4 {
+                node.addresses.insert(v6.into());
+                node.prefixes.insert(pods6);
+            }
             node.public_key = node.public_key.map(|_| PublicKey::new([index; 32]));
         }
         for (index, peer) in (1..).zip(facts.peers.values_mut()) {

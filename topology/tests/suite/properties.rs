@@ -1,15 +1,18 @@
 //! What holds for every cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use proptest::prelude::*;
 use spanwire_topology::{
-    Claimant, Facts, LocationName, Mesh, NodeFact, NodeName, PeerName, PublicKey, Reachability, Reason,
-    Severity, carrier, check, decide, dot, plan,
+    Claimant, Facts, Family, LocationName, Mesh, NodeFact, NodeName, PeerName, Prefix, PublicKey,
+    Reachability, Reason, Severity, Via, carrier, check, decide, dot, plan,
 };
 
 use crate::{
-    arbitrary::{link, messy, sound},
+    arbitrary::{Stack, link, messy, sound, sound_of},
     walk::{self, Outcome},
 };
 
@@ -154,6 +157,58 @@ proptest! {
         }
         let mesh = decide(&facts, &Mesh::default()).mesh;
         judge(&mesh)?;
+    }
+
+    #[test]
+    fn where_no_node_has_ipv6_no_plan_has_any(
+        facts in sound_of(vec![Stack::V4; 12]),
+        before in sound(),
+        links in any::<bool>(),
+    ) {
+        let mut facts = facts;
+        if links {
+            link(&mut facts);
+        }
+        let mesh = decide(&facts, &decide(&before, &Mesh::default()).mesh).mesh;
+        for node in facts.nodes.keys() {
+            let plan = plan(&mesh, node, &Reachability::default());
+            prop_assert!(!plan.to_string().contains("::"), "{}", plan);
+        }
+    }
+
+    #[test]
+    fn a_follower_routes_what_it_has_a_part_in(facts in sound()) {
+        let mut facts = facts;
+        link(&mut facts);
+        let mesh = decide(&facts, &Mesh::default()).mesh;
+        for (node, fact) in &facts.nodes {
+            let plan = plan(&mesh, node, &Reachability::default());
+            let own: BTreeSet<Family> = fact.addresses.iter().map(|address| Family::of(*address)).collect();
+            let routed = plan.routes.keys().chain(&plan.local).map(Prefix::family).collect::<BTreeSet<_>>();
+            prop_assert!(plan.tunnel.is_some() || routed.is_subset(&own), "{}", plan);
+            let hops = plan.routes.iter().filter(|(_, route)| matches!(route.via, Via::Hop { .. }));
+            let hops = hops.map(|(prefix, _)| prefix.family()).chain(plan.returns.keys().map(Prefix::family));
+            prop_assert!(hops.collect::<BTreeSet<_>>().is_subset(&own), "{}", plan);
+        }
+    }
+
+    #[test]
+    fn overlay_addresses_come_with_a_family_and_come_back_as_they_were(facts in sound()) {
+        let both = decide(&facts, &Mesh::default()).mesh;
+        let mut single = facts.clone();
+        for node in single.nodes.values_mut() {
+            node.addresses.retain(IpAddr::is_ipv4);
+            node.prefixes.retain(|prefix| prefix.family() == Family::V4);
+        }
+        let v6 = |mesh: &Mesh| {
+            let mut members = mesh.locations.values().flat_map(|location| location.members.values());
+            members.any(|member| member.overlay.iter().any(IpAddr::is_ipv6))
+        };
+        let had = facts.nodes.values().any(|node| node.addresses.iter().any(IpAddr::is_ipv6));
+        prop_assert_eq!(v6(&both), had);
+        let without = decide(&single, &both).mesh;
+        prop_assert!(!v6(&without));
+        prop_assert_eq!(overlays(&decide(&facts, &without).mesh), overlays(&both));
     }
 
     #[test]

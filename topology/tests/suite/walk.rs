@@ -10,7 +10,9 @@ mod ground;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use spanwire_topology::{Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability, Tunnel, Via, plan};
+use spanwire_topology::{
+    Family, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability, Tunnel, Via, plan,
+};
 
 pub(crate) use expect::{Expected, expected};
 pub(crate) use ground::{Ground, Place, Spot};
@@ -88,6 +90,10 @@ pub(crate) fn walk(ground: &Ground<'_>, plans: &Plans, from: &Spot, to: IpAddr) 
             Choice::Via(Via::Tunnel) => through(ground, plans, plan, from.address, to),
             Choice::Local | Choice::Nothing if hosts.iter().any(|host| ground.delivers(&at, host)) => {
                 return Outcome::Arrived(hops + 1);
+            }
+            // No kernel forwards a family that its host has no part in; by the own routes goes what starts here or enters.
+            Choice::Nothing if came == Came::Hop && hops > 0 && !ground.speaks(&at, Family::of(to)) => {
+                Err(Outcome::Stopped(format!("{at} has no part in its family")))
             }
             Choice::Local => Err(Outcome::Stopped(format!("no neighbour of {at} has it"))),
             Choice::Nothing => Err(Outcome::Plain(at.clone())),

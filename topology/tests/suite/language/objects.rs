@@ -70,6 +70,7 @@ impl World {
         let cluster = &mut self.facts.cluster;
         match words {
             ["overlay", pools] => cluster.overlay = list(pools)?,
+            ["automatic", pools] => cluster.automatic = list(pools)?,
             ["listen-port", port] => cluster.listen_port = parse(port)?,
             ["api-server", servers] => cluster.api_server = list(servers)?,
             ["default-location", name] => cluster.default_location = Some(parse(name)?),

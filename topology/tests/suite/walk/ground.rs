@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use spanwire_topology::{LeaderRole, Location, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
+use spanwire_topology::{
+    Family, LeaderRole, Location, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey,
+};
 
 /// Where an address can be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +78,14 @@ impl<'a> Ground<'a> {
     /// Whether two nodes are on one CNI island.
     pub(crate) fn near(&self, a: &NodeName, b: &NodeName) -> bool {
         self.neighbours.contains(&(a.clone(), b.clone()))
+    }
+
+    /// Whether a node has an address or pods of a family.
+    pub(crate) fn speaks(&self, node: &NodeName, family: Family) -> bool {
+        let here = |(prefix, place): &(Prefix, Place)| {
+            prefix.family() == family && matches!(place, Place::Node(name) if name == node)
+        };
+        self.networks.iter().flatten().any(here)
     }
 
     /// Whether the CNI or the LAN brings a packet from a node to a place.
