@@ -104,7 +104,7 @@ pub struct LocationStatus {
     /// The leaders in order of preference, active ones first. Where every node leads, the first few of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaders: Vec<String>,
-    /// Where the first active leader is reached from outside. Empty: it can only initiate.
+    /// Where the first active leader is reached from outside: as named, or at a public address. Empty: at neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// How many nodes are here.

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema;
+use crate::{Role, schema};
 
 /// What the operator tells the agent of one node. Not for users to edit: annotate the Node instead.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,12 @@ use crate::schema;
     derive = "PartialEq",
     doc = "What the operator tells the agent of one node, and what the agent reports. Not for users to edit.",
     printcolumn(name = "Location", type_ = "string", json_path = ".spec.location"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".spec.role"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
     printcolumn(name = "Overlay", type_ = "string", json_path = ".spec.overlay[0]"),
     printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend"),
     printcolumn(name = "CNI", type_ = "string", json_path = ".status.cni"),
@@ -30,6 +36,9 @@ pub struct MeshNodeSpec {
     /// The location of the node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// Its part, where it leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// Its overlay addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overlay: Vec<String>,

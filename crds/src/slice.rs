@@ -3,6 +3,7 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use spanwire_topology::LeaderRole;
 
 use crate::{location::Mode, schema};
 
@@ -74,6 +75,24 @@ pub enum Role {
     Active,
     /// Is connected, and takes over when it becomes active.
     Standby,
+}
+
+impl From<LeaderRole> for Role {
+    fn from(role: LeaderRole) -> Self {
+        match role {
+            LeaderRole::Active => Self::Active,
+            LeaderRole::Standby => Self::Standby,
+        }
+    }
+}
+
+impl From<Role> for LeaderRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Active => Self::Active,
+            Role::Standby => Self::Standby,
+        }
+    }
 }
 
 /// The settings of a location as decided.

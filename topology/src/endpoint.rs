@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use thiserror::Error;
 
+use crate::Prefix;
+
 /// A DNS name (RFC 1123 section 2.1), in lower case, without a final dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DnsName(String);
@@ -51,6 +53,22 @@ pub enum EndpointError {
     /// An address that nobody can be reached at.
     #[error("has the address {0}, at which nobody can be reached")]
     Unusable(IpAddr),
+}
+
+impl Endpoint {
+    /// Returns whether any machine in the internet could reach it: a name, or an address that is not private, shared,
+    /// link-local or of the host itself.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        match &self.host {
+            EndpointHost::Name(_) => true,
+            EndpointHost::Address(address) => {
+                let address = address.to_canonical();
+                let special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+                !special && !Prefix::host(address).is_private()
+            }
+        }
+    }
 }
 
 impl FromStr for Endpoint {
@@ -156,6 +174,37 @@ mod tests {
                 matches!(text.parse::<Endpoint>(), Err(EndpointError::Unusable(_))),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_of_the_internet_are_public() {
+        for text in [
+            "vpn.example.com:1",
+            "198.51.100.1:1",
+            "[2001:db8::1]:1",
+            "172.32.0.1:1",
+        ] {
+            assert!(text.parse::<Endpoint>().unwrap().is_public(), "{text}");
+        }
+        let addresses = [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.3.11",
+            "100.64.0.1",
+            "169.254.1.1",
+            "127.0.0.1",
+            "0.0.0.0",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+            "::",
+            "::ffff:192.168.3.11",
+            "224.0.0.1",
+        ];
+        for text in addresses {
+            let host = EndpointHost::Address(text.parse().unwrap());
+            assert!(!Endpoint { host, port: 1 }.is_public(), "{text}");
         }
     }
 }

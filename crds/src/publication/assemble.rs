@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use spanwire_topology::{
-    Generation, Keepalive, Leader, LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName,
-    Peer, PeerName, Settings,
+    Generation, Keepalive, Leader, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName,
+    Settings,
 };
 
 use super::{value, values};
-use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, Role, SliceMember};
+use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, SliceMember};
 
 /// Puts the mesh together from LocationSlices and the accepted parts of Peers, each with its name.
 ///
@@ -63,12 +63,10 @@ pub fn assemble<'a>(
 
 fn enter_head(location: &mut Location, head: &Head) {
     let leader = |leader: &crate::SliceLeader| {
-        let role = match leader.role {
-            Role::Active => LeaderRole::Active,
-            Role::Standby => LeaderRole::Standby,
-        };
-        let node = value(&leader.node)?;
-        Some(Leader { node, role })
+        Some(Leader {
+            node: value(&leader.node)?,
+            role: leader.role.into(),
+        })
     };
     location.leaders = head.leaders.iter().filter_map(leader).collect();
     location.established = values(&head.established);

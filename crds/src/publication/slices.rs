@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spanwire_topology::{
-    LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, Settings,
-};
+use spanwire_topology::{Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, Settings};
 
 use super::{MEMBERS_PER_SLICE, texts};
-use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, Role, SliceLeader, SliceMember, SliceSettings};
+use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, SliceLeader, SliceMember, SliceSettings};
 
 /// What is to be published for `mesh`, by the names of the LocationSlices, given what `published` is. What did not
 /// change equals what is published.
@@ -122,10 +120,7 @@ fn slice(location: &LocationName, head: Option<Head>, members: Vec<SliceMember>)
 fn head(mesh: &Mesh, location: &Location, published: Option<&LocationSliceSpec>) -> Head {
     let leader = |leader: &spanwire_topology::Leader| SliceLeader {
         node: leader.node.to_string(),
-        role: match leader.role {
-            LeaderRole::Active => Role::Active,
-            LeaderRole::Standby => Role::Standby,
-        },
+        role: leader.role.into(),
     };
     let mut head = Head {
         mesh_generation: mesh.generation.0,

@@ -103,7 +103,7 @@ impl Index {
         for (name, node) in self.nodes.objects() {
             let mut spec = members
                 .get(name)
-                .map(|(location, settings, member)| mesh_node(location, settings, member))
+                .map(|(location, settings, member)| mesh_node(location, settings, name, member))
                 .unwrap_or_default();
             let known = self.mesh_nodes.get(name);
             spec.retire = known.is_some_and(|known| known.spec.retire) && !self.unretires(name);
@@ -149,10 +149,11 @@ impl Index {
 }
 
 /// What the agent of a member is told.
-fn mesh_node(name: &LocationName, location: &Location, member: &Member) -> MeshNodeSpec {
+fn mesh_node(name: &LocationName, location: &Location, node: &NodeName, member: &Member) -> MeshNodeSpec {
     let texts = |items: &BTreeSet<std::net::IpAddr>| items.iter().map(ToString::to_string).collect();
     MeshNodeSpec {
         location: Some(name.to_string()),
+        role: location.role(node).map(Role::from),
         overlay: texts(&member.overlay),
         addresses: texts(&member.addresses),
         listen_port: Some(member.listen_port),

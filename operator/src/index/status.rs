@@ -135,7 +135,7 @@ impl Index {
                     .take(LEADERS)
                     .map(|leader| leader.node.to_string())
                     .collect(),
-                endpoint: reached_at(location),
+                endpoint: self.reached_at(location),
                 nodes: u32::try_from(location.members.len()).unwrap_or(u32::MAX),
                 conditions: conditions(
                     findings,
@@ -216,6 +216,20 @@ impl Index {
             (true, Reason::Elected, leaders.join(", "))
         };
         finding(ConditionType::LeaderElected, holds, reason, message)
+    }
+
+    /// Returns where the first active leader is reached from outside, best first: what a user named, or a public address.
+    /// At a private one only those get an answer who are in its network.
+    fn reached_at(&self, location: &Location) -> Option<String> {
+        let leader = location.active().next()?;
+        let named = self
+            .nodes
+            .get(leader)
+            .is_some_and(|record| !record.fact.endpoints.is_empty());
+        let own = &location.members.get(leader)?.endpoints;
+        let outside = own.iter().find(|endpoint| named || endpoint.is_public());
+        let endpoint = location.settings.endpoint.as_ref().or(outside);
+        endpoint.map(ToString::to_string)
     }
 
     fn why_nobody(&self, location: &Location) -> String {
@@ -307,17 +321,6 @@ fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -
         reason,
         message,
     }
-}
-
-/// Where the first active leader is reached from outside, best first.
-fn reached_at(location: &Location) -> Option<String> {
-    let first = location.members.get(location.active().next()?)?;
-    let endpoint = location
-        .settings
-        .endpoint
-        .as_ref()
-        .or_else(|| first.endpoints.first());
-    endpoint.map(ToString::to_string)
 }
 
 fn ready(elected: &Finding, connected: &Finding) -> Finding {

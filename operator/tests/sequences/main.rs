@@ -6,7 +6,7 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use spanwire_crds::{Location, LocationSpec, MeshNodeStatus};
+use spanwire_crds::{Location, LocationSpec, MeshNodeStatus, Role};
 use spanwire_operator::{index::Index, write::Write};
 use spanwire_topology::{PublicKey, Reachability, plan};
 use world::{Change, World, permuted, split};
@@ -244,6 +244,41 @@ fn managed_locations_come_and_go_and_those_of_users_stay() {
     world.tell(Change::Annotate(node, "spanwire.dev/location", "left"));
     world.settle();
     assert!(world.locations().contains("own"), "somebody said more about it");
+}
+
+#[test]
+fn a_mesh_node_names_its_role_where_it_leads() {
+    let world = World::of(&world::cluster());
+    let mesh = world.mesh();
+    for (name, spec) in world.mesh_nodes() {
+        let location = &mesh.locations[&spec.location.unwrap().parse().unwrap()];
+        let role = location.role(&name.parse().unwrap());
+        assert_eq!(spec.role, role.map(Role::from), "{name}");
+    }
+    let roles: Vec<_> = world.mesh_nodes().into_values().map(|spec| spec.role).collect();
+    for role in [Some(Role::Active), Some(Role::Standby), None] {
+        assert!(roles.contains(&role), "{roles:?}");
+    }
+}
+
+#[test]
+fn a_location_shows_an_endpoint_that_is_named_or_public() {
+    let mut world = World::of(&world::cluster());
+    let leader = world.leaders()["left"][0].clone();
+    assert_eq!(world.endpoint("left"), None, "192.168.7.0/24 is of one network");
+    for named in ["192.168.3.11:51820", "vpn.example.com:51820"] {
+        world.tell(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", named));
+        world.settle();
+        assert_eq!(world.endpoint("left").as_deref(), Some(named));
+    }
+    world.tell(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", ""));
+    world.tell(Change::Annotate(
+        leader,
+        "spanwire.dev/internal-ip",
+        "10.0.0.9,198.51.100.9",
+    ));
+    world.settle();
+    assert_eq!(world.endpoint("left").as_deref(), Some("198.51.100.9:51820"));
 }
 
 #[test]

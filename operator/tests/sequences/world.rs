@@ -484,6 +484,10 @@ impl World {
         (found.status.clone(), found.message.clone())
     }
 
+    pub(crate) fn endpoint(&self, location: &str) -> Option<String> {
+        self.locations[location].status.clone()?.endpoint
+    }
+
     pub(crate) fn locations(&self) -> BTreeSet<&str> {
         self.locations.keys().map(String::as_str).collect()
     }
