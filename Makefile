@@ -33,7 +33,7 @@ bench: setup ## How long deciding and planning for 5,000 nodes takes, beside the
 	@scripts/bench
 
 bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--rounds 1 --short" for less (70 min; cold 80)
-	cargo bench -p spanwire-tunnel --bench peers --locked -- --markdown "$(CURDIR)/docs/benchmarks.md" --json "$(CURDIR)/docs/benchmarks.json" $(ARGS)
+	cargo bench -p spanwire-tunnel --bench peers --locked -- $(ARGS)
 
 soak-tunnel: setup ## The tunnel's streams through ten rekeys while ports, MTU and addresses change; as root (21 min)
 	cargo test -p spanwire-tunnel --test netns --locked -- --ignored --nocapture soak

@@ -12,21 +12,24 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum as _};
 
 use crate::{
+    engine::{Engine, SetUp, name},
     measure::Plan,
-    report::{Figure, Machine, Report, Sample},
+    record::{Figure, Record, Sample},
     world::World,
 };
 
 mod cipher;
+mod engine;
 mod iperf;
 mod measure;
-mod report;
+mod record;
+mod tables;
 mod world;
 
-/// Measures this device and others, and writes docs/benchmarks.md.
+/// Measures this device and others, and writes target/bench-tunnel.json and target/bench-tunnel.md.
 #[derive(Debug, Parser)]
 struct Args {
     /// How often every engine is measured in every set-up
@@ -44,53 +47,12 @@ struct Args {
     /// Only TCP in one direction, its cost, and ping
     #[arg(long)]
     short: bool,
-    /// Keeps the samples here, and adds to those that are there
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Writes the tables between the marks in this file
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
+    /// Adds the samples also to those of this machine in docs/benchmarks.json, and writes docs/benchmarks.md
+    #[arg(long)]
+    update_committed: bool,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
-}
-
-/// A device to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-enum Engine {
-    /// This one
-    Spanwire,
-    /// This one, packet by packet
-    Plain,
-    /// This one without a cipher
-    NullCipher,
-    /// The newest wireguard-go
-    WireguardGo,
-    /// boringtun-cli with its four threads
-    Boringtun,
-    /// boringtun-cli with one thread
-    Boringtun1,
-    /// gotatun-cli
-    Gotatun,
-}
-
-/// A network between the devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-enum SetUp {
-    /// A veth as it is
-    Veth,
-    /// All processes of a side on a core of its own
-    Core,
-    /// A veth that leaves the segmentation of UDP to the sender's kernel
-    NoUdpSegmentation,
-}
-
-/// `Engine::WireguardGo` is `wireguard-go` here and on the command line.
-fn name(value: impl ValueEnum) -> String {
-    value
-        .to_possible_value()
-        .map(|value| value.get_name().to_owned())
-        .expect("no variant is skipped")
 }
 
 fn main() -> anyhow::Result<()> {
@@ -98,43 +60,68 @@ fn main() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces need root");
     }
-    let tools = tools()?;
-    let mut report = match &args.json {
-        Some(path) if path.exists() => Report::load(path)?,
-        _ => Report::new(Machine::look()?),
-    };
+    let machine = record::machine()?;
+    let tools = build(&engine::tools(&args.engines))?;
     let null = if args.engines.contains(&Engine::NullCipher) {
         cipher::build_without()?
     } else {
         PathBuf::new()
     };
-    let plan = Plan {
-        seconds: args.seconds,
-        short: args.short,
-    };
-    for round in 0..args.rounds {
-        for setup in &args.setups {
-            for at in 0..args.engines.len() {
-                let engine = args.engines[(at + round as usize) % args.engines.len()];
-                let sample = sample(engine, *setup, &plan, &tools, &null)
-                    .with_context(|| format!("{} in {}", name(engine), name(*setup)))?;
-                println!("round {} {} {}: {sample}", round + 1, name(*setup), name(engine));
-                report.samples.push(sample);
-                if let Some(path) = &args.json {
-                    report.save(path)?;
-                }
-            }
-        }
-    }
-    let tables = report.tables();
-    println!("{tables}");
-    if let Some(path) = &args.markdown {
-        report::replace(path, &tables)?;
+    let samples = measure(&args, &tools, &null, &machine)?;
+    if args.update_committed {
+        update_committed(&machine, samples)?;
     }
     Ok(())
 }
 
-fn sample(engine: Engine, setup: SetUp, plan: &Plan, tools: &str, null: &Path) -> anyhow::Result<Sample> {
+/// Measures everything that is asked for. What is known so far is in `target/` after every sample.
+fn measure(args: &Args, tools: &Path, null: &Path, machine: &str) -> anyhow::Result<Vec<Sample>> {
+    let plan = Plan {
+        seconds: args.seconds,
+        short: args.short,
+    };
+    let mut samples = Vec::new();
+    let mut tables = String::new();
+    for round in 0..args.rounds {
+        for setup in &args.setups {
+            for at in 0..args.engines.len() {
+                let engine = args.engines[(at + round as usize) % args.engines.len()];
+                let sample = sample(engine, *setup, &plan, tools, null)
+                    .with_context(|| format!("{} in {}", name(engine), name(*setup)))?;
+                println!("round {} {} {}: {sample}", round + 1, name(*setup), name(engine));
+                samples.push(sample);
+                let mut record = Record::default();
+                record.add(machine, samples.iter().cloned());
+                record.save(&output("json"))?;
+                tables = tables::render(&record);
+                record::write(&output("md"), &tables)?;
+            }
+        }
+    }
+    println!("{tables}\nwritten: {} and .json", output("md").display());
+    Ok(samples)
+}
+
+/// Returns where the figures of this run are written.
+fn output(extension: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    target
+        .expect("it is a folder in the target folder")
+        .join("bench-tunnel")
+        .with_extension(extension)
+}
+
+/// Adds samples to the figures that are committed.
+fn update_committed(machine: &str, samples: Vec<Sample>) -> anyhow::Result<()> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let json = docs.join("benchmarks.json");
+    let mut record = Record::load(&json)?;
+    record.add(machine, samples);
+    record.save(&json)?;
+    tables::replace(&docs.join("benchmarks.md"), &tables::render(&record))
+}
+
+fn sample(engine: Engine, setup: SetUp, plan: &Plan, tools: &Path, null: &Path) -> anyhow::Result<Sample> {
     let world = World::new(engine, setup, tools, null)?;
     let mut figures = plan.measure(&world)?;
     if engine == Engine::NullCipher {
@@ -147,17 +134,19 @@ fn sample(engine: Engine, setup: SetUp, plan: &Plan, tools: &str, null: &Path) -
     })
 }
 
-/// Builds the others where that is yet to be done.
-fn tools() -> anyhow::Result<String> {
+/// Builds these programs where that is yet to be done, and returns the folder that they are in.
+fn build(programs: &[&str]) -> anyhow::Result<PathBuf> {
+    if programs.is_empty() {
+        return Ok(PathBuf::new());
+    }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools");
     let output = spanwire_testbed::programs::command(script)?
+        .args(programs)
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot run benches/tools")?;
     if !output.status.success() {
         bail!("benches/tools failed");
     }
-    fs::canonicalize(String::from_utf8(output.stdout)?.trim())
-        .map(|path| path.display().to_string())
-        .context("benches/tools names no folder")
+    fs::canonicalize(String::from_utf8(output.stdout)?.trim()).context("benches/tools names no folder")
 }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     iperf::{Ping, Server, client},
-    report::Figure,
+    record::Figure,
     world::{World, cpu_of},
 };
 

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Engine, SetUp};
+use crate::engine::{Engine, SetUp};
 
 pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_spanwire-tunnel");
 /// Inner addresses of the two sides.
@@ -26,7 +26,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(engine: Engine, setup: SetUp, tools: &str, null: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(engine: Engine, setup: SetUp, tools: &Path, null: &Path) -> anyhow::Result<Self> {
         sweep();
         let number = std::process::id();
         let mut world = Self {
@@ -117,20 +117,19 @@ impl World {
         Ok(())
     }
 
-    fn start(&mut self, side: usize, engine: Engine, tools: &str, null: &Path) -> anyhow::Result<()> {
+    fn start(&mut self, side: usize, engine: Engine, tools: &Path, null: &Path) -> anyhow::Result<()> {
         let name = self.names[side].clone();
-        let tool = |program: &str| format!("{tools}/{program}");
-        let (program, words): (String, &[&str]) = match engine {
-            Engine::Spanwire => (OURS.into(), &[]),
-            Engine::Plain => (OURS.into(), &["--no-offload"]),
-            Engine::NullCipher => (null.display().to_string(), &[]),
-            Engine::WireguardGo => (tool("wireguard-go"), &["-f"]),
-            Engine::Boringtun => (tool("boringtun-cli"), &["-f", "--disable-drop-privileges"]),
-            Engine::Boringtun1 => (
-                tool("boringtun-cli"),
-                &["-f", "--disable-drop-privileges", "-t", "1"],
-            ),
-            Engine::Gotatun => (tool("gotatun"), &["-f", "--disable-drop-privileges"]),
+        let program = match engine.tool() {
+            Some(tool) => tools.join(tool).display().to_string(),
+            None if engine == Engine::NullCipher => null.display().to_string(),
+            None => OURS.into(),
+        };
+        let words: &[&str] = match engine {
+            Engine::Spanwire | Engine::NullCipher => &[],
+            Engine::Plain => &["--no-offload"],
+            Engine::WireguardGo => &["-f"],
+            Engine::Boringtun | Engine::Gotatun => &["-f", "--disable-drop-privileges"],
+            Engine::Boringtun1 => &["-f", "--disable-drop-privileges", "-t", "1"],
         };
         let mut command = self.command(side, &program);
         let spawned = command
@@ -142,7 +141,7 @@ impl World {
         self.engines
             .push(spawned.with_context(|| format!("cannot start {program}"))?);
         wait(|| {
-            // `wg` removes a socket at which nobody answers, such as one that is bound and not listened at yet.
+            // `wg` removes a socket at which no process answers, such as one that is bound and not listened at yet.
             UnixStream::connect(format!("/var/run/wireguard/{name}.sock")).is_ok()
                 && run("wg", &["show", &name]).is_ok()
         })
