@@ -8,13 +8,14 @@ use std::{
 };
 
 use spanwire_tunnel::{
-    device::{Device, PADDING, Path, Wire},
+    device::{Device, PADDING, Wire},
     noise::SCRATCH,
     offload::{
         coalesce::{Coalescer, Joins},
         segment::{ROOM, Segments},
         vnet::{LENGTH, Vnet},
     },
+    path::Path,
     uapi::{Ports, Session},
 };
 
@@ -31,7 +32,7 @@ impl Wire for Nowhere {
     }
 
     fn deliver(&mut self, _: &[u8]) {
-        panic!("nobody here has the key of a session");
+        panic!("no session has been established");
     }
 }
 

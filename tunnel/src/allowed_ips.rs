@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    peer::PeerId,
+    id::PeerId,
     prefix::{Prefix, align, mask},
 };
 
@@ -32,7 +32,7 @@ struct Node {
 }
 
 impl AllowedIps {
-    /// Gives `prefix` to `peer`, whoever had it before.
+    /// Gives `prefix` to `peer`, whichever peer had it before.
     pub fn insert(&mut self, prefix: Prefix, peer: PeerId) {
         let key = align(prefix.addr()).0;
         let before = insert(self.slot(prefix.addr()), key, prefix.length(), peer);
@@ -57,7 +57,7 @@ impl AllowedIps {
         }
     }
 
-    /// Whose address it is.
+    /// Returns whose address it is.
     pub fn lookup(&self, addr: IpAddr) -> Option<PeerId> {
         let (key, max) = align(addr);
         let mut slot = if addr.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -75,7 +75,7 @@ impl AllowedIps {
         best
     }
 
-    /// What belongs to `peer`, in order.
+    /// Returns what belongs to `peer`, in order.
     pub fn of(&self, peer: PeerId) -> impl Iterator<Item = Prefix> + '_ {
         self.by_peer.get(&peer).into_iter().flatten().copied()
     }
@@ -98,7 +98,7 @@ impl AllowedIps {
     }
 }
 
-/// Bit number `at` from the top.
+/// Returns bit number `at` from the top.
 fn bit(key: u128, at: u8) -> usize {
     usize::from(key >> (127 - u32::from(at)) & 1 == 1)
 }

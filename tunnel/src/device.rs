@@ -4,12 +4,12 @@
 //!
 //! 1. [`Device::handle_packet`]: an IP packet left the tunnel interface. Its destination names the peer (`allowed_ips`),
 //!    it is padded to 16 bytes, encrypted ([`crate::noise`]) and sent to the peer's endpoint, or kept while a handshake runs.
-//! 2. [`Device::handle_datagram`]: a datagram came from the network. [`Gate`] finds the peer, `noise` decrypts, the
+//! 2. [`Device::handle_datagram`]: a datagram came from the network. [`Admission`] finds the peer, `noise` decrypts, the
 //!    sender's address becomes the endpoint, and a packet whose source belongs to that peer, or to another of its group,
 //!    goes to the interface.
 //! 3. [`Device::handle_timeout`]: handshakes, keepalives and rekeying that time made due.
 //!
-//! A device may be split into several, one for each thread that carries packets ([`Place`]).
+//! A device may be split into several, one for each thread that carries packets ([`ShardIndex`]).
 //!
 //! What the outside gets is handed to a [`Wire`], so that a batching data path can collect instead of sending.
 //! Configuration is in `device/configure.rs`.
@@ -24,41 +24,28 @@ use std::{
 use boringtun::noise::Tunn;
 
 use crate::{
+    admission::{self, Admission, Verdict},
     allowed_ips::AllowedIps,
     ecn,
-    gate::{self, Entry, Gate},
     group::{Group, Groups},
+    id::PeerId,
     key::{PrivateKey, PublicKey},
     noise::{Intake, Received, SCRATCH},
-    peer::{Local, Peer, PeerId, Wants},
+    path::Path,
+    peer::{Local, Peer, Wants},
 };
 
 mod configure;
-mod place;
+mod sharding;
 
-pub use place::Place;
+pub use sharding::ShardIndex;
 
 /// Packets are padded to a multiple of this, so that their length tells less.
 pub const PADDING: usize = 16;
 
-/// Where a datagram comes from or goes to, and which of this machine's addresses it is written to or from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// The other side.
-    pub remote: SocketAddr,
-    /// This side; `None` lets the kernel choose.
-    pub local: Option<IpAddr>,
-}
-
-impl From<SocketAddr> for Path {
-    fn from(remote: SocketAddr) -> Self {
-        Self { remote, local: None }
-    }
-}
-
 /// Where a device's output goes. What is given may be kept a while, so that much goes in one call, but never overtaken.
 pub trait Wire {
-    /// Where the next datagram may be written: at least [`SCRATCH`] bytes.
+    /// Returns where the next datagram may be written: at least [`SCRATCH`] bytes.
     fn room(&mut self) -> &mut [u8];
     /// Sends the first `length` bytes of the room over the network, in this traffic class (DSCP and ECN).
     fn commit(&mut self, to: Path, tos: u8, length: usize);
@@ -97,28 +84,28 @@ pub struct Drops {
 
 /// The device's own key and what follows from it.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct DeviceIdentity {
     private: PrivateKey,
     public: PublicKey,
     /// One for all shards, so that there is one limit and one secret for cookies. Only handshakes come here.
-    gate: Arc<Mutex<Gate>>,
+    admission: Arc<Mutex<Admission>>,
 }
 
-impl Identity {
+impl DeviceIdentity {
     pub(crate) fn new(private: PrivateKey) -> Self {
         Self {
             public: private.public(),
-            gate: Arc::new(Mutex::new(Gate::new(&private))),
+            admission: Arc::new(Mutex::new(Admission::new(&private))),
             private,
         }
     }
 }
 
-/// A WireGuard device, or one shard of it: then it has the tables of the whole, and the peers of its [`Place`].
+/// A WireGuard device, or one shard of it: then it has the tables of the whole, and the peers of its [`ShardIndex`].
 #[derive(Debug)]
 pub struct Device {
-    place: Place,
-    identity: Option<Identity>,
+    index: ShardIndex,
+    identity: Option<DeviceIdentity>,
     /// Who has which id; ids are used again.
     keys: Vec<Option<PublicKey>>,
     /// Those that this shard serves, by id.
@@ -136,15 +123,15 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device without key and peers, on an interface of that MTU.
+    /// Makes a device without key and peers, on an interface of that MTU.
     pub fn new(mtu: usize) -> Self {
-        Self::shard(Place::WHOLE, mtu)
+        Self::shard(ShardIndex::WHOLE, mtu)
     }
 
-    /// One shard of a device. All of them have to be configured alike.
-    pub fn shard(place: Place, mtu: usize) -> Self {
+    /// Makes one shard of a device. All of them have to be configured alike.
+    pub fn shard(index: ShardIndex, mtu: usize) -> Self {
         Self {
-            place,
+            index,
             identity: None,
             keys: Vec::new(),
             peers: Vec::new(),
@@ -160,13 +147,13 @@ impl Device {
         }
     }
 
-    /// Which other shard has to take this IP packet; `None` when it is this one's, or nobody's.
+    /// Returns which other shard has to take this IP packet; `None` when it is this one's, or belongs to no peer.
     pub fn is_elsewhere(&self, packet: &[u8]) -> Option<usize> {
-        if self.place == Place::WHOLE {
+        if self.index == ShardIndex::WHOLE {
             return None;
         }
         let id = self.allowed_ips.lookup(Tunn::dst_address(packet)?)?;
-        self.place.other(id)
+        self.index.other(id)
     }
 
     /// Takes an IP packet of `length` bytes at the start of `buffer`, which has [`PADDING`] more bytes of room.
@@ -221,13 +208,13 @@ impl Device {
         self.due = earliest(self.due, noise.poll_timeout(now));
     }
 
-    /// What came from the interface cannot be understood.
+    /// Counts what came from the interface and cannot be understood.
     pub fn handle_malformed(&mut self) {
         self.drops.malformed += 1;
     }
 
-    /// Takes a datagram that came from `source`, whose outer header had these ECN bits. `Some` when it is admitted, but its
-    /// peer is that other shard's: [`Self::handle_admitted`] has to take it there.
+    /// Takes a datagram that came from `source`, whose outer header had these ECN bits. `Some` when it is admitted, but
+    /// its peer is that other shard's: [`Self::handle_admitted`] has to take it there.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -238,36 +225,36 @@ impl Device {
     ) -> Option<(usize, PeerId)> {
         let source = source.into();
         let id = self.admit(now, source, datagram, wire)?;
-        if let Some(other) = self.place.other(id) {
+        if let Some(other) = self.index.other(id) {
             return Some((other, id));
         }
         self.handle_admitted(now, source, outer, id, datagram, wire);
         None
     }
 
-    /// Whose datagram it is, as far as can be seen without the peer.
+    /// Returns whose datagram it is, as far as can be seen without the peer.
     fn admit(&mut self, now: Instant, source: Path, datagram: &[u8], wire: &mut impl Wire) -> Option<PeerId> {
-        let entry = match (gate::receiver(datagram), &self.identity) {
-            (Some(index), Some(_)) => Entry::For(index),
+        let entry = match (admission::receiver(datagram), &self.identity) {
+            (Some(index), Some(_)) => Verdict::For(index),
             (None, Some(identity)) => identity
-                .gate
+                .admission
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .admit(now, source.remote, datagram, &mut self.scratch),
-            (_, None) => Entry::Nobody,
+            (_, None) => Verdict::Unknown,
         };
         let id = match entry {
-            Entry::From(key) => self.by_key.get(&key).copied(),
-            Entry::For(index) => Some(PeerId(index)),
-            Entry::Cookie(reply) => {
+            Verdict::From(key) => self.by_key.get(&key).copied(),
+            Verdict::For(index) => Some(PeerId(index)),
+            Verdict::Cookie(reply) => {
                 wire.send(source, reply);
                 return None;
             }
-            Entry::TooMany => {
+            Verdict::TooMany => {
                 self.drops.too_many += 1;
                 return None;
             }
-            Entry::Nobody => None,
+            Verdict::Unknown => None,
         };
         if id.is_none() {
             self.drops.unknown += 1;
@@ -336,7 +323,7 @@ impl Device {
         }
         *rx_bytes += datagram.len() as u64;
         *endpoint = Some(source.remote);
-        local.hear(now, source.local);
+        local.received(now, source.local);
         if established {
             *last_handshake = Some(SystemTime::now());
             *wants = Wants::default();
@@ -373,12 +360,12 @@ impl Device {
         }
     }
 
-    /// When [`Self::handle_timeout`] wants to be called next; it may be a little early.
+    /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// The interface came up, or its sockets are new: every peer with an endpoint hears of this device at once.
+    /// Starts a handshake with every peer with an endpoint: the interface came up, or its sockets are new.
     ///
     /// The other side may still hold a session that died with the process before; WireGuard's own timers would notice
     /// after up to 15 seconds.
@@ -390,8 +377,8 @@ impl Device {
         }
     }
 
-    /// The device writes from another port: every peer hears of it at once, for what they send goes to the old one until
-    /// then.
+    /// Sends a keepalive to every peer: the device writes from another port, and what peers send goes to the old one
+    /// until then.
     pub fn handle_moved(&mut self, now: Instant, wire: &mut impl Wire) {
         for peer in self.peers.iter_mut().flatten() {
             self.due = Some(now);
@@ -400,7 +387,7 @@ impl Device {
         }
     }
 
-    /// The wall clock says this; wanted about once a second, for a machine may learn the time after its start.
+    /// Follows the wall clock; wanted about once a second, for a machine may learn the time after its start.
     pub fn handle_clock(&mut self, now: Instant, wall: SystemTime, wire: &mut impl Wire) {
         for peer in self.peers.iter_mut().flatten() {
             if peer
@@ -416,37 +403,37 @@ impl Device {
         }
     }
 
-    /// The interface has another MTU.
+    /// Sets the interface's MTU.
     pub fn set_mtu(&mut self, mtu: usize) {
         self.mtu = mtu;
     }
 
-    /// The interface's MTU as this device knows it.
+    /// Returns the interface's MTU as this device knows it.
     pub fn mtu(&self) -> usize {
         self.mtu
     }
 
-    /// Whether a packet's DSCP shows outside: routers there can treat it as it deserves, and read what it is.
+    /// Sets whether a packet's DSCP shows outside: routers there can treat it as it deserves, and read what it is.
     pub fn set_copy_dscp(&mut self, copy: bool) {
         self.copy_dscp = copy;
     }
 
-    /// What was dropped so far.
+    /// Returns what was dropped so far.
     pub fn drops(&self) -> Drops {
         self.drops
     }
 
-    /// How often all peers were looked through for what is due. It must not grow with the number of packets.
+    /// Returns how often all peers were looked through for what is due. It must not grow with the number of packets.
     pub fn looks(&self) -> u64 {
         self.looks
     }
 
-    /// The device's private key.
+    /// Returns the device's private key.
     pub fn private_key(&self) -> Option<&PrivateKey> {
         self.identity.as_ref().map(|identity| &identity.private)
     }
 
-    /// The peers that this shard serves, in the order of their ids.
+    /// Returns the peers that this shard serves, in the order of their ids.
     pub fn peers(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
         (0..)
             .map(PeerId)
@@ -454,23 +441,23 @@ impl Device {
             .filter_map(|(id, peer)| Some((id, peer.as_ref()?)))
     }
 
-    /// The allowed IPs of all peers.
+    /// Returns the allowed IPs of all peers.
     pub fn allowed_ips(&self) -> &AllowedIps {
         &self.allowed_ips
     }
 
-    /// The group of a peer.
+    /// Returns the group of a peer.
     pub fn group(&self, id: PeerId) -> Option<&Group> {
         self.groups.of(id)
     }
 
-    /// Whose source or destination this address may be.
+    /// Returns whose source or destination this address may be.
     pub fn owner(&self, address: IpAddr) -> Option<PeerId> {
         self.allowed_ips.lookup(address)
     }
 }
 
-/// The earlier of two moments that may never come.
+/// Returns the earlier of two moments that may never come.
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
 }

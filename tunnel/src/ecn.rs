@@ -9,12 +9,12 @@ const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;
 const CONGESTED: u8 = 3;
 
-/// A packet's mark, which its outer header gets too ("normal mode", section 4.1).
+/// Returns a packet's mark, which its outer header gets too ("normal mode", section 4.1).
 pub fn of(packet: &[u8]) -> u8 {
     class(packet) & 3
 }
 
-/// A packet's traffic class: DSCP and mark.
+/// Returns a packet's traffic class: DSCP and mark.
 pub fn class(packet: &[u8]) -> u8 {
     match *packet {
         [version, tos, ..] if version >> 4 == 4 => tos,

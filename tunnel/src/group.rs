@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use thiserror::Error;
 
-use crate::peer::PeerId;
+use crate::id::PeerId;
 
 /// As long as a DNS name may be.
 const LONGEST: usize = 253;
@@ -50,12 +50,12 @@ impl Groups {
         };
     }
 
-    /// The group of a peer.
+    /// Returns the group of a peer.
     pub(crate) fn of(&self, peer: PeerId) -> Option<&Group> {
         self.0.get(&peer)
     }
 
-    /// Whether both are in the same group.
+    /// Returns whether both are in the same group.
     pub(crate) fn share(&self, one: PeerId, other: PeerId) -> bool {
         self.of(one).is_some_and(|group| self.of(other) == Some(group))
     }

@@ -24,7 +24,7 @@ pub struct PrivateKey([u8; 32]);
 pub struct PresharedKey([u8; 32]);
 
 impl PublicKey {
-    /// The key as the protocol library wants it.
+    /// Returns the key as the protocol library wants it.
     pub fn to_x25519(self) -> x25519::PublicKey {
         x25519::PublicKey::from(self.0)
     }
@@ -57,12 +57,12 @@ impl PrivateKey {
         Ok(non_zero(decode(text)?).map(Self::from))
     }
 
-    /// The key as the protocol library wants it.
+    /// Returns the key as the protocol library wants it.
     pub fn to_x25519(&self) -> x25519::StaticSecret {
         x25519::StaticSecret::from(self.0)
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(*x25519::PublicKey::from(&self.to_x25519()).as_bytes())
     }
@@ -82,7 +82,7 @@ impl PresharedKey {
         Ok(non_zero(decode(text)?).map(Self))
     }
 
-    /// The bytes, for the protocol library.
+    /// Returns the bytes, for the protocol library.
     pub fn bytes(&self) -> [u8; 32] {
         self.0
     }

@@ -15,11 +15,11 @@ use nix::{
     },
 };
 
-use crate::{sys, tun::Tun};
+use crate::sys;
 
 pub(crate) mod alias;
 
-/// The netlink group that hears of every change to a link.
+/// The netlink group that is notified of every change to a link.
 const RTMGRP_LINK: u32 = 1;
 
 /// What an interface is like now.
@@ -36,14 +36,14 @@ pub enum Link {
     },
 }
 
-/// Tells when to look at links again. The kernel's messages are only a bell; what they say is read afresh.
+/// Tells when links have to be read again. Of the kernel's notifications only the arrival counts; the state is read afterwards.
 #[derive(Debug)]
-pub struct Bell {
+pub struct Notifier {
     socket: OwnedFd,
 }
 
-impl Bell {
-    /// Listens in the network namespace of this thread.
+impl Notifier {
+    /// Subscribes in the network namespace of this thread.
     pub fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(
@@ -56,10 +56,10 @@ impl Bell {
         Ok(Self { socket })
     }
 
-    /// Forgets what it heard.
-    pub fn hush(&self) {
+    /// Discards the notifications that have arrived.
+    pub fn clear(&self) {
         let mut buffer = [0; 4096];
-        // ENOBUFS only says that more rang than was heard.
+        // ENOBUFS only says that some notifications were lost; one is enough.
         while matches!(
             recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()),
             Ok(1..) | Err(Errno::ENOBUFS)
@@ -67,23 +67,22 @@ impl Bell {
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// The network namespace of this process, by its inode; `None` where there is no /proc.
+/// Returns the network namespace of this process, by its inode; `None` where there is no /proc.
 pub(crate) fn network() -> Option<u64> {
     fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.ino())
 }
 
-/// Looks at a tun's interface.
-pub fn look(tun: &Tun) -> Link {
-    let Ok(name) = tun.name() else { return Link::Gone };
-    match (sys::link_is_up(&name), sys::link_mtu(&name)) {
+/// Returns what an interface that exists is like.
+pub(crate) fn read(name: &str) -> Link {
+    match (sys::link_is_up(name), sys::link_mtu(name)) {
         (Ok(up), Ok(mtu)) => Link::Present { up, mtu },
-        // It lives, but not here: somebody moved it to another network namespace, where it carries packets as before.
+        // It exists, but not here: it was moved to another network namespace, where it carries packets as before.
         _ => Link::Present {
             up: true,
             mtu: usize::from(u16::MAX),

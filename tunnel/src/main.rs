@@ -19,9 +19,9 @@ use nix::{
     },
 };
 use spanwire_tunnel::{
-    device::Place,
-    hand_over::{self, Outcome, take},
-    interface::{Interface, Options},
+    device::ShardIndex,
+    handover::Exit,
+    runtime::{Options, Runtime, adopt},
     serve,
 };
 use tracing_subscriber::EnvFilter;
@@ -37,7 +37,7 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// The interface to make; it is there until this process ends
+    /// The interface to create; it exists until this process ends
     #[arg(required = true, value_name = "INTERFACE")]
     interface: Option<String>,
 
@@ -63,17 +63,17 @@ struct Args {
 
     /// How many threads carry the packets of a device; each peer is served by one of them [default: the cores that this
     /// process may use]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=Place::MOST as i64))]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=ShardIndex::MAX as i64))]
     threads: Option<u8>,
 
-    /// When another process has taken over, wait for SIGTERM: for supervisors that start anew what ends
+    /// When another process has taken over, wait for SIGTERM: for supervisors that restart what ends
     #[arg(long, global = true)]
     linger: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Wait on a control socket and make devices on demand
+    /// Wait on a control socket and create devices on demand
     Serve {
         /// The unix socket that takes the lines `up NAME`, `down NAME` and `list`
         #[arg(long, value_name = "PATH")]
@@ -102,23 +102,23 @@ fn main() -> anyhow::Result<()> {
         keep: args.keep,
         threads: args.threads.map_or_else(cores, usize::from),
     };
-    let outcome = match (args.command, args.interface) {
+    let exit = match (args.command, args.interface) {
         (Some(Command::Serve { control }), _) => {
             serve::serve(&control, &args.socket_dir, options, args.take_over, stop.as_fd())?
         }
         (None, Some(name)) => {
-            let taken = if args.take_over {
-                take::one(&name, &args.socket_dir, options, stop.as_fd())?
+            let adopted = if args.take_over {
+                adopt::one(&name, &args.socket_dir, options, stop.as_fd())?
             } else {
                 None
             };
-            let interface = taken.unwrap_or_else(|| Interface::create(&name, &args.socket_dir, options))?;
-            tracing::info!(name, "device is there");
-            hand_over::carry(interface, stop.as_fd())?
+            let runtime = adopted.unwrap_or_else(|| Runtime::create(&name, &args.socket_dir, options))?;
+            tracing::info!(name, "device started");
+            runtime.carry(stop.as_fd())?
         }
-        (None, None) => anyhow::bail!("say which interface to make"),
+        (None, None) => anyhow::bail!("say which interface to create"),
     };
-    if outcome == Outcome::HandedOver && args.linger {
+    if exit == Exit::HandedOver && args.linger {
         poll(
             &mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)],
             PollTimeout::NONE,
@@ -127,13 +127,15 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cores that this process may use, by its affinity and its control group's quota; one if that cannot be known.
+/// Returns how many cores this process may use, by its affinity and its control group's quota; one if that cannot be
+/// known.
 fn cores() -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    cores.min(Place::MOST)
+    cores.min(ShardIndex::MAX)
 }
 
-/// Readable when this process is told to end. Blocked before any thread starts, so that all of them inherit it.
+/// Returns what is readable when this process is to end. The signals are blocked before any thread starts, so that all
+/// of them inherit it.
 fn stop_signal() -> nix::Result<SignalFd> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;

@@ -79,7 +79,7 @@ pub struct Intake<'a> {
 /// The protocol state shared with one peer.
 pub struct Noise {
     tunn: Tunn,
-    identity: Identity,
+    parameters: TunnParameters,
     /// When `tunn` began, by both clocks.
     born: (Instant, SystemTime),
     timers: Timers,
@@ -93,14 +93,14 @@ pub struct Noise {
 }
 
 /// What makes a `Tunn`.
-struct Identity {
+struct TunnParameters {
     private: PrivateKey,
     peer: PublicKey,
     preshared: Option<PresharedKey>,
     index: u32,
 }
 
-impl Identity {
+impl TunnParameters {
     fn begin(&self) -> Tunn {
         Tunn::new(
             self.private.to_x25519(),
@@ -113,13 +113,14 @@ impl Identity {
     }
 }
 
-/// The device admits handshakes (`gate.rs`); a second limit in each `Tunn` would count every message twice.
+/// Returns no limit: the device admits handshakes (`admission.rs`), and a second limit in each `Tunn` would count every
+/// message twice.
 fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
     Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX))
 }
 
 impl Noise {
-    /// A fresh state under an index that no other peer of the device has.
+    /// Makes a fresh state under an index that no other peer of the device has.
     pub fn new(
         now: Instant,
         private: &PrivateKey,
@@ -128,7 +129,7 @@ impl Noise {
         index: u32,
         keepalive: u16,
     ) -> Self {
-        let identity = Identity {
+        let parameters = TunnParameters {
             private: private.clone(),
             peer,
             preshared: preshared.cloned(),
@@ -137,8 +138,8 @@ impl Noise {
         let mut timers = Timers::default();
         timers.set_interval(now, keepalive);
         Self {
-            tunn: identity.begin(),
-            identity,
+            tunn: parameters.begin(),
+            parameters,
             born: (now, SystemTime::now()),
             timers,
             ticks: Ticks::new(now),
@@ -154,7 +155,7 @@ impl Noise {
         let public = private.public().to_x25519();
         self.tunn
             .set_static_private(private.to_x25519(), public, Some(unlimited(private)));
-        self.identity.private = private.clone();
+        self.parameters.private = private.clone();
         self.timers.reset();
         self.ticks.clear();
         self.session = false;
@@ -172,7 +173,7 @@ impl Noise {
         self.waiting_bytes = std::mem::take(&mut other.waiting_bytes);
     }
 
-    /// Does what is overdue; says whether packets can be encrypted now.
+    /// Does what is overdue; returns whether packets can be encrypted now.
     pub fn is_ready(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) -> bool {
         self.refresh(now, scratch, send);
         self.session
@@ -218,7 +219,7 @@ impl Noise {
         }
     }
 
-    /// Reads a datagram from the network, whoever sent it.
+    /// Reads a datagram from the network, which may be forged.
     pub fn handle_datagram<'a>(
         &mut self,
         now: Instant,
@@ -318,20 +319,20 @@ impl Noise {
         }
     }
 
-    /// Compares the clocks. When the wall clock has run ahead and there is no session to lose, begins anew; says whether
+    /// Compares the clocks. When the wall clock has run ahead and there is no session to lose, starts over; returns whether
     /// a handshake under way has to be started again.
     pub fn handle_clock(&mut self, now: Instant, wall: SystemTime) -> bool {
         let expected = self.born.1 + now.saturating_duration_since(self.born.0) + CLOCK_TOLERANCE;
         if self.session || wall <= expected {
             return false;
         }
-        self.tunn = self.identity.begin();
+        self.tunn = self.parameters.begin();
         self.born = (now, wall);
         self.unconfirmed = None;
         self.ticks.clear()
     }
 
-    /// When [`Self::handle_timeout`] wants to be called next.
+    /// Returns when [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         [self.ticks.poll_timeout(), self.timers.poll_timeout(now)]
             .into_iter()
@@ -385,7 +386,7 @@ impl Noise {
     }
 }
 
-/// The index at bytes 4 to 7: of the sender in a handshake message, of the receiver in a data message.
+/// Returns the index at bytes 4 to 7: of the sender in a handshake message, of the receiver in a data message.
 fn index(datagram: &[u8]) -> Option<u32> {
     datagram
         .get(4..8)
@@ -414,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wall_clock_that_jumps_ahead_makes_handshakes_begin_anew() {
+    fn a_wall_clock_that_jumps_ahead_makes_handshakes_start_over() {
         let (start, wall) = (Instant::now(), SystemTime::now());
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
         let mut noise = Noise::new(start, &me, other, None, 5, 0);
@@ -431,7 +432,7 @@ mod tests {
         assert!(!noise.handle_clock(later, wall + Duration::from_millis(10)));
         assert!(
             !noise.handle_clock(later, wall - Duration::from_secs(3600)),
-            "a step back helps nobody"
+            "a step back changes nothing"
         );
         assert_eq!(initiate(&mut noise, later), [Some(0x502)]);
         assert!(

@@ -6,14 +6,10 @@ use std::{
 };
 
 use crate::{
-    device::Path,
     key::{PresharedKey, PublicKey},
     noise::Noise,
+    path::Path,
 };
-
-/// A peer's place in its device, and the upper 24 bits of the indices in its messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub u32);
 
 /// One peer. Its allowed IPs stand in the device's trie.
 #[derive(Debug)]
@@ -63,15 +59,15 @@ impl Peer {
         }
     }
 
-    /// How it is reached, if that is known.
+    /// Returns how it is reached, if that is known.
     pub(crate) fn path(&self) -> Option<Path> {
         let (remote, local) = (self.endpoint?, self.local.addr);
         Some(Path { remote, local })
     }
 }
 
-/// Who has been sent data is heard within KEEPALIVE_TIMEOUT (10 s). A peer silent for longer than that and some time on the
-/// way may be out of reach from the address that it wrote to last.
+/// A peer that has been sent data answers within KEEPALIVE_TIMEOUT (10 s). A peer silent for longer than that and some time on
+/// the way may be out of reach from the address that it wrote to last.
 const SILENCE: Duration = Duration::from_secs(12);
 /// The first byte of a handshake initiation.
 const INITIATION: u8 = 1;
@@ -85,14 +81,15 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// An authentic message came.
-    pub(crate) fn hear(&mut self, now: Instant, addr: Option<IpAddr>) {
+    /// Records that an authentic message came.
+    pub(crate) fn received(&mut self, now: Instant, addr: Option<IpAddr>) {
         let heard = Some(now);
         *self = Self { addr, heard };
     }
 
-    /// What this datagram is to be sent from. A silent peer is sent its initiations, and what follows, from wherever the
-    /// kernel chooses, as the kernel's WireGuard does (`wg_expired_new_handshake`, `wg_expired_retransmit_handshake`).
+    /// Returns what this datagram is to be sent from. A silent peer is sent its initiations, and what follows, from
+    /// wherever the kernel chooses, as the kernel's WireGuard does (`wg_expired_new_handshake`,
+    /// `wg_expired_retransmit_handshake`).
     pub(crate) fn choose(&mut self, now: Instant, datagram: &[u8]) -> Option<IpAddr> {
         let silent = || {
             self.heard

@@ -17,7 +17,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The network of that length which contains `addr`; `None` when no network is that long.
+    /// Returns the network of that length which contains `addr`; `None` when no network is that long.
     pub fn new(addr: IpAddr, len: u8) -> Option<Self> {
         let (bits, max) = align(addr);
         if len > max {
@@ -31,23 +31,23 @@ impl Prefix {
         Some(Self { addr, len })
     }
 
-    /// The first address.
+    /// Returns the first address.
     pub fn addr(self) -> IpAddr {
         self.addr
     }
 
-    /// How many leading bits are fixed.
+    /// Returns how many leading bits are fixed.
     pub fn length(self) -> u8 {
         self.len
     }
 
-    /// Whether `addr` lies in the network.
+    /// Returns whether `addr` lies in the network.
     pub fn contains(self, addr: IpAddr) -> bool {
         self.addr.is_ipv4() == addr.is_ipv4() && (align(addr).0 ^ align(self.addr).0) & mask(self.len) == 0
     }
 }
 
-/// The address at the top of 128 bits, and how long a network of its family may be.
+/// Returns the address at the top of 128 bits, and how long a network of its family may be.
 pub(crate) fn align(addr: IpAddr) -> (u128, u8) {
     match addr {
         IpAddr::V4(v4) => (u128::from(u32::from(v4)) << 96, 32),
@@ -55,7 +55,7 @@ pub(crate) fn align(addr: IpAddr) -> (u128, u8) {
     }
 }
 
-/// The upper `len` bits.
+/// Returns the upper `len` bits.
 pub(crate) fn mask(len: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
 }

@@ -6,10 +6,10 @@
 //! up NAME      there shall be a device with this name (and is one already, perhaps)
 //! down NAME    there shall be none
 //! list         the names of all devices, one a line, before the `ok`
-//! hand-over 1  another process wants all devices and this socket; the answer is described in [`crate::hand_over`]
+//! hand-over 1  another process wants all devices and this socket; the answer is described in [`crate::handover`]
 //! ```
 //!
-//! A device lives as long as the process, whoever asked for it and whether it still listens. Each has a thread of its
+//! A device lives as long as the process, whichever client asked for it and whether that is still connected. Each has a thread of its
 //! own, so that one that fails takes no other along.
 
 use std::{
@@ -32,20 +32,25 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
-    hand_over::{
-        Outcome, Request, is_given,
-        parcel::{Parcel, Socket},
-        take::{Offer, TakeError},
+    handover::{
+        Exit,
+        format::{Socket, Transfer},
+        protocol::Request,
+        receiver::Offer,
     },
-    interface::{End, Interface, InterfaceError, Options},
+    listener::{ListenError, Listener},
+    runtime::{
+        End, Options, Runtime, RuntimeError,
+        adopt::{self, AdoptError},
+    },
     tun,
     uapi::{
         Reply,
-        server::{Lines, ListenError, Listener, Over},
+        server::{Lines, Over},
     },
 };
 
-/// The agent holds one connection; people may look in beside it.
+/// The agent holds one connection; people may connect beside it.
 const MAX_CLIENTS: usize = 16;
 
 /// The control socket cannot be served.
@@ -56,7 +61,7 @@ pub enum ServeError {
     Listen(#[from] ListenError),
     /// The running process's devices cannot be taken over.
     #[error(transparent)]
-    Take(#[from] TakeError),
+    Adopt(#[from] AdoptError),
     /// The loop cannot wait.
     #[error("cannot poll")]
     Poll(#[source] io::Error),
@@ -66,8 +71,8 @@ pub enum ServeError {
 #[derive(Debug, Error)]
 enum UpError {
     #[error(transparent)]
-    Interface(#[from] InterfaceError),
-    #[error("cannot start its thread")]
+    Runtime(#[from] RuntimeError),
+    #[error("cannot spawn its thread")]
     Thread(#[source] io::Error),
 }
 
@@ -75,12 +80,12 @@ enum UpError {
 #[derive(Debug)]
 struct Running {
     stop: OwnedFd,
-    thread: JoinHandle<Option<Interface>>,
+    thread: JoinHandle<Option<Runtime>>,
 }
 
 /// All devices of this process.
 #[derive(Debug)]
-struct Fleet {
+struct Devices {
     socket_folder: PathBuf,
     options: Options,
     running: BTreeMap<String, Running>,
@@ -94,60 +99,34 @@ pub fn serve(
     options: Options,
     take_over: bool,
     stop: BorrowedFd<'_>,
-) -> Result<Outcome, ServeError> {
-    let mut fleet = Fleet {
+) -> Result<Exit, ServeError> {
+    let mut devices = Devices {
         socket_folder: socket_folder.into(),
         options,
         running: BTreeMap::new(),
     };
-    let offer = if take_over {
-        Offer::ask(control, "hand-over ", stop)?
+    let adopted = if take_over {
+        devices.take_over(control, stop)?
     } else {
         None
     };
-    let mut listener = match offer {
-        Some(offer) => fleet.inherit(control, offer)?,
+    let mut listener = match adopted {
+        Some(listener) => listener,
         None => Listener::bind(control)?,
     };
-    tracing::info!(control = %control.display(), "waiting to be asked for devices");
+    tracing::info!(control = %control.display(), "serving the control socket");
     let mut clients: Vec<Lines> = Vec::new();
     loop {
-        let mut fds = vec![
-            PollFd::new(stop, PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-        ];
-        fds.extend(
-            clients
-                .iter()
-                .map(|client| PollFd::new(client.as_fd(), client.interest())),
-        );
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(ServeError::Poll(error.into())),
-        }
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+        let ready = wait(stop, &listener, &clients).map_err(ServeError::Poll)?;
         if ready[0] {
-            return Ok(Outcome::Ended);
+            return Ok(Exit::Ended);
         }
         let now = Instant::now();
-        let mut heard = ready[2..].iter();
-        let mut request = None;
-        clients.retain_mut(|client| {
-            if !heard.next().copied().unwrap_or(false) {
-                return true;
-            }
-            match client.handle_ready(now, |line| fleet.handle_line(line)) {
-                Ok(()) => return true,
-                Err(Over::Closed) => {}
-                Err(Over::HandOver(asked)) => request = Some(asked),
-            }
-            false
-        });
-        if let Some(request) = request
-            && fleet.hand_over(request, &listener)
+        if let Some(request) = devices.handle_clients(now, &ready[2..], &mut clients)
+            && devices.hand_over(request, &listener)
         {
             listener.own(false);
-            return Ok(Outcome::HandedOver);
+            return Ok(Exit::HandedOver);
         }
         if ready[1]
             && let Some(stream) = listener.accept()
@@ -160,9 +139,45 @@ pub fn serve(
     }
 }
 
-impl Fleet {
+/// Waits for something to do; returns what is ready: `stop`, the listener, and each of the clients.
+fn wait(stop: BorrowedFd<'_>, listener: &Listener, clients: &[Lines]) -> io::Result<Vec<bool>> {
+    let mut fds = vec![
+        PollFd::new(stop, PollFlags::POLLIN),
+        PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+    ];
+    fds.extend(
+        clients
+            .iter()
+            .map(|client| PollFd::new(client.as_fd(), client.interest())),
+    );
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(fds.iter().map(|fd| fd.any().unwrap_or(true)).collect())
+}
+
+impl Devices {
+    /// Answers clients that are ready, and forgets those whose connection is over. One of them may want to take over.
+    fn handle_clients(&mut self, now: Instant, ready: &[bool], clients: &mut Vec<Lines>) -> Option<Request> {
+        let mut ready = ready.iter();
+        let mut request = None;
+        clients.retain_mut(|client| {
+            if !ready.next().copied().unwrap_or(false) {
+                return true;
+            }
+            match client.handle_ready(now, |line| self.handle_line(line)) {
+                Ok(()) => return true,
+                Err(Over::Closed) => {}
+                Err(Over::HandOver(asked)) => request = Some(asked),
+            }
+            false
+        });
+        request
+    }
+
     fn handle_line(&mut self, line: &str) -> Reply {
-        self.bury();
+        self.remove_finished();
         let answer = match line.split_once(' ') {
             Some(("up", name)) => match self.up(name) {
                 Ok(()) => "ok\n".into(),
@@ -196,25 +211,25 @@ impl Fleet {
         if self.running.contains_key(name) {
             return Ok(());
         }
-        let interface = Interface::create(name, &self.socket_folder, self.options)?;
-        self.start(name, interface).map_err(UpError::Thread)?;
-        tracing::info!(name, "device is there");
+        let runtime = Runtime::create(name, &self.socket_folder, self.options)?;
+        self.start(name, runtime).map_err(UpError::Thread)?;
+        tracing::info!(name, "device started");
         Ok(())
     }
 
-    fn start(&mut self, name: &str, mut interface: Interface) -> io::Result<()> {
+    fn start(&mut self, name: &str, mut runtime: Runtime) -> io::Result<()> {
         let (stop, stopped) = UnixStream::pair()?;
         let label = name.to_owned();
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             let _span = tracing::info_span!("device", name = label).entered();
             loop {
-                match interface.run(stopped.as_fd()) {
-                    Ok(End::Stopped) => return Some(interface),
-                    Ok(End::Asked(request)) => {
+                match runtime.run(stopped.as_fd()) {
+                    Ok(End::Stopped) => return Some(runtime),
+                    Ok(End::HandoverRequested(request)) => {
                         request.refuse("this device is one of several: take over by their control socket");
                         continue;
                     }
-                    Ok(End::SocketGone) => interface.remove(),
+                    Ok(End::SocketGone) => runtime.remove(),
                     Ok(End::InterfaceGone) => {}
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "device failed");
@@ -235,8 +250,8 @@ impl Fleet {
 
     fn down(&mut self, name: &str) {
         if let Some(running) = self.running.remove(name) {
-            if let Some(interface) = running.end() {
-                interface.remove();
+            if let Some(runtime) = running.end() {
+                runtime.remove();
             }
             tracing::info!(name, "device removed");
         } else if let Err(error) = tun::remove_kept(name) {
@@ -244,16 +259,20 @@ impl Fleet {
         }
     }
 
-    /// Goes on with the devices of another process; the control socket is its own, too.
-    fn inherit(&mut self, control: &Path, mut offer: Offer<'_>) -> Result<Listener, ServeError> {
-        let Socket { file, socket } = offer.parcel.control.take().ok_or(TakeError::Other)?;
+    /// Goes on with the devices of the process that serves the control socket, and with that socket; `None` when no
+    /// process does.
+    fn take_over(&mut self, control: &Path, stop: BorrowedFd<'_>) -> Result<Option<Listener>, ServeError> {
+        let Some(mut offer) = Offer::ask(control, "hand-over ", stop).map_err(AdoptError::from)? else {
+            return Ok(None);
+        };
+        let Socket { file, socket } = offer.transfer.control.take().ok_or(AdoptError::Other)?;
         let mut listener = Listener::adopt(socket, file, control)?;
-        let taken = offer.take(&self.socket_folder, self.options)?;
+        let adopted = adopt::all(offer, &self.socket_folder, self.options)?;
         listener.own(true);
-        for (name, interface) in taken {
-            let started = interface
-                .map_err(UpError::Interface)
-                .and_then(|interface| self.start(&name, interface).map_err(UpError::Thread));
+        for (name, runtime) in adopted {
+            let started = runtime
+                .map_err(UpError::Runtime)
+                .and_then(|runtime| self.start(&name, runtime).map_err(UpError::Thread));
             if let Err(error) = started {
                 tracing::error!(
                     name,
@@ -262,13 +281,13 @@ impl Fleet {
                 );
             }
         }
-        Ok(listener)
+        Ok(Some(listener))
     }
 
     /// Stops all devices and hands them over, or starts them again.
     fn hand_over(&mut self, request: Request, listener: &Listener) -> bool {
-        self.bury();
-        let interfaces: Vec<_> = std::mem::take(&mut self.running)
+        self.remove_finished();
+        let runtimes: Vec<_> = std::mem::take(&mut self.running)
             .into_iter()
             .filter_map(|(name, running)| Some((name, running.end()?)))
             .collect();
@@ -276,15 +295,12 @@ impl Fleet {
             file: listener.file(),
             socket: listener.as_fd(),
         };
-        let devices = interfaces
-            .iter()
-            .map(|(_, interface)| interface.handed())
-            .collect();
-        let given = is_given(request.give(&Parcel::new(Some(control), devices)));
-        for (name, interface) in interfaces {
+        let devices = runtimes.iter().map(|(_, runtime)| runtime.transfer()).collect();
+        let given = request.hand_over(&Transfer::new(Some(control), devices));
+        for (name, runtime) in runtimes {
             if given {
-                interface.release();
-            } else if let Err(error) = self.start(&name, interface) {
+                runtime.release();
+            } else if let Err(error) = self.start(&name, runtime) {
                 tracing::error!(name, %error, "cannot start a device again");
             }
         }
@@ -292,12 +308,12 @@ impl Fleet {
     }
 
     /// Forgets devices that ended by themselves.
-    fn bury(&mut self) {
+    fn remove_finished(&mut self) {
         self.running.retain(|_, running| !running.thread.is_finished());
     }
 }
 
-impl Drop for Fleet {
+impl Drop for Devices {
     fn drop(&mut self) {
         for (_, running) in std::mem::take(&mut self.running) {
             running.end();
@@ -306,14 +322,14 @@ impl Drop for Fleet {
 }
 
 impl Running {
-    fn end(self) -> Option<Interface> {
+    fn end(self) -> Option<Runtime> {
         drop(self.stop);
         // A panic in it has been printed where it happened.
         self.thread.join().ok().flatten()
     }
 }
 
-/// An error and its causes in one line.
+/// Returns an error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -45,28 +45,28 @@ pub(crate) fn tun_set_interface(tun: &impl AsFd, name: &str, kind: TunKind, new:
     call(tun, libc::TUNSETIFF, &mut request)
 }
 
-/// Which super-packets the kernel may hand to a tun's reader: `TUN_F_*`. EINVAL when it does not know one of them.
+/// Sets which super-packets the kernel may hand to a tun's reader: `TUN_F_*`. EINVAL when it does not know one of them.
 pub(crate) fn tun_set_offload(tun: &impl AsFd, offloads: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of this process.
     let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, offloads) };
     checked(result).map(drop)
 }
 
-/// Whether a tun's interface stays when nobody holds it any more.
+/// Sets whether a tun's interface stays when no process holds it any more.
 pub(crate) fn tun_set_persist(tun: &impl AsFd, persist: bool) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of this process.
     let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETPERSIST, c_int::from(persist)) };
     checked(result).map(drop)
 }
 
-/// How long the virtio-net header of each packet is, in bytes.
+/// Sets how long the virtio-net header of each packet is, in bytes.
 pub(crate) fn tun_set_header_size(tun: &impl AsFd, size: c_int) -> io::Result<()> {
     // SAFETY: TUNSETVNETHDRSZ reads one int, which lives for the time of the call.
     let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) };
     checked(result).map(drop)
 }
 
-/// What kind a tun is of; an error when it is no tun, or its interface is gone.
+/// Returns what kind a tun is of; an error when it is no tun, or its interface is gone.
 pub(crate) fn tun_kind(tun: &impl AsFd) -> io::Result<TunKind> {
     let mut request = request("")?;
     call(tun, libc::TUNGETIFF, &mut request)?;
@@ -93,15 +93,15 @@ pub(crate) fn tun_set_queue(tun: &impl AsFd, used: bool) -> io::Result<()> {
 /// From linux/if_tun.h.
 const IFF_ATTACH_QUEUE: c_int = 0x0200;
 
-/// The network namespace in which a tun's interface is (Linux 5.2).
+/// Returns the network namespace in which a tun's interface is (Linux 5.2).
 pub(crate) fn tun_namespace(tun: &impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: TUNGETDEVNETNS has no argument and touches no memory of this process.
     let fd = checked(unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNGETDEVNETNS) })?;
-    // SAFETY: the kernel has just opened it for this process, and nobody else knows of it.
+    // SAFETY: the kernel has just opened it for this process, and no other owner exists.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The present name of a tun's interface; fails when the interface is gone.
+/// Returns the present name of a tun's interface; fails when the interface is gone.
 pub(crate) fn tun_name(tun: &impl AsFd) -> io::Result<String> {
     let mut request = request("")?;
     call(tun, libc::TUNGETIFF, &mut request)?;
@@ -114,7 +114,7 @@ pub(crate) fn tun_name(tun: &impl AsFd) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether an interface is up.
+/// Returns whether an interface is up.
 pub(crate) fn link_is_up(name: &str) -> io::Result<bool> {
     let mut request = request(name)?;
     call(&control()?, libc::SIOCGIFFLAGS, &mut request)?;
@@ -123,7 +123,7 @@ pub(crate) fn link_is_up(name: &str) -> io::Result<bool> {
     Ok(c_int::from(flags) & libc::IFF_UP != 0)
 }
 
-/// An interface's MTU.
+/// Returns an interface's MTU.
 pub(crate) fn link_mtu(name: &str) -> io::Result<usize> {
     let mut request = request(name)?;
     call(&control()?, libc::SIOCGIFMTU, &mut request)?;
@@ -176,11 +176,12 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool) -> io::Result<()> {
 const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
 
 /// Gives all sockets that share this one's port a program that picks the socket for each datagram: the one of the shard
-/// ([`crate::device::Place`]) that serves the peer whose id is in the message, the first for handshake initiations. The
-/// sockets count in the order in which they were bound.
+/// ([`crate::device::ShardIndex`]) that serves the peer whose id is in the message, the first for handshake
+/// initiations. The sockets count in the order in which they were bound.
 ///
 /// A message's receiver index, of which the upper 24 bits are the peer's id, is in little-endian order behind the four
-/// bytes of the type, in a handshake response behind the sender's (WireGuard whitepaper, section 5.4).
+/// bytes of the type, in a handshake response behind the sender's (WireGuard whitepaper, section 5.4). So the lowest
+/// byte of the id is the second byte of the index: at 4 + 1, or at 8 + 1 in a response.
 pub(crate) fn steer(socket: &impl AsFd, shards: usize) -> io::Result<()> {
     let code = |class: u32, operation: u32, source: u32| (class | operation | source) as u16;
     let load = code(libc::BPF_LD, libc::BPF_B, libc::BPF_ABS);
@@ -190,16 +191,30 @@ pub(crate) fn steer(socket: &impl AsFd, shards: usize) -> io::Result<()> {
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let give = |what| code(libc::BPF_RET, 0, what);
     let shards = u32::try_from(shards).map_err(io::Error::other)?;
+    // Classic BPF (Documentation/networking/filter.rst); A is the accumulator. Offsets count from the payload of the datagram,
+    // and what is returned is the index of the socket (`run_bpf_filter` in net/core/sock_reuseport.c). A jump skips as many
+    // instructions as it says, counted from the next one: `jt` if the comparison holds, else `jf`. A load behind the end of a
+    // datagram ends the program with 0: what is too short to be a message goes to the first socket.
     let mut program = [
+        // 0: A = the type of the message, its first byte.
         step(load, 0, 0, 0),
+        // 1: data (4)? Then to 6, else on.
         step(equal, 4, 4, 0),
+        // 2: a cookie reply (3)? Then to 6, else on.
         step(equal, 3, 3, 0),
+        // 3: a handshake response (2)? Then on, else (an initiation, or no message at all) to 9.
         step(equal, 2, 0, 5),
+        // 4: A = the lowest byte of the id in a response.
         step(load, 9, 0, 0),
+        // 5: to 7.
         step(jump, 1, 0, 0),
+        // 6: A = the lowest byte of the id in data and cookie replies.
         step(load, 5, 0, 0),
+        // 7: A = the shard that serves the peer, as `ShardIndex::of` has it.
         step(modulo, shards, 0, 0),
+        // 8: the socket with that number.
         step(give(libc::BPF_A), 0, 0, 0),
+        // 9: the first socket.
         step(give(libc::BPF_K), 0, 0, 0),
     ];
     let program = libc::sock_fprog {
@@ -343,7 +358,7 @@ pub(crate) fn send(
     }
     match from {
         Some(IpAddr::V4(addr)) => {
-            // in_pktinfo: the interface (any), the source, and what only a receiver is told.
+            // in_pktinfo: the interface (any), the source, and the destination, which only a receiver gets.
             let mut info = [0; 12];
             info[4..8].copy_from_slice(&addr.octets());
             used += control.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
@@ -407,14 +422,14 @@ pub(crate) fn receive_descriptors(
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
     for received in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = received {
-            // SAFETY: the kernel has just opened them for this process, and nobody else knows of them.
+            // SAFETY: the kernel has just opened them for this process, and no other owner exists.
             descriptors.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
     Ok(message.bytes)
 }
 
-/// Any socket will do to ask about interfaces.
+/// Opens a socket to ask about interfaces; any will do.
 fn control() -> io::Result<OwnedFd> {
     Ok(socket(
         AddressFamily::Inet,

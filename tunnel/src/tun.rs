@@ -1,10 +1,10 @@
 //! The tunnel interface: a TUN device that lives as long as its file is open, or longer if it is to be kept.
 //!
 //! It may have several queues, each a file of its own ([`Tun::queue`]). The kernel keeps to a queue for all packets of a flow:
-//! the one into which the last packet of the other direction was written, so that a flow stays with who carries it.
+//! the one into which the last packet of the other direction was written, so that a flow stays with the thread that carries it.
 //!
-//! A kept one has [`MARK`] as its alias, so that the next process knows it for its own: any other TUN that nobody holds was
-//! made by somebody else for something else.
+//! A kept one has [`MARK`] as its alias, so that the next process knows it for its own: any other TUN that no process
+//! holds was made by another program for something else.
 
 use std::{
     ffi::c_int,
@@ -19,7 +19,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    link::{alias, network},
+    link::{self, Link, alias, network},
     offload::{coalesce::Joins, vnet},
     sys::{self, TunKind},
 };
@@ -74,7 +74,7 @@ pub struct TunOffloads {
 }
 
 impl TunOffloads {
-    /// What may be joined for the interface.
+    /// Returns what may be joined for the interface.
     pub fn joins(self) -> Joins {
         Joins {
             tcp: self.tso,
@@ -150,8 +150,9 @@ impl Tun {
         }
     }
 
-    /// Another queue of the same interface, not in use yet. Fails with [`io::ErrorKind::Unsupported`] when the interface
-    /// can have one only, or is not in this process's network namespace, where it would be looked for by its name.
+    /// Opens another queue of the same interface, not in use yet. Fails with [`io::ErrorKind::Unsupported`] when the
+    /// interface can have one only, or is not in this process's network namespace, where it would be looked for by its
+    /// name.
     pub fn queue(&self) -> io::Result<Self> {
         let there = File::from(sys::tun_namespace(&self.file)?).metadata()?.ino();
         if !self.queues || network() != Some(there) {
@@ -172,13 +173,13 @@ impl Tun {
         sys::tun_set_queue(&self.file, true)
     }
 
-    /// The same queue once more.
+    /// Duplicates the queue's descriptor.
     pub fn try_clone(&self) -> io::Result<Self> {
         let file = self.file.try_clone()?;
         Ok(Self { file, ..*self })
     }
 
-    /// Whether the interface stays, with its addresses and routes, when this process ends, however it does.
+    /// Sets whether the interface stays, with its addresses and routes, when this process ends, however it does.
     pub fn keep(&self, keep: bool) -> io::Result<()> {
         if keep {
             alias::set(&self.name()?, MARK)?;
@@ -186,12 +187,17 @@ impl Tun {
         sys::tun_set_persist(&self.file, keep)
     }
 
-    /// The interface's present name; an error when it is gone.
+    /// Returns the interface's present name; an error when it is gone.
     pub fn name(&self) -> io::Result<String> {
         sys::tun_name(&self.file)
     }
 
-    /// What it and its kernel agreed on.
+    /// Returns what the interface is like now.
+    pub fn link(&self) -> Link {
+        self.name().map_or(Link::Gone, |name| link::read(&name))
+    }
+
+    /// Returns what it and its kernel agreed on.
     pub fn offloads(&self) -> TunOffloads {
         self.offloads
     }
@@ -226,12 +232,12 @@ fn open() -> io::Result<File> {
         .open("/dev/net/tun")
 }
 
-/// Whether a descriptor is a tun's whose interface is there.
+/// Returns whether a descriptor is a tun's whose interface is there.
 pub fn is_tun(file: &impl AsFd) -> bool {
     sys::tun_kind(file).is_ok()
 }
 
-/// Removes an interface that was kept and that nobody holds; any other is left alone.
+/// Removes an interface that was kept and that no process holds; any other is left alone.
 pub fn remove_kept(name: &str) -> io::Result<()> {
     if is_kept(name) {
         let file = open()?;
@@ -241,14 +247,14 @@ pub fn remove_kept(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it is one of ours that nobody holds. A second file is no error for an interface with several queues, so it is
-/// asked before.
+/// Returns whether it is one of ours that no process holds. A second file is no error for an interface with several
+/// queues, so it is asked before.
 fn is_kept(name: &str) -> bool {
     alias::read(name).is_ok_and(|label| label.alias == MARK && !label.carrier)
 }
 
-/// What kind it has become: with a header if possible, and the first of `queues` that is. A file that was refused once can
-/// be asked again.
+/// Attaches, and returns what kind it has become: with a header if possible, and the first of `queues` that is. A file
+/// that was refused once can be asked again.
 fn attach(file: &File, name: &str, offload: bool, new: bool, queues: &[bool]) -> io::Result<TunKind> {
     let headers = if offload { &[true, false][..] } else { &[false] };
     let kinds = headers
@@ -270,7 +276,7 @@ fn attach(file: &File, name: &str, offload: bool, new: bool, queues: &[bool]) ->
 fn settle(file: &File, vnet: bool, offload: bool) -> TunOffloads {
     let takes = |offloads| sys::tun_set_offload(file, offloads).is_ok();
     if vnet {
-        // It is this long anyway, unless somebody else had this interface in between.
+        // It is this long anyway, unless another program had this interface in between.
         let _ = sys::tun_set_header_size(file, vnet::LENGTH as c_int);
     }
     if !vnet || !offload {

@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use crate::{
-    device::{Device, Identity, Wire},
+    device::{Device, DeviceIdentity, Wire},
+    id::PeerId,
     key::PublicKey,
-    peer::PeerId,
     uapi::line::{DeviceLine, PeerLine},
 };
 
@@ -23,11 +23,11 @@ pub mod server;
 
 /// What a device's configuration changes outside the device.
 pub trait Ports: Wire {
-    /// The UDP port in use, or the one that will be; zero when any will do.
+    /// Returns the UDP port in use, or the one that will be; zero when any will do.
     fn listen_port(&self) -> u16;
     /// Listens on another port; zero picks one.
     fn set_listen_port(&mut self, port: u16) -> io::Result<()>;
-    /// The mark on the device's own packets; zero is none.
+    /// Returns the mark on the device's own packets; zero is none.
     fn fwmark(&self) -> u32;
     /// Puts another mark on the device's own packets.
     fn set_fwmark(&mut self, mark: u32) -> io::Result<()>;
@@ -60,7 +60,7 @@ pub enum UapiError {
     /// More peers than message indices.
     #[error("no room for more peers")]
     TooManyPeers,
-    /// A listen port that cannot be had.
+    /// A listen port that is not available.
     #[error("cannot listen on port {port}")]
     ListenPort {
         /// The port.
@@ -79,7 +79,7 @@ pub enum UapiError {
 }
 
 impl UapiError {
-    /// The number in the answer: negative, as `wg` expects it.
+    /// Returns the number in the answer: negative, as `wg` expects it.
     pub fn errno(&self) -> i32 {
         let errno = match self {
             Self::Syntax { .. } => Errno::EPROTO as i32,
@@ -96,13 +96,13 @@ impl UapiError {
 /// What a line made of a session.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing to say yet.
+    /// No answer yet.
     More,
     /// This, and the next operation may come.
     Answer(String),
-    /// This is no UAPI client: hang up.
+    /// This is no UAPI client: close the connection.
     HangUp,
-    /// Another process wants to take over, by this version of [`crate::hand_over`].
+    /// Another process wants to take over, by this version of [`crate::handover`].
     HandOver(String),
 }
 
@@ -177,7 +177,7 @@ impl Session {
         Reply::More
     }
 
-    /// The client is gone; what it set so far stays.
+    /// Ends the session: the client is gone; what it set so far stays.
     pub fn handle_end(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {
         if let State::Set(section) = &mut self.state {
             section.end(now, device, ports);
@@ -241,7 +241,7 @@ fn set_device(
 ) -> Result<(), UapiError> {
     match line {
         DeviceLine::PrivateKey(key) => {
-            let identity = key.map(Identity::new);
+            let identity = key.map(DeviceIdentity::new);
             for shard in device {
                 shard.set_identity(now, identity.clone(), ports);
             }
@@ -268,7 +268,7 @@ fn set_device(
 }
 
 impl Subject {
-    /// The peer with this key, which is added if there is none.
+    /// Returns the peer with this key, which is added if there is none.
     fn find(now: Instant, key: PublicKey, device: &mut [&mut Device]) -> Result<Self, UapiError> {
         let created = device.iter().all(|shard| shard.peer(key).is_none());
         let mut id = None;

@@ -10,7 +10,7 @@ use std::{
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::{device::Path, outbox::Batch, sys};
+use crate::{gso_queue::Batch, path::Path, sys};
 
 pub(crate) use crate::sys::{Arrival, receive};
 
@@ -37,7 +37,7 @@ pub struct UdpOffloads {
 
 /// Sockets bound to one port. A family that the machine does not have is left out.
 #[derive(Debug)]
-pub struct Sockets {
+pub struct UdpSockets {
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
     port: u16,
@@ -47,7 +47,7 @@ pub struct Sockets {
     refused: Vec<(SocketAddr, Instant)>,
 }
 
-impl Sockets {
+impl UdpSockets {
     /// Binds to `port`, or for zero to any that is free in both families; with offloads as far as the kernel has them and
     /// `offload` allows.
     pub fn bind(port: u16, mark: u32, offload: bool) -> io::Result<Self> {
@@ -79,7 +79,7 @@ impl Sockets {
     /// Sockets on the same port for all shards but the first, whose these are. From now on the kernel gives a datagram to
     /// the shard of its peer. An error when the kernel cannot do that: then all come to these.
     ///
-    /// The port is still nobody else's: the first socket was bound without the flag to share it (`SO_REUSEPORT`).
+    /// No other process can bind the port: the first socket was bound without the flag to share it (`SO_REUSEPORT`).
     pub fn split(&self, shards: usize, mark: u32) -> io::Result<Vec<Self>> {
         let others: Vec<Self> = (1..shards)
             .map(|_| {
@@ -103,7 +103,7 @@ impl Sockets {
         Ok(others)
     }
 
-    /// The same sockets once more, to send.
+    /// Duplicates the sockets, to send.
     pub fn try_clone(&self) -> io::Result<Self> {
         let one = |socket: &Option<UdpSocket>| socket.as_ref().map(UdpSocket::try_clone).transpose();
         Ok(Self {
@@ -143,22 +143,22 @@ impl Sockets {
         }
     }
 
-    /// What they and their kernel agreed on.
+    /// Returns what they and their kernel agreed on.
     pub fn offloads(&self) -> UdpOffloads {
         self.offloads
     }
 
-    /// The port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// For IPv4 and for IPv6.
+    /// Returns the sockets for IPv4 and for IPv6.
     pub fn by_family(&self) -> [Option<&UdpSocket>; 2] {
         [self.v4.as_ref(), self.v6.as_ref()]
     }
 
-    /// Those that exist.
+    /// Returns the sockets that exist.
     pub fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         self.v4.iter().chain(&self.v6)
     }
@@ -169,7 +169,7 @@ impl Sockets {
             .try_for_each(|socket| Ok(setsockopt(socket, sockopt::Mark, &mark)?))
     }
 
-    /// Sends datagrams, in one call if kernel, device and path allow; says how many could not be sent.
+    /// Sends datagrams, in one call if kernel, device and path allow; returns how many could not be sent.
     pub fn send(&mut self, batch: Batch<'_>) -> usize {
         let remote = batch.to.remote;
         if batch.datagrams.len() > batch.size && self.offloads.gso && !is_refused(&mut self.refused, remote) {
@@ -258,7 +258,7 @@ fn open(addr: SocketAddr, mark: u32, shared: bool) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from(socket))
 }
 
-/// The port that a UDP socket of this family is bound to; `None` for any other descriptor.
+/// Returns the port that a UDP socket of this family is bound to; `None` for any other descriptor.
 pub fn port_of(socket: &impl AsFd, v6: bool) -> Option<u16> {
     let socket = SockRef::from(socket);
     let is_udp = socket.protocol().ok().flatten() == Some(Protocol::UDP);
@@ -266,7 +266,7 @@ pub fn port_of(socket: &impl AsFd, v6: bool) -> Option<u16> {
     (is_udp && addr.is_ipv6() == v6 && addr.port() != 0).then_some(addr.port())
 }
 
-/// What this version wants of a socket, whoever made it.
+/// Sets what this version wants of a socket, which another process may have made.
 fn prepare(socket: &Socket, v6: bool) -> io::Result<()> {
     // Larger than the system's limit where the process may; what it gets otherwise is enough to work.
     if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
@@ -289,7 +289,7 @@ fn prepare(socket: &Socket, v6: bool) -> io::Result<()> {
     sys::allow_fragments(socket, v6)
 }
 
-/// A machine without IPv6 (or IPv4) is no error.
+/// Returns no socket, and no error, on a machine without IPv6 (or IPv4).
 fn present(opened: io::Result<UdpSocket>) -> io::Result<Option<UdpSocket>> {
     match opened {
         Ok(socket) => Ok(Some(socket)),
@@ -313,17 +313,17 @@ mod tests {
 
     const SHARDS: usize = 3;
 
-    fn all() -> Vec<Sockets> {
-        let first = Sockets::bind(0, 0, true).unwrap();
+    fn all() -> Vec<UdpSockets> {
+        let first = UdpSockets::bind(0, 0, true).unwrap();
         let others = first.split(SHARDS, 0).unwrap();
         [first].into_iter().chain(others).collect()
     }
 
-    /// Which of the sockets a datagram comes to.
-    fn receiver(shards: &[Sockets], from: &UdpSocket, datagram: &[u8]) -> Vec<usize> {
+    /// Returns which of the sockets a datagram comes to.
+    fn receiver(shards: &[UdpSockets], from: &UdpSocket, datagram: &[u8]) -> Vec<usize> {
         from.send_to(datagram, (from.local_addr().unwrap().ip(), shards[0].port()))
             .unwrap();
-        let arrives = |shard: &Sockets| {
+        let arrives = |shard: &UdpSockets| {
             let mut sockets = shard.sockets();
             sockets.any(|socket| receive(socket, &mut [0; 2048]).is_ok())
         };
@@ -354,12 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn a_port_with_several_sockets_is_nobody_elses() {
+    fn a_port_with_several_sockets_is_refused_to_others() {
         let shards = all();
         let port = shards[0].port();
-        assert!(Sockets::bind(port, 0, true).is_err());
+        assert!(UdpSockets::bind(port, 0, true).is_err());
         drop(shards);
-        Sockets::bind(port, 0, true).unwrap();
+        UdpSockets::bind(port, 0, true).unwrap();
     }
 
     #[test]
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_clone_sends_from_the_same_port() {
-        let first = Sockets::bind(0, 0, true).unwrap();
+        let first = UdpSockets::bind(0, 0, true).unwrap();
         let mut clone = first.try_clone().unwrap();
         let to = UdpSocket::bind("127.0.0.1:0").unwrap();
         to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

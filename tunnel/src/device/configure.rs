@@ -4,22 +4,28 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crate::{
-    device::{Device, Identity, Wire, earliest, peer_mut, sticking},
+    device::{Device, DeviceIdentity, Wire, earliest, peer_mut, sticking},
     group::{Group, Groups},
+    id::PeerId,
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
-    peer::{Peer, PeerId, Wants},
+    peer::{Peer, Wants},
     prefix::Prefix,
 };
 
 impl Device {
     /// Takes a new private key, or none. All sessions end; a peer that has the new public key is removed.
     pub fn set_private_key(&mut self, now: Instant, private: Option<PrivateKey>, wire: &mut impl Wire) {
-        self.set_identity(now, private.map(Identity::new), wire);
+        self.set_identity(now, private.map(DeviceIdentity::new), wire);
     }
 
-    /// The same for one shard: all of them have to be given the same identity.
-    pub(crate) fn set_identity(&mut self, now: Instant, identity: Option<Identity>, wire: &mut impl Wire) {
+    /// Does the same for one shard: all of them have to be given the same identity.
+    pub(crate) fn set_identity(
+        &mut self,
+        now: Instant,
+        identity: Option<DeviceIdentity>,
+        wire: &mut impl Wire,
+    ) {
         if self.private_key() == identity.as_ref().map(|identity| &identity.private) {
             return;
         }
@@ -44,17 +50,17 @@ impl Device {
         }
     }
 
-    /// The peer with this key, if there is one.
+    /// Returns the peer with this key, if there is one.
     pub fn peer(&self, key: PublicKey) -> Option<PeerId> {
         self.by_key.get(&key).copied()
     }
 
-    /// A peer that this shard serves, for its counters.
+    /// Returns a peer that this shard serves, for its counters.
     pub(crate) fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         peer_mut(&mut self.peers, id)
     }
 
-    /// Whether this is the device's own key.
+    /// Returns whether this is the device's own key.
     pub fn is_own_key(&self, key: PublicKey) -> bool {
         self.identity
             .as_ref()
@@ -66,7 +72,7 @@ impl Device {
         if let Some(id) = self.peer(key) {
             return Some(id);
         }
-        let id = self.place.free_id(&self.keys)?;
+        let id = self.index.free_id(&self.keys)?;
         let index = id.0 as usize;
         if index >= self.keys.len() {
             self.keys.resize(index + 1, None);
@@ -74,7 +80,7 @@ impl Device {
         }
         self.keys[index] = Some(key);
         self.by_key.insert(key, id);
-        if self.place.other(id).is_none() {
+        if self.index.other(id).is_none() {
             let mut peer = Peer::new(key);
             peer.noise = self
                 .identity
@@ -142,7 +148,7 @@ impl Device {
         }
     }
 
-    /// Gives a prefix to a peer, whoever had it before.
+    /// Gives a prefix to a peer, whichever had it before.
     pub fn allow(&mut self, id: PeerId, prefix: Prefix) {
         self.allowed_ips.insert(prefix, id);
     }
@@ -162,7 +168,7 @@ impl Device {
         self.groups.set(id, group);
     }
 
-    /// A peer's configuration is complete: sends what its changes made due.
+    /// Sends what the changes of a peer's configuration made due, now that it is complete.
     pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
         if let Some(peer) = peer_mut(&mut self.peers, id) {
             settle(peer, now, &mut self.scratch, wire);
@@ -174,7 +180,7 @@ impl Device {
     }
 }
 
-/// A peer without a key of this device or without an endpoint keeps wanting until it has both.
+/// Sends what a peer wants. One without a key of this device or without an endpoint keeps wanting until it has both.
 pub(super) fn settle(peer: &mut Peer, now: Instant, scratch: &mut [u8], wire: &mut impl Wire) {
     let (Some(remote), Some(noise)) = (peer.endpoint, &mut peer.noise) else {
         return;
@@ -188,7 +194,7 @@ pub(super) fn settle(peer: &mut Peer, now: Instant, scratch: &mut [u8], wire: &m
     }
 }
 
-fn begin(now: Instant, identity: &Identity, peer: &Peer, id: PeerId) -> Noise {
+fn begin(now: Instant, identity: &DeviceIdentity, peer: &Peer, id: PeerId) -> Noise {
     Noise::new(
         now,
         &identity.private,

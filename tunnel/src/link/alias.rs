@@ -20,11 +20,11 @@ const ROOM: usize = 64 * 1024;
 pub(crate) struct Label {
     /// Empty when it has none.
     pub(crate) alias: String,
-    /// A tun has a carrier while somebody holds it.
+    /// A tun has a carrier while a process holds it.
     pub(crate) carrier: bool,
 }
 
-/// What an interface of this network namespace says of itself.
+/// Returns what an interface of this network namespace says of itself.
 pub(crate) fn read(name: &str) -> io::Result<Label> {
     let Some(RouteNetlinkMessage::NewLink(link)) = ask(RouteNetlinkMessage::GetLink(link(name)?), 0)? else {
         return Err(io::ErrorKind::InvalidData.into());
@@ -53,7 +53,7 @@ fn link(name: &str) -> io::Result<LinkMessage> {
     Ok(link)
 }
 
-/// One request and the kernel's answer to it; `None` when that is no more than yes.
+/// Sends one request and returns the kernel's answer to it; `None` when that is a mere acknowledgement.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 const HEADER: usize = 16;
 const TAG: usize = 16;
 
-/// A message of the right length. Its receiver is the first peer, in a session that a real one never has at first.
+/// Writes a message of the right length. Its receiver is the first peer, in a session that a real one never has at first.
 pub(super) fn seal(packet: &[u8], room: &mut [u8]) -> usize {
     let length = HEADER + packet.len() + TAG;
     room[..HEADER].fill(0);
@@ -20,12 +20,12 @@ pub(super) fn seal(packet: &[u8], room: &mut [u8]) -> usize {
     length
 }
 
-/// Whether a datagram is such a message.
+/// Returns whether a datagram is such a message.
 pub(super) fn is_one(datagram: &[u8]) -> bool {
     super::index(datagram) == Some(0) && datagram.first() == Some(&super::DATA)
 }
 
-/// The packet in such a message, and its source.
+/// Returns the packet in such a message, and its source.
 pub(super) fn open<'a>(datagram: &[u8], scratch: &'a mut [u8]) -> Option<(&'a mut [u8], IpAddr)> {
     let packet = datagram.get(HEADER..datagram.len().checked_sub(TAG)?)?;
     let (length, source): (usize, IpAddr) = match packet.first()? >> 4 {

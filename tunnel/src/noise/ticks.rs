@@ -1,4 +1,4 @@
-//! When boringtun's own clock has to move, so that a peer at rest wakes nobody.
+//! When boringtun's own clock has to move, so that a peer at rest does not wake the device.
 //!
 //! boringtun wants its `update_timers` every 250 ms, for it repeats handshakes and drops keys in there and nowhere else.
 //! Both are known in advance: an initiation is repeated after five seconds and a jitter (section 6.4 of the WireGuard
@@ -24,7 +24,7 @@ const JITTER: Duration = Duration::from_millis(333);
 pub(crate) struct Ticks {
     refreshed: Instant,
     initiation: Option<Initiation>,
-    /// When the newest session began, whoever began it.
+    /// When the newest session began, on either side.
     keyed: Option<Instant>,
     random: RandomState,
 }
@@ -48,17 +48,17 @@ impl Ticks {
         }
     }
 
-    /// boringtun's clock moves to this moment.
+    /// Records that boringtun's clock moved to this moment.
     pub(crate) fn refreshed(&mut self, now: Instant) {
         self.refreshed = now;
     }
 
-    /// Whether boringtun's clock is too far behind for anything to be done.
+    /// Returns whether boringtun's clock is too far behind for anything to be done.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.refreshed) >= TICK
     }
 
-    /// An initiation went out.
+    /// Records that an initiation went out.
     pub(crate) fn initiated(&mut self, now: Instant) {
         let span = JITTER.as_micros() as u64 + 1;
         let early = now + REKEY_TIMEOUT;
@@ -74,18 +74,18 @@ impl Ticks {
         self.keyed = Some(now);
     }
 
-    /// A session is known to both sides: nothing has to be repeated.
+    /// Records that a session is known to both sides: nothing has to be repeated.
     pub(crate) fn established(&mut self) {
         self.initiation = None;
     }
 
-    /// All keys and handshakes are gone; says whether there were any.
+    /// Forgets all keys and handshakes; returns whether there were any.
     pub(crate) fn clear(&mut self) -> bool {
         self.initiation.take().is_some() | self.keyed.take().is_some()
     }
 
-    /// Whether boringtun's clock has to stand a moment, or it would repeat an initiation without jitter. Never when a key
-    /// dies meanwhile.
+    /// Returns whether boringtun's clock has to stand a moment, or it would repeat an initiation without jitter. Never
+    /// when a key dies meanwhile.
     pub(crate) fn is_held(&self, now: Instant) -> bool {
         let held = self
             .initiation
@@ -93,12 +93,12 @@ impl Ticks {
         held && self.keyed.is_none_or(|since| now < since + REJECT_AFTER_TIME)
     }
 
-    /// Whether an initiation has to be repeated by now.
+    /// Returns whether an initiation has to be repeated by now.
     pub(crate) fn is_repetition_due(&self, now: Instant) -> bool {
         self.initiation.is_some_and(|initiation| initiation.repeat <= now)
     }
 
-    /// When boringtun has to be woken next.
+    /// Returns when boringtun has to be woken next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let again = self.refreshed + TICK;
         let repeat = self

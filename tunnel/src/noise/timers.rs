@@ -1,4 +1,4 @@
-//! When to send what nobody asked for: section 6 of the WireGuard paper, as pure state.
+//! When to send what no packet asks for: section 6 of the WireGuard paper, as pure state.
 //!
 //! boringtun keeps timers of its own, but rounds them to its last tick, forgets a passive keepalive when a packet was
 //! sent in the same tick, rekeys only for data, and fixes the persistent interval for a tunnel's life. So the tunnel's
@@ -43,14 +43,14 @@ impl Timers {
         self.traversed(now);
     }
 
-    /// A handshake completed.
+    /// Records that a handshake completed.
     pub(crate) fn established(&mut self, now: Instant, initiator: bool) {
         self.initiated = initiator.then_some(now);
         self.rekey = false;
         self.silence_at = None;
     }
 
-    /// All sessions are gone.
+    /// Forgets all sessions.
     pub(crate) fn reset(&mut self) {
         *self = Self {
             interval: self.interval,
@@ -59,7 +59,7 @@ impl Timers {
         };
     }
 
-    /// A packet under a session key went out; `data` unless it was empty.
+    /// Records that a packet under a session key went out; `data` unless it was empty.
     pub(crate) fn sent(&mut self, now: Instant, data: bool) {
         self.traversed(now);
         self.passive_at = None;
@@ -73,7 +73,7 @@ impl Timers {
             .is_some_and(|since| now >= since + REKEY_AFTER_TIME);
     }
 
-    /// A packet under a session key came in; `data` unless it was empty.
+    /// Records that a packet under a session key came in; `data` unless it was empty.
     pub(crate) fn received(&mut self, now: Instant, data: bool) {
         self.traversed(now);
         self.silence_at = None;
@@ -85,12 +85,12 @@ impl Timers {
         self.rekey |= self.initiated.is_some_and(|since| now >= since + too_old);
     }
 
-    /// A handshake message went out or came in.
+    /// Records that a handshake message went out or came in.
     pub(crate) fn traversed(&mut self, now: Instant) {
         self.persistent_at = self.interval.map(|interval| now + interval);
     }
 
-    /// What is due; asking rearms.
+    /// Returns what is due; asking rearms.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Due {
         let mut due = Due {
             keepalive: false,
@@ -111,7 +111,7 @@ impl Timers {
         due
     }
 
-    /// When something is due next.
+    /// Returns when something is due next.
     pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let rekey = self.rekey.then_some(now);
         [self.persistent_at, self.passive_at, self.silence_at, rekey]

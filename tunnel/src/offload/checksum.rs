@@ -1,8 +1,6 @@
 //! The internet checksum (RFC 1071).
 
-use crate::offload::headers::{Headers, Transport};
-
-/// The one's complement sum of big-endian 16-bit words; an odd last byte counts as the upper half of a word.
+/// Returns the one's complement sum of big-endian 16-bit words; an odd last byte counts as the upper half of a word.
 pub fn sum(bytes: &[u8]) -> u16 {
     // The sum does not depend on the byte order it is taken in (RFC 1071, 2B), so words are added as the machine has
     // them, wide enough that no carry is lost: vector instructions do the rest.
@@ -20,27 +18,6 @@ pub fn sum(bytes: &[u8]) -> u16 {
 pub fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + u16::from(carry)
-}
-
-/// The sum of the pseudo-header that TCP and UDP checksums cover, for a transport header and payload of `length` bytes.
-pub fn pseudo(packet: &[u8], headers: &Headers, length: usize) -> u16 {
-    let addresses = if headers.v6 {
-        &packet[8..40]
-    } else {
-        &packet[12..20]
-    };
-    let protocol = match headers.transport {
-        Transport::Tcp => libc::IPPROTO_TCP,
-        Transport::Udp => libc::IPPROTO_UDP,
-    };
-    // In IPv6 the length has 32 bits; none is that long.
-    add(add(sum(addresses), protocol as u16), length as u16)
-}
-
-/// Whether the TCP or UDP checksum of a whole packet is right.
-pub fn is_right(packet: &[u8], headers: &Headers) -> bool {
-    let body = &packet[headers.network..];
-    add(pseudo(packet, headers, body.len()), sum(body)) == u16::MAX
 }
 
 /// Writes the checksum of an IPv4 header.

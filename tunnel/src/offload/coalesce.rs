@@ -9,7 +9,6 @@
 //! granted, and a packet that was damaged before it entered the tunnel must not become a good one here.
 
 use crate::offload::{
-    checksum,
     headers::{Headers, Transport, word},
     segment::sequence,
     vnet::{Gso, LENGTH, Vnet},
@@ -62,7 +61,7 @@ struct Gathered {
 }
 
 impl Coalescer {
-    /// Nothing gathered yet.
+    /// Makes one that has gathered nothing yet.
     pub fn new(joins: Joins) -> Self {
         Self {
             joins,
@@ -136,7 +135,7 @@ impl Coalescer {
         write(&self.single);
     }
 
-    /// Whether others may be joined to this packet.
+    /// Returns whether others may be joined to this packet.
     fn begins(&self, packet: &[u8], headers: &Headers) -> bool {
         packet.len() > headers.total
             && match headers.transport {
@@ -144,7 +143,7 @@ impl Coalescer {
                 // A datagram without a checksum stays without.
                 Transport::Udp => self.joins.udp && word(packet, headers.network + 6) != 0,
             }
-            && checksum::is_right(packet, headers)
+            && headers.is_checksum_right(packet)
     }
 }
 
@@ -163,7 +162,7 @@ impl Gathered {
             && first[addresses.clone()] == packet[addresses]
     }
 
-    /// Whether a packet of this flow continues it. `headers` are the packet's.
+    /// Returns whether a packet of this flow continues it. `headers` are the packet's.
     fn takes(&mut self, packet: &[u8], headers: &Headers) -> bool {
         let first = &self.buffer[LENGTH..];
         let payload = packet.len() - headers.total;
@@ -203,7 +202,7 @@ impl Gathered {
                     && first[at + 18..headers.total] == packet[at + 18..headers.total]
             }
         };
-        let takes = same_network && same_transport && checksum::is_right(packet, headers);
+        let takes = same_network && same_transport && headers.is_checksum_right(packet);
         if takes {
             self.counts = counts;
         }
@@ -229,7 +228,7 @@ impl Gathered {
         let length = packet.len();
         headers.set_length(packet, length);
         let offset = headers.checksum_offset();
-        let sum = checksum::pseudo(packet, &headers, length - headers.network);
+        let sum = headers.pseudo_sum(packet, length - headers.network);
         let at = headers.network + offset;
         packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         let vnet = Vnet {
@@ -246,7 +245,7 @@ impl Gathered {
     }
 }
 
-/// Whether a packet ends its batch: its sender pushes.
+/// Returns whether a packet ends its batch: its sender pushes.
 fn is_last(packet: &[u8], headers: &Headers) -> bool {
     headers.transport == Transport::Tcp && packet[headers.network + 13] & PSH != 0
 }

@@ -70,12 +70,33 @@ impl Headers {
         })
     }
 
-    /// Where in the transport header the checksum is.
+    /// Returns where in the transport header the checksum is.
     pub fn checksum_offset(&self) -> usize {
         match self.transport {
             Transport::Tcp => 16,
             Transport::Udp => 6,
         }
+    }
+
+    /// Returns the sum of the pseudo-header that TCP and UDP checksums cover, for a transport header and payload of
+    /// `length` bytes.
+    pub fn pseudo_sum(&self, packet: &[u8], length: usize) -> u16 {
+        let addresses = if self.v6 { &packet[8..40] } else { &packet[12..20] };
+        let protocol = match self.transport {
+            Transport::Tcp => libc::IPPROTO_TCP,
+            Transport::Udp => libc::IPPROTO_UDP,
+        };
+        // In IPv6 the length has 32 bits; none is that long.
+        checksum::add(
+            checksum::add(checksum::sum(addresses), protocol as u16),
+            length as u16,
+        )
+    }
+
+    /// Returns whether the TCP or UDP checksum of a whole packet is right.
+    pub fn is_checksum_right(&self, packet: &[u8]) -> bool {
+        let body = &packet[self.network..];
+        checksum::add(self.pseudo_sum(packet, body.len()), checksum::sum(body)) == u16::MAX
     }
 
     /// Writes what follows from a packet's length: the IP header's length and checksum, and UDP's length.
@@ -95,7 +116,7 @@ impl Headers {
     }
 }
 
-/// A big-endian 16-bit word.
+/// Returns a big-endian 16-bit word.
 pub fn word(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }

@@ -11,7 +11,7 @@ use crate::offload::{
     vnet::{Gso, Vnet},
 };
 
-/// So many bytes behind a packet may be overwritten by who is given it.
+/// So many bytes behind a packet may be overwritten by the function that is given it.
 pub const ROOM: usize = 16;
 /// The longest headers that are cut: IPv6 and TCP, each with all the options a kernel puts there.
 const LONGEST_HEADERS: usize = 256;
@@ -78,7 +78,7 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// The next packet: a slice that begins with it and is [`ROOM`] bytes longer, and its length.
+    /// Returns the next packet: a slice that begins with it and is [`ROOM`] bytes longer, and its length.
     pub fn next_packet(&mut self) -> Option<(&mut [u8], usize)> {
         if let Some(at) = self.saved_at.take() {
             self.buffer[at..at + ROOM].copy_from_slice(&self.saved);
@@ -151,7 +151,7 @@ impl Cut {
             let all = (packet.len() - network) as u16;
             checksum::add(word(packet, at) as u16, !all)
         } else {
-            checksum::pseudo(packet, &headers, 0)
+            headers.pseudo_sum(packet, 0)
         };
         Ok(Self {
             headers,
@@ -200,7 +200,7 @@ impl Cut {
     }
 }
 
-/// A TCP header's sequence number.
+/// Returns a TCP header's sequence number.
 pub(crate) fn sequence(packet: &[u8], network: usize) -> u32 {
     u32::from_be_bytes([
         packet[network + 4],
@@ -210,7 +210,7 @@ pub(crate) fn sequence(packet: &[u8], network: usize) -> u32 {
     ])
 }
 
-/// Computes a checksum that the kernel left to whoever sends the packet.
+/// Computes a checksum that the kernel left to the packet's sender.
 fn complete(packet: &mut [u8], start: usize, offset: usize) -> Result<(), SegmentError> {
     let at = start + offset;
     if at + 2 > packet.len() {

@@ -33,7 +33,7 @@ pub struct Vnet {
     pub gso: Gso,
     /// The bytes of payload of each packet but the last.
     pub size: u16,
-    /// Where the transport header is, and where in it the checksum is that somebody still has to compute; the sum of the
+    /// Where the transport header is, and where in it the checksum is that is still to be computed; the sum of the
     /// pseudo-header stands there.
     pub checksum: Option<(u16, u16)>,
     /// Bytes of all headers. Only a hint to the kernel, and worth nothing coming from it.
@@ -72,7 +72,7 @@ impl Vnet {
         })
     }
 
-    /// The header's bytes.
+    /// Returns the header's bytes.
     pub fn write(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let (start, offset) = self.checksum.unwrap_or((0, 0));

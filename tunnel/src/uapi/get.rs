@@ -5,13 +5,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{
-    device::Device,
-    peer::{Peer, PeerId},
-    uapi::Ports,
-};
+use crate::{device::Device, id::PeerId, peer::Peer, uapi::Ports};
 
-/// Everything about a device, of which these are all shards, but the closing `errno`.
+/// Returns everything about a device, of which these are all shards, but the closing `errno`.
 pub(crate) fn render(device: &[&Device], ports: &impl Ports) -> String {
     let mut text = String::new();
     if let Some(first) = device.first() {

@@ -90,7 +90,7 @@ impl PeerLine {
     }
 }
 
-/// The value of `public_key`, which begins a peer's section.
+/// Parses the value of `public_key`, which begins a peer's section.
 pub(crate) fn public_key(value: &str) -> Result<PublicKey, UapiError> {
     value.parse().map_err(|_| invalid("public_key")())
 }
@@ -111,7 +111,7 @@ pub(crate) fn number<T: std::str::FromStr>(value: &str) -> Option<T> {
         .filter(|_| value.bytes().all(|c| c.is_ascii_digit()))
 }
 
-/// `1.2.3.4:5`, `[fd00::1]:5`, or `[fe80::1%eth0]:5` with a device's name or number.
+/// Parses `1.2.3.4:5`, `[fd00::1]:5`, or `[fe80::1%eth0]:5` with a device's name or number.
 fn endpoint(value: &str) -> Option<SocketAddr> {
     let zone = value
         .split_once('%')

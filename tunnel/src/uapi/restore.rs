@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    device::{Device, Path, Wire},
-    peer::PeerId,
+    device::{Device, Wire},
+    id::PeerId,
+    path::Path,
     uapi::{
         Ports, Subject, UapiError,
         line::{self, DeviceLine, PeerLine},
@@ -17,15 +18,19 @@ use crate::{
 
 /// What a device's configuration says about sockets that are not there yet.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct RestoredPorts {
     pub(crate) port: u16,
     pub(crate) mark: u32,
 }
 
 /// Makes a fresh device what the answer says, counters and all. Nothing is sent: peers want a handshake when
 /// [`Device::handle_up`] is called.
-pub(crate) fn restore(now: Instant, answer: &str, device: &mut [&mut Device]) -> Result<Wanted, UapiError> {
-    let mut wanted = Wanted::default();
+pub(crate) fn restore(
+    now: Instant,
+    answer: &str,
+    device: &mut [&mut Device],
+) -> Result<RestoredPorts, UapiError> {
+    let mut ports = RestoredPorts::default();
     let mut peer: Option<Subject> = None;
     for line in answer.lines() {
         let (key, value) = line
@@ -33,7 +38,7 @@ pub(crate) fn restore(now: Instant, answer: &str, device: &mut [&mut Device]) ->
             .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
         match &mut peer {
             _ if key == "public_key" => peer = Some(Subject::find(now, line::public_key(value)?, device)?),
-            None => set_device(now, DeviceLine::parse(key, value)?, device, &mut wanted)?,
+            None => set_device(now, DeviceLine::parse(key, value)?, device, &mut ports)?,
             Some(subject) => {
                 if !count(key, value, device, subject.id)? {
                     subject.set(now, &PeerLine::parse(key, value)?, device);
@@ -41,7 +46,7 @@ pub(crate) fn restore(now: Instant, answer: &str, device: &mut [&mut Device]) ->
             }
         }
     }
-    Ok(wanted)
+    Ok(ports)
 }
 
 /// Takes what a `set` has no line for; `false` when it is something else.
@@ -67,8 +72,8 @@ fn count(key: &str, value: &str, device: &mut [&mut Device], id: Option<PeerId>)
     Ok(true)
 }
 
-/// Before there is a peer there is nobody to send to.
-impl Wire for Wanted {
+/// Before there is a peer there is no destination to send to.
+impl Wire for RestoredPorts {
     fn room(&mut self) -> &mut [u8] {
         &mut []
     }
@@ -78,7 +83,7 @@ impl Wire for Wanted {
     fn deliver(&mut self, _: &[u8]) {}
 }
 
-impl Ports for Wanted {
+impl Ports for RestoredPorts {
     fn listen_port(&self) -> u16 {
         self.port
     }
@@ -120,17 +125,17 @@ mod tests {
     #[test]
     fn a_device_is_what_it_was() {
         let mut device = Device::new(1420);
-        let wanted = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
-        assert_eq!(get::render(&[&device], &wanted), answer());
+        let ports = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
+        assert_eq!(get::render(&[&device], &ports), answer());
     }
 
     #[test]
     fn nothing_is_sent_before_it_is_asked_for() {
         let mut device = Device::new(1420);
-        let mut wanted = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
+        let mut ports = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
         let now = Instant::now();
         // With no room to write into, a datagram would panic.
-        device.handle_timeout(now, &mut wanted);
+        device.handle_timeout(now, &mut ports);
         assert!(device.peers().all(|(_, peer)| [0, 5].contains(&peer.tx_bytes)));
     }
 

@@ -154,7 +154,7 @@ fn steps() -> Vec<String> {
     ]
 }
 
-/// The key of that byte in base64, clamped by whoever reads it.
+/// The key of that byte in base64, clamped by its reader.
 fn base64(byte: u8) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     STANDARD.encode([byte; 32])
@@ -241,7 +241,7 @@ fn wg_passes_over_groups_and_leaves_them_alone() {
     side.wg(&["peer", &peer, "persistent-keepalive", "9"]);
     assert_eq!(group(), 1);
     pipe(&["wg", "setconf", &side.device, "/dev/stdin"], &before.1);
-    assert_eq!((shown(), group()), (before, 0), "a peer made anew has no group");
+    assert_eq!((shown(), group()), (before, 0), "a recreated peer has no group");
 }
 
 /// What `wg` prints for a device after each of its writing commands, on both implementations.
@@ -321,7 +321,7 @@ fn show(side: &Side) -> Vec<String> {
                 allowed.sort_unstable();
                 lines.push(format!("{key} {preshared} {endpoint} {allowed:?} {keepalive}"));
             }
-            // wireguard-go picks another port when it is told none.
+            // wireguard-go picks another port when it is given none.
             [private, public, port, mark] => {
                 let port = if port.len() == 5 && !port.starts_with("3123") {
                     "any"

@@ -26,7 +26,7 @@ use crate::{
 };
 
 #[test]
-fn whoever_does_not_take_it_well_does_not_get_it() {
+fn a_process_that_does_not_answer_as_it_should_gets_nothing() {
     let world = joined(Engine::Ours, Engine::Ours);
     let World { a, b } = &world;
     let before = handshake(a);
@@ -65,7 +65,7 @@ fn whoever_does_not_take_it_well_does_not_get_it() {
     let mut silent = ask("hand-over=1");
     assert!(silent.read(&mut whole).unwrap() > 40);
     assert!(wait_for_end(&mut silent), "it waits for ever");
-    // Whoever comes too late has nothing to give back.
+    // An answer that comes too late gives nothing back.
     let _ = silent.write_all(b"taken\n");
     still_there("silence");
 }
@@ -158,7 +158,7 @@ fn what_is_no_device_is_not_taken() {
 }
 
 #[test]
-fn whoever_is_hung_up_on_without_a_word_asks_again() {
+fn a_process_whose_connection_is_closed_without_a_word_asks_again() {
     let world = World::new(Engine::Ours, Engine::Ours);
     let folder = TempDir::new().unwrap();
     let listener = UnixListener::bind(folder.path().join("wg7.sock")).unwrap();

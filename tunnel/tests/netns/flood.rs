@@ -1,4 +1,4 @@
-//! Handshakes in numbers, while somebody else works.
+//! Handshakes in numbers, while an honest peer works.
 
 use std::{
     net::{SocketAddr, UdpSocket},

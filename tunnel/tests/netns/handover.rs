@@ -98,12 +98,12 @@ fn sockets(side: &Side) -> BTreeSet<String> {
     numbers
 }
 
-/// Those of the first thread are the same before and after, those of the other are made anew.
+/// Those of the first thread are the same before and after, those of the other are recreated.
 fn assert_handed(before: &BTreeSet<String>, after: &BTreeSet<String>) {
     assert_eq!(before.intersection(after).count(), 2, "{before:?} {after:?}");
 }
 
-/// How often this side's kernel has said by ICMP that nobody is there.
+/// How often this side's kernel has said by ICMP that a port is closed.
 fn refusals(side: &Side) -> Vec<String> {
     let v4 = side.run(&["cat", "/proc/net/snmp"]);
     let v6 = side.run(&["cat", "/proc/net/snmp6"]);
@@ -121,7 +121,7 @@ pub(crate) fn joined(a: Engine, b: Engine) -> World {
 }
 
 #[test]
-fn an_upgrade_changes_nothing_that_anybody_configured() {
+fn an_upgrade_changes_nothing_that_was_configured() {
     let mut world = joined(Engine::Ours, other());
     let World { a, b } = &mut world;
     decorate(a);
@@ -161,7 +161,7 @@ fn an_upgrade_changes_nothing_that_anybody_configured() {
     upgrade(a, &[]);
     assert!(
         received(a) >= before_it && before_it > 0,
-        "the counters begin anew"
+        "the counters start over"
     );
     assert!(a.pings(b.inner[0], 3) && b.pings(a.inner[1], 3));
     assert_eq!((link_facts(a), wg_facts(a), refusals(a)), before);
@@ -301,7 +301,7 @@ fn a_device_that_is_down_can_be_taken_over() {
 }
 
 #[test]
-fn with_nobody_to_take_over_from_it_starts_as_usual() {
+fn without_a_process_to_take_over_from_it_starts_as_usual() {
     let mut world = joined(Engine::Ours, Engine::Ours);
     let World { a, b } = &mut world;
     // A crash leaves a dead socket; an end leaves nothing.
@@ -319,7 +319,7 @@ fn with_nobody_to_take_over_from_it_starts_as_usual() {
 }
 
 #[test]
-fn one_that_lingers_ends_when_it_is_told_to_and_takes_nothing_along() {
+fn one_that_lingers_ends_on_a_signal_and_takes_nothing_along() {
     let mut world = joined(Engine::Ours, Engine::Ours);
     let World { a, b } = &mut world;
     upgrade(a, &["--linger"]);

@@ -173,7 +173,7 @@ fn we_follow_a_peer_that_changes_port_and_address() {
     assert_carries(&world);
 
     move_address(&world.b);
-    // wireguard-go sends from the address that is gone until its endpoint is set anew.
+    // wireguard-go sends from the address that is gone until its endpoint is set again.
     let endpoint = format!("{}:51820", world.a.outer[0]);
     world.b.wg(&["peer", &world.a.public, "endpoint", &endpoint]);
     wait_for("the moved peer to come through", || {

@@ -41,7 +41,7 @@ fn a_kept_interface_waits_for_the_next_process_however_the_first_one_ends() {
         transfer(a, b, b.inner[0], 2);
         transfer(b, a, a.inner[0], 2);
     }
-    // The last one was not told to keep it.
+    // The last one had no `--keep`.
     assert!(terminate(a.process.as_mut().unwrap(), Signal::SIGTERM));
     assert!(!has_link(a));
 }

@@ -77,7 +77,7 @@ fn a_socket_that_wg_removes_in_place_of_the_dead_one_is_made_again() {
     let dead = inode(&world.a);
     world.a.spawn();
     wait_for("the dead socket to be replaced", || inode(&world.a) != dead);
-    // What `wg` does that found nobody at the dead socket a moment before the new one took its place.
+    // What `wg` does that found no process at the dead socket a moment before the new one took its place.
     fs::remove_file(world.a.socket()).unwrap();
     wait_for("the socket to be there again", || world.a.socket().exists());
     assert!(

@@ -231,7 +231,7 @@ impl Side {
     /// Starts the engine and waits until the device can be configured.
     pub(crate) fn start(&mut self) {
         self.spawn();
-        // `wg` removes a socket at which nobody answers, such as one that is bound and not listened at yet.
+        // `wg` removes a socket at which no process answers, such as one that is bound and not listened at yet.
         let answers = || self.engine == Engine::Kernel || UnixStream::connect(self.socket()).is_ok();
         wait_for(
             &format!(
@@ -319,7 +319,7 @@ impl Side {
         }
     }
 
-    /// Adds a peer that nobody is, so that the next one is served by another thread.
+    /// Adds a peer that does not exist, so that the next one is served by another thread.
     fn meet_stranger(&self) -> String {
         let stranger = pipe(&["wg", "pubkey"], &run(&["wg", "genkey"])).trim().to_owned();
         self.wg(&["peer", &stranger]);

@@ -162,7 +162,7 @@ fn a_push_or_a_short_packet_is_the_last() {
     assert_eq!(
         shape(&[tcp4(1000, 7, 100), tcp4(1100, 8, 101)]),
         [100, 101],
-        "a longer one begins anew"
+        "a longer one begins the next"
     );
 }
 

@@ -7,7 +7,7 @@ use spanwire_tunnel::offload::{
 
 use crate::packets::{ACK, CWR, FIN, PSH, Packet, tcp4, tcp6, udp4};
 
-/// All packets of a super-packet. Whoever is given one may overwrite it and the room behind it.
+/// All packets of a super-packet. The caller may overwrite each, and the room behind it.
 pub(crate) fn cut(vnet: &Vnet, packet: &[u8]) -> Result<Vec<Vec<u8>>, SegmentError> {
     let mut buffer = [packet, &[0x5a; ROOM]].concat();
     let mut segments = Segments::new(vnet, &mut buffer, packet.len())?;

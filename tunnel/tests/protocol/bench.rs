@@ -1,4 +1,4 @@
-//! A device on a workbench: what it sends and delivers is kept, what it is told comes from the test.
+//! A device on a workbench: what it sends and delivers is kept, what it is given comes from the test.
 
 use std::{
     io,
@@ -7,10 +7,11 @@ use std::{
 };
 
 use spanwire_tunnel::{
-    device::{Device, PADDING, Path, Wire},
+    device::{Device, PADDING, Wire},
     ecn,
     key::{PrivateKey, PublicKey},
     noise::SCRATCH,
+    path::Path,
     peer::Peer,
     uapi::{Ports, Reply, Session},
 };

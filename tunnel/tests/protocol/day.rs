@@ -224,7 +224,7 @@ fn an_initiation_that_crossed_a_lost_one_is_repeated() {
     a.hear(b.at, &theirs);
     // Ours and the answer to theirs are lost, and they are gone for good.
     a.kept.sent.clear();
-    let at = a.device.poll_timeout().expect("nobody answered");
+    let at = a.device.poll_timeout().expect("there was no answer");
     a.wait(at - a.now);
     assert_eq!(a.kept.sent.len(), 1);
     assert_eq!(a.kept.sent[0].1[0], INITIATION);

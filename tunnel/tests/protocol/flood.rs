@@ -1,4 +1,4 @@
-//! Handshakes that nobody wants, in numbers. What costs much is counted: whatever is not answered by a cookie and not
+//! Unwanted handshakes, in numbers. What costs much is counted: whatever is not answered by a cookie and not
 //! turned away at once was worth Diffie-Hellman operations.
 
 use std::{net::SocketAddr, time::Duration};
@@ -70,7 +70,7 @@ fn random_initiations_cost_one_hash_each() {
             assert_carries(&mut a, &mut b);
         }
     }
-    assert!(b.kept.sent.is_empty(), "nobody is answered");
+    assert!(b.kept.sent.is_empty(), "none is answered");
     assert_eq!(b.device.drops().unknown, FLOOD as u64);
     // They do not count as load: a newcomer needs no cookie.
     b.set(&["replace_peers=true"]);

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, converse, packet};
 
-/// What a2's network sends to c, whoever carries it.
+/// What a2's network sends to c, whichever gateway carries it.
 const SOURCE: &str = "10.0.2.1";
 
 /// Two gateways, 1 and 2, with a session to 3, which has the network of each with that one.
@@ -23,7 +23,7 @@ impl Gateways {
         Self { a1, a2, c }
     }
 
-    /// What the far device is told about a gateway.
+    /// What the far device is configured with for a gateway.
     fn tell(&mut self, gateway: u8, line: &str) {
         let key = Bench::new(gateway).key();
         self.c.set(&[&format!("public_key={key}"), line]);
@@ -57,7 +57,7 @@ fn peers_of_one_group_send_each_others_sources() {
     all.tell(2, "group=a");
     let before = all.c.device.drops().wrong_source;
     assert_eq!(all.taken(), [true, true]);
-    // Whoever has the network: nothing is lost while it moves.
+    // Whichever gateway has the network: nothing is lost while it moves.
     for gateway in [1, 2, 1] {
         all.tell(gateway, "allowed_ip=10.0.2.0/24");
         assert_eq!(all.taken(), [true, true]);
@@ -73,8 +73,8 @@ fn other_groups_and_what_belongs_to_nobody_stay_out() {
     assert_eq!(all.taken(), [false, true]);
     all.tell(1, "group=b");
     all.tell(2, "allowed_ip=-10.0.2.0/24");
-    assert_eq!(all.taken(), [false, false], "nobody's");
-    // A narrower prefix of somebody else's is not the group's, though the group has the wider one.
+    assert_eq!(all.taken(), [false, false], "in no peer's allowed IPs");
+    // A narrower prefix of another peer's is not the group's, though the group has the wider one.
     all.tell(2, "allowed_ip=10.0.0.0/16");
     assert_eq!(all.taken(), [true, true]);
     all.tell(9, "allowed_ip=10.0.2.0/24");

@@ -1,7 +1,7 @@
 //! A device in shards is the same device, whichever shard something comes to.
 
 use spanwire_tunnel::{
-    device::{Device, PADDING, Place},
+    device::{Device, PADDING, ShardIndex},
     ecn,
     uapi::{Reply, Session},
 };
@@ -22,7 +22,7 @@ struct Split {
 impl Split {
     fn new() -> Self {
         let mut split = Self {
-            shards: Place::all(SHARDS)
+            shards: ShardIndex::all(SHARDS)
                 .map(|place| Device::shard(place, 1420))
                 .collect(),
             kept: Kept::default(),

@@ -3,14 +3,15 @@
 use std::{io, time::Instant};
 
 use crate::{
-    device::{Device, PADDING, Path},
-    interface::{
-        crossing::{Crossing, Kind, Load},
-        kernel::{Io, Queue},
-    },
+    device::{Device, PADDING},
     offload::{
         segment::{ROOM, SegmentError, Segments},
         vnet::{self, Vnet},
+    },
+    path::Path,
+    runtime::{
+        mailbox::{Item, Mail, Mailbox},
+        shard_io::{Queue, ShardIo},
     },
     tun::Tun,
     udp::{self, Arrival},
@@ -25,23 +26,24 @@ const LARGEST: usize = 65_535;
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) device: Device,
-    pub(super) io: Io,
+    pub(super) io: ShardIo,
     buffer: Vec<u8>,
-    load: Load,
+    mail: Mail,
 }
 
 impl Shard {
     pub(super) fn new(device: Device, tun: Tun, queue: Queue) -> Self {
         Self {
             device,
-            io: Io::new(tun, queue),
+            io: ShardIo::new(tun, queue),
             buffer: vec![0; vnet::LENGTH + LARGEST + ROOM.max(PADDING)],
-            load: Load::default(),
+            mail: Mail::default(),
         }
     }
 
-    /// Takes packets from the interface until it is empty or the network has to have its turn; `true` when more wait.
-    pub(super) fn read_tun(&mut self, now: Instant, crossings: &[Crossing]) -> bool {
+    /// Takes packets from the interface until it is empty or the network has to have its turn; returns `true` when more
+    /// wait.
+    pub(super) fn read_tun(&mut self, now: Instant, mailboxes: &[Mailbox]) -> bool {
         let header = self.io.tun.offloads().header();
         let mut left = BUDGET;
         while left > 0 {
@@ -57,7 +59,7 @@ impl Shard {
             let packet = self.buffer.get(header..length).unwrap_or_default();
             if let Some(other) = self.device.is_elsewhere(packet) {
                 left -= 1;
-                self.cross(crossings, other, Kind::Packet, 0..length);
+                self.post(mailboxes, other, Item::Packet, 0..length);
                 continue;
             }
             let count = carry(&mut self.device, &mut self.io, now, &mut self.buffer, length);
@@ -67,7 +69,7 @@ impl Shard {
     }
 
     /// Takes datagrams from a socket until it is empty or the interface has to have its turn.
-    pub(super) fn read_network(&mut self, now: Instant, which: usize, crossings: &[Crossing]) {
+    pub(super) fn read_network(&mut self, now: Instant, which: usize, mailboxes: &[Mailbox]) {
         let mut left = BUDGET;
         while left > 0 {
             left -= 1;
@@ -76,7 +78,7 @@ impl Shard {
             };
             match udp::receive(socket, &mut self.buffer) {
                 Ok(arrival) => {
-                    left = left.saturating_sub(self.take(now, arrival, crossings));
+                    left = left.saturating_sub(self.take(now, arrival, mailboxes));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // An ICMP error of an earlier send, reported here; the next call goes on.
@@ -85,8 +87,8 @@ impl Shard {
         }
     }
 
-    /// Takes what is in the buffer, and says how many datagrams those are.
-    fn take(&mut self, now: Instant, arrival: Arrival, crossings: &[Crossing]) -> usize {
+    /// Takes what is in the buffer, and returns how many datagrams those are.
+    fn take(&mut self, now: Instant, arrival: Arrival, mailboxes: &[Mailbox]) -> usize {
         let Arrival {
             source,
             length,
@@ -105,40 +107,40 @@ impl Shard {
                 self.device
                     .handle_datagram(now, source, ecn, &self.buffer[datagram.clone()], &mut self.io);
             if let Some((shard, id)) = elsewhere {
-                self.cross(crossings, shard, Kind::Datagram { id, source, ecn }, datagram);
+                self.post(mailboxes, shard, Item::Datagram { id, source, ecn }, datagram);
             }
         }
         length.div_ceil(size)
     }
 
     /// Takes what other shards handed over.
-    pub(super) fn take_crossed(&mut self, now: Instant, crossing: &Crossing) {
-        crossing.hush();
-        crossing.take(&mut self.load);
-        for (kind, bytes, length) in self.load.each() {
-            match kind {
-                Kind::Packet => {
+    pub(super) fn take_mail(&mut self, now: Instant, mailbox: &Mailbox) {
+        mailbox.clear();
+        mailbox.take(&mut self.mail);
+        for (item, bytes, length) in self.mail.each() {
+            match item {
+                Item::Packet => {
                     carry(&mut self.device, &mut self.io, now, bytes, length);
                 }
-                Kind::Datagram { id, source, ecn } => {
+                Item::Datagram { id, source, ecn } => {
                     self.device
                         .handle_admitted(now, source, ecn, id, &bytes[..length], &mut self.io);
                 }
             }
         }
-        self.load.clear();
+        self.mail.clear();
     }
 
-    fn cross(&mut self, crossings: &[Crossing], shard: usize, kind: Kind, place: std::ops::Range<usize>) {
-        let taken = crossings
+    fn post(&mut self, mailboxes: &[Mailbox], shard: usize, item: Item, place: std::ops::Range<usize>) {
+        let taken = mailboxes
             .get(shard)
-            .is_some_and(|crossing| crossing.push(kind, &self.buffer[place]));
-        self.io.lost.crossing += u64::from(!taken);
+            .is_some_and(|mailbox| mailbox.push(item, &self.buffer[place]));
+        self.io.lost.handed_over += u64::from(!taken);
     }
 }
 
-/// Cuts what came from the interface, and says how many packets those are. There are [`ROOM`] more bytes behind it.
-fn carry(device: &mut Device, io: &mut Io, now: Instant, buffer: &mut [u8], length: usize) -> usize {
+/// Cuts what came from the interface, and returns how many packets those are. There are [`ROOM`] more bytes behind it.
+fn carry(device: &mut Device, io: &mut ShardIo, now: Instant, buffer: &mut [u8], length: usize) -> usize {
     let offloads = io.tun.offloads();
     let vnet = match buffer.first_chunk() {
         Some(header) if offloads.vnet => Vnet::read(header),

@@ -1,7 +1,7 @@
 //! The threads that carry packets beside the main one, one for each shard but the first.
 //!
-//! A worker waits for its own queue, sockets, crossings and timers, and has its shard's lock for a turn. Nobody else wants
-//! that lock but the main thread, when the configuration changes.
+//! A worker waits for its own queue, sockets, mailbox and timers, and has its shard's lock for a turn. Only the main thread
+//! wants that lock too, when the configuration changes.
 
 use std::{
     io,
@@ -20,18 +20,18 @@ use nix::{
 
 use crate::{
     device::Device,
-    interface::{
+    runtime::{
         INSPECTION,
-        crossing::Crossing,
-        kernel::{Io, Queue},
+        mailbox::Mailbox,
         shard::Shard,
+        shard_io::{Queue, ShardIo},
     },
     tun::Tun,
-    udp::{MAX_SOCKETS, Sockets},
+    udp::{MAX_SOCKETS, UdpSockets},
 };
 
 /// What a worker waits for; sockets have the numbers from here on.
-const CROSSING: u64 = 0;
+const MAIL: u64 = 0;
 const TUN: u64 = 1;
 const NETWORK: u64 = 2;
 const MOST_EVENTS: usize = 2 + MAX_SOCKETS;
@@ -41,7 +41,7 @@ const MOST_EVENTS: usize = 2 + MAX_SOCKETS;
 pub(super) struct Worker {
     number: usize,
     /// Passed before the lock is taken: a worker that takes one turn after the other would not let the main thread in.
-    door: Mutex<()>,
+    turnstile: Mutex<()>,
     shard: Mutex<Shard>,
     epoll: Epoll,
     stopping: AtomicBool,
@@ -49,18 +49,18 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// The worker for a shard, on the interface of this queue.
+    /// Makes the worker for a shard, on the interface of this queue.
     pub(super) fn new(number: usize, device: Device, tun: &Tun) -> io::Result<Self> {
         let (tun, queue) = match tun.queue() {
             Ok(own) => (own, Queue::Idle),
             Err(error) => {
-                tracing::debug!(%error, "one queue of the interface for several threads");
+                tracing::debug!(%error, "no queue of the interface for this worker");
                 (tun.try_clone()?, Queue::Shared)
             }
         };
         Ok(Self {
             number,
-            door: Mutex::default(),
+            turnstile: Mutex::default(),
             shard: Mutex::new(Shard::new(device, tun, queue)),
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             stopping: AtomicBool::new(false),
@@ -73,13 +73,13 @@ impl Worker {
         Ok(self.epoll.add(fd, event)?)
     }
 
-    /// Carries packets until it is told to stop.
-    fn work(&self, crossings: &[Crossing]) -> io::Result<()> {
-        let crossing = &crossings[self.number];
+    /// Carries packets until it is stopped.
+    fn work(&self, mailboxes: &[Mailbox]) -> io::Result<()> {
+        let mailbox = &mailboxes[self.number];
         let mut events = [EpollEvent::empty(); MOST_EVENTS];
         let mut patience = EpollTimeout::ZERO;
         let mut inspected = Instant::now();
-        // Looked at behind whatever may have hushed the bell that came with it.
+        // Read after the mailbox was cleared, which may have taken the wake-up that came with a stop.
         while !self.stopping.load(Ordering::Acquire) {
             let count = match self.epoll.wait(&mut events, patience) {
                 Ok(count) => count,
@@ -91,9 +91,9 @@ impl Worker {
             let mut more = false;
             for event in &events[..count] {
                 match event.data() {
-                    CROSSING => shard.take_crossed(now, crossing),
-                    TUN => more = shard.read_tun(now, crossings),
-                    socket => shard.read_network(now, (socket - NETWORK) as usize, crossings),
+                    MAIL => shard.take_mail(now, mailbox),
+                    TUN => more = shard.read_tun(now, mailboxes),
+                    socket => shard.read_network(now, (socket - NETWORK) as usize, mailboxes),
                 }
             }
             let Shard { device, io, .. } = &mut *shard;
@@ -115,82 +115,82 @@ impl Worker {
         Ok(())
     }
 
-    /// After whoever came first.
+    /// Waits for its turn, and takes the shard.
     fn lock(&self) -> MutexGuard<'_, Shard> {
-        let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        let turnstile = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
         let shard = self.shard.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(door);
+        drop(turnstile);
         shard
     }
 }
 
-/// All workers of a device, and what crosses between its shards.
+/// All workers of a device, and the mailboxes of its shards.
 #[derive(Debug, Default)]
-pub(super) struct Crew {
+pub(super) struct WorkerPool {
     workers: Vec<Worker>,
-    /// For each shard; none when there is one shard only.
-    crossings: Vec<Crossing>,
+    /// One for each shard; none when there is one shard only.
+    mailboxes: Vec<Mailbox>,
 }
 
-impl Crew {
+impl WorkerPool {
     pub(super) fn new(devices: impl IntoIterator<Item = Device>, tun: &Tun) -> io::Result<Self> {
         let workers: Vec<_> = (1..)
             .zip(devices)
             .map(|(number, device)| Worker::new(number, device, tun))
             .collect::<io::Result<_>>()?;
-        let crossings: Vec<_> = (0..=workers.len())
+        let mailboxes: Vec<_> = (0..=workers.len())
             .filter(|_| !workers.is_empty())
-            .map(|_| Crossing::new())
+            .map(|_| Mailbox::new())
             .collect::<io::Result<_>>()?;
         for worker in &workers {
-            worker.watch(crossings[worker.number].as_fd(), CROSSING)?;
+            worker.watch(mailboxes[worker.number].as_fd(), MAIL)?;
         }
-        Ok(Self { workers, crossings })
+        Ok(Self { workers, mailboxes })
     }
 
-    pub(super) fn crossings(&self) -> &[Crossing] {
-        &self.crossings
+    pub(super) fn mailboxes(&self) -> &[Mailbox] {
+        &self.mailboxes
     }
 
-    /// Makes all workers wait.
-    pub(super) fn hold(&self) -> Vec<Grip<'_>> {
-        let hold = |worker| Grip {
+    /// Takes every worker's shard: they wait until these guards are dropped.
+    pub(super) fn lock_all(&self) -> Vec<ShardGuard<'_>> {
+        let lock = |worker| ShardGuard {
             worker,
             shard: Worker::lock(worker),
         };
-        self.workers.iter().map(hold).collect()
+        self.workers.iter().map(lock).collect()
     }
 
-    /// Lets workers see what was changed while they were held.
+    /// Wakes all workers, so that they see what was changed while their shards were taken.
     pub(super) fn wake(&self) {
-        for crossing in self.crossings.iter().skip(1) {
-            crossing.ring();
+        for mailbox in self.mailboxes.iter().skip(1) {
+            mailbox.wake();
         }
     }
 
-    /// What the workers are to run, one in each thread.
+    /// Returns what the workers are to run, one in each thread.
     pub(super) fn jobs(&self) -> impl Iterator<Item = (usize, impl FnOnce() + Send + '_)> {
         self.workers.iter().map(move |worker| {
             worker.stopping.store(false, Ordering::Release);
             let job = move || {
-                let _alarm = Alarm {
+                let _guard = ExitGuard {
                     worker,
-                    main: &self.crossings[0],
+                    main: &self.mailboxes[0],
                 };
-                if let Err(error) = worker.work(&self.crossings) {
-                    tracing::error!(%error, "a thread cannot wait for packets");
+                if let Err(error) = worker.work(&self.mailboxes) {
+                    tracing::error!(%error, "waiting for packets failed, the worker ends");
                 }
             };
             (worker.number, job)
         })
     }
 
-    /// Tells all workers to end when this is dropped, also by a panic.
-    pub(super) fn dismissal(&self) -> Dismissal<'_> {
-        Dismissal(self)
+    /// Returns a guard that stops all workers when it is dropped, also by a panic.
+    pub(super) fn stop_on_drop(&self) -> StopGuard<'_> {
+        StopGuard(self)
     }
 
-    /// Whether a worker ended without being told to.
+    /// Returns whether a worker ended without being stopped.
     pub(super) fn has_failed(&self) -> bool {
         self.workers
             .iter()
@@ -198,25 +198,25 @@ impl Crew {
     }
 }
 
-/// Tells the main thread of a worker's end.
-struct Alarm<'a> {
+/// Wakes the main thread when a worker ends that was not stopped.
+struct ExitGuard<'a> {
     worker: &'a Worker,
-    main: &'a Crossing,
+    main: &'a Mailbox,
 }
 
-impl Drop for Alarm<'_> {
+impl Drop for ExitGuard<'_> {
     fn drop(&mut self) {
         if !self.worker.stopping.load(Ordering::Acquire) {
             self.worker.failed.store(true, Ordering::Release);
-            self.main.ring();
+            self.main.wake();
         }
     }
 }
 
-/// See [`Crew::dismissal`].
-pub(super) struct Dismissal<'a>(&'a Crew);
+/// See [`WorkerPool::stop_on_drop`].
+pub(super) struct StopGuard<'a>(&'a WorkerPool);
 
-impl Drop for Dismissal<'_> {
+impl Drop for StopGuard<'_> {
     fn drop(&mut self) {
         for worker in &self.0.workers {
             worker.stopping.store(true, Ordering::Release);
@@ -225,34 +225,34 @@ impl Drop for Dismissal<'_> {
     }
 }
 
-/// A worker that waits.
-pub(super) struct Grip<'a> {
+/// The shard of a worker that waits meanwhile.
+pub(super) struct ShardGuard<'a> {
     worker: &'a Worker,
     pub(super) shard: MutexGuard<'a, Shard>,
 }
 
-impl Grip<'_> {
-    /// Its two halves.
-    pub(super) fn split(&mut self) -> (&mut Device, Other<'_>) {
+impl ShardGuard<'_> {
+    /// Returns its two halves.
+    pub(super) fn split(&mut self) -> (&mut Device, WorkerIo<'_>) {
         let worker = self.worker;
         let Shard { device, io, .. } = &mut *self.shard;
-        (device, Other { worker, io })
+        (device, WorkerIo { worker, io })
     }
 }
 
-/// The kernel's side of a worker that waits.
-pub(super) struct Other<'a> {
+/// The kernel's side of a worker that waits meanwhile.
+pub(super) struct WorkerIo<'a> {
     worker: &'a Worker,
-    pub(super) io: &'a mut Io,
+    pub(super) io: &'a mut ShardIo,
 }
 
-impl Other<'_> {
+impl WorkerIo<'_> {
     /// Receives by other sockets from now on. Those that are closed the epoll forgets by itself.
-    pub(super) fn listen(&mut self, sockets: Sockets) {
+    pub(super) fn listen(&mut self, sockets: UdpSockets) {
         self.io.listen(sockets);
         for (number, socket) in (NETWORK..).zip(self.io.sockets()) {
             if let Err(error) = self.worker.watch(socket.as_fd(), number) {
-                tracing::error!(%error, "a thread cannot wait for datagrams");
+                tracing::error!(%error, "watching a socket failed, a worker receives nothing from it");
             }
         }
     }
@@ -268,7 +268,7 @@ impl Other<'_> {
             .and_then(|()| self.worker.watch(tun.as_fd(), TUN));
         self.io.queue = Queue::Used;
         if let Err(error) = used {
-            tracing::error!(%error, "a thread cannot have a queue of the interface");
+            tracing::error!(%error, "attaching a queue of the interface failed, a worker shares that of the first thread");
             self.io.queue = Queue::Shared;
             if let Ok(shared) = main.try_clone() {
                 self.io.tun = shared;

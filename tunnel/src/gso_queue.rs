@@ -4,7 +4,7 @@
 //! are written one behind the other; a shorter one may be the last. There is one batch at a time: a datagram that does
 //! not fit lets the batch go first, so nothing overtakes anything.
 
-use crate::{device::Path, noise::SCRATCH};
+use crate::{noise::SCRATCH, path::Path};
 
 /// What one call may send: the payload of the longest UDP datagram over IPv4.
 const LONGEST: usize = 65_507;
@@ -25,7 +25,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// One by one.
+    /// Returns the datagrams one by one.
     pub fn each(&self) -> impl ExactSizeIterator<Item = &'a [u8]> {
         self.datagrams.chunks(self.size.max(1))
     }
@@ -33,7 +33,7 @@ impl<'a> Batch<'a> {
 
 /// Gathers datagrams.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct GsoQueue {
     buffer: Vec<u8>,
     gathered: Option<Gathered>,
     used: usize,
@@ -50,7 +50,7 @@ struct Gathered {
     closed: bool,
 }
 
-impl Default for Outbox {
+impl Default for GsoQueue {
     fn default() -> Self {
         Self {
             buffer: vec![0; LONGEST + SCRATCH],
@@ -61,8 +61,8 @@ impl Default for Outbox {
     }
 }
 
-impl Outbox {
-    /// One that lets every datagram go at once.
+impl GsoQueue {
+    /// Makes one that sends every datagram at once.
     pub fn unbatched() -> Self {
         Self {
             most: 1,
@@ -70,12 +70,12 @@ impl Outbox {
         }
     }
 
-    /// Where the next datagram is to be written: at least [`SCRATCH`] bytes.
+    /// Returns where the next datagram is to be written: at least [`SCRATCH`] bytes.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.buffer[self.used..]
     }
 
-    /// The first `length` bytes of the room are a datagram.
+    /// Takes the first `length` bytes of the room for a datagram.
     pub fn commit(&mut self, to: Path, tos: u8, length: usize, send: &mut impl FnMut(Batch<'_>)) {
         if let Some(gathered) = &mut self.gathered
             && gathered.takes(to, tos, length, self.used)
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     /// Sends datagrams of these lengths, numbered, and returns the lengths in each batch.
-    fn batches(mut outbox: Outbox, datagrams: &[(u8, u8, usize)]) -> Vec<Vec<usize>> {
+    fn batches(mut outbox: GsoQueue, datagrams: &[(u8, u8, usize)]) -> Vec<Vec<usize>> {
         let (mut sent, mut bytes) = (Vec::new(), Vec::new());
         let mut send = |batch: Batch<'_>| {
             sent.push(batch.each().map(<[u8]>::len).collect::<Vec<_>>());
@@ -158,36 +158,36 @@ mod tests {
     #[test]
     fn datagrams_of_one_size_for_one_receiver_go_together() {
         let datagrams = [(1, 0, 1452); 100];
-        let sent = batches(Outbox::default(), &datagrams);
+        let sent = batches(GsoQueue::default(), &datagrams);
         assert_eq!(sent, [vec![1452; 45], vec![1452; 45], vec![1452; 10]]);
         let small = [(1, 0, 96); 100];
-        assert_eq!(batches(Outbox::default(), &small), [vec![96; 64], vec![96; 36]]);
+        assert_eq!(batches(GsoQueue::default(), &small), [vec![96; 64], vec![96; 36]]);
     }
 
     #[test]
     fn a_shorter_one_is_the_last_and_a_longer_one_the_first_of_the_next() {
         let datagrams = [(1, 0, 500), (1, 0, 500), (1, 0, 96), (1, 0, 96), (1, 0, 500)];
-        let sent = batches(Outbox::default(), &datagrams);
+        let sent = batches(GsoQueue::default(), &datagrams);
         assert_eq!(sent, [vec![500, 500, 96], vec![96], vec![500]]);
     }
 
     #[test]
     fn another_receiver_or_congestion_mark_begins_another_batch() {
         let datagrams = [(1, 0, 500), (2, 0, 500), (2, 1, 500), (2, 1, 500)];
-        let sent = batches(Outbox::default(), &datagrams);
+        let sent = batches(GsoQueue::default(), &datagrams);
         assert_eq!(sent, [vec![500], vec![500], vec![500, 500]]);
     }
 
     #[test]
     fn unbatched_each_goes_alone() {
-        assert_eq!(batches(Outbox::unbatched(), &[(1, 0, 500); 3]), [[500]; 3]);
+        assert_eq!(batches(GsoQueue::unbatched(), &[(1, 0, 500); 3]), [[500]; 3]);
     }
 
     #[test]
     fn the_longest_datagram_has_room_behind_a_full_batch() {
         let datagrams = [[(1, 0, 1452); 44].as_slice(), &[(1, 0, 65_507)]].concat();
         assert_eq!(
-            batches(Outbox::default(), &datagrams),
+            batches(GsoQueue::default(), &datagrams),
             [vec![1452; 44], vec![65_507]]
         );
     }

@@ -1,29 +1,9 @@
-//! Another process takes over running devices: an upgrade that loses no interface, port, address, route or setting.
-//!
-//! What cannot move are the sessions: boringtun exports no keys. The new process starts a handshake with every peer at
-//! once, and until the answer packets wait or are lost and sent again by whoever sent them.
-//!
-//! The new process asks on the socket of the old one, `hand-over=1` for the device of a UAPI socket, `hand-over 1` for all
-//! devices of a control socket. The number is the version of this:
-//!
-//! ```text
-//! old: reads no packet any more, and sends     hand-over=1, descriptors, configuration ([`parcel`])
-//! new: has understood everything               taken
-//! old: has no way back any more                yours
-//! new: goes on
-//! ```
-//!
-//! At every moment exactly one of the two carries packets, or none for a moment, and they wait in the kernel. Until `yours`
-//! is sent, anything but the right answer in time makes the old process go on, and makes the new one end: the devices are
-//! never with both, and with nobody only if the new process dies after it has taken them. Whoever asks in the middle waits
-//! in the socket, or is hung up on and asks again, and is heard by the new process.
-//!
-//! A process that cannot hand over says `error REASON`, as the control socket always does.
+//! The two sides' connection, and the old process's part of the conversation ([`super`]).
 
 use std::{
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     time::{Duration, Instant},
@@ -37,38 +17,25 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
-    hand_over::parcel::{Parcel, VERSION},
-    interface::{End, Interface, InterfaceError},
+    handover::format::{Transfer, VERSION},
     sys,
 };
 
-pub mod parcel;
-pub mod take;
-
 /// What the new process says when it has understood everything.
-const TAKEN: &str = "taken";
+pub(super) const TAKEN: &str = "taken";
 /// What the old one says to that.
-const YOURS: &str = "yours";
-/// How long the old process waits for the new one, and no packet moves. A WireGuard session that hears nothing for longer
-/// (10 s and 5 s) begins anew.
+pub(super) const YOURS: &str = "yours";
+/// How long the old process waits for the new one, and no packet moves. A WireGuard session without an answer for longer
+/// (10 s and 5 s) starts a new handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What became of the devices of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// They have ended.
-    Ended,
-    /// Another process has them.
-    HandedOver,
-}
 
 /// Devices could not be handed over; they are still here.
 #[derive(Debug, Error)]
-pub enum GiveError {
+enum GiveError {
     /// The other process speaks another version.
     #[error("the other process asks for version {0:?}, this one knows {VERSION}")]
     Version(String),
-    /// The other process hung up, or did not answer in time.
+    /// The other process closed the connection, or did not answer in time.
     #[error("the other process is gone or silent")]
     Io(#[source] io::Error),
     /// The other process does not accept.
@@ -85,22 +52,39 @@ pub struct Request {
 }
 
 impl Request {
-    /// Says why not.
+    /// Answers why not.
     pub fn refuse(self, why: &str) {
         let channel = Channel::new(self.stream, PATIENCE, None);
-        // Whoever has hung up does not want to know.
+        // A process that has closed the connection needs no reason.
         let _ = channel.send(format!("error {why}\n").as_bytes(), &[]);
     }
 
-    /// Hands everything over; nothing in the parcel may be used meanwhile.
-    pub fn give(self, parcel: &Parcel<BorrowedFd<'_>>) -> Result<(), GiveError> {
+    /// Hands everything over, and logs what became of it. Nothing of it may be used meanwhile, nor
+    /// afterwards if this returns `true`.
+    pub fn hand_over(self, transfer: &Transfer<BorrowedFd<'_>>) -> bool {
+        match self.give(transfer) {
+            Ok(()) => {
+                tracing::info!("another process has taken over");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "handover failed, going on"
+                );
+                false
+            }
+        }
+    }
+
+    fn give(self, transfer: &Transfer<BorrowedFd<'_>>) -> Result<(), GiveError> {
         if self.version != VERSION {
             let error = GiveError::Version(self.version.clone());
             self.refuse(&format!("this process hands over by version {VERSION} only"));
             return Err(error);
         }
         let channel = Channel::new(self.stream, PATIENCE, None);
-        for (text, descriptors) in parcel.render() {
+        for (text, descriptors) in transfer.render() {
             channel
                 .send(text.as_bytes(), &descriptors)
                 .map_err(GiveError::Io)?;
@@ -115,53 +99,16 @@ impl Request {
     }
 }
 
-/// Carries the packets of one device until it ends or another process has it.
-pub fn carry(mut interface: Interface, stop: BorrowedFd<'_>) -> Result<Outcome, InterfaceError> {
-    loop {
-        match interface.run(stop)? {
-            End::Asked(request) => {
-                let given = request.give(&Parcel::new(None, vec![interface.handed()]));
-                if is_given(given) {
-                    interface.release();
-                    return Ok(Outcome::HandedOver);
-                }
-            }
-            End::SocketGone => {
-                interface.remove();
-                return Ok(Outcome::Ended);
-            }
-            End::Stopped | End::InterfaceGone => return Ok(Outcome::Ended),
-        }
-    }
-}
-
-/// Says what became of it.
-pub(crate) fn is_given(given: Result<(), GiveError>) -> bool {
-    match given {
-        Ok(()) => {
-            tracing::info!("another process has taken over");
-            true
-        }
-        Err(error) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "not handed over, going on"
-            );
-            false
-        }
-    }
-}
-
 /// A connection on which nothing is waited for longer than until a deadline, or until this process is to end.
 #[derive(Debug)]
-struct Channel<'a> {
+pub(super) struct Channel<'a> {
     stream: UnixStream,
     deadline: Instant,
     stop: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Channel<'a> {
-    fn new(stream: UnixStream, patience: Duration, stop: Option<BorrowedFd<'a>>) -> Self {
+    pub(super) fn new(stream: UnixStream, patience: Duration, stop: Option<BorrowedFd<'a>>) -> Self {
         Self {
             stream,
             deadline: Instant::now() + patience,
@@ -170,7 +117,7 @@ impl<'a> Channel<'a> {
     }
 
     /// Sends all of it; the descriptors go with the first byte.
-    fn send(&self, mut bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) fn send(&self, mut bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let mut control = if numbers.is_empty() { &[][..] } else { &rights };
@@ -191,7 +138,11 @@ impl<'a> Channel<'a> {
     }
 
     /// Receives what is there, and waits for something; an error at the end.
-    fn receive(&self, buffer: &mut [u8], descriptors: &mut impl Extend<OwnedFd>) -> io::Result<usize> {
+    pub(super) fn receive(
+        &self,
+        buffer: &mut [u8],
+        descriptors: &mut impl Extend<OwnedFd>,
+    ) -> io::Result<usize> {
         loop {
             match sys::receive_descriptors(&self.stream, buffer, descriptors) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -204,7 +155,7 @@ impl<'a> Channel<'a> {
     }
 
     /// Receives a short line and nothing behind it.
-    fn receive_line(&self) -> io::Result<String> {
+    pub(super) fn receive_line(&self) -> io::Result<String> {
         let (mut line, mut byte) = (Vec::new(), [0]);
         while line.len() < 64 {
             self.receive(&mut byte, &mut Vec::new())?;
@@ -217,7 +168,6 @@ impl<'a> Channel<'a> {
     }
 
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        use std::os::fd::AsFd;
         let stop = self.stop.unwrap_or(self.stream.as_fd());
         let (for_stop, for_stream) = (self.stop.map_or(PollFlags::empty(), |_| PollFlags::POLLIN), flags);
         let mut fds = [

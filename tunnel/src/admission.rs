@@ -34,7 +34,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Where a datagram belongs.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Entry<'a> {
+pub enum Verdict<'a> {
     /// A handshake initiation that claims to be from this peer.
     From(PublicKey),
     /// A message for a session or handshake of the peer with this index.
@@ -44,10 +44,11 @@ pub enum Entry<'a> {
     /// Too many handshakes, and more than enough from where this came, cookie or not.
     TooMany,
     /// No WireGuard message, or not for this device.
-    Nobody,
+    Unknown,
 }
 
-/// Which peer a message is for that says so and costs no Diffie–Hellman operation before its sender is known.
+/// Returns which peer a message is for, if the message says so and costs no Diffie–Hellman operation before its sender
+/// is known.
 pub fn receiver(datagram: &[u8]) -> Option<u32> {
     match Tunn::parse_incoming_packet(datagram).ok()? {
         Packet::PacketData(data) => Some(data.receiver_idx >> 8),
@@ -57,16 +58,16 @@ pub fn receiver(datagram: &[u8]) -> Option<u32> {
 }
 
 /// Admits handshakes under one identity.
-pub struct Gate {
+pub struct Admission {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: RateLimiter,
     hashers: [RandomState; 2],
-    spending: Spending,
+    quota: Quota,
 }
 
 /// The handshake messages admitted in the current second.
-struct Spending {
+struct Quota {
     per_second: u64,
     since: Instant,
     admitted: u64,
@@ -74,8 +75,8 @@ struct Spending {
     proven: BTreeMap<IpAddr, u32>,
 }
 
-impl Spending {
-    /// Whether there is time for a message from this address.
+impl Quota {
+    /// Returns whether there is time for a message from this address.
     fn admit(&mut self, now: Instant, source: IpAddr) -> bool {
         if now.saturating_duration_since(self.since) >= SECOND {
             self.since = now;
@@ -96,7 +97,7 @@ impl Spending {
     }
 }
 
-/// An IPv4 address, or the IPv6 network that one customer has.
+/// Returns an IPv4 address as it is, of an IPv6 address the network that one customer has.
 fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -104,8 +105,8 @@ fn network(source: IpAddr) -> IpAddr {
     }
 }
 
-impl Gate {
-    /// A gate for the identity with this private key.
+impl Admission {
+    /// Makes one for the identity with this private key.
     pub fn new(private: &PrivateKey) -> Self {
         Self::limited(private, HANDSHAKES_PER_SECOND)
     }
@@ -117,7 +118,7 @@ impl Gate {
             public,
             limiter: RateLimiter::new(&public, per_second),
             hashers: [RandomState::new(), RandomState::new()],
-            spending: Spending {
+            quota: Quota {
                 per_second,
                 since: Instant::now(),
                 admitted: 0,
@@ -133,27 +134,27 @@ impl Gate {
         source: SocketAddr,
         datagram: &[u8],
         scratch: &'a mut [u8],
-    ) -> Entry<'a> {
+    ) -> Verdict<'a> {
         self.limiter.reset_count();
         let origin = self.origin(source);
         let verified = self.limiter.verify_packet(Some(origin), datagram, scratch);
-        if verified.is_ok() && !self.spending.admit(now, source.ip()) {
-            return Entry::TooMany;
+        if verified.is_ok() && !self.quota.admit(now, source.ip()) {
+            return Verdict::TooMany;
         }
         match verified {
             Ok(Packet::HandshakeInit(initiation)) => {
                 match parse_handshake_anon(&self.private, &self.public, &initiation) {
-                    Ok(half) => Entry::From(PublicKey(half.peer_static_public)),
-                    Err(_) => Entry::Nobody,
+                    Ok(half) => Verdict::From(PublicKey(half.peer_static_public)),
+                    Err(_) => Verdict::Unknown,
                 }
             }
-            Ok(Packet::HandshakeResponse(response)) => Entry::For(response.receiver_idx >> 8),
-            Err(TunnResult::WriteToNetwork(cookie)) => Entry::Cookie(cookie),
-            _ => Entry::Nobody,
+            Ok(Packet::HandshakeResponse(response)) => Verdict::For(response.receiver_idx >> 8),
+            Err(TunnResult::WriteToNetwork(cookie)) => Verdict::Cookie(cookie),
+            _ => Verdict::Unknown,
         }
     }
 
-    /// What stands for an address and port in a cookie.
+    /// Returns what stands for an address and port in a cookie.
     fn origin(&self, source: SocketAddr) -> IpAddr {
         let [high, low] = self
             .hashers
@@ -163,9 +164,9 @@ impl Gate {
     }
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").finish_non_exhaustive()
+        f.debug_struct("Admission").finish_non_exhaustive()
     }
 }
 
@@ -186,18 +187,18 @@ mod tests {
     #[test]
     fn an_initiation_names_its_sender_and_a_flood_is_answered_with_cookies() {
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
-        let mut gate = Gate::limited(&me, 2);
+        let mut admission = Admission::limited(&me, 2);
         let now = Instant::now();
         let source: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let datagram = initiation(&me, &other);
         let cookies: Vec<bool> = (0..4)
-            .map(|_| match gate.admit(now, source, &datagram, &mut [0; 200]) {
-                Entry::From(key) => {
+            .map(|_| match admission.admit(now, source, &datagram, &mut [0; 200]) {
+                Verdict::From(key) => {
                     assert_eq!(key, other.public());
                     false
                 }
-                Entry::Cookie(reply) => reply.len() == 64,
-                entry @ (Entry::For(_) | Entry::TooMany | Entry::Nobody) => panic!("{entry:?}"),
+                Verdict::Cookie(reply) => reply.len() == 64,
+                entry @ (Verdict::For(_) | Verdict::TooMany | Verdict::Unknown) => panic!("{entry:?}"),
             })
             .collect();
         assert_eq!(cookies, [false, false, true, true]);
@@ -205,8 +206,8 @@ mod tests {
 
     #[test]
     fn a_cookie_is_bound_to_address_and_port() {
-        let gate = Gate::new(&PrivateKey::from([1; 32]));
-        let origin = |text: &str| gate.origin(text.parse().unwrap());
+        let admission = Admission::new(&PrivateKey::from([1; 32]));
+        let origin = |text: &str| admission.origin(text.parse().unwrap());
         assert_eq!(origin("192.0.2.1:1000"), origin("192.0.2.1:1000"));
         assert_ne!(origin("192.0.2.1:1000"), origin("192.0.2.1:1001"));
         assert_ne!(origin("192.0.2.1:1000"), origin("192.0.2.2:1000"));
@@ -219,21 +220,21 @@ mod tests {
         let datagram = initiation(&other, &me);
         let (now, source) = (Instant::now(), "192.0.2.1:1000".parse().unwrap());
         assert_eq!(
-            Gate::new(&me).admit(now, source, &datagram, &mut [0; 200]),
-            Entry::Nobody
+            Admission::new(&me).admit(now, source, &datagram, &mut [0; 200]),
+            Verdict::Unknown
         );
         assert_eq!(
-            Gate::new(&me).admit(now, source, b"hello", &mut [0; 200]),
-            Entry::Nobody
+            Admission::new(&me).admit(now, source, b"hello", &mut [0; 200]),
+            Verdict::Unknown
         );
     }
     #[test]
     fn under_load_every_address_has_its_share_and_no_more() {
-        let mut spending = Gate::limited(&PrivateKey::from([1; 32]), 3).spending;
-        let start = spending.since;
+        let mut quota = Admission::limited(&PrivateKey::from([1; 32]), 3).quota;
+        let start = quota.since;
         let mut admitted = |now, source: &str| {
             let source = source.parse().unwrap();
-            (0..100).filter(|_| spending.admit(now, source)).count()
+            (0..100).filter(|_| quota.admit(now, source)).count()
         };
         assert_eq!(admitted(start, "192.0.2.1"), 3 + 20);
         assert_eq!(admitted(start, "::ffff:192.0.2.1"), 0, "it is the same");
@@ -246,16 +247,16 @@ mod tests {
 
     #[test]
     fn addresses_are_counted_up_to_a_bound() {
-        let mut spending = Gate::limited(&PrivateKey::from([1; 32]), 0).spending;
-        let now = spending.since;
+        let mut quota = Admission::limited(&PrivateKey::from([1; 32]), 0).quota;
+        let now = quota.since;
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let admitted = (0..100_000)
-            .filter(|number| spending.admit(now, address(*number)))
+            .filter(|number| quota.admit(now, address(*number)))
             .count();
         assert_eq!(
-            (admitted, spending.proven.len()),
+            (admitted, quota.proven.len()),
             (PROVEN_ADDRESSES, PROVEN_ADDRESSES)
         );
-        assert!(spending.admit(now, address(7)), "who is counted has its share");
+        assert!(quota.admit(now, address(7)), "who is counted has its share");
     }
 }

@@ -1,12 +1,13 @@
-//! What a device's configuration changes outside: the sockets of all its shards.
+//! The sockets of all shards of a device, and what its configuration changes about them.
 
 use std::{io, os::fd::OwnedFd};
 
 use crate::{
-    device::{Path, Wire},
-    interface::{crew::Other, kernel::Io},
-    uapi::{Ports, restore::Wanted},
-    udp::Sockets,
+    device::Wire,
+    path::Path,
+    runtime::{shard_io::ShardIo, workers::WorkerIo},
+    uapi::{Ports, restore::RestoredPorts},
+    udp::UdpSockets,
 };
 
 /// What holds for the sockets of all shards.
@@ -32,55 +33,55 @@ impl Settings {
         }
     }
 
-    /// What another process had, and its sockets, if it had any; the interface is up then.
+    /// Goes on with what another process had; returns its sockets, if it had any: the interface is up then.
     pub(super) fn resume(
         &mut self,
-        wanted: Wanted,
+        ports: RestoredPorts,
         udp: [Option<OwnedFd>; 2],
-    ) -> io::Result<Option<Sockets>> {
-        let Wanted { port, mark } = wanted;
+    ) -> io::Result<Option<UdpSockets>> {
+        let RestoredPorts { port, mark } = ports;
         (self.port, self.mark) = (port, mark);
         let [v4, v6] = udp;
         if v4.is_none() && v6.is_none() {
             return Ok(None);
         }
-        let sockets = Sockets::adopt(v4, v6, port, self.offload)?;
+        let sockets = UdpSockets::adopt(v4, v6, port, self.offload)?;
         self.listening(&sockets);
         self.up = true;
         Ok(Some(sockets))
     }
 
-    /// The same in a form that outlives the sockets.
-    pub(super) fn wanted(&self) -> Wanted {
+    /// Returns the same in a form that outlives the sockets.
+    pub(super) fn ports(&self) -> RestoredPorts {
         let (port, mark) = (self.port, self.mark);
-        Wanted { port, mark }
+        RestoredPorts { port, mark }
     }
 
-    fn listening(&mut self, sockets: &Sockets) {
+    fn listening(&mut self, sockets: &UdpSockets) {
         tracing::info!(port = sockets.port(), offloads = ?sockets.offloads(), "listening");
         self.port = sockets.port();
         self.complained = false;
     }
 
-    /// Says once that the port cannot be had, however often it is tried.
+    /// Logs once that the port is not available, however often it is tried.
     pub(super) fn complain(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.complained, true) {
-            tracing::error!(port = self.port, %error, "cannot listen, trying every second");
+            tracing::error!(port = self.port, %error, "listening failed, retrying every second");
         }
     }
 }
 
-/// The outside of a device whose other shards wait meanwhile. What is written goes by the first one.
-pub(super) struct Outside<'a> {
+/// The sockets of a device whose other shards wait meanwhile. What is written goes by the first one.
+pub(super) struct SocketSet<'a> {
     pub(super) settings: &'a mut Settings,
-    pub(super) io: &'a mut Io,
-    pub(super) others: Vec<Other<'a>>,
+    pub(super) io: &'a mut ShardIo,
+    pub(super) others: Vec<WorkerIo<'a>>,
 }
 
-impl Outside<'_> {
+impl SocketSet<'_> {
     /// Listens on this port with all shards.
     pub(super) fn open(&mut self, port: u16) -> io::Result<()> {
-        let sockets = Sockets::bind(port, self.settings.mark, self.settings.offload)?;
+        let sockets = UdpSockets::bind(port, self.settings.mark, self.settings.offload)?;
         self.settings.listening(&sockets);
         self.io.listen(sockets);
         self.share();
@@ -106,28 +107,30 @@ impl Outside<'_> {
                 for other in &mut self.others {
                     match sockets.try_clone() {
                         Ok(sockets) => other.io.listen(sockets),
-                        Err(error) => tracing::error!(%error, "a thread cannot send"),
+                        Err(error) => {
+                            tracing::error!(%error, "duplicating a socket failed, a worker cannot send")
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Only the first shard receives and sends.
+    /// Closes the sockets of every other shard: only the first one receives and sends.
     pub(super) fn unshare(&mut self) {
         for other in &mut self.others {
             other.io.close();
         }
     }
 
-    /// Listens no more.
+    /// Stops listening.
     pub(super) fn close(&mut self) {
         self.io.close();
         self.unshare();
     }
 }
 
-impl Wire for Outside<'_> {
+impl Wire for SocketSet<'_> {
     fn room(&mut self) -> &mut [u8] {
         self.io.room()
     }
@@ -141,12 +144,12 @@ impl Wire for Outside<'_> {
     }
 }
 
-impl Ports for Outside<'_> {
+impl Ports for SocketSet<'_> {
     fn listen_port(&self) -> u16 {
         self.settings.port
     }
 
-    /// The old sockets stay when the new port cannot be had.
+    /// Listens on another port; the old sockets stay when it is not available.
     fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
         if port == self.settings.port && port != 0 {
             return Ok(());

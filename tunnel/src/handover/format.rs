@@ -15,14 +15,14 @@ use std::collections::VecDeque;
 
 use thiserror::Error;
 
-use crate::{link::network, uapi::server::FileId};
+use crate::{link::network, listener::FileId};
 
 /// The only version there is.
 pub const VERSION: &str = "1";
-/// A head is far shorter; whoever sends more without one is something else.
+/// A head is far shorter; what sends more without one speaks another protocol.
 const LONGEST_HEAD: usize = 4096;
 
-/// Why something is no parcel.
+/// What was received is no transfer.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FormatError {
     /// The other process does not hand over.
@@ -41,13 +41,13 @@ pub enum FormatError {
 
 /// Everything; `F` is a descriptor.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Parcel<F> {
+pub struct Transfer<F> {
     /// The network namespace's inode.
     pub network: Option<u64>,
     /// The control socket.
     pub control: Option<Socket<F>>,
     /// The devices.
-    pub devices: Vec<Handed<F>>,
+    pub devices: Vec<TransferredDevice<F>>,
 }
 
 /// A listening socket and its file.
@@ -61,7 +61,7 @@ pub struct Socket<F> {
 
 /// One device.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Handed<F> {
+pub struct TransferredDevice<F> {
     /// What it was asked for as.
     pub name: String,
     /// The UAPI's socket.
@@ -74,9 +74,9 @@ pub struct Handed<F> {
     pub configuration: String,
 }
 
-impl<F> Parcel<F> {
-    /// What this process has.
-    pub fn new(control: Option<Socket<F>>, devices: Vec<Handed<F>>) -> Self {
+impl<F> Transfer<F> {
+    /// Describes what this process has.
+    pub fn new(control: Option<Socket<F>>, devices: Vec<TransferredDevice<F>>) -> Self {
         Self {
             network: network(),
             control,
@@ -85,8 +85,8 @@ impl<F> Parcel<F> {
     }
 }
 
-impl<F: Copy> Parcel<F> {
-    /// Messages, and the descriptors that go with each.
+impl<F: Copy> Transfer<F> {
+    /// Returns the messages, and the descriptors that go with each.
     pub fn render(&self) -> Vec<(String, Vec<F>)> {
         let mut first = String::new();
         if let Some(inode) = self.network {
@@ -95,7 +95,7 @@ impl<F: Copy> Parcel<F> {
         if let Some(control) = &self.control {
             first += &format!("control={}\n", file(control.file));
         }
-        let devices: Vec<_> = self.devices.iter().map(Handed::render).collect();
+        let devices: Vec<_> = self.devices.iter().map(TransferredDevice::render).collect();
         let length = first.len() + devices.iter().map(|(text, _)| text.len()).sum::<usize>();
         first = format!("hand-over={VERSION}\nlength={length}\n{first}");
         let control = self.control.iter().map(|control| control.socket).collect();
@@ -103,7 +103,7 @@ impl<F: Copy> Parcel<F> {
     }
 }
 
-impl<F: Copy> Handed<F> {
+impl<F: Copy> TransferredDevice<F> {
     fn render(&self) -> (String, Vec<F>) {
         let (mut names, mut descriptors) = (vec!["uapi", "tun"], vec![self.uapi.socket, self.tun]);
         for (name, socket) in UDP.iter().zip(self.udp) {
@@ -127,7 +127,7 @@ impl<F: Copy> Handed<F> {
 
 const UDP: [&str; 2] = ["udp4", "udp6"];
 
-/// Bytes of head and of the whole, once the head is there; an error as soon as it is clear that this is no parcel.
+/// Bytes of head and of the whole, once the head is there; an error as soon as it is clear that this is no transfer.
 pub fn measure(received: &[u8]) -> Result<Option<(usize, usize)>, FormatError> {
     let mut lines = received.split_inclusive(|byte| *byte == b'\n');
     let mut line = || {
@@ -165,7 +165,7 @@ pub fn measure(received: &[u8]) -> Result<Option<(usize, usize)>, FormatError> {
     Ok(Some((head, whole)))
 }
 
-impl<F> Parcel<F> {
+impl<F> Transfer<F> {
     /// Reads what is behind the head.
     pub fn parse(text: &str, mut descriptors: VecDeque<F>) -> Result<Self, FormatError> {
         let mut rest = text;
@@ -177,7 +177,7 @@ impl<F> Parcel<F> {
             .transpose()?;
         let mut devices = Vec::new();
         while !rest.is_empty() {
-            devices.push(Handed::parse(&mut rest, &mut descriptors)?);
+            devices.push(TransferredDevice::parse(&mut rest, &mut descriptors)?);
         }
         if !descriptors.is_empty() {
             return Err(FormatError::Descriptors);
@@ -190,7 +190,7 @@ impl<F> Parcel<F> {
     }
 }
 
-impl<F> Handed<F> {
+impl<F> TransferredDevice<F> {
     fn parse(rest: &mut &str, descriptors: &mut VecDeque<F>) -> Result<Self, FormatError> {
         let mut line = |prefix: &str, name: &'static str| take(rest, prefix).ok_or(FormatError::Line(name));
         let name = line("device=", "device")?;
@@ -244,7 +244,7 @@ fn parse_socket<F>(
     Ok(Socket { file, socket })
 }
 
-/// The value of the next line, if it begins like this.
+/// Returns the value of the next line, if it begins like this.
 fn take<'a>(rest: &mut &'a str, prefix: &str) -> Option<&'a str> {
     let (value, after) = rest.strip_prefix(prefix)?.split_once('\n')?;
     *rest = after;
@@ -264,18 +264,18 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_what_arrives() {
-        for parcel in [
+        for transfer in [
             some(),
-            Parcel {
+            Transfer {
                 network: None,
                 control: None,
                 devices: Vec::new(),
             },
         ] {
-            let (bytes, descriptors) = sent(&parcel);
+            let (bytes, descriptors) = sent(&transfer);
             let (head, whole) = measure(bytes.as_bytes()).unwrap().unwrap();
             assert_eq!(whole, bytes.len());
-            assert_eq!(Parcel::parse(&bytes[head..], descriptors), Ok(parcel));
+            assert_eq!(Transfer::parse(&bytes[head..], descriptors), Ok(transfer));
         }
     }
 
@@ -307,10 +307,10 @@ mod tests {
                 Ok(Some((_, wanted))) => assert!(end >= head && end < wanted),
                 Err(error) => panic!("{end}: {error}"),
             }
-            // Nor if somebody were to cut it and say so, but where a device ends: then descriptors are left over.
+            // Nor if it were cut and said so, but where a device ends: then descriptors are left over.
             if end >= head {
                 assert!(
-                    Parcel::parse(&bytes[head..end], descriptors.clone()).is_err(),
+                    Transfer::parse(&bytes[head..end], descriptors.clone()).is_err(),
                     "{end}"
                 );
             }
@@ -324,11 +324,11 @@ mod tests {
         descriptors.push_back(11);
         let text = &bytes[head..];
         assert_eq!(
-            Parcel::parse(text, descriptors.clone()),
+            Transfer::parse(text, descriptors.clone()),
             Err(FormatError::Descriptors)
         );
         descriptors.truncate(9);
-        assert_eq!(Parcel::parse(text, descriptors), Err(FormatError::Descriptors));
+        assert_eq!(Transfer::parse(text, descriptors), Err(FormatError::Descriptors));
     }
 
     #[test]
@@ -366,12 +366,12 @@ mod tests {
         ] {
             let text = bytes[head..].replacen(right, wrong, 1);
             assert_ne!(text, bytes[head..]);
-            assert!(Parcel::parse(&text, descriptors.clone()).is_err(), "{wrong}");
+            assert!(Transfer::parse(&text, descriptors.clone()).is_err(), "{wrong}");
         }
     }
 
-    fn some() -> Parcel<u8> {
-        let device = |name: &str, first: u8, udp, configuration: &str| Handed {
+    fn some() -> Transfer<u8> {
+        let device = |name: &str, first: u8, udp, configuration: &str| TransferredDevice {
             name: name.into(),
             uapi: Socket {
                 file: FileId(5, 6),
@@ -381,7 +381,7 @@ mod tests {
             udp,
             configuration: configuration.into(),
         };
-        Parcel {
+        Transfer {
             network: Some(7),
             control: Some(Socket {
                 file: FileId(1, 2),
@@ -395,8 +395,8 @@ mod tests {
         }
     }
 
-    fn sent(parcel: &Parcel<u8>) -> (String, VecDeque<u8>) {
-        let (texts, descriptors): (Vec<_>, Vec<_>) = parcel.render().into_iter().unzip();
+    fn sent(transfer: &Transfer<u8>) -> (String, VecDeque<u8>) {
+        let (texts, descriptors): (Vec<_>, Vec<_>) = transfer.render().into_iter().unzip();
         (texts.concat(), descriptors.into_iter().flatten().collect())
     }
 }

@@ -3,14 +3,15 @@
 use std::{io, net::UdpSocket};
 
 use crate::{
-    device::{Path, Wire},
+    device::Wire,
+    gso_queue::{Batch, GsoQueue},
     offload::coalesce::Coalescer,
-    outbox::{Batch, Outbox},
+    path::Path,
     tun::Tun,
-    udp::Sockets,
+    udp::UdpSockets,
 };
 
-/// Who has the queue of the interface that a shard writes to.
+/// Which shard has the queue of the interface that a shard writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
     /// Another shard, which also reads from it.
@@ -23,15 +24,15 @@ pub(super) enum Queue {
 
 /// The kernel's side of a shard.
 #[derive(Debug)]
-pub(super) struct Io {
+pub(super) struct ShardIo {
     pub(super) tun: Tun,
     pub(super) queue: Queue,
-    /// For the interface.
-    inbox: Coalescer,
+    /// Gathers packets for the interface.
+    to_interface: Coalescer,
     /// There while the interface is up.
-    pub(super) sockets: Option<Sockets>,
-    /// For the network.
-    outbox: Outbox,
+    pub(super) sockets: Option<UdpSockets>,
+    /// Gathers datagrams for the network.
+    to_network: GsoQueue,
     pub(super) lost: Lost,
 }
 
@@ -42,33 +43,33 @@ pub(super) struct Lost {
     datagrams: u64,
     /// By the kernel, on the way to the interface.
     packets: u64,
-    /// By another shard.
-    pub(super) crossing: u64,
+    /// By another shard, whose mailbox was full.
+    pub(super) handed_over: u64,
 }
 
-impl Io {
+impl ShardIo {
     pub(super) fn new(tun: Tun, queue: Queue) -> Self {
         Self {
-            inbox: Coalescer::new(tun.offloads().joins()),
+            to_interface: Coalescer::new(tun.offloads().joins()),
             tun,
             queue,
             sockets: None,
-            outbox: Outbox::unbatched(),
+            to_network: GsoQueue::unbatched(),
             lost: Lost::default(),
         }
     }
 
     pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
-        self.sockets.iter().flat_map(Sockets::sockets)
+        self.sockets.iter().flat_map(UdpSockets::sockets)
     }
 
     /// Sends by other sockets from now on, and what was gathered by the old ones.
-    pub(super) fn listen(&mut self, sockets: Sockets) {
+    pub(super) fn listen(&mut self, sockets: UdpSockets) {
         self.close();
-        self.outbox = if sockets.offloads().gso {
-            Outbox::default()
+        self.to_network = if sockets.offloads().gso {
+            GsoQueue::default()
         } else {
-            Outbox::unbatched()
+            GsoQueue::unbatched()
         };
         self.sockets = Some(sockets);
     }
@@ -81,13 +82,13 @@ impl Io {
 
     /// Sends what was gathered for the network.
     pub(super) fn flush_network(&mut self) {
-        self.outbox
+        self.to_network
             .flush(&mut |batch| dispatch(&mut self.sockets, &mut self.lost, batch));
     }
 
     /// Writes what was gathered for the interface.
     pub(super) fn flush_interface(&mut self) {
-        self.inbox
+        self.to_interface
             .flush(&mut |packet| write(&self.tun, &mut self.lost, packet));
     }
 
@@ -100,27 +101,27 @@ impl Io {
     }
 }
 
-impl Wire for Io {
+impl Wire for ShardIo {
     fn room(&mut self) -> &mut [u8] {
-        self.outbox.room()
+        self.to_network.room()
     }
 
     fn commit(&mut self, to: Path, tos: u8, length: usize) {
         let mut send = |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, batch);
-        self.outbox.commit(to, tos, length, &mut send);
+        self.to_network.commit(to, tos, length, &mut send);
     }
 
     fn deliver(&mut self, packet: &[u8]) {
         let mut write = |packet: &[u8]| write(&self.tun, &mut self.lost, packet);
         if self.tun.offloads().vnet {
-            self.inbox.push(packet, &mut write);
+            self.to_interface.push(packet, &mut write);
         } else {
             write(packet);
         }
     }
 }
 
-fn dispatch(sockets: &mut Option<Sockets>, lost: &mut Lost, batch: Batch<'_>) {
+fn dispatch(sockets: &mut Option<UdpSockets>, lost: &mut Lost, batch: Batch<'_>) {
     if let Some(sockets) = sockets {
         lost.datagrams += sockets.send(batch) as u64;
     }

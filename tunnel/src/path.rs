@@ -1,0 +1,18 @@
+//! The two ends of a datagram's way through the network.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Where a datagram comes from or goes to, and which of this machine's addresses it is written to or from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The other side.
+    pub remote: SocketAddr,
+    /// This side; `None` lets the kernel choose.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Path {
+    fn from(remote: SocketAddr) -> Self {
+        Self { remote, local: None }
+    }
+}
