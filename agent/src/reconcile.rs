@@ -129,11 +129,8 @@ impl Agent {
 
     /// What was found on the machine besides Spanwire.
     pub fn handle_look(&mut self, look: Inventory) {
-        self.facts.links = look.links;
-        self.facts.cni = look.cni;
-        self.facts.underlay_mtu = look.underlay_mtu;
-        self.facts.groups = look.groups;
-        self.routable = look.default_routes;
+        self.routable.clone_from(&look.default_routes);
+        self.facts.handle_inventory(look);
         let in_use = || self.endpoints_in_use();
         self.facts.underlay_v4_only = if in_use().next().is_some() {
             in_use().all(|endpoint| endpoint.is_ipv4())

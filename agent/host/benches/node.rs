@@ -116,6 +116,7 @@ fn node(x: u8) -> (Plan, HostFacts) {
         mtu: 1500,
         addresses: BTreeSet::from([(address, length)]),
         cni,
+        ..OtherLink::default()
     };
     let facts = HostFacts {
         public_key: member(0, x).public_key,

@@ -1,6 +1,6 @@
 //! What of a plan a machine cannot have.
 
-use spanwire_topology::{LocationName, NodeName, Prefix};
+use spanwire_topology::{Family, LocationName, NodeName, Prefix};
 use thiserror::Error;
 
 use crate::LinkName;
@@ -23,14 +23,25 @@ pub enum Conflict {
         /// The connected network.
         network: Prefix,
     },
-    /// A leader cannot be reached over the CNI's device, nor is it in a connected network.
+    /// A leader cannot be reached in a family over the CNI's device, nor is it in a connected network.
     #[error(
-        "no way to {node}, which leads here: it has reported no address on the CNI's device or, where the CNI has \
-         no such device, is in no network connected here"
+        "no {family} way to {node}, which leads here: it has reported no {family} address on the CNI's device or, \
+         where the CNI has no such device, has none in a network connected here"
     )]
     NoHop {
         /// The leader.
         node: NodeName,
+        /// The family that has to go through it.
+        family: Family,
+    },
+    /// The plan has IPv6 for this node, which has IPv6 switched off.
+    #[error(
+        "IPv6 is switched off on this node (net.ipv6.conf.{device}.disable_ipv6), but the mesh has IPv6 prefixes here \
+         and elsewhere: these are not routed; switch it on, or take the IPv6 prefixes from the location"
+    )]
+    Ipv6Disabled {
+        /// Which devices the setting is for: `all`, or `default` where other devices have IPv6.
+        device: &'static str,
     },
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]
@@ -43,7 +54,7 @@ impl Conflict {
     pub fn prefix(&self) -> Option<Prefix> {
         match self {
             Self::Connected { prefix, .. } => Some(*prefix),
-            Self::NoHop { .. } | Self::NoKey => None,
+            Self::NoHop { .. } | Self::Ipv6Disabled { .. } | Self::NoKey => None,
         }
     }
 }

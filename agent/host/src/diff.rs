@@ -18,7 +18,7 @@ mod wireguard;
 
 use std::collections::BTreeSet;
 
-use crate::{Host, Rule, RuleAction, Step};
+use crate::{Host, Rule, RuleAction, Step, Sysctl};
 
 /// The steps that turn `actual` into `wanted`. An endpoint is set where one is wanted, and otherwise left alone.
 #[must_use]
@@ -26,11 +26,7 @@ pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
     let mut steps = Vec::new();
     let remains = wireguard::begin(actual, wanted, &mut steps);
     let actual = &remains;
-    for (sysctl, value) in &wanted.sysctls {
-        if actual.sysctls.get(sysctl) != Some(value) {
-            steps.push(Step::SetSysctl(sysctl.clone(), value.clone()));
-        }
-    }
+    set_sysctls(actual, wanted, &mut steps);
     wireguard::set_up(actual, wanted, &mut steps);
     wireguard::set_peers(actual, wanted, &mut steps);
 
@@ -51,6 +47,16 @@ pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
     }
     wireguard::end(actual, wanted, &mut steps);
     steps
+}
+
+/// IPv6 is forwarded last: what a device needs to keep its default route then has to be set before.
+fn set_sysctls(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
+    let changed = |(sysctl, value): &(&Sysctl, &String)| actual.sysctls.get(*sysctl) != Some(*value);
+    let mut sysctls: Vec<_> = wanted.sysctls.iter().filter(changed).collect();
+    let forwarding = Sysctl::ipv6_forwarding();
+    sysctls.sort_by_key(|(sysctl, _)| **sysctl == forwarding);
+    let step = |(sysctl, value): (&Sysctl, &String)| Step::SetSysctl(sysctl.clone(), value.clone());
+    steps.extend(sysctls.into_iter().map(step));
 }
 
 fn looks_up(rule: &&Rule) -> bool {

@@ -2,12 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
 
-use spanwire_topology::{LocationName, Prefix, PublicKey};
+use spanwire_topology::{Family, LocationName, PublicKey};
 
-use crate::{LinkName, Owned};
+use crate::{
+    LinkName, Owned,
+    inventory::{Cni, Inventory, OtherLink},
+};
 
 /// What is found on the machine, and what the agent remembers; everything `render` needs besides the plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,10 @@ pub struct HostFacts {
     pub underlay_mtu: Option<u32>,
     /// Every endpoint is reached by IPv4, whose header is 20 bytes shorter; `false` where that is not known.
     pub underlay_v4_only: bool,
+    /// IPv6 is off on Spanwire's device, or would be on a new one.
+    pub ipv6_disabled: bool,
+    /// IPv6 was forwarded before Spanwire came.
+    pub ipv6_forwarded: bool,
     /// Endpoints to give to peers now (new peers, changed configuration, stale handshakes); other peers keep theirs.
     pub endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// Locations whose traffic has been in the tunnel long enough that nothing of it may be anywhere else: for these
@@ -36,36 +43,25 @@ pub struct HostFacts {
     pub api_server: BTreeSet<SocketAddr>,
 }
 
-/// A device of somebody else.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OtherLink {
-    /// Largest packet, in bytes.
-    pub mtu: u32,
-    /// Its addresses with the length of the network they are in: 10.1.0.5 with 24 is in 10.1.0.0/24.
-    pub addresses: BTreeSet<(IpAddr, u8)>,
-    /// The device leads to pods of this node or is the CNI's (bridge, vxlan), not to a LAN.
-    pub cni: bool,
-}
-
-impl OtherLink {
-    /// The networks that are connected by this device.
-    pub fn networks(&self) -> impl Iterator<Item = Prefix> {
-        self.addresses
-            .iter()
-            .filter_map(|(address, length)| Prefix::new(*address, *length).ok())
+impl HostFacts {
+    /// Takes over what was found on the machine.
+    pub fn handle_inventory(&mut self, inventory: Inventory) {
+        self.links = inventory.links;
+        self.cni = inventory.cni;
+        self.underlay_mtu = inventory.underlay_mtu;
+        self.ipv6_disabled = inventory.ipv6_disabled;
+        self.ipv6_forwarded = inventory.ipv6_forwarded;
+        self.groups = inventory.groups;
     }
-}
 
-/// How the CNI carries packets inside the location, as far as the hop from a follower to its leader needs it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Cni {
-    /// Nothing is known: leaders are reached directly, at their address in the LAN.
-    #[default]
-    Direct,
-    /// By a device with an address of its own on every node (`flannel.1`): packets go `via` the leader's address on it,
-    /// `onlink`. One device per family; flannel has `flannel.1` and `flannel-v6.1`.
-    Overlay {
-        /// The devices.
-        links: BTreeSet<LinkName>,
-    },
+    /// Returns whether packets of the family can be in the tunnel of this machine.
+    pub(crate) fn tunnels(&self, family: Family) -> bool {
+        family == Family::V4 || !self.ipv6_disabled
+    }
+
+    /// Returns whether any device can have packets of the family.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        let enabled = |(name, link): (&LinkName, &OtherLink)| !link.ipv6_disabled && name.as_str() != "lo";
+        self.tunnels(family) || self.links.iter().any(enabled)
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use spanwire_topology::{Family, Prefix};
 
-use crate::{Cni, LinkName, OtherLink};
+use crate::LinkName;
 
 /// What is found on the machine besides Spanwire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub struct Inventory {
     pub underlay_mtu: Option<u32>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
+    /// IPv6 is off on Spanwire's device or, where there is none, on new devices (also where the kernel has no IPv6).
+    pub ipv6_disabled: bool,
+    /// IPv6 was forwarded before Spanwire came.
+    pub ipv6_forwarded: bool,
     /// The WireGuard in use lets peers of one group send each other's sources.
     pub groups: bool,
 }
@@ -30,6 +34,44 @@ impl Inventory {
     pub fn networks(&self) -> impl Iterator<Item = Prefix> {
         self.links.values().flat_map(OtherLink::networks)
     }
+}
+
+/// A device that is not Spanwire's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherLink {
+    /// Largest packet, in bytes.
+    pub mtu: u32,
+    /// Its addresses with the length of the network they are in: 10.1.0.5 with 24 is in 10.1.0.0/24.
+    pub addresses: BTreeSet<(IpAddr, u8)>,
+    /// The device leads to pods of this node or is the CNI's (bridge, vxlan), not to a LAN.
+    pub cni: bool,
+    /// IPv6 is off on this device.
+    pub ipv6_disabled: bool,
+    /// The device heeds router advertisements unless the machine forwards (`accept_ra` is 1).
+    pub advertisements: bool,
+}
+
+impl OtherLink {
+    /// Returns the networks that are connected by this device.
+    pub fn networks(&self) -> impl Iterator<Item = Prefix> {
+        self.addresses
+            .iter()
+            .filter_map(|(address, length)| Prefix::new(*address, *length).ok())
+    }
+}
+
+/// How the CNI carries packets inside the location, as far as the hop from a follower to its leader needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cni {
+    /// Nothing is known: leaders are reached directly, at their address in the LAN.
+    #[default]
+    Direct,
+    /// By a device with an address of its own on every node (`flannel.1`): packets go `via` the leader's address on it,
+    /// `onlink`. One device per family; flannel has `flannel.1` and `flannel-v6.1`.
+    Overlay {
+        /// The devices.
+        links: BTreeSet<LinkName>,
+    },
 }
 
 /// What the WireGuard device counts for one peer.

@@ -1,8 +1,9 @@
 //! What one machine should look like for Spanwire, as a pure function of its plan.
 //!
 //! ```text
-//! render(plan, facts of the machine)  -> Host        what the machine should look like
-//! diff(actual Host, wanted Host)      -> Vec<Step>   how to get there, adds before removes
+//! render(plan, facts of the machine)     -> Host        what the machine should look like
+//! wireguard(plan, facts of the machine)  -> Device      its WireGuard device alone
+//! diff(actual Host, wanted Host)         -> Vec<Step>   how to get there, adds before removes
 //! ```
 //!
 //! A [`Host`] holds only what Spanwire owns on the machine ([`owned`] says how that is recognised); the kernel crate
@@ -20,16 +21,17 @@ mod owned;
 mod ownership;
 mod prefixes;
 mod render;
+mod resolve;
 mod state;
 mod text;
 
 pub use conflict::Conflict;
 pub use diff::diff;
-pub use facts::{Cni, HostFacts, OtherLink};
-pub use inventory::{Inventory, PeerStats};
+pub use facts::HostFacts;
+pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
-pub use render::{conflicts, render};
+pub use render::{conflicts, render, wireguard};
 pub use state::{
     Host, Link, LinkName, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl,
     TableId, WireGuard, WireGuardPeer,

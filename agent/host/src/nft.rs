@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
-//! | `leave` | postrouting, before anyone's source NAT | keeps mesh sources, gives others the node's address |
+//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others the node's address |
 //! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh |
 
 mod classes;
@@ -20,24 +20,23 @@ use spanwire_topology::{Family, Plan};
 
 use crate::{
     HostFacts, LinkName, NftTable,
-    render::{Exempt, Paths, exempt, own_address},
+    resolve::{Exempt, Resolved, own_address},
 };
-use classes::{Class, Range};
+use classes::Class;
 
 /// How many hops a packet has left that goes from hop to hop: a leader here, one there, the node behind it and some
 /// routers in its LAN.
 const HOPS_LEFT: u8 = 8;
 
-/// The table; its text replaces an older one in one transaction, whether there is one or not.
-pub(crate) fn table(plan: &Plan, paths: &Paths, facts: &HostFacts) -> NftTable {
+/// Returns the table; its text replaces an older one in one transaction, whether there is one or not.
+pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> NftTable {
     let name = &facts.owned.nft_table;
     let families: Vec<Words> = [Family::V4, Family::V6]
         .into_iter()
-        .filter(|family| concerns(plan, paths, *family))
-        .map(|family| Words::new(plan, paths, facts, family))
+        .filter(|family| concerns(plan, resolved, facts, *family))
+        .map(|family| Words::new(plan, resolved, facts, family))
         .collect();
-    let exempt = exempt(plan, paths, facts);
-    let ways = ways(paths, facts);
+    let ways = ways(resolved, facts);
 
     let mut text = format!("table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n");
     let mut put = |part: String| text.push_str(&part);
@@ -45,12 +44,12 @@ pub(crate) fn table(plan: &Plan, paths: &Paths, facts: &HostFacts) -> NftTable {
         put(sets(words));
     }
     put(arrive(plan, facts, &families, &ways));
-    put(forward(paths, facts, &families, &ways));
+    put(forward(resolved, facts, &families, &ways));
     put(leave(facts, &families, &ways));
     put(stray(facts, &families, &ways));
     if families.iter().any(|words| words.settled) {
-        put(last("spoofed", &exempt, &families, true));
-        put(last("strayed", &exempt, &families, false));
+        put(last("spoofed", &resolved.exempt, &families, true));
+        put(last("strayed", &resolved.exempt, &families, false));
     }
     text.push_str("}\n");
     NftTable { text }
@@ -63,7 +62,8 @@ struct Words {
     ip: &'static str,
     /// The ending of the names of its sets.
     v: char,
-    classes: Vec<(Range, Class)>,
+    /// Ranges as nft writes them, each with what it is.
+    classes: Vec<(String, Class)>,
     leads: bool,
     settled: bool,
     moving: bool,
@@ -71,12 +71,16 @@ struct Words {
 }
 
 impl Words {
-    fn new(plan: &Plan, paths: &Paths, facts: &HostFacts, family: Family) -> Self {
+    fn new(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Self {
         let (ip, v) = match family {
             Family::V4 => ("ip", '4'),
             Family::V6 => ("ip6", '6'),
         };
-        let classes = classes::classes(plan, paths, facts, family);
+        let classes = classes::classes(plan, resolved, facts, family);
+        let classes: Vec<(String, Class)> = classes
+            .iter()
+            .map(|(range, class)| (range.to_string(), *class))
+            .collect();
         let any = |settled| {
             let class = Class::Remote { settled };
             classes.iter().any(|(_, other)| *other == class)
@@ -95,16 +99,16 @@ impl Words {
 }
 
 /// Whether the family needs rules: something is routed, or may come out of the tunnel.
-fn concerns(plan: &Plan, paths: &Paths, family: Family) -> bool {
+fn concerns(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> bool {
     let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
     let mut allowed = peers.flat_map(|peer| &peer.allowed_ips);
-    paths.uses(family) || allowed.any(|prefix| prefix.family() == family)
+    resolved.uses(family) || (facts.tunnels(family) && allowed.any(|prefix| prefix.family() == family))
 }
 
 /// The devices on which packets of the mesh may come and go. The tunnel's is there on followers too, which have none, so
 /// that nothing is lost while a leader becomes a follower.
-fn ways(paths: &Paths, facts: &HostFacts) -> String {
-    names(paths.hops.iter().chain([&facts.owned.link]))
+fn ways(resolved: &Resolved<'_>, facts: &HostFacts) -> String {
+    names(resolved.hops.iter().chain([&facts.owned.link]))
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a LinkName>) -> String {
@@ -124,7 +128,7 @@ fn sets(words: &Words) -> String {
     let mut set = |name: &str, has: &dyn Fn(Class) -> bool| {
         let ranges = classes.iter().filter(|(_, class)| has(*class));
         text += &format!("\tset {name}{v} {{\n\t\ttype {kind}\n\t\tflags interval\n");
-        text += &elements(ranges.map(|(range, _)| range));
+        elements(ranges.map(|(range, _)| range.as_str()), &mut text);
         text += "\t}\n";
     };
     set("mesh", &|class| {
@@ -147,12 +151,17 @@ fn sets(words: &Words) -> String {
 }
 
 /// Neighbours of different classes may be neighbours within a set: nft refuses no such ranges, only overlapping ones.
-fn elements<'a>(ranges: impl Iterator<Item = &'a Range>) -> String {
-    let ranges: Vec<String> = ranges.map(ToString::to_string).collect();
-    if ranges.is_empty() {
-        return String::new();
+fn elements<'a>(ranges: impl Iterator<Item = &'a str>, text: &mut String) {
+    let mut before = "\t\telements = {\n\t\t\t";
+    let mut any = false;
+    for range in ranges {
+        *text += before;
+        *text += range;
+        (before, any) = (",\n\t\t\t", true);
     }
-    format!("\t\telements = {{\n\t\t\t{}\n\t\t}}\n", ranges.join(",\n\t\t\t"))
+    if any {
+        *text += "\n\t\t}\n";
+    }
 }
 
 fn chain(name: &str, hook: &str, rules: &[String]) -> String {
@@ -194,7 +203,7 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
     chain("arrive", "filter hook prerouting priority raw", &rules)
 }
 
-fn forward(paths: &Paths, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
     let mut rules = Vec::new();
     // Routing is done; who masquerades by a mark of the same bit (the CNI's portmap does) must not see it.
@@ -207,8 +216,8 @@ fn forward(paths: &Paths, facts: &HostFacts, families: &[Words], ways: &str) -> 
     // While a new order of leaders spreads two nodes may take each other for the leader, and for as long as one of them
     // does not hear of it when its agent is gone. What a hop sent here and a hop takes on still arrives where the next
     // node leads; where it does not, this ends the loop.
-    let hops = names(paths.hops.iter());
-    for Words { family, ip, v, .. } in families.iter().filter(|_| !paths.hops.is_empty()) {
+    let hops = names(resolved.hops.iter());
+    for Words { family, ip, v, .. } in families.iter().filter(|_| !resolved.hops.is_empty()) {
         let left = match family {
             Family::V4 => "ip ttl",
             Family::V6 => "ip6 hoplimit",

@@ -22,11 +22,7 @@ pub enum OwnershipConflict {
     /// Rules of others in Spanwire's priority band.
     #[error(
         "an {family} rule of another program (protocol {protocol}) has the priority {priority}, which is Spanwire's; \
-         remove it, or give Spanwire other priorities",
-        family = match family {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        }
+         remove it, or give Spanwire other priorities"
     )]
     Rule {
         /// The family.

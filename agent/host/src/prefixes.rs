@@ -4,38 +4,55 @@ use std::collections::BTreeSet;
 
 use spanwire_topology::{Family, Prefix};
 
-/// A set of prefixes that tells which of them contains a given one, by one look-up per length that occurs in it. Pod
+/// A set of prefixes that finds which of them contains a given one, by one look-up per length that occurs in it. Pod
 /// networks and node addresses come in two or three lengths, so thousands of prefixes cost a few look-ups.
 #[derive(Debug, Default)]
 pub(crate) struct Prefixes {
-    all: BTreeSet<Prefix>,
+    /// In order, each once.
+    all: Vec<Prefix>,
     lengths: BTreeSet<(Family, u8)>,
 }
 
 impl Prefixes {
-    /// The longest prefix of the set that covers `prefix`, which may be `prefix` itself.
+    /// Returns the longest prefix of the set that covers `prefix`, which may be `prefix` itself.
     pub(crate) fn covering(&self, prefix: &Prefix) -> Option<Prefix> {
-        let itself = self.all.get(prefix).copied();
+        let itself = self.has(prefix).then_some(*prefix);
         itself.or_else(|| self.around(prefix))
     }
 
-    /// The longest prefix of the set that covers `prefix` and more.
+    /// Returns the longest prefix of the set that covers `prefix` and more.
     pub(crate) fn around(&self, prefix: &Prefix) -> Option<Prefix> {
         self.lengths
             .range((prefix.family(), 0)..(prefix.family(), prefix.length()))
             .rev()
             .filter_map(|(_, length)| Prefix::new(prefix.address(), *length).ok())
-            .find(|candidate| self.all.contains(candidate))
+            .find(|candidate| self.has(candidate))
+    }
+
+    /// Returns the prefixes, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Prefix> {
+        self.all.iter()
+    }
+
+    fn has(&self, prefix: &Prefix) -> bool {
+        self.all.binary_search(prefix).is_ok()
     }
 }
 
 impl FromIterator<Prefix> for Prefixes {
     fn from_iter<I: IntoIterator<Item = Prefix>>(prefixes: I) -> Self {
-        let all: BTreeSet<Prefix> = prefixes.into_iter().collect();
-        let lengths = all
-            .iter()
-            .map(|prefix| (prefix.family(), prefix.length()))
-            .collect();
+        let mut all: Vec<Prefix> = prefixes.into_iter().collect();
+        // What comes in order already is only looked through.
+        all.sort();
+        all.dedup();
+        let mut lengths = BTreeSet::new();
+        let mut last = None;
+        for length in all.iter().map(|prefix| (prefix.family(), prefix.length())) {
+            if last != Some(length) {
+                lengths.insert(length);
+                last = Some(length);
+            }
+        }
         Self { all, lengths }
     }
 }

@@ -1,38 +1,45 @@
 //! What the machine should look like.
 //!
 //! The plan says where each prefix lives and who carries it. Here that becomes devices, tables and marks, in four parts:
-//! which of the plan's routes this machine can have, and through which device (`render/paths.rs`); the WireGuard device
-//! and the kernel settings (`render/link.rs`); tables and rules (`render/routing.rs`); the nft table (`nft.rs`).
+//! which of the plan's routes this machine can have, and through which device (`resolve.rs`); the WireGuard device and the
+//! kernel settings (`render/device.rs`, `render/sysctls.rs`); tables and rules (`render/routing.rs`); the nft table
+//! (`nft.rs`).
 
-mod link;
-mod paths;
+mod device;
 mod routing;
+mod sysctls;
 
 use spanwire_topology::Plan;
 
-pub(crate) use paths::{Exempt, Path, Paths, exempt, own_address};
+use crate::{Conflict, Host, HostFacts, Link, WireGuard, nft, resolve::Resolved};
 
-use crate::{Conflict, Host, HostFacts, nft};
-
-/// What the machine should look like for this plan. Where the mesh does not know the node, nothing of Spanwire is there.
+/// Returns what the machine should look like for this plan. Where the mesh does not know the node, that is nothing of
+/// Spanwire.
 #[must_use]
 pub fn render(plan: &Plan, facts: &HostFacts) -> Host {
     if plan.location.is_none() {
         return Host::default();
     }
-    let paths = Paths::new(plan, facts);
-    let (link, wireguard) = link::device(plan, facts).unzip();
+    let resolved = Resolved::new(plan, facts);
+    let (link, wireguard) = wireguard(plan, facts).unzip();
     Host {
         link,
         wireguard,
-        routes: routing::routes(plan, &paths, facts),
-        rules: routing::rules(plan, &paths, facts),
-        nft: Some(nft::table(plan, &paths, facts)),
-        sysctls: link::sysctls(plan, &paths, facts),
+        routes: routing::routes(plan, &resolved, facts),
+        rules: routing::rules(plan, &resolved, facts),
+        nft: Some(nft::table(plan, &resolved, facts)),
+        sysctls: sysctls::sysctls(plan, &resolved, facts),
     }
 }
 
-/// What of the plan this machine cannot have, and why; [`render`] leaves exactly that out.
+/// Returns the WireGuard device alone, as [`render`] has it; `None` where there is to be none.
+#[must_use]
+pub fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(Link, WireGuard)> {
+    plan.location.as_ref()?;
+    device::wireguard(plan, facts)
+}
+
+/// Returns what of the plan this machine cannot have, and why; [`render`] leaves exactly that out.
 #[must_use]
 pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     if plan.location.is_none() {
@@ -40,6 +47,6 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     }
     let key = (plan.tunnel.is_some() && facts.public_key.is_none()).then_some(Conflict::NoKey);
     let mut conflicts: Vec<Conflict> = key.into_iter().collect();
-    conflicts.extend(Paths::new(plan, facts).conflicts);
+    conflicts.extend(Resolved::new(plan, facts).conflicts);
     conflicts
 }

@@ -4,13 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
 /// The name of a network device: 1 to 15 bytes without '/', white space or ':' (`dev_valid_name` of Linux).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LinkName(String);
+pub struct LinkName(Arc<str>);
 
 impl LinkName {
     /// The name, if it is one.
@@ -19,7 +20,7 @@ impl LinkName {
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
         let valid =
             !name.is_empty() && name.len() <= 15 && name != "." && name != ".." && !name.contains(bad);
-        valid.then(|| Self(name.to_owned()))
+        valid.then(|| Self(name.into()))
     }
 
     /// The name as text.
@@ -196,6 +197,12 @@ pub struct NftTable {
 pub struct Sysctl(pub String);
 
 impl Sysctl {
+    /// Returns the setting that makes the machine forward IPv6.
+    #[must_use]
+    pub fn ipv6_forwarding() -> Self {
+        Self("net/ipv6/conf/all/forwarding".to_owned())
+    }
+
     /// Whether the setting is one of this device, and so comes and goes with it.
     #[must_use]
     pub fn of_link(&self, link: &LinkName) -> bool {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use netlink_packet_route::route::RouteType;
-use spanwire_host::{Cni, Inventory, LinkName, OtherLink, TableId};
+use spanwire_host::{Cni, Inventory, LinkName, OtherLink, Sysctl, TableId};
 use spanwire_topology::Family;
 
 use crate::{Kernel, address, error::ReadError, link, route, wireguard::Backend};
@@ -42,6 +42,10 @@ impl Kernel {
                     .map(|assigned| (assigned.address, assigned.length))
                     .collect(),
                 cni: is_cni(&device.name),
+                ipv6_disabled: self.ipv6_setting(device.name.as_str(), "disable_ipv6")? != Some(0),
+                // Nothing advertises on loopback, where the setting is 1 as well.
+                advertisements: device.name.as_str() != "lo"
+                    && self.ipv6_setting(device.name.as_str(), "accept_ra")? == Some(1),
             };
             inventory.links.insert(device.name.clone(), other);
         }
@@ -64,12 +68,35 @@ impl Kernel {
         }
         let smallest = |ways: &[route::Told]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
+        let own = self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6")?;
+        let disabled = own.map_or_else(
+            || self.ipv6_setting("default", "disable_ipv6"),
+            |own| Ok(Some(own)),
+        )?;
+        inventory.ipv6_disabled = disabled != Some(0);
+        inventory.ipv6_forwarded = self.ipv6_forwarded()?;
         inventory.groups = self.has_groups().await?;
         Ok(inventory)
     }
 }
 
 impl Kernel {
+    /// Reads a number of `net/ipv6/conf`; `None` where the kernel has no IPv6 or no such device.
+    fn ipv6_setting(&self, device: &str, name: &str) -> Result<Option<i32>, ReadError> {
+        let sysctl = Sysctl(format!("net/ipv6/conf/{device}/{name}"));
+        Ok(self.sysctls.read(&sysctl)?.and_then(|value| value.parse().ok()))
+    }
+
+    /// Whether IPv6 was forwarded before Spanwire came.
+    fn ipv6_forwarded(&self) -> Result<bool, ReadError> {
+        let forwarding = Sysctl::ipv6_forwarding();
+        let found = match self.sysctls.remembered().get(&forwarding) {
+            Some(remembered) => Some(remembered.found.clone()),
+            None => self.sysctls.read(&forwarding)?,
+        };
+        Ok(found.is_some_and(|value| value != "0"))
+    }
+
     /// Where there is no device yet, the process that will make it is taken for the tunnel of this version; the steps after
     /// the next inventory are right in any case.
     async fn has_groups(&mut self) -> Result<bool, ReadError> {

@@ -68,7 +68,7 @@ fn look() -> Inventory {
             .iter()
             .map(|(address, length)| (address.parse().unwrap(), *length))
             .collect(),
-        cni: false,
+        ..OtherLink::default()
     };
     let name = |name| LinkName::new(name).unwrap();
     Inventory {
@@ -86,6 +86,7 @@ fn look() -> Inventory {
         underlay_mtu: Some(1500),
         default_routes: [Family::V4].into(),
         groups: true,
+        ..Inventory::default()
     }
 }
 

@@ -2,14 +2,14 @@
 //! nested prefixes become ranges that do not overlap, each with what the longest match says of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use spanwire_topology::{Family, Plan, Prefix};
+use spanwire_topology::{Family, LocationName, Plan, Prefix};
 
-use crate::{Conflict, HostFacts, render::Paths};
+use crate::{Conflict, HostFacts, resolve::Resolved};
 
 /// What an address is, seen from this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,54 +84,59 @@ impl fmt::Display for Range {
     }
 }
 
-/// Every address of a family that is anything but [`Class::Outside`], in ascending ranges that do not touch where they
-/// are of one class.
-pub(super) fn classes(plan: &Plan, paths: &Paths, facts: &HostFacts, family: Family) -> Vec<(Range, Class)> {
-    let mut known = BTreeMap::new();
-    let mut learn = |prefix: &Prefix, class: Class| {
-        if prefix.family() == family {
-            let entry = known.entry(*prefix).or_insert(class);
-            *entry = class.max(*entry);
+/// Returns every address of a family that is anything but [`Class::Outside`], in ascending ranges that do not touch where
+/// they are of one class.
+pub(super) fn classes<'a>(
+    plan: &Plan,
+    resolved: &Resolved<'a>,
+    facts: &HostFacts,
+    family: Family,
+) -> Vec<(Range, Class)> {
+    let networks = facts.links.values().flat_map(|link| link.networks());
+    // A network of one is the device's own address, of which the mesh may know more.
+    let networks = networks.filter(|network| !network.is_host());
+    let connected = networks.map(|network| (network, Class::Connected));
+    let expected = expected(plan, resolved).map(|prefix| (*prefix, Class::Expected));
+    let local = plan.local.iter().map(|prefix| (*prefix, Class::Local));
+    // Neighbours are mostly of one location.
+    let mut last = None;
+    let mut settled = |location: &'a LocationName| match last {
+        Some((known, settled)) if known == location => settled,
+        _ => {
+            let settled = facts.settled.contains(location);
+            last = Some((location, settled));
+            settled
         }
     };
-    for network in facts.links.values().flat_map(|link| link.networks()) {
-        // A network of one is the device's own address, of which the mesh may know more.
-        if !network.is_host() {
-            learn(&network, Class::Connected);
-        }
-    }
-    for prefix in expected(plan, paths) {
-        learn(prefix, Class::Expected);
-    }
-    for prefix in &plan.local {
-        learn(prefix, Class::Local);
-    }
-    for (prefix, path) in &paths.remote {
-        let settled = facts.settled.contains(&path.location);
-        learn(prefix, Class::Remote { settled });
-    }
-    for prefix in &plan.own {
-        learn(prefix, Class::Own);
-    }
-    flatten(&known)
+    let remote = resolved.remote.iter().map(|(prefix, route)| {
+        let settled = settled(route.location);
+        (*prefix, Class::Remote { settled })
+    });
+    let own = plan.own.iter().map(|prefix| (*prefix, Class::Own));
+    let all = connected.chain(expected).chain(local).chain(remote).chain(own);
+    let mut known: Vec<(Prefix, Class)> = all.filter(|(prefix, _)| prefix.family() == family).collect();
+    // Of what is known of one prefix the last counts. Each part is in order, which sorting makes use of.
+    known.sort_by(|(prefix, class), (other, other_class)| prefix.cmp(other).then(other_class.cmp(class)));
+    known.dedup_by_key(|(prefix, _)| *prefix);
+    flatten(known)
 }
 
 /// What WireGuard lets in, apart from what cannot be routed here.
-fn expected<'a>(plan: &'a Plan, paths: &Paths) -> impl Iterator<Item = &'a Prefix> {
-    let refused: BTreeSet<Prefix> = paths.conflicts.iter().filter_map(Conflict::prefix).collect();
+fn expected<'a>(plan: &'a Plan, resolved: &Resolved<'_>) -> impl Iterator<Item = &'a Prefix> {
+    let refused: BTreeSet<Prefix> = resolved.conflicts.iter().filter_map(Conflict::prefix).collect();
     let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
     peers
         .flat_map(|peer| &peer.allowed_ips)
-        .filter(move |prefix| !refused.contains(prefix))
+        .filter(move |prefix| refused.is_empty() || !refused.contains(prefix))
 }
 
 /// The longest match of every address. A prefix sorts right before what it contains, so one pass with a stack of the
 /// prefixes that contain the present address does it.
-fn flatten(known: &BTreeMap<Prefix, Class>) -> Vec<(Range, Class)> {
+fn flatten(known: Vec<(Prefix, Class)>) -> Vec<(Range, Class)> {
     let mut flat = Flat::default();
     let mut open: Vec<(Range, Class)> = Vec::new();
     for (prefix, class) in known {
-        let range = Range::of(prefix);
+        let range = Range::of(&prefix);
         while let Some((outer, class)) = open.pop_if(|(outer, _)| outer.last < range.first) {
             flat.fill(&outer, outer.last, class);
         }
@@ -139,7 +144,7 @@ fn flatten(known: &BTreeMap<Prefix, Class>) -> Vec<(Range, Class)> {
         if let (Some((outer, class)), Some(before)) = (enclosing, range.first.checked_sub(1)) {
             flat.fill(&outer, before, class);
         }
-        open.push((range, inherit(*class, enclosing.map(|(_, class)| class))));
+        open.push((range, inherit(class, enclosing.map(|(_, class)| class))));
     }
     while let Some((outer, class)) = open.pop() {
         flat.fill(&outer, outer.last, class);
@@ -198,7 +203,9 @@ mod tests {
             .map(|(text, class)| (text.parse().unwrap(), *class))
             .collect();
         let text = |(range, class): &(Range, Class)| format!("{range} {class:?}");
-        flatten(&known).iter().map(text).collect()
+        let mut known: Vec<(Prefix, Class)> = known;
+        known.sort();
+        flatten(known).iter().map(text).collect()
     }
 
     const REMOTE: Class = Class::Remote { settled: false };

@@ -1,13 +1,15 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role};
 
-use super::{
-    Path, Paths,
-    link::tunnel_mtu,
-    paths::{Way, exempt, own_overlay},
+use super::device::tunnel_mtu;
+use crate::{
+    HostFacts, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector,
+    resolve::{NextHop, Resolved, ResolvedRoute, own_overlay},
 };
-use crate::{HostFacts, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector};
 
 /// The metric of routes that carry packets.
 const METRIC: u32 = 100;
@@ -25,67 +27,69 @@ const BROUGHT: u32 = 7;
 const TABLE: u32 = 8;
 const LANDING: u32 = 15;
 
-pub(super) fn routes(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeMap<RouteKey, Route> {
+/// Returns the routes of both tables.
+pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> BTreeMap<RouteKey, Route> {
     let key = |table, prefix: &Prefix, metric| RouteKey {
         table,
         prefix: *prefix,
         metric,
     };
     let bare = |kind| Route { kind, mtu: None };
-    let mtu = tunnel_mtu(facts, paths.uses(Family::V6));
+    let mtu = tunnel_mtu(facts, resolved.uses(Family::V6));
     let owned = &facts.owned;
     let tunnelled = tunnelled(plan, facts);
 
-    let mut routes = BTreeMap::new();
-    for (prefix, path) in &paths.remote {
-        let mut path = path;
-        if path.way != Some(Way::Tunnel) && tunnelled.contains(prefix) {
+    // In order as far as possible, since a map of what is sorted is made much faster.
+    let mut table = Vec::with_capacity(2 * resolved.remote.len() + resolved.throws.len());
+    let mut return_table = Vec::new();
+    for (prefix, route) in &resolved.remote {
+        let mut route = route;
+        if route.next_hop != Some(NextHop::Tunnel) && tunnelled.binary_search(prefix).is_ok() {
             let through = RouteKind::Unicast {
                 dev: owned.link.clone(),
                 via: None,
                 onlink: false,
                 src: None,
             };
-            routes.insert(key(owned.return_table, prefix, METRIC), bare(through));
+            return_table.push((key(owned.return_table, prefix, METRIC), bare(through)));
         }
-        if own_sources_only(plan, path) {
-            if let Some(route) = unicast(path, facts, None) {
-                routes.insert(key(owned.return_table, prefix, METRIC), route);
+        if own_sources_only(plan, route) {
+            if let Some(route) = unicast(route, facts, None) {
+                return_table.push((key(owned.return_table, prefix, METRIC), route));
             }
-            match paths.hop(prefix.family()) {
-                Some(hop) => path = hop,
+            match resolved.hop(prefix.family()) {
+                Some(hop) => route = hop,
                 None => continue,
             }
         }
-        routes.insert(
+        if let Some(route) = unicast(route, facts, Some(mtu)) {
+            table.push((key(owned.table, prefix, METRIC), route));
+        }
+        table.push((
             key(owned.table, prefix, LAST_METRIC),
             bare(RouteKind::Unreachable),
-        );
-        if let Some(route) = unicast(path, facts, Some(mtu)) {
-            routes.insert(key(owned.table, prefix, METRIC), route);
-        }
+        ));
     }
-    for prefix in &paths.throws {
-        routes.insert(key(owned.table, prefix, METRIC), bare(RouteKind::Throw));
+    for prefix in &resolved.throws {
+        table.push((key(owned.table, prefix, METRIC), bare(RouteKind::Throw)));
         if !tunnelled.is_empty() {
-            routes.insert(key(owned.return_table, prefix, METRIC), bare(RouteKind::Throw));
+            return_table.push((key(owned.return_table, prefix, METRIC), bare(RouteKind::Throw)));
         }
     }
-    for (prefix, path) in &paths.returns {
-        if let Some(route) = unicast(path, facts, None) {
-            routes.insert(key(owned.return_table, prefix, METRIC), route);
-        }
+    for (prefix, next_hop) in &resolved.returns {
+        let route = route_through(next_hop, None, facts, None);
+        return_table.push((key(owned.return_table, prefix, METRIC), route));
     }
-    routes
+    table.into_iter().chain(return_table).collect()
 }
 
 /// Of a standby leader not every WireGuard accepts more than its own overlay address: only what it sends from there goes
 /// into its tunnels, the rest through the active leader.
-fn own_sources_only(plan: &Plan, path: &Path) -> bool {
-    plan.role == Role::Leader(LeaderRole::Standby) && path.way == Some(Way::Tunnel)
+fn own_sources_only(plan: &Plan, route: &ResolvedRoute<'_>) -> bool {
+    plan.role == Role::Leader(LeaderRole::Standby) && route.next_hop == Some(NextHop::Tunnel)
 }
 
-/// Whether what a hop brought goes into the own tunnels though another leader is the active one: who sent it takes this
+/// Whether what a hop brought goes into the own tunnels though another leader is the active one: the sender takes this
 /// node for that, and the other one may not know yet that it is to lead, and send it back. The far side accepts it as the
 /// group's, if its WireGuard has groups as this node's has.
 fn stands_in(plan: &Plan, facts: &HostFacts) -> bool {
@@ -93,34 +97,49 @@ fn stands_in(plan: &Plan, facts: &HostFacts) -> bool {
     plan.role == Role::Leader(LeaderRole::Standby) && leads && facts.groups
 }
 
-/// What goes into the own tunnels when a hop brought it, besides what goes there anyway.
-fn tunnelled(plan: &Plan, facts: &HostFacts) -> BTreeSet<Prefix> {
+/// What goes into the own tunnels when a hop brought it, besides what goes there anyway; in order.
+fn tunnelled(plan: &Plan, facts: &HostFacts) -> Vec<Prefix> {
     let tunnel = plan.tunnel.iter().filter(|_| stands_in(plan, facts));
     let peers = tunnel.flat_map(|tunnel| tunnel.peers.values());
-    peers.flat_map(|peer| peer.allowed_ips.iter().copied()).collect()
+    let allowed = peers.flat_map(|peer| peer.allowed_ips.iter().copied());
+    let mut prefixes: Vec<Prefix> = allowed.filter(|prefix| facts.tunnels(prefix.family())).collect();
+    prefixes.sort();
+    prefixes
 }
 
-/// The route along a path. `tunnel_mtu` makes a follower's own connections fit the tunnel from their first packet.
-fn unicast(path: &Path, facts: &HostFacts, tunnel_mtu: Option<u32>) -> Option<Route> {
-    let (dev, via, onlink) = match path.way.as_ref()? {
-        Way::Tunnel => (facts.owned.link.clone(), None, false),
-        Way::Overlay(link, via) => (link.clone(), Some(*via), true),
-        Way::Lan(link, via) => (link.clone(), Some(*via), false),
+/// Returns the route to a remote prefix, where anything carries it.
+fn unicast(route: &ResolvedRoute<'_>, facts: &HostFacts, tunnel_mtu: Option<u32>) -> Option<Route> {
+    let next_hop = route.next_hop.as_ref()?;
+    Some(route_through(next_hop, route.source, facts, tunnel_mtu))
+}
+
+/// Returns the route through a next hop. `tunnel_mtu` makes a follower's own connections fit the tunnel from their first
+/// packet.
+fn route_through(
+    next_hop: &NextHop,
+    src: Option<IpAddr>,
+    facts: &HostFacts,
+    tunnel_mtu: Option<u32>,
+) -> Route {
+    let (dev, via, onlink) = match next_hop {
+        NextHop::Tunnel => (&facts.owned.link, None, false),
+        NextHop::Overlay(link, via) => (link, Some(*via), true),
+        NextHop::Lan(link, via) => (link, Some(*via), false),
     };
-    let device_mtu = facts.links.get(&dev).map(|link| link.mtu);
+    let device_mtu = facts.links.get(dev).map(|link| link.mtu);
     let mtu = tunnel_mtu.filter(|mtu| device_mtu.is_some_and(|device| device > *mtu));
-    let src = path.source;
+    let dev = dev.clone();
     let kind = RouteKind::Unicast {
         dev,
         via,
         onlink,
         src,
     };
-    Some(Route { kind, mtu })
+    Route { kind, mtu }
 }
 
-/// The rules, of the families in which something is routed: a kernel without IPv6 refuses IPv6 rules.
-pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<Rule> {
+/// Returns the rules, of the families in which something is routed: a kernel without IPv6 refuses IPv6 rules.
+pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> BTreeSet<Rule> {
     let owned = &facts.owned;
     let rule = |family, place, selector, action| Rule {
         family,
@@ -130,7 +149,7 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
     };
     let mut rules = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
-        if !paths.uses(family) {
+        if !resolved.uses(family) {
             continue;
         }
         let unmarked = RuleSelector {
@@ -138,7 +157,11 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
             ..RuleSelector::default()
         };
         rules.insert(rule(family, TABLE, unmarked, RuleAction::Lookup(owned.table)));
-        if paths.returns.keys().any(|prefix| prefix.family() == family) {
+        if resolved
+            .returns
+            .iter()
+            .any(|(prefix, _)| prefix.family() == family)
+        {
             let from_tunnel = RuleSelector {
                 iif: Some(owned.link.clone()),
                 ..RuleSelector::default()
@@ -146,10 +169,8 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, RETURNS, from_tunnel, lookup));
         }
-        for overlay in own_overlay(plan, family)
-            .into_iter()
-            .filter(|_| plan.role == Role::Leader(LeaderRole::Standby))
-        {
+        let standby = plan.role == Role::Leader(LeaderRole::Standby) && facts.tunnels(family);
+        for overlay in own_overlay(plan, family).into_iter().filter(|_| standby) {
             let from_overlay = RuleSelector {
                 from: Some(Prefix::host(overlay)),
                 ..RuleSelector::default()
@@ -157,7 +178,7 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, OWN, from_overlay, lookup));
         }
-        for hop in paths.hops.iter().filter(|_| stands_in(plan, facts)) {
+        for hop in resolved.hops.iter().filter(|_| stands_in(plan, facts)) {
             let brought = RuleSelector {
                 iif: Some(hop.clone()),
                 ..RuleSelector::default()
@@ -166,7 +187,7 @@ pub(super) fn rules(plan: &Plan, paths: &Paths, facts: &HostFacts) -> BTreeSet<R
             rules.insert(rule(family, BROUGHT, brought, lookup));
         }
     }
-    for exempt in exempt(plan, paths, facts) {
+    for exempt in &resolved.exempt {
         let host = Some(Prefix::host(exempt.address.ip()));
         let port = Some(exempt.address.port());
         let protocol = Some(TCP);

@@ -49,6 +49,7 @@ pub(crate) fn other_link(mtu: u32, addresses: &[(&str, u8)], cni: bool) -> Other
         mtu,
         addresses: addresses.collect(),
         cni,
+        ..OtherLink::default()
     }
 }
 
@@ -312,6 +313,46 @@ pub(crate) fn dual_stack() -> (Plan, HostFacts) {
     (plan, facts)
 }
 
+/// a2 with both families everywhere.
+pub(crate) fn dual_stack_follower() -> (Plan, HostFacts) {
+    let (leader, leader_facts) = dual_stack();
+    let (mut plan, mut facts) = follower();
+    plan.local = leader.local;
+    plan.own
+        .extend(prefixes(&["fd00:244:12::/64", "fd00:1::2", "fd00:4::12"]));
+    let to_a1 = hop(
+        "a1",
+        &["10.244.11.0", "fd00:244:11::"],
+        &["192.168.1.1", "fd00:1::1"],
+    );
+    let remote: Vec<Prefix> = leader.routes.into_keys().collect();
+    let route = |prefix| {
+        let (via, location) = (to_a1.clone(), location("b"));
+        (prefix, Route { via, location })
+    };
+    plan.routes = remote.into_iter().map(route).collect();
+    let mut more = |name: &str, address: &str, length| {
+        let link = facts.links.get_mut(&link(name)).unwrap();
+        link.addresses.insert((address.parse().unwrap(), length));
+    };
+    more("eth0", "fd00:1::2", 64);
+    more("cni0", "fd00:244:12::1", 64);
+    let v6 = other_link(1430, &[("fd00:244:12::", 128)], true);
+    facts.links.insert(link("flannel-v6.1"), v6);
+    facts.cni = leader_facts.cni;
+    (plan, facts)
+}
+
+/// The same machine without IPv6, as `disable_ipv6` of `all` and `default` leaves it.
+pub(crate) fn without_ipv6((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
+    facts.ipv6_disabled = true;
+    for link in facts.links.values_mut() {
+        link.ipv6_disabled = true;
+        link.addresses.retain(|(address, _)| address.is_ipv4());
+    }
+    (plan, facts)
+}
+
 /// a1 where every node leads itself: traffic with a2, in the same LAN, is in the tunnel too.
 pub(crate) fn nodes_mode() -> (Plan, HostFacts) {
     let (mut plan, mut facts) = settled(leader());
@@ -381,6 +422,8 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("wide", wide()),
         ("with-peers", with_peers()),
         ("dual-stack", dual_stack()),
+        ("dual-stack-follower", dual_stack_follower()),
+        ("dual-stack-without-ipv6", without_ipv6(dual_stack())),
         ("nodes-mode", nodes_mode()),
         ("keyless", keyless()),
         ("groupless", groupless()),

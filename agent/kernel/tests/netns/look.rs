@@ -37,6 +37,8 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_to
             mtu: 1450,
             addresses: [(p("10.1.0.5"), 24), (p("fd01::5"), 64)].into(),
             cni: false,
+            ipv6_disabled: false,
+            advertisements: true,
         };
         assert_eq!(look.links[&link("eth0")], eth0);
         assert_eq!(look.links[&link("lo")].addresses, [(p("192.0.2.99"), 32)].into());

@@ -7,6 +7,7 @@
 
 mod changes;
 mod clashes;
+mod ipv6;
 mod lab;
 mod links;
 mod look;

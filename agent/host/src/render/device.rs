@@ -1,0 +1,76 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use spanwire_topology::{Family, Plan, Prefix, PublicKey, TunnelPeer};
+
+use crate::{HostFacts, Link, WireGuard, WireGuardPeer};
+
+/// What Ethernet carries, where nothing else is known.
+const ETHERNET_MTU: u32 = 1500;
+/// IPv4 20, UDP 8, WireGuard's data header 16 and its tag 16 (WireGuard whitepaper, section 5.4.6).
+const OVERHEAD_V4: u32 = 60;
+/// The same with the 40 bytes of IPv6.
+const OVERHEAD_V6: u32 = 80;
+/// Every IPv6 link carries this much (RFC 8200, section 5).
+const MIN_MTU_V6: u32 = 1280;
+/// Every IPv4 host takes this much (RFC 791, section 3.1).
+const MIN_MTU_V4: u32 = 576;
+
+/// Returns the largest packet that fits into the tunnel from here; for a follower that of its leader's tunnel, whose way out is
+/// taken to be like its own.
+pub(super) fn tunnel_mtu(facts: &HostFacts, v6_inside: bool) -> u32 {
+    let overhead = if facts.underlay_v4_only {
+        OVERHEAD_V4
+    } else {
+        OVERHEAD_V6
+    };
+    let least = if v6_inside { MIN_MTU_V6 } else { MIN_MTU_V4 };
+    let underlay = facts.underlay_mtu.unwrap_or(ETHERNET_MTU);
+    underlay.saturating_sub(overhead).max(least)
+}
+
+/// Returns the WireGuard device of a leader that has a key.
+pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(Link, WireGuard)> {
+    let tunnel = plan.tunnel.as_ref()?;
+    let public_key = facts.public_key?;
+    let addresses = tunnel.addresses.iter().copied().map(Prefix::host);
+    let addresses: BTreeSet<Prefix> = addresses
+        .filter(|address| facts.tunnels(address.family()))
+        .collect();
+    let allowed = |peer: &TunnelPeer| -> BTreeSet<Prefix> {
+        if facts.ipv6_disabled {
+            let allowed = peer.allowed_ips.iter().copied();
+            allowed.filter(|prefix| facts.tunnels(prefix.family())).collect()
+        } else {
+            peer.allowed_ips.clone()
+        }
+    };
+    let peers = tunnel.peers.iter().map(|(key, peer)| {
+        let peer = WireGuardPeer {
+            endpoint: facts.endpoints.get(key).copied(),
+            keepalive: peer.keepalive,
+            group: peer.group.clone().filter(|_| facts.groups),
+            allowed_ips: allowed(peer),
+        };
+        (*key, peer)
+    });
+    let peers: BTreeMap<PublicKey, WireGuardPeer> = peers.collect();
+    let v6_inside = {
+        // IPv4 sorts before IPv6.
+        let last = peers.values().map(|peer| peer.allowed_ips.last());
+        let mut last = last.chain([addresses.last()]).flatten();
+        last.any(|prefix| prefix.family() == Family::V6)
+    };
+    let link = Link {
+        name: facts.owned.link.clone(),
+        mtu: tunnel_mtu(facts, v6_inside),
+        up: true,
+        addresses,
+    };
+    let wireguard = WireGuard {
+        public_key: Some(public_key),
+        listen_port: tunnel.listen_port,
+        mark: facts.owned.mark,
+        peers,
+    };
+    Some((link, wireguard))
+}

@@ -1,0 +1,322 @@
+//! The plan's routes as this machine can have them.
+//!
+//! The plan says by way of whom a prefix is reached (`Via`); the machine's devices say how (`NextHop`): through the
+//! WireGuard device, over the CNI's device, or in the LAN. With its source address that is a `ResolvedRoute`.
+//!
+//! A family is left out where nothing on the machine can have packets of it: where it is switched off on all devices, and,
+//! apart from the tunnel, where neither this node nor what it leads for has addresses of it.
+
+mod next_hop;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use spanwire_topology::{Family, LocationName, Plan, Prefix, Role, Via};
+
+use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
+pub(crate) use next_hop::NextHop;
+use next_hop::{Resolver, nameable};
+
+/// The plan's routes as this machine can have them.
+#[derive(Debug)]
+pub(crate) struct Resolved<'a> {
+    /// Every prefix that is routed into the mesh, in order.
+    pub(crate) remote: Vec<(Prefix, ResolvedRoute<'a>)>,
+    /// Networks of the own location and connected ones that lie in a wider prefix of `remote`. Others need no entry in
+    /// the table: what no remote prefix covers falls through it anyway, so a location of thousands of nodes costs none.
+    pub(crate) throws: BTreeSet<Prefix>,
+    /// Node addresses to which packets from the tunnel go through the CNI's device, in order.
+    pub(crate) returns: Vec<(Prefix, NextHop)>,
+    /// The devices that packets of the mesh use inside the location.
+    pub(crate) hops: BTreeSet<LinkName>,
+    /// The addresses of the API server that are reached past the mesh.
+    pub(crate) exempt: BTreeSet<Exempt>,
+    /// What had to be left out.
+    pub(crate) conflicts: BTreeSet<Conflict>,
+    /// The overlay addresses of the leaders at the other ends of the tunnels.
+    overlays: BTreeSet<IpAddr>,
+}
+
+/// Where packets to one prefix go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ResolvedRoute<'a> {
+    /// The device and what is needed on it; `None` when nothing carries the prefix now.
+    pub(crate) next_hop: Option<NextHop>,
+    /// The source for packets that have none yet.
+    pub(crate) source: Option<IpAddr>,
+    /// Where the prefix lives.
+    pub(crate) location: &'a LocationName,
+}
+
+/// An address of the API server that stands in the mesh, and that this node reaches or serves past the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Exempt {
+    /// Host and port.
+    pub(crate) address: SocketAddr,
+    /// The API server runs on this node: what it answers goes past the mesh too.
+    pub(crate) served_here: bool,
+}
+
+impl<'a> Resolved<'a> {
+    pub(crate) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Self {
+        let mut conflicts: BTreeSet<Conflict> = ipv6_disabled(plan, facts).into_iter().collect();
+        let mut resolver = Resolver::new(facts);
+        let overlays: BTreeSet<IpAddr> = tunnel_overlays(plan);
+        let sources = FAMILIES.map(|family| own_address(plan, facts, family));
+        let sends = FAMILIES.map(|family| sends(plan, facts, family));
+        let leads = plan.tunnel.is_some() && facts.public_key.is_some();
+
+        let mut remote = Vec::with_capacity(plan.routes.len());
+        for (prefix, route) in &plan.routes {
+            let family = prefix.family();
+            if !facts.has(family) || (route.via != Via::Tunnel && !sends[index(family)]) {
+                continue;
+            }
+            let foreign = plan.location.as_ref() != Some(&route.location);
+            if let Some((network, link)) = connected(&resolver.lans, prefix, foreign) {
+                conflicts.insert(Conflict::Connected {
+                    prefix: *prefix,
+                    location: route.location.clone(),
+                    link: (*link).clone(),
+                    network: *network,
+                });
+                continue;
+            }
+            let next_hop = resolver.resolve(family, &route.via);
+            let next_hop =
+                next_hop.filter(|next_hop| *next_hop != NextHop::Tunnel || (leads && facts.tunnels(family)));
+            let towards_overlay = prefix.is_host() && overlays.contains(&prefix.address());
+            let source = match (&next_hop, towards_overlay) {
+                (Some(NextHop::Tunnel), true) => own_overlay(plan, family),
+                _ => sources[index(family)],
+            };
+            let location = &route.location;
+            remote.push((
+                *prefix,
+                ResolvedRoute {
+                    next_hop,
+                    source,
+                    location,
+                },
+            ));
+        }
+        conflicts.append(&mut resolver.conflicts);
+
+        let returns = returns(plan, facts, &resolver);
+        let of_remote = remote.iter().filter_map(|(_, route)| route.next_hop.as_ref());
+        let hops = hops(
+            facts,
+            of_remote.chain(returns.iter().map(|(_, next_hop)| next_hop)),
+        );
+        let throws = throws(plan, facts, &remote);
+        let mut resolved = Self {
+            remote,
+            throws,
+            returns,
+            hops,
+            exempt: BTreeSet::new(),
+            conflicts,
+            overlays,
+        };
+        resolved.exempt = resolved.exempt(plan, facts);
+        resolved
+    }
+
+    /// Returns the route through the active leader, which every prefix behind it has.
+    pub(crate) fn hop(&self, family: Family) -> Option<&ResolvedRoute<'a>> {
+        let through =
+            |route: &&ResolvedRoute<'_>| route.next_hop.as_ref().is_some_and(|hop| hop.link().is_some());
+        self.of(family).iter().map(|(_, route)| route).find(through)
+    }
+
+    /// Whether anything is routed in this family.
+    pub(crate) fn uses(&self, family: Family) -> bool {
+        !self.of(family).is_empty()
+    }
+
+    /// Whether this machine sends on packets of the family: something is routed into the mesh besides the overlay
+    /// addresses of leaders, which only leaders send to, for something that is reached through this machine.
+    pub(crate) fn forwards(&self, plan: &Plan, family: Family) -> bool {
+        let remote = self.of(family);
+        let beyond = |(prefix, _): &(Prefix, ResolvedRoute<'_>)| {
+            !(prefix.is_host() && self.overlays.contains(&prefix.address()))
+        };
+        let attached =
+            |(_, route): &(Prefix, ResolvedRoute<'_>)| plan.location.as_ref() == Some(route.location);
+        matches!(plan.role, Role::Leader(_))
+            && remote.iter().any(beyond)
+            && (has(&plan.local, family) || remote.iter().any(attached))
+    }
+
+    /// Returns what is routed in one family: IPv4 sorts before IPv6.
+    fn of(&self, family: Family) -> &[(Prefix, ResolvedRoute<'a>)] {
+        let v4 = self
+            .remote
+            .partition_point(|(prefix, _)| prefix.family() == Family::V4);
+        let (v4, v6) = self.remote.split_at(v4);
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    /// A fault of the mesh must not cut a node off from its cure, so the API server is reached as without the mesh.
+    fn exempt(&self, plan: &Plan, facts: &HostFacts) -> BTreeSet<Exempt> {
+        if facts.api_server.is_empty() {
+            return BTreeSet::new();
+        }
+        let covers: Prefixes = self.remote.iter().map(|(prefix, _)| *prefix).collect();
+        let exempt = |address: &SocketAddr| {
+            let host = Prefix::host(address.ip());
+            let served_here = plan.own.contains(&host);
+            let remote = covers.covering(&host).is_some();
+            let concerned = remote || (served_here && self.uses(host.family()));
+            let address = *address;
+            concerned.then_some(Exempt { address, served_here })
+        };
+        facts.api_server.iter().filter_map(exempt).collect()
+    }
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+fn index(family: Family) -> usize {
+    usize::from(family == Family::V6)
+}
+
+/// Whether a prefix of the family is in the set; IPv4 sorts before IPv6.
+fn has(prefixes: &BTreeSet<Prefix>, family: Family) -> bool {
+    let end = match family {
+        Family::V4 => prefixes.first(),
+        Family::V6 => prefixes.last(),
+    };
+    end.is_some_and(|prefix| prefix.family() == family)
+}
+
+/// Whether packets of the family may begin on this node or, on a leader, come from its location: some part of the
+/// location has addresses of it. Overlay addresses are no such part: only leaders send from theirs, into their tunnels.
+fn sends(plan: &Plan, facts: &HostFacts, family: Family) -> bool {
+    if !has(&plan.local, family) {
+        return false;
+    }
+    let own = |prefix: &Prefix| prefix.family() == family && plan.local.contains(prefix);
+    if matches!(plan.role, Role::Leader(_)) || plan.own.iter().any(own) {
+        return true;
+    }
+    // A node whose own address is not in the mesh, in a network of its location that is.
+    let local: Prefixes = plan.local.iter().copied().collect();
+    let addresses = facts.links.values().flat_map(|link| &link.addresses);
+    let mut hosts = addresses.map(|(address, _)| Prefix::host(*address));
+    hosts.any(|host| host.family() == family && local.covering(&host).is_some())
+}
+
+/// The one conflict of a node without IPv6 that would need it: because it has IPv6 prefixes, or leads for some, and there
+/// are others to reach; or because the tunnels of a leader have IPv6 addresses alone.
+fn ipv6_disabled(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
+    let family = Family::V6;
+    let leads = matches!(plan.role, Role::Leader(_));
+    let lacks = if leads {
+        !facts.tunnels(family)
+    } else {
+        !facts.has(family)
+    };
+    let only_overlay = plan.tunnel.as_ref().is_some_and(|tunnel| {
+        let mut addresses = tunnel.addresses.iter();
+        !tunnel.addresses.is_empty() && addresses.all(|address| Family::of(*address) == family)
+    });
+    let remote = plan.routes.keys().next_back();
+    let remote = remote.is_some_and(|prefix| prefix.family() == family);
+    let needs = only_overlay || (remote && sends(plan, facts, family));
+    let device = if facts.has(family) { "default" } else { "all" };
+    (lacks && needs).then_some(Conflict::Ipv6Disabled { device })
+}
+
+/// Returns this node's address of the family by which the mesh knows it: the source of what the node itself sends. Its
+/// address in the LAN, else any address of its devices that lies in a prefix of its own (where node addresses are left out
+/// of the mesh, that of the pod bridge), else its overlay address.
+pub(crate) fn own_address(plan: &Plan, facts: &HostFacts, family: Family) -> Option<IpAddr> {
+    let addresses = |cni: bool| {
+        let links = facts.links.values().filter(move |link| link.cni == cni);
+        links.flat_map(|link| link.addresses.iter().map(|(address, _)| *address))
+    };
+    let ours = |address: &IpAddr| Family::of(*address) == family;
+    let in_mesh = |address: &IpAddr| plan.own.contains(&Prefix::host(*address));
+    let in_prefix = |address: &IpAddr| plan.own.iter().any(|prefix| prefix.contains(*address));
+    let all = || addresses(false).chain(addresses(true)).filter(ours);
+    let found = all().find(in_mesh).or_else(|| all().find(in_prefix));
+    found.or_else(|| own_overlay(plan, family).filter(|_| facts.tunnels(family)))
+}
+
+/// Returns the overlay address of a leader.
+pub(crate) fn own_overlay(plan: &Plan, family: Family) -> Option<IpAddr> {
+    let tunnel = plan.tunnel.as_ref()?;
+    let mut addresses = tunnel.addresses.iter().copied();
+    addresses.find(|address| Family::of(*address) == family)
+}
+
+fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {
+    let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+    peers.flat_map(|peer| peer.overlay.iter().copied()).collect()
+}
+
+/// The connected network that forbids to route `prefix` into the mesh. Nodes of the own location (with mesh: Nodes) are
+/// in connected networks and routed all the same; only the network as a whole is not.
+fn connected<'l, 'a>(
+    lans: &'l BTreeMap<Prefix, &'a LinkName>,
+    prefix: &Prefix,
+    foreign: bool,
+) -> Option<(&'l Prefix, &'l &'a LinkName)> {
+    lans.iter().find(|(network, _)| {
+        if foreign {
+            network.covers(prefix)
+        } else {
+            *network == prefix
+        }
+    })
+}
+
+/// Ways back to followers' node addresses over the CNI's device. Others need no entry: `main` has the same.
+fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Prefix, NextHop)> {
+    let here = plan.returns.iter().filter(|_| plan.location.is_some());
+    let entry = |(prefix, via): (&Prefix, &Via)| {
+        let next_hop = resolver.next_hop(prefix.family(), via)?;
+        matches!(next_hop, NextHop::Overlay(..)).then_some((*prefix, next_hop))
+    };
+    here.filter(|(prefix, _)| facts.has(prefix.family()))
+        .filter_map(entry)
+        .collect()
+}
+
+fn hops<'a>(facts: &HostFacts, next_hops: impl Iterator<Item = &'a NextHop>) -> BTreeSet<LinkName> {
+    let mut hops: BTreeSet<&LinkName> = BTreeSet::new();
+    let mut last = None;
+    // Thousands of prefixes have one next hop after the other alike.
+    for link in next_hops.filter_map(NextHop::link) {
+        if last != Some(link) {
+            hops.insert(link);
+            last = Some(link);
+        }
+    }
+    let mut hops: BTreeSet<LinkName> = hops.into_iter().cloned().collect();
+    if let Cni::Overlay { links } = &facts.cni {
+        let present = links.iter().filter(|link| facts.links.contains_key(link));
+        hops.extend(present.filter(|link| nameable(link)).cloned());
+    }
+    hops
+}
+
+/// What lies directly in a remote prefix; what lies in something local shares its fate without an entry of its own.
+fn throws(plan: &Plan, facts: &HostFacts, remote: &[(Prefix, ResolvedRoute<'_>)]) -> BTreeSet<Prefix> {
+    let is_remote = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
+    let connected = facts.links.values().flat_map(|link| link.networks());
+    let here = connected.chain(plan.local.iter().chain(&plan.own).copied());
+    let here: Prefixes = here.filter(|prefix| !is_remote(prefix)).collect();
+    let remote: Prefixes = remote.iter().map(|(prefix, _)| *prefix).collect();
+    let in_remote = |prefix: &&Prefix| match (remote.around(prefix), here.around(prefix)) {
+        (Some(remote), Some(here)) => remote.length() > here.length(),
+        (remote, _) => remote.is_some(),
+    };
+    here.iter().filter(in_remote).copied().collect()
+}

@@ -1,0 +1,136 @@
+//! How this machine reaches those by way of whom the plan sends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use spanwire_topology::{Family, Prefix, Via};
+
+use crate::{Cni, Conflict, HostFacts, LinkName};
+
+/// How packets leave this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NextHop {
+    /// Through the WireGuard device.
+    Tunnel,
+    /// Through the CNI's device, to a neighbour's address on it, which need not be in a connected network.
+    Overlay(LinkName, IpAddr),
+    /// Through the LAN, to a neighbour's address in a connected network.
+    Lan(LinkName, IpAddr),
+}
+
+impl NextHop {
+    /// Returns the device, where it is not Spanwire's.
+    pub(crate) fn link(&self) -> Option<&LinkName> {
+        match self {
+            Self::Tunnel => None,
+            Self::Overlay(link, _) | Self::Lan(link, _) => Some(link),
+        }
+    }
+}
+
+/// Resolves each `Via` once per family: thousands of prefixes share a few.
+pub(super) struct Resolver<'a> {
+    facts: &'a HostFacts,
+    /// Connected networks that a remote prefix may clash with. The CNI's devices are left out: some CNIs connect the
+    /// network of all pods of the cluster.
+    pub(super) lans: BTreeMap<Prefix, &'a LinkName>,
+    resolved: Vec<(Family, &'a Via, Option<NextHop>)>,
+    /// What could not be resolved.
+    pub(super) conflicts: BTreeSet<Conflict>,
+}
+
+impl<'a> Resolver<'a> {
+    pub(super) fn new(facts: &'a HostFacts) -> Self {
+        let links = facts.links.iter().filter(|(_, link)| !link.cni);
+        let networks = links.flat_map(|(name, link)| link.networks().map(move |network| (network, name)));
+        Self {
+            facts,
+            lans: networks.filter(|(network, _)| !network.is_host()).collect(),
+            resolved: Vec::new(),
+            conflicts: BTreeSet::new(),
+        }
+    }
+
+    /// Returns how packets of the family get to `via`; `None`, with a conflict, where they do not.
+    pub(super) fn resolve(&mut self, family: Family, via: &'a Via) -> Option<NextHop> {
+        let known = |(other, known, _): &&(Family, &Via, _)| *other == family && same(known, via);
+        if let Some((_, _, next_hop)) = self.resolved.iter().rev().find(known) {
+            return next_hop.clone();
+        }
+        let next_hop = self.next_hop(family, via);
+        if let (Via::Hop { node, .. }, None) = (via, &next_hop) {
+            let node = node.clone();
+            self.conflicts.insert(Conflict::NoHop { node, family });
+        }
+        self.resolved.push((family, via, next_hop.clone()));
+        next_hop
+    }
+
+    /// Returns how packets of the family get to `via`.
+    pub(super) fn next_hop(&self, family: Family, via: &Via) -> Option<NextHop> {
+        match via {
+            Via::Tunnel => Some(NextHop::Tunnel),
+            Via::Unreachable => None,
+            Via::Hop { hop, addresses, .. } => over_cni(self.facts, family, hop)
+                .unwrap_or_else(|| self.over_lan(family, addresses))
+                .filter(|next_hop| next_hop.link().is_none_or(nameable)),
+        }
+    }
+
+    fn over_lan(&self, family: Family, addresses: &BTreeSet<IpAddr>) -> Option<NextHop> {
+        let candidates = addresses.iter().filter(|address| Family::of(**address) == family);
+        candidates
+            .filter_map(|address| {
+                let (_, link) = self.lans.iter().find(|(network, _)| network.contains(*address))?;
+                Some(NextHop::Lan((*link).clone(), *address))
+            })
+            .next()
+    }
+}
+
+/// Whether two are one, found out without comparing what they share.
+fn same(one: &Via, other: &Via) -> bool {
+    match (one, other) {
+        (Via::Tunnel, Via::Tunnel) | (Via::Unreachable, Via::Unreachable) => true,
+        (
+            Via::Hop { node, hop, addresses },
+            Via::Hop {
+                node: other,
+                hop: other_hop,
+                addresses: other_addresses,
+            },
+        ) => Arc::ptr_eq(hop, other_hop) && Arc::ptr_eq(addresses, other_addresses) && node == other,
+        (Via::Tunnel | Via::Unreachable | Via::Hop { .. }, _) => false,
+    }
+}
+
+/// Whether nft takes the name for this device and no other: it has no escapes, and '*' stands for any ending.
+pub(super) fn nameable(link: &LinkName) -> bool {
+    !link.as_str().contains(['"', '*', '\\'])
+}
+
+/// The next hop over the CNI's device; outer `None` where no device of the CNI carries the family.
+fn over_cni(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Option<NextHop>> {
+    let Cni::Overlay { links } = &facts.cni else {
+        return None;
+    };
+    let carries = |name: &&LinkName| {
+        facts.links.get(name).is_some_and(|link| {
+            let mut addresses = link.addresses.iter().map(|(address, _)| *address);
+            addresses.any(|address| Family::of(address) == family && !link_local(address))
+        })
+    };
+    let link = links.iter().find(carries)?;
+    let address = hop.iter().find(|address| Family::of(**address) == family);
+    Some(address.map(|address| NextHop::Overlay(link.clone(), *address)))
+}
+
+fn link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
