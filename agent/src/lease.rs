@@ -86,7 +86,7 @@ async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()>
         "metadata": {
             "name": name,
             "ownerReferences": [{
-                "apiVersion": "spanwire.dev/v1alpha1", "kind": "MeshNode", "name": me.as_str(), "uid": owner,
+                "apiVersion": spanwire_crds::names::API_VERSION, "kind": "MeshNode", "name": me.as_str(), "uid": owner,
             }],
         },
         "spec": {
@@ -112,7 +112,7 @@ async fn release(api: &Api<Lease>, me: &NodeName) -> kube::Result<()> {
 }
 
 fn name(me: &NodeName) -> String {
-    format!("spanwire-leader-{me}")
+    spanwire_crds::names::leader_lease(me)
 }
 
 #[cfg(test)]

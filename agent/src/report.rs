@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::chance::{Backoff, jittered};
 
 /// The name under which the agent owns fields.
-pub const FIELD_MANAGER: &str = "spanwire-agent";
+pub const FIELD_MANAGER: &str = spanwire_crds::names::AGENT;
 
 /// What is to be written, if anything.
 pub type Wish = Option<Arc<MeshNodeStatus>>;

@@ -3,7 +3,7 @@
 //! ```text
 //! Node, Location, Peer, MeshNode ──translate──▶ facts        what cannot be read is a FieldProblem, never an abort
 //! Mesh ──publication::slices──▶ LocationSlices               written by the operator
-//! LocationSlices, Peers ──publication::assemble──▶ Mesh      read by agents
+//! LocationSlices, Peers ──publication::Assembler──▶ Mesh     read by agents
 //! ```
 
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod annotations;
 pub mod conditions;
 mod location;
 mod mesh_node;
+pub mod names;
 mod peer;
 mod problem;
 pub mod publication;

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use spanwire_topology::MeshMode;
 
 use crate::schema;
 
@@ -64,6 +65,24 @@ pub enum Mode {
     Leaders,
     /// Every node leads itself; traffic inside the location is encrypted too.
     Nodes,
+}
+
+impl From<MeshMode> for Mode {
+    fn from(mode: MeshMode) -> Self {
+        match mode {
+            MeshMode::Leaders => Self::Leaders,
+            MeshMode::Nodes => Self::Nodes,
+        }
+    }
+}
+
+impl From<Mode> for MeshMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Leaders => Self::Leaders,
+            Mode::Nodes => Self::Nodes,
+        }
+    }
 }
 
 /// How many leaders there are, and which nodes may lead.

@@ -4,36 +4,54 @@
 //! most [`MEMBERS_PER_SLICE`] members. Members stay in the slice they are in, so a changed member changes one slice,
 //! a new leader changes the head alone.
 //!
-//! [`slices()`] says what is to be published, given what is; [`assemble()`] puts the mesh together again, from whatever
-//! mixture of publications was seen.
+//! | from | to | by |
+//! |---|---|---|
+//! | a mesh, or one location | what is to be published, given what is | [`slices()`], [`location_slices`] |
+//! | whatever mixture of publications was seen | the mesh | [`assemble()`] |
+//! | the same, seen again and again | the mesh, in proportion to what changed | [`Assembler`] |
+//!
+//! Each type of the topology that is mirrored in a resource has one pair of `From` and `TryFrom`: `head`, `member`,
+//! `peer`, and with their enums [`Role`](crate::Role) and [`Mode`](crate::Mode).
 
 mod assemble;
+mod assembler;
+mod head;
+mod member;
+mod peer;
 mod slices;
 #[cfg(test)]
 mod tests;
 
-use std::str::FromStr;
+use std::{fmt::Display, str::FromStr};
 
 pub use assemble::assemble;
-pub use slices::{accepted, slices};
+pub use assembler::Assembler;
+pub use slices::{accepted, location_slices, slices};
+use spanwire_topology::{Endpoint, Keepalive};
+
+use crate::FieldProblem;
+pub use crate::names::{LOCATION_LABEL, MANAGED_LABEL};
 
 /// How many members a slice is filled up to, as an EndpointSlice is with endpoints.
 pub const MEMBERS_PER_SLICE: usize = 100;
-
-/// The label of a LocationSlice with the name of its location, and of nothing else.
-pub const LOCATION_LABEL: &str = "spanwire.dev/location";
-
-/// The label of a Location that the operator created, and deletes again when no node mentions it and nobody changed it.
-pub const MANAGED_LABEL: &str = "spanwire.dev/managed";
 
 fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
     items.into_iter().map(|item| item.to_string()).collect()
 }
 
 fn values<'a, T: FromStr, C: FromIterator<T>>(texts: impl IntoIterator<Item = &'a String>) -> C {
-    texts.into_iter().filter_map(|text| value(text)).collect()
+    texts.into_iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-fn value<T: FromStr>(text: &str) -> Option<T> {
-    text.parse().ok()
+fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, FieldProblem> {
+    text.parse()
+        .map_err(|error: T::Err| FieldProblem::new(field, text, &error.to_string()))
+}
+
+fn endpoint(text: Option<&String>) -> Option<Endpoint> {
+    text?.parse().ok()
+}
+
+fn keepalive(seconds: Option<u16>) -> Option<Keepalive> {
+    seconds.filter(|seconds| *seconds > 0).map(Keepalive)
 }

@@ -19,7 +19,7 @@ use crate::publish::FIELD_MANAGER;
 /// The name in every API server's certificate, whatever address it is reached at.
 const CERTIFICATE_NAME: &str = "kubernetes.default.svc";
 /// The ConfigMap in which the operator remembers what it made up.
-const MEMORY: &str = "spanwire-operator";
+const MEMORY: &str = spanwire_crds::names::OPERATOR_MEMORY;
 /// Where it remembers the pool of IPv6 overlay addresses.
 const OVERLAY6: &str = "overlay6";
 

@@ -18,7 +18,7 @@ use tokio::{sync::watch, time};
 use crate::publish::FIELD_MANAGER;
 
 /// The name of the operators' Lease.
-pub const LEASE: &str = "spanwire-operator";
+pub const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
 /// How long the Lease holds without renewal.
 pub const TERM: Duration = Duration::from_secs(15);
 /// Who could not renew for so long takes the Lease for lost.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The name under which the operator writes.
-pub const FIELD_MANAGER: &str = "spanwire-operator";
+pub const FIELD_MANAGER: &str = spanwire_crds::names::OPERATOR;
 
 /// Longer than the API server itself waits for etcd in a request that is no watch would help nobody.
 const TOO_LONG: Duration = Duration::from_secs(10);

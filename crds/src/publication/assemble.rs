@@ -2,13 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use spanwire_topology::{
-    Generation, Keepalive, Leader, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName,
-    Settings,
-};
+use spanwire_topology::{Generation, Location, LocationName, Mesh, NodeName, PeerName};
 
-use super::{value, values};
-use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, SliceMember};
+use crate::{AcceptedPeer, Head, LocationSliceSpec, SliceMember};
 
 /// Puts the mesh together from LocationSlices and the accepted parts of Peers, each with its name.
 ///
@@ -48,64 +44,17 @@ pub fn assemble<'a>(
     let in_members = members.values().map(|(_, member)| member.generation);
     mesh.generation = Generation(in_heads.chain(in_members).max().unwrap_or_default());
     for (location, head) in heads {
-        enter_head(mesh.locations.entry(location).or_default(), head);
+        mesh.locations.insert(location, Location::from(head));
     }
-    for (node, (location, entry)) in members {
-        let location = mesh.locations.entry(location).or_default();
-        location.members_mut().insert(node, member(entry));
+    for (location, entry) in members.into_values() {
+        if let Ok((node, member)) = entry.try_into() {
+            let location = mesh.locations.entry(location).or_default();
+            location.members_mut().insert(node, member);
+        }
     }
-    mesh.peers = peers
-        .into_iter()
-        .filter_map(|(name, accepted)| Some((name.parse::<PeerName>().ok()?, peer(accepted)?)))
-        .collect();
+    let read = |(name, accepted): (&str, &AcceptedPeer)| {
+        Some((name.parse::<PeerName>().ok()?, accepted.try_into().ok()?))
+    };
+    mesh.peers = peers.into_iter().filter_map(read).collect();
     mesh
-}
-
-fn enter_head(location: &mut Location, head: &Head) {
-    let leader = |leader: &crate::SliceLeader| {
-        Some(Leader {
-            node: value(&leader.node)?,
-            role: leader.role.into(),
-        })
-    };
-    location.leaders = head.leaders.iter().filter_map(leader).collect();
-    location.established = values(&head.established);
-    location.settings = Settings {
-        mode: match head.settings.mesh {
-            Mode::Leaders => MeshMode::Leaders,
-            Mode::Nodes => MeshMode::Nodes,
-        },
-        endpoint: head.settings.endpoint.as_ref().and_then(|text| value(text)),
-        cidrs: values(&head.settings.cidrs),
-        keepalive: keepalive(head.settings.persistent_keepalive),
-    };
-}
-
-fn member(entry: &SliceMember) -> Member {
-    Member {
-        generation: Generation(entry.generation),
-        addresses: values(&entry.addresses),
-        prefixes: values(&entry.prefixes),
-        overlay: values(&entry.overlay),
-        hop: values(&entry.hop_addresses),
-        public_key: entry.public_key.as_ref().and_then(|text| value(text)),
-        endpoints: values(&entry.endpoints),
-        listen_port: entry.listen_port,
-        keepalive: keepalive(entry.persistent_keepalive),
-    }
-}
-
-fn peer(accepted: &AcceptedPeer) -> Option<Peer> {
-    Some(Peer {
-        public_key: value(&accepted.public_key)?,
-        allowed_ips: values(&accepted.allowed_ips),
-        endpoint: accepted.endpoint.as_ref().and_then(|text| value(text)),
-        keepalive: keepalive(accepted.persistent_keepalive),
-        home: accepted.home.as_ref().and_then(|text| value(text)),
-        attachments: values(&accepted.attachments),
-    })
-}
-
-fn keepalive(seconds: Option<u16>) -> Option<Keepalive> {
-    seconds.filter(|seconds| *seconds > 0).map(Keepalive)
 }

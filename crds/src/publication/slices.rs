@@ -2,53 +2,68 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spanwire_topology::{Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, Settings};
+use spanwire_topology::{Generation, Location, LocationName, Member, Mesh, NodeName, Peer};
 
-use super::{MEMBERS_PER_SLICE, texts};
-use crate::{AcceptedPeer, Head, LocationSliceSpec, Mode, SliceLeader, SliceMember, SliceSettings};
+use super::MEMBERS_PER_SLICE;
+use crate::{AcceptedPeer, Head, LocationSliceSpec, SliceMember};
 
-/// What is to be published for `mesh`, by the names of the LocationSlices, given what `published` is. What did not
-/// change equals what is published.
+/// Returns what is to be published for `mesh`, by the names of the LocationSlices, given what `published` is. What did
+/// not change equals what is published.
 #[must_use]
 pub fn slices(
     mesh: &Mesh,
     published: &BTreeMap<&str, &LocationSliceSpec>,
 ) -> BTreeMap<String, LocationSliceSpec> {
-    let mut seats: BTreeMap<&str, Seats<'_>> = BTreeMap::new();
+    let mut by_location: BTreeMap<&str, Vec<(&str, &LocationSliceSpec)>> = BTreeMap::new();
     for (name, slice) in published {
-        let seats = seats.entry(slice.location.as_str()).or_default();
-        if slice.head.is_none() {
-            seats.push((
-                name,
-                slice.members.iter().map(|member| member.node.as_str()).collect(),
-            ));
+        by_location
+            .entry(slice.location.as_str())
+            .or_default()
+            .push((name, slice));
+    }
+    let of = |(name, location): (&LocationName, &Location)| {
+        let published = by_location.get(name.as_str()).into_iter().flatten().copied();
+        location_slices(name, location, mesh.generation, published)
+    };
+    mesh.locations.iter().flat_map(of).collect()
+}
+
+/// Returns what is to be published of one location, as [`slices`] does for all. `published` are the slices whose spec
+/// names this location. What a location's slices are depends on nothing else, so who keeps them renders them again only
+/// when the location or one of these slices changed; `generation` is that of the mesh, and goes into a head that differs.
+#[must_use]
+pub fn location_slices<'a>(
+    name: &LocationName,
+    location: &Location,
+    generation: Generation,
+    published: impl IntoIterator<Item = (&'a str, &'a LocationSliceSpec)>,
+) -> BTreeMap<String, LocationSliceSpec> {
+    let head_name = format!("{name}-head");
+    let mut old_head = None;
+    let mut seats: Seats<'_> = Vec::new();
+    for (slice_name, spec) in published {
+        match &spec.head {
+            Some(head) if slice_name == head_name => old_head = Some(head),
+            Some(_) => {}
+            None => {
+                let nodes = spec.members.iter().map(|member| member.node.as_str());
+                seats.push((slice_name, nodes.collect()));
+            }
         }
     }
-    let mut wanted = BTreeMap::new();
-    for (name, location) in &mesh.locations {
-        let head_name = format!("{name}-head");
-        let head = head(mesh, location, published.get(head_name.as_str()).copied());
-        wanted.insert(head_name, slice(name, Some(head), Vec::new()));
-        let seats = seats.remove(name.as_str()).unwrap_or_default();
-        for (slice_name, members) in seat(name, location, seats) {
-            let members = members.into_iter().map(|(node, entry)| member(node, entry));
-            wanted.insert(slice_name, slice(name, None, members.collect()));
-        }
+    let head = head(generation, location, old_head);
+    let mut wanted = BTreeMap::from([(head_name, slice(name, Some(head), Vec::new()))]);
+    for (slice_name, members) in seat(name, location, seats) {
+        let members = members.into_iter().map(SliceMember::from).collect();
+        wanted.insert(slice_name, slice(name, None, members));
     }
     wanted
 }
 
-/// What of a Peer stands, for its status.
+/// Returns what of a Peer stands, for its status.
 #[must_use]
 pub fn accepted(peer: &Peer) -> AcceptedPeer {
-    AcceptedPeer {
-        public_key: peer.public_key.to_string(),
-        allowed_ips: texts(&peer.allowed_ips),
-        endpoint: peer.endpoint.as_ref().map(ToString::to_string),
-        persistent_keepalive: peer.keepalive.map(|seconds| seconds.0),
-        home: peer.home.as_ref().map(ToString::to_string),
-        attachments: texts(&peer.attachments),
-    }
+    AcceptedPeer::from(peer)
 }
 
 /// The member slices of a location as published: name and nodes.
@@ -117,49 +132,14 @@ fn slice(location: &LocationName, head: Option<Head>, members: Vec<SliceMember>)
     }
 }
 
-fn head(mesh: &Mesh, location: &Location, published: Option<&LocationSliceSpec>) -> Head {
-    let leader = |leader: &spanwire_topology::Leader| SliceLeader {
-        node: leader.node.to_string(),
-        role: leader.role.into(),
-    };
-    let mut head = Head {
-        mesh_generation: mesh.generation.0,
-        leaders: location.leaders.iter().map(leader).collect(),
-        settings: settings(&location.settings),
-        established: texts(&location.established),
-    };
-    if let Some(old) = published.and_then(|slice| slice.head.as_ref()) {
+/// The head, with the generation that it had where nothing else differs.
+fn head(generation: Generation, location: &Location, published: Option<&Head>) -> Head {
+    let mut head = Head::from((generation, location));
+    if let Some(old) = published {
         let fresh = std::mem::replace(&mut head.mesh_generation, old.mesh_generation);
         if head != *old {
             head.mesh_generation = fresh;
         }
     }
     head
-}
-
-fn settings(settings: &Settings) -> SliceSettings {
-    SliceSettings {
-        mesh: match settings.mode {
-            MeshMode::Leaders => Mode::Leaders,
-            MeshMode::Nodes => Mode::Nodes,
-        },
-        endpoint: settings.endpoint.as_ref().map(ToString::to_string),
-        cidrs: texts(&settings.cidrs),
-        persistent_keepalive: settings.keepalive.map(|seconds| seconds.0),
-    }
-}
-
-fn member(node: &NodeName, member: &Member) -> SliceMember {
-    SliceMember {
-        node: node.to_string(),
-        generation: member.generation.0,
-        addresses: texts(&member.addresses),
-        prefixes: texts(&member.prefixes),
-        overlay: texts(&member.overlay),
-        hop_addresses: texts(&member.hop),
-        public_key: member.public_key.as_ref().map(ToString::to_string),
-        endpoints: texts(&member.endpoints),
-        listen_port: member.listen_port,
-        persistent_keepalive: member.keepalive.map(|seconds| seconds.0),
-    }
 }

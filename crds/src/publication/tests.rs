@@ -10,8 +10,8 @@ use spanwire_topology::{
     NodeName, Peer, PeerName, Prefix, PublicKey, Settings,
 };
 
-use super::{MEMBERS_PER_SLICE, accepted, assemble};
-use crate::{AcceptedPeer, LocationSliceSpec};
+use super::{Assembler, MEMBERS_PER_SLICE, accepted, assemble};
+use crate::{AcceptedPeer, LocationSlice, LocationSliceSpec};
 
 type Published = BTreeMap<String, LocationSliceSpec>;
 
@@ -134,6 +134,152 @@ fn a_node_seen_twice_is_where_its_generation_is_higher() {
     assert_eq!(back.locations[&name::<LocationName>("a")].members.len(), 0);
     assert_eq!(back.locations[&name::<LocationName>("b")].members.len(), 1);
     assert_eq!(back.generation, Generation(9));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn what_is_assembled_in_steps_equals_what_is_assembled_at_once(
+        meshes in prop::collection::vec(mesh(), 1..6),
+        keep in prop::collection::vec(any::<bool>(), 64),
+        strays in prop::collection::vec((0u8..6, any::<bool>()), 0..4),
+    ) {
+        let mut assembler = Assembler::default();
+        let mut published = Published::new();
+        let (mut objects, mut accepted) = (BTreeMap::new(), BTreeMap::new());
+        for (step, mesh) in meshes.iter().enumerate() {
+            let mut next = slices(mesh, &published);
+            // Of the publication before some slices are left, some are missing, and some name another location.
+            let old = published.iter().zip(keep.iter().skip(step)).filter(|(_, keep)| **keep);
+            for ((name, slice), _) in old {
+                next.entry(name.clone()).or_insert_with(|| slice.clone());
+            }
+            for ((name, slice), (stray, goes)) in next.clone().into_iter().zip(&strays) {
+                let location = if *goes { "Not A Name".to_owned() } else { format!("l{stray}") };
+                next.insert(name, LocationSliceSpec { location, ..slice });
+            }
+            published = next;
+            share(&mut objects, published.iter().map(|(name, spec)| (name, LocationSlice::new(name, spec.clone()))));
+            share(&mut accepted, peers(mesh).iter().map(|(name, accepted)| (name, peer_object(name, accepted))));
+            let expected = read(&published, &peers(mesh));
+            prop_assert_eq!(assembler.assemble(&objects, &accepted), &expected);
+            let again = objects.iter().map(|(name, object)| (name.clone(), Arc::new((**object).clone())));
+            prop_assert_eq!(assembler.assemble(&again.collect(), &accepted), &expected);
+        }
+        prop_assert_eq!(assembler.assemble(&BTreeMap::new(), &BTreeMap::new()), &Mesh::default());
+    }
+}
+
+/// Enters objects as a watch does: one that is equal to what there is stays the same.
+fn share<'a, T: PartialEq>(
+    objects: &mut BTreeMap<String, Arc<T>>,
+    new: impl Iterator<Item = (&'a String, T)>,
+) {
+    let mut before = std::mem::take(objects);
+    for (name, object) in new {
+        let same = before.remove(name).filter(|before| **before == object);
+        objects.insert(name.clone(), same.unwrap_or_else(|| Arc::new(object)));
+    }
+}
+
+fn peer_object(name: &str, accepted: &AcceptedPeer) -> crate::Peer {
+    let mut peer = crate::Peer::new(
+        name,
+        crate::PeerSpec {
+            public_key: accepted.public_key.clone(),
+            allowed_ips: Vec::new(),
+            endpoint: None,
+            persistent_keepalive: None,
+            location: None,
+        },
+    );
+    peer.status = Some(crate::PeerStatus {
+        accepted: Some(accepted.clone()),
+        ..Default::default()
+    });
+    peer
+}
+
+#[test]
+fn locations_that_did_not_change_keep_their_members() {
+    let mut mesh = location_of(250);
+    let other = mesh.locations.values().next().unwrap().clone();
+    mesh.locations.insert(name("b"), other);
+    for member in mesh
+        .locations
+        .get_mut(&name::<LocationName>("b"))
+        .unwrap()
+        .members_mut()
+        .values_mut()
+    {
+        member.generation = Generation(3);
+    }
+    let mut assembler = Assembler::default();
+    let (mut objects, mut published) = (BTreeMap::new(), Published::new());
+    let mut seen = |mesh: &Mesh| {
+        published = slices(mesh, &published);
+        share(
+            &mut objects,
+            published
+                .iter()
+                .map(|(name, spec)| (name, LocationSlice::new(name, spec.clone()))),
+        );
+        let mesh = assembler.assemble(&objects, &BTreeMap::new());
+        ["a", "b"].map(|location| Arc::clone(&mesh.locations[&name::<LocationName>(location)].members))
+    };
+    // Every node of b is one of a too, where it is newer.
+    let [a, b] = seen(&mesh);
+    assert_eq!((a.len(), b.len()), (250, 0));
+    mesh.generation = Generation(8);
+    mesh.locations
+        .get_mut(&name::<LocationName>("b"))
+        .unwrap()
+        .leaders
+        .clear();
+    let [same, also] = seen(&mesh);
+    assert!(
+        Arc::ptr_eq(&a, &same) && Arc::ptr_eq(&b, &also),
+        "a head changes no members"
+    );
+    let there = mesh.locations.get_mut(&name::<LocationName>("b")).unwrap();
+    there
+        .members_mut()
+        .get_mut(&name::<NodeName>("n007"))
+        .unwrap()
+        .generation = Generation(8);
+    let [lost, won] = seen(&mesh);
+    assert_eq!(
+        (lost.len(), won.len()),
+        (249, 1),
+        "a node that moves leaves where it was"
+    );
+    mesh.locations
+        .get_mut(&name::<LocationName>("b"))
+        .unwrap()
+        .members_mut()
+        .clear();
+    let [back, none] = seen(&mesh);
+    assert_eq!((&back, none.len()), (&a, 0));
+}
+
+#[test]
+fn of_two_slices_of_one_location_that_list_a_node_the_one_that_is_left_counts() {
+    let slice = |generation: u64, port: u16| {
+        let mut spec = slices(&location_of(2), &Published::new())["a-m1"].clone();
+        spec.members[0].generation = generation;
+        spec.members[0].listen_port = port;
+        Arc::new(LocationSlice::new("any", spec))
+    };
+    let mut objects = BTreeMap::from([("a-m1".to_owned(), slice(7, 1)), ("a-m2".to_owned(), slice(9, 2))]);
+    let mut assembler = Assembler::default();
+    let mut port = |objects: &BTreeMap<String, Arc<LocationSlice>>| {
+        let mesh = assembler.assemble(objects, &BTreeMap::new());
+        mesh.locations[&name::<LocationName>("a")].members[&name::<NodeName>("n000")].listen_port
+    };
+    assert_eq!(port(&objects), 2);
+    objects.remove("a-m2");
+    assert_eq!(port(&objects), 1);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Location objects.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use spanwire_topology::{LocationFact, MeshMode, Operator, Requirement, Selector};
+use spanwire_topology::{LocationFact, Operator, Requirement, Selector};
 
 use super::{Fields, Translated, created, keepalive};
-use crate::{FieldProblem, Location, Mode};
+use crate::{FieldProblem, Location};
 
 /// What a Location asks for.
 #[must_use]
@@ -17,10 +17,7 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
     let fact = LocationFact {
         created: created(&location.metadata),
         selector: of(&mut fields, "spec.nodeSelector", &spec.node_selector),
-        mode: match spec.mesh {
-            Mode::Leaders => MeshMode::Leaders,
-            Mode::Nodes => MeshMode::Nodes,
-        },
+        mode: spec.mesh.into(),
         active: spec.leaders.active.max(1),
         standby: spec.leaders.standby,
         leader_selector: of(
@@ -82,7 +79,7 @@ fn requirement(fields: &mut Fields, field: &str, asked: &LabelSelectorRequiremen
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use spanwire_topology::{Keepalive, Labels};
+    use spanwire_topology::{Keepalive, Labels, MeshMode};
 
     use super::*;
 

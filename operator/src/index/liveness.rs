@@ -28,7 +28,7 @@ pub const GRACE: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(8);
 
 /// What the names of the leaders' Leases begin with.
-pub const LEASE_PREFIX: &str = "spanwire-leader-";
+pub const LEASE_PREFIX: &str = spanwire_crds::names::LEADER_LEASE_PREFIX;
 
 /// Now, on this machine's monotonic clock and on the wall.
 #[derive(Clone, Copy, Debug)]
@@ -195,7 +195,7 @@ impl Liveness {
 
 fn node_of(lease: &Lease) -> Option<NodeName> {
     let name = lease.metadata.name.as_deref()?;
-    name.strip_prefix(LEASE_PREFIX)?.parse().ok()
+    spanwire_crds::names::node_of_lease(name)
 }
 
 #[cfg(test)]

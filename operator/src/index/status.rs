@@ -89,7 +89,7 @@ impl Index {
     }
 
     fn notice(&self, claimant: &Claimant, reason: Reason, text: String) -> Option<Notice> {
-        const OURS: &str = "spanwire.dev/v1alpha1";
+        const OURS: &str = spanwire_crds::names::API_VERSION;
         let (api_version, kind, name, uid) = match claimant {
             Claimant::Node(name) => ("v1", "Node", name.as_str(), &self.nodes.get(name)?.uid),
             Claimant::Location(name) => (
