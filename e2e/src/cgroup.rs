@@ -1,7 +1,7 @@
 //! The lab's control groups: one of the lab in every v1 hierarchy, below it one per node.
 //!
-//! They are also the register of everything that runs in a lab: whoever kills all that is in them, and
-//! removes them, has left nothing, whatever became of the process that started it.
+//! They are also the register of everything that runs in a lab: once all that is in
+//! them is killed, and they are removed, nothing is left, whatever became of the process that started it.
 
 use std::{
     fs, io,

@@ -9,18 +9,26 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cluster,
     command::Cmd,
     images::{self, Archive},
-    lab::{Lab, wait_until},
+    lab::Lab,
     layout::API_PORT,
     progress::Progress,
+    wait::wait_until,
 };
 
 /// Namespace and release that the chart is installed as.
 const RELEASE: &str = "spanwire";
 /// The image as nodes call it.
 const IMAGE: &str = "docker.io/library/spanwire";
+
+impl Lab {
+    /// Installs the chart with the scenario's values and waits until it works.
+    pub fn install_spanwire(&self, progress: &Progress) -> Result<()> {
+        let image = progress.stage("images of spanwire", image)?;
+        install(self, &image, progress)
+    }
+}
 
 /// Builds the project's image, unless `SPANWIRE_IMAGE` names an archive; its archive.
 pub(crate) fn image() -> Result<Archive> {
@@ -63,7 +71,7 @@ pub(crate) fn install(lab: &Lab, image: &Archive, progress: &Progress) -> Result
             .arg(values)
             .run()
     })?;
-    progress.stage("spanwire ready", || cluster::wait_ready(lab))?;
+    progress.stage("spanwire ready", || lab.wait_ready())?;
     progress.stage("all pods reach all pods", || {
         wait_until("every pod reaches every pod", Duration::from_secs(60), || {
             let matrix = lab.ping_all()?;

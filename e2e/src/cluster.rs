@@ -11,10 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{command::tail, images::TEST, lab::Lab, node, progress::Progress, wait_until};
-
-/// The namespace of the test pods.
-pub(crate) const NAMESPACE: &str = "lab";
+use crate::{
+    command::tail, images::TEST, lab::Lab, layout::TEST_NAMESPACE, node, progress::Progress, wait::wait_until,
+};
 
 const SOON: Duration = Duration::from_secs(120);
 
@@ -74,11 +73,22 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
         .args(["create", "-f", "-"])
         .input(test_pods().to_string())
         .run()?;
-    progress.stage("nodes and test pods ready", || wait_ready(lab))
+    progress.stage("nodes and test pods ready", || lab.wait_ready())
 }
 
-/// Waits until every node is Ready and has a test pod that is.
-pub(crate) fn wait_ready(lab: &Lab) -> Result<()> {
+impl Lab {
+    /// Waits until all nodes, their test pods and everything else in the cluster are Ready.
+    pub fn wait_ready(&self) -> Result<()> {
+        wait_ready(self)
+    }
+
+    /// Returns the addresses of the test pods, by node.
+    pub fn pods(&self) -> Result<BTreeMap<String, Vec<IpAddr>>> {
+        pods(self)
+    }
+}
+
+fn wait_ready(lab: &Lab) -> Result<()> {
     let deadline = Instant::now() + SOON;
     loop {
         // An API server that is being started again does not answer yet.
@@ -186,9 +196,8 @@ fn full_name(object: &Value) -> String {
     )
 }
 
-/// Addresses of the test pods, by node.
-pub(crate) fn pods(lab: &Lab) -> Result<BTreeMap<String, Vec<IpAddr>>> {
-    let all = lab.get(&["pods", "--namespace", NAMESPACE])?;
+fn pods(lab: &Lab) -> Result<BTreeMap<String, Vec<IpAddr>>> {
+    let all = lab.get(&["pods", "--namespace", TEST_NAMESPACE])?;
     let mut pods = BTreeMap::new();
     for pod in all["items"]
         .as_array()
@@ -204,7 +213,7 @@ pub(crate) fn pods(lab: &Lab) -> Result<BTreeMap<String, Vec<IpAddr>>> {
 }
 
 fn is_test(pod: &Value) -> bool {
-    pod["metadata"]["namespace"] == NAMESPACE
+    pod["metadata"]["namespace"] == TEST_NAMESPACE
         && pod["metadata"]["labels"]["app"] == "test"
         && pod["metadata"]["deletionTimestamp"].is_null()
 }
@@ -284,7 +293,7 @@ fn rights() -> Value {
          "metadata": {"name": "flannel"},
          "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel"},
          "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "flannel"}]},
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEST_NAMESPACE}},
     ]})
 }
 
@@ -299,7 +308,7 @@ fn voices(lab: &Lab) -> Value {
 
 /// One test pod per node.
 fn test_pods() -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "test", "namespace": NAMESPACE},
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "test", "namespace": TEST_NAMESPACE},
     "spec": {
         "selector": {"matchLabels": {"app": "test"}},
         "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}},

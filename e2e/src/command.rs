@@ -91,7 +91,7 @@ impl Cmd {
         self
     }
 
-    /// Lets its standard error through as it comes, because it tells how far it is.
+    /// Lets its standard error through as it comes, because it shows how far it is.
     #[must_use]
     pub fn shows_errors(mut self) -> Self {
         self.shows_errors = true;
@@ -130,7 +130,7 @@ impl Cmd {
             .wait_with_output()
             .with_context(|| format!("cannot wait for `{shown}`"))?;
         if let Some(writer) = writer {
-            // It cannot panic, and it has nothing to tell.
+            // It cannot panic, and it returns nothing.
             let _ = writer.join();
         }
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

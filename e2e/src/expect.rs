@@ -2,8 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use crate::{Lab, Machine, Ping, PingReport, wait_until};
 use anyhow::{Context, Result, ensure};
+
+use crate::{
+    lab::Lab,
+    machine::Machine,
+    ping::{Ping, PingReport},
+    wait::wait_until,
+};
 
 /// Interval of the pings that run while something happens.
 pub const FAST: Duration = Duration::from_millis(10);

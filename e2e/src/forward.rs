@@ -68,7 +68,7 @@ pub fn serve(listener: &TcpListener, namespace: &Path, target: SocketAddr) -> Re
 }
 
 fn connect(namespace: &Path, target: SocketAddr) -> Result<TcpStream> {
-    // Opened anew each time: after a reboot the node has another one under the same name.
+    // Opened again each time: after a reboot the node has another one under the same name.
     let namespace =
         fs::File::open(namespace).with_context(|| format!("no namespace {}", namespace.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;

@@ -18,8 +18,8 @@ use nix::{
 
 use crate::{
     command::Cmd,
-    lab::wait_until,
     store::{Lock, cache},
+    wait::wait_until,
 };
 
 /// The image of every pod's sandbox.
@@ -175,7 +175,7 @@ fn store(base: Option<&Path>, archives: &[Archive]) -> Result<PathBuf> {
     Ok(ready)
 }
 
-/// What a file is as long as nobody changes it.
+/// What a file is as long as no process changes it.
 fn identity(path: &Path) -> Result<String> {
     let about = fs::metadata(path).with_context(|| format!("there is no {}", path.display()))?;
     Ok(format!(
@@ -190,7 +190,7 @@ fn identity(path: &Path) -> Result<String> {
 fn forget_old(stores: &Path) -> Result<()> {
     let mut found = Vec::new();
     for entry in fs::read_dir(stores)?.flatten() {
-        // Whoever takes a store touches its lock.
+        // Every process that takes a store touches its lock.
         found.push((entry.path().join(".lock").metadata()?.modified()?, entry.path()));
     }
     found.sort();

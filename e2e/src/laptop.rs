@@ -4,7 +4,13 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 
-use crate::{Background, Lab, Machine, expect::SOON, reach::pod_ips, wait_until};
+use crate::{
+    expect::SOON,
+    lab::Lab,
+    machine::{Background, Machine},
+    reach::pod_ips,
+    wait::wait_until,
+};
 
 /// A WireGuard client on the host outside.
 #[derive(Debug)]
@@ -55,7 +61,7 @@ impl<'a> Laptop<'a> {
         )
     }
 
-    /// Tells it of a leader, and that the pods of these locations are reached through it.
+    /// Configures a leader as its peer, through which it reaches the pods of these locations.
     pub fn meet(&self, lab: &Lab, leader: &str, locations: &[&str]) -> Result<()> {
         let mesh_node = lab.get(&["meshnode", leader])?;
         let key = mesh_node["status"]["publicKey"].as_str().context("a key")?;

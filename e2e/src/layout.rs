@@ -7,9 +7,11 @@ use std::{
 
 use crate::scenario::{Family, Scenario};
 
+/// The namespace of the test pods.
+pub(crate) const TEST_NAMESPACE: &str = "lab";
 /// Port of the API server, on its node and on the router of its location.
 pub(crate) const API_PORT: u16 = 6443;
-/// Port on which nodes speak WireGuard unless told otherwise.
+/// Port on which nodes speak WireGuard unless an annotation says otherwise.
 pub(crate) const WIREGUARD_PORT: u16 = 51820;
 /// Addresses that the internet segment drops.
 pub(crate) const PRIVATE_V4: &str = "{ 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 }";

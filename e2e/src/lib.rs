@@ -7,7 +7,7 @@
 //!
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
-//! * `up`, `lab`, `machine`, `ping`: what tests and the command `lab` use.
+//! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `ping`, `status`, `disturb`: what is done with it.
 //! * `expect`, `reach`, `suite`: what tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
@@ -15,6 +15,7 @@ mod cgroup;
 mod chart;
 mod cluster;
 mod command;
+mod disturb;
 mod images;
 mod lab;
 mod laptop;
@@ -29,6 +30,7 @@ mod progress;
 mod status;
 mod store;
 mod up;
+mod wait;
 
 pub mod expect;
 pub mod forward;
@@ -37,7 +39,7 @@ pub mod scenario;
 pub mod suite;
 
 pub use command::{Cmd, Finished};
-pub use lab::{Lab, wait_until};
+pub use lab::Lab;
 pub use laptop::Laptop;
 pub use layout::{Layout, LocationLayout, NodeLayout};
 pub use machine::{Background, Machine};
@@ -46,3 +48,4 @@ pub use progress::Progress;
 pub use scenario::Scenario;
 pub use status::{NodeStatus, Status};
 pub use up::Options;
+pub use wait::wait_until;

@@ -19,6 +19,8 @@ use nix::{
 use crate::{
     command::{Cmd, Finished},
     lab::Lab,
+    layout::TEST_NAMESPACE,
+    net,
     node::{self, Container},
 };
 
@@ -41,6 +43,84 @@ pub(crate) enum Kind {
     Pod { node: String, container: Container },
     /// A network namespace, with the machine's own files.
     Network,
+}
+
+impl Lab {
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Result<Machine<'_>> {
+        self.node_layout(name)?;
+        Ok(Machine {
+            lab: self,
+            name: name.to_owned(),
+            kind: Kind::Node,
+        })
+    }
+
+    /// The node on which the control plane runs.
+    pub fn control_plane(&self) -> Machine<'_> {
+        Machine {
+            lab: self,
+            name: self.layout.control_plane().name.clone(),
+            kind: Kind::Node,
+        }
+    }
+
+    /// The test pod on a node.
+    pub fn pod_on(&self, node: &str) -> Result<Machine<'_>> {
+        let mut pod = self.container(node, TEST_NAMESPACE, None, Some("test"))?;
+        pod.name = format!("the pod on {node}");
+        Ok(pod)
+    }
+
+    /// A container of any pod.
+    pub fn container(
+        &self,
+        node: &str,
+        namespace: &str,
+        pod: Option<&str>,
+        container: Option<&str>,
+    ) -> Result<Machine<'_>> {
+        self.node_layout(node)?;
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let wanted = Container {
+            namespace: namespace.into(),
+            pod: owned(pod),
+            container: owned(container),
+        };
+        let name = format!("{}/{}", namespace, pod.or(container).unwrap_or("*"));
+        Ok(Machine {
+            lab: self,
+            name,
+            kind: Kind::Pod {
+                node: node.to_owned(),
+                container: wanted,
+            },
+        })
+    }
+
+    /// The router of a location, `internet` (the segment) or `outside` (a host on it).
+    pub fn network(&self, name: &str) -> Result<Machine<'_>> {
+        let known = [net::INTERNET, net::OUTSIDE].contains(&name)
+            || self.layout.locations.iter().any(|location| location.name == name);
+        ensure!(
+            known,
+            "{name} is no location, and neither `internet` nor `outside`"
+        );
+        Ok(Machine {
+            lab: self,
+            name: name.to_owned(),
+            kind: Kind::Network,
+        })
+    }
+
+    /// A host on the internet, outside the cluster.
+    pub fn outside(&self) -> Machine<'_> {
+        Machine {
+            lab: self,
+            name: net::OUTSIDE.to_owned(),
+            kind: Kind::Network,
+        }
+    }
 }
 
 impl Machine<'_> {
@@ -254,7 +334,10 @@ impl Stream {
             // What was read before an error is what there is.
             loop {
                 match pipe.read(&mut chunk) {
-                    Ok(length @ 1..) => to.lock().expect("nobody panics with it").extend(&chunk[..length]),
+                    Ok(length @ 1..) => to
+                        .lock()
+                        .expect("no thread panics while it holds the lock")
+                        .extend(&chunk[..length]),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Ok(0) | Err(_) => break,
                 }
@@ -267,7 +350,13 @@ impl Stream {
     }
 
     fn so_far(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.lock().expect("nobody panics with it")).into_owned()
+        String::from_utf8_lossy(
+            &self
+                .bytes
+                .lock()
+                .expect("no thread panics while it holds the lock"),
+        )
+        .into_owned()
     }
 
     /// Everything until its end.

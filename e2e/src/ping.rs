@@ -117,6 +117,13 @@ pub struct Matrix {
     pub unreached: BTreeMap<String, Vec<String>>,
 }
 
+impl Lab {
+    /// Pings every test pod from every test pod.
+    pub fn ping_all(&self) -> Result<Matrix> {
+        Matrix::measure(self)
+    }
+}
+
 impl Matrix {
     /// Pings every address of every test pod from every test pod.
     pub fn measure(lab: &Lab) -> Result<Self> {

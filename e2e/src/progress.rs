@@ -1,8 +1,8 @@
-//! What the lab is doing, told to whoever waits for it.
+//! Reports on standard error what the lab is doing, for people who wait for it.
 
 use std::time::Instant;
 
-/// Tells stages as they pass, on standard error.
+/// Reports stages as they pass, on standard error.
 #[derive(Debug, Clone)]
 pub struct Progress {
     quiet: bool,
@@ -10,15 +10,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Tells every stage and how long it took.
-    pub fn told() -> Self {
+    /// Reports every stage and how long it took.
+    pub fn shown() -> Self {
         Self {
             quiet: false,
             since: Instant::now(),
         }
     }
 
-    /// Tells nothing.
+    /// Reports nothing.
     pub fn quiet() -> Self {
         Self {
             quiet: true,
@@ -38,7 +38,7 @@ impl Progress {
         result
     }
 
-    /// Says something.
+    /// Prints a line.
     pub fn say(&self, what: &str) {
         if !self.quiet {
             eprintln!("lab {:6.1}  {what}", self.since.elapsed().as_secs_f64());

@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Background, Lab, Machine,
     expect::{SOON, answers},
-    wait_until,
+    lab::Lab,
+    machine::{Background, Machine},
+    wait::wait_until,
 };
 
 /// The address of the test pod on a node in each family of the lab, the preferred one first.
@@ -41,7 +42,7 @@ pub fn echo(machine: &Machine<'_>, family: IpAddr, port: u16) -> Result<Backgrou
 /// Waits until something listens on a TCP port.
 pub fn listens(machine: &Machine<'_>, port: u16) -> Result<()> {
     let listening = format!("ss -Htln 'sport = :{port}' | grep -q .");
-    wait_until("somebody listens", SOON, || {
+    wait_until(&format!("a program listens on port {port}"), SOON, || {
         Ok(machine.finish(["sh", "-c", &listening])?.code == 0)
     })
 }

@@ -41,11 +41,18 @@ pub struct NodeStatus {
     pub pid: Option<i32>,
 }
 
+impl Lab {
+    /// Reads what there is and how it is.
+    pub fn status(&self) -> Result<Status> {
+        Status::read(self)
+    }
+}
+
 impl Status {
     /// Reads how a lab is.
-    pub(crate) fn read(lab: &Lab) -> Result<Self> {
+    fn read(lab: &Lab) -> Result<Self> {
         // A cluster that does not answer is a state to be shown, not a failure.
-        let (pods, missing) = match cluster::pods(lab).and_then(|pods| Ok((pods, cluster::missing(lab)?))) {
+        let (pods, missing) = match lab.pods().and_then(|pods| Ok((pods, cluster::missing(lab)?))) {
             Ok(both) => both,
             Err(error) => (
                 Default::default(),

@@ -5,7 +5,7 @@ use std::{fs, io::Write, path::Path, process::ExitCode, sync::Arc};
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Lab, Options, Progress, Scenario};
+use crate::{lab::Lab, progress::Progress, scenario::Scenario, up::Options};
 
 /// A test: what holds, and how that is seen.
 pub type Test = (&'static str, fn(&Lab) -> Result<()>);
@@ -107,6 +107,6 @@ pub fn options(spanwire: bool) -> Options {
     Options {
         spanwire,
         forward: None,
-        progress: Progress::told(),
+        progress: Progress::shown(),
     }
 }

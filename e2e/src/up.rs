@@ -29,7 +29,7 @@ pub struct Options {
     pub spanwire: bool,
     /// The command `lab`, which then makes the API server reachable on 127.0.0.1.
     pub forward: Option<PathBuf>,
-    /// Where stages are told.
+    /// How stages are reported.
     pub progress: Progress,
 }
 
@@ -38,7 +38,7 @@ impl Default for Options {
         Self {
             spanwire: true,
             forward: None,
-            progress: Progress::told(),
+            progress: Progress::shown(),
         }
     }
 }

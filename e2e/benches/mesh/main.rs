@@ -37,7 +37,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let progress = Progress::told();
+    let progress = Progress::shown();
     if let Ok(lab) = Lab::attach(&args.lab) {
         return measure(&lab, &args, &progress);
     }

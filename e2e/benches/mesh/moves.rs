@@ -39,7 +39,7 @@ pub(crate) fn measure(lab: &Lab, changes: u32, report: &mut Report) -> Result<()
         proxy.annotate(node, None)?;
     }
     all_reach_all(lab)?;
-    tell(&moves, report);
+    write(&moves, report);
     Ok(())
 }
 
@@ -69,7 +69,7 @@ fn one(lab: &Lab, proxy: &ApiProxy<'_>, old: &str, new: &str) -> Result<Move> {
     })
 }
 
-fn tell(moves: &[Move], report: &mut Report) {
+fn write(moves: &[Move], report: &mut Report) {
     let out: Vec<_> = moves.iter().map(|one| one.out).collect();
     let back: Vec<_> = moves.iter().map(|one| one.back).collect();
     let first: Vec<_> = moves.iter().map(|one| one.out.min(one.back)).collect();

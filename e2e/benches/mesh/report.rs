@@ -44,7 +44,7 @@ impl Report {
         let rule = widths.map(|width| "-".repeat(width));
         let rows = self.rows.iter().map(line).collect::<String>();
         let table = format!("\n{}{}{rows}", line(&head), line(&rule));
-        // Nobody may be listening any more.
+        // A reader that has gone away, as `head` does, is no error.
         let _ = std::io::stdout().write_all(table.as_bytes());
     }
 }

@@ -22,12 +22,12 @@ pub(crate) fn measure(lab: &Lab, rest: Duration, report: &mut Report) -> Result<
     let (writes_before, cpu_before) = (writes(lab)?, cpu(lab, &processes)?);
     thread::sleep(rest);
     let (writes_after, cpu_after) = (writes(lab)?, cpu(lab, &processes)?);
-    tell_writes(&writes_before, &writes_after, rest, report);
-    tell_events(watches, report)?;
-    tell_costs(lab, &processes, &cpu_before, &cpu_after, rest, report)
+    report_writes(&writes_before, &writes_after, rest, report);
+    report_events(watches, report)?;
+    report_costs(lab, &processes, &cpu_before, &cpu_after, rest, report)
 }
 
-fn tell_writes(
+fn report_writes(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
     rest: Duration,
@@ -69,7 +69,7 @@ fn watches(lab: &Lab, rest: Duration) -> Result<Vec<(&'static str, Background)>>
     WATCHED.into_iter().map(one).collect()
 }
 
-fn tell_events(watches: Vec<(&'static str, Background)>, report: &mut Report) -> Result<()> {
+fn report_events(watches: Vec<(&'static str, Background)>, report: &mut Report) -> Result<()> {
     for (kind, watch) in watches {
         let (out, _) = watch.wait()?;
         let bookmarks = out.lines().filter(|line| line.contains("\"BOOKMARK\"")).count();
@@ -126,7 +126,7 @@ fn memory(lab: &Lab, node: &str, pid: &str) -> Result<(f64, f64)> {
     field("VmRSS:").zip(field("VmHWM:")).context("no memory")
 }
 
-fn tell_costs(
+fn report_costs(
     lab: &Lab,
     processes: &Processes,
     before: &[Duration],

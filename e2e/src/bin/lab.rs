@@ -170,8 +170,8 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             file,
             without_spanwire,
         } => up(&name, &file, !without_spanwire),
-        Verb::Prepare => done(Lab::prepare(&Progress::told())),
-        Verb::Install => done(lab()?.install_spanwire(&Progress::told())),
+        Verb::Prepare => done(Lab::prepare(&Progress::shown())),
+        Verb::Install => done(lab()?.install_spanwire(&Progress::shown())),
         Verb::Status { output } => {
             let status = lab()?.status()?;
             show(&status, output)?;
@@ -217,7 +217,7 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
         Verb::Reboot { node } => {
             let lab = lab()?;
             lab.reboot(&node)?;
-            done(Progress::told().stage("everything ready again", || lab.wait_ready()))
+            done(Progress::shown().stage("everything ready again", || lab.wait_ready()))
         }
         Verb::Down => {
             if Lab::down(&name)? {
@@ -239,7 +239,7 @@ fn up(name: &str, file: &Path, spanwire: bool) -> Result<u8> {
     let options = Options {
         spanwire,
         forward: Some(std::env::current_exe()?),
-        progress: Progress::told(),
+        progress: Progress::shown(),
     };
     let lab = Lab::up(name, &scenario, &options)
         .with_context(|| format!("{name} did not come up; look at it, then `lab --name {name} down`"))?;

@@ -29,7 +29,7 @@ pub(crate) struct Context<'a> {
 pub(crate) fn write_shared(context: Context<'_>) -> Result<()> {
     let Context { store, scenario, .. } = context;
     store.write("init.sh", include_str!("init.sh"))?;
-    // Names are nobody's business here: a resolver that cannot be reached only makes everything wait.
+    // No name is looked up here: a resolver that cannot be reached only makes everything wait.
     store.write("resolv.conf", "")?;
     let v6 = scenario.has(Family::V6);
     let mut flannel = json!({

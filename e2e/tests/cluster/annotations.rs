@@ -57,7 +57,7 @@ fn endpoint_of(lab: &Lab, node: &str, other: &str) -> Result<String> {
     Ok(endpoint.to_owned())
 }
 
-/// Also of leaders that stand by, with whom nobody talks: the first packet by the new endpoint decides, and is the
+/// Also of leaders that stand by, which exchange no data: the first packet by the new endpoint decides, and is the
 /// agents' to send.
 pub(crate) fn endpoint(lab: &Lab) -> Result<()> {
     let changed = leader(lab, "a")?;

@@ -27,7 +27,7 @@ fn select(lab: &Lab, node_selector: &str) -> Result<()> {
 pub(crate) fn tunnel_stopped(lab: &Lab) -> Result<()> {
     // Even a network that would carry it must see nothing.
     lab.set_routers(Routers::Open)?;
-    select(lab, r#"{"nobody": "has-this"}"#)?;
+    select(lab, r#"{"no-node": "has-this"}"#)?;
     let stopped = wait_until("no node has the device", SOON, || {
         let has = |name: &str| {
             Ok::<_, anyhow::Error>(lab.node(name)?.finish(["ip", "link", "show", "spanwire0"])?.code == 0)
@@ -55,7 +55,7 @@ pub(crate) fn tunnel_stopped(lab: &Lab) -> Result<()> {
             Ok(())
         })
     });
-    select(lab, r#"{"nobody": null}"#)?;
+    select(lab, r#"{"no-node": null}"#)?;
     lab.set_routers(Routers::Closed)?;
     let ((), plain) = seen?;
     ensure!(plain.trim().is_empty(), "plaintext on the internet:\n{plain}");

@@ -1,4 +1,4 @@
-//! What somebody deletes by hand comes back.
+//! What is deleted by hand comes back.
 
 use std::time::{Duration, Instant};
 

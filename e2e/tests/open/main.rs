@@ -43,7 +43,7 @@ fn plaintext_before(lab: &Lab) -> Result<()> {
 fn blocked(lab: &Lab) -> Result<()> {
     lab.block_udp(51820)?;
     loses_nothing(lab, || {
-        lab.install_spanwire(&Progress::told())?;
+        lab.install_spanwire(&Progress::shown())?;
         wait_until("the condition says why", SOON, || {
             let (status, message) = condition(lab, &["location", "a"], "Connected")?;
             ensure!(

@@ -61,7 +61,7 @@ fn installs(lab: &Lab) -> Result<()> {
         !before.complete(),
         "the locations reach each other without Spanwire:\n{before}"
     );
-    lab.install_spanwire(&Progress::told())?;
+    lab.install_spanwire(&Progress::shown())?;
     all_reach_all(lab)
 }
 

@@ -1,0 +1,66 @@
+//! What tests and people do to a lab's network and nodes: look on, cut, open, switch off and on.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::{lab::Lab, net, node, scenario::Routers};
+
+impl Lab {
+    /// What passes a segment (`internet`, or a location's LAN) meanwhile, as tcpdump writes it.
+    pub fn capture<T>(
+        &self,
+        segment: &str,
+        filter: &str,
+        run: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, String)> {
+        let device = self.segment_device(segment)?;
+        let dump = self.network(segment)?.dump(device, filter)?;
+        let result = run()?;
+        // What it was given a moment ago it has still to write.
+        thread::sleep(Duration::from_millis(200));
+        Ok((result, dump.interrupt()?.0))
+    }
+
+    /// The device on which everything of a segment is seen.
+    pub fn segment_device(&self, segment: &str) -> Result<&'static str> {
+        match segment {
+            net::INTERNET => Ok("internet"),
+            name if self.layout.locations.iter().any(|l| l.name == name) => Ok("lan"),
+            other => bail!("{other} is no segment: say `internet` or a location"),
+        }
+    }
+
+    /// Cuts the path between two locations, or between two nodes of one.
+    pub fn cut(&self, one: &str, other: &str) -> Result<()> {
+        net::cut(&self.store, &self.layout, one, other)
+    }
+
+    /// Drops a UDP port on the internet.
+    pub fn block_udp(&self, port: u16) -> Result<()> {
+        net::block_udp(&self.store, port)
+    }
+
+    /// Mends every cut and block.
+    pub fn heal(&self) -> Result<()> {
+        net::heal(&self.store, &self.layout)
+    }
+
+    /// Opens or closes plain routing between the locations.
+    pub fn set_routers(&self, routers: Routers) -> Result<()> {
+        net::set_routers(&self.store, &self.record.scenario, &self.layout, routers)
+    }
+
+    /// Cuts a node's power.
+    pub fn crash(&self, node: &str) -> Result<()> {
+        net::unplug(&self.store, &self.layout, node)?;
+        node::crash(&self.store, &self.record, node)
+    }
+
+    /// Starts a node, after a power cut if it is up. Its files are as they were.
+    pub fn reboot(&self, node: &str) -> Result<()> {
+        self.crash(node)?;
+        net::renew(&self.store, &self.record.scenario, &self.layout, node)?;
+        node::start(&self.store, &self.record, node)
+    }
+}
