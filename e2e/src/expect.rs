@@ -48,8 +48,16 @@ pub fn all_reach_all(lab: &Lab) -> Result<()> {
     })
 }
 
-/// The kinds of path there are: follower to follower, towards the control plane, out of NAT and inside a location.
-pub const PATHS: [(&str, &str); 4] = [("a2", "c2"), ("b2", "a1"), ("c2", "b1"), ("a1", "a2")];
+/// The kinds of path there are: between standby leaders, towards the control plane, out of NAT, inside a location, and
+/// from and to an ordinary follower.
+pub const PATHS: [(&str, &str); 6] = [
+    ("a2", "c2"),
+    ("b2", "a1"),
+    ("c2", "b1"),
+    ("a1", "a2"),
+    ("a3", "c2"),
+    ("b2", "a3"),
+];
 
 /// Fast pings on all kinds of path, while something happens.
 pub fn pinging<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<(T, Vec<(String, PingReport)>)> {
@@ -154,10 +162,14 @@ pub fn event_says(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
 
 /// The writes that the API server has counted, by resource and group.
 pub fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
-    let text = lab.kubectl(["get", "--raw", "/metrics"])?;
+    count_writes(&lab.kubectl(["get", "--raw", "/metrics"])?)
+}
+
+/// The writes in an API server's metrics, by resource and group.
+pub fn count_writes(metrics: &str) -> Result<BTreeMap<String, u64>> {
     let verbs = ["APPLY", "PATCH", "PUT", "POST", "DELETE"].map(|verb| format!("verb=\"{verb}\""));
     let mut all = BTreeMap::new();
-    for line in text
+    for line in metrics
         .lines()
         .filter(|line| line.starts_with("apiserver_request_total{"))
     {

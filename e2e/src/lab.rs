@@ -65,6 +65,11 @@ impl Lab {
         self.store.root()
     }
 
+    /// Returns the folder in which a node keeps its logs, as this machine sees it.
+    pub(crate) fn logs_of(&self, node: &str) -> std::path::PathBuf {
+        self.store.node(node).join("log")
+    }
+
     /// Returns the addresses of a node, by name.
     pub fn node_layout(&self, name: &str) -> Result<&NodeLayout> {
         let found = self.layout.nodes().find(|node| node.name == name);

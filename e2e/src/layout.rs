@@ -63,6 +63,8 @@ pub struct NodeLayout {
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Settings of its kernel.
+    pub sysctls: BTreeMap<String, i64>,
 }
 
 impl Layout {
@@ -103,6 +105,7 @@ impl Layout {
                         forward: node.forward,
                         labels: node.labels.clone(),
                         annotations: annotations(&location.name, node, public[0]),
+                        sysctls: node.sysctls.clone(),
                     })
                     .collect();
                 LocationLayout {

@@ -8,7 +8,7 @@
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `ping`, `status`, `disturb`: what is done with it.
-//! * `expect`, `reach`, `suite`: what tests say.
+//! * `expect`, `reach`, `mesh`, `logs`, `suite`: what tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
 mod cgroup;
@@ -21,7 +21,9 @@ mod lab;
 mod laptop;
 mod layout;
 mod limits;
+mod logs;
 mod machine;
+mod mesh;
 mod net;
 mod node;
 mod ping;
@@ -32,9 +34,11 @@ mod store;
 mod up;
 mod wait;
 
+pub mod advertise;
 pub mod expect;
 pub mod forward;
 pub mod reach;
+pub mod report;
 pub mod scenario;
 pub mod suite;
 
@@ -42,10 +46,11 @@ pub use command::{Cmd, Finished};
 pub use lab::Lab;
 pub use laptop::Laptop;
 pub use layout::{Layout, LocationLayout, NodeLayout};
+pub use logs::Provoked;
 pub use machine::{Background, Machine};
 pub use ping::{Matrix, Ping, PingReport};
 pub use progress::Progress;
 pub use scenario::Scenario;
 pub use status::{NodeStatus, Status};
-pub use up::Options;
+pub use up::{Options, tools};
 pub use wait::wait_until;

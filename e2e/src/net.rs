@@ -16,7 +16,7 @@ use nix::{
 use crate::{
     command::Cmd,
     layout::{Layout, LocationLayout, NodeLayout},
-    scenario::{Routers, Scenario},
+    scenario::{Family, Routers, Scenario},
     store::Store,
 };
 
@@ -50,7 +50,7 @@ pub(crate) fn create(store: &Store, scenario: &Scenario, layout: &Layout) -> Res
 fn plug_in(store: &Store, scenario: &Scenario, location: &LocationLayout, node: &NodeLayout) -> Result<()> {
     let (name, namespace, mtu) = (&node.name, store.namespace(&node.name), location.mtu);
     Cmd::new("ip").args(["netns", "add", &namespace]).run()?;
-    in_namespace(store, name, &sysctl_script(scenario))?;
+    in_namespace(store, name, &sysctl_script(scenario, node))?;
     let cable = format!(
         "ip link add name {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}\n\
          ip link set dev {name} master lan up\n"
@@ -254,14 +254,18 @@ fn router_script(location: &LocationLayout, layout: &Layout) -> String {
     script
 }
 
-fn sysctl_script(scenario: &Scenario) -> String {
+fn sysctl_script(scenario: &Scenario, node: &NodeLayout) -> String {
     let rp_filter = u8::from(scenario.network.strict_reverse_path);
     let mut script = "echo 1 >/proc/sys/net/ipv4/ip_forward\n".to_owned();
     for of in ["all", "default"] {
-        script += &format!(
-            "echo {rp_filter} >/proc/sys/net/ipv4/conf/{of}/rp_filter\n\
-             echo 1 >/proc/sys/net/ipv6/conf/{of}/forwarding\n"
-        );
+        script += &format!("echo {rp_filter} >/proc/sys/net/ipv4/conf/{of}/rp_filter\n");
+        // A cluster without IPv6 leaves it as the kernel has it.
+        if scenario.has(Family::V6) {
+            script += &format!("echo 1 >/proc/sys/net/ipv6/conf/{of}/forwarding\n");
+        }
+    }
+    for (name, value) in &node.sysctls {
+        script += &format!("echo {value} >/proc/sys/{}\n", name.replace('.', "/"));
     }
     // The bridge module's settings appear with the first bridge of a namespace; flannel wants them on, as they are.
     script + "ip link set lo up\n"

@@ -125,6 +125,9 @@ pub struct Node {
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Settings of its kernel below `net`, made before it has any device; by name.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, i64>,
 }
 
 impl Scenario {
@@ -162,6 +165,18 @@ impl Scenario {
             ensure!(
                 names.insert(name),
                 "the name {name} stands for two things; name locations and nodes apart"
+            );
+        }
+        for name in self
+            .locations
+            .iter()
+            .flat_map(|l| &l.nodes)
+            .flat_map(|n| n.sysctls.keys())
+        {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            ensure!(
+                name.starts_with("net.") && name.bytes().all(plain),
+                "the sysctl {name:?} is none of a node's network: say net.…"
             );
         }
         for location in &self.locations {
@@ -243,6 +258,10 @@ mod tests {
         rejects(
             "locations: [{name: a, nodes: [{name: a1, forward: 1}, {name: a2, forward: 1}]}]",
             "two nodes",
+        );
+        rejects(
+            "locations: [{name: a, nodes: [{name: a1, sysctls: {vm.swappiness: 1}}]}]",
+            "vm.swappiness",
         );
         rejects(
             "{locations: [{name: a, nodes: [{name: a1}]}], colour: red}",

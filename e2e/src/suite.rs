@@ -5,16 +5,25 @@ use std::{fs, io::Write, path::Path, process::ExitCode, sync::Arc};
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{lab::Lab, progress::Progress, scenario::Scenario, up::Options};
+use crate::{
+    lab::Lab,
+    logs::{LogWatch, Provoked},
+    progress::Progress,
+    scenario::Scenario,
+    up::Options,
+};
 
 /// A test: what holds, and how that is seen.
 pub type Test = (&'static str, fn(&Lab) -> Result<()>);
 
-/// Brings up a lab, runs the tests in their order, and takes it down. What fails is tried again
-/// ([`again`]).
+/// The test that every suite ends with.
+const QUIET: &str = "no_program_warned_of_what_no_test_provoked";
+
+/// Brings up a lab, runs the tests in their order, and takes it down. What fails is tried again ([`again`]). At the end
+/// nothing may have been logged at WARN or ERROR but what is `provoked`.
 ///
 /// `LAB_KEEP=1` leaves the lab up, and uses one that is up; for work on a single test.
-pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> ExitCode {
+pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test], provoked: &[Provoked]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let wanted = |test: &&Test| {
@@ -23,8 +32,12 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> Exi
             .as_ref()
             .is_none_or(|word| test.0.contains(word.as_str()))
     };
+    for Provoked { by, .. } in provoked {
+        assert!(tests.iter().any(|(name, _)| name == by), "no test is called {by}");
+    }
     if arguments.list || !tests.iter().any(|test| wanted(&test)) {
-        let trials = tests.iter().map(|(name, _)| Trial::test(*name, || Ok(())));
+        let names = tests.iter().map(|(name, _)| *name).chain([QUIET]);
+        let trials = names.map(|name| Trial::test(name, || Ok(())));
         return libtest_mimic::run(&arguments, trials.collect()).exit_code();
     }
     let keep = std::env::var_os("LAB_KEEP").is_some();
@@ -35,11 +48,20 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test]) -> Exi
             return finish(name, keep, ExitCode::FAILURE);
         }
     };
-    let trials = tests.iter().map(|&(name, test)| {
-        let lab = Arc::clone(&lab);
-        Trial::test(name, move || again(&lab, name, test))
-    });
-    let code = libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    let logs = Arc::new(LogWatch::start(&lab));
+    let mut trials: Vec<_> = tests
+        .iter()
+        .map(|&(name, test)| {
+            let (lab, logs) = (Arc::clone(&lab), Arc::clone(&logs));
+            Trial::test(name, move || {
+                logs.begin(name);
+                again(&lab, name, test)
+            })
+        })
+        .collect();
+    let provoked = provoked.to_vec();
+    trials.push(Trial::test(QUIET, move || quiet(&logs.unprovoked(&provoked))));
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
     finish(name, keep, code)
 }
 
@@ -66,6 +88,13 @@ fn finish(name: &str, keep: bool, code: ExitCode) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn quiet(unprovoked: &[String]) -> Result<(), Failed> {
+    if unprovoked.is_empty() {
+        return Ok(());
+    }
+    Err(Failed::from(unprovoked.join("\n")))
 }
 
 /// How often in a row what has failed must succeed, to be reported as flaky only.
@@ -101,7 +130,7 @@ fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
     Failed::from(format!("{pods}\n{locations}\n{error:#}"))
 }
 
-/// The options of tests: stages are told, nothing is forwarded to the machine's own network.
+/// The options of tests: stages are reported, nothing is forwarded to the machine's own network.
 #[must_use]
 pub fn options(spanwire: bool) -> Options {
     Options {

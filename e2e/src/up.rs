@@ -94,6 +94,9 @@ impl Lab {
         cluster::bring_up(&lab, progress)?;
         if let Some(image) = &spanwire {
             chart::install(&lab, image, progress)?;
+            progress.stage("all nodes and locations of the mesh ready", || {
+                lab.wait_mesh_ready()
+            })?;
         }
         Ok(lab)
     }
@@ -152,7 +155,7 @@ impl Lab {
 }
 
 /// Builds the cluster's programs if they are not in the cache; the folder they are in.
-fn tools() -> Result<PathBuf> {
+pub fn tools() -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/build");
     let known = Cmd::new(&script).arg("--where").run()?;
     let folder = PathBuf::from(known.trim());

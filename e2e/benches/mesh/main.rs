@@ -4,7 +4,6 @@
 //! watch of our own, `/proc`. Nothing is asserted but that there was something to measure; goals are printed beside.
 
 mod moves;
-mod report;
 mod rest;
 mod start;
 
@@ -12,9 +11,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use clap::Parser;
-use spanwire_e2e::{Lab, Progress, Scenario, suite};
-
-use report::Report;
+use spanwire_e2e::{Lab, Progress, Scenario, report::Report, suite};
 
 #[derive(Debug, Parser)]
 struct Args {

@@ -12,7 +12,7 @@ use spanwire_e2e::{
     wait_until,
 };
 
-use crate::report::{Report, median, spread};
+use spanwire_e2e::report::{Report, median, spread};
 
 /// Long enough for a move and everything that it sets off.
 const SETTLES: Duration = Duration::from_millis(2500);

@@ -8,7 +8,7 @@ use spanwire_e2e::{
     expect::{all_reach_all, pid, writes},
 };
 
-use crate::report::Report;
+use spanwire_e2e::report::Report;
 
 /// What agents watch.
 const WATCHED: [&str; 3] = ["meshnodes", "locationslices", "peers"];

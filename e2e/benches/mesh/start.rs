@@ -13,7 +13,7 @@ use spanwire_e2e::{
     wait_until,
 };
 
-use crate::report::{Report, median, spread};
+use spanwire_e2e::report::{Report, median, spread};
 
 /// Pings of all pairs of pods, so often that they do not wear the machine out.
 const INTERVAL: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use spanwire_e2e::{Lab, Options, Progress, Scenario, forward, scenario::Routers};
+use spanwire_e2e::{Lab, Options, Progress, Scenario, advertise, forward, scenario::Routers};
 
 /// A real Kubernetes cluster of several locations on this machine, in seconds.
 #[derive(Debug, Parser)]
@@ -135,6 +135,12 @@ enum Verb {
         /// Where they go.
         target: SocketAddr,
     },
+    /// Send router advertisements on a device of this network namespace; started by tests.
+    #[command(hide = true)]
+    Advertise {
+        /// The device.
+        device: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -171,7 +177,7 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             without_spanwire,
         } => up(&name, &file, !without_spanwire),
         Verb::Prepare => done(Lab::prepare(&Progress::shown())),
-        Verb::Install => done(lab()?.install_spanwire(&Progress::shown())),
+        Verb::Install => done(install(&lab()?)),
         Verb::Status { output } => {
             let status = lab()?.status()?;
             show(&status, output)?;
@@ -231,7 +237,16 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             let listener = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
             done(forward::serve(&listener, &namespace, target))
         }
+        Verb::Advertise { device } => done(advertise::serve(&device)),
     }
+}
+
+fn install(lab: &Lab) -> Result<()> {
+    let progress = Progress::shown();
+    lab.install_spanwire(&progress)?;
+    progress.stage("all nodes and locations of the mesh ready", || {
+        lab.wait_mesh_ready()
+    })
 }
 
 fn up(name: &str, file: &Path, spanwire: bool) -> Result<u8> {

@@ -38,7 +38,7 @@ pub(crate) fn leader_moves(lab: &Lab) -> Result<()> {
             annotate(lab, to, "spanwire.dev/leader=true")?;
             wait_until("the annotated node leads", SOON, || Ok(leader(lab, "a")? == to))?;
             wait_until("packets leave by the new leader", SOON, || {
-                leaves_by(lab, to, from, "b2")
+                Ok(leaves_by(lab, to, from, "b2")? && leaves_by(lab, to, "a3", "b2")?)
             })
         })
         .with_context(|| format!("{to} taking over from {from}"))?;

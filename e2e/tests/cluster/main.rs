@@ -1,22 +1,25 @@
-//! The main job, in a real cluster: three locations of two nodes, one of them behind NAT without a port forward.
-//! Asserted with foreign tools, from the installed chart.
+//! The main job, in a real cluster: three locations, one of them behind NAT without a port forward, one with a
+//! node that never leads. Asserted with foreign tools, from the installed chart.
 
 mod annotations;
 mod bad_input;
 mod install;
+mod ipv6;
 mod peers;
 mod plaintext;
 mod reach;
 mod repair;
 mod rest;
 mod restarts;
-
 mod trust;
 mod wire;
 
 use std::process::ExitCode;
 
-use spanwire_e2e::suite;
+use spanwire_e2e::{Lab, Provoked, suite};
+
+/// What tests do on purpose that programs warn of.
+const PROVOKED: [Provoked; 0] = [];
 
 fn main() -> ExitCode {
     suite::run(
@@ -29,9 +32,26 @@ fn main() -> ExitCode {
                 install::nothing_crosses_without_spanwire,
             ),
             ("helm_installs_and_every_pod_reaches_every_pod", install::installs),
+            ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
             (
                 "locations_show_their_leaders",
                 install::locations_show_their_leaders,
+            ),
+            (
+                "nodes_show_that_they_are_ready",
+                install::nodes_show_that_they_are_ready,
+            ),
+            (
+                "without_ipv6_in_the_cluster_ipv6_of_the_nodes_stays_as_it_was",
+                ipv6::stays_as_it_was,
+            ),
+            (
+                "a_node_on_which_ipv6_is_switched_off_leads_and_is_ready",
+                ipv6::switched_off,
+            ),
+            (
+                "leaders_keep_the_default_route_that_a_router_advertises",
+                ipv6::learned_route,
             ),
             ("hosts_and_pods_reach_each_other", reach::hosts_and_pods),
             ("followers_keep_their_source_address", reach::source_is_preserved),
@@ -97,11 +117,13 @@ fn main() -> ExitCode {
             ),
             ("a_crashed_follower_comes_back", restarts::follower_crash),
             ("a_rebooted_leader_keeps_its_key", restarts::leader_reboot),
+            ("after_all_that_everything_is_ready_again", Lab::wait_mesh_ready),
             ("uninstall_leaves_every_node_as_it_was", install::uninstall),
             (
                 "with_open_routers_and_no_spanwire_the_plaintext_is_seen",
                 plaintext::inverse,
             ),
         ],
+        &PROVOKED,
     )
 }

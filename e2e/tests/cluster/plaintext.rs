@@ -39,7 +39,7 @@ pub(crate) fn tunnel_stopped(lab: &Lab) -> Result<()> {
     });
     let seen = stopped.and_then(|()| {
         lab.capture("internet", PLAIN, || {
-            for (from, to) in [("a1", "c2"), ("b1", "a2")] {
+            for (from, to) in [("a1", "c2"), ("b1", "a2"), ("a3", "b2")] {
                 for target in [pod_ip(lab, to)?, node_ip(lab, to)?] {
                     let asked =
                         lab.node(from)?

@@ -5,10 +5,14 @@ use spanwire_e2e::{Lab, reach, wait_until};
 
 use spanwire_e2e::expect::{SOON, all_reach_all, pod_ip};
 
-/// Both ways between followers, from a follower to a leader, and from leaders.
-const PAIRS: [(&str, &str); 5] = [
+/// Both ways between standby leaders, and between an ordinary follower and others; to a leader, and from leaders.
+const PAIRS: [(&str, &str); 9] = [
     ("a2", "c2"),
     ("c2", "a2"),
+    ("a3", "b2"),
+    ("b1", "a3"),
+    ("a3", "c1"),
+    ("c2", "a3"),
     ("b2", "c1"),
     ("a1", "b2"),
     ("c1", "b1"),
@@ -23,12 +27,13 @@ pub(crate) fn source_is_preserved(lab: &Lab) -> Result<()> {
 }
 
 pub(crate) fn bulk(lab: &Lab) -> Result<()> {
-    reach::bulk(lab, "a2", "c2", 100 << 20)?;
-    reach::bulk(lab, "c2", "a2", 100 << 20)
+    reach::bulk(lab, "a3", "c2", 100 << 20)?;
+    reach::bulk(lab, "c2", "a3", 100 << 20)
 }
 
 pub(crate) fn service(lab: &Lab) -> Result<()> {
-    reach::services_answer(lab, "c2", &["a2", "b1", "c1"], "a2")
+    reach::services_answer(lab, "c2", &["a2", "a3", "b1", "c1"], "a3")?;
+    reach::services_answer(lab, "a3", &["a2", "b1", "c2"], "b2")
 }
 
 pub(crate) fn udp_to_the_wireguard_port(lab: &Lab) -> Result<()> {

@@ -25,29 +25,7 @@ fn comes_back(machine: &Machine<'_>, what: &str, delete: &str, look: &str, withi
 pub(crate) fn objects(lab: &Lab) -> Result<()> {
     let name = leader(lab, "a")?;
     let node = lab.node(&name)?;
-    let routes = "ip -o route show table all proto 151 | sort";
-    let a_route = "set -- $(ip -o route show table 51830 | grep -v unreachable | head -1); ip route del $1 table 51830 dev $3 2>/dev/null || ip route del $1 table 51830";
-    comes_back(&node, "a route", a_route, routes, SOON_REPAIRED)?;
-    let a_rule = "set -- $(ip rule | grep 'lookup 51830' | head -1); ip rule del pref ${1%:}";
-    comes_back(
-        &node,
-        "a rule",
-        a_rule,
-        "ip rule | grep -E 'lookup 5183[01]'",
-        SOON_REPAIRED,
-    )?;
-    let table = "nft list table inet spanwire | sed -E 's/counter packets.*//'";
-    comes_back(
-        &node,
-        "the nft table",
-        "nft delete table inet spanwire",
-        table,
-        SOON_REPAIRED,
-    )?;
-    let one_rule = "h=$(nft -a list table inet spanwire | grep -m1 -oE 'notrack.*handle [0-9]+|snat.*handle [0-9]+' | grep -oE '[0-9]+$'); \
-        c=$(nft -a list table inet spanwire | awk -v h=\"# handle $h\" '/^\\tchain/{c=$2} index($0,h){print c; exit}'); \
-        nft delete rule inet spanwire $c handle $h";
-    comes_back(&node, "a rule of the nft table", one_rule, table, SOON_REPAIRED)?;
+    on_every_node(&node)?;
     let link = "ip -o addr show dev spanwire0 | sed -E 's/^[0-9]+: //; /fe80/d'";
     comes_back(
         &node,
@@ -60,12 +38,42 @@ pub(crate) fn objects(lab: &Lab) -> Result<()> {
     let peers = "wg show spanwire0 allowed-ips | sort";
     let a_peer = "wg set spanwire0 peer $(wg show spanwire0 peers | head -1) remove";
     comes_back(&node, "a WireGuard peer", a_peer, peers, Duration::from_secs(10))?;
+    on_every_node(&lab.node("a3")?).context("on a node that does not lead")?;
     wait_until("all is well again", SOON, || all_reach_all(lab).map(|()| true))?;
-    let pod = component_pod(lab, "agent", &name)?;
-    let log = lab.kubectl(["logs", "--namespace", "spanwire", &pod, "--since=60s"])?;
-    ensure!(
-        log.to_lowercase().contains("repair"),
-        "the log says nothing of a repair:\n{log}"
-    );
+    for name in [name.as_str(), "a3"] {
+        let pod = component_pod(lab, "agent", name)?;
+        let log = lab.kubectl(["logs", "--namespace", "spanwire", &pod, "--since=60s"])?;
+        ensure!(
+            log.to_lowercase().contains("repair"),
+            "the log on {name} says nothing of a repair:\n{log}"
+        );
+    }
     Ok(())
+}
+
+/// What leaders and followers have alike.
+fn on_every_node(node: &Machine<'_>) -> Result<()> {
+    let routes = "ip -o route show table all proto 151 | sort";
+    let a_route = "set -- $(ip -o route show table 51830 | grep -v unreachable | head -1); ip route del $1 table 51830 dev $3 2>/dev/null || ip route del $1 table 51830";
+    comes_back(node, "a route", a_route, routes, SOON_REPAIRED)?;
+    let a_rule = "set -- $(ip rule | grep 'lookup 51830' | head -1); ip rule del pref ${1%:}";
+    comes_back(
+        node,
+        "a rule",
+        a_rule,
+        "ip rule | grep -E 'lookup 5183[01]'",
+        SOON_REPAIRED,
+    )?;
+    let table = "nft list table inet spanwire | sed -E 's/counter packets.*//'";
+    comes_back(
+        node,
+        "the nft table",
+        "nft delete table inet spanwire",
+        table,
+        SOON_REPAIRED,
+    )?;
+    let one_rule = "h=$(nft -a list table inet spanwire | grep -m1 -oE 'notrack.*handle [0-9]+|snat.*handle [0-9]+' | grep -oE '[0-9]+$'); \
+        c=$(nft -a list table inet spanwire | awk -v h=\"# handle $h\" '/^\\tchain/{c=$2} index($0,h){print c; exit}'); \
+        nft delete rule inet spanwire $c handle $h";
+    comes_back(node, "a rule of the nft table", one_rule, table, SOON_REPAIRED)
 }

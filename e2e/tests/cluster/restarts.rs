@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, wait_until};
 
-use spanwire_e2e::expect::{SOON, all_reach_all, leader, loses_nothing, pid, pinging, pod_ip};
+use spanwire_e2e::expect::{SOON, all_reach_all, answers, leader, loses_nothing, pid, pinging, pod_ip};
 
 const NAMESPACE: [&str; 2] = ["--namespace", "spanwire"];
 
@@ -26,6 +26,7 @@ pub(crate) fn agents_killed(lab: &Lab) -> Result<()> {
         leader(lab, "a")?,
         leader(lab, "c")?,
         "a2".to_owned(),
+        "a3".to_owned(),
         "b2".to_owned(),
     ] {
         loses_nothing(lab, || {
@@ -111,21 +112,20 @@ pub(crate) fn ledger(lab: &Lab) -> Result<()> {
 }
 
 pub(crate) fn follower_crash(lab: &Lab) -> Result<()> {
-    let follower = if leader(lab, "b")? == "b1" { "b2" } else { "b1" };
-    lab.crash(follower)?;
-    thread::sleep(Duration::from_secs(3));
-    lab.reboot(follower)?;
-    wait_until("its pod is reachable again", Duration::from_secs(120), || {
-        let target = pod_ip(lab, follower)?.to_string();
-        Ok(lab
-            .pod_on("a2")?
-            .finish(["ping", "-n", "-c", "1", "-W", "1", &target])?
-            .code
-            == 0)
-    })?;
-    wait_until("all is well again", Duration::from_secs(120), || {
-        all_reach_all(lab).map(|()| true)
-    })
+    let standby = if leader(lab, "b")? == "b1" { "b2" } else { "b1" };
+    for (crashed, from) in [("a3", "b1"), (standby, "a3")] {
+        lab.crash(crashed)?;
+        thread::sleep(Duration::from_secs(3));
+        lab.reboot(crashed)?;
+        wait_until("its pod is reachable again", Duration::from_secs(120), || {
+            answers(&lab.pod_on(from)?, pod_ip(lab, crashed)?)
+        })
+        .with_context(|| format!("{crashed} has crashed"))?;
+        wait_until("all is well again", Duration::from_secs(120), || {
+            all_reach_all(lab).map(|()| true)
+        })?;
+    }
+    Ok(())
 }
 
 pub(crate) fn leader_reboot(lab: &Lab) -> Result<()> {

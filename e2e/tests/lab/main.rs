@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             ("a_killed_service_is_started_again", service),
             ("a_lab_whose_maker_was_killed_goes_down_without_a_trace", killed),
         ],
+        &[],
     )
 }
 

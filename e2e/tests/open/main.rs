@@ -26,7 +26,9 @@ fn main() -> ExitCode {
             ),
             ("when_the_port_opens_traffic_moves_into_the_tunnel", opened),
             ("then_no_plaintext_is_left", nothing_plain),
+            ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
         ],
+        &[],
     )
 }
 

@@ -1,14 +1,46 @@
 //! Both families: a Peer, and a location whose nodes all lead themselves.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab, Laptop,
+    advertise::{Advertiser, learned_default},
     expect::{SOON, all_reach_all, answers, leader},
     reach::pod_ips,
     wait_until,
 };
+
+/// The node's own route, with which it reaches the world, is there before Spanwire comes; the agents make nodes forward
+/// IPv6, and those that forward listen to advertisements only with `accept_ra=2` (ip-sysctl).
+pub(crate) fn learned_route(lab: &Lab) -> Result<()> {
+    let nodes = ["a1", "a2", "a3"];
+    for name in nodes {
+        // As on a host on which nothing has asked for IPv6 to be forwarded yet.
+        lab.node(name)?
+            .sh("for of in all eth0; do echo 0 > /proc/sys/net/ipv6/conf/$of/forwarding; done")?;
+    }
+    let advertiser = Advertiser::start(lab, "a", Path::new(env!("CARGO_BIN_EXE_lab")))?;
+    let learned = || {
+        for name in nodes {
+            learned_default(&lab.node(name)?)?
+                .with_context(|| format!("{name} has learned no default route"))?;
+        }
+        Ok(true)
+    };
+    let kept = wait_until("every node of a has the router's route", SOON, learned).and_then(|()| {
+        crate::installs(lab)?;
+        for name in nodes {
+            let forwarding = lab.node(name)?.sh("cat /proc/sys/net/ipv6/conf/all/forwarding")?;
+            ensure!(forwarding.trim() == "1", "{name} does not forward IPv6");
+        }
+        // Longer than what was learned before lives, unless it is renewed.
+        thread::sleep(Duration::from_secs(12));
+        learned()
+    });
+    advertiser.stop()?;
+    kept.map(drop)
+}
 
 pub(crate) fn peer(lab: &Lab) -> Result<()> {
     let addresses: [IpAddr; 2] = ["10.99.0.1".parse()?, "fd00:99::1".parse()?];
@@ -87,7 +119,7 @@ pub(crate) fn mesh_of_nodes(lab: &Lab) -> Result<()> {
         r#"{"spec":{"mesh":"Leaders"}}"#,
     ])?;
     wait_until("flannel carries what stays inside b again", SOON, || {
-        Ok(crosses(lab, VXLAN)?)
+        crosses(lab, VXLAN)
     })?;
     all_reach_all(lab)
 }

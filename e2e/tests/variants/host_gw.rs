@@ -50,20 +50,24 @@ pub(crate) fn two_active(lab: &Lab) -> Result<()> {
         let (network, _) = pod.rsplit_once('.').context("IPv4")?;
         Ok(format!("{network}.0/24"))
     };
-    loses_nothing_between(lab, &[("a1", "a2"), ("b1", "b2")], || {
-        let patch = r#"{"spec":{"leaders":{"active":2}}}"#;
-        lab.kubectl(["patch", "location", "b", "--type=merge", "-p", patch])?;
-        wait_until("each carries its own pods", SOON, || {
-            for (node, other) in [("b1", "b2"), ("b2", "b1")] {
-                let carried = carries(node)?;
-                ensure!(
-                    carried.contains(&of(node)?) && !carried.contains(&of(other)?),
-                    "{node} carries {carried}"
-                );
-            }
-            Ok(true)
-        })
-    })?;
+    loses_nothing_between(
+        lab,
+        &[("a1", "a2"), ("b1", "b2"), ("a3", "b2"), ("b1", "a3")],
+        || {
+            let patch = r#"{"spec":{"leaders":{"active":2}}}"#;
+            lab.kubectl(["patch", "location", "b", "--type=merge", "-p", patch])?;
+            wait_until("each carries its own pods", SOON, || {
+                for (node, other) in [("b1", "b2"), ("b2", "b1")] {
+                    let carried = carries(node)?;
+                    ensure!(
+                        carried.contains(&of(node)?) && !carried.contains(&of(other)?),
+                        "{node} carries {carried}"
+                    );
+                }
+                Ok(true)
+            })
+        },
+    )?;
     all_reach_all(lab)?;
     let patch = r#"{"spec":{"leaders":{"active":1}}}"#;
     lab.kubectl(["patch", "location", "b", "--type=merge", "-p", patch])?;

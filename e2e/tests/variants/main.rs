@@ -16,7 +16,11 @@ fn main() -> ExitCode {
             "dual.yaml",
             &suite::options(false),
             &[
-                ("dual_every_pod_reaches_every_pod", installs),
+                (
+                    "dual_installing_keeps_the_default_routes_that_a_router_advertises",
+                    dual::learned_route,
+                ),
+                ("dual_every_pod_reaches_every_pod", all_reach_all),
                 ("dual_hosts_and_pods_reach_each_other", reach::hosts_and_pods),
                 ("dual_followers_keep_their_source_address", sources),
                 ("dual_megabytes_arrive_unharmed_both_ways", bulk),
@@ -26,7 +30,9 @@ fn main() -> ExitCode {
                     "dual_nodes_that_all_lead_encrypt_inside_their_location",
                     dual::mesh_of_nodes,
                 ),
+                ("dual_every_node_and_location_is_ready", Lab::wait_mesh_ready),
             ],
+            &[],
         ),
         suite::run(
             "t-host-gw",
@@ -46,7 +52,9 @@ fn main() -> ExitCode {
                     "host_gw_two_active_leaders_share_the_members",
                     host_gw::two_active,
                 ),
+                ("host_gw_every_node_and_location_is_ready", Lab::wait_mesh_ready),
             ],
+            &[],
         ),
     ];
     // Success only of both.
@@ -66,14 +74,16 @@ fn installs(lab: &Lab) -> Result<()> {
 }
 
 fn sources(lab: &Lab) -> Result<()> {
-    reach::sources_are_preserved(lab, &[("a2", "b2"), ("b2", "a2"), ("a1", "b2"), ("b1", "a2")])
+    let leaders = [("a1", "b2"), ("b1", "a2")];
+    let third = [("a3", "b2"), ("b2", "a3"), ("a3", "b1"), ("b1", "a3")];
+    reach::sources_are_preserved(lab, &[&leaders[..], &third].concat())
 }
 
 fn bulk(lab: &Lab) -> Result<()> {
-    reach::bulk(lab, "a2", "b2", 20 << 20)?;
-    reach::bulk(lab, "b2", "a2", 20 << 20)
+    reach::bulk(lab, "a3", "b2", 20 << 20)?;
+    reach::bulk(lab, "b2", "a3", 20 << 20)
 }
 
 fn services(lab: &Lab) -> Result<()> {
-    reach::services_answer(lab, "b2", &["a1", "a2", "b1"], "a2")
+    reach::services_answer(lab, "b2", &["a1", "a2", "a3", "b1"], "a3")
 }

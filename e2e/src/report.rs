@@ -4,26 +4,26 @@ use std::{io::Write, time::Duration};
 
 /// The rows of the table that is printed in the end.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     rows: Vec<[String; 3]>,
 }
 
 impl Report {
     /// Adds a figure that has no goal.
-    pub(crate) fn figure(&mut self, what: &str, value: impl std::fmt::Display) {
+    pub fn figure(&mut self, what: &str, value: impl std::fmt::Display) {
         self.rows
             .push([what.to_owned(), value.to_string(), String::new()]);
     }
 
     /// Adds a figure and whether it meets its goal.
-    pub(crate) fn goal(&mut self, what: &str, value: impl std::fmt::Display, goal: &str, met: bool) {
+    pub fn goal(&mut self, what: &str, value: impl std::fmt::Display, goal: &str, met: bool) {
         let verdict = if met { "met" } else { "MISSED" };
         let goal = format!("{goal}: {verdict}");
         self.rows.push([what.to_owned(), value.to_string(), goal]);
     }
 
     /// Prints a Markdown table.
-    pub(crate) fn print(&self) {
+    pub fn print(&self) {
         let head = ["measure", "figure", "goal"].map(str::to_owned);
         let width = |column: usize| {
             let cells = self.rows.iter().chain([&head]);
@@ -50,7 +50,7 @@ impl Report {
 }
 
 /// Smallest, middle and largest of some durations, in milliseconds.
-pub(crate) fn spread(times: &[Duration]) -> String {
+pub fn spread(times: &[Duration]) -> String {
     let ms = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64() * 1e3;
     format!(
         "median {:.0} ms (min {:.0}, max {:.0})",
@@ -61,7 +61,7 @@ pub(crate) fn spread(times: &[Duration]) -> String {
 }
 
 /// The middle one of some durations.
-pub(crate) fn median(times: &[Duration]) -> Duration {
+pub fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()

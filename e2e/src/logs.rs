@@ -1,0 +1,331 @@
+//! What agents, operators and tunnels log at WARN and ERROR while a suite runs, and which test provoked it.
+//!
+//! The files are read from the nodes' own folders while they are written: the kubelet removes those of a pod that is
+//! replaced, and a test that replaces pods must not thereby hide what they had to say.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::lab::Lab;
+
+/// How often the files are looked at. A container lives longer, and an open file outlives its name.
+const OFTEN: Duration = Duration::from_millis(200);
+
+/// How long after a test what it provoked may still be logged: longer than any back-off and any session that runs out.
+const ECHO: Duration = Duration::from_secs(30);
+
+/// What a test provokes.
+#[derive(Debug, Clone, Copy)]
+pub struct Provoked {
+    /// The test.
+    pub by: &'static str,
+    /// The program that logs it, by its container: `agent`, `operator` or `tunnel`.
+    pub program: &'static str,
+    /// What stands in the line.
+    pub says: &'static str,
+}
+
+/// A line at WARN or ERROR.
+#[derive(Debug, Clone)]
+struct Line {
+    node: String,
+    container: String,
+    text: String,
+    /// The test that ran when it was read.
+    during: &'static str,
+    read: Instant,
+}
+
+/// Reads the logs in the background until it is dropped.
+#[derive(Debug)]
+pub(crate) struct LogWatch {
+    state: Arc<Mutex<State>>,
+    stop: Option<Sender<()>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Each node's folder of pods' logs.
+    folders: Vec<(String, PathBuf)>,
+    open: BTreeMap<PathBuf, Tail>,
+    during: &'static str,
+    ended: BTreeMap<&'static str, Instant>,
+    lines: Vec<Line>,
+}
+
+/// A file that grows, and the end of it that is no whole line yet.
+#[derive(Debug)]
+struct Tail {
+    node: String,
+    container: String,
+    file: File,
+    rest: Vec<u8>,
+}
+
+impl LogWatch {
+    /// Starts reading what is logged from now on.
+    pub(crate) fn start(lab: &Lab) -> Self {
+        let nodes = lab.node_names().into_iter();
+        let folders = nodes.map(|node| {
+            let pods = lab.logs_of(&node).join("pods");
+            (node, pods)
+        });
+        let mut state = State {
+            folders: folders.collect(),
+            open: BTreeMap::new(),
+            during: "before the first test",
+            ended: BTreeMap::new(),
+            lines: Vec::new(),
+        };
+        state.look();
+        // What an earlier run has caused in a lab that was kept is none of this one.
+        state.lines.clear();
+        let state = Arc::new(Mutex::new(state));
+        let (stop, stopped) = mpsc::channel();
+        let shared = Arc::clone(&state);
+        let reader = thread::spawn(move || {
+            while stopped.recv_timeout(OFTEN) == Err(RecvTimeoutError::Timeout) {
+                lock(&shared).look();
+            }
+        });
+        Self {
+            state,
+            stop: Some(stop),
+            reader: Some(reader),
+        }
+    }
+
+    /// From now on this test runs.
+    pub(crate) fn begin(&self, test: &'static str) {
+        let mut state = lock(&self.state);
+        state.look();
+        let before = std::mem::replace(&mut state.during, test);
+        state.ended.insert(before, Instant::now());
+    }
+
+    /// Returns the lines that none of the tests provoked that ran when they were logged, or had run a moment before.
+    pub(crate) fn unprovoked(&self, provoked: &[Provoked]) -> Vec<String> {
+        let mut state = lock(&self.state);
+        state.look();
+        let ended = &state.ended;
+        let lines = state.lines.iter();
+        let unexpected = lines.filter(|line| !provoked.iter().any(|one| one.explains(line, ended)));
+        unexpected
+            .map(|line| {
+                let Line {
+                    node,
+                    container,
+                    text,
+                    during,
+                    ..
+                } = line;
+                format!("{container} on {node}, during {during}: {text}")
+            })
+            .collect()
+    }
+}
+
+impl Drop for LogWatch {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(reader) = self.reader.take() {
+            // If it panicked, what it had read is still there.
+            let _ = reader.join();
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("no thread panics while it holds the lock")
+}
+
+impl Provoked {
+    fn explains(&self, line: &Line, ended: &BTreeMap<&'static str, Instant>) -> bool {
+        let then = self.by == line.during
+            || ended
+                .get(self.by)
+                .is_some_and(|end| *end <= line.read && line.read < *end + ECHO);
+        then && self.program == line.container && line.text.contains(self.says)
+    }
+}
+
+impl State {
+    /// Reads what has been written since the last time.
+    fn look(&mut self) {
+        for (node, folder) in &self.folders {
+            for (container, path) in files(folder) {
+                // One that is gone again was never this program's.
+                if !self.open.contains_key(&path)
+                    && let Ok(file) = File::open(&path)
+                {
+                    let node = node.clone();
+                    self.open.insert(
+                        path,
+                        Tail {
+                            node,
+                            container,
+                            file,
+                            rest: Vec::new(),
+                        },
+                    );
+                }
+            }
+        }
+        let read = Instant::now();
+        for tail in self.open.values_mut() {
+            for text in tail.lines().iter().filter_map(|line| loud(line)) {
+                self.lines.push(Line {
+                    node: tail.node.clone(),
+                    container: tail.container.clone(),
+                    text: text.to_owned(),
+                    during: self.during,
+                    read,
+                });
+            }
+        }
+    }
+}
+
+impl Tail {
+    /// The lines that have been completed since the last time.
+    fn lines(&mut self) -> Vec<String> {
+        // What cannot be read now is read the next time.
+        let _ = self.file.read_to_end(&mut self.rest);
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
+        let whole: Vec<u8> = self.rest.drain(..=end).collect();
+        let text = String::from_utf8_lossy(&whole);
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// The log files of Spanwire's containers below a node's folder `pods/NAMESPACE_POD_UID/CONTAINER/N.log`.
+fn files(pods: &Path) -> Vec<(String, PathBuf)> {
+    let below = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let ours = below(pods)
+        .into_iter()
+        .filter(|pod| name(pod).starts_with("spanwire_"));
+    ours.flat_map(|pod| below(&pod))
+        .flat_map(|container| {
+            let logs = below(&container).into_iter();
+            let whole = logs.filter(|file| file.extension().is_some_and(|extension| extension == "log"));
+            whole.map(|file| (name(&container), file)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// What a program said, if it said it at WARN or ERROR or in a panic. Before it the runtime has written time, stream and
+/// a flag.
+fn loud(line: &str) -> Option<&str> {
+    let said = line.splitn(4, ' ').nth(3)?;
+    let level = said.split_whitespace().nth(1);
+    let loud = matches!(level, Some("WARN" | "ERROR"))
+        || said.contains("panicked at")
+        || said.contains(r#""level":"WARN""#)
+        || said.contains(r#""level":"ERROR""#);
+    loud.then(|| said.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const WARN: &str =
+        "2026-01-01T00:00:00.1Z stderr F 2026-01-01T00:00:00.1Z  WARN spanwire_agent: the watch failed";
+
+    #[test]
+    fn warnings_errors_and_panics_are_loud_and_what_only_mentions_them_is_not() {
+        assert_eq!(
+            loud(WARN),
+            Some("2026-01-01T00:00:00.1Z  WARN spanwire_agent: the watch failed")
+        );
+        let said = |text: &str| format!("2026-01-01T00:00:00.1Z stderr F {text}");
+        assert!(loud(&said("2026-01-01T00:00:00.1Z ERROR spanwire_tunnel: no")).is_some());
+        assert!(loud(&said("thread 'main' panicked at src/main.rs:1:1:")).is_some());
+        assert!(loud(&said(r#"{"timestamp":"x","level":"WARN"}"#)).is_some());
+        assert!(
+            loud(&said(
+                "2026-01-01T00:00:00.1Z  INFO spanwire_agent: no WARN and no ERROR"
+            ))
+            .is_none()
+        );
+        assert!(loud("").is_none());
+    }
+
+    #[test]
+    fn a_line_is_explained_by_the_test_that_provokes_it_while_it_runs_and_a_moment_longer() {
+        let end = Instant::now();
+        let ended = BTreeMap::from([("first", end)]);
+        let line = |during, read| Line {
+            node: "a1".to_owned(),
+            container: "agent".to_owned(),
+            text: WARN.to_owned(),
+            during,
+            read,
+        };
+        let by = |by, program, says| Provoked { by, program, says };
+        let provoked = by("first", "agent", "the watch failed");
+        assert!(provoked.explains(&line("first", end), &BTreeMap::new()));
+        assert!(provoked.explains(&line("second", end + Duration::from_secs(1)), &ended));
+        assert!(!provoked.explains(&line("second", end + ECHO), &ended));
+        assert!(!provoked.explains(&line("zeroth", end), &BTreeMap::new()));
+        assert!(!by("first", "operator", "the watch failed").explains(&line("first", end), &ended));
+        assert!(!by("first", "agent", "another").explains(&line("first", end), &ended));
+    }
+
+    #[test]
+    fn what_a_pod_wrote_is_read_though_its_file_is_removed() {
+        let folder = std::env::temp_dir().join(format!("spanwire-logs-{}", std::process::id()));
+        let container = folder.join("spanwire_agent-x_1234/agent");
+        fs::create_dir_all(&container).unwrap();
+        fs::create_dir_all(folder.join("kube-system_agent_5/agent")).unwrap();
+        fs::write(
+            folder.join("kube-system_agent_5/agent/0.log"),
+            format!("{WARN}\n"),
+        )
+        .unwrap();
+        let path = container.join("0.log");
+        let mut file = File::create(&path).unwrap();
+        let mut state = State {
+            folders: vec![("a1".to_owned(), folder.clone())],
+            open: BTreeMap::new(),
+            during: "a test",
+            ended: BTreeMap::new(),
+            lines: Vec::new(),
+        };
+        write!(file, "{WARN}\n{}", &WARN[..20]).unwrap();
+        state.look();
+        assert_eq!(state.lines.len(), 1, "half a line is none");
+        fs::remove_dir_all(&folder).unwrap();
+        writeln!(file, "{}", &WARN[20..]).unwrap();
+        state.look();
+        assert_eq!(state.lines.len(), 2);
+        assert_eq!(
+            (state.lines[1].node.as_str(), state.lines[1].container.as_str()),
+            ("a1", "agent")
+        );
+    }
+}
