@@ -45,7 +45,12 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench mesh -- $(ARGS)
 
+bench-scale: setup ## What a mesh of 5,000 nodes costs; as root, ARGS="--nodes 500 --locations 10 --rest 20" for less (10 min; cold 35)
+	@e2e/tools/build >/dev/null
+	cargo build --release --locked -p spanwire-operator -p spanwire-agent -p spanwire-tunnel
+	cargo bench --locked -p spanwire-e2e --bench scale -- $(ARGS)
+
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test begin-test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh bench-scale image

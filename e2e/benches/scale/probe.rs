@@ -1,0 +1,114 @@
+//! How long an annotation takes to the WireGuard device of a far node.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use kube::{Api, Client, api::PostParams};
+use spanwire_crds::{Leaders, Location, LocationSpec};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::{Instant, sleep},
+};
+
+use crate::{nodes, simulated};
+
+const LOOKS: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The location whose leader moves. It has no standby, so that each leader is a new peer of all others.
+pub(crate) const LOCATION: &str = "l1";
+
+/// Two nodes of that location that become its leader in turn.
+#[derive(Clone)]
+pub(crate) struct Probe {
+    client: Client,
+    device: PathBuf,
+    turns: [u32; 2],
+    turn: usize,
+}
+
+impl Probe {
+    /// With a device, and the nodes of the location.
+    pub(crate) fn new(client: Client, device: PathBuf, members: &[u32]) -> Result<Self> {
+        ensure!(members.len() >= 2, "the location has too few nodes");
+        Ok(Self {
+            client,
+            device,
+            turns: [members[0], members[1]],
+            turn: 0,
+        })
+    }
+
+    /// Makes the next node the leader; the time from the annotation to the peer.
+    pub(crate) async fn once(&mut self) -> Result<Duration> {
+        let before = self.turns[self.turn];
+        self.turn = (self.turn + 1) % self.turns.len();
+        let next = self.turns[self.turn];
+        // The annotation of the old one goes first: it stays the leader as the incumbent.
+        nodes::set_leader(&self.client, before, false).await?;
+        self.wait(next, false)
+            .await
+            .context("the node was a peer before")?;
+        let start = Instant::now();
+        nodes::set_leader(&self.client, next, true).await?;
+        self.wait(next, true).await?;
+        Ok(start.elapsed())
+    }
+
+    /// Creates the location and makes its first node the leader.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        let spec = LocationSpec {
+            leaders: Leaders {
+                standby: 0,
+                ..Leaders::default()
+            },
+            ..LocationSpec::default()
+        };
+        let location = Location::new(LOCATION, spec);
+        Api::<Location>::all(self.client.clone())
+            .create(&PostParams::default(), &location)
+            .await?;
+        nodes::set_leader(&self.client, self.turns[0], true).await?;
+        self.wait(self.turns[0], true).await
+    }
+
+    async fn wait(&self, node: u32, there: bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.has(node).await.unwrap_or(false) != there {
+            ensure!(
+                Instant::now() < end,
+                "{} was {} peer for {} s",
+                nodes::name(node),
+                if there { "no" } else { "a" },
+                PATIENCE.as_secs()
+            );
+            sleep(LOOKS).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the device has a peer with the key of this node, by the protocol of wg(8).
+    async fn has(&self, node: u32) -> Result<bool> {
+        Ok(peers(&self.device).await?.contains(&simulated::key(node)))
+    }
+}
+
+/// The keys of all peers of a device.
+pub(crate) async fn peers(device: &PathBuf) -> Result<Vec<[u8; 32]>> {
+    let mut stream = UnixStream::connect(device).await?;
+    stream.write_all(b"get=1\n\n").await?;
+    stream.shutdown().await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let keys = answer.lines().filter_map(|line| line.strip_prefix("public_key="));
+    Ok(keys.filter_map(unhex).collect())
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    for (place, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some(key)
+}
