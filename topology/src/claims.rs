@@ -20,13 +20,13 @@ use crate::{
 
 /// Who claims, by reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum By<'a> {
+pub(crate) enum ClaimantRef<'a> {
     Node(&'a NodeName),
     Location(&'a LocationName),
     Peer(&'a PeerName),
 }
 
-impl By<'_> {
+impl ClaimantRef<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Node(name) => name.as_str(),
@@ -53,7 +53,7 @@ pub(crate) enum Domain<'a> {
 
 /// As what a network is claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Use {
+pub(crate) enum Purpose {
     Pods,
     Address,
     Cidr,
@@ -62,31 +62,31 @@ pub(crate) enum Use {
 
 /// One claim of a network.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct ClaimRequest<'a> {
     pub(crate) prefix: Prefix,
-    pub(crate) usage: Use,
-    pub(crate) by: By<'a>,
+    pub(crate) purpose: Purpose,
+    pub(crate) by: ClaimantRef<'a>,
     pub(crate) domain: Domain<'a>,
     pub(crate) created: Created,
     /// It stood in the decision before.
     pub(crate) standing: bool,
 }
 
-impl Ask<'_> {
-    fn precedence(&self) -> (bool, Created, &str, By<'_>) {
+impl ClaimRequest<'_> {
+    fn precedence(&self) -> (bool, Created, &str, ClaimantRef<'_>) {
         (!self.standing, self.created, self.by.name(), self.by)
     }
 
     fn of_member(&self) -> bool {
-        matches!(self.usage, Use::Pods | Use::Address)
+        matches!(self.purpose, Purpose::Pods | Purpose::Address)
     }
 
     pub(crate) fn reject(&self, reason: Reason) -> Rejected {
-        let claim = match self.usage {
-            Use::Pods => Claim::PodPrefix(self.prefix),
-            Use::Address => Claim::NodeAddress(self.prefix),
-            Use::Cidr => Claim::Cidr(self.prefix),
-            Use::AllowedIp => Claim::AllowedIp(self.prefix),
+        let claim = match self.purpose {
+            Purpose::Pods => Claim::PodPrefix(self.prefix),
+            Purpose::Address => Claim::NodeAddress(self.prefix),
+            Purpose::Cidr => Claim::Cidr(self.prefix),
+            Purpose::AllowedIp => Claim::AllowedIp(self.prefix),
         };
         Rejected {
             by: self.by.claimant(),
@@ -98,16 +98,16 @@ impl Ask<'_> {
 
 /// One claim of a key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KeyAsk<'a> {
+pub(crate) struct KeyRequest<'a> {
     pub(crate) key: PublicKey,
-    pub(crate) by: By<'a>,
+    pub(crate) by: ClaimantRef<'a>,
     pub(crate) created: Created,
     pub(crate) standing: bool,
 }
 
 /// What was not granted.
 #[derive(Debug, Default)]
-pub(crate) struct Denied<'a>(BTreeSet<(By<'a>, Use, Prefix)>);
+pub(crate) struct Denied<'a>(BTreeSet<(ClaimantRef<'a>, Purpose, Prefix)>);
 
 impl<'a> Denied<'a> {
     /// Whether every claim stands.
@@ -116,31 +116,31 @@ impl<'a> Denied<'a> {
     }
 
     /// Whether this claim of a network stands.
-    pub(crate) fn granted(&self, by: By<'a>, usage: Use, prefix: Prefix) -> bool {
-        self.0.is_empty() || !self.0.contains(&(by, usage, prefix))
+    pub(crate) fn granted(&self, by: ClaimantRef<'a>, purpose: Purpose, prefix: Prefix) -> bool {
+        self.0.is_empty() || !self.0.contains(&(by, purpose, prefix))
     }
 }
 
 /// Judges all claims of networks. `refusal` says what nobody can have.
 pub(crate) fn networks<'a>(
-    asks: &[Ask<'a>],
-    refusal: impl Fn(&Ask<'a>) -> Option<Reason>,
+    requests: &[ClaimRequest<'a>],
+    refusal: impl Fn(&ClaimRequest<'a>) -> Option<Reason>,
     rejected: &mut Vec<Rejected>,
 ) -> Denied<'a> {
     let mut denied = Denied::default();
-    let mut deny = |ask: &Ask<'a>, reason: Reason| {
-        denied.0.insert((ask.by, ask.usage, ask.prefix));
-        rejected.push(ask.reject(reason));
+    let mut deny = |request: &ClaimRequest<'a>, reason: Reason| {
+        denied.0.insert((request.by, request.purpose, request.prefix));
+        rejected.push(request.reject(reason));
     };
-    let (mut v4, mut v6) = (Vec::with_capacity(asks.len()), Vec::new());
-    for (index, ask) in asks.iter().enumerate() {
-        if let Some(reason) = refusal(ask) {
-            deny(ask, reason);
+    let (mut v4, mut v6) = (Vec::with_capacity(requests.len()), Vec::new());
+    for (index, request) in requests.iter().enumerate() {
+        if let Some(reason) = refusal(request) {
+            deny(request, reason);
             continue;
         }
         let place = u32::try_from(index).expect("memory ends before");
-        let length = ask.prefix.length();
-        match ask.prefix.range() {
+        let length = request.prefix.length();
+        match request.prefix.range() {
             (Family::V4, first, _) => {
                 let low = u64::try_from(first).expect("an IPv4 address has 32 bits");
                 v4.push((low << 8 | u64::from(length), place));
@@ -151,12 +151,12 @@ pub(crate) fn networks<'a>(
     // IPv4 networks fit into one number each, which sorts fastest.
     v4.sort_unstable();
     v6.sort_unstable();
-    let v4: Vec<&Ask<'a>> = v4.iter().map(|(.., place)| &asks[*place as usize]).collect();
-    let v6: Vec<&Ask<'a>> = v6.iter().map(|(.., place)| &asks[*place as usize]).collect();
+    let v4: Vec<&ClaimRequest<'a>> = v4.iter().map(|(.., place)| &requests[*place as usize]).collect();
+    let v6: Vec<&ClaimRequest<'a>> = v6.iter().map(|(.., place)| &requests[*place as usize]).collect();
     for sorted in [v4, v6] {
         let mut rest = &sorted[..];
         while let Some(outer) = rest.first() {
-            let inside = |ask: &&&Ask<'a>| outer.prefix.covers(&ask.prefix);
+            let inside = |request: &&&ClaimRequest<'a>| outer.prefix.covers(&request.prefix);
             let (cluster, others) = rest.split_at(rest.iter().take_while(inside).count());
             rest = others;
             if !peaceful(cluster) {
@@ -168,34 +168,34 @@ pub(crate) fn networks<'a>(
 }
 
 /// Whether a sorted cluster can be granted as it is.
-fn peaceful(cluster: &[&Ask<'_>]) -> bool {
+fn peaceful(cluster: &[&ClaimRequest<'_>]) -> bool {
     let [first, rest @ ..] = cluster else {
         return true;
     };
     let mut last_of_member = first.of_member().then_some(first);
-    rest.iter().all(|ask| {
-        let shared = ask.of_member()
-            && last_of_member.is_some_and(|last| last.prefix == ask.prefix && last.by != ask.by);
-        if ask.of_member() {
-            last_of_member = Some(ask);
+    rest.iter().all(|request| {
+        let shared = request.of_member()
+            && last_of_member.is_some_and(|last| last.prefix == request.prefix && last.by != request.by);
+        if request.of_member() {
+            last_of_member = Some(request);
         }
-        ask.domain == first.domain && !shared
+        request.domain == first.domain && !shared
     })
 }
 
-fn weigh<'a>(mut order: Vec<&Ask<'a>>, deny: &mut impl FnMut(&Ask<'a>, Reason)) {
+fn weigh<'a>(mut order: Vec<&ClaimRequest<'a>>, deny: &mut impl FnMut(&ClaimRequest<'a>, Reason)) {
     order.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
     let mut granted = Granted::default();
-    for ask in order {
-        match granted.blocker(ask) {
+    for request in order {
+        match granted.blocker(request) {
             Some(winner) => deny(
-                ask,
+                request,
                 Reason::Taken {
                     holder: winner.by.claimant(),
                     held: winner.prefix,
                 },
             ),
-            None => granted.insert(ask),
+            None => granted.insert(request),
         }
     }
 }
@@ -203,50 +203,61 @@ fn weigh<'a>(mut order: Vec<&Ask<'a>>, deny: &mut impl FnMut(&Ask<'a>, Reason)) 
 #[derive(Default)]
 struct Granted<'r, 'a> {
     /// The outermost networks. They are disjoint, and all that is granted inside one is of its domain.
-    outermost: BTreeMap<Prefix, &'r Ask<'a>>,
+    outermost: BTreeMap<Prefix, &'r ClaimRequest<'a>>,
     /// The networks of members.
-    members: BTreeMap<Prefix, &'r Ask<'a>>,
+    members: BTreeMap<Prefix, &'r ClaimRequest<'a>>,
 }
 
 impl<'r, 'a> Granted<'r, 'a> {
-    fn around(&self, prefix: Prefix) -> Option<&'r Ask<'a>> {
-        let (outer, ask) = self.outermost.range(..=prefix).next_back()?;
-        outer.covers(&prefix).then_some(*ask)
+    fn around(&self, prefix: Prefix) -> Option<&'r ClaimRequest<'a>> {
+        let (outer, request) = self.outermost.range(..=prefix).next_back()?;
+        outer.covers(&prefix).then_some(*request)
     }
 
-    fn inside(&self, prefix: Prefix) -> impl Iterator<Item = &'r Ask<'a>> {
-        let inner = self.outermost.range(prefix..).map(|(_, ask)| *ask);
-        inner.take_while(move |ask| prefix.covers(&ask.prefix))
+    fn inside(&self, prefix: Prefix) -> impl Iterator<Item = &'r ClaimRequest<'a>> {
+        let inner = self.outermost.range(prefix..).map(|(_, request)| *request);
+        inner.take_while(move |request| prefix.covers(&request.prefix))
     }
 
-    fn blocker(&self, ask: &Ask<'a>) -> Option<&'r Ask<'a>> {
-        let namesake = self.members.get(&ask.prefix).copied();
-        let foreign = |other: &&Ask<'a>| other.domain != ask.domain;
+    fn blocker(&self, request: &ClaimRequest<'a>) -> Option<&'r ClaimRequest<'a>> {
+        let namesake = self.members.get(&request.prefix).copied();
+        let foreign = |other: &&ClaimRequest<'a>| other.domain != request.domain;
         namesake
-            .filter(|other| ask.of_member() && other.by != ask.by)
-            .or_else(|| self.around(ask.prefix).filter(foreign))
-            .or_else(|| self.inside(ask.prefix).find(foreign))
+            .filter(|other| request.of_member() && other.by != request.by)
+            .or_else(|| self.around(request.prefix).filter(foreign))
+            .or_else(|| self.inside(request.prefix).find(foreign))
     }
 
-    fn insert(&mut self, ask: &'r Ask<'a>) {
-        if ask.of_member() {
-            self.members.insert(ask.prefix, ask);
+    fn insert(&mut self, request: &'r ClaimRequest<'a>) {
+        if request.of_member() {
+            self.members.insert(request.prefix, request);
         }
-        if self.around(ask.prefix).is_none() {
-            let swallowed: Vec<Prefix> = self.inside(ask.prefix).map(|inner| inner.prefix).collect();
+        if self.around(request.prefix).is_none() {
+            let swallowed: Vec<Prefix> = self.inside(request.prefix).map(|inner| inner.prefix).collect();
             for inner in swallowed {
                 self.outermost.remove(&inner);
             }
-            self.outermost.insert(ask.prefix, ask);
+            self.outermost.insert(request.prefix, request);
         }
     }
 }
 
 /// Judges all claims of keys; the answer is who does not get the key that he claims.
-pub(crate) fn keys<'a>(asks: &[KeyAsk<'a>], rejected: &mut Vec<Rejected>) -> BTreeSet<By<'a>> {
+pub(crate) fn keys<'a>(
+    requests: &[KeyRequest<'a>],
+    rejected: &mut Vec<Rejected>,
+) -> BTreeSet<ClaimantRef<'a>> {
     let mut denied = BTreeSet::new();
-    for mut group in twins(asks) {
-        group.sort_unstable_by_key(|ask| (ask.key, !ask.standing, ask.created, ask.by.name(), ask.by));
+    for mut group in twins(requests) {
+        group.sort_unstable_by_key(|request| {
+            (
+                request.key,
+                !request.standing,
+                request.created,
+                request.by.name(),
+                request.by,
+            )
+        });
         for same in group.chunk_by(|a, b| a.key == b.key) {
             let [winner, losers @ ..] = same else { continue };
             for loser in losers {
@@ -264,21 +275,21 @@ pub(crate) fn keys<'a>(asks: &[KeyAsk<'a>], rejected: &mut Vec<Rejected>) -> BTr
 
 /// Claims of keys that begin alike, in groups of at least two. Nearly no two keys do, so only their beginnings are
 /// sorted.
-fn twins<'r, 'a>(asks: &'r [KeyAsk<'a>]) -> Vec<Vec<&'r KeyAsk<'a>>> {
+fn twins<'r, 'a>(requests: &'r [KeyRequest<'a>]) -> Vec<Vec<&'r KeyRequest<'a>>> {
     let start = |key: &PublicKey| {
         key.as_bytes()
             .iter()
             .take(8)
             .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
     };
-    let mut starts: Vec<_> = asks
+    let mut starts: Vec<_> = requests
         .iter()
         .enumerate()
-        .map(|(index, ask)| (start(&ask.key), index))
+        .map(|(index, request)| (start(&request.key), index))
         .collect();
     starts.sort_unstable();
     let groups = starts.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1);
     groups
-        .map(|group| group.iter().map(|(_, index)| &asks[*index]).collect())
+        .map(|group| group.iter().map(|(_, index)| &requests[*index]).collect())
         .collect()
 }

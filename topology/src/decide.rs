@@ -10,11 +10,11 @@
 //!
 //! Deciding again on the same facts changes nothing, generation included.
 
-mod asks;
 mod established;
 mod members;
 mod peers;
 mod place;
+mod requests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +24,10 @@ use std::{
 use crate::{
     Candidate, Decision, Facts, Generation, Location, LocationFact, LocationName, Member, Mesh, MeshMode,
     NodeName, Prefix, Seats, Settings,
-    claims::{self, By, Denied, Use},
+    claims::{self, ClaimantRef, Denied, Purpose},
     elect,
 };
-use members::Drawn;
+use members::MemberUpdate;
 use place::Places;
 
 /// Decides the mesh. `previous` is what was published last; it only makes the answer steady.
@@ -40,10 +40,10 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         .clone()
         .unwrap_or_else(default_location);
     let places = place::place(facts, previous, &fallback, &mut rejected);
-    let keyless = claims::keys(&asks::keys(facts, previous, &places.nodes), &mut rejected);
-    let limits = asks::Limits::new(&facts.cluster);
-    let asks = asks::networks(facts, previous, &places.nodes, &keyless);
-    let denied = claims::networks(&asks, |ask| limits.refusal(ask), &mut rejected);
+    let keyless = claims::keys(&requests::keys(facts, previous, &places.nodes), &mut rejected);
+    let limits = requests::Limits::new(&facts.cluster);
+    let requests = requests::networks(facts, previous, &places.nodes, &keyless);
+    let denied = claims::networks(&requests, |request| limits.refusal(request), &mut rejected);
     let generation = later(previous);
     let objects: Vec<_> = places
         .locations
@@ -107,7 +107,7 @@ fn locations(
     places: &Places<'_>,
     objects: &[Option<&LocationFact>],
     denied: &Denied<'_>,
-    members: Vec<Drawn<'_>>,
+    members: Vec<MemberUpdate<'_>>,
 ) -> BTreeMap<LocationName, Location> {
     let named = places.locations.iter().zip(objects);
     let mut sites: Vec<Site<'_>> = named.map(|(name, fact)| Site::new(name, *fact)).collect();
@@ -115,20 +115,20 @@ fn locations(
         let site = &mut sites[node.site];
         site.candidates
             .extend(place::candidate(node, member.get(), site.fact));
-        let by = By::Node(node.name);
+        let by = ClaimantRef::Node(node.name);
         let granted = node
             .fact
             .cidrs
             .iter()
-            .filter(|cidr| denied.granted(by, Use::Cidr, **cidr));
+            .filter(|cidr| denied.granted(by, Purpose::Cidr, **cidr));
         site.cidrs.extend(granted.copied());
         site.members.push((node.name, member));
     }
     let location = |site: Site<'_>| {
-        let by = By::Location(site.name);
+        let by = ClaimantRef::Location(site.name);
         let named = site.fact.into_iter().flat_map(|fact| &fact.cidrs);
         let granted = named
-            .filter(|cidr| denied.granted(by, Use::Cidr, **cidr))
+            .filter(|cidr| denied.granted(by, Purpose::Cidr, **cidr))
             .copied();
         let before = previous.locations.get(site.name);
         let incumbents = before.map_or(&[][..], |before| &before.leaders);
@@ -147,10 +147,12 @@ fn locations(
 
 /// The members of a location; those of the decision before themselves where none has come, changed or gone.
 fn together(
-    members: Vec<(&NodeName, Drawn<'_>)>,
+    members: Vec<(&NodeName, MemberUpdate<'_>)>,
     before: Option<&Arc<BTreeMap<NodeName, Member>>>,
 ) -> Arc<BTreeMap<NodeName, Member>> {
-    let stayed = members.iter().all(|(_, member)| matches!(member, Drawn::Same(_)));
+    let stayed = members
+        .iter()
+        .all(|(_, member)| matches!(member, MemberUpdate::Same(_)));
     match before.filter(|before| stayed && before.len() == members.len()) {
         Some(before) => Arc::clone(before),
         None => {
@@ -170,7 +172,7 @@ struct Site<'a> {
     fact: Option<&'a LocationFact>,
     candidates: Vec<Candidate<'a>>,
     cidrs: Vec<Prefix>,
-    members: Vec<(&'a NodeName, Drawn<'a>)>,
+    members: Vec<(&'a NodeName, MemberUpdate<'a>)>,
 }
 
 impl<'a> Site<'a> {

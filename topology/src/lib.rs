@@ -9,6 +9,7 @@
 //! ```text
 //! Facts ──decide(facts, previous mesh)──▶ Decision { mesh, rejected }     run by the operator, published by it
 //! Mesh  ──plan(mesh, me, reachability)──▶ Plan                           run by every agent for itself
+//! Plans ──trace(ground, plans, from, to)▶ Trace                          the way of one packet, explained
 //! ```
 //!
 //! # Glossary
@@ -29,7 +30,6 @@
 #![forbid(unsafe_code)]
 
 mod address;
-mod check;
 mod claims;
 mod decide;
 mod dot;
@@ -37,6 +37,7 @@ mod election;
 mod endpoint;
 mod facts;
 mod key;
+mod lint;
 mod mesh;
 mod name;
 mod plan;
@@ -45,8 +46,8 @@ mod reachability;
 mod rejected;
 mod rendezvous;
 mod text;
+pub mod trace;
 
-pub use check::{Finding, Severity, check};
 pub use decide::decide;
 pub use dot::dot;
 pub use election::{Candidate, Seats, elect};
@@ -55,6 +56,7 @@ pub use facts::{
     ClusterFacts, Created, Facts, Labels, LocationFact, NodeFact, Operator, PeerFact, Requirement, Selector,
 };
 pub use key::{KeyError, PublicKey};
+pub use lint::{Finding, Severity, lint};
 pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings};
 pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{Party, Plan, Role, Route, Tunnel, TunnelPeer, Via, plan};

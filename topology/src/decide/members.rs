@@ -7,19 +7,19 @@ use crate::{
     Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Family, Generation, LocationFact, Member,
     NodeFact, Prefix, PublicKey, Reason, Rejected,
     address::Pool,
-    claims::{By, Denied, Use},
+    claims::{ClaimantRef, Denied, Purpose},
 };
 
 /// A node as a member.
 #[derive(Debug)]
-pub(super) enum Drawn<'a> {
+pub(super) enum MemberUpdate<'a> {
     /// As it was, where it was.
     Same(&'a Member),
     /// New, moved or changed.
     New(Box<Member>),
 }
 
-impl Drawn<'_> {
+impl MemberUpdate<'_> {
     pub(super) fn get(&self) -> &Member {
         match self {
             Self::Same(member) => member,
@@ -40,22 +40,22 @@ pub(super) fn members<'a>(
     cluster: &ClusterFacts,
     nodes: &[Placed<'a>],
     objects: &[Option<&LocationFact>],
-    keyless: &BTreeSet<By<'_>>,
+    keyless: &BTreeSet<ClaimantRef<'_>>,
     denied: &Denied<'_>,
     generation: Generation,
     rejected: &mut Vec<Rejected>,
-) -> Vec<Drawn<'a>> {
+) -> Vec<MemberUpdate<'a>> {
     let pools = [Family::V4, Family::V6].map(|family| pool(cluster, nodes, denied, family));
     let overlays = overlays(pools, nodes, rejected);
-    let drawn = |(node, overlay): (&Placed<'a>, Overlay)| {
+    let update = |(node, overlay): (&Placed<'a>, Overlay)| {
         let sketch = Sketch::new(cluster, node, objects[node.site], overlay, keyless, denied);
         let before = node.before.filter(|before| before.stayed);
         match before.filter(|before| sketch.is(before.member)) {
-            Some(before) => Drawn::Same(before.member),
-            None => Drawn::New(Box::new(sketch.member(generation))),
+            Some(before) => MemberUpdate::Same(before.member),
+            None => MemberUpdate::New(Box::new(sketch.member(generation))),
         }
     };
-    nodes.iter().zip(overlays).map(drawn).collect()
+    nodes.iter().zip(overlays).map(update).collect()
 }
 
 /// What a member will be, borrowed from its fact: nearly all are as they were, and only the others are made.
@@ -75,19 +75,19 @@ impl<'a> Sketch<'a> {
         node: &Placed<'a>,
         location: Option<&'a LocationFact>,
         overlay: Overlay,
-        keyless: &BTreeSet<By<'_>>,
+        keyless: &BTreeSet<ClaimantRef<'_>>,
         denied: &Denied<'_>,
     ) -> Self {
-        let by = By::Node(node.name);
+        let by = ClaimantRef::Node(node.name);
         let fact = node.fact;
         let mut addresses = Cow::Borrowed(&fact.addresses);
         let mut prefixes = Cow::Borrowed(&fact.prefixes);
         if !denied.is_empty() {
-            let address = |address: &IpAddr| denied.granted(by, Use::Address, Prefix::host(*address));
+            let address = |address: &IpAddr| denied.granted(by, Purpose::Address, Prefix::host(*address));
             if !addresses.iter().all(address) {
                 addresses.to_mut().retain(address);
             }
-            let prefix = |prefix: &Prefix| denied.granted(by, Use::Pods, *prefix);
+            let prefix = |prefix: &Prefix| denied.granted(by, Purpose::Pods, *prefix);
             if !prefixes.iter().all(prefix) {
                 prefixes.to_mut().retain(prefix);
             }
@@ -187,7 +187,7 @@ type Overlay = [Option<IpAddr>; 2];
 fn pool(cluster: &ClusterFacts, nodes: &[Placed<'_>], denied: &Denied<'_>, family: Family) -> Option<Prefix> {
     let of_family = |pools: &BTreeSet<Prefix>| pools.iter().find(|pool| pool.family() == family).copied();
     let has = |node: &Placed<'_>| {
-        let by = By::Node(node.name);
+        let by = ClaimantRef::Node(node.name);
         let mut pods = node
             .fact
             .prefixes
@@ -198,8 +198,8 @@ fn pool(cluster: &ClusterFacts, nodes: &[Placed<'_>], denied: &Denied<'_>, famil
             .addresses
             .iter()
             .filter(|address| Family::of(**address) == family);
-        pods.any(|prefix| denied.granted(by, Use::Pods, *prefix))
-            || addresses.any(|address| denied.granted(by, Use::Address, Prefix::host(*address)))
+        pods.any(|prefix| denied.granted(by, Purpose::Pods, *prefix))
+            || addresses.any(|address| denied.granted(by, Purpose::Address, Prefix::host(*address)))
     };
     of_family(&cluster.overlay).or_else(|| of_family(&cluster.automatic).filter(|_| nodes.iter().any(has)))
 }

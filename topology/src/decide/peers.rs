@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 
 use crate::{
     Claim, Claimant, Facts, LocationName, Mesh, Peer, PeerFact, PeerName, Reason, Rejected,
-    claims::{By, Denied, Use},
+    claims::{ClaimantRef, Denied, Purpose},
 };
 
 /// Puts every Peer that has its key into the mesh.
 pub(super) fn attach(
     facts: &Facts,
     previous: &Mesh,
-    keyless: &BTreeSet<By<'_>>,
+    keyless: &BTreeSet<ClaimantRef<'_>>,
     denied: &Denied<'_>,
     mesh: &mut Mesh,
     rejected: &mut Vec<Rejected>,
 ) {
     let open = open_locations(facts, mesh);
     for (name, fact) in &facts.peers {
-        let by = By::Peer(name);
+        let by = ClaimantRef::Peer(name);
         if keyless.contains(&by) {
             continue;
         }
@@ -27,7 +27,7 @@ pub(super) fn attach(
         let granted = fact
             .allowed_ips
             .iter()
-            .filter(|prefix| denied.granted(by, Use::AllowedIp, **prefix));
+            .filter(|prefix| denied.granted(by, Purpose::AllowedIp, **prefix));
         let peer = Peer {
             public_key: fact.public_key,
             allowed_ips: granted.copied().collect(),

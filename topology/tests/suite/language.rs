@@ -8,7 +8,8 @@
 //! peer laptop key=100 allowed=10.99.0.1/32 location=paris
 //! remove node a1                       # or location, or peer
 //! decide                               # prints what was rejected
-//! show                                 # the mesh;  also: plan NODE, check, dot, carriers LOCATION
+//! show                                 # the mesh;  also: plan NODE, lint, dot, carriers LOCATION
+//! trace 10.244.1.5 10.245.1.5          # the way of a packet, node by node
 //! walk                                 # every ordered pair of addresses, see `walk.rs`
 //! ```
 //!
@@ -16,9 +17,12 @@
 
 mod objects;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
-use spanwire_topology::{Facts, Mesh, NodeName, Reachability, Rejected, carrier, check, decide, dot, plan};
+use spanwire_topology::{
+    Facts, Mesh, NodeName, Reachability, Rejected, carrier, decide, dot, lint, plan,
+    trace::{GroundTruth, plans, trace},
+};
 
 use crate::walk;
 
@@ -86,9 +90,10 @@ impl World {
             ["plan", node] => {
                 plan(&self.mesh, &parse::<NodeName>(node)?, &Reachability::default()).to_string()
             }
-            ["check"] => lines(&check(&self.mesh), "nothing found"),
+            ["lint"] => lines(&lint(&self.mesh), "nothing found"),
             ["dot"] => dot(&self.mesh),
             ["carriers", location] => self.carriers(location)?,
+            ["trace", from, to] => self.trace(parse(from)?, parse(to)?)?,
             ["walk"] => walk::report(&self.mesh),
             _ => return self.object(&words).map(|()| None),
         };
@@ -114,6 +119,12 @@ impl World {
             .chain(body)
             .map(|line| line.to_owned() + "\n")
             .collect())
+    }
+
+    fn trace(&self, from: IpAddr, to: IpAddr) -> Result<String, String> {
+        let ground = GroundTruth::new([&self.mesh]);
+        let from = ground.spot(from).ok_or("the mesh does not know the source")?;
+        Ok(trace(&ground, &plans(&self.mesh), &from, to).to_string())
     }
 
     fn carriers(&self, name: &str) -> Result<String, String> {

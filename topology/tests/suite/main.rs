@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod arbitrary;
 #[cfg(test)]
+mod expect;
+#[cfg(test)]
 mod language;
 #[cfg(test)]
 mod mixtures;

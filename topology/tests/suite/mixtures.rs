@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use spanwire_topology::{
     Facts, LeaderRole, Location, LocationName, Mesh, MeshMode, NodeName, Reachability, Role, decide, plan,
+    trace::{GroundTruth, Place, Plans, Spot, Verdict, plans, trace},
 };
 
 use crate::{
     arbitrary::{link, sound},
     language::World,
-    walk::{Ground, Outcome, Place, Plans, Spot, plans, walk},
 };
 
 proptest! {
@@ -22,14 +22,14 @@ proptest! {
     #[test]
     fn every_mixture_is_safe(before in sound(), after in sound(), links in any::<[bool; 2]>(), seed in any::<u64>()) {
         let (old, new) = publications(before, after, links);
-        let ground = Ground::new([&old, &new]);
-        let alone = [&old, &new].map(|mesh| Ground::new([mesh]));
+        let ground = GroundTruth::new([&old, &new]);
+        let alone = [&old, &new].map(|mesh| GroundTruth::new([mesh]));
         let spots = [alone[0].spots(), alone[1].spots()].concat();
         let plans = mixed_plans(&old, &new, seed);
         for (from, to) in pairs(&spots) {
-            let outcome = walk(&ground, &plans, from, to.address);
+            let outcome = trace(&ground, &plans, from, to.address).verdict;
             let about = || format!("{from} to {to}: {outcome:?}\nold {old}new {new}{}", print(&plans));
-            prop_assert!(!matches!(outcome, Outcome::Loop | Outcome::Astray(_)), "{}", about());
+            prop_assert!(!matches!(outcome, Verdict::Loop | Verdict::Misdelivered(..)), "{}", about());
             if established(&old, &new, &alone, from, to) {
                 prop_assert!(!leaks(&plans, &outcome), "{}", about());
             }
@@ -44,12 +44,12 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let (old, new) = publications(before.clone(), with_followers(before, others), links);
-        let ground = Ground::new([&old, &new]);
-        let alone = [&old, &new].map(|mesh| Ground::new([mesh]));
+        let ground = GroundTruth::new([&old, &new]);
+        let alone = [&old, &new].map(|mesh| GroundTruth::new([mesh]));
         let spots = [alone[0].spots(), alone[1].spots()].concat();
         let (old_plans, new_plans, mixed) = (plans(&old), plans(&new), mixed_plans(&old, &new, seed));
         for (from, to) in pairs(&spots) {
-            let outcomes = [&old_plans, &new_plans, &mixed].map(|plans| walk(&ground, plans, from, to.address));
+            let outcomes = [&old_plans, &new_plans, &mixed].map(|plans| trace(&ground, plans, from, to.address).verdict);
             if works(&outcomes[0]) && works(&outcomes[1]) && stays(&old, &new, from) && stays(&old, &new, to) {
                 let text = format!("{from} to {to}: {outcomes:?}\nold {old}new {new}{}", print(&mixed));
                 prop_assert!(works(&outcomes[2]), "{}", text);
@@ -65,14 +65,14 @@ proptest! {
     ) {
         let (_, old) = publications(facts.clone(), facts, links);
         let new = with_other_roles(old.clone(), seed);
-        let ground = Ground::new([&old, &new]);
+        let ground = GroundTruth::new([&old, &new]);
         let (old_plans, new_plans, mixed) = (plans(&old), plans(&new), mixed_plans(&old, &new, seed));
         let spots = ground.spots();
         // A Peer has a tunnel to one leader, so with Peers both sides of it have to switch.
         let peer = |spot: &Spot| matches!(spot.place, Place::Peer(_));
         let between = |(from, to): &(&Spot, &Spot)| led(&new, from) && !peer(from) && !peer(to);
         for (from, to) in pairs(&spots).filter(between) {
-            let outcomes = [&old_plans, &new_plans, &mixed].map(|plans| walk(&ground, plans, from, to.address));
+            let outcomes = [&old_plans, &new_plans, &mixed].map(|plans| trace(&ground, plans, from, to.address).verdict);
             if works(&outcomes[0]) && works(&outcomes[1]) {
                 let text = format!("{from} to {to}: {outcomes:?}\nold {old}new {new}{}", print(&mixed));
                 prop_assert!(works(&outcomes[2]), "{}", text);
@@ -97,8 +97,8 @@ fn leaders_change_places_without_a_loop_in_every_mixture() {
     swap.iter().for_each(|line| drop(world.line(line).unwrap()));
     let new = world.mesh;
     assert_ne!(old.locations, new.locations);
-    let ground = Ground::new([&old, &new]);
-    let spots = Ground::new([&new]).spots();
+    let ground = GroundTruth::new([&old, &new]);
+    let spots = GroundTruth::new([&new]).spots();
     let nodes = ["a1", "a2", "a3", "b1"].map(|name| name.parse::<NodeName>().unwrap());
     for views in 0..1_u8 << nodes.len() {
         let plan_of = |(index, node): (usize, &NodeName)| {
@@ -107,14 +107,20 @@ fn leaders_change_places_without_a_loop_in_every_mixture() {
         };
         let plans: Plans = nodes.iter().enumerate().map(plan_of).collect();
         for (from, to) in pairs(&spots) {
-            let outcome = walk(&ground, &plans, from, to.address);
+            let outcome = trace(&ground, &plans, from, to.address).verdict;
             assert!(
-                !matches!(outcome, Outcome::Loop | Outcome::Astray(_)),
+                !matches!(outcome, Verdict::Loop | Verdict::Misdelivered(..)),
                 "{from} to {to}: {outcome:?}"
             );
             assert!(
                 !leaks(&plans, &outcome)
-                    || !established(&old, &new, &[Ground::new([&old]), Ground::new([&new])], from, to)
+                    || !established(
+                        &old,
+                        &new,
+                        &[GroundTruth::new([&old]), GroundTruth::new([&new])],
+                        from,
+                        to
+                    )
             );
         }
     }
@@ -285,12 +291,13 @@ fn same_home(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
 }
 
 /// Whether two nodes are, before and after, in locations that are established, and have the address before and after.
-fn established(old: &Mesh, new: &Mesh, alone: &[Ground<'_>; 2], from: &Spot, to: &Spot) -> bool {
+fn established(old: &Mesh, new: &Mesh, alone: &[GroundTruth<'_>; 2], from: &Spot, to: &Spot) -> bool {
     let (Some(start), Some(end)) = (&from.location, &to.location) else {
         return false;
     };
-    let has =
-        |ground: &Ground<'_>, spot: &Spot| ground.hosts(spot.address) == BTreeSet::from([spot.place.clone()]);
+    let has = |ground: &GroundTruth<'_>, spot: &Spot| {
+        ground.hosts(spot.address) == BTreeSet::from([spot.place.clone()])
+    };
     let nodes = matches!((&from.place, &to.place), (Place::Node(_), Place::Node(_)));
     let apart = |location: &Location| start != end || location.settings.mode == MeshMode::Nodes;
     let listed = |location: &Location| location.established.contains(end) && apart(location);
@@ -303,16 +310,16 @@ fn established(old: &Mesh, new: &Mesh, alone: &[Ground<'_>; 2], from: &Spot, to:
 }
 
 /// Whether a packet comes to where it should, as far as the mesh is concerned.
-fn works(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Arrived(_) | Outcome::Plain(_))
+fn works(outcome: &Verdict) -> bool {
+    matches!(outcome, Verdict::Arrived(_) | Verdict::Underlay(_))
 }
 
 /// Whether a node leaves a packet to its own routes though it is one of the mesh. A node that does not know itself, being
 /// new or deleted, does nothing for the mesh, and nothing can be asked of it.
-fn leaks(plans: &Plans, outcome: &Outcome) -> bool {
+fn leaks(plans: &Plans, outcome: &Verdict) -> bool {
     match outcome {
-        Outcome::Plain(at) => plans.get(at).is_some_and(|plan| plan.role != Role::Outside),
-        Outcome::Arrived(_) | Outcome::Stopped(_) | Outcome::Astray(_) | Outcome::Loop => false,
+        Verdict::Underlay(at) => plans.get(at).is_some_and(|plan| plan.role != Role::Outside),
+        Verdict::Arrived(_) | Verdict::Dropped(..) | Verdict::Misdelivered(..) | Verdict::Loop => false,
     }
 }
 

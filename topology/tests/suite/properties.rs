@@ -8,12 +8,12 @@ use std::{
 use proptest::prelude::*;
 use spanwire_topology::{
     Claimant, Facts, Family, LocationName, Mesh, NodeFact, NodeName, PeerName, Prefix, PublicKey,
-    Reachability, Reason, Severity, Via, carrier, check, decide, dot, plan,
+    Reachability, Reason, Severity, Via, carrier, decide, dot, lint, plan, trace::Verdict,
 };
 
 use crate::{
     arbitrary::{Stack, link, messy, sound, sound_of},
-    walk::{self, Outcome},
+    walk,
 };
 
 proptest! {
@@ -24,7 +24,7 @@ proptest! {
         let old = decide(&before, &Mesh::default());
         let new = decide(&after, &old.mesh);
         for decision in [&old, &new] {
-            let errors = check(&decision.mesh).into_iter().filter(|found| found.severity() == Severity::Error);
+            let errors = lint(&decision.mesh).into_iter().filter(|found| found.severity() == Severity::Error);
             prop_assert_eq!(errors.collect::<Vec<_>>(), vec![]);
         }
         let picture = dot(&new.mesh);
@@ -232,7 +232,7 @@ fn judge(mesh: &Mesh) -> Result<(), TestCaseError> {
             outcome,
             mesh
         );
-        prop_assert!(!matches!(outcome, Outcome::Loop | Outcome::Astray(_)));
+        prop_assert!(!matches!(outcome, Verdict::Loop | Verdict::Misdelivered(..)));
     }
     Ok(())
 }

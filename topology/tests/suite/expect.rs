@@ -1,8 +1,9 @@
 //! What should happen between two places of a mesh, said without plans.
 
-use spanwire_topology::{LeaderRole, Location, LocationName, Mesh, MeshMode, NodeName, carrier};
-
-use super::{Outcome, Place, Spot};
+use spanwire_topology::{
+    LeaderRole, Location, LocationName, Mesh, MeshMode, NodeName, carrier,
+    trace::{Place, Spot, Verdict},
+};
 
 /// What should happen to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +17,12 @@ pub(crate) enum Expected {
 }
 
 impl Expected {
-    pub(crate) fn met(self, outcome: &Outcome) -> bool {
-        match outcome {
-            Outcome::Arrived(hops) => self == Self::Arrives && *hops <= 3,
-            Outcome::Plain(_) => self == Self::Plain,
-            Outcome::Stopped(_) => self == Self::Stops,
-            Outcome::Astray(_) | Outcome::Loop => false,
+    pub(crate) fn met(self, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Arrived(hops) => self == Self::Arrives && *hops <= 3,
+            Verdict::Underlay(_) => self == Self::Plain,
+            Verdict::Dropped(..) => self == Self::Stops,
+            Verdict::Misdelivered(..) | Verdict::Loop => false,
         }
     }
 }

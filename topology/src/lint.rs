@@ -86,7 +86,7 @@ impl Finding {
 
 /// Everything about the mesh that is not as it should be: errors first, in a stable order.
 #[must_use]
-pub fn check(mesh: &Mesh) -> Vec<Finding> {
+pub fn lint(mesh: &Mesh) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, location) in &mesh.locations {
         leaders(name, location, &mut findings);

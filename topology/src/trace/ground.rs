@@ -6,13 +6,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use spanwire_topology::{
-    Family, LeaderRole, Location, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey,
-};
+use crate::{Family, LeaderRole, Location, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
 
 /// Where an address can be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub enum Place {
     /// On a node, or in a pod there.
     Node(NodeName),
     /// In the `cidrs` of a location.
@@ -23,13 +21,15 @@ pub(crate) enum Place {
 
 /// An address to send from or to.
 #[derive(Clone, Debug)]
-pub(crate) struct Spot {
-    pub(crate) place: Place,
-    /// Where it is; for a Peer its home.
-    pub(crate) location: Option<LocationName>,
-    pub(crate) address: IpAddr,
+pub struct Spot {
+    /// Where it is.
+    pub place: Place,
+    /// The location; for a Peer its home.
+    pub location: Option<LocationName>,
+    /// The address.
+    pub address: IpAddr,
     /// It is the overlay address of a leader.
-    pub(crate) overlay: bool,
+    pub overlay: bool,
 }
 
 impl fmt::Display for Spot {
@@ -42,15 +42,18 @@ impl fmt::Display for Spot {
     }
 }
 
-/// The truth, the newest publication last.
-pub(crate) struct Ground<'a> {
+/// Who has which address, and who is whose neighbour: what is true whatever nodes plan. The newest publication is last.
+#[derive(Debug)]
+pub struct GroundTruth<'a> {
     publications: Vec<&'a Mesh>,
     networks: Vec<Vec<(Prefix, Place)>>,
     neighbours: BTreeSet<(NodeName, NodeName)>,
 }
 
-impl<'a> Ground<'a> {
-    pub(crate) fn new(publications: impl IntoIterator<Item = &'a Mesh>) -> Self {
+impl<'a> GroundTruth<'a> {
+    /// Returns the truth of one publication, or of several between which the nodes are.
+    #[must_use]
+    pub fn new(publications: impl IntoIterator<Item = &'a Mesh>) -> Self {
         let publications: Vec<_> = publications.into_iter().collect();
         let locations = publications.iter().flat_map(|mesh| mesh.locations.values());
         let pairs = locations.flat_map(|location| {
@@ -64,32 +67,34 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// Who has an address: in each publication the owner of the longest match.
-    pub(crate) fn hosts(&self, address: IpAddr) -> BTreeSet<Place> {
-        let owner = |networks: &'_ Vec<(Prefix, Place)>| {
-            let matching = networks.iter().filter(|(prefix, _)| prefix.contains(address));
-            let best =
-                matching.max_by_key(|(prefix, place)| (prefix.length(), matches!(place, Place::Node(_))));
-            best.map(|(_, place)| place.clone())
-        };
-        self.networks.iter().filter_map(owner).collect()
+    /// Returns who has an address: in each publication the owner of the longest match.
+    #[must_use]
+    pub fn hosts(&self, address: IpAddr) -> BTreeSet<Place> {
+        let owners = self
+            .networks
+            .iter()
+            .filter_map(|networks| owner(networks, address));
+        owners.cloned().collect()
     }
 
-    /// Whether two nodes are on one CNI island.
-    pub(crate) fn near(&self, a: &NodeName, b: &NodeName) -> bool {
+    /// Returns whether two nodes are on one CNI island.
+    #[must_use]
+    pub fn near(&self, a: &NodeName, b: &NodeName) -> bool {
         self.neighbours.contains(&(a.clone(), b.clone()))
     }
 
-    /// Whether a node has an address or pods of a family.
-    pub(crate) fn speaks(&self, node: &NodeName, family: Family) -> bool {
+    /// Returns whether a node has an address or pods of a family.
+    #[must_use]
+    pub fn speaks(&self, node: &NodeName, family: Family) -> bool {
         let here = |(prefix, place): &(Prefix, Place)| {
             prefix.family() == family && matches!(place, Place::Node(name) if name == node)
         };
         self.networks.iter().flatten().any(here)
     }
 
-    /// Whether the CNI or the LAN brings a packet from a node to a place.
-    pub(crate) fn delivers(&self, at: &NodeName, to: &Place) -> bool {
+    /// Returns whether the CNI or the LAN brings a packet from a node to a place.
+    #[must_use]
+    pub fn delivers(&self, at: &NodeName, to: &Place) -> bool {
         match to {
             Place::Node(node) => self.near(at, node),
             Place::Lan(location) => {
@@ -102,14 +107,16 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// The leader that serves Peers and `cidrs`.
-    pub(crate) fn first(&self, location: &LocationName) -> Option<NodeName> {
+    /// Returns the leader that serves Peers and `cidrs`.
+    #[must_use]
+    pub fn first(&self, location: &LocationName) -> Option<NodeName> {
         let location = self.publications.last()?.locations.get(location)?;
         location.active().next().cloned()
     }
 
-    /// Where a Peer enters the mesh on its way to an address.
-    pub(crate) fn entry(&self, peer: &PeerName, to: IpAddr) -> Option<LocationName> {
+    /// Returns where a Peer enters the mesh on its way to an address.
+    #[must_use]
+    pub fn entry(&self, peer: &PeerName, to: IpAddr) -> Option<LocationName> {
         let mesh = self.publications.last()?;
         let peer = mesh.peers.get(peer)?;
         let near = self.hosts(to).into_iter().filter_map(|place| match place {
@@ -121,7 +128,9 @@ impl<'a> Ground<'a> {
         attached.next().or_else(|| peer.home.clone())
     }
 
-    pub(crate) fn key(&self, node: &NodeName) -> Option<PublicKey> {
+    /// Returns the key of a node.
+    #[must_use]
+    pub fn key(&self, node: &NodeName) -> Option<PublicKey> {
         let mut members = self
             .publications
             .iter()
@@ -130,12 +139,23 @@ impl<'a> Ground<'a> {
         members.find_map(|location| location.members.get(node)?.public_key)
     }
 
-    pub(crate) fn peer_key(&self, peer: &PeerName) -> Option<PublicKey> {
+    /// Returns the key of a Peer.
+    #[must_use]
+    pub fn peer_key(&self, peer: &PeerName) -> Option<PublicKey> {
         Some(self.publications.last()?.peers.get(peer)?.public_key)
     }
 
-    /// An address of everything that the newest publication knows.
-    pub(crate) fn spots(&self) -> Vec<Spot> {
+    /// Returns the spot of an address in the newest publication.
+    #[must_use]
+    pub fn spot(&self, address: IpAddr) -> Option<Spot> {
+        let mesh = self.publications.last()?;
+        let place = owner(self.networks.last()?, address)?.clone();
+        Some(spot(mesh, place, address))
+    }
+
+    /// Returns an address of everything that the newest publication knows.
+    #[must_use]
+    pub fn spots(&self) -> Vec<Spot> {
         let Some(mesh) = self.publications.last() else {
             return Vec::new();
         };
@@ -144,25 +164,35 @@ impl<'a> Ground<'a> {
             let address = sample(prefix, |address| {
                 self.hosts(address) == BTreeSet::from([place.clone()])
             })?;
-            let location = match &place {
-                Place::Node(node) => location_of(mesh, node),
-                Place::Lan(location) => Some(location.clone()),
-                Place::Peer(peer) => mesh.peers[peer].home.clone(),
-            };
-            let overlay = is_overlay(mesh, address);
-            Some(Spot {
-                place,
-                location,
-                address,
-                overlay,
-            })
+            Some(spot(mesh, place, address))
         });
         plain.collect()
     }
 }
 
+/// The owner of the longest match; of equal ones a node.
+fn owner(networks: &[(Prefix, Place)], address: IpAddr) -> Option<&Place> {
+    let matching = networks.iter().filter(|(prefix, _)| prefix.contains(address));
+    let best = matching.max_by_key(|(prefix, place)| (prefix.length(), matches!(place, Place::Node(_))));
+    best.map(|(_, place)| place)
+}
+
+fn spot(mesh: &Mesh, place: Place, address: IpAddr) -> Spot {
+    let location = match &place {
+        Place::Node(node) => location_of(mesh, node),
+        Place::Lan(location) => Some(location.clone()),
+        Place::Peer(peer) => mesh.peers.get(peer).and_then(|peer| peer.home.clone()),
+    };
+    Spot {
+        place,
+        location,
+        address,
+        overlay: is_overlay(mesh, address),
+    }
+}
+
 /// The location where a node is a member.
-pub(crate) fn location_of(mesh: &Mesh, node: &NodeName) -> Option<LocationName> {
+fn location_of(mesh: &Mesh, node: &NodeName) -> Option<LocationName> {
     let mut locations = mesh
         .locations
         .iter()
@@ -212,14 +242,14 @@ fn sample(prefix: Prefix, right: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mask = 1_u128
         .checked_shl(u32::from(free))
         .map_or(u128::MAX, |size| size - 1);
-    let address = |offset: u128| match prefix.address() {
-        IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(
-            u32::from(base) | u32::try_from(offset & mask).unwrap(),
-        )),
-        IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) | (offset & mask))),
+    let address = |offset: u128| {
+        Some(match prefix.address() {
+            IpAddr::V4(base) => Ipv4Addr::from(u32::from(base) | u32::try_from(offset & mask).ok()?).into(),
+            IpAddr::V6(base) => Ipv6Addr::from(u128::from(base) | (offset & mask)).into(),
+        })
     };
     [7, 0, 99, 201, 1234, 77_777]
         .into_iter()
-        .map(address)
+        .filter_map(address)
         .find(|address| right(*address))
 }

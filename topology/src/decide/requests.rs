@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::place::Placed;
 use crate::{
     ClusterFacts, Facts, Family, LocationName, Mesh, Prefix, Reason,
-    claims::{Ask, By, Domain, KeyAsk, Use},
+    claims::{ClaimRequest, ClaimantRef, Domain, KeyRequest, Purpose},
 };
 
 /// Networks that no table may send into a tunnel: "this network", loopback, link-local, multicast and broadcast (the
@@ -22,21 +22,21 @@ const NOT_ROUTABLE: [&str; 9] = [
     "ff00::/8",
 ];
 
-pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>]) -> Vec<KeyAsk<'a>> {
+pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>]) -> Vec<KeyRequest<'a>> {
     let nodes = placed.iter().filter_map(|node| {
         let key = node.fact.public_key?;
-        Some(KeyAsk {
+        Some(KeyRequest {
             key,
-            by: By::Node(node.name),
+            by: ClaimantRef::Node(node.name),
             created: node.fact.created,
             standing: node
                 .before
                 .is_some_and(|before| before.member.public_key == Some(key)),
         })
     });
-    let peers = facts.peers.iter().map(|(name, peer)| KeyAsk {
+    let peers = facts.peers.iter().map(|(name, peer)| KeyRequest {
         key: peer.public_key,
-        by: By::Peer(name),
+        by: ClaimantRef::Peer(name),
         created: peer.created,
         standing: previous
             .peers
@@ -51,37 +51,37 @@ pub(super) fn networks<'a>(
     facts: &'a Facts,
     previous: &Mesh,
     placed: &[Placed<'a>],
-    keyless: &BTreeSet<By<'a>>,
-) -> Vec<Ask<'a>> {
-    let mut asks = Vec::with_capacity(placed.len() * 4);
+    keyless: &BTreeSet<ClaimantRef<'a>>,
+) -> Vec<ClaimRequest<'a>> {
+    let mut requests = Vec::with_capacity(placed.len() * 4);
     for node in placed {
-        of_node(node, previous, &mut asks);
+        of_node(node, previous, &mut requests);
     }
     for (name, fact) in &facts.locations {
-        asks.extend(fact.cidrs.iter().map(|cidr| Ask {
+        requests.extend(fact.cidrs.iter().map(|cidr| ClaimRequest {
             prefix: *cidr,
-            usage: Use::Cidr,
-            by: By::Location(name),
+            purpose: Purpose::Cidr,
+            by: ClaimantRef::Location(name),
             domain: Domain::Location(name),
             created: fact.created,
             standing: stood(previous, name, cidr),
         }));
     }
     for (name, peer) in &facts.peers {
-        if keyless.contains(&By::Peer(name)) {
+        if keyless.contains(&ClaimantRef::Peer(name)) {
             continue;
         }
         let before = previous.peers.get(name);
-        asks.extend(peer.allowed_ips.iter().map(|prefix| Ask {
+        requests.extend(peer.allowed_ips.iter().map(|prefix| ClaimRequest {
             prefix: *prefix,
-            usage: Use::AllowedIp,
-            by: By::Peer(name),
+            purpose: Purpose::AllowedIp,
+            by: ClaimantRef::Peer(name),
             domain: Domain::Peer(name),
             created: peer.created,
             standing: before.is_some_and(|before| before.allowed_ips.contains(prefix)),
         }));
     }
-    asks
+    requests
 }
 
 fn stood(previous: &Mesh, location: &LocationName, cidr: &Prefix) -> bool {
@@ -89,26 +89,26 @@ fn stood(previous: &Mesh, location: &LocationName, cidr: &Prefix) -> bool {
     before.is_some_and(|before| before.settings.cidrs.contains(cidr))
 }
 
-fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, asks: &mut Vec<Ask<'a>>) {
+fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, requests: &mut Vec<ClaimRequest<'a>>) {
     let before = node.before.map(|before| before.member);
-    let ask = |prefix: Prefix, usage: Use, standing: bool| Ask {
+    let request = |prefix: Prefix, purpose: Purpose, standing: bool| ClaimRequest {
         prefix,
-        usage,
-        by: By::Node(node.name),
+        purpose,
+        by: ClaimantRef::Node(node.name),
         domain: Domain::Location(node.location),
         created: node.fact.created,
         standing,
     };
-    asks.extend(node.fact.prefixes.iter().map(|prefix| {
+    requests.extend(node.fact.prefixes.iter().map(|prefix| {
         let standing = before.is_some_and(|member| member.prefixes.contains(prefix));
-        ask(*prefix, Use::Pods, standing)
+        request(*prefix, Purpose::Pods, standing)
     }));
-    asks.extend(node.fact.addresses.iter().map(|address| {
+    requests.extend(node.fact.addresses.iter().map(|address| {
         let standing = before.is_some_and(|member| member.addresses.contains(address));
-        ask(Prefix::host(*address), Use::Address, standing)
+        request(Prefix::host(*address), Purpose::Address, standing)
     }));
     let cidrs = node.fact.cidrs.iter();
-    asks.extend(cidrs.map(|cidr| ask(*cidr, Use::Cidr, stood(previous, node.location, cidr))));
+    requests.extend(cidrs.map(|cidr| request(*cidr, Purpose::Cidr, stood(previous, node.location, cidr))));
 }
 
 /// What nobody can have, and why.
@@ -139,17 +139,17 @@ impl<'a> Limits<'a> {
 
     /// Why a claim fails whatever others claim. Only nodes may have the address of the API server: one of them may be
     /// its host.
-    pub(super) fn refusal(&self, ask: &Ask<'_>) -> Option<Reason> {
-        if ask.prefix.is_default() {
+    pub(super) fn refusal(&self, request: &ClaimRequest<'_>) -> Option<Reason> {
+        if request.prefix.is_default() {
             return Some(Reason::DefaultRoute);
         }
-        let (family, first, last) = ask.prefix.range();
+        let (family, first, last) = request.prefix.range();
         let mut reserved = self.reserved.iter();
         let overlap = reserved.find(|(of, from, to, _)| *of == family && first <= *to && *from <= last);
         if let Some((.., reason)) = overlap {
             return Some(reason.clone());
         }
-        if matches!(ask.usage, Use::Pods | Use::Address) {
+        if matches!(request.purpose, Purpose::Pods | Purpose::Address) {
             return None;
         }
         let mut servers = self
@@ -157,10 +157,10 @@ impl<'a> Limits<'a> {
             .api_server
             .iter()
             .map(|server| server.ip().to_canonical());
-        if let Some(server) = servers.find(|server| ask.prefix.contains(*server)) {
+        if let Some(server) = servers.find(|server| request.prefix.contains(*server)) {
             return Some(Reason::ApiServer(Prefix::host(server)));
         }
-        let annotated = ask.usage == Use::Cidr && matches!(ask.by, By::Node(_));
-        (annotated && !ask.prefix.is_private()).then_some(Reason::NotPrivate)
+        let annotated = request.purpose == Purpose::Cidr && matches!(request.by, ClaimantRef::Node(_));
+        (annotated && !request.prefix.is_private()).then_some(Reason::NotPrivate)
     }
 }
