@@ -220,7 +220,10 @@ impl Machine {
         let wanted = agent.wanted(given.clone());
         let mut actual = kernel.read(wanted.sysctls.keys()).await?;
         let renewed = forget_peers(&mut actual, &renewed);
-        let mut steps: Vec<Step> = renewed.iter().copied().map(Step::DeletePeer).collect();
+        let mut steps: Vec<Step> = renewed
+            .iter()
+            .map(|key| Step::DeletePeer(self.owned.link.clone(), *key))
+            .collect();
         steps.extend(diff(&actual, &wanted));
         leave_to_others(&mut steps, &self.clashes);
         let mut outcome = Outcome {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use spanwire_crds::MeshNode;
-use spanwire_host::{Host, HostFacts, Inventory, Owned, WireGuard, conflicts, render};
+use spanwire_host::{DeviceKind, Host, HostFacts, Inventory, Owned, WireGuard, conflicts, render, wireguard};
 use spanwire_topology::{
     DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Reachability, Role,
     Tunnel, plan,
@@ -151,7 +151,10 @@ impl Agent {
         self.endpoints.handle_seen(&seen, now);
         self.links.handle_contacts(&self.contacts, now);
         self.seen = seen;
-        let wanted = render(&self.plan, &self.facts).wireguard.filter(|_| !self.retire);
+        let wanted = wireguard(&self.plan, &self.facts).filter(|_| !self.retire);
+        let wanted = wanted.map(|(_, device)| match device.kind {
+            DeviceKind::WireGuard(wireguard) => wireguard,
+        });
         device.map(without_endpoints) != wanted
             || !self.poll_endpoints(now).is_empty()
             || !self.poll_renewals(now).is_empty()

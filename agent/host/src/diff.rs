@@ -12,40 +12,38 @@
 //!
 //! Kernel settings that are no longer wanted stay: others may have come to need them.
 
+mod devices;
 mod routes;
+mod rules;
 mod tables;
-mod wireguard;
 
-use std::collections::BTreeSet;
+use crate::{Host, Step, Sysctl};
 
-use crate::{Host, Rule, RuleAction, Step, Sysctl};
-
-/// The steps that turn `actual` into `wanted`. An endpoint is set where one is wanted, and otherwise left alone.
+/// Returns the steps that turn `actual` into `wanted`. An endpoint is set where one is wanted, and otherwise left alone.
 #[must_use]
 pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
     let mut steps = Vec::new();
-    let remains = wireguard::begin(actual, wanted, &mut steps);
-    let actual = &remains;
+    devices::begin(actual, wanted, &mut steps);
     set_sysctls(actual, wanted, &mut steps);
-    wireguard::set_up(actual, wanted, &mut steps);
-    wireguard::set_peers(actual, wanted, &mut steps);
+    devices::set_up(actual, wanted, &mut steps);
+    devices::set_peers(actual, wanted, &mut steps);
 
     // On the way from leader to follower the old table serves the old routes to their end.
-    let leaves = actual.link.is_some() && wanted.link.is_none();
+    let leaves = devices::go(actual, wanted);
     let nft = (actual.nft != wanted.nft)
         .then(|| wanted.nft.clone().map(Step::SetNft))
         .flatten();
     let (early, late) = if leaves { (None, nft) } else { (nft, None) };
 
     steps.extend(early);
-    add_rules(actual, wanted, exempts, &mut steps);
+    rules::add(actual, wanted, rules::exempts, &mut steps);
     tables::change(actual, wanted, &mut steps);
-    delete_rules(actual, wanted, exempts, &mut steps);
+    rules::delete(actual, wanted, rules::exempts, &mut steps);
     steps.extend(late);
     if actual.nft.is_some() && wanted.nft.is_none() {
         steps.push(Step::DeleteNft);
     }
-    wireguard::end(actual, wanted, &mut steps);
+    devices::end(actual, wanted, &mut steps);
     steps
 }
 
@@ -57,33 +55,4 @@ fn set_sysctls(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
     sysctls.sort_by_key(|(sysctl, _)| **sysctl == forwarding);
     let step = |(sysctl, value): (&Sysctl, &String)| Step::SetSysctl(sysctl.clone(), value.clone());
     steps.extend(sysctls.into_iter().map(step));
-}
-
-fn looks_up(rule: &&Rule) -> bool {
-    matches!(rule.action, RuleAction::Lookup(_))
-}
-
-fn exempts(rule: &&Rule) -> bool {
-    !looks_up(rule)
-}
-
-/// Where a jump lands has to be there first, and to stay until the jump is gone.
-fn add_rules(actual: &Host, wanted: &Host, which: impl Fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
-    let mut rules = missing(&wanted.rules, &actual.rules, which);
-    rules.sort_by_key(|rule| (rule.action != RuleAction::Nop, rule.priority));
-    steps.extend(rules.into_iter().cloned().map(Step::AddRule));
-}
-
-fn delete_rules(actual: &Host, wanted: &Host, which: impl Fn(&&Rule) -> bool, steps: &mut Vec<Step>) {
-    let mut rules = missing(&actual.rules, &wanted.rules, which);
-    rules.sort_by_key(|rule| (rule.action != RuleAction::Nop, rule.priority));
-    steps.extend(rules.into_iter().rev().cloned().map(Step::DeleteRule));
-}
-
-fn missing<'a>(
-    from: &'a BTreeSet<Rule>,
-    other: &'a BTreeSet<Rule>,
-    which: impl Fn(&&Rule) -> bool,
-) -> Vec<&'a Rule> {
-    from.difference(other).filter(which).collect()
 }

@@ -5,14 +5,19 @@
 //! routes whose source goes). It is stricter in two things that Linux lets pass and that a good sequence of steps never
 //! does: taking an allowed IP from a peer that does not have it, and a jump to a rule that is not there.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use spanwire_topology::{Family, Prefix, PublicKey};
 use thiserror::Error;
 
 use crate::{
-    Host, Link, LinkName, OtherLink, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, Step, Sysctl,
-    WireGuard,
+    Device, DeviceKind, Host, LinkName, OtherLink, Owned, PeerChange, Route, RouteKey, RouteKind, Rule,
+    RuleAction, Step, Sysctl, WireGuard, WireGuardSettings,
 };
 
 /// The machine.
@@ -93,41 +98,26 @@ impl FakeKernel {
     /// [`Refused`] where Linux would refuse it; nothing is changed then.
     pub fn apply(&mut self, step: &Step) -> Result<(), Refused> {
         match step {
-            Step::AddLink {
-                mtu,
-                public_key,
-                listen_port,
-                mark,
-            } => self.add_device(*mtu, *public_key, *listen_port, *mark),
-            Step::DeleteLink => self.delete_device(),
-            Step::SetMtu(mtu) => self.link().map(|link| link.mtu = *mtu),
-            Step::SetUp(up) => self.set_up(*up),
-            Step::AddAddress(address) => match self.link()?.addresses.insert(*address) {
+            Step::AddWireGuard(name, mtu, settings) => self.add_wireguard(name, *mtu, settings),
+            Step::DeleteDevice(name) => self.delete_device(name),
+            Step::SetMtu(name, mtu) => self.device(name).map(|device| device.mtu = *mtu),
+            Step::SetUp(name, up) => self.set_up(name, *up),
+            Step::AddAddress(name, address) => match self.device(name)?.addresses.insert(*address) {
                 true => Ok(()),
                 false => Err(Refused::Exists),
             },
-            Step::DeleteAddress(address) => self.delete_address(*address),
-            Step::SetDevice {
-                public_key,
-                listen_port,
-                mark,
-            } => {
-                let wireguard = self.host.wireguard.as_mut().ok_or(Refused::NoDevice)?;
-                wireguard.public_key = Some(*public_key);
-                wireguard.listen_port = *listen_port;
-                wireguard.mark = *mark;
+            Step::DeleteAddress(name, address) => self.delete_address(name, *address),
+            Step::SetWireGuard(name, settings) => {
+                let wireguard = self.wireguard(name)?;
+                wireguard.public_key = Some(settings.public_key);
+                wireguard.listen_port = settings.listen_port;
+                wireguard.mark = settings.mark;
                 Ok(())
             }
-            Step::SetPeer { .. } => {
-                let wireguard = self.host.wireguard.as_mut().ok_or(Refused::NoDevice)?;
-                set_peer(wireguard, step)
-            }
-            Step::DeletePeer(key) => {
-                let wireguard = self.host.wireguard.as_mut().ok_or(Refused::NoDevice)?;
-                found(wireguard.peers.remove(key).is_some())
-            }
+            Step::SetPeer(name, key, change) => set_peer(self.wireguard(name)?, *key, change),
+            Step::DeletePeer(name, key) => found(self.wireguard(name)?.peers.remove(key).is_some()),
             Step::SetRoute(key, route) => self.set_route(*key, route),
-            Step::DeleteRoute(key) => found(self.host.routes.remove(key).is_some()),
+            Step::DeleteRoute(key) => found(self.routes().remove(key).is_some()),
             Step::AddRule(rule) => self.add_rule(rule),
             Step::DeleteRule(rule) => self.delete_rule(rule),
             Step::SetNft(table) => {
@@ -139,73 +129,86 @@ impl FakeKernel {
         }
     }
 
-    fn link(&mut self) -> Result<&mut Link, Refused> {
-        self.host.link.as_mut().ok_or(Refused::NoDevice)
+    fn device(&mut self, name: &LinkName) -> Result<&mut Device, Refused> {
+        self.host.devices.get_mut(name).ok_or(Refused::NoDevice)
     }
 
-    fn add_device(&mut self, mtu: u32, key: PublicKey, listen_port: u16, mark: u32) -> Result<(), Refused> {
-        if self.host.link.is_some() {
+    fn wireguard(&mut self, name: &LinkName) -> Result<&mut WireGuard, Refused> {
+        let DeviceKind::WireGuard(wireguard) = &mut self.device(name)?.kind;
+        Ok(wireguard)
+    }
+
+    fn routes(&mut self) -> &mut BTreeMap<RouteKey, Route> {
+        Arc::make_mut(&mut self.host.routes)
+    }
+
+    fn add_wireguard(
+        &mut self,
+        name: &LinkName,
+        mtu: u32,
+        settings: &WireGuardSettings,
+    ) -> Result<(), Refused> {
+        if self.host.devices.contains_key(name) || self.links.contains_key(name) {
             return Err(Refused::Exists);
         }
-        self.host.link = Some(Link {
-            name: self.owned.link.clone(),
+        let wireguard = WireGuard {
+            public_key: Some(settings.public_key),
+            listen_port: settings.listen_port,
+            mark: settings.mark,
+            peers: BTreeMap::new(),
+        };
+        let device = Device {
             mtu,
             up: false,
-            addresses: std::collections::BTreeSet::new(),
-        });
-        self.host.wireguard = Some(WireGuard {
-            public_key: Some(key),
-            listen_port,
-            mark,
-            peers: BTreeMap::new(),
-        });
+            addresses: BTreeSet::new(),
+            kind: DeviceKind::WireGuard(wireguard),
+        };
+        self.host.devices.insert(name.clone(), device);
         Ok(())
     }
 
-    fn delete_device(&mut self) -> Result<(), Refused> {
-        let link = self.host.link.take().ok_or(Refused::NoDevice)?;
-        self.host.wireguard = None;
-        self.host.sysctls.retain(|sysctl, _| !sysctl.of_link(&link.name));
-        self.lose_device(&link.name);
-        for address in link.addresses {
+    fn delete_device(&mut self, name: &LinkName) -> Result<(), Refused> {
+        let device = self.host.devices.remove(name).ok_or(Refused::NoDevice)?;
+        self.host.sysctls.retain(|sysctl, _| !sysctl.of_link(name));
+        self.lose_device(name);
+        for address in device.addresses {
             self.lose_source(address.address());
         }
         Ok(())
     }
 
     /// Routes through a device go when it goes or is set down, and so do its IPv6 addresses.
-    fn set_up(&mut self, up: bool) -> Result<(), Refused> {
-        let link = self.link()?;
-        link.up = up;
+    fn set_up(&mut self, name: &LinkName, up: bool) -> Result<(), Refused> {
+        let device = self.device(name)?;
+        device.up = up;
         if up {
             return Ok(());
         }
-        let name = link.name.clone();
-        let (kept, lost) = std::mem::take(&mut link.addresses)
+        let (kept, lost) = std::mem::take(&mut device.addresses)
             .into_iter()
             .partition(|address: &Prefix| address.family() == Family::V4);
-        link.addresses = kept;
-        self.lose_device(&name);
+        device.addresses = kept;
+        self.lose_device(name);
         for address in lost {
             self.lose_source(address.address());
         }
         Ok(())
     }
 
-    fn delete_address(&mut self, address: Prefix) -> Result<(), Refused> {
-        found(self.link()?.addresses.remove(&address))?;
+    fn delete_address(&mut self, name: &LinkName, address: Prefix) -> Result<(), Refused> {
+        found(self.device(name)?.addresses.remove(&address))?;
         self.lose_source(address.address());
         Ok(())
     }
 
     fn lose_device(&mut self, name: &LinkName) {
         let through = |route: &Route| matches!(&route.kind, RouteKind::Unicast { dev, .. } if dev == name);
-        self.host.routes.retain(|_, route| !through(route));
+        self.routes().retain(|_, route| !through(route));
     }
 
     /// IPv4 routes go with their source; IPv6 routes lose it and stay.
     fn lose_source(&mut self, address: IpAddr) {
-        self.host.routes.retain(|_, route| {
+        self.routes().retain(|_, route| {
             let RouteKind::Unicast { src, .. } = &mut route.kind else {
                 return true;
             };
@@ -236,14 +239,14 @@ impl FakeKernel {
                 self.check_source(*src, key.prefix.family())?;
             }
         }
-        self.host.routes.insert(key, route.clone());
+        self.routes().insert(key, route.clone());
         Ok(())
     }
 
     fn check_device(&self, dev: &LinkName, via: Option<IpAddr>, onlink: bool) -> Result<(), Refused> {
-        let own = self.host.link.as_ref().filter(|link| link.name == *dev);
+        let own = self.host.devices.get(dev);
         let connected = match (own, self.links.get(dev)) {
-            (Some(link), _) if !link.up => return Err(Refused::Down),
+            (Some(device), _) if !device.up => return Err(Refused::Down),
             (Some(_), _) => false,
             (None, None) => return Err(Refused::NoDevice),
             (None, Some(link)) => via.is_some_and(|via| link.networks().any(|network| network.contains(via))),
@@ -256,7 +259,7 @@ impl FakeKernel {
     }
 
     fn check_source(&self, src: IpAddr, family: Family) -> Result<(), Refused> {
-        let own = self.host.link.iter().flat_map(|link| &link.addresses);
+        let own = self.host.devices.values().flat_map(|device| &device.addresses);
         let others = self.links.values().flat_map(|link| &link.addresses);
         let known = own.map(Prefix::address).any(|address| address == src)
             || others.map(|(address, _)| *address).any(|address| address == src);
@@ -304,12 +307,11 @@ impl FakeKernel {
     }
 
     fn set_sysctl(&mut self, sysctl: &Sysctl, value: &str) -> Result<(), Refused> {
-        let own = self.host.link.as_ref().map(|link| &link.name);
         let mut parts = sysctl.0.split('/').skip(2);
         let (group, name) = (parts.next(), parts.next());
         if let (Some("conf" | "neigh"), Some(name)) = (group, name) {
             let any = ["all", "default", "lo"].contains(&name);
-            let mut names = self.links.keys().chain(own);
+            let mut names = self.links.keys().chain(self.host.devices.keys());
             found(any || names.any(|link| link.as_str() == name))?;
         }
         self.host.sysctls.insert(sysctl.clone(), value.to_owned());
@@ -329,27 +331,17 @@ fn found(is: bool) -> Result<(), Refused> {
 }
 
 /// An allowed IP belongs to one peer: giving it to one takes it from the other.
-fn set_peer(wireguard: &mut WireGuard, step: &Step) -> Result<(), Refused> {
-    let Step::SetPeer {
-        key,
-        endpoint,
-        keepalive,
-        group,
-        add,
-        remove,
-    } = step
-    else {
-        return Err(Refused::Invalid);
-    };
-    let has = wireguard.peers.get(key).map(|peer| &peer.allowed_ips);
+fn set_peer(wireguard: &mut WireGuard, key: PublicKey, change: &PeerChange) -> Result<(), Refused> {
+    let PeerChange { add, remove, .. } = change;
+    let has = wireguard.peers.get(&key).map(|peer| &peer.allowed_ips);
     found(remove.is_empty() || has.is_some_and(|has| remove.is_subset(has)))?;
     for peer in wireguard.peers.values_mut() {
         peer.allowed_ips.retain(|prefix| !add.contains(prefix));
     }
-    let peer = wireguard.peers.entry(*key).or_default();
-    peer.endpoint = endpoint.or(peer.endpoint);
-    peer.keepalive = keepalive.unwrap_or(peer.keepalive);
-    if let Some(group) = group {
+    let peer = wireguard.peers.entry(key).or_default();
+    peer.endpoint = change.endpoint.or(peer.endpoint);
+    peer.keepalive = change.keepalive.unwrap_or(peer.keepalive);
+    if let Some(group) = &change.group {
         peer.group.clone_from(group);
     }
     peer.allowed_ips.extend(add);

@@ -16,6 +16,7 @@ mod diff;
 mod facts;
 pub mod fake;
 mod inventory;
+mod lookup;
 mod nft;
 mod owned;
 mod ownership;
@@ -29,10 +30,11 @@ pub use conflict::Conflict;
 pub use diff::diff;
 pub use facts::HostFacts;
 pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
+pub use lookup::{Packet, lookup};
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
 pub use render::{conflicts, render, wireguard};
 pub use state::{
-    Host, Link, LinkName, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl,
-    TableId, WireGuard, WireGuardPeer,
+    Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
+    RuleSelector, Step, Sysctl, TableId, WireGuard, WireGuardPeer, WireGuardSettings,
 };

@@ -11,7 +11,7 @@ mod sysctls;
 
 use spanwire_topology::Plan;
 
-use crate::{Conflict, Host, HostFacts, Link, WireGuard, nft, resolve::Resolved};
+use crate::{Conflict, Device, Host, HostFacts, LinkName, nft, resolve::Resolved};
 
 /// Returns what the machine should look like for this plan. Where the mesh does not know the node, that is nothing of
 /// Spanwire.
@@ -21,11 +21,9 @@ pub fn render(plan: &Plan, facts: &HostFacts) -> Host {
         return Host::default();
     }
     let resolved = Resolved::new(plan, facts);
-    let (link, wireguard) = wireguard(plan, facts).unzip();
     Host {
-        link,
-        wireguard,
-        routes: routing::routes(plan, &resolved, facts),
+        devices: wireguard(plan, facts).into_iter().collect(),
+        routes: routing::routes(plan, &resolved, facts).into(),
         rules: routing::rules(plan, &resolved, facts),
         nft: Some(nft::table(plan, &resolved, facts)),
         sysctls: sysctls::sysctls(plan, &resolved, facts),
@@ -34,7 +32,7 @@ pub fn render(plan: &Plan, facts: &HostFacts) -> Host {
 
 /// Returns the WireGuard device alone, as [`render`] has it; `None` where there is to be none.
 #[must_use]
-pub fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(Link, WireGuard)> {
+pub fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, Device)> {
     plan.location.as_ref()?;
     device::wireguard(plan, facts)
 }

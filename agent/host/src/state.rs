@@ -42,16 +42,14 @@ pub struct TableId(pub u32);
 
 /// What is Spanwire's on one machine: as it is, or as it should be.
 ///
-/// Devices of others appear in routes by name only. Whoever reads the actual state keys everything as the kernel does,
-/// so two entries can never stand for one kernel object.
+/// Devices of others appear in routes by name only. The reader of the actual state keys everything as the kernel does, so
+/// two entries can never stand for one kernel object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// The WireGuard device, on leaders.
-    pub link: Option<Link>,
-    /// How that device is set up; `None` where there is no device.
-    pub wireguard: Option<WireGuard>,
-    /// Routes in Spanwire's tables, with Spanwire's protocol.
-    pub routes: BTreeMap<RouteKey, Route>,
+    /// Spanwire's devices. Routes through one vanish with it.
+    pub devices: BTreeMap<LinkName, Device>,
+    /// Routes in Spanwire's tables, with Spanwire's protocol; shared, because there are thousands.
+    pub routes: Arc<BTreeMap<RouteKey, Route>>,
     /// Rules in Spanwire's priority band.
     pub rules: BTreeSet<Rule>,
     /// The nft table.
@@ -61,23 +59,47 @@ pub struct Host {
     pub sysctls: BTreeMap<Sysctl, String>,
 }
 
-/// The WireGuard device as a link.
+impl Host {
+    /// Returns how the WireGuard device of that name is set up, where there is one.
+    #[must_use]
+    pub fn wireguard(&self, device: &LinkName) -> Option<&WireGuard> {
+        let DeviceKind::WireGuard(wireguard) = &self.devices.get(device)?.kind;
+        Some(wireguard)
+    }
+
+    /// Returns the set-up of every WireGuard device, to change it.
+    pub fn wireguards_mut(&mut self) -> impl Iterator<Item = (&LinkName, &mut WireGuard)> {
+        self.devices.iter_mut().map(|(name, device)| {
+            let DeviceKind::WireGuard(wireguard) = &mut device.kind;
+            (name, wireguard)
+        })
+    }
+}
+
+/// A device of Spanwire's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Its name. Routes through it vanish with it, which [`diff`](crate::diff()) has to know.
-    pub name: LinkName,
+pub struct Device {
     /// Largest inner packet, in bytes.
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
     /// Its addresses, each as a network of one (link-local ones, which the kernel adds, are not kept).
     pub addresses: BTreeSet<Prefix>,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+/// What a device is, with what only such a device has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A tunnel to leaders and Peers.
+    WireGuard(WireGuard),
 }
 
 /// The set-up of a WireGuard device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WireGuard {
-    /// The public half of its private key; the private key itself is nobody's state but the kernel's.
+    /// The public half of its private key; the private key itself is in the kernel alone.
     pub public_key: Option<PublicKey>,
     /// The UDP port it listens on.
     pub listen_port: u16,
@@ -87,10 +109,22 @@ pub struct WireGuard {
     pub peers: BTreeMap<PublicKey, WireGuardPeer>,
 }
 
+impl WireGuard {
+    /// Returns what the device has besides its peers; `None` where it has no key.
+    #[must_use]
+    pub fn settings(&self) -> Option<WireGuardSettings> {
+        Some(WireGuardSettings {
+            public_key: self.public_key?,
+            listen_port: self.listen_port,
+            mark: self.mark,
+        })
+    }
+}
+
 /// A peer of a WireGuard device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WireGuardPeer {
-    /// Actual: where it was last heard, or was told to be. Wanted: where to look for it now; `None` leaves it alone.
+    /// Actual: where it was last heard, or was set to be. Wanted: where to look for it now; `None` leaves it alone.
     pub endpoint: Option<SocketAddr>,
     /// Interval of keepalives; `None` is off.
     pub keepalive: Option<Keepalive>,
@@ -187,8 +221,8 @@ pub enum RuleAction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NftTable {
     /// Wanted: what `nft -f` is given. Actual: the wanted text that is in force, provided that the kernel still lists
-    /// the table just as it did right after that text was loaded; any other text (or an empty one) where somebody
-    /// changed it or where that is not known.
+    /// the table just as it did right after that text was loaded; any other text (or an empty one) where it was
+    /// changed or where that is not known.
     pub text: String,
 }
 
@@ -218,53 +252,24 @@ impl Sysctl {
 /// more allowed IPs than one message holds, for several).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make the WireGuard device, give it its key, port and mark. It is down and has no peer.
-    AddLink {
-        /// Largest inner packet.
-        mtu: u32,
-        /// The key whose private half the device gets.
-        public_key: PublicKey,
-        /// The UDP port.
-        listen_port: u16,
-        /// The mark on what it sends.
-        mark: u32,
-    },
-    /// Remove the WireGuard device with everything that hangs on it.
-    DeleteLink,
-    /// Set the device's MTU.
-    SetMtu(u32),
-    /// Set the device up or down.
-    SetUp(bool),
-    /// Add an address to the device.
-    AddAddress(Prefix),
-    /// Remove an address from the device.
-    DeleteAddress(Prefix),
-    /// Change key, port and mark of the device; its peers stay.
-    SetDevice {
-        /// The key whose private half the device gets.
-        public_key: PublicKey,
-        /// The UDP port.
-        listen_port: u16,
-        /// The mark on what it sends.
-        mark: u32,
-    },
-    /// Add or change a peer. Allowed IPs move away from whoever had them.
-    SetPeer {
-        /// The peer.
-        key: PublicKey,
-        /// Where to look for it; `None` leaves it alone.
-        endpoint: Option<SocketAddr>,
-        /// `Some(None)` turns keepalives off; `None` leaves them alone.
-        keepalive: Option<Option<Keepalive>>,
-        /// `Some(None)` takes it out of its group; `None` leaves it where it is.
-        group: Option<Option<LocationName>>,
-        /// Allowed IPs to add.
-        add: BTreeSet<Prefix>,
-        /// Allowed IPs to remove.
-        remove: BTreeSet<Prefix>,
-    },
-    /// Remove a peer.
-    DeletePeer(PublicKey),
+    /// Make a WireGuard device with this MTU. It is down and has no peer.
+    AddWireGuard(LinkName, u32, WireGuardSettings),
+    /// Remove a device with everything that hangs on it.
+    DeleteDevice(LinkName),
+    /// Set a device's MTU.
+    SetMtu(LinkName, u32),
+    /// Set a device up or down.
+    SetUp(LinkName, bool),
+    /// Add an address to a device.
+    AddAddress(LinkName, Prefix),
+    /// Remove an address from a device.
+    DeleteAddress(LinkName, Prefix),
+    /// Change key, port and mark of a WireGuard device; its peers stay.
+    SetWireGuard(LinkName, WireGuardSettings),
+    /// Add or change a peer of a WireGuard device. Allowed IPs move away from the peer that had them.
+    SetPeer(LinkName, PublicKey, PeerChange),
+    /// Remove a peer of a WireGuard device.
+    DeletePeer(LinkName, PublicKey),
     /// Add a route, or replace the one with the same key.
     SetRoute(RouteKey, Route),
     /// Remove a route.
@@ -279,4 +284,38 @@ pub enum Step {
     DeleteNft,
     /// Write a kernel setting.
     SetSysctl(Sysctl, String),
+}
+
+/// What a WireGuard device has besides its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireGuardSettings {
+    /// The key whose private half the device gets.
+    pub public_key: PublicKey,
+    /// The UDP port.
+    pub listen_port: u16,
+    /// The mark on what it sends.
+    pub mark: u32,
+}
+
+/// What is to change of a peer; the peer is made if there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerChange {
+    /// Where to look for it; `None` leaves it alone.
+    pub endpoint: Option<SocketAddr>,
+    /// `Some(None)` turns keepalives off; `None` leaves them alone.
+    pub keepalive: Option<Option<Keepalive>>,
+    /// `Some(None)` takes it out of its group; `None` leaves it where it is.
+    pub group: Option<Option<LocationName>>,
+    /// Allowed IPs to add.
+    pub add: BTreeSet<Prefix>,
+    /// Allowed IPs to remove.
+    pub remove: BTreeSet<Prefix>,
+}
+
+impl PeerChange {
+    /// Whether it changes nothing of a peer that is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }

@@ -4,23 +4,20 @@ use std::{collections::BTreeSet, fmt};
 
 use spanwire_topology::{Family, Keepalive, Prefix};
 
-use crate::{Host, Link, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, WireGuard};
+use crate::{
+    Device, DeviceKind, Host, LinkName, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
+    RuleSelector, Step, WireGuard, WireGuardSettings,
+};
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(link) = &self.link {
-            writeln!(f, "{link}")?;
-            for address in &link.addresses {
-                writeln!(f, "address {address} dev {}", link.name)?;
-            }
-        }
-        if let Some(wireguard) = &self.wireguard {
-            write!(f, "{wireguard}")?;
+        for (name, device) in &self.devices {
+            write!(f, "{}", DeviceText(name, device))?;
         }
         for rule in &self.rules {
             writeln!(f, "rule {rule}")?;
         }
-        for (key, route) in &self.routes {
+        for (key, route) in self.routes.iter() {
             writeln!(f, "route {}", RouteText(key, route))?;
         }
         for (sysctl, value) in &self.sysctls {
@@ -33,10 +30,32 @@ impl fmt::Display for Host {
     }
 }
 
-impl fmt::Display for Link {
+struct DeviceText<'a>(&'a LinkName, &'a Device);
+
+impl fmt::Display for DeviceText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let up = if self.up { "up" } else { "down" };
-        write!(f, "link {} mtu {} {up}", self.name, self.mtu)
+        let Self(name, device) = self;
+        let up = if device.up { "up" } else { "down" };
+        writeln!(f, "link {name} mtu {} {up}", device.mtu)?;
+        for address in &device.addresses {
+            writeln!(f, "address {address} dev {name}")?;
+        }
+        let DeviceKind::WireGuard(wireguard) = &device.kind;
+        write!(f, "{wireguard}")
+    }
+}
+
+impl fmt::Display for WireGuardSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            public_key,
+            listen_port,
+            mark,
+        } = self;
+        write!(
+            f,
+            "public-key {public_key} listen-port {listen_port} fwmark {mark:#x}"
+        )
     }
 }
 
@@ -150,56 +169,16 @@ impl fmt::Display for RouteText<'_> {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddLink {
-                mtu,
-                public_key,
-                listen_port,
-                mark,
-            } => write!(
-                f,
-                "link add mtu {mtu} public-key {public_key} listen-port {listen_port} fwmark {mark:#x}"
-            ),
-            Self::DeleteLink => f.write_str("link delete"),
-            Self::SetMtu(mtu) => write!(f, "link set mtu {mtu}"),
-            Self::SetUp(true) => f.write_str("link set up"),
-            Self::SetUp(false) => f.write_str("link set down"),
-            Self::AddAddress(address) => write!(f, "address add {address}"),
-            Self::DeleteAddress(address) => write!(f, "address delete {address}"),
-            Self::SetDevice {
-                public_key,
-                listen_port,
-                mark,
-            } => write!(
-                f,
-                "wireguard set public-key {public_key} listen-port {listen_port} fwmark {mark:#x}"
-            ),
-            Self::SetPeer {
-                key,
-                endpoint,
-                keepalive,
-                group,
-                add,
-                remove,
-            } => {
-                write!(f, "peer set {key}")?;
-                if let Some(endpoint) = endpoint {
-                    write!(f, " endpoint {endpoint}")?;
-                }
-                if let Some(keepalive) = keepalive {
-                    write!(f, " persistent-keepalive {}", Every(*keepalive))?;
-                }
-                if let Some(group) = group {
-                    write!(f, " group {}", OrDash(group.as_ref()))?;
-                }
-                if !add.is_empty() {
-                    write!(f, " add {}", List(add))?;
-                }
-                if !remove.is_empty() {
-                    write!(f, " remove {}", List(remove))?;
-                }
-                Ok(())
-            }
-            Self::DeletePeer(key) => write!(f, "peer delete {key}"),
+            Self::AddWireGuard(name, mtu, settings) => write!(f, "link add {name} mtu {mtu} {settings}"),
+            Self::DeleteDevice(name) => write!(f, "link delete {name}"),
+            Self::SetMtu(name, mtu) => write!(f, "link set {name} mtu {mtu}"),
+            Self::SetUp(name, true) => write!(f, "link set {name} up"),
+            Self::SetUp(name, false) => write!(f, "link set {name} down"),
+            Self::AddAddress(name, address) => write!(f, "address add {address} dev {name}"),
+            Self::DeleteAddress(name, address) => write!(f, "address delete {address} dev {name}"),
+            Self::SetWireGuard(name, settings) => write!(f, "wireguard set {name} {settings}"),
+            Self::SetPeer(name, key, change) => write!(f, "peer set {key} dev {name}{change}"),
+            Self::DeletePeer(name, key) => write!(f, "peer delete {key} dev {name}"),
             Self::SetRoute(key, route) => write!(f, "route set {}", RouteText(key, route)),
             Self::DeleteRoute(key) => {
                 let (table, metric) = (key.table.0, key.metric);
@@ -211,6 +190,28 @@ impl fmt::Display for Step {
             Self::DeleteNft => f.write_str("nft delete"),
             Self::SetSysctl(sysctl, value) => write!(f, "sysctl {} = {value}", sysctl.0),
         }
+    }
+}
+
+/// Each word with a space before it.
+impl fmt::Display for PeerChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(endpoint) = self.endpoint {
+            write!(f, " endpoint {endpoint}")?;
+        }
+        if let Some(keepalive) = self.keepalive {
+            write!(f, " persistent-keepalive {}", Every(keepalive))?;
+        }
+        if let Some(group) = &self.group {
+            write!(f, " group {}", OrDash(group.as_ref()))?;
+        }
+        if !self.add.is_empty() {
+            write!(f, " add {}", List(&self.add))?;
+        }
+        if !self.remove.is_empty() {
+            write!(f, " remove {}", List(&self.remove))?;
+        }
+        Ok(())
     }
 }
 

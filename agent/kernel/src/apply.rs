@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use spanwire_host::{LinkName, Route, RouteKind, Step};
+use spanwire_host::{LinkName, PeerChange, Route, RouteKind, Step, WireGuardSettings};
+use spanwire_topology::PublicKey;
 
 use crate::{
     Kernel, address,
@@ -13,7 +14,7 @@ use crate::{
     netlink::{Refusal, Request},
     ownership::taken,
     route, rule,
-    wireguard::{self, Backend, Change, PeerChange, USERSPACE_KIND, kernel, uapi},
+    wireguard::{self, Backend, Change, PeerUpdate, USERSPACE_KIND, kernel, uapi},
 };
 
 /// How long a userspace device may take to go away after `down` was answered, and how often to look.
@@ -73,26 +74,23 @@ impl Kernel {
         indexes: &mut BTreeMap<LinkName, u32>,
     ) -> Result<Option<(Operation, Request)>, ApplyError> {
         let protocol = self.owned.protocol;
-        let own = self.owned.link.clone();
         Ok(Some(match step {
-            Step::SetMtu(mtu) => (
-                Operation::ChangeLink,
-                link::set_mtu(self.index(&own, indexes).await?, *mtu),
-            ),
-            Step::SetUp(up) => (
-                Operation::ChangeLink,
-                link::set_up(self.index(&own, indexes).await?, *up),
-            ),
-            Step::AddAddress(address) => (
-                Operation::AddAddress,
-                address::add(self.index(&own, indexes).await?, address),
-            ),
-            Step::DeleteAddress(address) => {
-                let device = self.index(&own, indexes).await?;
-                (
-                    Operation::DeleteAddress,
-                    address::delete(&mut self.route, device, address).await?,
-                )
+            Step::SetMtu(name, mtu) => {
+                let device = self.index(name, indexes).await?;
+                (Operation::ChangeLink, link::set_mtu(device, *mtu))
+            }
+            Step::SetUp(name, up) => {
+                let device = self.index(name, indexes).await?;
+                (Operation::ChangeLink, link::set_up(device, *up))
+            }
+            Step::AddAddress(name, address) => {
+                let device = self.index(name, indexes).await?;
+                (Operation::AddAddress, address::add(device, address))
+            }
+            Step::DeleteAddress(name, address) => {
+                let device = self.index(name, indexes).await?;
+                let request = address::delete(&mut self.route, device, address).await?;
+                (Operation::DeleteAddress, request)
             }
             Step::SetRoute(key, route) => {
                 let device = match device_of(route) {
@@ -105,11 +103,11 @@ impl Kernel {
             Step::AddRule(rule) if !rule::expressible(rule) => return Err(ApplyError::Inexpressible),
             Step::AddRule(rule) => (Operation::AddRule, rule::add(protocol, rule)),
             Step::DeleteRule(rule) => (Operation::DeleteRule, rule::delete(protocol, rule)),
-            Step::AddLink { .. }
-            | Step::DeleteLink
-            | Step::SetDevice { .. }
-            | Step::SetPeer { .. }
-            | Step::DeletePeer(_)
+            Step::AddWireGuard(..)
+            | Step::DeleteDevice(_)
+            | Step::SetWireGuard(..)
+            | Step::SetPeer(..)
+            | Step::DeletePeer(..)
             | Step::SetNft(_)
             | Step::DeleteNft
             | Step::SetSysctl(..) => return Ok(None),
@@ -138,7 +136,7 @@ impl Kernel {
                     report.add(entry.step, settle(entry.operation, answer));
                 }
             }
-            // Which of them were done is not known; all can be said again, and each has its own fate then.
+            // Which of them were done is not known; all can be requested again, and each has its own result then.
             Err(_) => {
                 for entry in pending.drain(..) {
                     let result = self.route.requests(std::slice::from_ref(&entry.request)).await;
@@ -155,26 +153,26 @@ impl Kernel {
 
     async fn special(&mut self, step: &Step) -> Result<(), ApplyError> {
         match step {
-            Step::AddLink { mtu, listen_port, .. } => {
-                self.add_link(*mtu, *listen_port).await?;
-                self.set_device(step).await
+            Step::AddWireGuard(name, mtu, settings) => {
+                self.add_wireguard(name, *mtu, settings.listen_port).await?;
+                self.set_wireguard(name, settings).await
             }
-            Step::SetDevice { listen_port, .. } => {
-                if self.device().read().await?.listen_port != *listen_port {
-                    port_is_free(*listen_port).await?;
+            Step::SetWireGuard(name, settings) => {
+                if self.device(name).read().await?.listen_port != settings.listen_port {
+                    port_is_free(settings.listen_port).await?;
                 }
-                self.set_device(step).await
+                self.set_wireguard(name, settings).await
             }
-            Step::DeleteLink => self.delete_link().await,
-            Step::SetPeer { .. } => self.set_peer(step).await,
-            Step::DeletePeer(key) => self.device().change(&[Change::RemovePeer(*key)]).await,
+            Step::DeleteDevice(name) => self.delete_device(name).await,
+            Step::SetPeer(name, key, change) => self.set_peer(name, *key, change).await,
+            Step::DeletePeer(name, key) => self.device(name).change(&[Change::RemovePeer(*key)]).await,
             Step::SetNft(table) => Ok(self.nft.load(table.clone()).await?),
             Step::DeleteNft => Ok(self.nft.delete().await?),
             Step::SetSysctl(name, value) => self.sysctls.write(name, value),
-            Step::SetMtu(_)
-            | Step::SetUp(_)
-            | Step::AddAddress(_)
-            | Step::DeleteAddress(_)
+            Step::SetMtu(..)
+            | Step::SetUp(..)
+            | Step::AddAddress(..)
+            | Step::DeleteAddress(..)
             | Step::SetRoute(..)
             | Step::DeleteRoute(_)
             | Step::AddRule(_)
@@ -182,109 +180,90 @@ impl Kernel {
         }
     }
 
-    async fn add_link(&mut self, mtu: u32, listen_port: u16) -> Result<(), ApplyError> {
-        let name = self.owned.link.clone();
-        if let Some(device) = link::find(&mut self.route, &name).await? {
+    async fn add_wireguard(&mut self, name: &LinkName, mtu: u32, listen_port: u16) -> Result<(), ApplyError> {
+        if let Some(device) = link::find(&mut self.route, name).await? {
             if !self.is_own_device(&device).await {
                 return Err(ApplyError::ForeignLink {
-                    name,
+                    name: name.clone(),
                     kind: device.kind,
                 });
             }
             // The other backend's, or one that was never finished.
-            self.delete_link().await?;
+            self.delete_device(name).await?;
         }
         port_is_free(listen_port).await?;
         if self.backend == Backend::Kernel {
-            let request = link::add_wireguard(&name, Some(mtu));
-            self.say(Operation::AddWireGuard, request).await?;
+            let request = link::add_wireguard(name, Some(mtu));
+            self.request(Operation::AddWireGuard, request).await?;
             if self.family.is_none() {
                 self.family = kernel::Family::find().await?;
             }
             return Ok(());
         }
-        uapi::control(&self.userspace.control, "up", &name).await?;
-        uapi::appearance(&socket_of(&self.userspace, &name)).await?;
-        self.sysctls.without_link_local(&name)?;
-        let device = link::find(&mut self.route, &name).await?;
-        let index = device.ok_or(ApplyError::NoLink(name))?.index;
-        self.say(Operation::ChangeLink, link::set_mtu(index, mtu)).await
+        uapi::control(&self.userspace.control, "up", name).await?;
+        uapi::appearance(&socket_of(&self.userspace, name)).await?;
+        self.sysctls.without_link_local(name)?;
+        let device = link::find(&mut self.route, name).await?;
+        let index = device.ok_or_else(|| ApplyError::NoLink(name.clone()))?.index;
+        self.request(Operation::ChangeLink, link::set_mtu(index, mtu))
+            .await
     }
 
-    async fn set_device(&mut self, step: &Step) -> Result<(), ApplyError> {
-        let (Step::AddLink {
-            public_key,
-            listen_port,
-            mark,
-            ..
-        }
-        | Step::SetDevice {
-            public_key,
-            listen_port,
-            mark,
-        }) = step
-        else {
-            return Ok(());
-        };
-        if *public_key != self.private_key.public() {
-            return Err(ApplyError::UnknownKey(*public_key));
+    async fn set_wireguard(
+        &mut self,
+        name: &LinkName,
+        settings: &WireGuardSettings,
+    ) -> Result<(), ApplyError> {
+        if settings.public_key != self.private_key.public() {
+            return Err(ApplyError::UnknownKey(settings.public_key));
         }
         let change = Change::Device {
             private_key: self.private_key.clone(),
-            listen_port: *listen_port,
-            mark: *mark,
+            listen_port: settings.listen_port,
+            mark: settings.mark,
         };
-        self.device().change(&[change]).await
+        self.device(name).change(&[change]).await
     }
 
-    async fn delete_link(&mut self) -> Result<(), ApplyError> {
-        let name = self.owned.link.clone();
-        let Some(device) = link::find(&mut self.route, &name).await? else {
+    async fn delete_device(&mut self, name: &LinkName) -> Result<(), ApplyError> {
+        let Some(device) = link::find(&mut self.route, name).await? else {
             return Ok(());
         };
-        if device.kind == USERSPACE_KIND
-            && uapi::control(&self.userspace.control, "down", &name)
-                .await
-                .is_ok()
+        if device.kind == USERSPACE_KIND && uapi::control(&self.userspace.control, "down", name).await.is_ok()
         {
             let (attempts, pause) = DISAPPEARANCE;
             for _ in 0..attempts {
-                if link::find(&mut self.route, &name).await?.is_none() {
+                if link::find(&mut self.route, name).await?.is_none() {
                     return Ok(());
                 }
                 tokio::time::sleep(pause).await;
             }
         }
-        self.say(Operation::DeleteLink, link::delete(device.index)).await
+        self.request(Operation::DeleteLink, link::delete(device.index))
+            .await
     }
 
-    async fn set_peer(&mut self, step: &Step) -> Result<(), ApplyError> {
-        let Step::SetPeer {
+    async fn set_peer(
+        &mut self,
+        name: &LinkName,
+        key: PublicKey,
+        change: &PeerChange,
+    ) -> Result<(), ApplyError> {
+        let mut changes = vec![Change::Peer(PeerUpdate {
             key,
-            endpoint,
-            keepalive,
-            group,
-            add,
-            remove,
-        } = step
-        else {
-            return Ok(());
-        };
-        let mut changes = vec![Change::Peer(PeerChange {
-            key: *key,
-            endpoint: *endpoint,
-            keepalive: *keepalive,
-            group: group.clone(),
-            add: add.clone(),
+            endpoint: change.endpoint,
+            keepalive: change.keepalive,
+            group: change.group.clone(),
+            add: change.add.clone(),
         })];
-        if !remove.is_empty() {
-            let actual = self.device().read().await?;
-            changes.extend(wireguard::parking(&actual, *key, remove));
+        if !change.remove.is_empty() {
+            let actual = self.device(name).read().await?;
+            changes.extend(wireguard::parking(&actual, key, &change.remove));
         }
-        self.device().change(&changes).await
+        self.device(name).change(&changes).await
     }
 
-    async fn say(&mut self, operation: Operation, request: Request) -> Result<(), ApplyError> {
+    async fn request(&mut self, operation: Operation, request: Request) -> Result<(), ApplyError> {
         let answers = self.route.requests(&[request]).await?;
         answers
             .into_iter()
@@ -301,7 +280,7 @@ impl Report {
     }
 }
 
-/// Whether WireGuard can have the port: a userspace one tells nobody when it cannot.
+/// Whether WireGuard can have the port: a userspace one does not report when it cannot.
 async fn port_is_free(port: u16) -> Result<(), ApplyError> {
     let (attempts, pause) = RELEASE;
     for _ in 0..attempts {

@@ -103,7 +103,8 @@ impl Kernel {
         if self.backend == Backend::Kernel {
             return Ok(false);
         }
-        match self.device().has_groups().await {
+        let name = self.owned.link.clone();
+        match self.device(&name).has_groups().await {
             Err(ReadError::Userspace(error)) if error.is_absence() => Ok(true),
             other => other,
         }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use nix::libc::NETLINK_ROUTE;
-use spanwire_host::{Host, Link, LinkName, Owned, PeerStats, Sysctl, WireGuard};
+use spanwire_host::{
+    Device as HostDevice, DeviceKind, Host, LinkName, Owned, PeerStats, Route, RouteKey, Sysctl, WireGuard,
+};
 use spanwire_topology::{Family, PublicKey};
 
 use crate::{
@@ -133,25 +135,28 @@ impl Kernel {
         let own = devices
             .iter()
             .find(|device| device.name == self.owned.link && device.kind == self.backend.link_kind());
-        if let Some(device) = own {
-            self.read_device(device, &mut host).await?;
+        if let Some(device) = own
+            && let Some(read) = self.read_device(device).await?
+        {
+            host.devices.insert(device.name.clone(), read);
         }
         let names: BTreeMap<u32, LinkName> = devices
             .into_iter()
             .map(|device| (device.index, device.name))
             .collect();
+        let mut routes: BTreeMap<RouteKey, Route> = BTreeMap::new();
         for family in [Family::V4, Family::V6] {
             for table in [self.owned.table, self.owned.return_table] {
                 let told = route::routes(&mut self.route, family, table, Some(self.owned.protocol)).await;
                 let told = told.map_err(ReadError::netlink("the routes"))?;
-                host.routes
-                    .extend(told.iter().filter_map(|told| told.ours(&names)));
+                routes.extend(told.iter().filter_map(|told| told.ours(&names)));
             }
             let told = rule::rules(&mut self.route, family).await;
             let told = told.map_err(ReadError::netlink("the rules"))?;
             let own = told.into_iter().filter(|told| self.is_own_rule(told));
             host.rules.extend(own.filter_map(|told| told.rule));
         }
+        host.routes = Arc::new(routes);
         host.nft = self.nft.read().await?;
         for sysctl in wanted {
             if let Some(value) = self.sysctls.read(sysctl)? {
@@ -174,36 +179,35 @@ impl Kernel {
         if found.is_none_or(|device| device.kind != self.backend.link_kind()) {
             return Ok(None);
         }
-        match self.device().read_all().await {
+        let name = self.owned.link.clone();
+        match self.device(&name).read_all().await {
             Err(ReadError::Userspace(error)) if error.is_absence() => Ok(None),
             other => other.map(Some),
         }
     }
 
-    async fn read_device(&mut self, device: &link::Device, host: &mut Host) -> Result<(), ReadError> {
-        let wireguard = match self.device().read().await {
-            // Its process has died, and the device is about to follow it.
-            Err(ReadError::Userspace(error)) if error.is_absence() => return Ok(()),
+    /// Reads a device; `None` where its process has died, and the device is about to follow it.
+    async fn read_device(&mut self, device: &link::Device) -> Result<Option<HostDevice>, ReadError> {
+        let wireguard = match self.device(&device.name).read().await {
+            Err(ReadError::Userspace(error)) if error.is_absence() => return Ok(None),
             other => other?,
         };
         let addresses = address::addresses(&mut self.route, Some(device.index)).await;
         let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
-        host.link = Some(Link {
-            name: device.name.clone(),
+        Ok(Some(HostDevice {
             mtu: device.mtu,
             up: device.up,
             addresses: addresses.iter().filter_map(address::Assigned::network).collect(),
-        });
-        host.wireguard = Some(wireguard);
-        Ok(())
+            kind: DeviceKind::WireGuard(wireguard),
+        }))
     }
 
-    /// The WireGuard device, by the backend.
-    pub(crate) fn device(&mut self) -> Device<'_> {
+    /// Returns the WireGuard device of that name, by the backend.
+    pub(crate) fn device<'a>(&'a mut self, name: &'a LinkName) -> Device<'a> {
         match (&self.backend, &mut self.family) {
-            (Backend::Kernel, Some(family)) => Device::Kernel(family, &self.owned.link),
+            (Backend::Kernel, Some(family)) => Device::Kernel(family, name),
             (Backend::Kernel, None) | (Backend::Userspace(_), _) => {
-                Device::Userspace(socket_of(&self.userspace, &self.owned.link))
+                Device::Userspace(socket_of(&self.userspace, name))
             }
         }
     }

@@ -34,7 +34,12 @@ impl Kernel {
         let mut listening = None;
         match found {
             Some(device) if self.is_own_device(&device).await => {
-                listening = self.device().read().await.ok().map(|device| device.listen_port);
+                listening = self
+                    .device(&device.name)
+                    .read()
+                    .await
+                    .ok()
+                    .map(|device| device.listen_port);
             }
             Some(link::Device { name, kind, .. }) => conflicts.push(OwnershipConflict::Link { name, kind }),
             None => {}

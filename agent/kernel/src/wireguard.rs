@@ -67,13 +67,13 @@ pub(crate) enum Change {
         listen_port: u16,
         mark: u32,
     },
-    Peer(PeerChange),
+    Peer(PeerUpdate),
     RemovePeer(PublicKey),
 }
 
 /// What is to change at one peer; the peer is made if there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PeerChange {
+pub(crate) struct PeerUpdate {
     pub(crate) key: PublicKey,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) keepalive: Option<Option<Keepalive>>,
@@ -97,7 +97,7 @@ pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Pref
         return Vec::new();
     }
     vec![
-        Change::Peer(PeerChange {
+        Change::Peer(PeerUpdate {
             key: PARKING,
             endpoint: None,
             keepalive: None,

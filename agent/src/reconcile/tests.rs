@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use spanwire_crds::{LocationSlice, MeshNodeSpec, MeshNodeStatus, publication::slices};
-use spanwire_host::{Cni, Link, LinkName, OtherLink, WireGuardPeer};
+use spanwire_host::{Cni, LinkName, OtherLink, WireGuardPeer};
 use spanwire_topology::{Generation, Leader, Location, Member};
 
 use super::*;
@@ -99,9 +99,14 @@ fn agent(snapshot: &Snapshot, now: Instant) -> Agent {
     agent
 }
 
+fn wanted_device(agent: &Agent, given: BTreeMap<PublicKey, SocketAddr>) -> Option<WireGuard> {
+    let wanted = agent.wanted(given);
+    wanted.wireguard(&Owned::default().link).cloned()
+}
+
 /// The device as the agent wants it, with what it counts for its only peer.
 fn device(agent: &Agent, seen: Seen) -> (WireGuard, BTreeMap<PublicKey, Seen>) {
-    let mut device = agent.wanted(BTreeMap::new()).wireguard.unwrap();
+    let mut device = wanted_device(agent, BTreeMap::new()).unwrap();
     for peer in device.peers.values_mut() {
         peer.endpoint = seen.endpoint;
     }
@@ -125,7 +130,7 @@ fn a_leader_gives_a_new_peer_its_endpoint_and_then_leaves_it_alone() {
         given,
         [(PublicKey::new([2; 32]), "192.0.2.2:51820".parse().unwrap())].into()
     );
-    let wanted = agent.wanted(given.clone()).wireguard.unwrap();
+    let wanted = wanted_device(&agent, given.clone()).unwrap();
     assert_eq!(
         wanted.peers[&PublicKey::new([2; 32])].endpoint,
         given.values().next().copied()
@@ -184,7 +189,7 @@ fn a_follower_has_no_device_and_needs_no_timer() {
     agent.handle_look(look());
     assert!(!agent.handle_device(None, BTreeMap::new(), now));
     assert_eq!((agent.leads(), agent.poll_timeout(now)), (false, None));
-    assert!(agent.wanted(BTreeMap::new()).link.is_none());
+    assert!(agent.wanted(BTreeMap::new()).devices.is_empty());
 }
 
 #[test]
@@ -296,7 +301,14 @@ fn a_node_that_the_cluster_forgot_goes_on_and_says_so() {
 fn the_device_is_wanted_with_the_mtu_of_the_way_out() {
     let now = Instant::now();
     let mut agent = agent(&snapshot(true), now);
-    let mtu = |agent: &Agent| agent.wanted(BTreeMap::new()).link.map(|Link { mtu, .. }| mtu);
+    let mtu = |agent: &Agent| {
+        agent
+            .wanted(BTreeMap::new())
+            .devices
+            .values()
+            .next()
+            .map(|device| device.mtu)
+    };
     assert_eq!(mtu(&agent), Some(1440), "IPv4 alone has a default route");
     let (device, mut seen) = device(&agent, answering());
     seen.values_mut()

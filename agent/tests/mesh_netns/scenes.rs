@@ -150,7 +150,8 @@ fn a_group_that_somebody_takes_away_is_back_within_ten_seconds() {
     let hex: String = far.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let leader = world.node("a1");
     leader.tell_device(&format!("set=1\npublic_key={hex}\ngroup=\n\n"));
-    let repaired = format!("repaired what somebody else had changed steps=\"peer set {far} group b\"");
+    let repaired =
+        format!("repaired what somebody else had changed steps=\"peer set {far} dev spanwire0 group b\"");
     let took = within(10 * SECOND, "group", || leader.agent_log().contains(&repaired));
     eprintln!("group: back after {took:?}");
 }

@@ -9,59 +9,78 @@
 //! first. They are those of nodes, between which the CNI may carry pods' packets: these must be out of the CNI's tunnel
 //! before the tunnel's own packets are routed into the mesh (Linux drops what a vxlan device would send through itself).
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-use spanwire_topology::Prefix;
+use spanwire_topology::{Family, Prefix};
 
-use super::tables::Table;
-use crate::{Host, RouteKey, Step};
+use crate::{Host, Route, RouteKey, Step, TableId};
 
-pub(super) fn set(actual: &Host, wanted: &Host, table: Table, steps: &mut Vec<Step>) {
-    let changed = |(key, route): &(&RouteKey, &_)| {
-        (key.table, key.prefix.family()) == table && actual.routes.get(key) != Some(route)
-    };
-    let mut routes: Vec<_> = wanted.routes.iter().filter(changed).collect();
-    let nests = Nests::of(routes.iter().map(|(key, _)| *key));
-    routes.sort_by_key(|(key, _)| (nests.rank(&key.prefix), Reverse(key.prefix.length()), key.metric));
-    let step = |(key, route): (&RouteKey, &crate::Route)| Step::SetRoute(*key, route.clone());
-    steps.extend(routes.into_iter().map(step));
+/// What rules of one family look up.
+pub(super) type Table = (TableId, Family);
+
+/// What is to change in one table, in the order of the keys.
+#[derive(Debug, Default)]
+pub(super) struct Changes<'a> {
+    set: Vec<(&'a RouteKey, &'a Route)>,
+    delete: Vec<&'a RouteKey>,
 }
 
-pub(super) fn delete(actual: &Host, wanted: &Host, table: Table, steps: &mut Vec<Step>) {
-    let stale =
-        |key: &&RouteKey| (key.table, key.prefix.family()) == table && !wanted.routes.contains_key(key);
-    let mut keys: Vec<_> = actual.routes.keys().filter(stale).collect();
-    let nests = Nests::of(keys.iter().copied());
-    keys.sort_by_key(|key| {
-        let rank = Reverse(nests.rank(&key.prefix));
-        (rank, key.prefix.length(), Reverse(key.metric))
-    });
-    steps.extend(keys.into_iter().copied().map(Step::DeleteRoute));
-}
-
-/// The outermost of some prefixes, and whether a single address is in each.
-struct Nests(BTreeMap<Prefix, bool>);
-
-impl Nests {
-    fn of<'a>(keys: impl Iterator<Item = &'a RouteKey>) -> Self {
-        let prefixes: BTreeSet<Prefix> = keys.map(|key| key.prefix).collect();
-        let mut nests: BTreeMap<Prefix, bool> = BTreeMap::new();
-        // A prefix sorts right before what it contains.
-        for prefix in prefixes {
-            let single = prefix.is_host();
-            match nests.last_entry() {
-                Some(mut nest) if nest.key().covers(&prefix) => *nest.get_mut() |= single,
-                _ => drop(nests.insert(prefix, single)),
-            }
+/// Returns what is to change in each table, by walking through both sets of routes at once: there are thousands, and mostly
+/// they are alike.
+pub(super) fn changes<'a>(actual: &'a Host, wanted: &'a Host) -> BTreeMap<Table, Changes<'a>> {
+    let mut tables: BTreeMap<Table, Changes<'a>> = BTreeMap::new();
+    if Arc::ptr_eq(&actual.routes, &wanted.routes) {
+        return tables;
+    }
+    let table = |key: &RouteKey| (key.table, key.prefix.family());
+    let mut there = actual.routes.iter().peekable();
+    for (key, route) in wanted.routes.iter() {
+        while let Some((stale, _)) = there.next_if(|(other, _)| *other < key) {
+            tables.entry(table(stale)).or_default().delete.push(stale);
         }
-        Self(nests)
+        let same = there.next_if(|(other, _)| *other == key);
+        if same.is_none_or(|(_, old)| old != route) {
+            tables.entry(table(key)).or_default().set.push((key, route));
+        }
+    }
+    for (stale, _) in there {
+        tables.entry(table(stale)).or_default().delete.push(stale);
+    }
+    tables
+}
+
+impl Changes<'_> {
+    pub(super) fn set(&self, steps: &mut Vec<Step>) {
+        let nested = nested(self.set.iter().map(|(key, _)| *key));
+        let mut routes: Vec<_> = nested.into_iter().zip(&self.set).collect();
+        routes.sort_by_key(|(with_hosts, (key, _))| (*with_hosts, Reverse(key.prefix.length()), key.metric));
+        let step = |(_, (key, route)): (bool, &(&RouteKey, &Route))| Step::SetRoute(**key, (*route).clone());
+        steps.extend(routes.into_iter().map(step));
     }
 
-    fn rank(&self, prefix: &Prefix) -> bool {
-        let nest = self.0.range(..=prefix).next_back();
-        nest.is_some_and(|(_, single)| *single)
+    pub(super) fn delete(&self, steps: &mut Vec<Step>) {
+        let nested = nested(self.delete.iter().copied());
+        let mut keys: Vec<_> = nested.into_iter().zip(&self.delete).collect();
+        keys.sort_by_key(|(with_hosts, key)| {
+            (Reverse(*with_hosts), key.prefix.length(), Reverse(key.metric))
+        });
+        steps.extend(keys.into_iter().map(|(_, key)| Step::DeleteRoute(**key)));
     }
+}
+
+/// Returns for each of some keys of one table, which are in order, whether a single address is in the outermost prefix that
+/// it lies in.
+fn nested<'a>(keys: impl Iterator<Item = &'a RouteKey>) -> Vec<bool> {
+    let mut nests: Vec<(Prefix, bool)> = Vec::new();
+    // A prefix sorts right before what it contains.
+    let nest_of = |prefix: &Prefix, nests: &mut Vec<(Prefix, bool)>| {
+        let single = prefix.is_host();
+        match nests.last_mut() {
+            Some((nest, hosts)) if nest.covers(prefix) => *hosts |= single,
+            _ => nests.push((*prefix, single)),
+        }
+        nests.len() - 1
+    };
+    let places: Vec<usize> = keys.map(|key| nest_of(&key.prefix, &mut nests)).collect();
+    places.into_iter().map(|place| nests[place].1).collect()
 }

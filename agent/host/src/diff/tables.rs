@@ -7,36 +7,37 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use spanwire_topology::Family;
-
-use super::{add_rules, delete_rules, missing, routes};
-use crate::{Host, Rule, RuleAction, Step, TableId};
-
-/// What rules of one family look up.
-pub(super) type Table = (TableId, Family);
+use super::{
+    routes::{self, Changes, Table},
+    rules,
+};
+use crate::{Host, Rule, RuleAction, Step};
 
 /// Changes routes, and the rules that look them up.
 pub(super) fn change(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
-    let tables = in_order(actual, wanted);
+    let changes = routes::changes(actual, wanted);
+    let none = Changes::default();
+    let changes_of = |table: &Table| changes.get(table).unwrap_or(&none);
+    let tables = in_order(actual, wanted, &changes);
     let stays = |table: Table| wanted.rules.iter().any(|rule| looked_up(rule) == Some(table));
     let fresh = |table| {
         let on = |rule: &&Rule| looked_up(rule) == Some(table);
-        !missing(&wanted.rules, &actual.rules, on).is_empty()
+        !rules::missing(&wanted.rules, &actual.rules, on).is_empty()
     };
     for table in tables.iter().copied().filter(|table| stays(*table)) {
-        routes::set(actual, wanted, table, steps);
+        changes_of(&table).set(steps);
         if fresh(table) {
-            routes::delete(actual, wanted, table, steps);
-            add_rules(actual, wanted, |rule| looked_up(rule) == Some(table), steps);
+            changes_of(&table).delete(steps);
+            rules::add(actual, wanted, |rule| looked_up(rule) == Some(table), steps);
         }
     }
     for table in tables.into_iter().rev() {
-        delete_rules(actual, wanted, |rule| looked_up(rule) == Some(table), steps);
+        rules::delete(actual, wanted, |rule| looked_up(rule) == Some(table), steps);
         if !stays(table) {
-            routes::set(actual, wanted, table, steps);
+            changes_of(&table).set(steps);
         }
         if !fresh(table) {
-            routes::delete(actual, wanted, table, steps);
+            changes_of(&table).delete(steps);
         }
     }
 }
@@ -49,10 +50,9 @@ fn looked_up(rule: &Rule) -> Option<Table> {
     }
 }
 
-/// Every table, in the order in which packets get to them.
-fn in_order(actual: &Host, wanted: &Host) -> Vec<Table> {
-    let keys = actual.routes.keys().chain(wanted.routes.keys());
-    let mut first: BTreeMap<Table, u32> = keys.map(|key| ((key.table, key.prefix.family()), 0)).collect();
+/// Every table in which something changes, or which is looked up, in the order in which packets get to them.
+fn in_order(actual: &Host, wanted: &Host, changes: &BTreeMap<Table, Changes<'_>>) -> Vec<Table> {
+    let mut first: BTreeMap<Table, u32> = changes.keys().map(|table| (*table, 0)).collect();
     let mut rules: Vec<&Rule> = actual.rules.union(&wanted.rules).collect();
     rules.sort_by_key(|rule| Reverse(rule.priority));
     for rule in rules {

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_topology::{Family, Plan, Prefix, PublicKey, TunnelPeer};
 
-use crate::{HostFacts, Link, WireGuard, WireGuardPeer};
+use crate::{Device, DeviceKind, HostFacts, LinkName, WireGuard, WireGuardPeer};
 
 /// What Ethernet carries, where nothing else is known.
 const ETHERNET_MTU: u32 = 1500;
@@ -29,7 +29,7 @@ pub(super) fn tunnel_mtu(facts: &HostFacts, v6_inside: bool) -> u32 {
 }
 
 /// Returns the WireGuard device of a leader that has a key.
-pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(Link, WireGuard)> {
+pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, Device)> {
     let tunnel = plan.tunnel.as_ref()?;
     let public_key = facts.public_key?;
     let addresses = tunnel.addresses.iter().copied().map(Prefix::host);
@@ -60,17 +60,17 @@ pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(Link, WireGua
         let mut last = last.chain([addresses.last()]).flatten();
         last.any(|prefix| prefix.family() == Family::V6)
     };
-    let link = Link {
-        name: facts.owned.link.clone(),
-        mtu: tunnel_mtu(facts, v6_inside),
-        up: true,
-        addresses,
-    };
     let wireguard = WireGuard {
         public_key: Some(public_key),
         listen_port: tunnel.listen_port,
         mark: facts.owned.mark,
         peers,
     };
-    Some((link, wireguard))
+    let device = Device {
+        mtu: tunnel_mtu(facts, v6_inside),
+        up: true,
+        addresses,
+        kind: DeviceKind::WireGuard(wireguard),
+    };
+    Some((facts.owned.link.clone(), device))
 }

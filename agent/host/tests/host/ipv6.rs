@@ -85,11 +85,8 @@ fn where_only_new_devices_lack_ipv6_remote_prefixes_are_unreachable() {
         conflicts(&plan, &facts),
         [Conflict::Ipv6Disabled { device: "default" }]
     );
-    let addresses = host.link.iter().flat_map(|link| &link.addresses);
-    let peers = host
-        .wireguard
-        .iter()
-        .flat_map(|wireguard| wireguard.peers.values());
+    let addresses = host.devices.values().flat_map(|device| &device.addresses);
+    let peers = host.wireguard(&facts.owned.link).unwrap().peers.values();
     let inside = addresses.chain(peers.flat_map(|peer| &peer.allowed_ips));
     assert!(
         inside.map(Prefix::family).all(|family| family == Family::V4),

@@ -11,6 +11,5 @@ mod ipv6;
 mod netns;
 mod nft_syntax;
 mod properties;
-mod routing;
 mod samples;
 mod snapshots;

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_host::{Cni, Host, HostFacts, Step, diff, render};
+use spanwire_host::{Cni, Host, HostFacts, Step, WireGuardSettings, diff, render};
 use spanwire_topology::{
     Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, Reachability, plan,
 };
@@ -144,27 +144,27 @@ fn facts(l: u8, x: u8, stage: &Stage, keys: &Keys) -> HostFacts {
 
 /// A step towards `wanted` as what a person would type.
 fn command(step: &Step, wanted: &Host, key_file: &str) -> String {
-    let dev = "spanwire0";
     let rule = |verb: &str, rule: &str| {
         let (family, rest) = rule.split_once(' ').unwrap();
         format!("ip {family} rule {verb} {rest} protocol 151")
     };
     match step {
-        Step::AddLink {
+        Step::AddWireGuard(
+            dev,
             mtu,
-            listen_port,
-            mark,
-            ..
-        } => format!(
+            WireGuardSettings {
+                listen_port, mark, ..
+            },
+        ) => format!(
             "wireguard-go {dev} >/dev/null 2>&1; ip link set {dev} mtu {mtu}; \
              wg set {dev} private-key {key_file} listen-port {listen_port} fwmark {mark:#x}"
         ),
-        Step::SetUp(true) => format!("ip link set {dev} up"),
-        Step::AddAddress(address) => format!("ip addr add {address} dev {dev}"),
+        Step::SetUp(dev, true) => format!("ip link set {dev} up"),
+        Step::AddAddress(dev, address) => format!("ip addr add {address} dev {dev}"),
         // This wg cannot add to a list, only replace it.
-        Step::SetPeer { key, endpoint, .. } => {
-            let endpoint = endpoint.map(|endpoint| format!(" endpoint {endpoint}"));
-            let allowed = &wanted.wireguard.as_ref().unwrap().peers[key].allowed_ips;
+        Step::SetPeer(dev, key, change) => {
+            let endpoint = change.endpoint.map(|endpoint| format!(" endpoint {endpoint}"));
+            let allowed = &wanted.wireguard(dev).unwrap().peers[key].allowed_ips;
             let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             let allowed = allowed.join(",");
             format!(
@@ -178,10 +178,10 @@ fn command(step: &Step, wanted: &Host, key_file: &str) -> String {
         Step::DeleteRule(deleted) => rule("del", &deleted.to_string()),
         Step::SetNft(table) => format!("nft -f /dev/stdin <<'END'\n{}END", table.text),
         Step::SetSysctl(sysctl, value) => format!("echo {value} >/proc/sys/{}", sysctl.0),
-        Step::DeletePeer(key) => format!("wg set {dev} peer {key} remove"),
-        Step::DeleteLink => format!("ip link delete {dev}"),
+        Step::DeletePeer(dev, key) => format!("wg set {dev} peer {key} remove"),
+        Step::DeleteDevice(dev) => format!("ip link delete {dev}"),
         Step::DeleteNft => "nft delete table inet spanwire".to_owned(),
-        Step::SetMtu(_) | Step::SetUp(false) | Step::DeleteAddress(_) | Step::SetDevice { .. } => {
+        Step::SetMtu(..) | Step::SetUp(_, false) | Step::DeleteAddress(..) | Step::SetWireGuard(..) => {
             panic!("no stage needs {step}")
         }
     }

@@ -20,7 +20,7 @@ use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
 use spanwire_topology::{Family as IpFamily, Keepalive, Prefix, PublicKey};
 
 use super::{
-    Change, PeerChange,
+    Change, PeerUpdate,
     peer_stats::{Stats, count},
 };
 use crate::{
@@ -155,7 +155,7 @@ fn messages(name: &LinkName, change: &Change) -> Vec<WireguardMessage> {
     }
 }
 
-fn peer_parts(change: &PeerChange) -> Vec<Vec<WireguardPeerAttribute>> {
+fn peer_parts(change: &PeerUpdate) -> Vec<Vec<WireguardPeerAttribute>> {
     let key = || WireguardPeerAttribute::PublicKey(*change.key.as_bytes());
     let mut first = vec![key()];
     first.extend(change.endpoint.map(WireguardPeerAttribute::Endpoint));

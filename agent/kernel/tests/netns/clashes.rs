@@ -4,7 +4,9 @@ use std::{
 };
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn6, sockopt};
-use spanwire_host::{NftTable, OwnershipConflict, Rule, RuleAction, RuleSelector, Step, TableId};
+use spanwire_host::{
+    NftTable, OwnershipConflict, Rule, RuleAction, RuleSelector, Step, TableId, WireGuardSettings,
+};
 use spanwire_kernel::ApplyError;
 use spanwire_topology::Family;
 
@@ -21,7 +23,7 @@ fn ours_is_no_clash() {
         };
         lab.apply(vec![
             lab.add_link(),
-            Step::SetUp(true),
+            lab.up(),
             Step::AddRule(rule),
             Step::SetNft(NftTable {
                 text: "table inet spanwire {}\ndelete table inet spanwire\ntable inet spanwire {\nchain c {\n}\n}".to_owned(),
@@ -98,22 +100,25 @@ fn a_port_that_is_taken_is_told_before_anything_is_made_of_it() {
             matches!(&report.failed[..], [(_, ApplyError::PortTaken(51_820))]),
             "{report:?}"
         );
-        assert_eq!(lab.read().await.link, None);
+        assert_eq!(lab.device().await, None);
 
-        let set = |listen_port| Step::SetDevice {
-            public_key: key().public(),
-            listen_port,
-            mark: 1,
+        let name = lab.name.clone();
+        let set = |listen_port| {
+            let settings = WireGuardSettings {
+                public_key: key().public(),
+                listen_port,
+                mark: 1,
+            };
+            Step::SetWireGuard(name.clone(), settings)
         };
         drop(v4);
-        lab.apply(vec![lab.add_link(), Step::SetUp(true), set(51_820)])
-            .await;
+        lab.apply(vec![lab.add_link(), lab.up(), set(51_820)]).await;
         let report = lab.kernel.apply(vec![set(51_821)]).await;
         assert!(
             matches!(&report.failed[..], [(_, ApplyError::PortTaken(51_821))]),
             "{report:?}"
         );
-        assert_eq!(lab.read().await.wireguard.unwrap().listen_port, 51_820);
+        assert_eq!(lab.wireguard().await.unwrap().listen_port, 51_820);
     });
 }
 

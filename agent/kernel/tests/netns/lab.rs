@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use spanwire_host::{Host, LinkName, Owned, Step, Sysctl};
+use spanwire_host::{Device, Host, LinkName, Owned, Step, Sysctl, WireGuard, WireGuardSettings};
 use spanwire_kernel::{BackendChoice, Config, Kernel, PrivateKey, Userspace};
 use tempfile::TempDir;
 
@@ -87,14 +87,29 @@ impl Lab {
         self.kernel.read(&[] as &[Sysctl]).await.unwrap()
     }
 
+    /// The actual device.
+    pub(crate) async fn device(&mut self) -> Option<Device> {
+        self.read().await.devices.remove(&self.name)
+    }
+
+    /// How the actual device is set up.
+    pub(crate) async fn wireguard(&mut self) -> Option<WireGuard> {
+        self.read().await.wireguard(&self.name).cloned()
+    }
+
     /// The step that makes the device.
     pub(crate) fn add_link(&self) -> Step {
-        Step::AddLink {
-            mtu: 1420,
+        let settings = WireGuardSettings {
             public_key: key().public(),
             listen_port: 51_820,
             mark: 0x2000,
-        }
+        };
+        Step::AddWireGuard(self.name.clone(), 1420, settings)
+    }
+
+    /// The step that sets the device up.
+    pub(crate) fn up(&self) -> Step {
+        Step::SetUp(self.name.clone(), true)
     }
 }
 

@@ -1,4 +1,4 @@
-use spanwire_host::{Link, Step};
+use spanwire_host::{Device, DeviceKind, Step, WireGuard};
 use spanwire_kernel::ApplyError;
 
 use crate::lab::{json, key, lab, p, run};
@@ -7,29 +7,35 @@ use crate::lab::{json, key, lab, p, run};
 fn a_device_is_made_changed_and_removed_step_by_step() {
     lab(async |lab| {
         let name = lab.name.clone();
-        assert_eq!(lab.read().await.link, None);
+        assert_eq!(lab.device().await, None);
 
         lab.apply(vec![lab.add_link()]).await;
-        let mut expected = Link {
-            name: name.clone(),
+        let wireguard = WireGuard {
+            public_key: Some(key().public()),
+            listen_port: 51_820,
+            mark: 0x2000,
+            ..WireGuard::default()
+        };
+        let mut expected = Device {
             mtu: 1420,
             up: false,
             addresses: [].into(),
+            kind: DeviceKind::WireGuard(wireguard),
         };
-        assert_eq!(lab.read().await.link.as_ref(), Some(&expected));
+        assert_eq!(lab.device().await.as_ref(), Some(&expected));
 
         lab.apply(vec![
-            Step::SetMtu(1380),
-            Step::AddAddress(p("10.4.0.1")),
-            Step::AddAddress(p("fd42::1")),
-            Step::AddAddress(p("10.4.0.2")),
-            Step::SetUp(true),
+            Step::SetMtu(name.clone(), 1380),
+            Step::AddAddress(name.clone(), p("10.4.0.1")),
+            Step::AddAddress(name.clone(), p("fd42::1")),
+            Step::AddAddress(name.clone(), p("10.4.0.2")),
+            Step::SetUp(name.clone(), true),
         ])
         .await;
         expected.mtu = 1380;
         expected.up = true;
         expected.addresses = [p("10.4.0.1"), p("10.4.0.2"), p("fd42::1")].into();
-        assert_eq!(lab.read().await.link.as_ref(), Some(&expected));
+        assert_eq!(lab.device().await.as_ref(), Some(&expected));
         let told = json(&format!("ip -j -d addr show dev {name} scope global"));
         assert_eq!(told[0]["mtu"], 1380);
         let told: Vec<_> = told[0]["addr_info"]
@@ -49,25 +55,25 @@ fn a_device_is_made_changed_and_removed_step_by_step() {
 
         // Twice is once.
         lab.apply(vec![
-            Step::AddAddress(p("10.4.0.1")),
-            Step::AddAddress(p("fd42::1")),
+            Step::AddAddress(name.clone(), p("10.4.0.1")),
+            Step::AddAddress(name.clone(), p("fd42::1")),
         ])
         .await;
         lab.apply(vec![
-            Step::DeleteAddress(p("10.4.0.1")),
-            Step::DeleteAddress(p("10.4.0.1")),
-            Step::DeleteAddress(p("fd42::1")),
-            Step::DeleteAddress(p("fd42::1")),
-            Step::SetUp(false),
+            Step::DeleteAddress(name.clone(), p("10.4.0.1")),
+            Step::DeleteAddress(name.clone(), p("10.4.0.1")),
+            Step::DeleteAddress(name.clone(), p("fd42::1")),
+            Step::DeleteAddress(name.clone(), p("fd42::1")),
+            Step::SetUp(name.clone(), false),
         ])
         .await;
         expected.up = false;
         expected.addresses = [p("10.4.0.2")].into();
-        assert_eq!(lab.read().await.link, Some(expected));
+        assert_eq!(lab.device().await, Some(expected));
 
-        lab.apply(vec![Step::DeleteLink, Step::DeleteLink]).await;
-        let host = lab.read().await;
-        assert_eq!((host.link, host.wireguard), (None, None));
+        let delete = || Step::DeleteDevice(name.clone());
+        lab.apply(vec![delete(), delete()]).await;
+        assert_eq!(lab.device().await, None);
         assert!(!run("ip link").contains(name.as_str()));
     });
 }
@@ -78,23 +84,23 @@ fn an_address_that_somebody_else_put_on_the_device_can_be_removed() {
         let name = lab.name.clone();
         lab.apply(vec![
             lab.add_link(),
-            Step::SetUp(true),
-            Step::AddAddress(p("10.4.0.1")),
+            Step::SetUp(name.clone(), true),
+            Step::AddAddress(name.clone(), p("10.4.0.1")),
         ])
         .await;
         run(&format!(
             "ip addr add 10.9.0.7/24 dev {name} && ip addr add fd09::7/64 dev {name}"
         ));
-        let found = lab.read().await.link.unwrap().addresses;
+        let found = lab.device().await.unwrap().addresses;
         assert_eq!(found, [p("10.4.0.1"), p("10.9.0.0/24"), p("fd09::/64")].into());
 
         lab.apply(vec![
-            Step::DeleteAddress(p("10.9.0.0/24")),
-            Step::DeleteAddress(p("fd09::/64")),
+            Step::DeleteAddress(name.clone(), p("10.9.0.0/24")),
+            Step::DeleteAddress(name.clone(), p("fd09::/64")),
         ])
         .await;
 
-        assert_eq!(lab.read().await.link.unwrap().addresses, [p("10.4.0.1")].into());
+        assert_eq!(lab.device().await.unwrap().addresses, [p("10.4.0.1")].into());
     });
 }
 
@@ -104,7 +110,7 @@ fn a_device_of_somebody_else_with_our_name_is_left_alone_and_named() {
         let name = lab.name.clone();
         run(&format!("ip link add {name} type bridge"));
 
-        assert_eq!(lab.read().await.link, None);
+        assert_eq!(lab.device().await, None);
         let report = lab.kernel.apply(vec![lab.add_link()]).await;
 
         assert!(
@@ -121,13 +127,14 @@ fn a_device_of_somebody_else_with_our_name_is_left_alone_and_named() {
 #[test]
 fn without_the_device_its_steps_fail_by_name_and_the_others_are_done() {
     lab(async |lab| {
+        let name = lab.name.clone();
         let report = lab
             .kernel
             .apply(vec![
-                Step::SetUp(true),
-                Step::SetMtu(1400),
-                Step::AddAddress(p("10.4.0.1")),
-                Step::DeletePeer(key().public()),
+                Step::SetUp(name.clone(), true),
+                Step::SetMtu(name.clone(), 1400),
+                Step::AddAddress(name.clone(), p("10.4.0.1")),
+                Step::DeletePeer(name.clone(), key().public()),
                 Step::SetSysctl(
                     spanwire_host::Sysctl("net/ipv4/ip_forward".to_owned()),
                     "1".to_owned(),

@@ -22,8 +22,7 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_to
         );
         run("ip addr add 10.244.1.0/32 dev flannel.1");
         run("ip link add cni0 type bridge && ip link set cni0 up && ip addr add 10.244.1.1/24 dev cni0");
-        lab.apply(vec![lab.add_link(), spanwire_host::Step::SetUp(true)])
-            .await;
+        lab.apply(vec![lab.add_link(), lab.up()]).await;
 
         let look = lab.kernel.inventory(&[]).await.unwrap();
 

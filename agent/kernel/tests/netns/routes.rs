@@ -78,14 +78,14 @@ fn every_kind_of_route_is_read_as_it_was_set_and_replaces_every_other() {
                 ])
                 .await;
                 assert_eq!(
-                    lab.read().await.routes,
+                    *lab.read().await.routes,
                     [(key, to.clone())].into(),
                     "{from:?} replaced"
                 );
             }
             lab.apply(vec![Step::DeleteRoute(key), Step::DeleteRoute(key)])
                 .await;
-            assert_eq!(lab.read().await.routes, BTreeMap::new());
+            assert_eq!(*lab.read().await.routes, BTreeMap::new());
         }
     });
 }
@@ -151,7 +151,7 @@ fn routes_of_others_are_not_seen_and_stay() {
         let key = key(T, "10.20.0.0/16", 0);
         lab.apply(vec![Step::SetRoute(key, route(RouteKind::Throw))])
             .await;
-        assert_eq!(lab.read().await.routes, [(key, route(RouteKind::Throw))].into());
+        assert_eq!(*lab.read().await.routes, [(key, route(RouteKind::Throw))].into());
         lab.apply(vec![Step::DeleteRoute(key)]).await;
 
         assert_eq!(run("ip route show table all; ip -6 route show table all"), before);
@@ -192,7 +192,7 @@ fn what_the_kernel_refuses_is_told_with_its_reason_and_stops_nothing() {
         assert!(matches!(error(1), ApplyError::NoLink(name) if name.as_str() == "nowhere"));
         assert!(matches!(error(3), ApplyError::Refused(_)));
         assert_eq!(
-            lab.read().await.routes,
+            *lab.read().await.routes,
             [(key(T, "10.22.0.0/16", 0), good)].into()
         );
     });
@@ -229,7 +229,7 @@ fn ten_thousand_routes_go_in_and_out_within_half_a_minute() {
         let delete = start.elapsed();
 
         println!("set {set:?}, read {read:?}, delete {delete:?}");
-        assert!(host.routes == routes);
+        assert!(*host.routes == routes);
         assert!(lab.read().await.routes.is_empty());
         // Wide of the mark, for machines that are busy with other things.
         assert!(

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spanwire_host::{Step, WireGuard, WireGuardPeer};
+use spanwire_host::{LinkName, PeerChange, Step, WireGuard, WireGuardPeer, WireGuardSettings};
 use spanwire_kernel::{ApplyError, Backend, BackendChoice};
 use spanwire_topology::{Keepalive, Prefix, PublicKey};
 
@@ -15,15 +15,13 @@ use crate::{
 const A: PublicKey = PublicKey::new([1; 32]);
 const B: PublicKey = PublicKey::new([2; 32]);
 
-fn set_peer(key: PublicKey, add: &[&str], remove: &[&str]) -> Step {
-    Step::SetPeer {
-        key,
-        endpoint: None,
-        keepalive: None,
-        group: None,
+fn set_peer(device: &LinkName, key: PublicKey, add: &[&str], remove: &[&str]) -> Step {
+    let change = PeerChange {
         add: add.iter().map(|text| p(text)).collect(),
         remove: remove.iter().map(|text| p(text)).collect(),
-    }
+        ..PeerChange::default()
+    };
+    Step::SetPeer(device.clone(), key, change)
 }
 
 fn peer(allowed: &[&str]) -> WireGuardPeer {
@@ -43,7 +41,7 @@ fn device() -> WireGuard {
 }
 
 /// The lines of `wg show … dump`, sorted; the first is the device's, without its private key.
-fn dump(name: &spanwire_host::LinkName) -> Vec<Vec<String>> {
+fn dump(name: &LinkName) -> Vec<Vec<String>> {
     let text = run(&format!("wg show {name} dump"));
     let mut lines: Vec<Vec<String>> = text
         .lines()
@@ -70,21 +68,24 @@ fn the_backend_in_use_is_the_one_that_works_here() {
 #[test]
 fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
     lab(async |lab| {
-        lab.apply(vec![lab.add_link(), Step::SetUp(true)]).await;
-        assert_eq!(lab.read().await.wireguard, Some(device()));
+        let name = lab.name.clone();
+        lab.apply(vec![lab.add_link(), lab.up()]).await;
+        assert_eq!(lab.wireguard().await, Some(device()));
 
         let endpoint = p("192.0.2.7:51820");
         let allowed = ["10.0.0.0/24", "10.4.0.2", "fd00:1::/64"];
         lab.apply(vec![
-            Step::SetPeer {
-                key: A,
-                endpoint: Some(endpoint),
-                keepalive: Some(Some(Keepalive(25))),
-                group: None,
-                add: allowed.iter().map(|text| p(text)).collect(),
-                remove: BTreeSet::new(),
-            },
-            set_peer(B, &["10.0.1.0/24"], &[]),
+            Step::SetPeer(
+                name.clone(),
+                A,
+                PeerChange {
+                    endpoint: Some(endpoint),
+                    keepalive: Some(Some(Keepalive(25))),
+                    add: allowed.iter().map(|text| p(text)).collect(),
+                    ..PeerChange::default()
+                },
+            ),
+            set_peer(&name, B, &["10.0.1.0/24"], &[]),
         ])
         .await;
 
@@ -95,7 +96,7 @@ fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
             ..peer(&allowed)
         };
         expected.peers = [(A, a), (B, peer(&["10.0.1.0/24"]))].into();
-        assert_eq!(lab.read().await.wireguard, Some(expected.clone()));
+        assert_eq!(lab.wireguard().await, Some(expected.clone()));
         let dump = dump(&lab.name);
         assert_eq!(dump[0], [&key().public().to_string(), "51820", "0x2000"]);
         assert_eq!(dump[1][..3], [&A.to_string(), "(none)", "192.0.2.7:51820"]);
@@ -107,46 +108,48 @@ fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
 
         // What a step leaves out stays; `Some(None)` turns keepalives off.
         lab.apply(vec![
-            Step::SetPeer {
-                key: A,
-                endpoint: None,
-                keepalive: Some(None),
-                group: None,
-                add: BTreeSet::new(),
-                remove: BTreeSet::new(),
-            },
-            Step::DeletePeer(B),
-            Step::DeletePeer(B),
+            Step::SetPeer(
+                name.clone(),
+                A,
+                PeerChange {
+                    keepalive: Some(None),
+                    ..PeerChange::default()
+                },
+            ),
+            Step::DeletePeer(name.clone(), B),
+            Step::DeletePeer(name.clone(), B),
         ])
         .await;
         expected.peers.remove(&B);
         expected.peers.get_mut(&A).unwrap().keepalive = None;
-        assert_eq!(lab.read().await.wireguard, Some(expected.clone()));
+        assert_eq!(lab.wireguard().await, Some(expected.clone()));
 
-        lab.apply(vec![Step::SetDevice {
+        let settings = WireGuardSettings {
             public_key: key().public(),
             listen_port: 51_999,
             mark: 0x4,
-        }])
-        .await;
+        };
+        lab.apply(vec![Step::SetWireGuard(name.clone(), settings)]).await;
         (expected.listen_port, expected.mark) = (51_999, 4);
-        assert_eq!(lab.read().await.wireguard, Some(expected));
+        assert_eq!(lab.wireguard().await, Some(expected));
     });
 }
 
 #[test]
 fn allowed_ips_move_to_the_last_who_gets_them_and_leave_one_by_one() {
     lab(async |lab| {
+        let name = lab.name.clone();
         lab.apply(vec![
             lab.add_link(),
-            set_peer(A, &["10.0.0.0/24", "10.0.1.0/24", "fd00:1::/64"], &[]),
-            set_peer(B, &["10.0.2.0/24"], &[]),
+            set_peer(&name, A, &["10.0.0.0/24", "10.0.1.0/24", "fd00:1::/64"], &[]),
+            set_peer(&name, B, &["10.0.2.0/24"], &[]),
         ])
         .await;
         // Adds before removes, as diff orders them: what A is to lose B may have got already.
         lab.apply(vec![
-            set_peer(B, &["10.0.1.0/24"], &[]),
+            set_peer(&name, B, &["10.0.1.0/24"], &[]),
             set_peer(
+                &name,
                 A,
                 &["10.0.3.0/24"],
                 &["10.0.1.0/24", "fd00:1::/64", "10.99.0.0/16"],
@@ -154,7 +157,7 @@ fn allowed_ips_move_to_the_last_who_gets_them_and_leave_one_by_one() {
         ])
         .await;
 
-        let peers = lab.read().await.wireguard.unwrap().peers;
+        let peers = lab.wireguard().await.unwrap().peers;
         let expected = [
             (A, peer(&["10.0.0.0/24", "10.0.3.0/24"])),
             (B, peer(&["10.0.1.0/24", "10.0.2.0/24"])),
@@ -167,36 +170,36 @@ fn allowed_ips_move_to_the_last_who_gets_them_and_leave_one_by_one() {
 #[test]
 fn peers_have_groups_where_the_wireguard_has_them() {
     lab(async |lab| {
-        lab.apply(vec![lab.add_link(), set_peer(A, &["10.0.0.0/24"], &[])])
+        let name = lab.name.clone();
+        lab.apply(vec![lab.add_link(), set_peer(&name, A, &["10.0.0.0/24"], &[])])
             .await;
-        let before = lab.read().await.wireguard;
+        let before = lab.wireguard().await;
         let groups = lab.kernel.inventory([]).await.unwrap().groups;
         assert_eq!(groups, tested() == Tested::Tunnel);
-        assert_eq!(lab.read().await.wireguard, before, "to ask changes nothing");
-        let group = |name: Option<&str>| Step::SetPeer {
-            key: A,
-            endpoint: None,
-            keepalive: None,
-            group: Some(name.map(p)),
-            add: BTreeSet::new(),
-            remove: BTreeSet::new(),
+        assert_eq!(lab.wireguard().await, before, "to ask changes nothing");
+        let group = |group: Option<&str>| {
+            let change = PeerChange {
+                group: Some(group.map(p)),
+                ..PeerChange::default()
+            };
+            Step::SetPeer(name.clone(), A, change)
         };
         if !groups {
             return;
         }
-        for name in [Some("paris"), Some(&*"x".repeat(253)), None] {
-            lab.apply(vec![group(name)]).await;
+        for of in [Some("paris"), Some(&*"x".repeat(253)), None] {
+            lab.apply(vec![group(of)]).await;
             // Nothing else about it changes, and what is no group's changes no group.
             lab.apply(vec![
-                set_peer(A, &["10.0.1.0/24"], &[]),
-                set_peer(A, &[], &["10.0.1.0/24"]),
+                set_peer(&name, A, &["10.0.1.0/24"], &[]),
+                set_peer(&name, A, &[], &["10.0.1.0/24"]),
             ])
             .await;
             let expected = WireGuardPeer {
-                group: name.map(p),
+                group: of.map(p),
                 ..peer(&["10.0.0.0/24"])
             };
-            assert_eq!(lab.read().await.wireguard.unwrap().peers, [(A, expected)].into());
+            assert_eq!(lab.wireguard().await.unwrap().peers, [(A, expected)].into());
         }
     });
 }
@@ -204,6 +207,7 @@ fn peers_have_groups_where_the_wireguard_has_them() {
 #[test]
 fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
     lab(async |lab| {
+        let name = lab.name.clone();
         let all: BTreeSet<Prefix> = (0..10_000_u32)
             .map(|number| {
                 let [_, _, high, low] = number.to_be_bytes();
@@ -216,21 +220,22 @@ fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
         let (half, rest): (BTreeSet<Prefix>, BTreeSet<Prefix>) = all
             .iter()
             .partition(|prefix| prefix.contains(p("10.3.9.1")) || prefix.address().is_ipv6());
-        let step = |add: &BTreeSet<Prefix>, remove: &BTreeSet<Prefix>| Step::SetPeer {
-            key: A,
-            endpoint: Some(p("192.0.2.7:51820")),
-            keepalive: None,
-            group: None,
-            add: add.clone(),
-            remove: remove.clone(),
+        let step = |add: &BTreeSet<Prefix>, remove: &BTreeSet<Prefix>| {
+            let change = PeerChange {
+                endpoint: Some(p("192.0.2.7:51820")),
+                add: add.clone(),
+                remove: remove.clone(),
+                ..PeerChange::default()
+            };
+            Step::SetPeer(name.clone(), A, change)
         };
-        lab.apply(vec![lab.add_link(), set_peer(B, &["10.3.0.0/16"], &[])])
+        lab.apply(vec![lab.add_link(), set_peer(&name, B, &["10.3.0.0/16"], &[])])
             .await;
 
         let start = Instant::now();
         lab.apply(vec![step(&all, &BTreeSet::new())]).await;
         let added = start.elapsed();
-        let peers = lab.read().await.wireguard.unwrap().peers;
+        let peers = lab.wireguard().await.unwrap().peers;
         assert!(
             peers[&A].allowed_ips == all,
             "{} of {}",
@@ -242,7 +247,7 @@ fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
         let removed = start.elapsed();
 
         println!("added in {added:?}, half of them removed in {removed:?}");
-        let peers = lab.read().await.wireguard.unwrap().peers;
+        let peers = lab.wireguard().await.unwrap().peers;
         assert!(peers[&A].allowed_ips == rest);
         assert_eq!((peers.len(), &peers[&B]), (2, &peer(&["10.3.0.0/16"])));
         // Wide of the mark, for emulated processors and machines that are busy with other things.
@@ -253,12 +258,12 @@ fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
 #[test]
 fn a_key_that_is_not_this_nodes_is_refused() {
     lab(async |lab| {
-        let step = Step::AddLink {
-            mtu: 1420,
+        let settings = WireGuardSettings {
             public_key: A,
             listen_port: 1,
             mark: 1,
         };
+        let step = Step::AddWireGuard(lab.name.clone(), 1420, settings);
         let report = lab.kernel.apply(vec![step]).await;
         assert!(
             matches!(&report.failed[..], [(_, ApplyError::UnknownKey(key))] if *key == A),
@@ -270,10 +275,11 @@ fn a_key_that_is_not_this_nodes_is_refused() {
 #[test]
 fn an_agent_that_starts_anew_finds_the_device_as_it_was_left() {
     lab(async |lab| {
+        let name = lab.name.clone();
         lab.apply(vec![
             lab.add_link(),
-            Step::SetUp(true),
-            set_peer(A, &["10.0.0.0/24"], &[]),
+            lab.up(),
+            set_peer(&name, A, &["10.0.0.0/24"], &[]),
         ])
         .await;
         let before = lab.read().await;
@@ -291,16 +297,15 @@ fn a_device_that_somebody_deleted_is_made_again_at_once() {
         for _ in 0..3 {
             lab.apply(vec![
                 lab.add_link(),
-                Step::SetUp(true),
-                set_peer(A, &["10.0.0.0/24"], &[]),
+                lab.up(),
+                set_peer(&name, A, &["10.0.0.0/24"], &[]),
             ])
             .await;
             run(&format!("ip link del {name}"));
-            let host = lab.read().await;
-            assert_eq!((host.link, host.wireguard), (None, None));
+            assert_eq!(lab.device().await, None);
         }
         lab.apply(vec![lab.add_link()]).await;
-        assert_eq!(lab.read().await.wireguard, Some(device()));
+        assert_eq!(lab.wireguard().await, Some(device()));
     });
 }
 
@@ -310,20 +315,21 @@ fn a_tunnel_process_that_died_leaves_no_device_and_the_next_one_starts_clean() {
         return;
     }
     lab(async |lab| {
+        let name = lab.name.clone();
         lab.apply(vec![
             lab.add_link(),
-            Step::SetUp(true),
-            set_peer(A, &["10.0.0.0/24"], &[]),
+            lab.up(),
+            set_peer(&name, A, &["10.0.0.0/24"], &[]),
         ])
         .await;
         if tested() == Tested::WireguardGo {
             lab.control.as_ref().unwrap().stop();
-            let host = lab.read().await;
-            assert_eq!((host.link, host.wireguard), (None, None));
+            assert_eq!(lab.device().await, None);
         }
 
-        lab.apply(vec![Step::DeleteLink, lab.add_link()]).await;
+        lab.apply(vec![Step::DeleteDevice(lab.name.clone()), lab.add_link()])
+            .await;
 
-        assert_eq!(lab.read().await.wireguard, Some(device()));
+        assert_eq!(lab.wireguard().await, Some(device()));
     });
 }

@@ -46,7 +46,7 @@ fn a_device_is_set_up_with_key_port_and_mark() {
 
 #[test]
 fn a_peer_is_the_bytes_that_the_header_of_the_kernel_describes() {
-    let change = Change::Peer(PeerChange {
+    let change = Change::Peer(PeerUpdate {
         key: PublicKey::new([9; 32]),
         endpoint: Some("192.0.2.1:51820".parse().unwrap()),
         keepalive: Some(None),
@@ -88,7 +88,7 @@ fn ten_thousand_allowed_ips_go_in_parts_that_never_replace_one_another() {
             format!("fd00:0:{high:x}:{low:x}::/64").parse().unwrap()
         })
         .collect();
-    let messages = bytes(&Change::Peer(PeerChange {
+    let messages = bytes(&Change::Peer(PeerUpdate {
         key: PublicKey::new([9; 32]),
         endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
         keepalive: Some(Some(Keepalive(25))),
@@ -111,7 +111,7 @@ fn ten_thousand_allowed_ips_go_in_parts_that_never_replace_one_another() {
 
 #[test]
 fn a_peer_without_allowed_ips_is_one_message_and_so_is_a_removal() {
-    let change = Change::Peer(PeerChange {
+    let change = Change::Peer(PeerUpdate {
         key: PublicKey::new([9; 32]),
         endpoint: None,
         keepalive: None,

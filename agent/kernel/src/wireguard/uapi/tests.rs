@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::wireguard::PeerChange;
+use crate::wireguard::PeerUpdate;
 
 #[test]
 fn changes_are_said_in_the_words_of_the_protocol() {
@@ -11,7 +11,7 @@ fn changes_are_said_in_the_words_of_the_protocol() {
             listen_port: 51_820,
             mark: 0x2000,
         },
-        Change::Peer(PeerChange {
+        Change::Peer(PeerUpdate {
             key: PublicKey::new([1; 32]),
             endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
             keepalive: Some(None),
@@ -20,7 +20,7 @@ fn changes_are_said_in_the_words_of_the_protocol() {
                 .map(|text| text.parse().unwrap())
                 .into(),
         }),
-        Change::Peer(PeerChange {
+        Change::Peer(PeerUpdate {
             key: PublicKey::new([2; 32]),
             endpoint: None,
             keepalive: None,

@@ -1,0 +1,128 @@
+//! The devices, their addresses and their peers.
+
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use spanwire_topology::{Prefix, PublicKey};
+
+use crate::{Device, DeviceKind, Host, LinkName, PeerChange, Step, WireGuard, WireGuardPeer};
+
+/// Makes devices, or changes their MTU, key, port or mark.
+pub(super) fn begin(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
+    for (name, device) in &wanted.devices {
+        let DeviceKind::WireGuard(wireguard) = &device.kind;
+        let Some(settings) = wireguard.settings() else {
+            continue;
+        };
+        let Some(old) = actual.devices.get(name) else {
+            steps.push(Step::AddWireGuard(name.clone(), device.mtu, settings));
+            continue;
+        };
+        if old.mtu != device.mtu {
+            steps.push(Step::SetMtu(name.clone(), device.mtu));
+        }
+        let DeviceKind::WireGuard(old) = &old.kind;
+        if old.settings() != Some(settings) {
+            steps.push(Step::SetWireGuard(name.clone(), settings));
+        }
+    }
+}
+
+/// Gives each device the addresses that it lacks, and sets it up.
+pub(super) fn set_up(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
+    let none = BTreeSet::new();
+    for (name, device) in &wanted.devices {
+        let old = actual.devices.get(name);
+        let there = old.map_or(&none, |old| &old.addresses);
+        let missing = device.addresses.difference(there);
+        steps.extend(missing.map(|address| Step::AddAddress(name.clone(), *address)));
+        if device.up && !old.is_some_and(|old| old.up) {
+            steps.push(Step::SetUp(name.clone(), true));
+        }
+    }
+}
+
+/// Adds and changes peers.
+pub(super) fn set_peers(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
+    let none = WireGuard::default();
+    for (name, Device { kind, .. }) in &wanted.devices {
+        let DeviceKind::WireGuard(wireguard) = kind;
+        let actual = actual.wireguard(name).unwrap_or(&none);
+        let owners = Owners::new(wireguard);
+        for (key, peer) in &wireguard.peers {
+            let old = actual.peers.get(key);
+            let change = change(old, peer, &owners);
+            if old.is_none() || !change.is_empty() {
+                steps.push(Step::SetPeer(name.clone(), *key, change));
+            }
+        }
+    }
+}
+
+/// The allowed IPs of a device, collected when they are first asked for.
+struct Owners<'a> {
+    wireguard: &'a WireGuard,
+    all: OnceCell<BTreeSet<Prefix>>,
+}
+
+impl<'a> Owners<'a> {
+    fn new(wireguard: &'a WireGuard) -> Self {
+        let all = OnceCell::new();
+        Self { wireguard, all }
+    }
+
+    fn has(&self, prefix: &Prefix) -> bool {
+        let peers = self.wireguard.peers.values();
+        let all = || peers.flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
+        self.all.get_or_init(all).contains(prefix)
+    }
+}
+
+/// What a peer is to give up for another is not removed here: for a moment no peer would have it.
+fn change(old: Option<&WireGuardPeer>, wanted: &WireGuardPeer, owners: &Owners<'_>) -> PeerChange {
+    let none = WireGuardPeer::default();
+    let was = old.unwrap_or(&none);
+    let mut change = PeerChange {
+        endpoint: wanted.endpoint.filter(|endpoint| was.endpoint != Some(*endpoint)),
+        keepalive: (was.keepalive != wanted.keepalive).then_some(wanted.keepalive),
+        group: (was.group != wanted.group).then(|| wanted.group.clone()),
+        ..PeerChange::default()
+    };
+    if was.allowed_ips != wanted.allowed_ips {
+        change.add = wanted.allowed_ips.difference(&was.allowed_ips).copied().collect();
+        let stale = was.allowed_ips.difference(&wanted.allowed_ips);
+        change.remove = stale.filter(|prefix| !owners.has(prefix)).copied().collect();
+    }
+    change
+}
+
+/// Whether a device goes.
+pub(super) fn go(actual: &Host, wanted: &Host) -> bool {
+    actual
+        .devices
+        .keys()
+        .any(|name| !wanted.devices.contains_key(name))
+}
+
+/// Removes peers, addresses and devices.
+pub(super) fn end(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
+    let none = BTreeMap::new();
+    for (name, old) in &actual.devices {
+        let Some(device) = wanted.devices.get(name) else {
+            steps.push(Step::DeleteDevice(name.clone()));
+            continue;
+        };
+        let wanted_peers = peers_of(wanted, name).unwrap_or(&none);
+        let stale = peers_of(actual, name).unwrap_or(&none).keys();
+        let stale = stale.filter(|key| !wanted_peers.contains_key(key));
+        steps.extend(stale.map(|key| Step::DeletePeer(name.clone(), *key)));
+        let addresses = old.addresses.difference(&device.addresses);
+        steps.extend(addresses.map(|address| Step::DeleteAddress(name.clone(), *address)));
+    }
+}
+
+fn peers_of<'a>(host: &'a Host, device: &LinkName) -> Option<&'a BTreeMap<PublicKey, WireGuardPeer>> {
+    host.wireguard(device).map(|wireguard| &wireguard.peers)
+}
