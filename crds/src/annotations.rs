@@ -91,7 +91,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The key under which the value was found, and the value. Kilo takes the mere presence of its leader key for yes.
+    /// Returns the key under which the value was found, and the value. Kilo takes the mere presence of its leader key
+    /// for yes.
     fn get(&self, key: &str) -> Option<(&'a str, &'a str)> {
         let (ours, kilos) = KEYS.iter().copied().find(|(ours, _)| *ours == key)?;
         let found = |key: &'static str| Some((key, self.annotations.get(key)?.trim()));
@@ -202,7 +203,7 @@ fn port(text: &str) -> Result<u16, String> {
     }
 }
 
-/// An address, with or without the length of its network.
+/// Returns an address, with or without the length of its network.
 fn address(text: &str) -> Result<IpAddr, String> {
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
     let malformed = || "is no address; write one like 10.1.0.5 or 10.1.0.5/24, or - for none".to_owned();
@@ -213,7 +214,8 @@ fn address(text: &str) -> Result<IpAddr, String> {
     }
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return Err(
-            "is an address at which nobody can be reached; write the node's address in its LAN".to_owned(),
+            "is an address at which no other host can be reached; write the node's address in its LAN"
+                .to_owned(),
         );
     }
     Ok(address)

@@ -11,7 +11,7 @@ pub enum ConditionType {
     /// Of a Location: it has a leader and is connected. Of a Peer: some location has a tunnel for it. Of a MeshNode:
     /// its agent does all that is asked of it.
     Ready,
-    /// Of a Location: somebody leads it.
+    /// Of a Location: a node leads it.
     LeaderElected,
     /// Of a Location: its traffic with every other location is in the tunnel.
     Connected,
@@ -26,7 +26,7 @@ pub enum Reason {
     AllAccepted,
     /// A field cannot be read.
     InvalidField,
-    /// Somebody else holds what is claimed, or nobody may claim it.
+    /// Another object holds what is claimed, or no object may claim it.
     ClaimRejected,
     /// A leader is elected.
     Elected,
@@ -53,7 +53,7 @@ pub enum Reason {
 }
 
 impl ConditionType {
-    /// The type as it stands in the condition.
+    /// Returns the type as it stands in the condition.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl ConditionType {
 }
 
 impl Reason {
-    /// The reason as it stands in the condition.
+    /// Returns the reason as it stands in the condition.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -101,8 +101,8 @@ pub struct Finding {
     pub message: String,
 }
 
-/// The conditions that say what was found of an object in this `generation`. The time of the last transition is kept
-/// where the status did not change, so equal findings give equal conditions.
+/// Returns the conditions that say what was found of an object in this `generation`. The time of the last transition is
+/// kept where the status did not change, so equal findings give equal conditions.
 #[must_use]
 pub fn conditions(
     findings: Vec<Finding>,
@@ -131,7 +131,8 @@ pub fn conditions(
     findings.into_iter().map(condition).collect()
 }
 
-/// The API server keeps whole seconds; with fractions a condition would never equal itself read back.
+/// Returns the time in whole seconds, which the API server keeps; with fractions a condition would never equal itself read
+/// back.
 fn whole_seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }

@@ -26,7 +26,7 @@ pub const LEADER_LEASE_PREFIX: &str = "spanwire-leader-";
 
 /// The label of a LocationSlice with the name of its location, and of nothing else.
 pub const LOCATION_LABEL: &str = "spanwire.dev/location";
-/// The label of a Location that the operator created, and deletes again when no node mentions it and nobody changed it.
+/// The label of a Location that the operator created, and deletes again when no node mentions it and no user changed it.
 pub const MANAGED_LABEL: &str = "spanwire.dev/managed";
 
 /// Returns the name of the Lease that the agent of a leader renews.

@@ -17,7 +17,7 @@ use crate::{Location, LocationSlice, MeshNode, Peer};
 /// The largest number of networks that one Location or Peer may name.
 const MAX_PREFIXES: usize = 256;
 
-/// The definitions of all resources, as the API server gets them.
+/// Returns the definitions of all resources, as the API server gets them.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     [
@@ -115,12 +115,12 @@ fn prefix_item() -> Value {
     })
 }
 
-/// `cidrs`.
+/// Returns the schema of `cidrs`.
 pub(crate) fn prefixes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "maxItems": MAX_PREFIXES, "items": prefix_item()})
 }
 
-/// `allowedIPs`.
+/// Returns the schema of `allowedIPs`.
 pub(crate) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -157,17 +157,17 @@ fn schema_of(value: Value) -> Schema {
     value.try_into().expect("an object is a schema")
 }
 
-/// An endpoint, as host:port.
+/// Returns the schema of an endpoint, as host:port.
 pub(crate) fn endpoint(_: &mut SchemaGenerator) -> Schema {
     schema_of(endpoint_value())
 }
 
-/// Seconds between keepalives.
+/// Returns the schema of seconds between keepalives.
 pub(crate) fn keepalive(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "minimum": 0, "maximum": 65535})
 }
 
-/// A WireGuard key in base64.
+/// Returns the schema of a WireGuard key in base64.
 pub(crate) fn public_key(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -185,7 +185,7 @@ pub(crate) fn public_key(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The name of a location.
+/// Returns the schema of the name of a location.
 pub(crate) fn location_name(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -197,7 +197,7 @@ pub(crate) fn location_name(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Bare IP addresses.
+/// Returns the schema of bare IP addresses.
 pub(crate) fn addresses(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -210,7 +210,7 @@ pub(crate) fn addresses(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The links of a leader: a map from the location.
+/// Returns the schema of the links of a leader: a map from the location.
 pub(crate) fn links(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -221,7 +221,7 @@ pub(crate) fn links(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Conditions: a map from the type.
+/// Returns the schema of conditions: a map from the type.
 pub(crate) fn conditions(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -232,12 +232,12 @@ pub(crate) fn conditions(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The number of a decision.
+/// Returns the schema of the number of a decision.
 pub(crate) fn generation(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": 0})
 }
 
-/// The file name and the text of each definition, for the chart.
+/// Returns the file name and the text of each definition, for the chart.
 ///
 /// # Panics
 /// Never: a definition is plain data.

@@ -82,7 +82,7 @@ fn plan_of(bencher: Bencher<'_, '_>, role: Option<LeaderRole>) {
     });
 }
 
-/// The mesh once every pair is established.
+/// Returns the mesh once every pair is established.
 fn settled(facts: &Facts) -> Mesh {
     let decision = decide(facts, &Mesh::default());
     assert!(decision.rejected.is_empty(), "{:?}", decision.rejected.first());

@@ -1,8 +1,8 @@
 //! Overlay addresses: one of each pool for every node, kept as long as the node exists.
 //!
 //! The first choice of a node is a stable hash of its name, the next ones follow in order. So a mesh that is decided
-//! anew from nothing gets nearly the same addresses again; and as what was given before is taken before anybody chooses,
-//! a new node never moves an old one.
+//! again from nothing gets nearly the same addresses; and as what was given before is taken before a new node chooses, a
+//! new node never moves an old one.
 
 use std::{
     collections::BTreeSet,
@@ -21,8 +21,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool with the addresses that its owners keep; `addresses` loses those that are not of this pool, and those
-    /// that somebody before has.
+    /// Returns a pool with the addresses that its owners keep; `addresses` loses those that are not of this pool, and
+    /// those that an owner before it has.
     pub(crate) fn new<'a>(prefix: Prefix, addresses: impl Iterator<Item = &'a mut Option<IpAddr>>) -> Self {
         let mut pool = Self {
             prefix,
@@ -66,7 +66,7 @@ impl Pool {
         })
     }
 
-    /// Where in the pool an address is, where a node can have it.
+    /// Returns where in the pool an address is, where a node can have it.
     fn offset(&self, address: IpAddr) -> Option<u128> {
         let inside = self.prefix.contains(address);
         let offset = inside.then(|| number(address) - number(self.prefix.address()))?;
@@ -74,8 +74,8 @@ impl Pool {
         (offset >= first && offset - first < count).then_some(offset)
     }
 
-    /// The first usable offset and how many there are: without the network's own address and, for IPv4, the broadcast
-    /// address. Pools of one or two addresses are used whole (RFC 3021).
+    /// Returns the first usable offset and how many there are: without the network's own address and, for IPv4, the
+    /// broadcast address. Pools of one or two addresses are used whole (RFC 3021).
     fn offsets(&self) -> (u128, u128) {
         let free_bits = u32::from(self.prefix.family().bits() - self.prefix.length());
         let size = 1_u128.checked_shl(free_bits).unwrap_or(u128::MAX);

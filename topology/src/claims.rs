@@ -1,7 +1,7 @@
 //! Which claims stand: networks and keys.
 //!
-//! A claim that stood in the decision before goes before one that did not: an edit never takes away what somebody else
-//! uses, whoever is older. Then the older object goes first, then the lower name.
+//! A claim that stood in the decision before goes before one that did not: an edit never takes away what another object
+//! uses, whichever is older. Then the older object goes first, then the lower name.
 //!
 //! Networks of one location may nest (a LAN in `cidrs` around its nodes' addresses; the longest match wins). Networks of
 //! two locations, of a location and a Peer, or of two Peers may not overlap. Within one location one network has one
@@ -110,18 +110,18 @@ pub(crate) struct KeyRequest<'a> {
 pub(crate) struct Denied<'a>(BTreeSet<(ClaimantRef<'a>, Purpose, Prefix)>);
 
 impl<'a> Denied<'a> {
-    /// Whether every claim stands.
+    /// Returns whether every claim stands.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this claim of a network stands.
+    /// Returns whether this claim of a network stands.
     pub(crate) fn granted(&self, by: ClaimantRef<'a>, purpose: Purpose, prefix: Prefix) -> bool {
         self.0.is_empty() || !self.0.contains(&(by, purpose, prefix))
     }
 }
 
-/// Judges all claims of networks. `refusal` says what nobody can have.
+/// Judges all claims of networks. `refusal` says what no object can have.
 pub(crate) fn networks<'a>(
     requests: &[ClaimRequest<'a>],
     refusal: impl Fn(&ClaimRequest<'a>) -> Option<Reason>,
@@ -167,7 +167,7 @@ pub(crate) fn networks<'a>(
     denied
 }
 
-/// Whether a sorted cluster can be granted as it is.
+/// Returns whether a sorted cluster can be granted as it is.
 fn peaceful(cluster: &[&ClaimRequest<'_>]) -> bool {
     let [first, rest @ ..] = cluster else {
         return true;

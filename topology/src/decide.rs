@@ -79,7 +79,7 @@ fn default_location() -> LocationName {
     "default".parse().expect("it is a name of lower-case letters")
 }
 
-/// The generation after everything in the mesh, also where the mesh was put together from several publications.
+/// Returns the generation after everything in the mesh, also where the mesh was put together from several publications.
 fn later(previous: &Mesh) -> Generation {
     let members = previous
         .locations
@@ -89,7 +89,7 @@ fn later(previous: &Mesh) -> Generation {
     Generation(latest.max(previous.generation).0.saturating_add(1))
 }
 
-/// Whether nothing changed. Members that did not are shared with the decision before.
+/// Returns whether nothing changed. Members that did not are shared with the decision before.
 fn same(mesh: &Mesh, previous: &Mesh) -> bool {
     let head = |a: &Location, b: &Location| {
         let heads = a.leaders == b.leaders && a.settings == b.settings && a.established == b.established;
@@ -101,7 +101,7 @@ fn same(mesh: &Mesh, previous: &Mesh) -> bool {
         && mesh.peers == previous.peers
 }
 
-/// Every location with its settings, members and leaders.
+/// Returns every location with its settings, members and leaders.
 fn locations(
     previous: &Mesh,
     places: &Places<'_>,
@@ -145,7 +145,7 @@ fn locations(
     sites.into_iter().map(location).collect()
 }
 
-/// The members of a location; those of the decision before themselves where none has come, changed or gone.
+/// Returns the members of a location; those of the decision before themselves where none has come, changed or gone.
 fn together(
     members: Vec<(&NodeName, MemberUpdate<'_>)>,
     before: Option<&Arc<BTreeMap<NodeName, Member>>>,

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{LeaderRole, Location, LocationName, Mesh};
 
-/// The mesh in the `dot` language: `dot -Tsvg`. Locations are boxes, active leaders are filled, standby leaders dashed;
-/// a line between two active leaders is drawn through where their locations are established.
+/// Returns the mesh in the `dot` language: `dot -Tsvg`. Locations are boxes, active leaders are filled, standby leaders
+/// dashed; a line between two active leaders is drawn through where their locations are established.
 #[must_use]
 pub fn dot(mesh: &Mesh) -> String {
     let mut text = String::new();

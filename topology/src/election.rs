@@ -2,7 +2,7 @@
 //!
 //! The order of preference: annotated leaders, then nodes that have an address for the outside, then incumbents in
 //! their order, then a stable hash of the name. So a newcomer of equal rank displaces no incumbent. Cordoned nodes are
-//! to be rebooted soon: among a few leaders they are taken only where there is nobody else. Where every node leads
+//! to be rebooted soon: among a few leaders they are taken only where there is no other node. Where every node leads
 //! itself they go on doing so, after the others.
 
 use crate::{Leader, LeaderRole, MeshMode, NodeName, rendezvous};
@@ -31,7 +31,7 @@ pub struct Seats {
     pub standby: u16,
 }
 
-/// The leaders of a location in order of preference, given those of the decision before.
+/// Returns the leaders of a location in order of preference, given those of the decision before.
 #[must_use]
 pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) -> Vec<Leader> {
     let (active, standby) = match seats.mode {
@@ -57,7 +57,7 @@ pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) 
     let mut ranked: Vec<_> = willing
         .map(|candidate| (rank(candidate), candidate.node))
         .collect();
-    // Only those who may get a seat are told apart by name.
+    // Only those that may get a seat are ordered by name.
     ranked.sort_unstable_by_key(|(rank, _)| *rank);
     if let Some((last, _)) = ranked.get((active + standby).saturating_sub(1)).copied() {
         ranked.truncate(ranked.partition_point(|(rank, _)| *rank <= last));

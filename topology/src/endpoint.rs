@@ -11,7 +11,7 @@ use crate::Prefix;
 pub struct DnsName(String);
 
 impl DnsName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -50,8 +50,8 @@ pub enum EndpointError {
     /// Neither an address nor a DNS name.
     #[error("has the host {0:?}, which is neither an IP address nor a DNS name")]
     Host(String),
-    /// An address that nobody can be reached at.
-    #[error("has the address {0}, at which nobody can be reached")]
+    /// An address at which no other host can be reached.
+    #[error("has the address {0}, at which no other host can be reached")]
     Unusable(IpAddr),
 }
 

@@ -83,7 +83,7 @@ pub enum Operator {
 }
 
 impl Selector {
-    /// Whether the labels meet every requirement.
+    /// Returns whether the labels meet every requirement.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| {

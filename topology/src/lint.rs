@@ -15,7 +15,7 @@ use crate::{
 pub enum Severity {
     /// The mesh contradicts itself.
     Error,
-    /// The mesh is sound, but somebody is not served.
+    /// The mesh is sound, but some node or Peer is not served.
     Warning,
 }
 
@@ -64,7 +64,7 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// How bad it is.
+    /// Returns how bad it is.
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
@@ -84,7 +84,7 @@ impl Finding {
     }
 }
 
-/// Everything about the mesh that is not as it should be: errors first, in a stable order.
+/// Returns everything about the mesh that is not as it should be: errors first, in a stable order.
 #[must_use]
 pub fn lint(mesh: &Mesh) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -126,7 +126,7 @@ pub struct Peer {
 }
 
 impl Location {
-    /// The active leaders in order of preference.
+    /// Returns the active leaders in order of preference.
     pub fn active(&self) -> impl Iterator<Item = &NodeName> + Clone {
         self.leaders
             .iter()
@@ -134,12 +134,12 @@ impl Location {
             .map(|leader| &leader.node)
     }
 
-    /// The members to change; a map that another mesh shares is copied first.
+    /// Returns the members to change; a map that another mesh shares is copied first.
     pub fn members_mut(&mut self) -> &mut BTreeMap<NodeName, Member> {
         Arc::make_mut(&mut self.members)
     }
 
-    /// The part of a node, where it leads.
+    /// Returns the part of a node, where it leads.
     #[must_use]
     pub fn role(&self, node: &NodeName) -> Option<LeaderRole> {
         self.leaders

@@ -29,7 +29,7 @@
 //! |---|---|---|---|
 //! | overlay address of a remote leader | tunnel | tunnel | hop to its carrier |
 //! | prefix of an established location | tunnel | hop to its carrier | hop to its carrier |
-//! | the same, nobody carries it there, or here | unreachable | unreachable | unreachable |
+//! | the same, no leader carries it there, or here | unreachable | unreachable | unreachable |
 //! | Peer attached to the own location | tunnel on the first, else hop to the first | hop to the first | hop to the first |
 //! | any other Peer | like a prefix of its home | | |
 //! | prefix of a location that is not established | no route | no route | no route |
@@ -38,7 +38,7 @@
 //! All of this for the families that the node has a part in: an address or pods of its own, or, on a leader, its overlay
 //! address or anything in its location. Of another family nothing could be sent through it, and it has no route.
 //!
-//! Nobody sends through a hop what came to it through a hop: followers send to active leaders, which send into the
+//! No node sends through a hop what came to it through a hop: followers send to active leaders, which send into the
 //! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader. So a standby leader
 //! sends what a hop brought to it into its own tunnels, where the far side takes it as its group's (a host whose WireGuard
 //! has no groups leaves that out); and where there is no tunnel a host has to see to it that what came through a hop and
@@ -61,7 +61,7 @@
 //! # The way back
 //!
 //! What leaves the tunnel for the address of another node of the location goes through the hop to it (`returns`). Every
-//! leader has these for all nodes of its location, whoever carries them: the sender may have seen another order of
+//! leader has these for all nodes of its location, whichever leader carries them: the sender may have seen another order of
 //! leaders.
 
 mod entries;
@@ -176,7 +176,7 @@ pub enum Via {
         /// Its own addresses in the LAN.
         addresses: Arc<BTreeSet<IpAddr>>,
     },
-    /// Nowhere: established, but nobody carries it now. The sender is told 'unreachable'.
+    /// Nowhere: established, but no leader carries it now. The sender gets ICMP 'unreachable'.
     Unreachable,
 }
 

@@ -15,7 +15,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an address.
+    /// Returns the family of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {
         match address {
@@ -24,7 +24,7 @@ impl Family {
         }
     }
 
-    /// How many bits an address of this family has: 32 or 128.
+    /// Returns how many bits an address of this family has: 32 or 128.
     #[must_use]
     pub const fn bits(self) -> u8 {
         match self {
@@ -55,7 +55,7 @@ pub enum PrefixError {
 }
 
 impl Prefix {
-    /// The network of `address` with `length` bits; bits behind the length are cleared.
+    /// Returns the network of `address` with `length` bits; bits behind the length are cleared.
     ///
     /// # Errors
     /// [`PrefixError::Length`] when the length is larger than the family allows.
@@ -66,61 +66,61 @@ impl Prefix {
         canonical.map(Self).map_err(|_| PrefixError::Length(length, bits))
     }
 
-    /// The network of one address: /32 or /128.
+    /// Returns the network of one address: /32 or /128.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
         Self(IpNetwork::from(address))
     }
 
-    /// The first address, with all host bits zero.
+    /// Returns the first address, with all host bits zero.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.0.ip()
     }
 
-    /// The number of leading bits that are fixed.
+    /// Returns the number of leading bits that are fixed.
     #[must_use]
     pub fn length(&self) -> u8 {
         self.0.prefix()
     }
 
-    /// The family of the network.
+    /// Returns the family of the network.
     #[must_use]
     pub fn family(&self) -> Family {
         Family::of(self.address())
     }
 
-    /// Whether this is `0.0.0.0/0` or `::/0`.
+    /// Returns whether this is `0.0.0.0/0` or `::/0`.
     #[must_use]
     pub fn is_default(&self) -> bool {
         self.length() == 0
     }
 
-    /// Whether this is a single address.
+    /// Returns whether this is a single address.
     #[must_use]
     pub fn is_host(&self) -> bool {
         self.length() == self.family().bits()
     }
 
-    /// Whether the address lies in the network.
+    /// Returns whether the address lies in the network.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(address)
     }
 
-    /// Whether every address of `other` lies in this network.
+    /// Returns whether every address of `other` lies in this network.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.length() <= other.length() && self.contains(other.address())
     }
 
-    /// Whether the two networks have an address in common; of two networks that do, one covers the other.
+    /// Returns whether the two networks have an address in common; of two networks that do, one covers the other.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers(other) || other.covers(self)
     }
 
-    /// The first and the last address as numbers, after the family: ranges to compare and sort fast.
+    /// Returns the first and the last address as numbers, after the family: ranges to compare and sort fast.
     pub(crate) fn range(&self) -> (Family, u128, u128) {
         match self.0 {
             IpNetwork::V4(v4) => {
@@ -136,7 +136,7 @@ impl Prefix {
         }
     }
 
-    /// Whether all of it is private: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local) or link-local.
+    /// Returns whether all of it is private: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local) or link-local.
     #[must_use]
     pub fn is_private(&self) -> bool {
         const PRIVATE: [&str; 7] = [

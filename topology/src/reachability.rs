@@ -1,7 +1,7 @@
 //! What a node observes of the leaders: the one input of [`plan`](crate::plan()) that is not published.
 //!
 //! Observations of two nodes may differ, and may be wrong for a while. So they only choose among ways that the mesh
-//! allows anyway: a location whose leaders form a group takes what any of them sends, whoever carries it.
+//! allows anyway: a location whose leaders form a group takes what any of them sends, whichever carries it.
 
 use std::collections::BTreeSet;
 

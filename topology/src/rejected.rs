@@ -59,7 +59,7 @@ pub enum Claim {
 /// Why a claim is not granted. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum Reason {
-    /// Somebody else has it, or a part of it.
+    /// Another object has it, or a part of it.
     #[error("{holder} holds {held}, which overlaps; give one of them another network")]
     Taken {
         /// Who holds it.
@@ -67,7 +67,7 @@ pub enum Reason {
         /// What the holder holds.
         held: Prefix,
     },
-    /// The key belongs to somebody else.
+    /// The key belongs to another object.
     #[error("{0} has the same key; delete one key so that its owner makes a new one")]
     KeyTaken(Claimant),
     /// `0.0.0.0/0` or `::/0`.

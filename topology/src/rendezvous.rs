@@ -48,7 +48,7 @@ pub(crate) fn stable(name: &str) -> u64 {
     mix(fnv)
 }
 
-/// The finaliser of SplitMix64.
+/// Applies the finaliser of SplitMix64.
 fn mix(hash: u64) -> u64 {
     let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -60,14 +60,14 @@ pub(crate) fn weigh(member: u64, leader: u64) -> u64 {
     mix(member.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(leader)))
 }
 
-/// How much a leader wants to carry a member.
+/// Returns how much a leader wants to carry a member.
 #[must_use]
 pub fn weight(member: &NodeName, leader: &NodeName) -> u64 {
     weigh(stable(member.as_str()), stable(leader.as_str()))
 }
 
-/// The active leader that carries the prefixes of a node of the location. `None`: no active leader is a member with a
-/// key.
+/// Returns the active leader that carries the prefixes of a node of the location. `None`: no active leader is a member
+/// with a key.
 #[must_use]
 pub fn carrier<'a>(location: &'a Location, member: &NodeName) -> Option<&'a NodeName> {
     let usable = |leader: &&NodeName| {
@@ -84,7 +84,7 @@ pub fn carrier<'a>(location: &'a Location, member: &NodeName) -> Option<&'a Node
     })
 }
 
-/// What comes with the leader that carries the member of this hash, out of names with their hashes.
+/// Returns what comes with the leader that carries the member of this hash, out of names with their hashes.
 pub(crate) fn heaviest<'a, T>(
     leaders: impl Iterator<Item = (T, &'a NodeName, u64)>,
     member: u64,

@@ -47,7 +47,7 @@ impl Display for Mesh {
 }
 
 impl Display for Location {
-    /// The head, without members.
+    /// Returns the head, without members.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let established = List("established", &self.established);
         write!(f, "{}{established}", self.settings)

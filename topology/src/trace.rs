@@ -96,14 +96,14 @@ pub enum Verdict {
 /// Why a packet goes no further.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DropReason {
-    /// The location that it enters by, or the Peer that it comes from, has nobody to take it.
+    /// The location that it enters by, or the Peer that it comes from, has no leader to take it.
     #[error("no leader takes it into the mesh")]
     NoEntry,
     /// The node has no plan.
     #[error("the node has no plan")]
     NoPlan,
     /// The route says so.
-    #[error("unreachable: nobody carries the destination, or nobody carries this node")]
+    #[error("unreachable: no leader carries the destination, or none carries this node")]
     Unreachable,
     /// What a hop brought does not leave through a hop.
     #[error("came through a hop, and would leave through one")]
@@ -111,9 +111,9 @@ pub enum DropReason {
     /// The next hop is on no common LAN.
     #[error("its next hop {0} is no neighbour")]
     NoNeighbour(NodeName),
-    /// The CNI is to deliver it, and has nobody to deliver it to.
+    /// The CNI is to deliver it, and none of its nodes has the destination.
     #[error("no neighbour has the destination")]
-    NobodyLocal,
+    NoLocalHost,
     /// The host has no part in the family of the destination, and forwards nothing of it.
     #[error("the node has no {0}")]
     NoFamily(Family),
@@ -189,7 +189,7 @@ impl Walk<'_> {
             });
             match next {
                 Ok(next) => (at, arrival) = next,
-                // Whoever delivers counts the hop to the destination, except where that is the node itself.
+                // The node that delivers counts the hop to the destination, except where that is the node itself.
                 Err(Verdict::Arrived(more)) => return Verdict::Arrived(hops + more),
                 Err(verdict) => return verdict,
             }
@@ -197,8 +197,8 @@ impl Walk<'_> {
         Verdict::Loop
     }
 
-    /// The first node that sees the packet. A Peer sends to its attachment next to the destination, or to its home; a
-    /// machine in a LAN to the first active leader.
+    /// Returns the first node that sees the packet. A Peer sends to its attachment next to the destination, or to its
+    /// home; a machine in a LAN to the first active leader.
     fn enter(&self, from: &Spot) -> Option<(NodeName, Arrival)> {
         match &from.place {
             Place::Node(node) => Some((node.clone(), Arrival::Origin)),
@@ -233,7 +233,7 @@ impl Walk<'_> {
             Choice::Local => (
                 Action::Local,
                 self.nearby(plan)
-                    .unwrap_or_else(|| dropped(plan, DropReason::NobodyLocal)),
+                    .unwrap_or_else(|| dropped(plan, DropReason::NoLocalHost)),
             ),
             Choice::Nothing => {
                 let family = Family::of(self.to);
@@ -248,7 +248,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The CNI or the LAN, where they bring it to its destination.
+    /// Returns how it ends where the CNI or the LAN bring it to its destination.
     fn nearby(&self, plan: &Plan) -> Option<Next> {
         let delivers = self.hosts.iter().any(|host| self.ground.delivers(&plan.me, host));
         delivers.then_some(Err(Verdict::Arrived(1)))
@@ -266,7 +266,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a standby leader has a tunnel towards the destination: it sends there what a hop brought to it.
+    /// Returns whether a standby leader has a tunnel towards the destination: it sends there what a hop brought to it.
     fn relays(&self, plan: &Plan) -> bool {
         let tunnel = plan.tunnel.as_ref();
         tunnel.is_some_and(|tunnel| owner(tunnel, self.to).is_some())
@@ -316,7 +316,7 @@ enum Choice<'a> {
     Nothing,
 }
 
-/// The longest match.
+/// Returns the longest match.
 fn choose(plan: &Plan, to: IpAddr) -> Choice<'_> {
     let routes = plan
         .routes

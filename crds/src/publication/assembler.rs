@@ -145,7 +145,7 @@ impl Assembler {
         self.slices.insert(name, Known { object, location });
     }
 
-    /// Whether a node is taken from this slice: of those with the highest generation the first by name.
+    /// Returns whether a node is taken from this slice: of those with the highest generation the first by name.
     fn taken(&self, node: &NodeName, slice: &str) -> bool {
         let places = self.places.get(node).into_iter().flatten();
         let first = places.max_by(|(one, a), (other, b)| one.cmp(other).then_with(|| b.cmp(a)));

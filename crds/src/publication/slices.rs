@@ -69,8 +69,8 @@ pub fn accepted(peer: &Peer) -> AcceptedPeer {
 /// The member slices of a location as published: name and nodes.
 type Seats<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
-/// Which member sits in which slice: where it was, else in the first one with room, one that changes anyway before
-/// others, else in a new one.
+/// Returns which member sits in which slice: where it was, else in the first one with room, one that changes anyway
+/// before others, else in a new one.
 fn seat<'a>(
     name: &LocationName,
     location: &'a Location,
@@ -115,8 +115,8 @@ fn seat<'a>(
     seated
 }
 
-/// The first free of `NAME-m1`, `NAME-m2`, …. No two locations share such a name, nor that of a head, because the part
-/// behind the last dash tells which it is.
+/// Returns the first free of `NAME-m1`, `NAME-m2`, …. No two locations share such a name, nor that of a head, because
+/// the part behind the last dash tells which it is.
 fn free_name<T>(location: &LocationName, seated: &BTreeMap<String, T>) -> String {
     (1usize..)
         .map(|number| format!("{location}-m{number}"))
@@ -132,7 +132,7 @@ fn slice(location: &LocationName, head: Option<Head>, members: Vec<SliceMember>)
     }
 }
 
-/// The head, with the generation that it had where nothing else differs.
+/// Returns the head, with the generation that it had where nothing else differs.
 fn head(generation: Generation, location: &Location, published: Option<&Head>) -> Head {
     let mut head = Head::from((generation, location));
     if let Some(old) = published {

@@ -6,7 +6,7 @@ use spanwire_topology::{LocationFact, Operator, Requirement, Selector};
 use super::{Fields, Translated, created, keepalive};
 use crate::{FieldProblem, Location};
 
-/// What a Location asks for.
+/// Returns what a Location asks for.
 #[must_use]
 pub fn location(location: &Location) -> Translated<LocationFact> {
     let spec = &location.spec;
@@ -38,7 +38,8 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
     }
 }
 
-/// The selector, or `None` where a part of it cannot be read: a part alone would select more than was asked for.
+/// Returns the selector, or `None` where a part of it cannot be read: a part alone would select more than was asked
+/// for.
 fn selector(fields: &mut Fields, field: &str, asked: &LabelSelector) -> Option<Selector> {
     let equal = asked.match_labels.iter().flatten().map(|(key, value)| {
         Some(Requirement {

@@ -84,8 +84,8 @@ impl Default for NodeOptions {
     }
 }
 
-/// What a Node says. Its agent's part is not in it ([`Report::complete`](super::Report::complete) adds that), and
-/// `alive` is its Ready condition alone.
+/// Returns what a Node says. Its agent's part is not in it ([`Report::complete`](super::Report::complete) adds that),
+/// and `alive` is its Ready condition alone.
 #[must_use]
 pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     let none = std::collections::BTreeMap::new();
@@ -132,7 +132,8 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     }
 }
 
-/// The location that a topology label names. Labels may have upper-case letters and underscores, which names have not.
+/// Returns the location that a topology label names. Labels may have upper-case letters and underscores, which names
+/// have not.
 fn region(fields: &mut Fields, label: &str, value: &str) -> Option<LocationName> {
     let name = value.to_ascii_lowercase().replace('_', "-");
     let refused = |problem: String| {

@@ -5,8 +5,8 @@ use spanwire_topology::PeerFact;
 use super::{Fields, Translated, created, keepalive};
 use crate::{FieldProblem, Peer, annotations};
 
-/// What a Peer asks for; nothing where its key or its location cannot be read, because without the one there is no
-/// tunnel, and without the other it would be attached where nobody wants it.
+/// Returns what a Peer asks for; nothing where its key or its location cannot be read, because without the one there is
+/// no tunnel, and without the other it would be attached where it is not wanted.
 #[must_use]
 pub fn peer(peer: &Peer) -> Translated<Option<PeerFact>> {
     let spec = &peer.spec;

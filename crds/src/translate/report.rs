@@ -23,7 +23,7 @@ pub struct Report {
     pub retired: bool,
 }
 
-/// What the agent says.
+/// Returns what the agent says.
 #[must_use]
 pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
     let mut fields = Fields::default();
@@ -50,8 +50,8 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
 }
 
 impl Report {
-    /// Adds what the agent reports to what the Node says. The port on which it listens is no news: it is the one that it
-    /// was told, and would stay when that goes.
+    /// Adds what the agent reports to what the Node says. The port on which it listens is left out: it is the one that
+    /// the operator published, and would stay when that goes.
     pub fn complete(&self, fact: &mut NodeFact) {
         fact.public_key = if self.retired { None } else { self.public_key };
         fact.hop.clone_from(&self.hop);

@@ -30,7 +30,7 @@ pub(super) fn establish(facts: &Facts, previous: &Mesh, mesh: &mut Mesh) {
     }
 }
 
-/// The pairs that are established from now on.
+/// Returns the pairs that are established from now on.
 fn newly(facts: &Facts, previous: &Mesh, mesh: &Mesh) -> Vec<(LocationName, LocationName)> {
     let reports: BTreeMap<_, _> = mesh
         .locations
@@ -58,7 +58,7 @@ fn newly(facts: &Facts, previous: &Mesh, mesh: &Mesh) -> Vec<(LocationName, Loca
     pairs
 }
 
-/// What every node of a location that had none before was established with.
+/// Returns what every node of a location that had none before was established with.
 fn inherited<'a>(previous: &'a Mesh, name: &LocationName, location: &Location) -> BTreeSet<&'a LocationName> {
     if previous
         .locations
@@ -83,7 +83,7 @@ fn inherited<'a>(previous: &'a Mesh, name: &LocationName, location: &Location) -
     common.unwrap_or_default()
 }
 
-/// The locations to which an active leader reports the link as up, and with which nothing is established yet.
+/// Returns the locations to which an active leader reports the link as up, and with which nothing is established yet.
 fn reported<'a>(facts: &'a Facts, location: &Location) -> BTreeSet<&'a LocationName> {
     let leaders = location.active().filter_map(|leader| facts.nodes.get(leader));
     let up = leaders.flat_map(|leader| leader.links.iter().filter(|(_, up)| **up));

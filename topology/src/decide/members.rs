@@ -35,7 +35,8 @@ impl MemberUpdate<'_> {
     }
 }
 
-/// Every node as a member, in the order of the nodes. A member that is as it was, where it was, keeps its generation.
+/// Returns every node as a member, in the order of the nodes. A member that is as it was, where it was, keeps its
+/// generation.
 pub(super) fn members<'a>(
     cluster: &ClusterFacts,
     nodes: &[Placed<'a>],
@@ -104,7 +105,7 @@ impl<'a> Sketch<'a> {
         }
     }
 
-    /// Whether the member is that already, whatever its generation.
+    /// Returns whether the member is that already, whatever its generation.
     fn is(&self, member: &Member) -> bool {
         self.public_key == member.public_key
             && self.listen_port == member.listen_port
@@ -143,9 +144,9 @@ impl<'a> Sketch<'a> {
         self.overlay.into_iter().flatten()
     }
 
-    /// Where others reach a node, best first: what its annotation says; else, unless an endpoint of the location stands
-    /// in front of it, its external addresses; else, unless keepalives say that it is behind a NAT, its own addresses,
-    /// which serve in an open routed network.
+    /// Returns where others reach a node, best first: what its annotation says; else, unless an endpoint of the
+    /// location stands in front of it, its external addresses; else, unless keepalives say that it is behind a NAT, its
+    /// own addresses, which serve in an open routed network.
     fn endpoints(&self) -> Reached<'_> {
         let fact = self.fact;
         if !fact.endpoints.is_empty() {
@@ -179,7 +180,8 @@ fn at(addresses: &BTreeSet<IpAddr>, port: u16) -> impl Iterator<Item = Endpoint>
 /// The overlay addresses of a node, one of each family.
 type Overlay = [Option<IpAddr>; 2];
 
-/// The pool of a family: the one that is named, or the automatic one while a node of the cluster has the family.
+/// Returns the pool of a family: the one that is named, or the automatic one while a node of the cluster has the
+/// family.
 ///
 /// What is not granted, like a link-local address, does not count. A node that is the only one with a family, and that
 /// comes and goes, takes the overlay addresses of that family with it; with it goes everything else that could have
@@ -204,7 +206,8 @@ fn pool(cluster: &ClusterFacts, nodes: &[Placed<'_>], denied: &Denied<'_>, famil
     of_family(&cluster.overlay).or_else(|| of_family(&cluster.automatic).filter(|_| nodes.iter().any(has)))
 }
 
-/// The overlay addresses of every node, in the order of the nodes: those it had, and new ones where it has none.
+/// Returns the overlay addresses of every node, in the order of the nodes: those it had, and new ones where it has
+/// none.
 fn overlays(pools: [Option<Prefix>; 2], nodes: &[Placed<'_>], rejected: &mut Vec<Rejected>) -> Vec<Overlay> {
     let mut overlays = vec![Overlay::default(); nodes.len()];
     for (index, prefix) in pools.into_iter().enumerate() {

@@ -40,7 +40,7 @@ pub(super) fn attach(
     }
 }
 
-/// The locations whose first active leader anyone can reach.
+/// Returns the locations whose first active leader anyone can reach.
 fn open_locations(facts: &Facts, mesh: &Mesh) -> BTreeSet<LocationName> {
     let open = mesh.locations.iter().filter(|(_, location)| {
         let first = location
@@ -75,7 +75,7 @@ fn attachments(
     }
 }
 
-/// The home it had, where it can still be; else the first attachment that has an active leader; else the first.
+/// Returns the home it had, where it can still be; else the first attachment that has an active leader; else the first.
 fn home(
     incumbent: Option<&LocationName>,
     attachments: &BTreeSet<LocationName>,

@@ -37,13 +37,13 @@ pub(super) struct Before<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// The index of a location.
+    /// Returns the index of a location.
     pub(super) fn site(&self, name: &LocationName) -> Option<usize> {
         self.locations.binary_search(&name).ok()
     }
 }
 
-/// Every node in its location: its annotation, else the selector of the Location with the lowest name, else its
+/// Returns every node in its location: its annotation, else the selector of the Location with the lowest name, else its
 /// topology label, else the default.
 pub(super) fn place<'a>(
     facts: &'a Facts,
@@ -103,7 +103,7 @@ pub(super) fn place<'a>(
     places
 }
 
-/// What was decided of a node in another location, where it was last.
+/// Returns what was decided of a node in another location, where it was last.
 fn moved<'a>(previous: &'a Mesh, name: &NodeName) -> Option<Before<'a>> {
     let found = |location: &'a Location| location.members.get(name);
     let members = previous.locations.values().filter_map(found);
@@ -114,7 +114,7 @@ fn moved<'a>(previous: &'a Mesh, name: &NodeName) -> Option<Before<'a>> {
     })
 }
 
-/// The location of every node, in the order of the nodes.
+/// Returns the location of every node, in the order of the nodes.
 fn named<'a>(
     facts: &'a Facts,
     fallback: &'a LocationName,
@@ -144,8 +144,8 @@ fn named<'a>(
     facts.nodes.iter().map(place).collect()
 }
 
-/// The node as a candidate for leader: with a key, alive, allowed to lead, and with a way to connect. Who knows no
-/// address of its own can still begin, but has to keep the way open.
+/// Returns the node as a candidate for leader: with a key, alive, allowed to lead, and with a way to connect. Who knows
+/// no address of its own can still begin, but has to keep the way open.
 pub(super) fn candidate<'a>(
     node: &Placed<'a>,
     member: &Member,

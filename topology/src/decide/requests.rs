@@ -1,4 +1,4 @@
-//! What is claimed, and what nobody can have.
+//! What is claimed, and what no object can have.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>])
     nodes.chain(peers).collect()
 }
 
-/// All claims of networks, but of Peers that have no key.
+/// Returns all claims of networks, but of Peers that have no key.
 pub(super) fn networks<'a>(
     facts: &'a Facts,
     previous: &Mesh,
@@ -111,7 +111,7 @@ fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, requests: &mut Vec<ClaimReque
     requests.extend(cidrs.map(|cidr| request(*cidr, Purpose::Cidr, stood(previous, node.location, cidr))));
 }
 
-/// What nobody can have, and why.
+/// What no object can have, and why.
 #[derive(Debug)]
 pub(super) struct Limits<'a> {
     cluster: &'a ClusterFacts,
@@ -137,8 +137,8 @@ impl<'a> Limits<'a> {
         Self { cluster, reserved }
     }
 
-    /// Why a claim fails whatever others claim. Only nodes may have the address of the API server: one of them may be
-    /// its host.
+    /// Returns why a claim fails whatever others claim. Only nodes may have the address of the API server: one of them
+    /// may be its host.
     pub(super) fn refusal(&self, request: &ClaimRequest<'_>) -> Option<Reason> {
         if request.prefix.is_default() {
             return Some(Reason::DefaultRoute);

@@ -39,7 +39,7 @@ pub(super) enum Owner<'a> {
     Peer(usize),
 }
 
-/// Every prefix of the mesh, sorted, each once.
+/// Returns every prefix of the mesh, sorted, each once.
 pub(super) fn entries<'a>(view: &View<'a>) -> Vec<Entry<'a>> {
     let mut found = Found::default();
     for known in view.members() {
@@ -102,7 +102,8 @@ impl<'a> Found<'a> {
 }
 
 impl Entry<'_> {
-    /// The smaller one has the prefix; of equal ones that which was found first, which goes by name.
+    /// Returns what orders claims of one prefix: the smaller has it; of equal ones the first that was found, which goes by
+    /// name.
     fn claim(&self) -> (Kind, Reverse<Generation>, usize) {
         let generation = match self.owner {
             Owner::Member(_, member) => member.generation,

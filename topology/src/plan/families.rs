@@ -8,8 +8,8 @@ use crate::{Family, Prefix};
 
 /// Returns the entries of the families that can come out of this node.
 ///
-/// What a family needs is somebody who sends it: the node itself and its pods; on a leader the other members, the
-/// `cidrs` and the Peers of its location too. Routes of another family would carry nothing, and cost the node what its
+/// A family needs a sender: the node itself and its pods; on a leader the other members, the `cidrs` and the Peers of its
+/// location too. Routes of another family would carry nothing, and cost the node what its
 /// family needs: forwarding, rules, a way to its leader. A family that only one Peer has goes between no two parties.
 pub(super) fn useful<'e, 'a>(view: &View<'_>, own: &[Prefix], entries: &'e [Entry<'a>]) -> &'e [Entry<'a>] {
     let (v4, v6) = entries.split_at(entries.partition_point(|entry| entry.prefix.family() == Family::V4));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Member, NodeName, Prefix, Reachability};
 
-/// Whether the CNI and the LAN carry a prefix.
+/// Returns whether the CNI and the LAN carry a prefix.
 fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
     if entry.site != view.mine {
         return false;
@@ -28,13 +28,13 @@ fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
     }
 }
 
-/// What the CNI and the LAN carry.
+/// Returns what the CNI and the LAN carry.
 pub(super) fn local(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> {
     let local = entries.iter().filter(|entry| is_local(view, entry));
     local.map(|entry| entry.prefix).collect()
 }
 
-/// Where everything else goes.
+/// Returns where everything else goes.
 pub(super) fn routes(
     view: &View<'_>,
     entries: &[Entry<'_>],
@@ -50,7 +50,7 @@ pub(super) fn routes(
     routes.collect()
 }
 
-/// Addresses of the other nodes of the own location, each with the hop to its node.
+/// Returns addresses of the other nodes of the own location, each with the hop to its node.
 pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix, Via> {
     let here = entries
         .iter()

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Endpoint, EndpointHost, LocationName, MeshMode, Prefix, PublicKey};
 
-/// The device with all its peers.
+/// Returns the device with all its peers.
 pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>]) -> Tunnel {
     let keepalive = view.member.keepalive.or(view.home().location.settings.keepalive);
     let mut allowed = Allowed::new(view, entries);
@@ -83,12 +83,12 @@ fn group(view: &View<'_>, site: usize) -> Option<LocationName> {
     (site.location.settings.mode == MeshMode::Leaders).then(|| site.name.clone())
 }
 
-/// Whether the own leaders have a tunnel to the leaders of this location.
+/// Returns whether the own leaders have a tunnel to the leaders of this location.
 fn remote(view: &View<'_>, site: usize) -> bool {
     site != view.mine || view.islands()
 }
 
-/// The leaders to talk to, each key once, never the own one.
+/// Returns the leaders to talk to, each key once, never the own one.
 fn leaders(view: &View<'_>) -> Vec<(PublicKey, usize)> {
     let others = view
         .leads
@@ -107,8 +107,8 @@ fn leaders(view: &View<'_>) -> Vec<(PublicKey, usize)> {
     leaders.into_iter().map(|(key, _, lead)| (key, lead)).collect()
 }
 
-/// Where a leader is reached: inside the own location at its own addresses; else what stands in front of its location,
-/// where it is the first, and then what is known of itself.
+/// Returns where a leader is reached: inside the own location at its own addresses; else what stands in front of its
+/// location, where it is the first, and then what is known of itself.
 fn endpoints(view: &View<'_>, lead: usize) -> Vec<Endpoint> {
     let leader = &view.leads[lead];
     if leader.site == view.mine {

@@ -126,7 +126,7 @@ impl<'a> View<'a> {
         Some(view)
     }
 
-    /// Whether this node has an address or pods of a family.
+    /// Returns whether this node has an address or pods of a family.
     pub(super) fn speaks(&self, family: Family) -> bool {
         let of_family = |address: &IpAddr| Family::of(*address) == family;
         self.member.addresses.iter().any(of_family)
@@ -137,38 +137,38 @@ impl<'a> View<'a> {
                 .any(|prefix| prefix.family() == family)
     }
 
-    /// The own location.
+    /// Returns the own location.
     pub(super) fn home(&self) -> &Site<'a> {
         &self.sites[self.mine]
     }
 
-    /// The own part.
+    /// Returns the own part.
     pub(super) fn role(&self) -> Option<LeaderRole> {
         self.lead.map(|lead| self.leads[lead].role)
     }
 
-    /// Every member, location by location, without those that are elsewhere by now.
+    /// Returns every member, location by location, without those that are elsewhere by now.
     pub(super) fn members(&self) -> &[Known<'a>] {
         &self.members
     }
 
-    /// The leaders of a location in order of preference, as indices of the leaders.
+    /// Returns the leaders of a location in order of preference, as indices of the leaders.
     pub(super) fn leads_of(&self, site: usize) -> Range<usize> {
         self.sites[site].leads.clone()
     }
 
-    /// The leaders of a location that carry something.
+    /// Returns the leaders of a location that carry something.
     fn active(&self, site: usize) -> impl Iterator<Item = usize> {
         let leads = self.sites[site].leads.clone();
         leads.filter(|lead| self.leads[*lead].role == LeaderRole::Active)
     }
 
-    /// The leader of a location that carries `cidrs` and Peers.
+    /// Returns the leader of a location that carries `cidrs` and Peers.
     pub(super) fn first(&self, site: usize) -> Option<usize> {
         self.active(site).next()
     }
 
-    /// The leader that a node is.
+    /// Returns the leader that a node is.
     pub(super) fn lead_of(&self, known: &Known<'_>) -> Option<usize> {
         self.sites[known.site]
             .leads
@@ -176,7 +176,7 @@ impl<'a> View<'a> {
             .find(|lead| self.leads[*lead].is(known))
     }
 
-    /// The leader that carries a member.
+    /// Returns the leader that carries a member.
     pub(super) fn carrier_of(&self, known: &Known<'_>) -> Option<usize> {
         let active = || self.active(known.site);
         let itself = active().find(|lead| self.leads[*lead].is(known));
@@ -186,27 +186,27 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Whether the own location has a tunnel to this Peer.
+    /// Returns whether the own location has a tunnel to this Peer.
     pub(super) fn attached(&self, peer: &Peer) -> bool {
         let here = self.home().name;
         peer.attachments.contains(here) || peer.home.as_ref() == Some(here)
     }
 
-    /// Whether every node of the own location leads itself.
+    /// Returns whether every node of the own location leads itself.
     pub(super) fn islands(&self) -> bool {
         self.home().location.settings.mode == MeshMode::Nodes
     }
 
-    /// Whether traffic between the own location and this one is in the tunnel or nowhere. With the own location it is
-    /// so only where every node leads itself.
+    /// Returns whether traffic between the own location and this one is in the tunnel or nowhere. With the own location
+    /// it is so only where every node leads itself.
     pub(super) fn established(&self, site: usize) -> bool {
         let home = self.home();
         (site != self.mine || self.islands()) && home.location.established.contains(self.sites[site].name)
     }
 }
 
-/// Every member, and those that stand in another location with a higher generation, which are left out. In a mesh of
-/// thousands of nodes nearly none stands twice, and the hashes of the names show that fastest.
+/// Returns every member, and those that stand in another location with a higher generation, which are left out. In a
+/// mesh of thousands of nodes nearly none stands twice, and the hashes of the names show that fastest.
 fn present<'a>(
     locations: &[(&'a LocationName, &'a Location)],
 ) -> (Vec<Known<'a>>, BTreeSet<(usize, &'a NodeName)>) {

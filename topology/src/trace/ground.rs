@@ -170,7 +170,7 @@ impl<'a> GroundTruth<'a> {
     }
 }
 
-/// The owner of the longest match; of equal ones a node.
+/// Returns the owner of the longest match; of equal ones a node.
 fn owner(networks: &[(Prefix, Place)], address: IpAddr) -> Option<&Place> {
     let matching = networks.iter().filter(|(prefix, _)| prefix.contains(address));
     let best = matching.max_by_key(|(prefix, place)| (prefix.length(), matches!(place, Place::Node(_))));
@@ -191,7 +191,7 @@ fn spot(mesh: &Mesh, place: Place, address: IpAddr) -> Spot {
     }
 }
 
-/// The location where a node is a member.
+/// Returns the location where a node is a member.
 fn location_of(mesh: &Mesh, node: &NodeName) -> Option<LocationName> {
     let mut locations = mesh
         .locations
@@ -208,7 +208,7 @@ fn is_overlay(mesh: &Mesh, address: IpAddr) -> bool {
     members.any(|member| member.overlay.contains(&address))
 }
 
-/// Every network with its place; overlay addresses of leaders only.
+/// Returns every network with its place; overlay addresses of leaders only.
 fn networks(mesh: &Mesh) -> Vec<(Prefix, Place)> {
     let mut networks = Vec::new();
     for (name, location) in &mesh.locations {
@@ -236,7 +236,7 @@ fn networks(mesh: &Mesh) -> Vec<(Prefix, Place)> {
     networks
 }
 
-/// An address in the network that is right.
+/// Returns an address in the network that is right.
 fn sample(prefix: Prefix, right: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let free = prefix.family().bits() - prefix.length();
     let mask = 1_u128

@@ -9,7 +9,7 @@ use spanwire_topology::{
 
 const PLACES: [&str; 4] = ["berlin", "madrid", "paris", "rome"];
 
-/// A cluster in which anything may be wrong.
+/// Returns a cluster in which anything may be wrong.
 pub(crate) fn messy() -> impl Strategy<Value = Facts> {
     let nodes = vec((0_u8..9, node(true)), 0..9);
     cluster(nodes, vec((0_u8..4, peer(true)), 0..4))
@@ -23,7 +23,8 @@ pub(crate) enum Stack {
     Dual,
 }
 
-/// A cluster in which no two claims clash and all links work, of IPv4, of IPv6, or of nodes with either and with both.
+/// Returns a cluster in which no two claims clash and all links work, of IPv4, of IPv6, or of nodes with either and
+/// with both.
 pub(crate) fn sound() -> impl Strategy<Value = Facts> {
     let stacks = prop_oneof![
         2 => vec(Just(Stack::V4), 12),
@@ -33,7 +34,7 @@ pub(crate) fn sound() -> impl Strategy<Value = Facts> {
     stacks.prop_flat_map(sound_of)
 }
 
-/// A sound cluster in which the nodes have these families. Its IPv4 pool is named, its IPv6 pool automatic.
+/// Returns a sound cluster in which the nodes have these families. Its IPv4 pool is named, its IPv6 pool automatic.
 pub(crate) fn sound_of(stacks: Vec<Stack>) -> impl Strategy<Value = Facts> {
     let nodes = vec((0_u8..12, node(false)), 0..12);
     cluster(nodes, vec((0_u8..4, peer(false)), 0..3)).prop_map(move |mut facts| {
@@ -104,7 +105,7 @@ fn prefix(octets: [u8; 4], length: u8) -> Prefix {
     Prefix::new(IpAddr::V4(Ipv4Addr::from(octets)), length).unwrap()
 }
 
-/// One of few networks, of any length, nested and not.
+/// Returns one of few networks, of any length, nested and not.
 fn any_prefix() -> impl Strategy<Value = Prefix> {
     let octets = (
         select(&[10_u8, 192, 127][..]),

@@ -65,7 +65,7 @@ pub(crate) fn expected(mesh: &Mesh, from: &Spot, to: &Spot) -> Option<Expected> 
     Some(remote(from, here, target, there, node))
 }
 
-/// The location where a packet enters the mesh.
+/// Returns the location where a packet enters the mesh.
 fn entry(mesh: &Mesh, from: &Spot, to: &Spot) -> Option<LocationName> {
     match &from.place {
         Place::Node(_) | Place::Lan(_) => from.location.clone(),
@@ -87,7 +87,7 @@ fn first(location: &Location) -> Option<&NodeName> {
     location.active().next()
 }
 
-/// Whether the sender can use a leader of its location.
+/// Returns whether the sender can use a leader of its location.
 fn led(from: &Spot, here: &Location) -> bool {
     match &from.place {
         Place::Node(node) => carrier(here, node).is_some(),

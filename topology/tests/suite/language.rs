@@ -50,7 +50,7 @@ pub(crate) fn run(script: &str) -> Result<String, String> {
     Ok(out)
 }
 
-/// Keys by their number, as scenarios write them.
+/// Returns keys by their number, as scenarios write them.
 fn tidy(text: &str) -> String {
     let mut text = text.to_owned();
     for number in 1..=255 {
@@ -134,7 +134,7 @@ impl World {
             .get(&parse(name)?)
             .ok_or("there is no such location")?;
         let line = |node| {
-            let carrier = carrier(location, node).map_or("nobody".to_owned(), ToString::to_string);
+            let carrier = carrier(location, node).map_or("no leader".to_owned(), ToString::to_string);
             format!("{node} by {carrier}\n")
         };
         Ok(location.members.keys().map(line).collect())

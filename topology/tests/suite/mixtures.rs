@@ -138,7 +138,7 @@ fn publications(before: Facts, after: Facts, links: [bool; 2]) -> (Mesh, Mesh) {
     (old, new)
 }
 
-/// The same cluster with other followers: what the others call nodes comes and goes, but leads nothing.
+/// Returns the same cluster with other followers: what the others call nodes comes and goes, but leads nothing.
 fn with_followers(before: Facts, others: Facts) -> Facts {
     let mut after = before.clone();
     let led = decide(&before, &Mesh::default()).mesh;
@@ -160,7 +160,7 @@ fn with_followers(before: Facts, others: Facts) -> Facts {
     after
 }
 
-/// The same leaders in another order and in other roles, at least one of them active.
+/// Returns the same leaders in another order and in other roles, at least one of them active.
 fn with_other_roles(mut mesh: Mesh, seed: u64) -> Mesh {
     mesh.generation.0 += 1;
     for (name, location) in &mut mesh.locations {
@@ -179,13 +179,13 @@ fn with_other_roles(mut mesh: Mesh, seed: u64) -> Mesh {
     mesh
 }
 
-/// Whether a place is in a location of a few leaders, each of which may send for all of it.
+/// Returns whether a place is in a location of a few leaders, each of which may send for all of it.
 fn led(mesh: &Mesh, spot: &Spot) -> bool {
     let location = spot.location.as_ref().and_then(|name| mesh.locations.get(name));
     location.is_some_and(|location| location.settings.mode == MeshMode::Leaders)
 }
 
-/// What each node does, with what it sees.
+/// Returns what each node does, with what it sees.
 fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
     let members = [old, new].into_iter().flat_map(|mesh| mesh.locations.values());
     let nodes: BTreeSet<&NodeName> = members.flat_map(|location| location.members.keys()).collect();
@@ -203,7 +203,7 @@ fn coin(seed: u64, text: &str) -> bool {
     (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 63 == 1
 }
 
-/// A mixture; `newer` says whether a piece is seen as it is in the new publication.
+/// Returns a mixture; `newer` says whether a piece is seen as it is in the new publication.
 fn mix(old: &Mesh, new: &Mesh, newer: impl Fn(&str) -> bool) -> Mesh {
     let names: BTreeSet<&LocationName> = old.locations.keys().chain(new.locations.keys()).collect();
     let mut mesh = Mesh {
@@ -251,7 +251,7 @@ fn pairs(spots: &[Spot]) -> impl Iterator<Item = (&Spot, &Spot)> {
     all.filter(|(from, to)| from.place != to.place)
 }
 
-/// Whether a place is the same in both publications, and what leads its location too.
+/// Returns whether a place is the same in both publications, and what leads its location too.
 fn stays(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
     let Some([was, is]) = both(old, new, spot) else {
         return false;
@@ -270,7 +270,7 @@ fn same_peer(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
     }
 }
 
-/// The location of a place, in both publications, where it is the same.
+/// Returns the location of a place, in both publications, where it is the same.
 fn both<'a>(old: &'a Mesh, new: &'a Mesh, spot: &Spot) -> Option<[&'a Location; 2]> {
     let name = spot.location.as_ref()?;
     let [was, is] = [old.locations.get(name)?, new.locations.get(name)?];
@@ -290,7 +290,8 @@ fn same_home(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
     matches!(spot.place, Place::Peer(_)) && same_peer(old, new, spot)
 }
 
-/// Whether two nodes are, before and after, in locations that are established, and have the address before and after.
+/// Returns whether two nodes are, before and after, in locations that are established, and have the address before and
+/// after.
 fn established(old: &Mesh, new: &Mesh, alone: &[GroundTruth<'_>; 2], from: &Spot, to: &Spot) -> bool {
     let (Some(start), Some(end)) = (&from.location, &to.location) else {
         return false;
@@ -309,13 +310,13 @@ fn established(old: &Mesh, new: &Mesh, alone: &[GroundTruth<'_>; 2], from: &Spot
     nodes && !from.overlay && !to.overlay && heads.into_iter().all(listed) && stable()
 }
 
-/// Whether a packet comes to where it should, as far as the mesh is concerned.
+/// Returns whether a packet comes to where it should, as far as the mesh is concerned.
 fn works(outcome: &Verdict) -> bool {
     matches!(outcome, Verdict::Arrived(_) | Verdict::Underlay(_))
 }
 
-/// Whether a node leaves a packet to its own routes though it is one of the mesh. A node that does not know itself, being
-/// new or deleted, does nothing for the mesh, and nothing can be asked of it.
+/// Returns whether a node leaves a packet to its own routes though it is one of the mesh. A node that does not know
+/// itself, being new or deleted, does nothing for the mesh, and nothing can be asked of it.
 fn leaks(plans: &Plans, outcome: &Verdict) -> bool {
     match outcome {
         Verdict::Underlay(at) => plans.get(at).is_some_and(|plan| plan.role != Role::Outside),

@@ -247,7 +247,7 @@ fn overlays(mesh: &Mesh) -> BTreeMap<NodeName, String> {
         .collect()
 }
 
-/// The networks that a claimant has.
+/// Returns the networks that a claimant has.
 fn holds(mesh: &Mesh, facts: &Facts, holder: &Claimant) -> BTreeSet<String> {
     let cidrs = |name: &LocationName| {
         let location = mesh.locations.get(name).into_iter();

@@ -27,7 +27,7 @@ pub(crate) fn report(mesh: &Mesh) -> String {
     )
 }
 
-/// Every ordered pair that the design speaks about, with what should happen and what does.
+/// Returns every ordered pair that the design speaks about, with what should happen and what does.
 pub(crate) fn pairs(mesh: &Mesh) -> Vec<(Spot, Spot, Expected, Verdict)> {
     let ground = GroundTruth::new([mesh]);
     let plans = plans(mesh);

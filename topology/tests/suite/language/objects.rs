@@ -9,7 +9,7 @@ use spanwire_topology::{
 
 use super::{World, parse};
 
-/// The key of 32 equal bytes.
+/// Returns the key of 32 equal bytes.
 pub(super) fn key(number: u8) -> PublicKey {
     PublicKey::new([number; 32])
 }
@@ -65,7 +65,7 @@ fn selector(text: &str) -> Option<Selector> {
 }
 
 impl World {
-    /// A fact of the cluster or of one object.
+    /// Enters a fact of the cluster or of one object.
     pub(super) fn object(&mut self, words: &[&str]) -> Result<(), String> {
         let cluster = &mut self.facts.cluster;
         match words {
