@@ -105,7 +105,7 @@ impl Ping {
         Ok(Self(ping.context("ping is missing")?))
     }
 
-    /// The mean round trip in milliseconds.
+    /// Returns the mean round trip in milliseconds.
     pub(crate) fn finish(self) -> anyhow::Result<f64> {
         let output = self.0.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stdout);

@@ -141,8 +141,8 @@ fn undisturbed(
     Ok(())
 }
 
-/// CPU seconds so far of all processes that are neither the kernel's nor descend from this one, and of other machines that
-/// share the processor.
+/// CPU seconds so far of all processes that are neither the kernel's nor descend from this one, and of other machines
+/// that share the processor.
 fn foreign() -> f64 {
     let processes: BTreeMap<u32, (f64, u32)> = fs::read_dir("/proc")
         .into_iter()

@@ -23,7 +23,8 @@ const GATES: [(&str, Figure, &str, f64, f64); 11] = [
     ("veth", Figure::Peak, "", 16.0, 12.0),
 ];
 
-/// The least and the intended share of what the machine could do if nothing but the cipher were added to what goes without.
+/// The least and the intended share of what the machine could do if nothing but the cipher were added to what goes
+/// without.
 const SHARE: (f64, f64) = (0.75, 0.85);
 
 /// Renders everything.
@@ -146,7 +147,7 @@ fn setups(samples: &[Sample]) -> Vec<&str> {
     setups
 }
 
-/// All values of a figure, in order.
+/// Returns all values of a figure, in order.
 fn values(samples: &[Sample], setup: &str, engine: &str, figure: Figure) -> Vec<f64> {
     let mut values: Vec<f64> = samples
         .iter()
@@ -166,7 +167,7 @@ fn median(samples: &[Sample], setup: &str, engine: &str, figure: Figure) -> Opti
     Some((low + high) / 2.0)
 }
 
-/// The share of what the machine could do if nothing but the cipher were added to what goes without it.
+/// Returns the share of what the machine could do if nothing but the cipher were added to what goes without it.
 fn share_of_limit(samples: &[Sample]) -> Option<f64> {
     let null = median(samples, "veth", "null-cipher", Figure::Tcp1)?;
     let seal = median(samples, "veth", "null-cipher", Figure::Seal)?;

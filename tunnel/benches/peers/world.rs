@@ -148,7 +148,7 @@ impl World {
         .with_context(|| format!("{program} does not start"))
     }
 
-    /// A command on one side, on its core if it has one. It dies with this process.
+    /// Returns a command on one side, on its core if it has one. It dies with this process.
     pub(crate) fn command(&self, side: usize, program: &str) -> Command {
         let mut command = spanwire_testbed::command("ip");
         command.args([

@@ -20,7 +20,7 @@ pub(crate) fn ask(side: &Side, request: &str) -> String {
     answer
 }
 
-/// An answer with peers and allowed IPs in order, and without what differs by nature: counters, handshake times.
+/// Returns an answer with peers and allowed IPs in order, and without what differs by nature: counters, handshake times.
 fn normal(answer: &str) -> String {
     let mut device = Vec::new();
     let mut peers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -47,7 +47,7 @@ fn normal(answer: &str) -> String {
     format!("{device:#?} {peers:#?}")
 }
 
-/// A 32-byte key in hex.
+/// Returns a 32-byte key in hex.
 fn key(number: u8) -> String {
     format!("{number:02x}").repeat(32)
 }
@@ -154,7 +154,7 @@ fn steps() -> Vec<String> {
     ]
 }
 
-/// The key of that byte in base64, clamped by its reader.
+/// Returns the key of that byte in base64, clamped by its reader.
 fn base64(byte: u8) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     STANDARD.encode([byte; 32])

@@ -206,7 +206,7 @@ fn another_implementation_is_left_alone_and_it_is_said_why() {
     assert!(a.pings(b.inner[0], 3));
 }
 
-/// Whether the other side hangs up without a word.
+/// Returns whether the other side closes the connection without a word.
 fn wait_for_end(stream: &mut UnixStream) -> bool {
     let mut rest = Vec::new();
     loop {

@@ -22,7 +22,7 @@ const PER_SECOND: u128 = 1500;
 const VOLLEY: u128 = 150;
 
 #[test]
-fn streams_go_on_under_a_flood_of_handshakes_and_a_peer_that_starts_anew_gets_in() {
+fn streams_go_on_under_a_flood_of_handshakes_and_a_peer_that_restarts_gets_in() {
     let World { a, b } = &World::joined(Engine::WireguardGo, Engine::Ours, false);
     assert!(a.pings(b.inner[0], 2));
     let done = AtomicBool::new(false);

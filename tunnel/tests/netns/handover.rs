@@ -21,7 +21,7 @@ use crate::{
     world::{Engine, OURS, Side, World, ends, other, terminate, wait_for},
 };
 
-/// A process for the same device, which writes to the same log.
+/// Starts a process for the same device, which writes to the same log.
 pub(crate) fn spawn(side: &Side, options: &[&str]) -> Child {
     let log = || fs::OpenOptions::new().append(true).open(side.log.path()).unwrap();
     let threads: &[&str] = if options.contains(&"--threads") {
@@ -57,7 +57,7 @@ pub(crate) fn decorate(side: &Side) {
     side.run(&["ip", "-6", "route", "add", "fd99::/64", "dev", &side.device]);
 }
 
-/// Everything about the interface that an upgrade must not change.
+/// Returns everything about the interface that an upgrade must not change.
 pub(crate) fn link_facts(side: &Side) -> Vec<String> {
     let name = &side.device;
     let index = side.run(&["ip", "-o", "link", "show", "dev", name]);
@@ -76,7 +76,7 @@ pub(crate) fn link_facts(side: &Side) -> Vec<String> {
     facts
 }
 
-/// The configuration by `wg`: all but when the last handshake was and what was counted.
+/// Returns the configuration by `wg`: all but when the last handshake was and what was counted.
 fn wg_facts(side: &Side) -> Vec<String> {
     let dump = side.run(&["wg", "show", &side.device, "dump"]);
     dump.lines()
@@ -89,7 +89,7 @@ fn wg_facts(side: &Side) -> Vec<String> {
         .collect()
 }
 
-/// The kernel's numbers of the sockets on the port: of each family one for each of two threads.
+/// Returns the kernel's numbers of the sockets on the port: of each family one for each of two threads.
 fn sockets(side: &Side) -> BTreeSet<String> {
     let all = side.run(&["ss", "-H", "-ulne", "sport", "=", ":51820"]);
     let numbers = all.split_whitespace().filter(|word| word.starts_with("ino:"));
@@ -103,7 +103,7 @@ fn assert_handed(before: &BTreeSet<String>, after: &BTreeSet<String>) {
     assert_eq!(before.intersection(after).count(), 2, "{before:?} {after:?}");
 }
 
-/// How often this side's kernel has said by ICMP that a port is closed.
+/// Returns how often this side's kernel has said by ICMP that a port is closed.
 fn refusals(side: &Side) -> Vec<String> {
     let v4 = side.run(&["cat", "/proc/net/snmp"]);
     let v6 = side.run(&["cat", "/proc/net/snmp6"]);
@@ -186,7 +186,7 @@ fn a_peer_at_rest_hears_of_an_upgrade_at_once() {
     assert!(b.pings(a.inner[0], 3));
 }
 
-/// When the newest session was confirmed, to the nanosecond.
+/// Returns when the newest session was confirmed, to the nanosecond.
 pub(crate) fn handshake(side: &Side) -> u64 {
     let mut uapi = UnixStream::connect(side.socket()).unwrap();
     uapi.write_all(b"get=1\n\n").unwrap();
@@ -226,7 +226,7 @@ fn streams_survive_upgrades_and_no_byte_of_them_changes() {
     assert_handed(&open, &sockets(a));
 }
 
-/// What a thread needs of a side.
+/// Returns what a thread needs of a side.
 fn view(side: &Side) -> Side {
     Side {
         netns: side.netns.clone(),

@@ -13,7 +13,7 @@ use crate::{
 /// Below the five seconds after which WireGuard repeats a handshake, with room for a machine that is busy.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// Everything between two sides, both ways, both families.
+/// Asserts that packets pass between two sides, both ways, both families.
 pub(crate) fn assert_carries(world: &World) {
     let World { a, b } = world;
     for family in 0..2 {

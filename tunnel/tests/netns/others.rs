@@ -10,7 +10,7 @@ use crate::{
 
 const OTHERS: [Engine; 2] = [Engine::DebiansWireguardGo, Engine::Boringtun];
 
-/// A test with each of the others, with us on either side.
+/// Runs a test with each of the others, with us on either side.
 fn with_each(v6: bool, test: impl Fn(World) + Sync) {
     let test = &test;
     thread::scope(|scope| {

@@ -48,7 +48,7 @@ impl Server {
         assert!(ends(&mut before), "the old process ends badly");
     }
 
-    /// The answer to a `get`, and the interface's number, which an upgrade leaves alone.
+    /// Returns the answer to a `get`, and the interface's number, which an upgrade leaves alone.
     fn facts(&self, name: &str) -> Vec<String> {
         let mut uapi = UnixStream::connect(self.socket(name)).unwrap();
         uapi.write_all(b"get=1\n\n").unwrap();

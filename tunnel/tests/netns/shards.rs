@@ -45,7 +45,7 @@ impl Drop for Crowd {
     }
 }
 
-/// A device whose sockets are on the far side of the wire.
+/// Makes a device whose sockets are on the far side of the wire.
 fn beside(world: &World, number: u8) -> Side {
     let mut side = Side::prepare(&unique(), Engine::Threads(1), number);
     let inside = std::mem::replace(&mut side.netns, world.b.netns.clone());

@@ -107,7 +107,7 @@ fn undergo(world: &World, ordeal: Ordeal) -> u32 {
     renewals
 }
 
-/// The next change of many.
+/// Makes the next change of many.
 fn change(world: &World, number: u16, provoke: bool) {
     let World { a, b } = world;
     let port = 52_000 + number % 1000;
@@ -133,7 +133,7 @@ fn change(world: &World, number: u16, provoke: bool) {
     }
 }
 
-/// A side loses its addresses outside and gets others.
+/// Replaces the outer addresses of a side.
 fn roam(side: &Side, host: u16) {
     for (family, net) in [
         ("-4", format!("192.0.2.{host}/24")),

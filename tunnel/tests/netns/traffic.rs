@@ -36,7 +36,7 @@ pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: u32) 
     transfer_for(Duration::ZERO, from, to, address, megabytes);
 }
 
-/// The same, evenly spread over a time.
+/// Does the same, evenly spread over a time.
 pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAddr, megabytes: u32) {
     let chunks = megabytes * 1_000_000 / CHUNK as u32 + 1;
     let address = SocketAddr::new(address, PORT);
@@ -70,8 +70,8 @@ pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAd
     receiver.join().unwrap();
 }
 
-/// A listener of the stream before may live a little longer: in a process that another thread of this test is just
-/// starting, until that becomes another program.
+/// Binds a listener. That of the stream before may live a little longer: in a process that another thread of this test is
+/// just starting, until that becomes another program.
 fn listen(address: SocketAddr) -> TcpListener {
     let start = Instant::now();
     loop {

@@ -9,7 +9,7 @@ use crate::packets::{ACK, FIN, PSH, Packet, tcp4, tcp6, udp4};
 
 pub(crate) const ALL: Joins = Joins { tcp: true, udp: true };
 
-/// What is written when these packets come and then no more.
+/// Returns what is written when these packets come and then no more.
 pub(crate) fn join(joins: Joins, packets: &[Vec<u8>]) -> Vec<(Vnet, Vec<u8>)> {
     let mut written = Vec::new();
     let mut keep = |bytes: &[u8]| {
@@ -24,7 +24,7 @@ pub(crate) fn join(joins: Joins, packets: &[Vec<u8>]) -> Vec<(Vnet, Vec<u8>)> {
     written
 }
 
-/// The sizes of the payloads written.
+/// Returns the sizes of the payloads written.
 fn shape(packets: &[Packet]) -> Vec<usize> {
     let bytes: Vec<Vec<u8>> = packets.iter().map(Packet::bytes).collect();
     let headers = packets[0].headers();

@@ -26,7 +26,7 @@ pub(crate) struct Packet {
     pub(crate) payload: Vec<u8>,
 }
 
-/// A TCP segment over IPv4.
+/// Returns a TCP segment over IPv4.
 pub(crate) fn tcp4(sequence: u32, id: u16, payload: usize) -> Packet {
     Packet {
         from: "10.0.1.1".parse().unwrap(),
@@ -48,7 +48,7 @@ pub(crate) fn tcp4(sequence: u32, id: u16, payload: usize) -> Packet {
     }
 }
 
-/// A TCP segment over IPv6.
+/// Returns a TCP segment over IPv6.
 pub(crate) fn tcp6(sequence: u32, payload: usize) -> Packet {
     Packet {
         from: "fd00::1".parse().unwrap(),
@@ -57,7 +57,7 @@ pub(crate) fn tcp6(sequence: u32, payload: usize) -> Packet {
     }
 }
 
-/// A UDP datagram over IPv4.
+/// Returns a UDP datagram over IPv4.
 pub(crate) fn udp4(id: u16, payload: usize) -> Packet {
     Packet {
         udp: true,
@@ -112,7 +112,7 @@ impl Packet {
             .collect()
     }
 
-    /// The transport header and the payload.
+    /// Returns the transport header and the payload.
     fn body(&self) -> Vec<u8> {
         let mut body = [self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes()].concat();
         let at = if self.udp {
@@ -147,7 +147,7 @@ impl Packet {
     }
 }
 
-/// The checksum as RFC 1071 words it.
+/// Computes the checksum as RFC 1071 words it.
 fn naive(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for word in bytes.chunks(2) {

@@ -7,7 +7,7 @@ use spanwire_tunnel::offload::{
 
 use crate::packets::{ACK, CWR, FIN, PSH, Packet, tcp4, tcp6, udp4};
 
-/// All packets of a super-packet. The caller may overwrite each, and the room behind it.
+/// Returns all packets of a super-packet. The caller may overwrite each, and the room behind it.
 pub(crate) fn cut(vnet: &Vnet, packet: &[u8]) -> Result<Vec<Vec<u8>>, SegmentError> {
     let mut buffer = [packet, &[0x5a; ROOM]].concat();
     let mut segments = Segments::new(vnet, &mut buffer, packet.len())?;
@@ -34,7 +34,7 @@ fn super_packet(packet: &Packet, size: u16) -> Vnet {
     }
 }
 
-/// What `packet` is to become: built, not cut.
+/// Returns what `packet` is to become: built, not cut.
 fn pieces(packet: &Packet, size: usize) -> Vec<Vec<u8>> {
     let chunks: Vec<&[u8]> = packet.payload.chunks(size).collect();
     let last = chunks.len() - 1;

@@ -108,7 +108,7 @@ impl Bench {
         PrivateKey::from([self.number; 32]).public()
     }
 
-    /// A `set` that succeeds.
+    /// Does a `set` that succeeds.
     pub(crate) fn set(&mut self, lines: &[&str]) {
         assert_eq!(self.try_set(lines), "errno=0\n\n", "{lines:?}");
     }
@@ -145,7 +145,7 @@ impl Bench {
         self.set(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    /// An IP packet leaves the interface.
+    /// Takes an IP packet that leaves the interface.
     pub(crate) fn emit(&mut self, packet: &[u8]) {
         let mut buffer = packet.to_vec();
         buffer.resize(packet.len() + PADDING, 0xff);
@@ -158,7 +158,7 @@ impl Bench {
             .handle_datagram(self.now, source, ecn::NONE, datagram, &mut self.kept);
     }
 
-    /// A datagram that was sent to this address of the machine.
+    /// Takes a datagram that was sent to this address of the machine.
     pub(crate) fn hear_at(&mut self, local: IpAddr, remote: SocketAddr, datagram: &[u8]) {
         let local = Some(local);
         self.device.handle_datagram(
@@ -177,7 +177,7 @@ impl Bench {
         self.device.handle_timeout(self.now, &mut self.kept);
     }
 
-    /// The only peer.
+    /// Returns the only peer.
     pub(crate) fn peer(&self) -> &Peer {
         self.device.peers().next().expect("there is one").1
     }
@@ -212,7 +212,7 @@ pub(crate) fn pair() -> (Bench, Bench) {
     (a, b)
 }
 
-/// An IPv4 packet whose length is `20 + payload`.
+/// Returns an IPv4 packet whose length is `20 + payload`.
 pub(crate) fn packet(source: &str, destination: &str, payload: usize) -> Vec<u8> {
     let mut packet = vec![0x45; 20];
     packet[2..4].copy_from_slice(&u16::try_from(20 + payload).unwrap().to_be_bytes());

@@ -50,7 +50,7 @@ fn address(number: usize) -> SocketAddr {
     SocketAddr::new([198, 51, a, b].into(), 1000)
 }
 
-/// A packet arrives each way.
+/// Sends a packet each way, which arrives.
 fn assert_carries(a: &mut Bench, b: &mut Bench) {
     a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
     b.emit(&packet("10.0.2.1", "10.0.1.1", 8));

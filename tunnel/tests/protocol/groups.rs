@@ -23,13 +23,13 @@ impl Gateways {
         Self { a1, a2, c }
     }
 
-    /// What the far device is configured with for a gateway.
+    /// Returns what the far device is configured with for a gateway.
     fn tell(&mut self, gateway: u8, line: &str) {
         let key = Bench::new(gateway).key();
         self.c.set(&[&format!("public_key={key}"), line]);
     }
 
-    /// Whether the far device takes a packet of a2's network from each of the gateways.
+    /// Returns whether the far device takes a packet of a2's network from each of the gateways.
     fn taken(&mut self) -> [bool; 2] {
         let Self { a1, a2, c } = self;
         [a1, a2].map(|gateway| {

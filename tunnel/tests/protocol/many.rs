@@ -89,7 +89,7 @@ fn a_packet_costs_the_same_among_a_thousand_peers() {
     }
 }
 
-/// A hub, and spokes that came one after the other.
+/// Returns a hub, and spokes that came one after the other.
 fn star(spokes: u8) -> Bench {
     sim::freeze();
     let mut hub = Bench::new(1);
@@ -104,7 +104,7 @@ fn star(spokes: u8) -> Bench {
     hub
 }
 
-/// How often the device wants to be woken in that time, and what it says.
+/// Returns how often the device wants to be woken in that time, and what it says.
 fn rest(hub: &mut Bench, time: Duration) -> (usize, usize) {
     let (end, mut wakes, mut said) = (hub.now + time, 0, 0);
     while let Some(at) = hub.device.poll_timeout().filter(|at| *at <= end) {

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, converse, packet, pair};
 
-/// How many of five packets arrive.
+/// Returns how many of five packets arrive.
 fn carried(a: &mut Bench, b: &mut Bench) -> usize {
     for _ in 0..5 {
         a.emit(&packet("10.0.1.1", "10.0.2.1", 8));

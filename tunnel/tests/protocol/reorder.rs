@@ -20,7 +20,7 @@ fn launch(a: &mut Bench, count: usize) -> Vec<Vec<u8>> {
     sent.into_iter().map(|(_, datagram)| datagram).collect()
 }
 
-/// The numbers of the packets that came out.
+/// Returns the numbers of the packets that came out.
 fn landed(b: &mut Bench) -> Vec<u32> {
     b.delivered()
         .iter()

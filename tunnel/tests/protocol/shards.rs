@@ -33,7 +33,7 @@ impl Split {
         split
     }
 
-    /// What the UAPI answers.
+    /// Returns what the UAPI answers.
     fn tell(&mut self, lines: &[&str]) -> String {
         let mut session = Session::default();
         let mut shards: Vec<_> = self.shards.iter_mut().collect();
@@ -51,7 +51,7 @@ impl Split {
         self.next
     }
 
-    /// A datagram comes to some shard, which may not be its peer's; whether it had to cross.
+    /// Gives a datagram to some shard, which may not be its peer's; returns whether it had to be handed over.
     fn hear(&mut self, from: &Bench, datagram: &[u8]) -> bool {
         let (shard, now) = (self.turn(), self.bench.now);
         let elsewhere = self.shards[shard].handle_datagram(now, from.at, ecn::NONE, datagram, &mut self.kept);
@@ -62,7 +62,7 @@ impl Split {
         elsewhere.is_some()
     }
 
-    /// A packet comes from the interface to some shard; whether it had to cross.
+    /// Gives a packet from the interface to some shard; returns whether it had to be handed over.
     fn emit(&mut self, packet: &[u8]) -> bool {
         let shard = self.turn();
         let elsewhere = self.shards[shard].is_elsewhere(packet);
@@ -73,7 +73,7 @@ impl Split {
         elsewhere.is_some()
     }
 
-    /// How many packets all shards dropped for their source.
+    /// Returns how many packets all shards dropped for their source.
     fn wrong_sources(&self) -> u64 {
         self.shards.iter().map(|shard| shard.drops().wrong_source).sum()
     }
@@ -102,7 +102,7 @@ impl Split {
     }
 }
 
-/// The split device and five that know each other, some with an endpoint.
+/// Returns the split device and five that know each other, some with an endpoint.
 fn crowd() -> (Split, Vec<Bench>) {
     let mut split = Split::new();
     let mut peers: Vec<_> = (2..7).map(Bench::new).collect();

@@ -25,7 +25,7 @@ thread_local! {
 
 const START: Duration = Duration::from_secs(1_577_836_800);
 
-/// From now on this thread's time passes only by [`pass`].
+/// Freezes the clocks: from now on this thread's time passes only by [`pass`].
 pub(crate) fn freeze() {
     FROZEN.set(Some(Duration::ZERO));
 }
@@ -35,17 +35,17 @@ pub(crate) fn pass(time: Duration) {
     FROZEN.set(FROZEN.get().map(|now| now + time));
 }
 
-/// The bytes this thread has on the heap, above what it had when the thread began or began to free for others.
+/// Returns the bytes this thread has on the heap, above what it had when the thread began or began to free for others.
 pub(crate) fn heap() -> isize {
     HEAP.get()
 }
 
-/// How often this thread allocated.
+/// Returns how often this thread allocated.
 pub(crate) fn allocations() -> usize {
     ALLOCATIONS.get()
 }
 
-/// How often this thread read the frozen clock.
+/// Returns how often this thread read the frozen clock.
 pub(crate) fn readings() -> usize {
     READINGS.get()
 }
