@@ -14,7 +14,7 @@ use kube::{
 use spanwire_topology::{Endpoint, Family, Prefix};
 use thiserror::Error;
 
-use crate::publish::FIELD_MANAGER;
+use crate::writer::FIELD_MANAGER;
 
 /// The name in every API server's certificate, whatever address it is reached at.
 const CERTIFICATE_NAME: &str = "kubernetes.default.svc";

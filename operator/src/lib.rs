@@ -2,22 +2,23 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`watch`] | tells of Nodes, MeshNodes, Locations, Peers, LocationSlices and Leases |
-//! | [`index`] | knows all that, and decides what is to be written; sans I/O |
-//! | [`publish`] | writes it, upon the versions that were decided on |
-//! | [`lease`] | one of the replicas leads; the others stay warm |
+//! | [`watch`] | watches Nodes, MeshNodes, Locations, Peers, LocationSlices and Leases |
+//! | [`state`] | holds what was observed, and decides what is to be written; sans I/O |
+//! | [`batch`] | the writes, as data |
+//! | [`writer`] | carries them out, upon the versions that were decided on |
+//! | [`elector`] | elects the replica that leads; the others stay warm |
 //! | [`runtime`] | puts these together |
 
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod args;
-pub mod index;
-pub mod lease;
+pub mod batch;
+pub mod elector;
 pub mod metrics;
-pub mod publish;
 pub mod retire;
 pub mod runtime;
 pub mod serve;
+pub mod state;
 pub mod watch;
-pub mod write;
+pub mod writer;

@@ -13,7 +13,7 @@ use kube::{
 use serde_json::json;
 use spanwire_crds::MeshNode;
 
-use crate::lease;
+use crate::elector;
 
 /// How long the operators keep still after the last node, so that helm can delete them first. A new installation
 /// waits for so long too; then it takes the nodes back.
@@ -41,7 +41,7 @@ pub async fn retire(
         Err(error) => return Err(error),
     };
     // An operator that leads would give work to the agents still; whoever does not hold the Lease keeps still.
-    lease::seize(&client, namespace, identity, wait + STILL).await?;
+    elector::seize(&client, namespace, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
     // Without a key there never was an agent, and nobody to wait for.
     let met = |node: &&MeshNode| {
@@ -69,7 +69,7 @@ pub async fn retire(
             .collect();
         left.retain(|name| busy.contains(name));
     }
-    lease::seize(&client, namespace, identity, STILL).await?;
+    elector::seize(&client, namespace, identity, STILL).await?;
     if left.is_empty() {
         tracing::info!("no trace is left on any node");
     } else {

@@ -1,4 +1,4 @@
-//! Puts the parts together: watches into the index, its decisions to the publisher, what was written back into it.
+//! Puts the parts together: watches into the state, its decisions to the publisher, what was written back into it.
 
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,14 @@ use tokio::{
 use crate::{
     api::{self, Connection},
     args::{Args, Command, Run},
-    index::{Index, Now, Options},
-    lease::{self, Election},
+    batch::Batch,
+    elector::{self, ElectionLoop},
     metrics::{Metrics, WriteLabels},
-    publish::{Found, Outcome, PublishError, Publisher},
     retire::retire,
     serve::{Health, serve},
-    watch::{Told, watches},
-    write::Batch,
+    state::{Now, OperatorState, Options},
+    watch::{WatchEvent, watches},
+    writer::{ApiWriter, Found, WriteError, WriteOutcome},
 };
 
 /// The loop comes by at least this often.
@@ -87,12 +87,12 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         },
     };
     let (tell_leads, leads) = watch::channel(false);
-    let election = Election::new(client.clone(), namespace, identity.clone());
+    let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
     let election = tokio::spawn(election.run(tell_leads));
     let operator = Operator {
-        index: Index::new(options),
-        told: watches(&client, namespace),
-        publisher: Publisher::new(client.clone(), identity.clone()),
+        state: OperatorState::new(options),
+        events: watches(&client, namespace),
+        publisher: ApiWriter::new(client.clone(), identity.clone()),
         leads,
         metrics,
         health,
@@ -111,7 +111,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         _ = interrupt.recv() => {}
     }
     tracing::info!("told to stop; the mesh goes on without");
-    let released = time::timeout(lease::LOOK, lease::release(client, namespace, identity)).await;
+    let released = time::timeout(elector::LOOK, elector::release(client, namespace, identity)).await;
     if !matches!(released, Ok(Ok(()))) {
         tracing::debug!("the lease could not be given up; it runs out by itself");
     }
@@ -119,9 +119,9 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
 }
 
 struct Operator {
-    index: Index,
-    told: BoxStream<'static, Told>,
-    publisher: Publisher,
+    state: OperatorState,
+    events: BoxStream<'static, WatchEvent>,
+    publisher: ApiWriter,
     leads: watch::Receiver<bool>,
     metrics: Metrics,
     health: Health,
@@ -148,10 +148,10 @@ impl Operator {
                 }
             }
             self.doubt();
-            self.health.tick(self.index.complete());
-            self.metrics.enter(self.index.sizes());
+            self.health.tick(self.state.complete());
+            self.metrics.enter(self.state.sizes());
             if leads
-                && self.index.poll_decide()
+                && self.state.poll_decide()
                 && self.pause.is_none_or(|(until, _)| until <= Instant::now())
             {
                 self.decide().await;
@@ -160,19 +160,19 @@ impl Operator {
             let wake = self.wake();
             tokio::select! {
                 biased;
-                told = self.told.next() => match told {
-                    Some(told) => self.take(told).await,
+                event = self.events.next() => match event {
+                    Some(event) => self.take(event).await,
                     None => return,
                 },
                 changed = self.leads.changed() => if changed.is_err() { return },
                 () = time::sleep_until(wake.into()) => {}
             }
-            self.index.handle_timeout(Instant::now());
+            self.state.handle_timeout(Instant::now());
         }
     }
 
     fn doubt(&mut self) {
-        let doubts = self.index.doubts_nodes();
+        let doubts = self.state.doubts_nodes();
         if doubts && !self.doubted {
             tracing::warn!(
                 "the API server lists no Node at all, and that is not believed: nothing is decided until it does; to \
@@ -184,33 +184,33 @@ impl Operator {
 
     fn wake(&self) -> Instant {
         let latest = Instant::now() + TICK;
-        let due = self.index.poll_timeout().into_iter();
+        let due = self.state.poll_timeout().into_iter();
         let paused = self
             .pause
             .map(|(until, _)| until)
-            .filter(|_| self.index.poll_decide());
+            .filter(|_| self.state.poll_decide());
         due.chain(paused).chain([latest]).min().unwrap_or(latest)
     }
 
     /// Enters one event and those that come right behind it.
-    async fn take(&mut self, told: Told) {
-        self.enter(told);
+    async fn take(&mut self, event: WatchEvent) {
+        self.enter(event);
         let latest = time::Instant::now() + LONGEST;
-        while let Ok(Some(told)) =
-            time::timeout_at(latest.min(time::Instant::now() + TOGETHER), self.told.next()).await
+        while let Ok(Some(event)) =
+            time::timeout_at(latest.min(time::Instant::now() + TOGETHER), self.events.next()).await
         {
-            self.enter(told);
+            self.enter(event);
         }
     }
 
-    fn enter(&mut self, told: Told) {
-        match told {
-            Told::Node(event) => self.index.handle_node(event),
-            Told::MeshNode(event) => self.index.handle_mesh_node(event),
-            Told::Location(event) => self.index.handle_location(event),
-            Told::Peer(event) => self.index.handle_peer(event),
-            Told::Slice(event) => self.index.handle_slice(event),
-            Told::Lease(event) => self.index.handle_lease(event, Instant::now()),
+    fn enter(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Node(event) => self.state.handle_node(event),
+            WatchEvent::MeshNode(event) => self.state.handle_mesh_node(event),
+            WatchEvent::Location(event) => self.state.handle_location(event),
+            WatchEvent::Peer(event) => self.state.handle_peer(event),
+            WatchEvent::Slice(event) => self.state.handle_slice(event),
+            WatchEvent::Lease(event) => self.state.handle_lease(event, Instant::now()),
         }
     }
 
@@ -220,7 +220,7 @@ impl Operator {
             monotonic: start,
             wall: Timestamp::now(),
         };
-        let Some(batch) = self.index.decide(now) else {
+        let Some(batch) = self.state.decide(now) else {
             return;
         };
         self.metrics
@@ -254,7 +254,7 @@ impl Operator {
                 let kind = write.kind();
                 async move { (kind, publisher.publish(write).await) }
             });
-            let outcomes: Vec<(&str, Outcome)> =
+            let outcomes: Vec<(&str, WriteOutcome)> =
                 stream::iter(writes).buffer_unordered(WRITES).collect().await;
             let mut answered = true;
             for (kind, outcome) in outcomes {
@@ -262,8 +262,7 @@ impl Operator {
                 let result = match outcome.error {
                     None => "done",
                     Some(error) => {
-                        answered &=
-                            !matches!(error, PublishError::Unanswered { .. } | PublishError::Late { .. });
+                        answered &= !matches!(error, WriteError::Unanswered { .. } | WriteError::Late { .. });
                         // An Event that is lost is no reason to decide again.
                         whole &= kind == "event";
                         failed(error)
@@ -279,27 +278,27 @@ impl Operator {
             }
         }
         if whole {
-            self.index.handle_published(batch.mesh);
+            self.state.handle_published(batch.mesh);
         } else {
-            self.index.handle_unpublished();
+            self.state.handle_unpublished();
         }
         whole
     }
 
     fn found(&mut self, found: Found) {
         match found {
-            Found::Slice(object) => self.index.handle_slice(Event::Apply(*object)),
-            Found::MeshNode(object) => self.index.handle_mesh_node(Event::Apply(*object)),
-            Found::Location(object) => self.index.handle_location(Event::Apply(*object)),
-            Found::Peer(object) => self.index.handle_peer(Event::Apply(*object)),
-            Found::Gone(gone) => self.index.handle_gone(gone),
+            Found::Slice(object) => self.state.handle_slice(Event::Apply(*object)),
+            Found::MeshNode(object) => self.state.handle_mesh_node(Event::Apply(*object)),
+            Found::Location(object) => self.state.handle_location(Event::Apply(*object)),
+            Found::Peer(object) => self.state.handle_peer(Event::Apply(*object)),
+            Found::Gone(gone) => self.state.handle_gone(gone),
             Found::Nothing => {}
         }
     }
 }
 
-fn failed(error: PublishError) -> &'static str {
-    if matches!(error, PublishError::Conflict { .. }) {
+fn failed(error: WriteError) -> &'static str {
+    if matches!(error, WriteError::Conflict { .. }) {
         tracing::debug!(error = &error as &dyn std::error::Error, "decided again");
         return "conflict";
     }

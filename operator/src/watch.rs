@@ -13,9 +13,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 use spanwire_crds::{Location, LocationSlice, MeshNode, Peer, translate::Node};
 
-/// What was told.
+/// One event of a watch, by kind.
 #[derive(Debug)]
-pub enum Told {
+pub enum WatchEvent {
     /// Of Nodes.
     Node(Event<Node>),
     /// Of MeshNodes.
@@ -31,15 +31,17 @@ pub enum Told {
 }
 
 /// Everything that the operator watches. The streams never end; after a failure they are taken up again.
-pub fn watches(client: &Client, namespace: &str) -> BoxStream<'static, Told> {
+pub fn watches(client: &Client, namespace: &str) -> BoxStream<'static, WatchEvent> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     stream::select_all([
-        watch(Api::all(client.clone())).map(Told::Node).boxed(),
-        watch(Api::all(client.clone())).map(Told::MeshNode).boxed(),
-        guarded(Api::all(client.clone())).map(Told::Location).boxed(),
-        guarded(Api::all(client.clone())).map(Told::Peer).boxed(),
-        watch(Api::all(client.clone())).map(Told::Slice).boxed(),
-        watch(leases).map(Told::Lease).boxed(),
+        watch(Api::all(client.clone())).map(WatchEvent::Node).boxed(),
+        watch(Api::all(client.clone())).map(WatchEvent::MeshNode).boxed(),
+        guarded(Api::all(client.clone()))
+            .map(WatchEvent::Location)
+            .boxed(),
+        guarded(Api::all(client.clone())).map(WatchEvent::Peer).boxed(),
+        watch(Api::all(client.clone())).map(WatchEvent::Slice).boxed(),
+        watch(leases).map(WatchEvent::Lease).boxed(),
     ])
     .boxed()
 }

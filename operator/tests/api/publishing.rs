@@ -9,9 +9,9 @@ use spanwire_crds::{
     Head, Location, LocationSlice, LocationSliceSpec, LocationSpec, MeshNode, MeshNodeSpec, SliceSettings,
 };
 use spanwire_operator::{
-    index::Gone,
-    publish::{Found, PublishError, Publisher},
-    write::{Seen, Target, Write},
+    batch::{ObjectVersion, Target, Write},
+    state::Gone,
+    writer::{ApiWriter, Found, WriteError},
 };
 
 use crate::{objects::node, server::Server};
@@ -19,13 +19,13 @@ use crate::{objects::node, server::Server};
 #[tokio::test]
 async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there() {
     let server = Server::start().await;
-    let publisher = Publisher::new(server.client.clone(), "test".to_owned());
+    let publisher = ApiWriter::new(server.client.clone(), "test".to_owned());
     let made = slice(publisher.publish(write(None, 1)).await.found);
     let first = seen(&made);
 
     let again = publisher.publish(write(None, 2)).await;
     assert!(
-        matches!(again.error, Some(PublishError::Conflict { .. })),
+        matches!(again.error, Some(WriteError::Conflict { .. })),
         "{again:?}"
     );
     assert_eq!(generation(&slice(again.found)), 1);
@@ -36,12 +36,12 @@ async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there(
 
     let stale = publisher.publish(write(first.clone(), 3)).await;
     assert!(
-        matches!(stale.error, Some(PublishError::Conflict { .. })),
+        matches!(stale.error, Some(WriteError::Conflict { .. })),
         "{stale:?}"
     );
     assert_eq!(generation(&slice(stale.found)), 2);
 
-    let target = |version: Option<Seen>| {
+    let target = |version: Option<ObjectVersion>| {
         Write::DeleteSlice(Target {
             name: "a-head".to_owned(),
             seen: version.unwrap(),
@@ -49,13 +49,13 @@ async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there(
     };
     let stale = publisher.publish(target(first)).await;
     let found = slice(stale.found);
-    assert!(matches!(stale.error, Some(PublishError::Conflict { .. })));
+    assert!(matches!(stale.error, Some(WriteError::Conflict { .. })));
 
     let gone = publisher.publish(target(seen(&found))).await;
     assert!(matches!(gone.found, Found::Gone(Gone::Slice(_))), "{gone:?}");
     let upon_nothing = publisher.publish(write(seen(&found), 4)).await;
     assert!(
-        matches!(upon_nothing.error, Some(PublishError::Conflict { .. })),
+        matches!(upon_nothing.error, Some(WriteError::Conflict { .. })),
         "{upon_nothing:?}"
     );
     assert!(
@@ -67,11 +67,11 @@ async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there(
 #[tokio::test]
 async fn what_is_no_longer_wanted_of_a_spec_goes_and_the_same_again_is_no_write() {
     let server = Server::start().await;
-    let publisher = Publisher::new(server.client.clone(), "test".to_owned());
+    let publisher = ApiWriter::new(server.client.clone(), "test".to_owned());
     node(&server.client, "n1", 1, "a").await;
     let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(server.client.clone());
     let node_uid = nodes.get("n1").await.unwrap().uid().unwrap();
-    let write = |version: Option<Seen>, keepalive: Option<u16>| Write::MeshNode {
+    let write = |version: Option<ObjectVersion>, keepalive: Option<u16>| Write::MeshNode {
         name: "n1".to_owned(),
         version,
         node_uid: node_uid.clone(),
@@ -102,7 +102,7 @@ async fn what_is_no_longer_wanted_of_a_spec_goes_and_the_same_again_is_no_write(
 #[tokio::test]
 async fn a_status_leaves_the_spec_alone() {
     let server = Server::start().await;
-    let publisher = Publisher::new(server.client.clone(), "test".to_owned());
+    let publisher = ApiWriter::new(server.client.clone(), "test".to_owned());
     let api: Api<Location> = Api::all(server.client.clone());
     let spec = LocationSpec {
         endpoint: Some("vpn.example.com:1".to_owned()),
@@ -126,7 +126,7 @@ async fn a_status_leaves_the_spec_alone() {
     assert_eq!((found.spec, found.status.unwrap().nodes), (spec, 7));
 }
 
-fn write(version: Option<Seen>, generation: u64) -> Write {
+fn write(version: Option<ObjectVersion>, generation: u64) -> Write {
     Write::Slice {
         name: "a-head".to_owned(),
         version,
@@ -142,9 +142,9 @@ fn write(version: Option<Seen>, generation: u64) -> Write {
     }
 }
 
-fn seen(object: &impl Resource) -> Option<Seen> {
+fn seen(object: &impl Resource) -> Option<ObjectVersion> {
     let metadata = object.meta();
-    Some(Seen {
+    Some(ObjectVersion {
         uid: metadata.uid.clone()?,
         version: metadata.resource_version.clone()?,
     })

@@ -1,4 +1,4 @@
-//! The index fed with sequences of events: in any order, repeated, in parts; decisions at the end or after each.
+//! The state fed with sequences of events: in any order, repeated, in parts; decisions at the end or after each.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,7 +7,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use spanwire_crds::{Location, LocationSpec, MeshNodeStatus, Role};
-use spanwire_operator::{index::Index, write::Write};
+use spanwire_operator::{batch::Write, state::OperatorState};
 use spanwire_topology::{PublicKey, Reachability, plan};
 use world::{Change, World, permuted, split};
 
@@ -57,16 +57,16 @@ fn decisions_in_between_come_to_rest_with_every_node_in_one_place() {
 fn nothing_is_decided_before_the_first_list_of_every_kind_is_complete() {
     let kinds = 6;
     for missing in 0..kinds {
-        let mut index = Index::new(world::options());
-        world::list_all(&mut index, |kind| kind != missing);
+        let mut state = OperatorState::new(world::options());
+        world::list_all(&mut state, |kind| kind != missing);
         assert!(
-            !index.poll_decide() && index.decide(world::now(0)).is_none(),
+            !state.poll_decide() && state.decide(world::now(0)).is_none(),
             "{missing}"
         );
     }
-    let mut index = Index::new(world::options());
-    world::list_all(&mut index, |_| true);
-    assert!(index.decide(world::now(0)).is_some());
+    let mut state = OperatorState::new(world::options());
+    world::list_all(&mut state, |_| true);
+    assert!(state.decide(world::now(0)).is_some());
 }
 
 #[test]
@@ -90,11 +90,11 @@ fn heartbeats_and_leases_lead_to_no_decision() {
     let mut world = World::of(&world::cluster());
     for change in world::cluster() {
         world.tell(change);
-        assert!(!world.index.poll_decide());
+        assert!(!world.state.poll_decide());
     }
     for second in 0..60 {
         world.renew(second);
-        assert!(!world.index.poll_decide(), "second {second}");
+        assert!(!world.state.poll_decide(), "second {second}");
     }
 }
 
@@ -105,7 +105,7 @@ fn a_leader_whose_lease_runs_out_is_replaced_and_comes_back_by_its_report() {
     for second in 0..41 {
         world.renew_but(second, &leaders[0]);
     }
-    assert!(world.index.poll_decide());
+    assert!(world.state.poll_decide());
     world.settle();
     let now = world.leaders()["left"].clone();
     assert!(!now.contains(&leaders[0]), "{now:?}");
@@ -176,10 +176,10 @@ fn a_node_that_moves_is_published_in_its_new_place_before_it_leaves_the_old_one(
 #[test]
 fn a_leader_that_moves_keeps_its_tunnels_and_no_prefix_is_without_one() {
     let mut world = World::of(&world::cluster());
-    for (index, there) in [(0, "own"), (0, "left"), (1, "own"), (1, "left")] {
+    for (number, there) in [(0, "own"), (0, "left"), (1, "own"), (1, "left")] {
         // Who has gone comes back as a leader.
         let mover = match there {
-            "own" => world.leaders()["left"][index].clone(),
+            "own" => world.leaders()["left"][number].clone(),
             _ => world.leaders()["own"][0].clone(),
         };
         if there == "left" {
@@ -366,13 +366,13 @@ fn a_complete_list_without_any_node_clears_nothing() {
     let mut world = World::of(&world::cluster());
     let before = (world.members(), world.leaders(), world.mesh_nodes());
     world.list_no_nodes();
-    assert!(world.index.doubts_nodes() && !world.index.poll_decide());
-    assert!(world.index.decide(world::now(0)).is_none());
+    assert!(world.state.doubts_nodes() && !world.state.poll_decide());
+    assert!(world.state.decide(world::now(0)).is_none());
     world.settle();
     assert_eq!((world.members(), world.leaders(), world.mesh_nodes()), before);
 
     world.list_nodes();
-    assert!(!world.index.doubts_nodes());
+    assert!(!world.state.doubts_nodes());
     world.settle();
     assert_eq!((world.members(), world.leaders(), world.mesh_nodes()), before);
     assert_eq!(world.decide_again(), Vec::<Write>::new());
@@ -385,7 +385,7 @@ fn nodes_that_go_one_by_one_leave_the_last_one_published() {
         world.tell(Change::Node(format!("n{number}"), None));
         world.settle();
     }
-    assert!(world.index.doubts_nodes());
+    assert!(world.state.doubts_nodes());
     assert_eq!(
         world.members().into_values().flatten().collect::<Vec<_>>(),
         ["n6"]

@@ -21,8 +21,8 @@ use spanwire_crds::{
     translate::Node,
 };
 use spanwire_operator::{
-    index::{Gone, Index, Now, Options},
-    write::{Notice, Seen, Target, Write},
+    batch::{Notice, ObjectVersion, Target, Write},
+    state::{Gone, Now, OperatorState, Options},
 };
 use spanwire_topology::{Mesh, PublicKey};
 
@@ -111,29 +111,29 @@ pub(crate) fn now(second: u64) -> Now {
 }
 
 /// Complete and empty lists of the chosen kinds.
-pub(crate) fn list_all(index: &mut Index, chosen: impl Fn(usize) -> bool) {
-    let lists: [fn(&mut Index, bool); 6] = [
-        |index, done| index.handle_node(if done { Event::InitDone } else { Event::Init }),
-        |index, done| index.handle_mesh_node(if done { Event::InitDone } else { Event::Init }),
-        |index, done| index.handle_location(if done { Event::InitDone } else { Event::Init }),
-        |index, done| index.handle_peer(if done { Event::InitDone } else { Event::Init }),
-        |index, done| index.handle_slice(if done { Event::InitDone } else { Event::Init }),
-        |index, done| {
+pub(crate) fn list_all(state: &mut OperatorState, chosen: impl Fn(usize) -> bool) {
+    let lists: [fn(&mut OperatorState, bool); 6] = [
+        |state, done| state.handle_node(if done { Event::InitDone } else { Event::Init }),
+        |state, done| state.handle_mesh_node(if done { Event::InitDone } else { Event::Init }),
+        |state, done| state.handle_location(if done { Event::InitDone } else { Event::Init }),
+        |state, done| state.handle_peer(if done { Event::InitDone } else { Event::Init }),
+        |state, done| state.handle_slice(if done { Event::InitDone } else { Event::Init }),
+        |state, done| {
             let event = if done { Event::InitDone } else { Event::Init };
-            index.handle_lease(event, now(0).monotonic);
+            state.handle_lease(event, now(0).monotonic);
         },
     ];
     for (kind, list) in lists.into_iter().enumerate() {
         if chosen(kind) {
-            list(index, false);
-            list(index, true);
+            list(state, false);
+            list(state, true);
         }
     }
 }
 
 #[derive(Default)]
 pub(crate) struct World {
-    pub(crate) index: Index,
+    pub(crate) state: OperatorState,
     pub(crate) conflicts: usize,
     version: u64,
     second: u64,
@@ -148,10 +148,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let mut index = Index::new(options());
-        list_all(&mut index, |_| true);
+        let mut state = OperatorState::new(options());
+        list_all(&mut state, |_| true);
         Self {
-            index,
+            state,
             ..Self::default()
         }
     }
@@ -189,7 +189,7 @@ impl World {
             }
             Change::Node(name, None) => {
                 if let Some(node) = self.nodes.remove(&name) {
-                    self.index
+                    self.state
                         .handle_node(Event::Delete(serde_json::from_value(node).unwrap()));
                 }
             }
@@ -224,14 +224,14 @@ impl World {
                 location.metadata = known.unwrap_or(location.metadata);
                 self.stamp(&mut location.metadata);
                 self.locations.insert(name, (*location).clone());
-                self.index.handle_location(Event::Apply(*location));
+                self.state.handle_location(Event::Apply(*location));
             }
         }
     }
 
     fn tell_node(&mut self, name: &str) {
         let node: Node = serde_json::from_value(self.nodes[name].clone()).unwrap();
-        self.index.handle_node(Event::Apply(node));
+        self.state.handle_node(Event::Apply(node));
     }
 
     /// What an agent reports lies in its MeshNode; before the operator has made one, as if the agent had.
@@ -248,7 +248,7 @@ impl World {
     fn put_mesh_node(&mut self, mut object: MeshNode) {
         self.stamp(&mut object.metadata);
         self.mesh_nodes.insert(object.name_any(), object.clone());
-        self.index.handle_mesh_node(Event::Apply(object));
+        self.state.handle_mesh_node(Event::Apply(object));
     }
 
     fn stamp(&mut self, metadata: &mut ObjectMeta) {
@@ -274,13 +274,13 @@ impl World {
             },
             spec: None,
         };
-        self.index.handle_lease(Event::Apply(own), now(second).monotonic);
+        self.state.handle_lease(Event::Apply(own), now(second).monotonic);
         for node in self.leaders().into_values().flatten() {
             if node != silent {
                 self.lease(&node, second);
             }
         }
-        self.index.handle_timeout(now(second).monotonic);
+        self.state.handle_timeout(now(second).monotonic);
     }
 
     fn lease(&mut self, node: &str, second: u64) {
@@ -297,7 +297,7 @@ impl World {
                 ..LeaseSpec::default()
             }),
         };
-        self.index
+        self.state
             .handle_lease(Event::Apply(lease), now(second).monotonic);
     }
 
@@ -328,13 +328,13 @@ impl World {
     /// Decides, if nothing is left to write, and writes one thing; answers whether there was anything to do.
     pub(crate) fn step(&mut self) -> bool {
         if self.pending.is_empty() {
-            if !self.index.poll_decide() {
+            if !self.state.poll_decide() {
                 return false;
             }
-            let batch = self.index.decide(now(self.second)).unwrap();
+            let batch = self.state.decide(now(self.second)).unwrap();
             self.pending = batch.phases.into_iter().flatten().rev().collect();
             if self.pending.is_empty() {
-                self.index.handle_published(batch.mesh);
+                self.state.handle_published(batch.mesh);
             }
             return true;
         }
@@ -342,14 +342,14 @@ impl World {
             && !self.write(write)
         {
             self.conflicts += 1;
-            self.index.handle_unpublished();
+            self.state.handle_unpublished();
         }
         true
     }
 
     /// What would be written if something had changed.
     pub(crate) fn decide_again(&mut self) -> Vec<Write> {
-        let batch = self.index.decide(now(self.second)).unwrap();
+        let batch = self.state.decide(now(self.second)).unwrap();
         batch.phases.into_iter().flatten().collect()
     }
 
@@ -357,26 +357,26 @@ impl World {
     pub(crate) fn restart(&mut self) -> Vec<Write> {
         self.begin_anew();
         let writes = self.decide_again();
-        self.index.handle_unpublished();
+        self.state.handle_unpublished();
         writes
     }
 
     fn begin_anew(&mut self) {
-        let mut index = Index::new(options());
-        list_all(&mut index, |_| true);
-        self.index = index;
+        let mut state = OperatorState::new(options());
+        list_all(&mut state, |_| true);
+        self.state = state;
         let names: Vec<String> = self.nodes.keys().cloned().collect();
         for name in names {
             self.tell_node(&name);
         }
         for object in self.mesh_nodes.clone().into_values() {
-            self.index.handle_mesh_node(Event::Apply(object));
+            self.state.handle_mesh_node(Event::Apply(object));
         }
         for object in self.locations.clone().into_values() {
-            self.index.handle_location(Event::Apply(object));
+            self.state.handle_location(Event::Apply(object));
         }
         for object in self.slices.clone().into_values() {
-            self.index.handle_slice(Event::Apply(object));
+            self.state.handle_slice(Event::Apply(object));
         }
     }
 
@@ -391,11 +391,11 @@ impl World {
                 }
                 self.stamp(&mut object.metadata);
                 self.slices.insert(name, object.clone());
-                self.index.handle_slice(Event::Apply(object));
+                self.state.handle_slice(Event::Apply(object));
             }
             Write::DeleteSlice(Target { name, .. }) => {
                 self.slices.remove(&name);
-                self.index.handle_gone(Gone::Slice(name));
+                self.state.handle_gone(Gone::Slice(name));
             }
             Write::MeshNode {
                 name, node_uid, spec, ..
@@ -411,7 +411,7 @@ impl World {
             }
             Write::DeleteMeshNode(Target { name, .. }) => {
                 self.mesh_nodes.remove(&name);
-                self.index.handle_gone(Gone::MeshNode(name.parse().unwrap()));
+                self.state.handle_gone(Gone::MeshNode(name.parse().unwrap()));
             }
             Write::CreateLocation { name } => {
                 let mut object = Location::new(&name, LocationSpec::default());
@@ -420,7 +420,7 @@ impl World {
             }
             Write::DeleteLocation(Target { name, .. }) => {
                 self.locations.remove(&name);
-                self.index.handle_gone(Gone::Location(name.parse().unwrap()));
+                self.state.handle_gone(Gone::Location(name.parse().unwrap()));
             }
             Write::LocationStatus { name, status, .. } => {
                 let mut object = self.locations[&name].clone();
@@ -435,8 +435,8 @@ impl World {
 
     fn tell_slice(&mut self, found: Option<LocationSlice>, name: String) {
         match found {
-            Some(found) => self.index.handle_slice(Event::Apply(found)),
-            None => self.index.handle_gone(Gone::Slice(name)),
+            Some(found) => self.state.handle_slice(Event::Apply(found)),
+            None => self.state.handle_gone(Gone::Slice(name)),
         }
     }
 
@@ -502,8 +502,8 @@ impl World {
     }
 }
 
-fn seen(metadata: Option<&ObjectMeta>) -> Option<Seen> {
-    metadata.map(|metadata| Seen {
+fn seen(metadata: Option<&ObjectMeta>) -> Option<ObjectVersion> {
+    metadata.map(|metadata| ObjectVersion {
         uid: metadata.uid.clone().unwrap(),
         version: metadata.resource_version.clone().unwrap(),
     })

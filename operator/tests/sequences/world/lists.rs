@@ -4,39 +4,39 @@ use std::collections::BTreeMap;
 
 use kube::runtime::watcher::Event;
 use spanwire_crds::{SliceMember, translate::Node};
-use spanwire_operator::write::Write;
+use spanwire_operator::batch::Write;
 
 use super::{World, now};
 
 impl World {
     /// A list of Nodes that is complete and has none.
     pub(crate) fn list_no_nodes(&mut self) {
-        self.index.handle_node(Event::Init);
-        self.index.handle_node(Event::InitDone);
+        self.state.handle_node(Event::Init);
+        self.state.handle_node(Event::InitDone);
     }
 
     pub(crate) fn list_nodes(&mut self) {
-        self.index.handle_node(Event::Init);
+        self.state.handle_node(Event::Init);
         for node in self.nodes.values() {
             let node: Node = serde_json::from_value(node.clone()).unwrap();
-            self.index.handle_node(Event::InitApply(node));
+            self.state.handle_node(Event::InitApply(node));
         }
-        self.index.handle_node(Event::InitDone);
+        self.state.handle_node(Event::InitDone);
     }
 
     /// Somebody deleted all MeshNodes, and with them what was reported.
     pub(crate) fn list_no_mesh_nodes(&mut self) {
         self.mesh_nodes.clear();
         self.reports.clear();
-        self.index.handle_mesh_node(Event::Init);
-        self.index.handle_mesh_node(Event::InitDone);
+        self.state.handle_mesh_node(Event::Init);
+        self.state.handle_mesh_node(Event::InitDone);
     }
 
     /// Somebody deleted all LocationSlices.
     pub(crate) fn list_no_slices(&mut self) {
         self.slices.clear();
-        self.index.handle_slice(Event::Init);
-        self.index.handle_slice(Event::InitDone);
+        self.state.handle_slice(Event::Init);
+        self.state.handle_slice(Event::InitDone);
     }
 
     pub(crate) fn take_nodes(&mut self) -> BTreeMap<String, serde_json::Value> {
@@ -51,7 +51,7 @@ impl World {
     /// As [`Self::restart`], where nothing is to be decided.
     pub(crate) fn restart_in_doubt(&mut self) -> Option<Vec<Write>> {
         self.begin_anew();
-        let batch = self.index.decide(now(self.second))?;
+        let batch = self.state.decide(now(self.second))?;
         Some(batch.phases.into_iter().flatten().collect())
     }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use spanwire_crds::{LocationSliceSpec, MeshNodeSpec, Role, SliceLeader, publication};
 use spanwire_topology::{Decision, Location, LocationName, Member, Mesh, NodeName};
 
-use super::{Index, Now, records::SliceRecord};
-use crate::write::Write;
+use super::{Now, OperatorState, records::SliceRecord};
+use crate::batch::Write;
 
 /// Writes of slices, in the order in which they have to be done.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ struct SliceWrites {
     removed: Vec<Write>,
 }
 
-impl Index {
+impl OperatorState {
     /// Members first, then who leads them, then what goes; agents can use a member without a leader and not the other
     /// way round. A leader that moves is different: where it is going it is announced as a leader before it arrives, and
     /// where it comes from it stays one until it has left, so that in no mixture its tunnels are gone for a moment and
@@ -62,7 +62,7 @@ impl Index {
         };
         for (name, record) in self.slices.objects() {
             if !wanted.contains_key(name) && !still(record) {
-                let target = record.identity.target(name);
+                let target = record.revision.target(name);
                 writes.removed.push(Write::DeleteSlice(target));
             }
         }
@@ -82,7 +82,7 @@ impl Index {
                 None => &mut writes.members,
             };
             phase.push(Write::Slice {
-                version: record.map(|record| record.identity.seen()),
+                version: record.map(|record| record.revision.version()),
                 name,
                 spec,
             });
@@ -112,14 +112,14 @@ impl Index {
             }
             writes.push(Write::MeshNode {
                 name: name.to_string(),
-                version: known.map(|known| known.identity.seen()),
+                version: known.map(|known| known.revision.version()),
                 node_uid: node.uid.clone(),
                 spec,
             });
         }
         for (name, record) in self.mesh_nodes.objects() {
             if self.nodes.get(name).is_none() {
-                writes.push(Write::DeleteMeshNode(record.identity.target(name.as_str())));
+                writes.push(Write::DeleteMeshNode(record.revision.target(name.as_str())));
             }
         }
         writes
@@ -139,7 +139,7 @@ impl Index {
                     });
                 }
                 Some(record) if record.disposable && location.members.is_empty() => {
-                    writes.push(Write::DeleteLocation(record.identity.target(name.as_str())));
+                    writes.push(Write::DeleteLocation(record.revision.target(name.as_str())));
                 }
                 None | Some(_) => {}
             }

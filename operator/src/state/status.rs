@@ -12,8 +12,8 @@ use spanwire_topology::{
     Claim, Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer, Rejected,
 };
 
-use super::{Index, Now};
-use crate::write::{Notice, Write};
+use super::{Now, OperatorState};
+use crate::batch::{Notice, Write};
 
 /// How many problems a condition names; more would be read by nobody.
 const NAMED: usize = 8;
@@ -25,7 +25,7 @@ const LONGEST_NOTE: usize = 1000;
 /// What was not granted, and what could not be read, by whose object it is.
 pub(super) type Told = BTreeMap<Claimant, BTreeSet<(Reason, String)>>;
 
-impl Index {
+impl OperatorState {
     pub(super) fn told(&self, decision: &Decision) -> Told {
         let mut told = Told::new();
         let mut tell = |claimant: Claimant, reason: Reason, text: String| {
@@ -96,9 +96,9 @@ impl Index {
                 OURS,
                 "Location",
                 name.as_str(),
-                &self.locations.get(name)?.identity.uid,
+                &self.locations.get(name)?.revision.uid,
             ),
-            Claimant::Peer(name) => (OURS, "Peer", name.as_str(), &self.peers.get(name)?.identity.uid),
+            Claimant::Peer(name) => (OURS, "Peer", name.as_str(), &self.peers.get(name)?.revision.uid),
         };
         let mut note = text;
         if note.len() > LONGEST_NOTE {
@@ -140,13 +140,13 @@ impl Index {
                 conditions: conditions(
                     findings,
                     &previous.conditions,
-                    record.identity.generation,
+                    record.revision.generation,
                     now.wall,
                 ),
             };
             (record.status.as_ref() != Some(&status)).then(|| Write::LocationStatus {
                 name: name.to_string(),
-                version: Some(record.identity.seen()),
+                version: Some(record.revision.version()),
                 status,
             })
         };
@@ -174,7 +174,7 @@ impl Index {
                 conditions: conditions(
                     findings,
                     &previous.conditions,
-                    record.identity.generation,
+                    record.revision.generation,
                     now.wall,
                 ),
             };
@@ -188,7 +188,7 @@ impl Index {
             };
             phase.push(Write::PeerStatus {
                 name: name.to_string(),
-                version: Some(record.identity.seen()),
+                version: Some(record.revision.version()),
                 status,
             });
         }

@@ -1,16 +1,16 @@
-//! What is to be written, as data. The index decides upon it, the publisher does it.
+//! What is to be written, as data. The state decides upon it, the publisher does it.
 
 use spanwire_crds::{LocationSliceSpec, LocationStatus, MeshNodeSpec, PeerStatus};
 use spanwire_topology::Mesh;
 
 /// The object on which a write was decided; `None`: that there is no such object. A write fails where that is no longer
 /// so.
-pub type Version = Option<Seen>;
+pub type Version = Option<ObjectVersion>;
 
 /// An object as it was seen. The uid counts too: the API server would create anew what was applied to a version of an
 /// object that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObjectVersion {
     /// Its uid.
     pub uid: String,
     /// Its version.
@@ -88,7 +88,7 @@ pub struct Target {
     /// Its name.
     pub name: String,
     /// How it was seen.
-    pub seen: Seen,
+    pub seen: ObjectVersion,
 }
 
 /// An Event on an object.

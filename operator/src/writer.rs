@@ -24,8 +24,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    index::Gone,
-    write::{Notice, Seen, Target, Write},
+    batch::{Notice, ObjectVersion, Target, Write},
+    state::Gone,
 };
 
 /// The name under which the operator writes.
@@ -36,7 +36,7 @@ const TOO_LONG: Duration = Duration::from_secs(10);
 
 /// Why a write failed.
 #[derive(Debug, Error)]
-pub enum PublishError {
+pub enum WriteError {
     /// Somebody else wrote since the decision.
     #[error("{kind} {name} has changed since it was decided upon")]
     Conflict {
@@ -90,22 +90,22 @@ pub enum Found {
     Peer(Box<Peer>),
     /// It is not there.
     Gone(Gone),
-    /// Nothing that the index knows of.
+    /// Nothing that the state knows of.
     Nothing,
 }
 
 /// What became of a write.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct WriteOutcome {
     /// What is there now, where that is known.
     pub found: Found,
     /// Why it failed, where it did.
-    pub error: Option<PublishError>,
+    pub error: Option<WriteError>,
 }
 
 /// The way to the API server.
 #[derive(Clone)]
-pub struct Publisher {
+pub struct ApiWriter {
     slices: Api<LocationSlice>,
     mesh_nodes: Api<MeshNode>,
     locations: Api<Location>,
@@ -114,7 +114,7 @@ pub struct Publisher {
     instance: String,
 }
 
-impl Publisher {
+impl ApiWriter {
     /// A publisher; `instance` is this operator's name in Events.
     #[must_use]
     pub fn new(client: Client, instance: String) -> Self {
@@ -130,37 +130,37 @@ impl Publisher {
     }
 
     /// Does one write. After a conflict the object is read again.
-    pub async fn publish(&self, write: Write) -> Outcome {
+    pub async fn publish(&self, write: Write) -> WriteOutcome {
         let (kind, name) = (write.kind(), write.name().to_owned());
         let source = match timeout(TOO_LONG, self.attempt(&write)).await {
-            Ok(Ok(found)) => return Outcome { found, error: None },
+            Ok(Ok(found)) => return WriteOutcome { found, error: None },
             Ok(Err(source)) => source,
             Err(_) => {
-                return Outcome {
+                return WriteOutcome {
                     found: Found::Nothing,
-                    error: Some(PublishError::Late { kind, name }),
+                    error: Some(WriteError::Late { kind, name }),
                 };
             }
         };
         let Error::Api(status) = &source else {
             let source = Box::new(source);
-            return Outcome {
+            return WriteOutcome {
                 found: Found::Nothing,
-                error: Some(PublishError::Unanswered { kind, name, source }),
+                error: Some(WriteError::Unanswered { kind, name, source }),
             };
         };
         if status.code != 409 && status.code != 404 {
             let source = Box::new(source);
-            return Outcome {
+            return WriteOutcome {
                 found: Found::Nothing,
-                error: Some(PublishError::Refused { kind, name, source }),
+                error: Some(WriteError::Refused { kind, name, source }),
             };
         }
-        Outcome {
+        WriteOutcome {
             found: timeout(TOO_LONG, self.look(&write))
                 .await
                 .map_or(Found::Nothing, |found| found.unwrap_or(Found::Nothing)),
-            error: Some(PublishError::Conflict { kind, name }),
+            error: Some(WriteError::Conflict { kind, name }),
         }
     }
 
@@ -289,7 +289,7 @@ impl Publisher {
 }
 
 /// Creates the object, or applies it to the version that is there.
-async fn put<K>(api: &Api<K>, mut object: K, version: Option<&Seen>) -> Result<K, Error>
+async fn put<K>(api: &Api<K>, mut object: K, version: Option<&ObjectVersion>) -> Result<K, Error>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
@@ -311,7 +311,12 @@ where
     .await
 }
 
-async fn apply_status<K>(api: &Api<K>, name: &str, version: Option<&Seen>, status: Value) -> Result<K, Error>
+async fn apply_status<K>(
+    api: &Api<K>,
+    name: &str,
+    version: Option<&ObjectVersion>,
+    status: Value,
+) -> Result<K, Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use spanwire_crds::translate::Report;
 use spanwire_topology::{Facts, Mesh, NodeFact, NodeName};
 
-use super::Index;
+use super::OperatorState;
 
-impl Index {
+impl OperatorState {
     pub(super) fn facts(&self, previous: &Mesh) -> Facts {
         let mut facts = Facts {
             cluster: self.options.cluster.clone(),

@@ -1,7 +1,7 @@
 //! What the operator knows, and what it decides to write; sans I/O.
 //!
 //! ```text
-//! watches ──handle_*──▶ Index ──decide──▶ Batch of writes ──▶ publisher
+//! watches ──handle_*──▶ OperatorState ──decide──▶ Batch of writes ──▶ publisher
 //!                         ▲                                      │
 //!                         └────── handle_* of what was written ──┘
 //! ```
@@ -20,9 +20,9 @@
 //! * Everybody dead: when nobody of a location seems to be alive, it is more likely that the way to the API server is
 //!   cut than that all died; its leaders stay, because without them the way could never come back.
 
+mod batch;
 mod facts;
 mod liveness;
-mod publish;
 mod records;
 mod status;
 mod store;
@@ -44,7 +44,7 @@ use spanwire_crds::{
 use spanwire_topology::{ClusterFacts, LocationName, Mesh, NodeName, PeerName, decide};
 
 use self::{liveness::Liveness, store::Store};
-use crate::write::{Batch, Notice};
+use crate::batch::{Batch, Notice};
 
 /// How the operator was told to decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Sizes {
 
 /// Everything the operator knows.
 #[derive(Debug, Default)]
-pub struct Index {
+pub struct OperatorState {
     options: Options,
     nodes: Store<NodeName, NodeRecord>,
     mesh_nodes: Store<NodeName, MeshNodeRecord>,
@@ -89,8 +89,8 @@ pub struct Index {
     dirty: bool,
 }
 
-impl Index {
-    /// An index that knows nothing yet.
+impl OperatorState {
+    /// An state that knows nothing yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What the index keeps of each object: what it decides upon, and no more.
+//! What the state keeps of each object: what it decides upon, and no more.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
@@ -11,17 +11,17 @@ use spanwire_crds::{
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
 
 use super::store::Record;
-use crate::write::{Seen, Target};
+use crate::batch::{ObjectVersion, Target};
 
 /// An object's identity: what a write or a deletion must name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct Revision {
     pub(crate) uid: String,
     pub(crate) version: String,
     pub(crate) generation: Option<i64>,
 }
 
-impl Identity {
+impl Revision {
     fn of(metadata: &ObjectMeta) -> Self {
         Self {
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -35,8 +35,8 @@ impl Identity {
         (&self.uid, self.generation) == (&other.uid, other.generation)
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        Seen {
+    pub(crate) fn version(&self) -> ObjectVersion {
+        ObjectVersion {
             uid: self.uid.clone(),
             version: self.version.clone(),
         }
@@ -45,7 +45,7 @@ impl Identity {
     pub(crate) fn target(&self, name: &str) -> Target {
         Target {
             name: name.to_owned(),
-            seen: self.seen(),
+            seen: self.version(),
         }
     }
 }
@@ -59,7 +59,7 @@ pub(crate) struct NodeRecord {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MeshNodeRecord {
-    pub(crate) identity: Identity,
+    pub(crate) revision: Revision,
     pub(crate) node_uid: Option<String>,
     pub(crate) spec: MeshNodeSpec,
     pub(crate) report: Report,
@@ -68,7 +68,7 @@ pub(crate) struct MeshNodeRecord {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LocationRecord {
-    pub(crate) identity: Identity,
+    pub(crate) revision: Revision,
     /// The operator created it, and nobody said more about it.
     pub(crate) disposable: bool,
     pub(crate) status: Option<LocationStatus>,
@@ -78,7 +78,7 @@ pub(crate) struct LocationRecord {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PeerRecord {
-    pub(crate) identity: Identity,
+    pub(crate) revision: Revision,
     pub(crate) status: Option<PeerStatus>,
     pub(crate) fact: Option<PeerFact>,
     pub(crate) problems: Vec<FieldProblem>,
@@ -86,7 +86,7 @@ pub(crate) struct PeerRecord {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SliceRecord {
-    pub(crate) identity: Identity,
+    pub(crate) revision: Revision,
     pub(crate) spec: LocationSliceSpec,
 }
 
@@ -104,11 +104,11 @@ macro_rules! versioned {
     ($record:ident: $($field:ident),+) => {
         impl Record for $record {
             fn version(&self) -> Option<&str> {
-                Some(&self.identity.version)
+                Some(&self.revision.version)
             }
 
             fn same(&self, other: &Self) -> bool {
-                self.identity.same(&other.identity) $(&& self.$field == other.$field)+
+                self.revision.same(&other.revision) $(&& self.$field == other.$field)+
             }
         }
     };
@@ -136,7 +136,7 @@ pub(crate) fn mesh_node(object: MeshNode) -> Option<(NodeName, MeshNodeRecord)> 
         .map(|owner| owner.uid.clone());
     let translated = translate::report(&object.status.unwrap_or_default());
     let record = MeshNodeRecord {
-        identity: Identity::of(&object.metadata),
+        revision: Revision::of(&object.metadata),
         node_uid: node_uid.next_back(),
         spec: object.spec,
         report: translated.fact,
@@ -152,7 +152,7 @@ pub(crate) fn location(object: Location) -> Option<(LocationName, LocationRecord
         .any(|(_, value)| value == "true");
     let translated = translate::location(&object);
     let record = LocationRecord {
-        identity: Identity::of(&object.metadata),
+        revision: Revision::of(&object.metadata),
         disposable: managed && object.spec == LocationSpec::default(),
         status: object.status,
         fact: translated.fact,
@@ -164,7 +164,7 @@ pub(crate) fn location(object: Location) -> Option<(LocationName, LocationRecord
 pub(crate) fn peer(object: Peer) -> Option<(PeerName, PeerRecord)> {
     let translated = translate::peer(&object);
     let record = PeerRecord {
-        identity: Identity::of(&object.metadata),
+        revision: Revision::of(&object.metadata),
         status: object.status,
         fact: translated.fact,
         problems: translated.problems,
@@ -174,7 +174,7 @@ pub(crate) fn peer(object: Peer) -> Option<(PeerName, PeerRecord)> {
 
 pub(crate) fn slice(object: LocationSlice) -> Option<(String, SliceRecord)> {
     let record = SliceRecord {
-        identity: Identity::of(&object.metadata),
+        revision: Revision::of(&object.metadata),
         spec: object.spec,
     };
     Some((object.metadata.name?, record))

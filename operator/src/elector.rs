@@ -1,6 +1,6 @@
 //! Which of the operators leads: a Lease, as client-go's leader election uses it.
 //!
-//! [`Candidacy`] is sans I/O: it looks at the Lease and says what to do. Whoever holds the Lease renews it every
+//! [`LeaderElector`] is sans I/O: it looks at the Lease and says what to do. Whoever holds the Lease renews it every
 //! [`RENEW`]; who could not do so for [`DEADLINE`] has lost it, well before another may take it after [`TERM`], measured
 //! from when that other one last saw a change, so that clocks need not agree.
 
@@ -15,7 +15,7 @@ use kube::{Api, Client, Error, api::PostParams};
 use thiserror::Error;
 use tokio::{sync::watch, time};
 
-use crate::publish::FIELD_MANAGER;
+use crate::writer::FIELD_MANAGER;
 
 /// The name of the operators' Lease.
 pub const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
@@ -44,13 +44,13 @@ pub enum Step {
 
 /// One operator's part in the election.
 #[derive(Debug)]
-pub struct Candidacy {
+pub struct LeaderElector {
     identity: String,
     seen: Option<(LeaseSpec, Instant)>,
     held_since_renewal: Option<Instant>,
 }
 
-impl Candidacy {
+impl LeaderElector {
     /// A candidate of this name, which no other may have.
     #[must_use]
     pub fn new(identity: String) -> Self {
@@ -128,18 +128,18 @@ impl Candidacy {
 }
 
 /// The Lease of the operators at the API server.
-pub struct Election {
+pub struct ElectionLoop {
     api: Api<Lease>,
-    candidacy: Candidacy,
+    elector: LeaderElector,
 }
 
-impl Election {
+impl ElectionLoop {
     /// An election in this namespace.
     #[must_use]
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
-            candidacy: Candidacy::new(identity),
+            elector: LeaderElector::new(identity),
         }
     }
 
@@ -148,7 +148,7 @@ impl Election {
         let mut led = false;
         loop {
             let answer = time::timeout(LOOK * 2, self.attempt()).await;
-            let held = self.candidacy.holds(Instant::now());
+            let held = self.elector.holds(Instant::now());
             match &answer {
                 Ok(Ok(())) => {}
                 Ok(Err(Error::Api(status))) if status.code == 409 => {
@@ -180,14 +180,11 @@ impl Election {
         let asked = Instant::now();
         let lease = self.api.get_opt(LEASE).await?;
         let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
-        match self
-            .candidacy
-            .handle_lease(spec.as_ref(), asked, Timestamp::now())
-        {
+        match self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now()) {
             Step::Wait => Ok(()),
             Step::Write(spec) => {
                 let written = write(&self.api, lease, *spec).await?;
-                self.candidacy.handle_written(written, asked);
+                self.elector.handle_written(written, asked);
                 Ok(())
             }
         }
@@ -204,7 +201,7 @@ pub async fn release(client: Client, namespace: &str, identity: String) -> Resul
         return Ok(());
     };
     let spec = lease.spec.clone().unwrap_or_default();
-    if let Some(spec) = Candidacy::new(identity).release(&spec) {
+    if let Some(spec) = LeaderElector::new(identity).release(&spec) {
         write(&api, Some(lease), spec).await?;
     }
     Ok(())
@@ -218,7 +215,7 @@ pub async fn seize(client: &Client, namespace: &str, identity: &str, term: Durat
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let lease = api.get_opt(LEASE).await?;
     let known = lease.as_ref().and_then(|lease| lease.spec.as_ref());
-    let mut spec = Candidacy::new(identity.to_owned()).claim(known, Timestamp::now());
+    let mut spec = LeaderElector::new(identity.to_owned()).claim(known, Timestamp::now());
     spec.lease_duration_seconds = i32::try_from(term.as_secs()).ok();
     write(&api, lease, spec).await.map(|_| ())
 }
@@ -327,15 +324,15 @@ mod tests {
         assert!(!a.holds(now));
     }
 
-    fn candidate(name: &str) -> Candidacy {
-        Candidacy::new(name.to_owned())
+    fn candidate(name: &str) -> LeaderElector {
+        LeaderElector::new(name.to_owned())
     }
 
-    fn written(candidacy: &mut Candidacy, lease: Option<&LeaseSpec>, now: Instant) -> LeaseSpec {
-        let Step::Write(spec) = candidacy.handle_lease(lease, now, next(lease)) else {
+    fn written(elector: &mut LeaderElector, lease: Option<&LeaseSpec>, now: Instant) -> LeaseSpec {
+        let Step::Write(spec) = elector.handle_lease(lease, now, next(lease)) else {
             panic!("nothing to write");
         };
-        candidacy.handle_written((*spec).clone(), now);
+        elector.handle_written((*spec).clone(), now);
         *spec
     }
 

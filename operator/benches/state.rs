@@ -1,4 +1,4 @@
-//! How long the index takes with 5,000 nodes in 50 locations. `make bench` shows the goals beside what was measured; of
+//! How long the state takes with 5,000 nodes in 50 locations. `make bench` shows the goals beside what was measured; of
 //! the 250 ms that a change may take, deciding upon it and finding what is to be written gets less than half:
 //!
 //! | benchmark | goal |
@@ -17,8 +17,8 @@ use kube::runtime::watcher::Event;
 use serde_json::json;
 use spanwire_crds::{LocationSlice, MeshNode, MeshNodeStatus, translate::Node};
 use spanwire_operator::{
-    index::{Index, Now, Options},
-    write::Write,
+    batch::Write,
+    state::{Now, OperatorState, Options},
 };
 use spanwire_topology::PublicKey;
 
@@ -33,27 +33,27 @@ fn main() {
 fn decide_at_first(bencher: Bencher<'_, '_>) {
     bencher
         .with_inputs(|| known(NODES))
-        .bench_local_values(|mut index| index.decide(now()).unwrap());
+        .bench_local_values(|mut state| state.decide(now()).unwrap());
 }
 
 #[divan::bench(sample_count = 20)]
 fn decide_after_one_change(bencher: Bencher<'_, '_>) {
-    let mut index = published();
+    let mut state = published();
     let mut cordoned = false;
     bencher.bench_local(|| {
         cordoned = !cordoned;
-        index.handle_node(Event::Apply(node(0, cordoned)));
-        index.decide(now()).unwrap()
+        state.handle_node(Event::Apply(node(0, cordoned)));
+        state.decide(now()).unwrap()
     });
 }
 
 #[divan::bench(sample_count = 100)]
 fn take_a_heartbeat(bencher: Bencher<'_, '_>) {
-    let mut index = published();
+    let mut state = published();
     bencher
         .with_inputs(|| node(7, false))
-        .bench_local_values(|node| index.handle_node(Event::Apply(node)));
-    assert!(!index.poll_decide());
+        .bench_local_values(|node| state.handle_node(Event::Apply(node)));
+    assert!(!state.poll_decide());
 }
 
 fn now() -> Now {
@@ -96,50 +96,50 @@ fn report(number: u32) -> MeshNodeStatus {
     }
 }
 
-fn known(nodes: u32) -> Index {
+fn known(nodes: u32) -> OperatorState {
     let mut options = Options::default();
     options.cluster.overlay = ["10.4.0.0/16".parse().unwrap(), "fd00:4::/64".parse().unwrap()].into();
-    let mut index = Index::new(options);
-    index.handle_node(Event::Init);
+    let mut state = OperatorState::new(options);
+    state.handle_node(Event::Init);
     for number in 0..nodes {
-        index.handle_node(Event::InitApply(node(number, false)));
+        state.handle_node(Event::InitApply(node(number, false)));
     }
-    index.handle_node(Event::InitDone);
-    index.handle_mesh_node(Event::Init);
+    state.handle_node(Event::InitDone);
+    state.handle_mesh_node(Event::Init);
     for number in 0..nodes {
         let mut object = MeshNode::new(&format!("node-{number}"), spanwire_crds::MeshNodeSpec::default());
         object.status = Some(report(number));
-        index.handle_mesh_node(Event::InitApply(object));
+        state.handle_mesh_node(Event::InitApply(object));
     }
-    index.handle_mesh_node(Event::InitDone);
+    state.handle_mesh_node(Event::InitDone);
     for event in [Event::Init, Event::InitDone] {
-        index.handle_location(event);
-    }
-    for event in [Event::Init, Event::InitDone] {
-        index.handle_peer(event);
+        state.handle_location(event);
     }
     for event in [Event::Init, Event::InitDone] {
-        index.handle_slice(event);
+        state.handle_peer(event);
     }
     for event in [Event::Init, Event::InitDone] {
-        index.handle_lease(event, Instant::now());
+        state.handle_slice(event);
     }
-    index
+    for event in [Event::Init, Event::InitDone] {
+        state.handle_lease(event, Instant::now());
+    }
+    state
 }
 
-fn published() -> Index {
-    let mut index = known(NODES);
-    let batch = index.decide(now()).unwrap();
+fn published() -> OperatorState {
+    let mut state = known(NODES);
+    let batch = state.decide(now()).unwrap();
     for write in batch.phases.into_iter().flatten() {
         match write {
             Write::Slice { name, spec, .. } => {
-                index.handle_slice(Event::Apply(LocationSlice::new(&name, spec)));
+                state.handle_slice(Event::Apply(LocationSlice::new(&name, spec)));
             }
             Write::MeshNode { name, spec, .. } => {
                 let mut object = MeshNode::new(&name, spec);
                 let number = name.trim_start_matches("node-").parse().unwrap();
                 object.status = Some(report(number));
-                index.handle_mesh_node(Event::Apply(object));
+                state.handle_mesh_node(Event::Apply(object));
             }
             Write::DeleteSlice(_)
             | Write::DeleteMeshNode(_)
@@ -150,7 +150,7 @@ fn published() -> Index {
             | Write::Event(_) => {}
         }
     }
-    index.handle_published(batch.mesh);
-    index.decide(now()).unwrap();
-    index
+    state.handle_published(batch.mesh);
+    state.decide(now()).unwrap();
+    state
 }
