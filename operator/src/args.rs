@@ -40,10 +40,10 @@ pub struct Reach {
     /// Where the API server is reached, when its in-cluster address does not work without the mesh.
     #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, global = true)]
     pub api_server: Option<Endpoint>,
-    /// The namespace of the Leases; that of the service account unless told otherwise.
+    /// The namespace of the Leases; that of the service account by default.
     #[arg(long, env = "POD_NAMESPACE", global = true)]
     pub namespace: Option<String>,
-    /// The name of this operator among its replicas; that of the machine unless told otherwise.
+    /// The name of this operator among its replicas; that of the machine by default.
     #[arg(long, env = "POD_NAME", global = true)]
     pub identity: Option<String>,
 }

@@ -1,14 +1,16 @@
-//! What is to be written, as data. The state decides upon it, the publisher does it.
+//! What is to be written, as data. The state decides upon it, the queue orders it, the writer carries it out.
+
+use std::collections::BTreeSet;
 
 use spanwire_crds::{LocationSliceSpec, LocationStatus, MeshNodeSpec, PeerStatus};
-use spanwire_topology::Mesh;
+use spanwire_topology::Generation;
 
 /// The object on which a write was decided; `None`: that there is no such object. A write fails where that is no longer
 /// so.
 pub type Version = Option<ObjectVersion>;
 
-/// An object as it was seen. The uid counts too: the API server would create anew what was applied to a version of an
-/// object that is gone.
+/// A version of an object. The uid counts too: the API server would recreate what was applied to a version of an object
+/// that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectVersion {
     /// Its uid.
@@ -18,12 +20,52 @@ pub struct ObjectVersion {
 }
 
 /// What a decision leads to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// The mesh as decided.
-    pub mesh: Mesh,
-    /// What is to be written: a phase only after the one before, its parts in any order.
+    /// Which decision this is.
+    pub generation: Generation,
+    /// What agents derive the mesh from: a phase only after the one before, its parts in any order.
     pub phases: Vec<Vec<Write>>,
+    /// Everything else, in any order, each on its own. All writes of Locations and Peers that are due are here; of
+    /// MeshNodes those that were decided upon.
+    pub rest: Vec<Write>,
+    /// MeshNodes that were decided upon and need no write: one that waits is no longer wanted.
+    pub settled: BTreeSet<ObjectKey>,
+}
+
+/// Which object a write is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+}
+
+/// The kinds of the objects that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// A LocationSlice.
+    Slice,
+    /// A MeshNode.
+    MeshNode,
+    /// A Location.
+    Location,
+    /// A Peer.
+    Peer,
+}
+
+impl Batch {
+    /// All writes, those that have to be done first first.
+    pub fn into_writes(self) -> impl Iterator<Item = Write> {
+        self.phases.into_iter().flatten().chain(self.rest)
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.phases.is_empty() && self.rest.is_empty()
+    }
 }
 
 /// One write.
@@ -40,7 +82,7 @@ pub enum Write {
     },
     /// Removes a LocationSlice.
     DeleteSlice(Target),
-    /// Tells an agent what concerns it.
+    /// Gives an agent what concerns it.
     MeshNode {
         /// Its name, which is the node's.
         name: String,
@@ -60,7 +102,7 @@ pub enum Write {
     },
     /// Removes a Location that was created for a mention that is gone.
     DeleteLocation(Target),
-    /// Says what became of a Location.
+    /// Reports what became of a Location.
     LocationStatus {
         /// Its name.
         name: String,
@@ -69,7 +111,7 @@ pub enum Write {
         /// What is to be there.
         status: LocationStatus,
     },
-    /// Says what became of a Peer; agents follow it.
+    /// Reports what became of a Peer; agents follow it.
     PeerStatus {
         /// Its name.
         name: String,
@@ -78,7 +120,7 @@ pub enum Write {
         /// What is to be there.
         status: PeerStatus,
     },
-    /// Tells people, once, what was not granted.
+    /// Reports, once, what was not granted.
     Event(Notice),
 }
 
@@ -87,8 +129,8 @@ pub enum Write {
 pub struct Target {
     /// Its name.
     pub name: String,
-    /// How it was seen.
-    pub seen: ObjectVersion,
+    /// Its version.
+    pub version: ObjectVersion,
 }
 
 /// An Event on an object.
@@ -122,6 +164,47 @@ impl Write {
             Self::LocationStatus { .. } => "location_status",
             Self::PeerStatus { .. } => "peer_status",
             Self::Event(_) => "event",
+        }
+    }
+
+    /// The object; `None` of an Event, which is a new one each time.
+    #[must_use]
+    pub fn key(&self) -> Option<ObjectKey> {
+        let kind = match self {
+            Self::Slice { .. } | Self::DeleteSlice(_) => ObjectKind::Slice,
+            Self::MeshNode { .. } | Self::DeleteMeshNode(_) => ObjectKind::MeshNode,
+            Self::CreateLocation { .. } | Self::DeleteLocation(_) | Self::LocationStatus { .. } => {
+                ObjectKind::Location
+            }
+            Self::PeerStatus { .. } => ObjectKind::Peer,
+            Self::Event(_) => return None,
+        };
+        Some(ObjectKey {
+            kind,
+            name: self.name().to_owned(),
+        })
+    }
+
+    /// Whether the other write would leave the same object behind, whatever version each was decided on.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Slice { spec: one, .. }, Self::Slice { spec: other, .. }) => one == other,
+            (
+                Self::MeshNode {
+                    spec: one, node_uid, ..
+                },
+                Self::MeshNode {
+                    spec: other,
+                    node_uid: other_uid,
+                    ..
+                },
+            ) => (one, node_uid) == (other, other_uid),
+            (Self::LocationStatus { status: one, .. }, Self::LocationStatus { status: other, .. }) => {
+                one == other
+            }
+            (Self::PeerStatus { status: one, .. }, Self::PeerStatus { status: other, .. }) => one == other,
+            _ => self == other,
         }
     }
 

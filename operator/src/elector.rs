@@ -1,8 +1,8 @@
 //! Which of the operators leads: a Lease, as client-go's leader election uses it.
 //!
-//! [`LeaderElector`] is sans I/O: it looks at the Lease and says what to do. Whoever holds the Lease renews it every
-//! [`RENEW`]; who could not do so for [`DEADLINE`] has lost it, well before another may take it after [`TERM`], measured
-//! from when that other one last saw a change, so that clocks need not agree.
+//! [`LeaderElector`] is sans I/O: it is given the Lease and returns what to do. The holder renews the Lease every
+//! [`RENEW`]; one that could not do so for [`DEADLINE`] has lost it, well before another may take it after [`TERM`],
+//! measured from when that other one last observed a change, so that clocks need not agree.
 
 use std::time::{Duration, Instant};
 
@@ -21,16 +21,16 @@ use crate::writer::FIELD_MANAGER;
 pub const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
 /// How long the Lease holds without renewal.
 pub const TERM: Duration = Duration::from_secs(15);
-/// Who could not renew for so long takes the Lease for lost.
+/// A holder that could not renew for so long takes the Lease for lost.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How often the holder renews.
 pub const RENEW: Duration = Duration::from_secs(5);
-/// How often the others look, and how soon a failed attempt is repeated.
-pub const LOOK: Duration = Duration::from_secs(2);
+/// How often the others read the Lease, and how soon a failed attempt is retried.
+pub const RETRY: Duration = Duration::from_secs(2);
 
 /// The Lease is lost; nothing may be written any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the lease is lost")]
+#[error("lease lost")]
 pub struct Lost;
 
 /// What is to be done now.
@@ -38,7 +38,7 @@ pub struct Lost;
 pub enum Step {
     /// Write this, creating it where there was none.
     Write(Box<LeaseSpec>),
-    /// Look again later.
+    /// Read it again later.
     Wait,
 }
 
@@ -46,7 +46,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct LeaderElector {
     identity: String,
-    seen: Option<(LeaseSpec, Instant)>,
+    observed: Option<(LeaseSpec, Instant)>,
     held_since_renewal: Option<Instant>,
 }
 
@@ -56,33 +56,36 @@ impl LeaderElector {
     pub fn new(identity: String) -> Self {
         Self {
             identity,
-            seen: None,
+            observed: None,
             held_since_renewal: None,
         }
     }
 
-    /// Whether the Lease is held, as far as is known.
+    /// Returns whether the Lease is held, as far as is known.
     #[must_use]
     pub fn holds(&self, now: Instant) -> bool {
         self.held_since_renewal
             .is_some_and(|renewed| now.saturating_duration_since(renewed) < DEADLINE)
     }
 
-    /// Looks at the Lease as it is.
+    /// Handles the Lease as it was read.
     pub fn handle_lease(&mut self, lease: Option<&LeaseSpec>, now: Instant, wall: Timestamp) -> Step {
         let Some(lease) = lease else {
             return Step::Write(Box::new(self.claim(None, wall)));
         };
-        let news = self.seen.as_ref().is_none_or(|(seen, _)| seen != lease);
+        let news = self
+            .observed
+            .as_ref()
+            .is_none_or(|(observed, _)| observed != lease);
         if news {
-            self.seen = Some((lease.clone(), now));
+            self.observed = Some((lease.clone(), now));
         }
         let holder = lease.holder_identity.as_deref().unwrap_or_default();
         let term = lease
             .lease_duration_seconds
             .and_then(|seconds| u64::try_from(seconds).ok());
         let term = term.map_or(TERM, Duration::from_secs);
-        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+        let since = self.observed.as_ref().map_or(now, |(_, since)| *since);
         let over = now.saturating_duration_since(since) >= term;
         if holder == self.identity || holder.is_empty() || over {
             Step::Write(Box::new(self.claim(Some(lease), wall)))
@@ -92,13 +95,13 @@ impl LeaderElector {
         }
     }
 
-    /// What was to be written was, at this time at the latest.
+    /// Handles that the Lease was written, as asked at this time.
     pub fn handle_written(&mut self, lease: LeaseSpec, asked: Instant) {
-        self.seen = Some((lease, asked));
+        self.observed = Some((lease, asked));
         self.held_since_renewal = Some(asked);
     }
 
-    /// The Lease without a holder, for whoever comes next.
+    /// Returns the Lease without a holder, for the next one to take at once.
     #[must_use]
     pub fn release(&self, lease: &LeaseSpec) -> Option<LeaseSpec> {
         (lease.holder_identity.as_deref() == Some(&self.identity)).then(|| LeaseSpec {
@@ -127,7 +130,7 @@ impl LeaderElector {
     }
 }
 
-/// The Lease of the operators at the API server.
+/// Runs a [`LeaderElector`] upon the Lease at the API server.
 pub struct ElectionLoop {
     api: Api<Lease>,
     elector: LeaderElector,
@@ -143,36 +146,36 @@ impl ElectionLoop {
         }
     }
 
-    /// Takes part: tells `leads` when the Lease is held, and comes back when it is lost again.
+    /// Takes part: sets `leads` when the Lease is held, and returns when it is lost again.
     pub async fn run(mut self, leads: watch::Sender<bool>) -> Lost {
         let mut led = false;
         loop {
-            let answer = time::timeout(LOOK * 2, self.attempt()).await;
+            let answer = time::timeout(RETRY * 2, self.attempt()).await;
             let held = self.elector.holds(Instant::now());
             match &answer {
                 Ok(Ok(())) => {}
                 Ok(Err(Error::Api(status))) if status.code == 409 => {
-                    tracing::debug!("another operator was faster");
+                    tracing::debug!("another operator took the lease first");
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = error as &dyn std::error::Error,
-                        "the lease cannot be written"
+                        "renewing the lease failed"
                     );
                 }
-                Err(_) => tracing::warn!("the API server gives no answer about the lease"),
+                Err(_) => tracing::warn!("renewing the lease timed out"),
             }
             if led && !held {
                 leads.send_replace(false);
                 return Lost;
             }
             if held && !led {
-                tracing::info!(lease = LEASE, "this operator leads");
+                tracing::info!(lease = LEASE, "lease acquired, leading");
                 led = true;
                 leads.send_replace(true);
             }
             let renewed = matches!(answer, Ok(Ok(()))) && held;
-            time::sleep(if renewed { RENEW } else { LOOK }).await;
+            time::sleep(if renewed { RENEW } else { RETRY }).await;
         }
     }
 
@@ -191,7 +194,7 @@ impl ElectionLoop {
     }
 }
 
-/// Gives the Lease up, where `identity` holds it.
+/// Releases the Lease, where `identity` holds it.
 ///
 /// # Errors
 /// What the API server says.
@@ -207,7 +210,7 @@ pub async fn release(client: Client, namespace: &str, identity: String) -> Resul
     Ok(())
 }
 
-/// Takes the Lease from whoever holds it, for this long.
+/// Takes the Lease from its holder, for this long.
 ///
 /// # Errors
 /// What the API server says.
@@ -220,7 +223,7 @@ pub async fn seize(client: &Client, namespace: &str, identity: &str, term: Durat
     write(&api, lease, spec).await.map(|_| ())
 }
 
-/// Fails where somebody else was faster.
+/// Fails where another operator was faster.
 async fn write(api: &Api<Lease>, lease: Option<Lease>, spec: LeaseSpec) -> Result<LeaseSpec, Error> {
     let params = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),

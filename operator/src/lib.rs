@@ -5,8 +5,11 @@
 //! | [`watch`] | watches Nodes, MeshNodes, Locations, Peers, LocationSlices and Leases |
 //! | [`state`] | holds what was observed, and decides what is to be written; sans I/O |
 //! | [`batch`] | the writes, as data |
+//! | [`pace`] | when the next decision is made; sans I/O |
+//! | [`queue`] | in which order writes are done, and what becomes of those that fail; sans I/O |
 //! | [`writer`] | carries them out, upon the versions that were decided on |
 //! | [`elector`] | elects the replica that leads; the others stay warm |
+//! | [`eventloop`] | drives the state |
 //! | [`runtime`] | puts these together |
 
 #![forbid(unsafe_code)]
@@ -15,7 +18,10 @@ pub mod api;
 pub mod args;
 pub mod batch;
 pub mod elector;
+pub mod eventloop;
 pub mod metrics;
+pub mod pace;
+pub mod queue;
 pub mod retire;
 pub mod runtime;
 pub mod serve;

@@ -40,10 +40,10 @@ pub async fn retire(
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(error),
     };
-    // An operator that leads would give work to the agents still; whoever does not hold the Lease keeps still.
+    // An operator that leads would still give work to the agents; one that does not hold the Lease does not.
     elector::seize(&client, namespace, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
-    // Without a key there never was an agent, and nobody to wait for.
+    // Without a key there never was an agent to wait for.
     let met = |node: &&MeshNode| {
         let status = node.status.as_ref();
         status.is_some_and(|status| status.public_key.is_some() || status.retired)

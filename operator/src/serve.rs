@@ -10,7 +10,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::net::TcpListener;
 
-/// The loop comes by every [`TICK`](crate::runtime::TICK); after so long it hangs.
+/// The loop comes by every [`TICK`](crate::eventloop::TICK); after so long it hangs.
 const HANGS: Duration = Duration::from_secs(90);
 
 /// What the endpoints tell.

@@ -1,9 +1,9 @@
-//! What the operator knows, and what it decides to write; sans I/O.
+//! What was observed of the cluster, and what is to be written upon it; sans I/O.
 //!
 //! ```text
-//! watches ──handle_*──▶ OperatorState ──decide──▶ Batch of writes ──▶ publisher
-//!                         ▲                                      │
-//!                         └────── handle_* of what was written ──┘
+//! watches ──handle_*──▶ OperatorState ──decide──▶ Batch of writes ──▶ WriteQueue ──▶ ApiWriter
+//!                             ▲                                                          │
+//!                             └──────────── handle_* of what was written ────────────────┘
 //! ```
 //!
 //! The published state is the only memory: the mesh before a decision is put together from the LocationSlices and the
@@ -12,18 +12,23 @@
 //!
 //! * Deciding upon a part: nothing is decided before the first list of every kind is complete.
 //! * Heartbeats: an event that changes nothing of what is decided upon costs a comparison.
-//! * Writing in circles: what is written is entered at once, and the next decision upon it has nothing to write.
+//! * Work in proportion to the cluster: facts are kept and changed in place; slices, MeshNodes and statuses are rendered
+//!   where what they are made of changed. A decision itself looks at every node, and is made once for a burst of events.
+//! * Writing in circles: what is written is entered at once. The response to a write, and the event by which the watch
+//!   repeats it, are recognised, and lead to no further decision.
 //! * An empty list: a cluster in which an operator runs has Nodes. A complete list without any, where something is
-//!   published, is somebody's mistake, and nothing is decided upon it.
-//! * A report that is gone: who deletes a MeshNode takes no node's key from it. What an agent reported last holds until
+//!   published, is a mistake of the API server or of who runs it, and nothing is decided upon it.
+//! * A report that is gone: deleting a MeshNode takes no node's key from it. What an agent reported last holds until
 //!   it reports again.
-//! * Everybody dead: when nobody of a location seems to be alive, it is more likely that the way to the API server is
+//! * Everything dead: when no node of a location seems to be alive, it is more likely that the way to the API server is
 //!   cut than that all died; its leaders stay, because without them the way could never come back.
 
 mod batch;
 mod facts;
 mod liveness;
+mod mesh_nodes;
 mod records;
+mod slices;
 mod status;
 mod store;
 
@@ -37,16 +42,20 @@ use kube::runtime::watcher::Event;
 pub use liveness::{GRACE, LEASE_PREFIX, Now};
 use records::{LocationRecord, MeshNodeRecord, NodeRecord, PeerRecord, SliceRecord, translated};
 use spanwire_crds::{
-    Location, LocationSlice, MeshNode, Peer,
-    publication::assemble,
+    Location, LocationSlice, LocationStatus, MeshNode, Peer, PeerStatus, publication,
     translate::{Node, NodeOptions},
 };
-use spanwire_topology::{ClusterFacts, LocationName, Mesh, NodeName, PeerName, decide};
+use spanwire_topology::{ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, decide};
 
-use self::{liveness::Liveness, store::Store};
-use crate::batch::{Batch, Notice};
+use self::{
+    liveness::Liveness,
+    mesh_nodes::Assignments,
+    slices::Publication,
+    store::{Change, ObjectStore},
+};
+use crate::batch::{Batch, Notice, ObjectKey, ObjectKind};
 
-/// How the operator was told to decide.
+/// How the operator decides, as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// What concerns the whole cluster.
@@ -73,145 +82,152 @@ pub struct Sizes {
 /// Everything the operator knows.
 #[derive(Debug, Default)]
 pub struct OperatorState {
-    options: Options,
-    nodes: Store<NodeName, NodeRecord>,
-    mesh_nodes: Store<NodeName, MeshNodeRecord>,
-    locations: Store<LocationName, LocationRecord>,
-    peers: Store<PeerName, PeerRecord>,
-    slices: Store<String, SliceRecord>,
+    node_options: NodeOptions,
+    nodes: ObjectStore<NodeName, NodeRecord>,
+    mesh_nodes: ObjectStore<NodeName, MeshNodeRecord>,
+    locations: ObjectStore<LocationName, LocationRecord>,
+    peers: ObjectStore<PeerName, PeerRecord>,
+    slices: ObjectStore<String, SliceRecord>,
     liveness: Liveness,
-    /// What was published last, until something else is found to be.
+    /// What is decided upon, kept from one decision to the next.
+    facts: Facts,
+    /// Nodes of which the agent's part of the fact, or whether they are alive, has to be entered again.
+    stale: BTreeSet<NodeName>,
+    /// Nodes in whose object or report something could not be read.
+    faulty: BTreeSet<NodeName>,
+    /// The decision before, as long as no other writer changed what is published.
     published: Option<Mesh>,
-    /// What people were told.
-    told: BTreeSet<Notice>,
+    publication: Publication,
+    assignments: Assignments,
+    /// The statuses that the last decision leads to.
+    location_statuses: BTreeMap<LocationName, LocationStatus>,
+    peer_statuses: BTreeMap<PeerName, PeerStatus>,
+    /// What Events were written about.
+    notified: BTreeSet<Notice>,
     /// Nodes that an earlier installation retired; `None` before this operator has led.
     unretire: Option<BTreeSet<NodeName>>,
     dirty: bool,
 }
 
 impl OperatorState {
-    /// An state that knows nothing yet.
+    /// A state that knows nothing yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
-            options,
+            node_options: options.nodes,
+            facts: Facts {
+                cluster: options.cluster,
+                ..Facts::default()
+            },
             dirty: true,
             ..Self::default()
         }
     }
 
-    /// Enters what the watch of Nodes tells.
+    /// Handles an event of the watch of Nodes.
     pub fn handle_node(&mut self, event: Event<Node>) {
-        let options = &self.options.nodes;
-        let Some(event) = translated(event, |node| records::node(&node, options)) else {
+        let options = &self.node_options;
+        let mut entered = None;
+        let read = |node: Node| {
+            let (name, record, fact) = records::node(&node, options)?;
+            entered = Some((name.clone(), fact));
+            Some((name, record))
+        };
+        let Some(event) = translated(event, read) else {
             return;
         };
-        let first = !self.nodes.complete();
-        let alive = |name: &NodeName| self.nodes.get(name).is_some_and(|record| record.fact.alive);
-        let was = match &event {
-            Event::Apply((name, _)) | Event::InitApply((name, _)) => alive(name),
-            Event::Delete(_) | Event::Init | Event::InitDone => false,
-        };
-        let changed = self.nodes.handle(event);
-        for name in &changed {
-            if !was && self.nodes.get(name).is_some_and(|record| record.fact.alive) {
-                self.liveness.heard(name);
-            }
+        self.dirty |= !self.nodes.complete();
+        let deleted = matches!(event, Event::Delete(_));
+        for Change { key, before } in self.nodes.handle(event) {
+            self.dirty = true;
+            self.note_node(key, before.as_ref());
         }
-        self.dirty |= !changed.is_empty() || first;
+        if let Some((name, fact)) = entered.filter(|_| !deleted) {
+            self.dirty |= self.enter_fact(name, fact);
+        }
     }
 
-    /// Enters what the watch of MeshNodes tells.
+    /// Handles an event of the watch of MeshNodes.
     pub fn handle_mesh_node(&mut self, event: Event<MeshNode>) {
         let Some(event) = translated(event, records::mesh_node) else {
             return;
         };
-        let first = !self.mesh_nodes.complete();
-        let changed = self.mesh_nodes.handle(event);
-        for node in &changed {
-            self.liveness.heard(node);
+        self.dirty |= !self.mesh_nodes.complete();
+        for Change { key, before } in self.mesh_nodes.handle(event) {
+            self.note_mesh_node(key, before.as_ref());
         }
-        self.dirty |= !changed.is_empty() || first;
     }
 
-    /// Enters what the watch of Locations tells.
+    /// Handles an event of the watch of Locations.
     pub fn handle_location(&mut self, event: Event<Location>) {
         let Some(event) = translated(event, records::location) else {
             return;
         };
-        let first = !self.locations.complete();
-        self.dirty |= !self.locations.handle(event).is_empty() || first;
+        self.dirty |= !self.locations.complete();
+        for Change { key, before } in self.locations.handle(event) {
+            self.note_location(key, before.as_ref());
+        }
     }
 
-    /// Enters what the watch of Peers tells.
+    /// Handles an event of the watch of Peers.
     pub fn handle_peer(&mut self, event: Event<Peer>) {
         let Some(event) = translated(event, records::peer) else {
             return;
         };
-        let accepted =
-            |event: &Event<(PeerName, PeerRecord)>, peers: &Store<PeerName, PeerRecord>| match event {
-                Event::Apply((name, record))
-                | Event::InitApply((name, record))
-                | Event::Delete((name, record)) => {
-                    let status = |record: &PeerRecord| {
-                        record.status.as_ref().and_then(|status| status.accepted.clone())
-                    };
-                    peers.get(name).and_then(status) == status(record)
-                }
-                Event::Init | Event::InitDone => true,
-            };
-        if !accepted(&event, &self.peers) {
-            self.published = None;
+        self.dirty |= !self.peers.complete();
+        for Change { key, before } in self.peers.handle(event) {
+            self.note_peer(key, before.as_ref());
         }
-        let first = !self.peers.complete();
-        self.dirty |= !self.peers.handle(event).is_empty() || first;
     }
 
-    /// Enters what the watch of LocationSlices tells.
+    /// Handles an event of the watch of LocationSlices.
     pub fn handle_slice(&mut self, event: Event<LocationSlice>) {
         let Some(event) = translated(event, records::slice) else {
             return;
         };
-        let first = !self.slices.complete();
-        let changed = !self.slices.handle(event).is_empty();
-        if changed || first {
+        if !self.slices.complete() {
             self.published = None;
             self.dirty = true;
         }
+        for change in self.slices.handle(event) {
+            self.note_slice(&change);
+        }
     }
 
-    /// Enters what the watch of the Leases in Spanwire's namespace tells.
+    /// Handles an event of the watch of Leases in Spanwire's namespace.
     pub fn handle_lease(&mut self, event: Event<Lease>, now: Instant) {
-        let first = !self.liveness.complete();
-        self.dirty |= self.liveness.handle(event, now) || first;
+        self.dirty |= !self.liveness.complete();
+        self.liveness.handle(event, now);
+        self.note_turned();
     }
 
-    /// Looks at whose time is over.
+    /// Handles the passing of time: leaders whose Lease has expired.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.dirty |= self.liveness.handle_timeout(now);
+        self.liveness.handle_timeout(now);
+        self.note_turned();
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.liveness.poll_timeout()
     }
 
-    /// Whether there is something new to decide upon.
+    /// Returns whether there is something new to decide upon.
     #[must_use]
     pub fn poll_decide(&self) -> bool {
         self.dirty && self.complete() && !self.doubts_nodes()
     }
 
-    /// Whether all Nodes seem to be gone while something is published of some. Then nothing is decided: to clear the nodes
-    /// of a cluster they are retired.
+    /// Returns whether all Nodes seem to be gone while something is published of some. Then nothing is decided: to clear
+    /// the nodes of a cluster they are retired.
     #[must_use]
     pub fn doubts_nodes(&self) -> bool {
         let published = !self.slices.objects().is_empty() || !self.mesh_nodes.objects().is_empty();
         self.complete() && self.nodes.objects().is_empty() && published
     }
 
-    /// Whether the first list of every kind is complete.
+    /// Returns whether the first list of every kind is complete.
     #[must_use]
     pub fn complete(&self) -> bool {
         self.nodes.complete()
@@ -222,26 +238,22 @@ impl OperatorState {
             && self.liveness.complete()
     }
 
-    /// Decides; `None` while something is not known yet, or not to be believed.
+    /// Decides; `None` while something is not known yet, or not to be believed. The batch is to be written as a whole
+    /// before the next decision, but for its `rest`.
     pub fn decide(&mut self, now: Now) -> Option<Batch> {
         if !self.complete() || self.doubts_nodes() {
             return None;
         }
-        let retired = || {
-            let retired = self
-                .mesh_nodes
-                .objects()
-                .iter()
-                .filter(|(_, record)| record.spec.retire);
-            retired.map(|(name, _)| name.clone()).collect()
-        };
-        let still: BTreeSet<NodeName> = retired();
-        match &mut self.unretire {
-            Some(unretire) => unretire.retain(|node| still.contains(node)),
-            None => self.unretire = Some(still),
+        if self.unretire.is_none() {
+            let records = self.mesh_nodes.objects().iter();
+            let retired = records.filter(|(_, record)| record.spec.retire);
+            self.unretire = Some(retired.map(|(name, _)| name.clone()).collect());
         }
         let previous = self.previous();
-        let decision = decide(&self.facts(&previous), &previous);
+        self.refresh(&previous);
+        let revived = self.revive(&previous);
+        let decision = decide(&self.facts, &previous);
+        self.retract(revived);
         let leaders = decision
             .mesh
             .locations
@@ -251,44 +263,63 @@ impl OperatorState {
             &leaders.map(|leader| leader.node.clone()).collect(),
             now.monotonic,
         );
-        let phases = self.writes(&decision, now);
-        self.published = Some(previous);
+        let batch = self.batch(&decision, now);
+        self.published = Some(decision.mesh);
         self.dirty = false;
-        Some(Batch {
-            mesh: decision.mesh,
-            phases,
-        })
+        Some(batch)
     }
 
-    /// A batch was written as a whole: its mesh is what is published.
-    pub fn handle_published(&mut self, mesh: Mesh) {
-        self.published = Some(mesh);
+    /// Handles the end of a batch, but for its `rest`: whether anything of it was written. What was held back until then
+    /// is decided upon next.
+    pub fn handle_published(&mut self, wrote: bool) {
+        self.dirty |= wrote && self.publication.held_back();
     }
 
-    /// A part of a batch could not be written: it is to be decided again upon what there is.
+    /// Handles that it is not known what of a batch was written, or that another writer interfered: the next decision
+    /// is made upon the LocationSlices and Peers as they are.
     pub fn handle_unpublished(&mut self) {
         self.published = None;
         self.dirty = true;
     }
 
-    /// An object that was to be written or removed turned out to be gone.
-    pub fn handle_gone(&mut self, gone: Gone) {
-        let changed = match gone {
-            Gone::Slice(name) => {
-                self.published = None;
-                self.slices.forget(&name)
-            }
-            Gone::MeshNode(name) => self.mesh_nodes.forget(&name),
-            Gone::Location(name) => self.locations.forget(&name),
-            Gone::Peer(name) => {
-                self.published = None;
-                self.peers.forget(&name)
-            }
-        };
-        self.dirty |= changed;
+    /// Handles that an object could not be written as decided, and is to be decided upon again.
+    pub fn handle_unwritten(&mut self, key: &ObjectKey) {
+        if key.kind == ObjectKind::MeshNode
+            && let Ok(name) = key.name.parse()
+        {
+            self.assignments.unsettle(name);
+        }
+        self.dirty = true;
     }
 
-    /// How many objects are known.
+    /// Handles that an object that was to be written or removed turned out to be gone.
+    pub fn handle_gone(&mut self, gone: Gone) {
+        match gone {
+            Gone::Slice(name) => {
+                if let Some(change) = self.slices.forget(name) {
+                    self.note_slice(&change);
+                }
+            }
+            Gone::MeshNode(name) => {
+                if let Some(Change { key, before }) = self.mesh_nodes.forget(name) {
+                    self.note_mesh_node(key, before.as_ref());
+                }
+            }
+            Gone::Location(name) => {
+                if let Some(Change { key, before }) = self.locations.forget(name) {
+                    self.note_location(key, before.as_ref());
+                }
+            }
+            Gone::Peer(name) => {
+                if let Some(Change { key, before }) = self.peers.forget(name) {
+                    self.published = None;
+                    self.note_peer(key, before.as_ref());
+                }
+            }
+        }
+    }
+
+    /// Returns how many objects are known.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         Sizes {
@@ -300,19 +331,72 @@ impl OperatorState {
         }
     }
 
+    /// The mesh before this decision: the one decided last, or what is published.
     fn previous(&mut self) -> Mesh {
-        self.published.take().unwrap_or_else(|| {
-            let slices = self.slices.objects().iter();
-            let peers: BTreeMap<_, _> = self
-                .peers
-                .objects()
-                .iter()
-                .filter_map(|(name, record)| {
-                    Some((name.as_str(), record.status.as_ref()?.accepted.as_ref()?))
-                })
-                .collect();
-            assemble(slices.map(|(name, record)| (name.as_str(), &record.spec)), peers)
-        })
+        if let Some(mesh) = self.published.take() {
+            return mesh;
+        }
+        let slices = self.slices.objects().iter();
+        let peers: BTreeMap<_, _> = self
+            .peers
+            .objects()
+            .iter()
+            .filter_map(|(name, record)| Some((name.as_str(), record.status.as_ref()?.accepted.as_ref()?)))
+            .collect();
+        let mesh = publication::assemble(slices.map(|(name, record)| (name.as_str(), &record.spec)), peers);
+        self.suspect_reports();
+        mesh
+    }
+
+    fn note_location(&mut self, name: LocationName, before: Option<&LocationRecord>) {
+        let now = self.locations.get(&name);
+        // The status that was decided upon has been written.
+        let settled = before.zip(now).is_some_and(|(before, now)| {
+            before.same_but_status(now) && now.status.as_ref() == self.location_statuses.get(&name)
+        });
+        self.dirty |= !settled;
+        match now {
+            Some(record) => self.facts.locations.insert(name, record.fact.clone()),
+            None => self.facts.locations.remove(&name),
+        };
+    }
+
+    fn note_peer(&mut self, name: PeerName, before: Option<&PeerRecord>) {
+        let accepted =
+            |record: &PeerRecord| record.status.as_ref().and_then(|status| status.accepted.clone());
+        let now = self.peers.get(&name);
+        let settled = before.zip(now).is_some_and(|(before, now)| {
+            before.same_but_status(now) && now.status.as_ref() == self.peer_statuses.get(&name)
+        });
+        self.dirty |= !settled;
+        if let Some(now) = now
+            && let Some(mesh) = &self.published
+        {
+            let decided = mesh.peers.get(&name).map(publication::accepted);
+            let changed = before.and_then(accepted) != accepted(now);
+            if changed && accepted(now) != decided {
+                self.published = None;
+            }
+        }
+        match now.and_then(|record| record.fact.clone()) {
+            Some(fact) => self.facts.peers.insert(name, fact),
+            None => self.facts.peers.remove(&name),
+        };
+    }
+
+    fn note_slice(&mut self, change: &Change<String, SliceRecord>) {
+        let now = self.slices.get(&change.key).map(|record| &record.spec);
+        let before = change.before.as_ref().map(|record| &record.spec);
+        if !self.publication.handle_slice(&change.key, before, now) {
+            self.published = None;
+            self.dirty = true;
+        }
+    }
+
+    fn note_turned(&mut self) {
+        let turned = self.liveness.take_turned();
+        self.dirty |= !turned.is_empty();
+        self.stale.extend(turned);
     }
 }
 

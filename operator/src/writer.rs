@@ -1,7 +1,7 @@
 //! Writes to the API server; the only part of the operator that does, but for its Lease.
 //!
 //! What exists is written by server-side apply with the version that the decision was made on, what does not exist is
-//! created; so whoever decided on something else gets a conflict, and a Lease that was lost unnoticed does no harm.
+//! created; so a replica that decided on something else gets a conflict, and a Lease that was lost unnoticed does no harm.
 
 use std::time::Duration;
 
@@ -25,19 +25,20 @@ use tokio::time::timeout;
 
 use crate::{
     batch::{Notice, ObjectVersion, Target, Write},
+    queue::Outcome,
     state::Gone,
 };
 
 /// The name under which the operator writes.
 pub const FIELD_MANAGER: &str = spanwire_crds::names::OPERATOR;
 
-/// Longer than the API server itself waits for etcd in a request that is no watch would help nobody.
-const TOO_LONG: Duration = Duration::from_secs(10);
+/// The API server itself waits no longer for etcd in a request that is no watch.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a write failed.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// Somebody else wrote since the decision.
+    /// Another writer changed the object since the decision.
     #[error("{kind} {name} has changed since it was decided upon")]
     Conflict {
         /// Which write.
@@ -68,7 +69,7 @@ pub enum WriteError {
         source: Box<Error>,
     },
     /// The API server took too long.
-    #[error("the API server took more than {TOO_LONG:?} for {kind} {name}")]
+    #[error("the API server took more than {TIMEOUT:?} for {kind} {name}")]
     Late {
         /// Which write.
         kind: &'static str,
@@ -90,8 +91,20 @@ pub enum Found {
     Peer(Box<Peer>),
     /// It is not there.
     Gone(Gone),
-    /// Nothing that the state knows of.
+    /// No object that the state holds.
     Nothing,
+}
+
+impl WriteError {
+    /// What the queue makes of it.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Conflict { .. } => Outcome::Conflict,
+            Self::Refused { .. } => Outcome::Refused,
+            Self::Unanswered { .. } | Self::Late { .. } => Outcome::Unanswered,
+        }
+    }
 }
 
 /// What became of a write.
@@ -103,7 +116,7 @@ pub struct WriteOutcome {
     pub error: Option<WriteError>,
 }
 
-/// The way to the API server.
+/// Carries out writes at the API server.
 #[derive(Clone)]
 pub struct ApiWriter {
     slices: Api<LocationSlice>,
@@ -115,7 +128,7 @@ pub struct ApiWriter {
 }
 
 impl ApiWriter {
-    /// A publisher; `instance` is this operator's name in Events.
+    /// A writer; `instance` is this operator's name in Events.
     #[must_use]
     pub fn new(client: Client, instance: String) -> Self {
         Self {
@@ -130,9 +143,9 @@ impl ApiWriter {
     }
 
     /// Does one write. After a conflict the object is read again.
-    pub async fn publish(&self, write: Write) -> WriteOutcome {
+    pub async fn write(&self, write: &Write) -> WriteOutcome {
         let (kind, name) = (write.kind(), write.name().to_owned());
-        let source = match timeout(TOO_LONG, self.attempt(&write)).await {
+        let source = match timeout(TIMEOUT, self.attempt(write)).await {
             Ok(Ok(found)) => return WriteOutcome { found, error: None },
             Ok(Err(source)) => source,
             Err(_) => {
@@ -157,7 +170,7 @@ impl ApiWriter {
             };
         }
         WriteOutcome {
-            found: timeout(TOO_LONG, self.look(&write))
+            found: timeout(TIMEOUT, self.read(write))
                 .await
                 .map_or(Found::Nothing, |found| found.unwrap_or(Found::Nothing)),
             error: Some(WriteError::Conflict { kind, name }),
@@ -235,7 +248,7 @@ impl ApiWriter {
         }
     }
 
-    async fn look(&self, write: &Write) -> Result<Found, Error> {
+    async fn read(&self, write: &Write) -> Result<Found, Error> {
         let name = write.name();
         let gone = |gone: Option<Gone>| gone.map_or(Found::Nothing, Found::Gone);
         Ok(match write {
@@ -293,15 +306,15 @@ async fn put<K>(api: &Api<K>, mut object: K, version: Option<&ObjectVersion>) ->
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    let Some(seen) = version else {
+    let Some(version) = version else {
         let manager = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
         return api.create(&manager, &object).await;
     };
-    object.meta_mut().uid = Some(seen.uid.clone());
-    object.meta_mut().resource_version = Some(seen.version.clone());
+    object.meta_mut().uid = Some(version.uid.clone());
+    object.meta_mut().resource_version = Some(version.version.clone());
     let name = object.meta().name.clone().unwrap_or_default();
     api.patch(
         &name,
@@ -325,8 +338,8 @@ where
         "kind": K::kind(&()),
         "metadata": {
             "name": name,
-            "uid": version.map(|seen| &seen.uid),
-            "resourceVersion": version.map(|seen| &seen.version),
+            "uid": version.map(|version| &version.uid),
+            "resourceVersion": version.map(|version| &version.version),
         },
         "status": status,
     });
@@ -339,8 +352,8 @@ where
     K: DeserializeOwned + Clone + std::fmt::Debug,
 {
     let params = DeleteParams::default().preconditions(Preconditions {
-        uid: Some(target.seen.uid.clone()),
-        resource_version: Some(target.seen.version.clone()),
+        uid: Some(target.version.uid.clone()),
+        resource_version: Some(target.version.version.clone()),
     });
     match api.delete(&target.name, &params).await {
         Err(Error::Api(status)) if status.code == 404 => Ok(()),
@@ -348,7 +361,7 @@ where
     }
 }
 
-/// With its Node a MeshNode goes.
+/// A MeshNode is deleted with its Node.
 fn owner(name: &str, uid: &str) -> OwnerReference {
     OwnerReference {
         api_version: "v1".to_owned(),

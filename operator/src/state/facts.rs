@@ -1,47 +1,173 @@
-//! From what is known to what is decided upon.
+//! The facts that decisions are made upon, kept in place: what changes is entered, nothing is copied for a decision.
 
 use std::collections::BTreeSet;
 
 use spanwire_crds::translate::Report;
-use spanwire_topology::{Facts, Mesh, NodeFact, NodeName};
+use spanwire_topology::{Mesh, NodeFact, NodeName};
 
-use super::OperatorState;
+use super::{
+    OperatorState,
+    records::{MeshNodeRecord, NodeRecord},
+};
 
 impl OperatorState {
-    pub(super) fn facts(&self, previous: &Mesh) -> Facts {
-        let mut facts = Facts {
-            cluster: self.options.cluster.clone(),
-            ..Facts::default()
+    /// Enters what a Node says, and returns whether it says something else than before. Its agent's part, and whether it
+    /// is alive, stay as they are until the next decision enters them.
+    pub(super) fn enter_fact(&mut self, name: NodeName, mut fact: NodeFact) -> bool {
+        let Some(known) = self.facts.nodes.get_mut(&name) else {
+            self.stale.insert(name.clone());
+            self.facts.nodes.insert(name, fact);
+            return true;
         };
-        for (name, record) in self.nodes.objects() {
-            let mut fact = record.fact.clone();
-            let report = self.mesh_nodes.get(name).map(|mesh_node| &mesh_node.report);
-            match report.filter(|report| report.retired || report.public_key.is_some()) {
-                Some(report) => report.complete(&mut fact),
-                None => reported(name, previous).complete(&mut fact),
+        fact.public_key = known.public_key;
+        fact.alive = known.alive;
+        fact.hop.clone_from(&known.hop);
+        fact.links.clone_from(&known.links);
+        let changed = fact != *known;
+        if changed {
+            *known = fact;
+        }
+        changed
+    }
+
+    /// Follows up on a Node that came, changed in more than its fact, or went.
+    pub(super) fn note_node(&mut self, name: NodeName, before: Option<&NodeRecord>) {
+        let now = self.nodes.get(&name);
+        let (was, is) = [before, now]
+            .map(|record| record.is_some_and(|record| record.ready))
+            .into();
+        if now.is_none() {
+            self.facts.nodes.remove(&name);
+        }
+        if is && !was {
+            self.liveness.heard(&name);
+        }
+        if now.map(|record| &record.uid) != before.map(|record| &record.uid) {
+            self.assignments.unsettle(name.clone());
+        }
+        self.note_faults(&name);
+        self.stale.insert(name);
+    }
+
+    /// Follows up on a MeshNode that came, changed or went.
+    pub(super) fn note_mesh_node(&mut self, name: NodeName, before: Option<&MeshNodeRecord>) {
+        // A change of its report is a sign of life.
+        if self.liveness.heard(&name) {
+            self.stale.insert(name.clone());
+            self.dirty = true;
+        }
+        let none = MeshNodeRecord::default();
+        let now = self.mesh_nodes.get(&name).unwrap_or(&none);
+        if let Some(unretire) = self.unretire.as_mut().filter(|_| !now.spec.retire) {
+            unretire.remove(&name);
+        }
+        let before = before.unwrap_or(&none);
+        let reported = (&now.report, &now.problems) != (&before.report, &before.problems);
+        if reported && self.facts.nodes.contains_key(&name) {
+            self.stale.insert(name.clone());
+            self.dirty = true;
+        }
+        self.note_faults(&name);
+        if self.mesh_node_write(&name).is_some() {
+            self.dirty = true;
+        }
+        self.assignments.unsettle(name);
+    }
+
+    fn note_faults(&mut self, name: &NodeName) {
+        let of_node = self
+            .nodes
+            .get(name)
+            .is_some_and(|record| !record.problems.is_empty());
+        let of_report = self
+            .mesh_nodes
+            .get(name)
+            .is_some_and(|record| !record.problems.is_empty());
+        if of_node || of_report {
+            self.faulty.insert(name.clone());
+        } else {
+            self.faulty.remove(name);
+        }
+    }
+
+    /// What was published was changed by another writer, so what is taken from it where there is no report is taken again.
+    pub(super) fn suspect_reports(&mut self) {
+        let unreported = |name: &&NodeName| self.report(name).is_none();
+        let names = self.facts.nodes.keys().filter(unreported).cloned();
+        let names: Vec<NodeName> = names.collect();
+        self.stale.extend(names);
+    }
+
+    /// Enters the agent's part of the facts, and whether the nodes are alive, where that may have changed.
+    pub(super) fn refresh(&mut self, previous: &Mesh) {
+        for name in std::mem::take(&mut self.stale) {
+            let alive =
+                self.nodes.get(&name).is_some_and(|record| record.ready) && self.liveness.alive(&name);
+            let published = self.report(&name).is_none().then(|| published(&name, previous));
+            let Some(fact) = self.facts.nodes.get_mut(&name) else {
+                continue;
+            };
+            match published {
+                Some(report) => report.complete(fact),
+                None => {
+                    if let Some(record) = self.mesh_nodes.get(&name) {
+                        record.report.complete(fact);
+                    }
+                }
             }
-            fact.alive = fact.alive && self.liveness.alive(name);
-            facts.nodes.insert(name.clone(), fact);
+            fact.alive = alive;
         }
-        for (name, record) in self.locations.objects() {
-            facts.locations.insert(name.clone(), record.fact.clone());
-        }
-        for (name, record) in self.peers.objects() {
-            if let Some(fact) = &record.fact {
-                facts.peers.insert(name.clone(), fact.clone());
+    }
+
+    /// What the agent of a node reports, where it does.
+    fn report(&self, name: &NodeName) -> Option<&Report> {
+        let report = self.mesh_nodes.get(name).map(|record| &record.report);
+        report.filter(|report| report.retired || report.public_key.is_some())
+    }
+
+    /// Takes the leaders of the locations in which no node that could lead seems to be alive for alive; returns them.
+    pub(super) fn revive(&mut self, previous: &Mesh) -> BTreeSet<NodeName> {
+        let could_lead =
+            |fact: &NodeFact| fact.alive && fact.public_key.is_some() && fact.leader != Some(false);
+        let mut revived = BTreeSet::new();
+        for location in previous
+            .locations
+            .values()
+            .filter(|location| !location.leaders.is_empty())
+        {
+            let mut members = location
+                .members
+                .keys()
+                .filter_map(|node| self.facts.nodes.get(node));
+            if members.any(could_lead) {
+                continue;
+            }
+            for leader in &location.leaders {
+                if self.facts.nodes.get(&leader.node).is_some_and(|fact| !fact.alive) {
+                    revived.insert(leader.node.clone());
+                }
             }
         }
-        for leader in kept(&facts, previous) {
-            if let Some(fact) = facts.nodes.get_mut(&leader) {
+        for node in &revived {
+            if let Some(fact) = self.facts.nodes.get_mut(node) {
                 fact.alive = true;
             }
         }
-        facts
+        revived
+    }
+
+    /// Takes these nodes for what they seem to be again.
+    pub(super) fn retract(&mut self, revived: BTreeSet<NodeName>) {
+        for node in revived {
+            if let Some(fact) = self.facts.nodes.get_mut(&node) {
+                fact.alive = false;
+            }
+        }
     }
 }
 
 /// What an agent reported last, as far as it was published; for a node whose MeshNode, or whose report, has been deleted.
-fn reported(node: &NodeName, previous: &Mesh) -> Report {
+fn published(node: &NodeName, previous: &Mesh) -> Report {
     let known = previous
         .locations
         .values()
@@ -52,17 +178,4 @@ fn reported(node: &NodeName, previous: &Mesh) -> Report {
         hop: member.hop.clone(),
         ..Report::default()
     })
-}
-
-/// The leaders of the locations in which nobody who could lead seems to be alive.
-fn kept(facts: &Facts, previous: &Mesh) -> BTreeSet<NodeName> {
-    let could_lead = |fact: &NodeFact| fact.alive && fact.public_key.is_some() && fact.leader != Some(false);
-    let silent = previous.locations.values().filter(|location| {
-        let mut members = location.members.keys().filter_map(|node| facts.nodes.get(node));
-        !members.any(could_lead)
-    });
-    silent
-        .flat_map(|location| &location.leaders)
-        .map(|leader| leader.node.clone())
-        .collect()
 }

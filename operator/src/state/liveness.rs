@@ -1,15 +1,17 @@
-//! Who is alive, as far as Leases tell; sans I/O.
+//! Which nodes are alive, as far as Leases show it; sans I/O.
 //!
 //! The agent of a leader renews the Lease `spanwire-leader-NODE`. A leader that does not do so in time is taken for
-//! silent, until it gives a sign of life: a renewal, a change of its report, a kubelet that comes back. Who does not lead
-//! needs no Lease; one that is left from an earlier time means nothing. A leader that has no Lease yet gets [`GRACE`].
+//! silent, until it gives a sign of life: a renewal, a change of its report, a kubelet that comes back. A node that does
+//! not lead needs no Lease; one that is left from an earlier time means nothing. A leader that has no Lease yet gets
+//! [`GRACE`].
 //!
 //! What has gone wrong with this elsewhere, and must not here:
 //!
-//! * Clocks of different machines differ: what counts is when a renewal was seen here, not what time stands in it.
-//! * The API server is away: nobody can renew, and all Leases would run out together. The watch tells of the operator's
-//!   own Lease too, every few seconds; when it was silent for [`SILENCE`], everybody gets a full term anew.
+//! * Clocks of different machines differ: what counts is when a renewal was observed here, not what time stands in it.
+//! * The API server is away: no Lease can be renewed, and all would expire together. The watch delivers the operator's
+//!   own Lease too, every few seconds; when it was silent for [`SILENCE`], every leader gets a full term again.
 //! * A silent leader is replaced, and then has no Lease to renew: it must not count as silent for ever.
+//! * With `mesh: Nodes` every node leads, and renews: a renewal may not cost a look at all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,15 +45,17 @@ pub struct Now {
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
     leases: BTreeMap<NodeName, Renewal>,
-    /// Who leads, with the end of the grace of those who came to lead without a Lease that holds.
+    /// The leaders, with the end of the grace of those that came to lead without a Lease that holds.
     leading: BTreeMap<NodeName, Option<Instant>>,
     silent: BTreeSet<NodeName>,
     listed: Option<BTreeSet<NodeName>>,
     complete: bool,
-    /// When the watch last told of any Lease.
-    told: Option<Instant>,
-    /// When the ends of terms were last looked at.
-    looked: Option<Instant>,
+    /// When the watch last delivered any Lease.
+    observed: Option<Instant>,
+    /// No term ends before this; `None`: none ends.
+    next_end: Option<Instant>,
+    /// The nodes that fell silent or came back, until they are taken.
+    turned: BTreeSet<NodeName>,
 }
 
 #[derive(Debug)]
@@ -62,7 +66,7 @@ struct Renewal {
 }
 
 impl Liveness {
-    /// Enters what the watch of Leases tells; answers whether somebody fell silent or came back.
+    /// Handles an event of the watch of Leases; returns whether a leader fell silent or came back.
     pub(crate) fn handle(&mut self, event: Event<Lease>, now: Instant) -> bool {
         if self.silent_at(now) {
             for renewal in self.leases.values_mut() {
@@ -71,8 +75,9 @@ impl Liveness {
             for grace in self.leading.values_mut().flatten() {
                 *grace = (*grace).max(now + GRACE);
             }
+            self.next_end = self.ends().map(|(_, end)| end).min();
         }
-        self.told = Some(now);
+        self.observed = Some(now);
         let turned = match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
@@ -103,7 +108,7 @@ impl Liveness {
         self.complete
     }
 
-    /// Who leads now; these need a Lease.
+    /// Takes over the leaders of a decision; these need a Lease.
     pub(crate) fn lead(&mut self, leaders: &BTreeSet<NodeName>, now: Instant) {
         self.leading.retain(|node, _| leaders.contains(node));
         for node in leaders {
@@ -112,11 +117,16 @@ impl Liveness {
                 .entry(node.clone())
                 .or_insert_with(|| (!held).then(|| now + GRACE));
         }
+        self.next_end = self.ends().map(|(_, end)| end).min();
     }
 
-    /// The node gave a sign of life; answers whether it was taken for silent.
+    /// Takes the node for alive after a sign of life; returns whether it was taken for silent.
     pub(crate) fn heard(&mut self, node: &NodeName) -> bool {
-        self.silent.remove(node)
+        let was = self.silent.remove(node);
+        if was {
+            self.expect_end(node);
+        }
+        was
     }
 
     /// Whether nothing speaks against the node being alive.
@@ -124,17 +134,24 @@ impl Liveness {
         !self.silent.contains(node)
     }
 
-    /// When somebody may have to be taken for silent.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let ends = self.ends().map(|(_, end)| end);
-        ends.filter(|end| self.looked.is_none_or(|looked| *end > looked))
-            .min()
+    /// Returns the nodes that fell silent or came back since the last call.
+    pub(crate) fn take_turned(&mut self) -> BTreeSet<NodeName> {
+        std::mem::take(&mut self.turned)
     }
 
-    /// Takes those for silent whose time is over; answers whether there are any.
+    /// Returns when a leader may have to be taken for silent.
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        self.next_end
+    }
+
+    /// Takes those leaders for silent whose term is over; returns whether there are any.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
-        self.looked = Some(now);
+        if self.next_end.is_none_or(|end| end > now) {
+            return false;
+        }
         if self.silent_at(now) {
+            // Until a Lease is observed again; nothing ends without one.
+            self.next_end = None;
             return false;
         }
         let over: Vec<NodeName> = self
@@ -143,22 +160,21 @@ impl Liveness {
             .map(|(node, _)| node.clone())
             .collect();
         let turned = !over.is_empty();
+        self.turned.extend(over.iter().cloned());
         self.silent.extend(over);
+        self.next_end = self.ends().map(|(_, end)| end).min();
         turned
     }
 
     fn silent_at(&self, now: Instant) -> bool {
-        self.told
-            .is_none_or(|told| now.saturating_duration_since(told) > SILENCE)
+        self.observed
+            .is_none_or(|observed| now.saturating_duration_since(observed) > SILENCE)
     }
 
     /// Until when each leader is alive.
     fn ends(&self) -> impl Iterator<Item = (&NodeName, Instant)> {
         let heard = self.leading.iter().filter(|(node, _)| self.alive(node));
-        heard.filter_map(|(node, grace)| {
-            let held = self.leases.get(node).map(|renewal| renewal.until);
-            Some((node, held.into_iter().chain(*grace).max()?))
-        })
+        heard.filter_map(|(node, grace)| Some((node, self.end(node, *grace)?)))
     }
 
     fn enter(&mut self, lease: &Lease, now: Instant) -> bool {
@@ -182,7 +198,12 @@ impl Liveness {
         if let Some(grace) = self.leading.get_mut(&node) {
             *grace = None;
         }
-        self.heard(&node)
+        let turned = self.heard(&node);
+        self.expect_end(&node);
+        if turned {
+            self.turned.insert(node);
+        }
+        turned
     }
 
     fn remove(&mut self, node: &NodeName, now: Instant) {
@@ -190,6 +211,19 @@ impl Liveness {
         if let Some(grace) = self.leading.get_mut(node) {
             *grace = Some(now + GRACE);
         }
+        self.expect_end(node);
+    }
+
+    /// The term of this node may end before all others.
+    fn expect_end(&mut self, node: &NodeName) {
+        if let Some(end) = self.leading.get(node).and_then(|grace| self.end(node, *grace)) {
+            self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
+        }
+    }
+
+    fn end(&self, node: &NodeName, grace: Option<Instant>) -> Option<Instant> {
+        let held = self.leases.get(node).map(|renewal| renewal.until);
+        held.into_iter().chain(grace).max()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the state keeps of each object: what it decides upon, and no more.
+//! What is kept of each object: what is decided upon, and no more.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
@@ -13,7 +13,7 @@ use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact
 use super::store::Record;
 use crate::batch::{ObjectVersion, Target};
 
-/// An object's identity: what a write or a deletion must name.
+/// Which object, and which version of it: what a write or a deletion must name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Revision {
     pub(crate) uid: String,
@@ -30,7 +30,7 @@ impl Revision {
         }
     }
 
-    /// The version alone changes with every write, also of what does not matter.
+    /// Whether nothing that matters differs: the version changes with every write, also of what does not matter.
     fn same(&self, other: &Self) -> bool {
         (&self.uid, self.generation) == (&other.uid, other.generation)
     }
@@ -45,19 +45,21 @@ impl Revision {
     pub(crate) fn target(&self, name: &str) -> Target {
         Target {
             name: name.to_owned(),
-            seen: self.version(),
+            version: self.version(),
         }
     }
 }
 
+/// A Node, but for its fact, which is kept where it is decided upon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NodeRecord {
     pub(crate) uid: String,
-    pub(crate) fact: NodeFact,
+    /// Its Ready condition.
+    pub(crate) ready: bool,
     pub(crate) problems: Vec<FieldProblem>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MeshNodeRecord {
     pub(crate) revision: Revision,
     pub(crate) node_uid: Option<String>,
@@ -69,7 +71,7 @@ pub(crate) struct MeshNodeRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LocationRecord {
     pub(crate) revision: Revision,
-    /// The operator created it, and nobody said more about it.
+    /// The operator created it, and no user said more about it.
     pub(crate) disposable: bool,
     pub(crate) status: Option<LocationStatus>,
     pub(crate) fact: LocationFact,
@@ -119,14 +121,31 @@ versioned!(LocationRecord: disposable, status, fact, problems);
 versioned!(PeerRecord: status, fact, problems);
 versioned!(SliceRecord: spec);
 
-pub(crate) fn node(object: &Node, options: &NodeOptions) -> Option<(NodeName, NodeRecord)> {
+impl LocationRecord {
+    /// Whether nothing but the status differs.
+    pub(crate) fn same_but_status(&self, other: &Self) -> bool {
+        self.revision.same(&other.revision)
+            && self.disposable == other.disposable
+            && self.fact == other.fact
+            && self.problems == other.problems
+    }
+}
+
+impl PeerRecord {
+    /// Whether nothing but the status differs.
+    pub(crate) fn same_but_status(&self, other: &Self) -> bool {
+        self.revision.same(&other.revision) && self.fact == other.fact && self.problems == other.problems
+    }
+}
+
+pub(crate) fn node(object: &Node, options: &NodeOptions) -> Option<(NodeName, NodeRecord, NodeFact)> {
     let translated = translate::node(object, options);
     let record = NodeRecord {
         uid: object.metadata.uid.clone().unwrap_or_default(),
-        fact: translated.fact,
+        ready: translated.fact.alive,
         problems: translated.problems,
     };
-    Some((name(&object.metadata)?, record))
+    Some((name(&object.metadata)?, record, translated.fact))
 }
 
 pub(crate) fn mesh_node(object: MeshNode) -> Option<(NodeName, MeshNodeRecord)> {

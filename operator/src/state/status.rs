@@ -1,4 +1,4 @@
-//! What people are told: conditions, and Events for what was not granted.
+//! Conditions, and Events for what was not granted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use spanwire_topology::{
 use super::{Now, OperatorState};
 use crate::batch::{Notice, Write};
 
-/// How many problems a condition names; more would be read by nobody.
+/// How many problems a condition names; nobody reads more.
 const NAMED: usize = 8;
 /// How many leaders a status names: with `mesh: Nodes` there are as many as nodes.
 const LEADERS: usize = 16;
@@ -23,68 +23,51 @@ const LEADERS: usize = 16;
 const LONGEST_NOTE: usize = 1000;
 
 /// What was not granted, and what could not be read, by whose object it is.
-pub(super) type Told = BTreeMap<Claimant, BTreeSet<(Reason, String)>>;
+pub(super) type Problems = BTreeMap<Claimant, BTreeSet<(Reason, String)>>;
 
 impl OperatorState {
-    pub(super) fn told(&self, decision: &Decision) -> Told {
-        let mut told = Told::new();
-        let mut tell = |claimant: Claimant, reason: Reason, text: String| {
-            told.entry(claimant).or_default().insert((reason, text));
+    pub(super) fn problems(&self, decision: &Decision) -> Problems {
+        let mut all = Problems::new();
+        let mut add = |claimant: Claimant, reason: Reason, text: String| {
+            all.entry(claimant).or_default().insert((reason, text));
         };
-        let nodes = self
-            .nodes
-            .objects()
-            .iter()
-            .map(|(name, record)| (name, &record.problems));
-        let reports = self
-            .mesh_nodes
-            .objects()
-            .iter()
-            .map(|(name, record)| (name, &record.problems));
-        for (name, problems) in nodes.chain(reports) {
-            for problem in problems {
-                tell(
-                    Claimant::Node(name.clone()),
-                    Reason::InvalidField,
-                    format!("node {name}: {problem}"),
-                );
+        for name in &self.faulty {
+            let of_node = self.nodes.get(name).map(|record| &record.problems);
+            let of_report = self.mesh_nodes.get(name).map(|record| &record.problems);
+            for problem in of_node.into_iter().chain(of_report).flatten() {
+                let text = format!("node {name}: {problem}");
+                add(Claimant::Node(name.clone()), Reason::InvalidField, text);
             }
         }
         for (name, record) in self.locations.objects() {
             for problem in &record.problems {
                 let text = format!("location {name}: {problem}");
-                tell(Claimant::Location(name.clone()), Reason::InvalidField, text);
+                add(Claimant::Location(name.clone()), Reason::InvalidField, text);
             }
         }
         for (name, record) in self.peers.objects() {
             for problem in &record.problems {
-                tell(
-                    Claimant::Peer(name.clone()),
-                    Reason::InvalidField,
-                    format!("peer {name}: {problem}"),
-                );
+                let text = format!("peer {name}: {problem}");
+                add(Claimant::Peer(name.clone()), Reason::InvalidField, text);
             }
         }
         for rejected in &decision.rejected {
-            tell(rejected.by.clone(), Reason::ClaimRejected, refused(rejected));
+            add(rejected.by.clone(), Reason::ClaimRejected, refused(rejected));
         }
-        told
+        all
     }
 
-    /// Events for what was not told before.
-    pub(super) fn notices(&mut self, told: Told) -> Vec<Write> {
+    /// Events for the problems of which none was written yet.
+    pub(super) fn notices(&mut self, problems: Problems) -> Vec<Write> {
         let mut notices = BTreeSet::new();
-        for (claimant, problems) in told {
+        for (claimant, problems) in problems {
             for (reason, text) in problems {
                 notices.extend(self.notice(&claimant, reason, text));
             }
         }
-        let new = notices
-            .difference(&self.told)
-            .cloned()
-            .map(Write::Event)
-            .collect();
-        self.told = notices;
+        let new = notices.difference(&self.notified).cloned();
+        let new = new.map(Write::Event).collect();
+        self.notified = notices;
         new
     }
 
@@ -116,82 +99,104 @@ impl OperatorState {
         })
     }
 
-    pub(super) fn location_statuses(&self, decision: &Decision, told: &Told, now: Now) -> Vec<Write> {
+    /// The writes of statuses of Locations that are not as they are to be.
+    pub(super) fn location_status_writes(
+        &mut self,
+        decision: &Decision,
+        problems: &Problems,
+        now: Now,
+    ) -> Vec<Write> {
+        let of_members = self.problems_of_members(problems);
         let nothing = Location::default();
-        let status = |(name, record): (&LocationName, &super::LocationRecord)| {
+        let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
+        for (name, record) in self.locations.objects() {
             let location = decision.mesh.locations.get(name).unwrap_or(&nothing);
             if record.disposable && location.members.is_empty() {
-                return None; // it is about to be deleted
+                continue; // it is about to be deleted
             }
+            let own = problems.get(&Claimant::Location(name.clone())).into_iter();
+            let of_members = of_members.get(name).into_iter().flatten().copied();
+            let accepted = accepted_finding(own.chain(of_members).flatten());
             let elected = self.elected(location);
             let connected = self.connected(name, location, &decision.mesh);
-            let ready = ready(&elected, &connected);
-            let findings = vec![ready, elected, connected, accepted_location(name, location, told)];
-            let previous = record.status.clone().unwrap_or_default();
+            let findings = vec![ready(&elected, &connected), elected, connected, accepted];
+            let previous = record.status.as_ref();
+            let previous = previous.map_or(&[][..], |status| &status.conditions);
+            let generation = record.revision.generation;
+            let leaders = location.leaders.iter().take(LEADERS);
             let status = LocationStatus {
-                leaders: location
-                    .leaders
-                    .iter()
-                    .take(LEADERS)
-                    .map(|leader| leader.node.to_string())
-                    .collect(),
+                leaders: leaders.map(|leader| leader.node.to_string()).collect(),
                 endpoint: self.reached_at(location),
                 nodes: u32::try_from(location.members.len()).unwrap_or(u32::MAX),
-                conditions: conditions(
-                    findings,
-                    &previous.conditions,
-                    record.revision.generation,
-                    now.wall,
-                ),
+                conditions: conditions(findings, previous, generation, now.wall),
             };
-            (record.status.as_ref() != Some(&status)).then(|| Write::LocationStatus {
-                name: name.to_string(),
-                version: Some(record.revision.version()),
-                status,
-            })
-        };
-        self.locations.objects().iter().filter_map(status).collect()
+            if record.status.as_ref() != Some(&status) {
+                writes.push(Write::LocationStatus {
+                    name: name.to_string(),
+                    version: Some(record.revision.version()),
+                    status: status.clone(),
+                });
+            }
+            statuses.insert(name.clone(), status);
+        }
+        self.location_statuses = statuses;
+        writes
     }
 
-    /// The statuses that agents follow, and those in which only people see a difference.
-    pub(super) fn peer_statuses(
+    /// The problems of the members of each location.
+    fn problems_of_members<'a>(
         &self,
+        problems: &'a Problems,
+    ) -> BTreeMap<LocationName, Vec<&'a BTreeSet<(Reason, String)>>> {
+        let mut of_members: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (claimant, problems) in problems {
+            if let Claimant::Node(node) = claimant
+                && let Some(location) = self.assignments.home(node)
+            {
+                of_members.entry(location.clone()).or_default().push(problems);
+            }
+        }
+        of_members
+    }
+
+    /// The writes of statuses of Peers that are not as they are to be: those that agents follow, and those in which only
+    /// people see a difference.
+    pub(super) fn peer_status_writes(
+        &mut self,
         decision: &Decision,
-        told: &Told,
+        problems: &Problems,
         now: Now,
     ) -> (Vec<Write>, Vec<Write>) {
         let (mut followed, mut rest) = (Vec::new(), Vec::new());
+        let mut statuses = BTreeMap::new();
         for (name, record) in self.peers.objects() {
             let peer = decision.mesh.peers.get(name);
-            let problems = told.get(&Claimant::Peer(name.clone()));
+            let own = problems.get(&Claimant::Peer(name.clone()));
             let findings = vec![
                 attached(peer, &decision.mesh),
-                accepted_finding(problems.into_iter().flatten()),
+                accepted_finding(own.into_iter().flatten()),
             ];
             let previous = record.status.clone().unwrap_or_default();
+            let generation = record.revision.generation;
             let status = PeerStatus {
                 accepted: peer.map(accepted),
-                conditions: conditions(
-                    findings,
-                    &previous.conditions,
-                    record.revision.generation,
-                    now.wall,
-                ),
+                conditions: conditions(findings, &previous.conditions, generation, now.wall),
             };
-            if record.status.as_ref() == Some(&status) {
-                continue;
+            if record.status.as_ref() != Some(&status) {
+                let phase = if previous.accepted == status.accepted {
+                    &mut rest
+                } else {
+                    &mut followed
+                };
+                phase.push(Write::PeerStatus {
+                    name: name.to_string(),
+                    version: Some(record.revision.version()),
+                    status: status.clone(),
+                });
             }
-            let phase = if previous.accepted == status.accepted {
-                &mut rest
-            } else {
-                &mut followed
-            };
-            phase.push(Write::PeerStatus {
-                name: name.to_string(),
-                version: Some(record.revision.version()),
-                status,
-            });
+            statuses.insert(name.clone(), status);
         }
+        self.peer_statuses = statuses;
         (followed, rest)
     }
 
@@ -200,7 +205,7 @@ impl OperatorState {
             let remedy = "annotate nodes with spanwire.dev/location, or name them with nodeSelector";
             (false, Reason::NoNode, format!("no node is here; {remedy}"))
         } else if location.leaders.is_empty() {
-            (false, Reason::NoCandidate, self.why_nobody(location))
+            (false, Reason::NoCandidate, self.why_no_leader(location))
         } else if location.settings.mode == MeshMode::Nodes {
             (
                 true,
@@ -222,20 +227,18 @@ impl OperatorState {
     /// At a private one only those get an answer who are in its network.
     fn reached_at(&self, location: &Location) -> Option<String> {
         let leader = location.active().next()?;
-        let named = self
-            .nodes
-            .get(leader)
-            .is_some_and(|record| !record.fact.endpoints.is_empty());
+        let fact = self.facts.nodes.get(leader);
+        let named = fact.is_some_and(|fact| !fact.endpoints.is_empty());
         let own = &location.members.get(leader)?.endpoints;
         let outside = own.iter().find(|endpoint| named || endpoint.is_public());
         let endpoint = location.settings.endpoint.as_ref().or(outside);
         endpoint.map(ToString::to_string)
     }
 
-    fn why_nobody(&self, location: &Location) -> String {
+    fn why_no_leader(&self, location: &Location) -> String {
         let (mut silent, mut dead) = (0, 0);
         for (node, member) in location.members.iter() {
-            let ready = self.nodes.get(node).is_some_and(|record| record.fact.alive);
+            let ready = self.nodes.get(node).is_some_and(|record| record.ready);
             silent += usize::from(member.public_key.is_none());
             dead += usize::from(member.public_key.is_some() && !(ready && self.liveness.alive(node)));
         }
@@ -334,15 +337,6 @@ fn ready(elected: &Finding, connected: &Finding) -> Finding {
         Reason::NotYet,
         because.message.clone(),
     )
-}
-
-fn accepted_location(name: &LocationName, location: &Location, told: &Told) -> Finding {
-    let own = told.get(&Claimant::Location(name.clone()));
-    let members = location
-        .members
-        .keys()
-        .filter_map(|node| told.get(&Claimant::Node(node.clone())));
-    accepted_finding(own.into_iter().chain(members).flatten())
 }
 
 fn accepted_finding<'a>(problems: impl Iterator<Item = &'a (Reason, String)>) -> Finding {

@@ -1,31 +1,41 @@
-//! The objects of one kind as a watch tells of them.
+//! The objects of one kind, kept up to date by the events of a watch; sans I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::runtime::watcher::Event;
 
 /// What is kept of an object.
-pub(crate) trait Record: PartialEq {
-    /// The version of the object, where it matters which one was seen.
+pub(crate) trait Record {
+    /// The resourceVersion of the object, where it matters which one was observed.
     fn version(&self) -> Option<&str>;
 
-    /// Whether nothing that matters differs. The version alone does not.
+    /// Whether nothing that matters differs. The resourceVersion alone does not.
     fn same(&self, other: &Self) -> bool;
 }
 
-/// The objects of one kind. A deletion that happened while nobody watched shows in the list that follows; until the
-/// first list is complete nothing may be decided.
+/// An object of which something that matters changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change<K, R> {
+    /// Its key.
+    pub(crate) key: K,
+    /// The record before; `None` where the object is new.
+    pub(crate) before: Option<R>,
+}
+
+/// The objects of one kind. A deletion that happened while the watch was interrupted shows in the list that follows;
+/// until the first list is complete nothing may be decided.
 ///
-/// Events may come late: the answer to our own write is entered at once, and the watch tells of older versions after
-/// that. These are dropped. Versions are compared as numbers, which they are (KEP-5504); what is no number is newer.
+/// Events may come late: the response to the operator's own write is entered at once, and the watch delivers older
+/// versions after that. These are dropped. Versions are compared as numbers, which they are (KEP-5504); what is no
+/// number is newer.
 #[derive(Debug)]
-pub(crate) struct Store<K, R> {
+pub(crate) struct ObjectStore<K, R> {
     objects: BTreeMap<K, R>,
     listed: Option<BTreeSet<K>>,
     complete: bool,
 }
 
-impl<K, R> Default for Store<K, R> {
+impl<K, R> Default for ObjectStore<K, R> {
     fn default() -> Self {
         Self {
             objects: BTreeMap::new(),
@@ -35,9 +45,9 @@ impl<K, R> Default for Store<K, R> {
     }
 }
 
-impl<K: Ord + Clone, R: Record> Store<K, R> {
-    /// Enters an event; answers the keys of the objects of which something that matters changed.
-    pub(crate) fn handle(&mut self, event: Event<(K, R)>) -> Vec<K> {
+impl<K: Ord + Clone, R: Record> ObjectStore<K, R> {
+    /// Enters an event; returns the objects of which something that matters changed.
+    pub(crate) fn handle(&mut self, event: Event<(K, R)>) -> Vec<Change<K, R>> {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
@@ -54,10 +64,7 @@ impl<K: Ord + Clone, R: Record> Store<K, R> {
                 let listed = self.listed.take().unwrap_or_default();
                 let gone = |key: &&K| !listed.contains(*key);
                 let gone: Vec<K> = self.objects.keys().filter(gone).cloned().collect();
-                for key in &gone {
-                    self.objects.remove(key);
-                }
-                gone
+                gone.into_iter().filter_map(|key| self.forget(key)).collect()
             }
             Event::Apply((key, record)) => {
                 if self.objects.get(&key).is_some_and(|known| older(&record, known)) {
@@ -72,21 +79,28 @@ impl<K: Ord + Clone, R: Record> Store<K, R> {
                 if self.objects.get(&key).is_none_or(|known| older(&record, known)) {
                     return Vec::new();
                 }
-                self.objects.remove(&key);
-                vec![key]
+                self.forget(key).into_iter().collect()
             }
         }
     }
 
-    /// Forgets an object that is known to be gone.
-    pub(crate) fn forget(&mut self, key: &K) -> bool {
-        self.objects.remove(key).is_some()
+    /// Removes an object that is known to be gone.
+    pub(crate) fn forget(&mut self, key: K) -> Option<Change<K, R>> {
+        let before = self.objects.remove(&key)?;
+        Some(Change {
+            key,
+            before: Some(before),
+        })
     }
 
-    fn enter(&mut self, key: K, record: R) -> Vec<K> {
+    fn enter(&mut self, key: K, record: R) -> Vec<Change<K, R>> {
         let changed = self.objects.get(&key).is_none_or(|known| !known.same(&record));
-        self.objects.insert(key.clone(), record);
-        if changed { vec![key] } else { Vec::new() }
+        let before = self.objects.insert(key.clone(), record);
+        if changed {
+            vec![Change { key, before }]
+        } else {
+            Vec::new()
+        }
     }
 
     /// Whether a first list is complete.
@@ -94,10 +108,12 @@ impl<K: Ord + Clone, R: Record> Store<K, R> {
         self.complete
     }
 
+    /// All objects.
     pub(crate) const fn objects(&self) -> &BTreeMap<K, R> {
         &self.objects
     }
 
+    /// One object.
     pub(crate) fn get(&self, key: &K) -> Option<&R> {
         self.objects.get(key)
     }
@@ -130,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_list_that_lacks_an_object_deletes_it_only_when_it_is_complete() {
-        let mut store = Store::default();
+        let mut store = ObjectStore::default();
         store.handle(Event::Init);
         store.handle(Event::InitApply(("a", Thing("1", 1))));
         assert!(!store.complete());
@@ -138,50 +154,74 @@ mod tests {
         assert!(store.complete());
 
         store.handle(Event::Init);
-        assert_eq!(store.handle(Event::InitApply(("b", Thing("2", 1)))), ["b"]);
+        assert_eq!(keys(&mut store, Event::InitApply(("b", Thing("2", 1)))), ["b"]);
         assert!(store.get(&"a").is_some());
-        assert_eq!(store.handle(Event::InitDone), ["a"]);
+        assert_eq!(keys(&mut store, Event::InitDone), ["a"]);
         assert!(store.get(&"a").is_none() && store.get(&"b").is_some());
     }
 
     #[test]
     fn a_new_version_of_the_same_is_no_change_but_is_kept() {
-        let mut store = Store::default();
-        assert_eq!(store.handle(Event::Apply(("a", Thing("1", 1)))), ["a"]);
+        let mut store = ObjectStore::default();
+        assert_eq!(keys(&mut store, Event::Apply(("a", Thing("1", 1)))), ["a"]);
         assert_eq!(
-            store.handle(Event::Apply(("a", Thing("2", 1)))),
+            keys(&mut store, Event::Apply(("a", Thing("2", 1)))),
             Vec::<&str>::new()
         );
         assert_eq!(store.get(&"a"), Some(&Thing("2", 1)));
-        assert_eq!(store.handle(Event::Apply(("a", Thing("3", 2)))), ["a"]);
+        assert_eq!(keys(&mut store, Event::Apply(("a", Thing("3", 2)))), ["a"]);
     }
 
     #[test]
     fn what_comes_late_is_dropped() {
-        let mut store = Store::default();
+        let mut store = ObjectStore::default();
         store.handle(Event::Apply(("a", Thing("10", 1))));
         assert_eq!(
-            store.handle(Event::Apply(("a", Thing("9", 2)))),
+            keys(&mut store, Event::Apply(("a", Thing("9", 2)))),
             Vec::<&str>::new()
         );
         assert_eq!(
-            store.handle(Event::Delete(("a", Thing("9", 1)))),
+            keys(&mut store, Event::Delete(("a", Thing("9", 1)))),
             Vec::<&str>::new()
         );
-        assert_eq!(store.handle(Event::Delete(("a", Thing("11", 1)))), ["a"]);
+        assert_eq!(keys(&mut store, Event::Delete(("a", Thing("11", 1)))), ["a"]);
         assert_eq!(
-            store.handle(Event::Delete(("a", Thing("11", 1)))),
+            keys(&mut store, Event::Delete(("a", Thing("11", 1)))),
             Vec::<&str>::new()
         );
     }
 
     #[test]
     fn a_list_counts_also_where_versions_went_back() {
-        let mut store = Store::default();
+        let mut store = ObjectStore::default();
         store.handle(Event::Apply(("a", Thing("10", 1))));
         store.handle(Event::Init);
-        assert_eq!(store.handle(Event::InitApply(("a", Thing("3", 2)))), ["a"]);
-        assert_eq!(store.handle(Event::InitDone), Vec::<&str>::new());
+        assert_eq!(keys(&mut store, Event::InitApply(("a", Thing("3", 2)))), ["a"]);
+        assert_eq!(keys(&mut store, Event::InitDone), Vec::<&str>::new());
         assert_eq!(store.get(&"a"), Some(&Thing("3", 2)));
+    }
+
+    #[test]
+    fn a_change_carries_the_record_before() {
+        let mut store = ObjectStore::default();
+        let change = |key, before| vec![Change { key, before }];
+        assert_eq!(
+            store.handle(Event::Apply(("a", Thing("1", 1)))),
+            change("a", None)
+        );
+        let next = Event::Apply(("a", Thing("2", 2)));
+        assert_eq!(store.handle(next), change("a", Some(Thing("1", 1))));
+        assert_eq!(
+            store.forget("a").map(|gone| gone.before),
+            Some(Some(Thing("2", 2)))
+        );
+        assert_eq!(store.forget("a"), None);
+    }
+
+    fn keys(
+        store: &mut ObjectStore<&'static str, Thing>,
+        event: Event<(&'static str, Thing)>,
+    ) -> Vec<&'static str> {
+        store.handle(event).into_iter().map(|change| change.key).collect()
     }
 }

@@ -33,9 +33,9 @@ async fn a_cluster_comes_to_a_mesh_that_stays_as_it_is() {
     assert_eq!(
         leaders(client, "left").await,
         Some(Vec::new()),
-        "nobody has a key yet"
+        "no node has a key yet"
     );
-    until("people are told why nobody leads", async || {
+    until("the status says why no node leads", async || {
         let (status, message) = condition(client, "left", "LeaderElected").await?;
         (status == "False" && message.contains("no key from their agent")).then_some(())
     })
@@ -49,7 +49,7 @@ async fn a_cluster_comes_to_a_mesh_that_stays_as_it_is() {
         (left.len() == 2 && right.len() == 2).then_some([left, right])
     })
     .await;
-    until("people are told that nothing is connected yet", async || {
+    until("the status says that nothing is connected yet", async || {
         let (status, message) = condition(client, "left", "Connected").await?;
         (status == "False" && message.contains("no tunnel with right yet")).then_some(())
     })
@@ -77,7 +77,7 @@ async fn a_cluster_comes_to_a_mesh_that_stays_as_it_is() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(versions(client).await, before, "heartbeats change nothing");
 
-    assert!(operator.terminate(), "the operator ends well when told to");
+    assert!(operator.terminate(), "the operator ends well when asked to");
     let _second = self::operator(&server, "two");
     until("the second operator leads", async || {
         holder(&server).await.filter(|holder| holder == "two")
@@ -92,7 +92,7 @@ async fn a_cluster_comes_to_a_mesh_that_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn annotations_and_peers_are_followed_and_bad_ones_are_told() {
+async fn annotations_and_peers_are_followed_and_bad_ones_are_reported() {
     let server = Server::start().await;
     let client = &server.client;
     let _operator = operator(&server, "one");
@@ -135,7 +135,7 @@ async fn annotations_and_peers_are_followed_and_bad_ones_are_told() {
     .await;
 
     annotate(client, "r1", "spanwire.dev/persistent-keepalive", "often").await;
-    let told = until("the bad annotation is told", async || {
+    let reported = until("the bad annotation is reported", async || {
         condition(client, "right", "Accepted")
             .await
             .filter(|(status, _)| status == "False")
@@ -147,7 +147,7 @@ async fn annotations_and_peers_are_followed_and_bad_ones_are_told() {
         "\"often\"",
         "from 0 to 65535",
     ] {
-        assert!(told.1.contains(part), "{part}: {}", told.1);
+        assert!(reported.1.contains(part), "{part}: {}", reported.1);
     }
     let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(client.clone(), "default");
     until("and in an Event on the node", async || {
@@ -253,7 +253,7 @@ async fn nodes_are_retired_once_and_taken_back_by_the_next_installation() {
     for name in ["l1", "l2"] {
         assert!(
             mesh_nodes.get(name).await.unwrap().spec.retire,
-            "nobody took it back"
+            "no operator took it back"
         );
     }
     let _next = operator(&server, "next");

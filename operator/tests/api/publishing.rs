@@ -1,4 +1,4 @@
-//! The publisher: what it writes, and that it writes nothing upon what has changed.
+//! The writer: what it writes, and that it writes nothing upon what has changed.
 
 use kube::{
     Api, Resource, ResourceExt as _,
@@ -19,22 +19,22 @@ use crate::{objects::node, server::Server};
 #[tokio::test]
 async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there() {
     let server = Server::start().await;
-    let publisher = ApiWriter::new(server.client.clone(), "test".to_owned());
-    let made = slice(publisher.publish(write(None, 1)).await.found);
-    let first = seen(&made);
+    let writer = ApiWriter::new(server.client.clone(), "test".to_owned());
+    let made = slice(writer.write(&write(None, 1)).await.found);
+    let first = version_of(&made);
 
-    let again = publisher.publish(write(None, 2)).await;
+    let again = writer.write(&write(None, 2)).await;
     assert!(
         matches!(again.error, Some(WriteError::Conflict { .. })),
         "{again:?}"
     );
     assert_eq!(generation(&slice(again.found)), 1);
 
-    let second = publisher.publish(write(first.clone(), 2)).await;
+    let second = writer.write(&write(first.clone(), 2)).await;
     assert!(second.error.is_none(), "{second:?}");
     assert_eq!(generation(&slice(second.found)), 2);
 
-    let stale = publisher.publish(write(first.clone(), 3)).await;
+    let stale = writer.write(&write(first.clone(), 3)).await;
     assert!(
         matches!(stale.error, Some(WriteError::Conflict { .. })),
         "{stale:?}"
@@ -44,16 +44,16 @@ async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there(
     let target = |version: Option<ObjectVersion>| {
         Write::DeleteSlice(Target {
             name: "a-head".to_owned(),
-            seen: version.unwrap(),
+            version: version.unwrap(),
         })
     };
-    let stale = publisher.publish(target(first)).await;
+    let stale = writer.write(&target(first)).await;
     let found = slice(stale.found);
     assert!(matches!(stale.error, Some(WriteError::Conflict { .. })));
 
-    let gone = publisher.publish(target(seen(&found))).await;
+    let gone = writer.write(&target(version_of(&found))).await;
     assert!(matches!(gone.found, Found::Gone(Gone::Slice(_))), "{gone:?}");
-    let upon_nothing = publisher.publish(write(seen(&found), 4)).await;
+    let upon_nothing = writer.write(&write(version_of(&found), 4)).await;
     assert!(
         matches!(upon_nothing.error, Some(WriteError::Conflict { .. })),
         "{upon_nothing:?}"
@@ -67,7 +67,7 @@ async fn a_write_upon_another_version_changes_nothing_and_answers_what_is_there(
 #[tokio::test]
 async fn what_is_no_longer_wanted_of_a_spec_goes_and_the_same_again_is_no_write() {
     let server = Server::start().await;
-    let publisher = ApiWriter::new(server.client.clone(), "test".to_owned());
+    let writer = ApiWriter::new(server.client.clone(), "test".to_owned());
     node(&server.client, "n1", 1, "a").await;
     let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(server.client.clone());
     let node_uid = nodes.get("n1").await.unwrap().uid().unwrap();
@@ -81,28 +81,28 @@ async fn what_is_no_longer_wanted_of_a_spec_goes_and_the_same_again_is_no_write(
             ..MeshNodeSpec::default()
         },
     };
-    let made = mesh_node(publisher.publish(write(None, Some(25))).await.found);
+    let made = mesh_node(writer.write(&write(None, Some(25))).await.found);
     assert_eq!(made.spec.persistent_keepalive, Some(25));
     assert_eq!(made.owner_references()[0].uid, node_uid);
     let api: Api<MeshNode> = Api::all(server.client.clone());
     let retire = Patch::Merge(json!({"spec": {"retire": true}}));
     let retired = api.patch("n1", &PatchParams::default(), &retire).await.unwrap();
 
-    let outcome = publisher.publish(write(seen(&retired), None)).await;
+    let outcome = writer.write(&write(version_of(&retired), None)).await;
     assert!(outcome.error.is_none(), "{:?}", outcome.error);
     let changed = mesh_node(outcome.found);
     assert_eq!(
         (changed.spec.persistent_keepalive, changed.spec.retire),
         (None, false)
     );
-    let same = mesh_node(publisher.publish(write(seen(&changed), None)).await.found);
+    let same = mesh_node(writer.write(&write(version_of(&changed), None)).await.found);
     assert_eq!(same.resource_version(), changed.resource_version());
 }
 
 #[tokio::test]
 async fn a_status_leaves_the_spec_alone() {
     let server = Server::start().await;
-    let publisher = ApiWriter::new(server.client.clone(), "test".to_owned());
+    let writer = ApiWriter::new(server.client.clone(), "test".to_owned());
     let api: Api<Location> = Api::all(server.client.clone());
     let spec = LocationSpec {
         endpoint: Some("vpn.example.com:1".to_owned()),
@@ -114,13 +114,13 @@ async fn a_status_leaves_the_spec_alone() {
         .unwrap();
     let write = Write::LocationStatus {
         name: "a".to_owned(),
-        version: seen(&made),
+        version: version_of(&made),
         status: spanwire_crds::LocationStatus {
             nodes: 7,
             ..Default::default()
         },
     };
-    let outcome = publisher.publish(write).await;
+    let outcome = writer.write(&write).await;
     assert!(outcome.error.is_none(), "{:?}", outcome.error);
     let found = api.get("a").await.unwrap();
     assert_eq!((found.spec, found.status.unwrap().nodes), (spec, 7));
@@ -142,7 +142,7 @@ fn write(version: Option<ObjectVersion>, generation: u64) -> Write {
     }
 }
 
-fn seen(object: &impl Resource) -> Option<ObjectVersion> {
+fn version_of(object: &impl Resource) -> Option<ObjectVersion> {
     let metadata = object.meta();
     Some(ObjectVersion {
         uid: metadata.uid.clone()?,

@@ -186,13 +186,13 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
     }
 }
 
-/// Three ports of this machine that nobody uses.
+/// Three ports of this machine that are free.
 fn ports() -> [u16; 3] {
     let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// A port of this machine that nobody uses.
+/// A port of this machine that is free.
 pub(crate) fn port() -> u16 {
     ports()[0]
 }

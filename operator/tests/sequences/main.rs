@@ -1,7 +1,8 @@
-//! The state fed with sequences of events: in any order, repeated, in parts; decisions at the end or after each.
+//! The operator's state fed with sequences of events: in any order, repeated, in parts; decisions at the end or after each.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod incremental;
 mod world;
 
 use std::collections::BTreeSet;
@@ -24,13 +25,13 @@ fn any_order_of_events_gives_the_same_decision() {
 }
 
 #[test]
-fn what_is_told_twice_or_in_steps_counts_once() {
+fn what_is_observed_twice_or_in_steps_counts_once() {
     let objects = world::cluster();
     let expected = written(&objects);
     for seed in 0..20 {
-        let mut told = permuted(&objects, seed);
-        told.extend(permuted(&objects, seed + 1));
-        assert!(written(&told) == expected, "seed {seed}");
+        let mut twice = permuted(&objects, seed);
+        twice.extend(permuted(&objects, seed + 1));
+        assert!(written(&twice) == expected, "seed {seed}");
         assert!(written(&split(&objects, seed)) == expected, "seed {seed}");
     }
 }
@@ -40,7 +41,7 @@ fn decisions_in_between_come_to_rest_with_every_node_in_one_place() {
     for seed in 0..50 {
         let mut world = World::new();
         for change in split(&world::cluster(), seed) {
-            world.tell(change);
+            world.apply(change);
             world.settle();
         }
         assert_eq!(world.decide_again(), Vec::<Write>::new(), "seed {seed}");
@@ -75,9 +76,9 @@ fn another_operator_that_finds_the_same_decides_the_same() {
     // Some history, so that leaders and addresses are not those of a first decision.
     let (first, _) = world.leaders().into_iter().next().unwrap();
     let leader = world.leaders()[&first][0].clone();
-    world.tell(Change::Cordon(leader.clone(), true));
+    world.apply(Change::Cordon(leader.clone(), true));
     world.settle();
-    world.tell(Change::Cordon(leader, false));
+    world.apply(Change::Cordon(leader, false));
     world.settle();
     let before = world.leaders();
     let writes = world.restart();
@@ -89,7 +90,7 @@ fn another_operator_that_finds_the_same_decides_the_same() {
 fn heartbeats_and_leases_lead_to_no_decision() {
     let mut world = World::of(&world::cluster());
     for change in world::cluster() {
-        world.tell(change);
+        world.apply(change);
         assert!(!world.state.poll_decide());
     }
     for second in 0..60 {
@@ -111,8 +112,8 @@ fn a_leader_whose_lease_runs_out_is_replaced_and_comes_back_by_its_report() {
     assert!(!now.contains(&leaders[0]), "{now:?}");
     assert_eq!(now[0], leaders[1], "the standby takes over");
     assert_eq!(now.len(), 2);
-    world.tell(Change::Link(leaders[0].clone(), "right", false));
-    world.tell(Change::Node(now[1].clone(), None));
+    world.apply(Change::Link(leaders[0].clone(), "right", false));
+    world.apply(Change::Node(now[1].clone(), None));
     world.settle();
     assert!(
         world.leaders()["left"].contains(&leaders[0]),
@@ -121,11 +122,11 @@ fn a_leader_whose_lease_runs_out_is_replaced_and_comes_back_by_its_report() {
 }
 
 #[test]
-fn when_nobody_of_a_location_seems_alive_its_leaders_stay() {
+fn when_no_node_of_a_location_seems_alive_its_leaders_stay() {
     let mut world = World::of(&world::cluster());
     let before = world.leaders();
     for node in world.members()["left"].clone() {
-        world.tell(Change::Ready(node, false));
+        world.apply(Change::Ready(node, false));
     }
     world.settle();
     assert_eq!(world.leaders(), before);
@@ -138,13 +139,13 @@ fn links_up_on_both_sides_establish_a_pair_for_good() {
         world.leaders()["left"][0].clone(),
         world.leaders()["right"][0].clone(),
     );
-    world.tell(Change::Link(left.clone(), "right", true));
+    world.apply(Change::Link(left.clone(), "right", true));
     world.settle();
     assert_eq!(world.established("left"), Vec::<String>::new());
-    world.tell(Change::Link(right, "left", true));
+    world.apply(Change::Link(right, "left", true));
     world.settle();
     assert_eq!(world.established("left"), ["right"]);
-    world.tell(Change::Link(left, "right", false));
+    world.apply(Change::Link(left, "right", false));
     world.settle();
     assert_eq!(world.established("left"), ["right"]);
     let (status, message) = world.condition("left", "Connected");
@@ -158,7 +159,7 @@ fn links_up_on_both_sides_establish_a_pair_for_good() {
 fn a_node_that_moves_is_published_in_its_new_place_before_it_leaves_the_old_one() {
     let mut world = World::of(&world::cluster());
     let node = world.members()["left"][0].clone();
-    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "right"));
+    world.apply(Change::Annotate(node.clone(), "spanwire.dev/location", "right"));
     let mut seen = 0;
     while world.step() {
         let places = world
@@ -183,7 +184,7 @@ fn a_leader_that_moves_keeps_its_tunnels_and_no_prefix_is_without_one() {
             _ => world.leaders()["own"][0].clone(),
         };
         if there == "left" {
-            world.tell(Change::Annotate(mover.clone(), "spanwire.dev/leader", "true"));
+            world.apply(Change::Annotate(mover.clone(), "spanwire.dev/leader", "true"));
             world.settle();
         }
         let far = world.leaders()["right"][0].clone();
@@ -203,7 +204,7 @@ fn a_leader_that_moves_keeps_its_tunnels_and_no_prefix_is_without_one() {
         let number: u8 = mover[1..].parse().unwrap();
         let key = PublicKey::new([number; 32]);
         let before = prefixes(&world);
-        world.tell(Change::Annotate(mover.clone(), "spanwire.dev/location", there));
+        world.apply(Change::Annotate(mover.clone(), "spanwire.dev/location", there));
         while world.step() {
             assert!(!peers(&world, &mover).is_empty(), "{mover} to {there}: no tunnel");
             assert!(
@@ -215,7 +216,7 @@ fn a_leader_that_moves_keeps_its_tunnels_and_no_prefix_is_without_one() {
         }
         assert!(world.members()[there].contains(&mover));
         if there == "left" {
-            world.tell(Change::Annotate(mover, "spanwire.dev/leader", "false"));
+            world.apply(Change::Annotate(mover, "spanwire.dev/leader", "false"));
         }
         world.settle();
     }
@@ -226,24 +227,24 @@ fn managed_locations_come_and_go_and_those_of_users_stay() {
     let mut world = World::of(&world::cluster());
     assert!(world.locations().contains("left"));
     let node = world.members()["left"][0].clone();
-    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "own"));
+    world.apply(Change::Annotate(node.clone(), "spanwire.dev/location", "own"));
     world.settle();
     assert!(world.locations().contains("own"));
-    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "left"));
+    world.apply(Change::Annotate(node.clone(), "spanwire.dev/location", "left"));
     world.settle();
     assert!(!world.locations().contains("own"));
 
-    world.tell(Change::Annotate(node.clone(), "spanwire.dev/location", "own"));
+    world.apply(Change::Annotate(node.clone(), "spanwire.dev/location", "own"));
     world.settle();
     let spec = LocationSpec {
         persistent_keepalive: Some(25),
         ..LocationSpec::default()
     };
-    world.tell(Change::Location(Box::new(Location::new("own", spec))));
+    world.apply(Change::Location(Box::new(Location::new("own", spec))));
     world.settle();
-    world.tell(Change::Annotate(node, "spanwire.dev/location", "left"));
+    world.apply(Change::Annotate(node, "spanwire.dev/location", "left"));
     world.settle();
-    assert!(world.locations().contains("own"), "somebody said more about it");
+    assert!(world.locations().contains("own"), "a user said more about it");
 }
 
 #[test]
@@ -267,12 +268,12 @@ fn a_location_shows_an_endpoint_that_is_named_or_public() {
     let leader = world.leaders()["left"][0].clone();
     assert_eq!(world.endpoint("left"), None, "192.168.7.0/24 is of one network");
     for named in ["192.168.3.11:51820", "vpn.example.com:51820"] {
-        world.tell(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", named));
+        world.apply(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", named));
         world.settle();
         assert_eq!(world.endpoint("left").as_deref(), Some(named));
     }
-    world.tell(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", ""));
-    world.tell(Change::Annotate(
+    world.apply(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", ""));
+    world.apply(Change::Annotate(
         leader,
         "spanwire.dev/internal-ip",
         "10.0.0.9,198.51.100.9",
@@ -282,29 +283,31 @@ fn a_location_shows_an_endpoint_that_is_named_or_public() {
 }
 
 #[test]
-fn what_is_not_granted_is_told_once() {
+fn what_is_not_granted_is_reported_once() {
     let mut world = World::of(&world::cluster());
     let node = world.members()["left"][0].clone();
-    world.tell(Change::Annotate(node.clone(), "spanwire.dev/leader", "maybe"));
+    world.apply(Change::Annotate(node.clone(), "spanwire.dev/leader", "maybe"));
     world.settle();
-    let told = world.take_notices();
-    assert_eq!(told.len(), 1);
+    let notices = world.take_notices();
+    assert_eq!(notices.len(), 1);
     assert!(
-        told[0].note.contains("annotation spanwire.dev/leader: \"maybe\""),
+        notices[0]
+            .note
+            .contains("annotation spanwire.dev/leader: \"maybe\""),
         "{}",
-        told[0].note
+        notices[0].note
     );
     let (status, message) = world.condition("left", "Accepted");
     assert!(status == "False" && message.contains(&node), "{message}");
 
     let other = world.members()["right"][0].clone();
-    world.tell(Change::Cordon(other, true));
+    world.apply(Change::Cordon(other, true));
     world.settle();
     assert_eq!(world.take_notices(), []);
-    world.tell(Change::Annotate(node.clone(), "spanwire.dev/leader", "true"));
+    world.apply(Change::Annotate(node.clone(), "spanwire.dev/leader", "true"));
     world.settle();
     assert_eq!(world.condition("left", "Accepted").0, "True");
-    world.tell(Change::Annotate(node, "spanwire.dev/leader", "maybe"));
+    world.apply(Change::Annotate(node, "spanwire.dev/leader", "maybe"));
     world.settle();
     assert_eq!(world.take_notices().len(), 1, "it is a new mistake");
 }
@@ -313,7 +316,7 @@ fn what_is_not_granted_is_told_once() {
 fn what_is_refused_names_object_field_and_remedy() {
     let mut world = World::of(&world::cluster());
     let node = world.members()["left"][0].clone();
-    world.tell(Change::Annotate(
+    world.apply(Change::Annotate(
         node.clone(),
         "spanwire.dev/location-cidrs",
         "8.8.8.0/24",
@@ -322,7 +325,7 @@ fn what_is_refused_names_object_field_and_remedy() {
         cidrs: vec!["10.244.0.0/16".to_owned()],
         ..LocationSpec::default()
     };
-    world.tell(Change::Location(Box::new(Location::new("late", spec))));
+    world.apply(Change::Location(Box::new(Location::new("late", spec))));
     world.settle();
     let (_, message) = world.condition("left", "Accepted");
     let expected = format!(
@@ -342,7 +345,7 @@ fn a_conflict_is_decided_again_upon_what_there_is() {
     let mut world = World::of(&world::cluster());
     let node = world.leaders()["left"][0].clone();
     world.write_behind_the_back("left-head");
-    world.tell(Change::Cordon(node.clone(), true));
+    world.apply(Change::Cordon(node.clone(), true));
     world.settle();
     assert!(world.conflicts > 0);
     assert!(!world.leaders()["left"].is_empty() && world.leaders()["left"][0] != node);
@@ -353,7 +356,7 @@ fn a_conflict_is_decided_again_upon_what_there_is() {
 fn a_node_that_is_gone_leaves_nothing() {
     let mut world = World::of(&world::cluster());
     for node in world.members()["left"].clone() {
-        world.tell(Change::Node(node, None));
+        world.apply(Change::Node(node, None));
     }
     world.settle();
     assert!(!world.members().contains_key("left") && !world.leaders().contains_key("left"));
@@ -382,7 +385,7 @@ fn a_complete_list_without_any_node_clears_nothing() {
 fn nodes_that_go_one_by_one_leave_the_last_one_published() {
     let mut world = World::of(&world::cluster());
     for number in 1..=6 {
-        world.tell(Change::Node(format!("n{number}"), None));
+        world.apply(Change::Node(format!("n{number}"), None));
         world.settle();
     }
     assert!(world.state.doubts_nodes());
@@ -411,20 +414,20 @@ fn lists_without_mesh_nodes_or_reports_take_no_key_and_no_leader() {
     world.list_no_mesh_nodes();
     world.settle();
     assert_eq!((world.keys(), world.leaders()), (keys, leaders));
-    assert_eq!(world.mesh_nodes().len(), 6, "made anew, without a report");
+    assert_eq!(world.mesh_nodes().len(), 6, "recreated, without a report");
 
     let new = PublicKey::new([77; 32]).to_string();
     let status = MeshNodeStatus {
         public_key: Some(new.clone()),
         ..MeshNodeStatus::default()
     };
-    world.tell(Change::Report("n1".to_owned(), status));
+    world.apply(Change::Report("n1".to_owned(), status));
     world.settle();
     assert_eq!(world.keys()["n1"], new, "what is reported counts");
-    world.tell(Change::Node("n1".to_owned(), None));
+    world.apply(Change::Node("n1".to_owned(), None));
     world.settle();
-    world.tell(Change::Report("n1".to_owned(), MeshNodeStatus::default()));
-    world.tell(Change::Node("n1".to_owned(), Some((1, "left"))));
+    world.apply(Change::Report("n1".to_owned(), MeshNodeStatus::default()));
+    world.apply(Change::Node("n1".to_owned(), Some((1, "left"))));
     world.settle();
     assert_eq!(world.keys().get("n1"), None, "another node by that name");
 }
@@ -443,7 +446,7 @@ fn a_retired_node_is_taken_back_by_the_next_operator_alone() {
     let mut world = World::of(&world::cluster());
     let node = world.members()["left"][0].clone();
     world.retire(&node);
-    world.tell(Change::Report(
+    world.apply(Change::Report(
         node.clone(),
         MeshNodeStatus {
             retired: true,
@@ -468,7 +471,7 @@ fn a_retired_node_is_taken_back_by_the_next_operator_alone() {
 fn written(changes: &[Change]) -> Vec<Write> {
     let mut world = World::new();
     for change in changes {
-        world.tell(change.clone());
+        world.apply(change.clone());
     }
     let mut writes = world.decide_again();
     for write in &mut writes {

@@ -101,7 +101,7 @@ pub(crate) fn options() -> Options {
     options
 }
 
-/// All times are told from one start, so that equal events give equal decisions.
+/// All times are counted from one start, so that equal events give equal decisions.
 pub(crate) fn now(second: u64) -> Now {
     static START: OnceLock<Instant> = OnceLock::new();
     Now {
@@ -135,6 +135,7 @@ pub(crate) fn list_all(state: &mut OperatorState, chosen: impl Fn(usize) -> bool
 pub(crate) struct World {
     pub(crate) state: OperatorState,
     pub(crate) conflicts: usize,
+    pub(crate) decisions: usize,
     version: u64,
     second: u64,
     nodes: BTreeMap<String, serde_json::Value>,
@@ -159,7 +160,7 @@ impl World {
     pub(crate) fn of(changes: &[Change]) -> Self {
         let mut world = Self::new();
         for change in changes {
-            world.tell(change.clone());
+            world.apply(change.clone());
         }
         world.settle();
         world.notices.clear();
@@ -170,7 +171,7 @@ impl World {
         world
     }
 
-    pub(crate) fn tell(&mut self, change: Change) {
+    pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Node(name, Some((number, location))) => {
                 let node = json!({
@@ -185,7 +186,7 @@ impl World {
                     },
                 });
                 self.nodes.insert(name.clone(), node);
-                self.tell_node(&name);
+                self.send_node(&name);
             }
             Change::Node(name, None) => {
                 if let Some(node) = self.nodes.remove(&name) {
@@ -195,20 +196,20 @@ impl World {
             }
             Change::Annotate(name, key, value) => {
                 self.nodes.get_mut(&name).unwrap()["metadata"]["annotations"][key] = json!(value);
-                self.tell_node(&name);
+                self.send_node(&name);
             }
             Change::Cordon(name, cordoned) => {
                 self.nodes.get_mut(&name).unwrap()["spec"]["unschedulable"] = json!(cordoned);
-                self.tell_node(&name);
+                self.send_node(&name);
             }
             Change::Ready(name, ready) => {
                 let status = if ready { "True" } else { "Unknown" };
                 self.nodes.get_mut(&name).unwrap()["status"]["conditions"][0]["status"] = json!(status);
-                self.tell_node(&name);
+                self.send_node(&name);
             }
             Change::Report(name, status) => {
                 self.reports.insert(name.clone(), status);
-                self.tell_report(&name);
+                self.send_report(&name);
             }
             Change::Link(name, location, up) => {
                 let report = self.reports.get_mut(&name).unwrap();
@@ -216,7 +217,7 @@ impl World {
                     location: location.to_owned(),
                     up,
                 }];
-                self.tell_report(&name);
+                self.send_report(&name);
             }
             Change::Location(mut location) => {
                 let name = location.name_any();
@@ -229,13 +230,13 @@ impl World {
         }
     }
 
-    fn tell_node(&mut self, name: &str) {
+    fn send_node(&mut self, name: &str) {
         let node: Node = serde_json::from_value(self.nodes[name].clone()).unwrap();
         self.state.handle_node(Event::Apply(node));
     }
 
     /// What an agent reports lies in its MeshNode; before the operator has made one, as if the agent had.
-    fn tell_report(&mut self, name: &str) {
+    fn send_report(&mut self, name: &str) {
         let mut object = self
             .mesh_nodes
             .get(name)
@@ -307,7 +308,7 @@ impl World {
         self.put_mesh_node(object);
     }
 
-    /// Somebody else writes a slice, and the watch is slow to tell.
+    /// Another writer changes a slice, and the watch is slow to deliver it.
     pub(crate) fn write_behind_the_back(&mut self, name: &str) {
         let mut slice = self.slices[name].clone();
         slice.spec.head.as_mut().unwrap().leaders.clear();
@@ -325,16 +326,18 @@ impl World {
         panic!("the operator does not come to rest");
     }
 
-    /// Decides, if nothing is left to write, and writes one thing; answers whether there was anything to do.
+    /// Decides, if nothing is left to write, and writes one thing; returns whether there was anything to do.
     pub(crate) fn step(&mut self) -> bool {
         if self.pending.is_empty() {
             if !self.state.poll_decide() {
                 return false;
             }
+            self.decisions += 1;
             let batch = self.state.decide(now(self.second)).unwrap();
-            self.pending = batch.phases.into_iter().flatten().rev().collect();
+            self.pending = batch.into_writes().collect();
+            self.pending.reverse();
             if self.pending.is_empty() {
-                self.state.handle_published(batch.mesh);
+                self.state.handle_published(false);
             }
             return true;
         }
@@ -344,30 +347,34 @@ impl World {
             self.conflicts += 1;
             self.state.handle_unpublished();
         }
+        if self.pending.is_empty() {
+            self.state.handle_published(true);
+        }
         true
     }
 
     /// What would be written if something had changed.
     pub(crate) fn decide_again(&mut self) -> Vec<Write> {
         let batch = self.state.decide(now(self.second)).unwrap();
-        batch.phases.into_iter().flatten().collect()
+        batch.into_writes().collect()
     }
 
-    /// Another operator finds what there is; answers what it writes at first.
+    /// Another operator finds what there is; returns what it is about to write at first.
     pub(crate) fn restart(&mut self) -> Vec<Write> {
-        self.begin_anew();
+        self.replace_operator();
         let writes = self.decide_again();
-        self.state.handle_unpublished();
+        self.pending = writes.clone();
+        self.pending.reverse();
         writes
     }
 
-    fn begin_anew(&mut self) {
+    fn replace_operator(&mut self) {
         let mut state = OperatorState::new(options());
         list_all(&mut state, |_| true);
         self.state = state;
         let names: Vec<String> = self.nodes.keys().cloned().collect();
         for name in names {
-            self.tell_node(&name);
+            self.send_node(&name);
         }
         for object in self.mesh_nodes.clone().into_values() {
             self.state.handle_mesh_node(Event::Apply(object));
@@ -386,7 +393,7 @@ impl World {
                 let mut object = LocationSlice::new(&name, spec);
                 let known = self.slices.get(&name).cloned();
                 if seen(known.as_ref().map(|known| &known.metadata)) != version {
-                    self.tell_slice(known, name);
+                    self.send_slice(known, name);
                     return false;
                 }
                 self.stamp(&mut object.metadata);
@@ -416,7 +423,7 @@ impl World {
             Write::CreateLocation { name } => {
                 let mut object = Location::new(&name, LocationSpec::default());
                 object.metadata.labels = Some([(MANAGED_LABEL.to_owned(), "true".to_owned())].into());
-                self.tell(Change::Location(Box::new(object)));
+                self.apply(Change::Location(Box::new(object)));
             }
             Write::DeleteLocation(Target { name, .. }) => {
                 self.locations.remove(&name);
@@ -425,7 +432,7 @@ impl World {
             Write::LocationStatus { name, status, .. } => {
                 let mut object = self.locations[&name].clone();
                 object.status = Some(status);
-                self.tell(Change::Location(Box::new(object)));
+                self.apply(Change::Location(Box::new(object)));
             }
             Write::PeerStatus { .. } => panic!("there is no Peer"),
             Write::Event(notice) => self.notices.push(notice),
@@ -433,7 +440,7 @@ impl World {
         true
     }
 
-    fn tell_slice(&mut self, found: Option<LocationSlice>, name: String) {
+    fn send_slice(&mut self, found: Option<LocationSlice>, name: String) {
         match found {
             Some(found) => self.state.handle_slice(Event::Apply(found)),
             None => self.state.handle_gone(Gone::Slice(name)),

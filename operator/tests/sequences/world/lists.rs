@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kube::runtime::watcher::Event;
-use spanwire_crds::{SliceMember, translate::Node};
+use kube::{ResourceExt as _, runtime::watcher::Event};
+use spanwire_crds::{LocationSlice, LocationSliceSpec, MeshNodeSpec, SliceMember, translate::Node};
 use spanwire_operator::batch::Write;
 
 use super::{World, now};
@@ -24,7 +24,7 @@ impl World {
         self.state.handle_node(Event::InitDone);
     }
 
-    /// Somebody deleted all MeshNodes, and with them what was reported.
+    /// A user deleted all MeshNodes, and with them what was reported.
     pub(crate) fn list_no_mesh_nodes(&mut self) {
         self.mesh_nodes.clear();
         self.reports.clear();
@@ -32,7 +32,7 @@ impl World {
         self.state.handle_mesh_node(Event::InitDone);
     }
 
-    /// Somebody deleted all LocationSlices.
+    /// A user deleted all LocationSlices.
     pub(crate) fn list_no_slices(&mut self) {
         self.slices.clear();
         self.state.handle_slice(Event::Init);
@@ -50,9 +50,9 @@ impl World {
 
     /// As [`Self::restart`], where nothing is to be decided.
     pub(crate) fn restart_in_doubt(&mut self) -> Option<Vec<Write>> {
-        self.begin_anew();
+        self.replace_operator();
         let batch = self.state.decide(now(self.second))?;
-        Some(batch.phases.into_iter().flatten().collect())
+        Some(batch.into_writes().collect())
     }
 
     pub(crate) fn keys(&self) -> BTreeMap<String, String> {
@@ -65,5 +65,58 @@ impl World {
         let members = self.slices.values().flat_map(|slice| &slice.spec.members);
         let overlay = |member: &SliceMember| (member.node.clone(), member.overlay.clone());
         members.map(overlay).collect()
+    }
+
+    pub(crate) fn slices(&self) -> Vec<&str> {
+        self.slices.keys().map(String::as_str).collect()
+    }
+
+    /// The watch repeats every object as it is.
+    pub(crate) fn repeat_everything(&mut self) {
+        for object in self.slices.clone().into_values() {
+            self.state.handle_slice(Event::Apply(object));
+        }
+        for object in self.mesh_nodes.clone().into_values() {
+            self.state.handle_mesh_node(Event::Apply(object));
+        }
+        for object in self.locations.clone().into_values() {
+            self.state.handle_location(Event::Apply(object));
+        }
+    }
+
+    /// Another writer changes a slice.
+    pub(crate) fn edit_slice(&mut self, name: &str, edit: impl FnOnce(&mut LocationSliceSpec)) {
+        let mut object = self.slices[name].clone();
+        edit(&mut object.spec);
+        self.put_slice(object);
+    }
+
+    /// Another writer creates a slice.
+    pub(crate) fn add_slice(&mut self, name: &str, location: &str) {
+        let spec = LocationSliceSpec {
+            location: location.to_owned(),
+            ..LocationSliceSpec::default()
+        };
+        self.put_slice(LocationSlice::new(name, spec));
+    }
+
+    fn put_slice(&mut self, mut object: LocationSlice) {
+        self.stamp(&mut object.metadata);
+        self.slices.insert(object.name_any(), object.clone());
+        self.state.handle_slice(Event::Apply(object));
+    }
+
+    /// Another writer changes a MeshNode.
+    pub(crate) fn edit_mesh_node(&mut self, name: &str, edit: impl FnOnce(&mut MeshNodeSpec)) {
+        let mut object = self.mesh_nodes[name].clone();
+        edit(&mut object.spec);
+        self.put_mesh_node(object);
+    }
+
+    /// A user deletes a MeshNode; its agent reports again when there is one.
+    pub(crate) fn remove_mesh_node(&mut self, name: &str) {
+        let mut object = self.mesh_nodes.remove(name).unwrap();
+        self.stamp(&mut object.metadata);
+        self.state.handle_mesh_node(Event::Delete(object));
     }
 }

@@ -1,0 +1,256 @@
+//! Drives the state: events of the watches in, decisions to the queue, its writes to the API server, and what they
+//! found back into the state. Nothing is waited for: while writes are on their way events are taken in.
+
+use std::time::{Duration, Instant};
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered},
+};
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::watcher::Event;
+use tokio::{sync::watch, time};
+
+use crate::{
+    api,
+    batch::Write,
+    metrics::{Metrics, WriteLabels},
+    pace::Pace,
+    queue::{Outcome, Published, WriteQueue},
+    serve::Health,
+    state::{Now, OperatorState},
+    watch::WatchEvent,
+    writer::{ApiWriter, Found, WriteError, WriteOutcome},
+};
+
+/// The loop comes by at least this often.
+pub const TICK: Duration = Duration::from_secs(10);
+/// How many events are entered before anything else is looked at.
+const EVENTS: usize = 1000;
+
+/// What the loop is connected to.
+pub struct Outlets {
+    /// Events of the watches.
+    pub events: BoxStream<'static, WatchEvent>,
+    /// Writes to the API server.
+    pub writer: ApiWriter,
+    /// Whether this operator leads.
+    pub leads: watch::Receiver<bool>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What /healthz and /readyz serve.
+    pub health: Health,
+}
+
+/// The loop of the operator.
+pub struct EventLoop {
+    state: OperatorState,
+    queue: WriteQueue,
+    pace: Pace,
+    in_flight: FuturesUnordered<BoxFuture<'static, (Write, WriteOutcome)>>,
+    outlets: Outlets,
+    /// Whether it was logged that a list without any Node is not believed.
+    doubted: bool,
+}
+
+impl EventLoop {
+    /// A loop for this state.
+    #[must_use]
+    pub fn new(state: OperatorState, outlets: Outlets) -> Self {
+        Self {
+            state,
+            queue: WriteQueue::default(),
+            pace: Pace::default(),
+            in_flight: FuturesUnordered::new(),
+            outlets,
+            doubted: false,
+        }
+    }
+
+    /// Runs until a watch ends, which none ever does. `definitions` are applied when this operator comes to lead.
+    pub async fn run(mut self, mut definitions: Option<kube::Client>) {
+        loop {
+            let leads = *self.outlets.leads.borrow_and_update();
+            self.outlets.metrics.leading.set(i64::from(leads));
+            if leads && let Some(client) = definitions.take() {
+                apply_definitions(&client).await;
+            }
+            self.doubt();
+            self.outlets.health.tick(self.state.complete());
+            self.outlets.metrics.enter(self.state.sizes());
+            let now = Instant::now();
+            if leads {
+                self.advance(now);
+            }
+            let wake = self.wake(now, leads);
+            tokio::select! {
+                biased;
+                Some((write, outcome)) = self.in_flight.next() => {
+                    self.finish(&write, outcome);
+                    while let Some(Some((write, outcome))) = self.in_flight.next().now_or_never() {
+                        self.finish(&write, outcome);
+                    }
+                    // However many writes end, events are not left waiting.
+                    self.take_events();
+                }
+                event = self.outlets.events.next() => {
+                    let Some(event) = event else { return };
+                    self.enter(event);
+                    self.take_events();
+                }
+                changed = self.outlets.leads.changed() => if changed.is_err() { return },
+                () = time::sleep_until(wake.into()) => {}
+            }
+            let now = Instant::now();
+            self.state.handle_timeout(now);
+            if self.queue.handle_timeout(now) {
+                self.state.handle_unpublished();
+            }
+        }
+    }
+
+    /// Decides where that is due, and starts the writes that may be done.
+    fn advance(&mut self, now: Instant) {
+        if self.may_decide(now) && self.pace.is_due(now) {
+            self.decide(now);
+        }
+        while let Some(write) = self.queue.poll_write(now) {
+            let writer = self.outlets.writer.clone();
+            let work = async move {
+                let outcome = writer.write(&write).await;
+                (write, outcome)
+            };
+            self.in_flight.push(work.boxed());
+        }
+        if let Some(published) = self.queue.poll_published(now) {
+            self.published(&published);
+        }
+    }
+
+    fn may_decide(&self, now: Instant) -> bool {
+        self.state.poll_decide() && !self.queue.is_publishing() && !self.queue.is_paused(now)
+    }
+
+    fn decide(&mut self, start: Instant) {
+        let now = Now {
+            monotonic: start,
+            wall: Timestamp::now(),
+        };
+        let Some(batch) = self.state.decide(now) else {
+            return;
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        self.outlets.metrics.decide_duration.observe(seconds);
+        self.pace.handle_decided(start);
+        self.queue.enqueue(batch, start);
+    }
+
+    fn published(&mut self, published: &Published) {
+        let Published {
+            generation,
+            writes,
+            duration,
+            whole,
+            unknown,
+        } = *published;
+        if unknown {
+            self.state.handle_unpublished();
+        }
+        self.state.handle_published(writes > 0);
+        if self.state.poll_decide() {
+            self.pace.handle_continued();
+        }
+        let metrics = &self.outlets.metrics;
+        if whole {
+            let generation = i64::try_from(generation).unwrap_or(i64::MAX);
+            metrics.published_generation.set(generation);
+        }
+        if writes > 0 {
+            let seconds = duration.as_secs_f64();
+            metrics.publish_duration.observe(seconds);
+            tracing::info!(generation, writes, seconds, "published");
+        }
+    }
+
+    fn doubt(&mut self) {
+        let doubts = self.state.doubts_nodes();
+        if doubts && !self.doubted {
+            tracing::warn!(
+                "the API server lists no Node at all, and that is not believed: nothing is decided until it does; to \
+                 clear nodes, uninstall the chart or run `spanwire-agent cleanup` there"
+            );
+        }
+        self.doubted = doubts;
+    }
+
+    fn wake(&self, now: Instant, leads: bool) -> Instant {
+        let latest = now + TICK;
+        let may_decide = leads && self.may_decide(now);
+        let paced = may_decide.then(|| self.pace.poll_due().unwrap_or(now));
+        let due = self.state.poll_timeout().into_iter();
+        let due = due.chain(self.queue.poll_timeout()).chain(paced);
+        due.chain([latest]).min().unwrap_or(latest)
+    }
+
+    /// Enters the events that are there.
+    fn take_events(&mut self) {
+        for _ in 0..EVENTS {
+            match self.outlets.events.next().now_or_never() {
+                Some(Some(event)) => self.enter(event),
+                Some(None) | None => break,
+            }
+        }
+        if self.state.poll_decide() {
+            self.pace.handle_event(Instant::now());
+        }
+    }
+
+    fn enter(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Node(event) => self.state.handle_node(event),
+            WatchEvent::MeshNode(event) => self.state.handle_mesh_node(event),
+            WatchEvent::Location(event) => self.state.handle_location(event),
+            WatchEvent::Peer(event) => self.state.handle_peer(event),
+            WatchEvent::Slice(event) => self.state.handle_slice(event),
+            WatchEvent::Lease(event) => self.state.handle_lease(event, Instant::now()),
+        }
+    }
+
+    /// Enters what a write found.
+    fn finish(&mut self, write: &Write, outcome: WriteOutcome) {
+        match outcome.found {
+            Found::Slice(object) => self.state.handle_slice(Event::Apply(*object)),
+            Found::MeshNode(object) => self.state.handle_mesh_node(Event::Apply(*object)),
+            Found::Location(object) => self.state.handle_location(Event::Apply(*object)),
+            Found::Peer(object) => self.state.handle_peer(Event::Apply(*object)),
+            Found::Gone(gone) => self.state.handle_gone(gone),
+            Found::Nothing => {}
+        }
+        let result = outcome.error.as_ref().map_or(Outcome::Done, WriteError::outcome);
+        if let Some(key) = self.queue.handle_outcome(write, result, Instant::now()) {
+            self.state.handle_unwritten(&key);
+        }
+        let kind = write.kind();
+        let result = outcome.error.map_or("done", failed);
+        let labels = WriteLabels { kind, result };
+        self.outlets.metrics.writes.get_or_create(&labels).inc();
+    }
+}
+
+async fn apply_definitions(client: &kube::Client) {
+    if let Err(error) = api::apply_definitions(client).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "the CustomResourceDefinitions cannot be kept up to date");
+    }
+}
+
+fn failed(error: WriteError) -> &'static str {
+    let cause = &error as &dyn std::error::Error;
+    if matches!(error, WriteError::Conflict { .. }) {
+        tracing::debug!(error = cause, "write conflict, deciding again");
+        return "conflict";
+    }
+    tracing::warn!(error = cause, "write failed, backing off");
+    "failed"
+}

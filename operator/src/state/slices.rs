@@ -1,0 +1,235 @@
+//! From a decision to LocationSlices: those of locations that changed, added before removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spanwire_crds::{LocationSliceSpec, Role, SliceLeader, publication};
+use spanwire_topology::{Location, LocationName, Mesh};
+
+use super::{OperatorState, records::SliceRecord};
+use crate::batch::Write;
+
+/// What is known of the published LocationSlices beside their content.
+#[derive(Debug, Default)]
+pub(super) struct Publication {
+    /// The slices of each location, by the name that they give of it.
+    slices: BTreeMap<String, BTreeSet<String>>,
+    /// The slices in which each member sits.
+    seats: BTreeMap<String, BTreeSet<String>>,
+    /// The locations whose slices are as they are to be, as they were decided then.
+    clean: BTreeMap<LocationName, Location>,
+    /// What the last decision writes: the slices as they will be, `None` for those that go.
+    expected: BTreeMap<String, Option<LocationSliceSpec>>,
+    /// The last decision waits for members to arrive before it goes on.
+    held_back: bool,
+}
+
+impl Publication {
+    /// Whether the last decision waits for a part of it to be written.
+    pub(super) const fn held_back(&self) -> bool {
+        self.held_back
+    }
+
+    /// Follows a change of a slice; returns whether it is what the last decision writes.
+    pub(super) fn handle_slice(
+        &mut self,
+        name: &str,
+        before: Option<&LocationSliceSpec>,
+        now: Option<&LocationSliceSpec>,
+    ) -> bool {
+        for spec in before.into_iter().chain(now) {
+            self.clean
+                .retain(|location, _| location.as_str() != spec.location);
+        }
+        if let Some(spec) = before {
+            remove(&mut self.slices, &spec.location, name);
+            for member in &spec.members {
+                remove(&mut self.seats, &member.node, name);
+            }
+        }
+        if let Some(spec) = now {
+            insert(&mut self.slices, &spec.location, name);
+            for member in &spec.members {
+                insert(&mut self.seats, &member.node, name);
+            }
+        }
+        self.expected
+            .get(name)
+            .is_some_and(|expected| expected.as_ref() == now)
+    }
+}
+
+fn insert(map: &mut BTreeMap<String, BTreeSet<String>>, key: &str, slice: &str) {
+    match map.get_mut(key) {
+        Some(slices) => {
+            slices.insert(slice.to_owned());
+        }
+        None => {
+            map.insert(key.to_owned(), [slice.to_owned()].into());
+        }
+    }
+}
+
+fn remove(map: &mut BTreeMap<String, BTreeSet<String>>, key: &str, slice: &str) {
+    if let Some(slices) = map.get_mut(key) {
+        slices.remove(slice);
+        if slices.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+/// Writes of slices, in the order in which they have to be done.
+#[derive(Debug, Default)]
+pub(super) struct SliceWrites {
+    /// Heads that name a leader that is on its way from one location to another.
+    pub(super) announced: Vec<Write>,
+    pub(super) members: Vec<Write>,
+    pub(super) heads: Vec<Write>,
+    pub(super) removed: Vec<Write>,
+}
+
+impl OperatorState {
+    /// The writes of the slices that are not as they are to be. Only locations are rendered that were decided otherwise
+    /// than when their slices were found to be right, or whose slices changed since.
+    pub(super) fn slice_writes(&mut self, mesh: &Mesh) -> SliceWrites {
+        let wanted = self.wanted(mesh);
+        let all = || wanted.iter().flat_map(|(_, slices)| slices);
+        let moving = self.moving(all());
+        let mut writes = SliceWrites::default();
+        let mut expected = BTreeMap::new();
+        let still = |record: &SliceRecord| {
+            let mut members = record.spec.members.iter();
+            members.any(|member| moving.contains(&member.node))
+        };
+        let names: BTreeSet<&String> = all().map(|(name, _)| name).collect();
+        let rendered: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+        let orphan = |location: &str| !mesh.locations.keys().any(|name| name.as_str() == location);
+        let mut clean = Vec::new();
+        for (location, slices) in &self.publication.slices {
+            if !rendered.contains(location.as_str()) && !orphan(location) {
+                continue;
+            }
+            for name in slices.iter().filter(|name| !names.contains(name)) {
+                if let Some(record) = self.slices.get(name)
+                    && !still(record)
+                {
+                    expected.insert(name.clone(), None);
+                    writes
+                        .removed
+                        .push(Write::DeleteSlice(record.revision.target(name)));
+                }
+            }
+        }
+        for (location, slices) in &wanted {
+            let group = self.publication.slices.get(location.as_str());
+            let surplus = group.is_some_and(|group| group.iter().any(|name| !slices.contains_key(name)));
+            let mut right = !surplus;
+            for (name, spec) in slices {
+                let record = self.slices.get(name);
+                if record.is_some_and(|record| record.spec == *spec) {
+                    continue;
+                }
+                right = false;
+                let mut spec = spec.clone();
+                if let Some(record) = record {
+                    keep(&mut spec, record, &moving);
+                }
+                if record.is_some_and(|record| record.spec == spec) {
+                    continue;
+                }
+                expected.insert(name.clone(), Some(spec.clone()));
+                writes.push(
+                    &moving,
+                    Write::Slice {
+                        version: record.map(|record| record.revision.version()),
+                        name: name.clone(),
+                        spec,
+                    },
+                );
+            }
+            if right {
+                clean.push(location);
+            }
+        }
+        for name in clean {
+            if let Some(location) = mesh.locations.get(name) {
+                self.publication.clean.insert(name.clone(), location.clone());
+            }
+        }
+        self.publication
+            .clean
+            .retain(|name, _| mesh.locations.contains_key(name));
+        self.publication.expected = expected;
+        self.publication.held_back = !moving.is_empty();
+        writes
+    }
+
+    /// The slices of every location that may not be published as decided.
+    fn wanted(&self, mesh: &Mesh) -> Vec<(LocationName, BTreeMap<String, LocationSliceSpec>)> {
+        let unclean = |(name, location): &(&LocationName, &Location)| {
+            self.publication.clean.get(*name) != Some(*location)
+        };
+        let render = |(name, location): (&LocationName, &Location)| {
+            let group = self.publication.slices.get(name.as_str()).into_iter().flatten();
+            let published = group.filter_map(|slice| Some((slice.as_str(), &self.slices.get(slice)?.spec)));
+            let slices = publication::location_slices(name, location, mesh.generation, published);
+            (name.clone(), slices)
+        };
+        mesh.locations.iter().filter(unclean).map(render).collect()
+    }
+
+    /// The members that are to sit in a slice that does not have them yet, and sit in another one.
+    fn moving<'a>(
+        &self,
+        wanted: impl Iterator<Item = (&'a String, &'a LocationSliceSpec)>,
+    ) -> BTreeSet<String> {
+        let mut moving = BTreeSet::new();
+        for (name, spec) in wanted {
+            for member in &spec.members {
+                let seats = self.publication.seats.get(&member.node);
+                if seats.is_some_and(|slices| !slices.contains(name)) {
+                    moving.insert(member.node.clone());
+                }
+            }
+        }
+        moving
+    }
+}
+
+impl SliceWrites {
+    fn push(&mut self, moving: &BTreeSet<String>, write: Write) {
+        let Write::Slice { spec, .. } = &write else {
+            return;
+        };
+        let phase = match &spec.head {
+            Some(head) if head.leaders.iter().any(|leader| moving.contains(&leader.node)) => {
+                &mut self.announced
+            }
+            Some(_) => &mut self.heads,
+            None => &mut self.members,
+        };
+        phase.push(write);
+    }
+}
+
+/// Keeps members that have not arrived in their new slice, as members and, if they are, as leaders.
+fn keep(spec: &mut LocationSliceSpec, record: &SliceRecord, moving: &BTreeSet<String>) {
+    if let (Some(head), Some(published)) = (&mut spec.head, &record.spec.head) {
+        for leader in &published.leaders {
+            let here = head.leaders.iter().any(|wanted| wanted.node == leader.node);
+            if moving.contains(&leader.node) && !here {
+                head.leaders.push(SliceLeader {
+                    node: leader.node.clone(),
+                    role: Role::Standby,
+                });
+            }
+        }
+    }
+    for member in &record.spec.members {
+        let here = spec.members.iter().any(|wanted| wanted.node == member.node);
+        if moving.contains(&member.node) && !here {
+            spec.members.push(member.clone());
+        }
+    }
+    spec.members.sort_by(|a, b| a.node.cmp(&b.node));
+}
