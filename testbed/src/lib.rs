@@ -1,9 +1,25 @@
 //! What tests, benchmarks and the lab share. No product code depends on this crate.
 //!
-//! [`programs`] is the only way in which they start another program: what `scripts/programs` does not list is refused,
-//! so that a program that `scripts/setup` does not install is missed on every machine and not only on a fresh one.
+//! * [`programs`]: only what `scripts/programs` lists is started, so that a program that `scripts/setup` does not install
+//!   is missed on every machine and not only on a fresh one. [`command`] and [`Command`] look there.
+//! * [`Namespace`], [`isolated`]: network namespaces that end with the test, however it ends. They need root.
+//! * [`World::two_locations`]: nodes and pods behind two LANs and a router, as flannel leaves them.
+//! * [`wait_until`], [`Ping`]: what happens while a test waits.
 
+mod command;
+mod namespace;
+mod ping;
 pub mod programs;
+mod wait;
+mod world;
+
+pub use self::{
+    command::Command,
+    namespace::{Namespace, isolated},
+    ping::Ping,
+    wait::wait_until,
+    world::{FAMILIES, Family, NODES, Node, World, bridge, hop, lan, pod, pods},
+};
 
 /// Makes a command of a listed program, or of one that was built and is named by its path; for tests, which fail with
 /// what to do when it is refused.

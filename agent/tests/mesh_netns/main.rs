@@ -5,10 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod failures;
 mod mesh;
 mod moves;
 mod names;
-mod net;
 mod scenes;
 mod world;

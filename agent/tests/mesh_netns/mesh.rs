@@ -1,21 +1,12 @@
 //! The mesh as the operator would publish it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use spanwire_crds::{LocationSlice, MeshNode, MeshNodeSpec, publication::slices};
+use spanwire_testbed::{Family, NODES, hop, lan, pods};
 use spanwire_topology::{
     Generation, Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, PublicKey,
 };
-
-/// The nodes: location, name, its number.
-pub(crate) const NODES: [(&str, &str, u8); 4] =
-    [("a", "a1", 1), ("a", "a2", 2), ("b", "b1", 3), ("b", "b2", 4)];
-
-/// The address of a node in its LAN.
-pub(crate) fn lan(number: u8) -> IpAddr {
-    let location = if number <= 2 { 1 } else { 2 };
-    format!("10.{location}.0.{number}").parse().unwrap()
-}
 
 /// The mesh of these keys, one per node, the first node of each location leading it.
 pub(crate) fn mesh(keys: &[PublicKey], established: bool) -> Mesh {
@@ -68,14 +59,16 @@ pub(crate) fn led_in_order(mut mesh: Mesh, order: [&str; 2]) -> Mesh {
 }
 
 fn member(number: u8, key: PublicKey) -> Member {
+    let lan = lan(number, Family::V4);
+    let (network, length) = pods(number, Family::V4);
     Member {
         generation: Generation(1),
-        addresses: [lan(number)].into(),
-        prefixes: [format!("10.244.{number}.0/24").parse().unwrap()].into(),
+        addresses: [lan].into(),
+        prefixes: [format!("{network}/{length}").parse().unwrap()].into(),
         overlay: [format!("10.4.0.{number}").parse().unwrap()].into(),
-        hop: [format!("10.244.{number}.0").parse().unwrap()].into(),
+        hop: [hop(number, Family::V4)].into(),
         public_key: Some(key),
-        endpoints: vec![format!("{}:51820", lan(number)).parse().unwrap()],
+        endpoints: vec![format!("{lan}:51820").parse().unwrap()],
         listen_port: 51_820,
         keepalive: None,
     }

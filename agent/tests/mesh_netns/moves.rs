@@ -2,7 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use crate::{net::within, world::World};
+use spanwire_testbed::wait_until;
+
+use crate::world::World;
 
 /// Long beside what a ping takes, and beside what an agent takes to follow.
 const LATE: Duration = Duration::from_millis(500);
@@ -14,12 +16,12 @@ const SECOND: [&str; 2] = ["a2", "a1"];
 fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
     let mut world = World::new(true);
     for name in ["a1", "a2", "b1", "b2"] {
-        world.tell(name, FIRST);
-        let mesh = world.told(name);
+        world.publish_to(name, FIRST);
+        let mesh = world.mesh_of(name);
         world.node(name).start_agent(&mesh);
     }
     world.wait_for_pods();
-    within(Duration::from_secs(10), "the standby leader's tunnel", || {
+    wait_until("the standby leader's tunnel", Duration::from_secs(10), || {
         world.node("b1").host.pings("10.4.0.2")
     });
     let pings = [("a2", "10.244.4.2"), ("b2", "10.244.1.2"), ("a1", "10.244.3.2")];
@@ -32,14 +34,14 @@ fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
         (FIRST, ["b2", "a2", "b1", "a1"]),
     ] {
         for name in hear {
-            world.tell(name, order);
+            world.publish_to(name, order);
             thread::sleep(LATE);
         }
     }
     for ((from, to), ping) in pings.into_iter().zip(running) {
         let (sent, returned) = ping.stop();
         eprintln!("{from} to {to}: {returned} of {sent} pings answered");
-        // The last request may still be on its way when ping is told to end.
+        // The last request may still be on its way when ping is interrupted.
         assert!(
             sent <= returned + 1,
             "{from} to {to}: {} of {sent} pings were lost",

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    net::within,
-    world::{Node, World},
-};
+use spanwire_testbed::wait_until;
+
+use crate::world::{Node, World};
 
 const OTHER: [&str; 8] = [
     "--link=mesh7",
@@ -66,7 +65,7 @@ fn names_that_are_anothers_are_refused_before_anything_is_done() {
     let before = node.picture();
     node.flags = &["--table=254"];
     node.start_agent(&mesh);
-    within(Duration::from_secs(10), "the refusal", || {
+    wait_until("the refusal", Duration::from_secs(10), || {
         node.agent_log()
             .contains("the routing table 254 is the kernel's own")
     });
@@ -74,20 +73,20 @@ fn names_that_are_anothers_are_refused_before_anything_is_done() {
 }
 
 #[test]
-fn a_port_that_somebody_else_has_is_told_before_the_node_leads() {
+fn a_port_that_another_program_has_is_reported_before_the_node_leads() {
     let mut world = World::new(true);
     let mesh = world.mesh_file();
     let follower = world.node("a2");
     let _taken = follower.bind(51_820);
     follower.start_agent(&mesh);
-    within(Duration::from_secs(10), "the clash", || {
+    wait_until("the clash", Duration::from_secs(10), || {
         follower
             .agent_log()
-            .contains("the UDP port 51820 is taken by somebody else")
+            .contains("the UDP port 51820 is taken by another program")
     });
     world.node("b2").start_agent(&mesh);
     let free = world.node("b2");
-    within(Duration::from_secs(10), "ready", || {
+    wait_until("ready", Duration::from_secs(10), || {
         free.ask("/readyz").contains("200 OK")
     });
     assert!(!free.agent_log().contains("51820"), "{}", free.agent_log());

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    net::within,
-    world::{Node, World},
-};
+use spanwire_testbed::wait_until;
+
+use crate::world::{Node, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,12 +40,12 @@ fn followers_of_two_locations_reach_each_other_and_keep_their_addresses() {
 fn until_two_locations_are_established_only_overlay_addresses_are_routed() {
     let mut world = World::with_agents(false);
     let up = "spanwire_agent_link_up{location=\"b\"} 1";
-    let took = within(10 * SECOND, "the link of a to b", || {
+    let took = wait_until("the link of a to b", 10 * SECOND, || {
         world.node("a1").ask("/metrics").contains(up)
     });
     eprintln!("from the start of all agents to the link being reported: {took:?}");
     // What a1 says of the link is not yet b1's word that it has set its routes.
-    within(2 * SECOND, "the overlay address of b1", || {
+    wait_until("the overlay address of b1", 2 * SECOND, || {
         world.node("a1").host.pings("10.4.0.3")
     });
     assert!(!world.node("a2").pod.pings("10.244.4.2"));
@@ -65,7 +64,7 @@ fn an_agent_that_is_killed_and_started_again_costs_no_packet() {
         node.kill_agent();
         std::thread::sleep(SECOND / 5);
         node.start_agent(&mesh);
-        within(5 * SECOND, "ready", || node.ask("/readyz").contains("200 OK"));
+        wait_until("ready", 5 * SECOND, || node.ask("/readyz").contains("200 OK"));
         let log = node.agent_log();
         let changes = log
             .lines()
@@ -77,7 +76,7 @@ fn an_agent_that_is_killed_and_started_again_costs_no_packet() {
     }
     let (sent, returned) = ping.stop();
     eprintln!("{returned} of {sent} pings answered");
-    // The last request may still be on its way when ping is told to end.
+    // The last request may still be on its way when ping is interrupted.
     assert!(
         sent <= returned + 1,
         "{} of {sent} pings were lost",
@@ -86,7 +85,7 @@ fn an_agent_that_is_killed_and_started_again_costs_no_packet() {
 }
 
 #[test]
-fn what_somebody_deletes_is_back_within_two_seconds_and_said_once() {
+fn what_is_deleted_is_back_within_two_seconds_and_logged_once() {
     let mut world = World::with_agents(true);
     world.wait_for_pods();
     let leader = world.node("a1");
@@ -124,15 +123,15 @@ fn what_somebody_deletes_is_back_within_two_seconds_and_said_once() {
 }
 
 #[test]
-fn a_wireguard_peer_that_somebody_removes_is_back_within_ten_seconds() {
+fn a_wireguard_peer_that_is_removed_is_back_within_ten_seconds() {
     let mut world = World::with_agents(true);
     world.wait_for_pods();
     let far = world.node("b1").key();
     let hex: String = far.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let leader = world.node("a1");
-    leader.tell_device(&format!("set=1\npublic_key={hex}\nremove=true\n\n"));
+    leader.configure_device(&format!("set=1\npublic_key={hex}\nremove=true\n\n"));
     let repaired = "repaired what somebody else had changed";
-    let took = within(10 * SECOND, "peer", || leader.agent_log().contains(repaired));
+    let took = wait_until("peer", 10 * SECOND, || leader.agent_log().contains(repaired));
     eprintln!("peer: back after {took:?}");
     assert!(
         leader.agent_log().contains(&format!("peer set {far}")),
@@ -143,16 +142,16 @@ fn a_wireguard_peer_that_somebody_removes_is_back_within_ten_seconds() {
 }
 
 #[test]
-fn a_group_that_somebody_takes_away_is_back_within_ten_seconds() {
+fn a_group_that_is_taken_away_is_back_within_ten_seconds() {
     let mut world = World::with_agents(true);
     world.wait_for_pods();
     let far = world.node("b1").key();
     let hex: String = far.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let leader = world.node("a1");
-    leader.tell_device(&format!("set=1\npublic_key={hex}\ngroup=\n\n"));
+    leader.configure_device(&format!("set=1\npublic_key={hex}\ngroup=\n\n"));
     let repaired =
         format!("repaired what somebody else had changed steps=\"peer set {far} dev spanwire0 group b\"");
-    let took = within(10 * SECOND, "group", || leader.agent_log().contains(&repaired));
+    let took = wait_until("group", 10 * SECOND, || leader.agent_log().contains(&repaired));
     eprintln!("group: back after {took:?}");
 }
 
@@ -162,8 +161,8 @@ fn without_the_tunnel_process_traffic_stops_and_it_goes_on_with_it() {
     world.wait_for_pods();
     let leader = world.node("a1");
     leader.kill_tunnel();
-    // The agent says that there is nobody to make the device.
-    within(5 * SECOND, "trouble", || {
+    // The agent says that no process makes the device.
+    wait_until("trouble", 5 * SECOND, || {
         leader.agent_log().contains("is spanwire-tunnel running")
     });
     let refused = leader.host.try_run("ping -c 1 -W 1 10.244.4.2");
@@ -184,7 +183,7 @@ fn deleted(node: &Node, what: &str, delete: &str, back: &str, limit: Duration) {
     };
     let before = repairs();
     node.host.run(delete);
-    let took = within(limit, what, || node.host.try_run(back).status.success());
+    let took = wait_until(what, limit, || node.host.try_run(back).status.success());
     // Whatever the repair itself announces has been heard by then.
     std::thread::sleep(SECOND);
     eprintln!("{what}: back after {took:?}");
@@ -197,7 +196,7 @@ fn an_agent_without_a_source_goes_on_from_its_ledger() {
     world.wait_for_pods();
     let follower = world.node("a2");
     // The ledger is written a second after the snapshot.
-    within(5 * SECOND, "ledger", || {
+    wait_until("ledger", 5 * SECOND, || {
         follower.state().join("ledger.json").exists()
     });
     follower.kill_agent();
@@ -226,12 +225,12 @@ fn two_nodes_that_take_each_other_for_the_leader_send_a_packet_round_only_a_few_
         world.node(name).start_agent(mesh);
     }
     for node in &world.nodes {
-        within(10 * SECOND, "ready", || node.ask("/readyz").contains("200 OK"));
+        wait_until("ready", 10 * SECOND, || node.ask("/readyz").contains("200 OK"));
     }
     for name in ["a1", "a2"] {
         world.node(name).host.nft(HOPPING);
     }
-    assert!(!world.node("a2").pod.pings("10.244.4.2"), "nobody leads");
+    assert!(!world.node("a2").pod.pings("10.244.4.2"), "none leads");
     let sent = |node: &mut Node| -> u32 {
         let listed = node.host.run("nft list table inet seen");
         let counted = listed.split("packets ").nth(1).unwrap();
@@ -254,7 +253,7 @@ fn a_node_that_retires_or_is_cleaned_is_as_it_was() {
     world.publish(true, &["b1", "b2"]);
     for name in ["b1", "b2"] {
         let node = world.node(name);
-        within(5 * SECOND, "retired", || node.agent_log().contains("retired"));
+        wait_until("retired", 5 * SECOND, || node.agent_log().contains("retired"));
         assert!(!node.state().exists());
     }
     for name in ["a1", "a2"] {

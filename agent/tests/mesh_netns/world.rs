@@ -11,13 +11,11 @@ use std::{
 };
 
 use spanwire_agent::identity::Identity;
+use spanwire_testbed::{self as testbed, Family, Namespace, wait_until};
 use spanwire_topology::PublicKey;
 use tempfile::TempDir;
 
-use crate::{
-    mesh::{self, NODES, lan},
-    net::{Namespace, within},
-};
+use crate::mesh;
 
 /// The router forwards WireGuard between the locations and nothing else, so whatever arrives came through the tunnel.
 const ROUTER: &str = "
@@ -32,7 +30,7 @@ table inet internet {
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
-    _router: Namespace,
+    _network: testbed::World,
     pub(crate) folder: TempDir,
 }
 
@@ -51,11 +49,12 @@ impl World {
     /// The network without Spanwire, the tunnel processes, and a mesh in a file.
     pub(crate) fn new(established: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let router = router();
-        let nodes = NODES.map(|(_, name, number)| Node::new(name, number, &router, folder.path()));
+        let network = testbed::World::two_locations(&[Family::V4]);
+        network.router.nft(ROUTER);
+        let nodes = network.nodes.iter().map(|node| Node::new(node, folder.path()));
         let mut world = Self {
-            nodes: nodes.into(),
-            _router: router,
+            nodes: nodes.collect(),
+            _network: network,
             folder,
         };
         world.publish(established, &[]);
@@ -92,18 +91,18 @@ impl World {
         path
     }
 
-    /// Each node's own file, which [`Self::tell`] replaces.
-    pub(crate) fn told(&self, node: &str) -> PathBuf {
+    /// Each node's own file, which [`Self::publish_to`] replaces.
+    pub(crate) fn mesh_of(&self, node: &str) -> PathBuf {
         self.folder.path().join(format!("{node}.json"))
     }
 
-    /// Tells a node that these two lead location a, the first of them actively.
-    pub(crate) fn tell(&self, node: &str, order: [&str; 2]) {
+    /// Publishes to a node that these two lead location a, the first of them actively.
+    pub(crate) fn publish_to(&self, node: &str, order: [&str; 2]) {
         let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
         let mesh = mesh::led_in_order(mesh::mesh(&keys, true), order);
         let fresh = self.folder.path().join("fresh");
         fs::write(&fresh, mesh::documents(&mesh, &[])).unwrap();
-        fs::rename(fresh, self.told(node)).unwrap();
+        fs::rename(fresh, self.mesh_of(node)).unwrap();
     }
 
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
@@ -113,69 +112,21 @@ impl World {
     /// Waits until the pods of the two followers reach each other.
     pub(crate) fn wait_for_pods(&mut self) -> Duration {
         let pod = &self.node("a2").pod;
-        within(Duration::from_secs(10), "pod to pod", || pod.pings("10.244.4.2"))
+        wait_until("pod to pod", Duration::from_secs(10), || pod.pings("10.244.4.2"))
     }
 }
 
-fn router() -> Namespace {
-    let router = Namespace::new();
-    router.run(
-        "sysctl -qw net.ipv4.ip_forward=1
-         for location in 1 2; do
-           ip link add lan$location type bridge
-           ip address add 10.$location.0.254/24 dev lan$location
-           ip link set lan$location up
-         done",
-    );
-    router.nft(ROUTER);
-    router
-}
-
 impl Node {
-    fn new(name: &'static str, number: u8, router: &Namespace, folder: &Path) -> Self {
-        let node = Self {
-            name,
-            host: Namespace::new(),
-            pod: Namespace::new(),
-            folder: folder.join(name),
+    fn new(node: &testbed::Node, folder: &Path) -> Self {
+        Self {
+            name: node.name,
+            host: node.host.clone(),
+            pod: node.pod.clone(),
+            folder: folder.join(node.name),
             flags: &[],
             agent: None,
             tunnel: None,
-        };
-        let location = if number <= 2 { 1 } else { 2 };
-        let (host, pod) = (node.host.pid(), node.pod.pid());
-        router.run(&format!(
-            "ip link add {name} type veth peer name eth0 netns {host}
-             ip link set {name} master lan{location} up",
-        ));
-        node.host.run(&format!(
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1
-             ip address add {lan}/24 dev eth0
-             ip link set eth0 up
-             ip route add default via 10.{location}.0.254
-             ip link add flannel.1 mtu 1450 address 02:00:00:00:00:0{number} type vxlan id 1 dstport 8472 \
-               local {lan} dev eth0 nolearning
-             ip address add 10.244.{number}.0/32 dev flannel.1
-             ip link set flannel.1 up
-             ip link add pod0 type veth peer name eth0 netns {pod}
-             ip address add 10.244.{number}.1/24 dev pod0
-             ip link set pod0 up",
-            lan = lan(number),
-        ));
-        for (_, _, other) in NODES.into_iter().filter(|(_, _, other)| *other != number) {
-            node.host.run(&format!(
-                "ip route add 10.244.{other}.0/24 via 10.244.{other}.0 dev flannel.1 onlink
-                 ip neigh add 10.244.{other}.0 lladdr 02:00:00:00:00:0{other} dev flannel.1 nud permanent
-                 bridge fdb append 02:00:00:00:00:0{other} dev flannel.1 dst {lan}",
-                lan = lan(other),
-            ));
         }
-        node.pod.run(&format!(
-            "ip address add 10.244.{number}.2/24 dev eth0
-             ip link set eth0 up
-             ip route add default via 10.244.{number}.1",
-        ));
-        node
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -195,8 +146,8 @@ impl Node {
         fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }
 
-    /// Says something to the device in WireGuard's userspace protocol.
-    pub(crate) fn tell_device(&self, request: &str) {
+    /// Sends the device a request of WireGuard's userspace protocol.
+    pub(crate) fn configure_device(&self, request: &str) {
         let mut socket = UnixStream::connect(self.folder.join("wireguard/spanwire0.sock")).unwrap();
         socket.write_all(request.as_bytes()).unwrap();
         let mut answer = [0; 7];
@@ -211,45 +162,28 @@ impl Node {
     }
 
     pub(crate) fn start_tunnel(&mut self) {
-        let mut command = self.host.command(&tunnel_binary());
-        command
-            .arg("serve")
-            .arg("--control")
-            .arg(self.folder.join("tunnel.sock"));
-        command.arg("--socket-dir").arg(self.folder.join("wireguard"));
-        self.tunnel = Some(command.stderr(self.log("tunnel")).spawn().unwrap());
+        let command = self.host.command(&tunnel_binary());
+        let command = command
+            .args(["serve", "--control"])
+            .arg(self.folder.join("tunnel.sock"))
+            .arg("--socket-dir")
+            .arg(self.folder.join("wireguard"));
+        self.tunnel = Some(command.stderr(self.log("tunnel")).spawn());
     }
 
     pub(crate) fn start_agent(&mut self, mesh: &Path) {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_spanwire-agent"));
-        command.args([
-            "--node-name",
-            self.name,
-            "--source",
-            &format!("file:{}", mesh.display()),
-        ]);
-        self.agent = Some(
-            command
-                .args(self.paths())
-                .stderr(self.log("agent"))
-                .spawn()
-                .unwrap(),
-        );
+        let source = format!("file:{}", mesh.display());
+        let command = self.host.command(env!("CARGO_BIN_EXE_spanwire-agent"));
+        let command = command
+            .args(["--node-name", self.name, "--source", &source])
+            .args(self.paths());
+        self.agent = Some(command.stderr(self.log("agent")).spawn());
     }
 
     pub(crate) fn cleanup(&self, only_print: bool) -> String {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_spanwire-agent"));
-        command
-            .arg("cleanup")
-            .args(only_print.then_some("--plan"))
-            .args(self.paths());
-        let output = command.output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+        let command = self.host.command(env!("CARGO_BIN_EXE_spanwire-agent"));
+        let command = command.arg("cleanup").args(only_print.then_some("--plan"));
+        command.args(self.paths()).run()
     }
 
     fn paths(&self) -> Vec<String> {
@@ -270,36 +204,30 @@ impl Node {
         agent.wait().unwrap();
     }
 
-    /// A UDP socket of somebody else on this node.
+    /// A UDP socket of another program on this node.
     pub(crate) fn bind(&self, port: u16) -> UdpSocket {
-        let namespace = format!("/proc/{}/ns/net", self.host.pid());
-        let bind = move || -> std::io::Result<UdpSocket> {
-            nix::sched::setns(File::open(namespace)?, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            UdpSocket::bind(("0.0.0.0", port))
-        };
-        std::thread::spawn(bind).join().unwrap().unwrap()
+        self.host
+            .inside(move || UdpSocket::bind(("0.0.0.0", port)).unwrap())
     }
 
     /// What the agent's status server answers.
     pub(crate) fn ask(&self, path: &str) -> String {
-        let namespace = format!("/proc/{}/ns/net", self.host.pid());
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let fetch = move || -> std::io::Result<String> {
-            nix::sched::setns(File::open(namespace)?, nix::sched::CloneFlags::CLONE_NEWNET)?;
             let mut stream = TcpStream::connect("127.0.0.1:9477")?;
             stream.write_all(request.as_bytes())?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
         };
-        std::thread::spawn(fetch).join().unwrap().unwrap_or_default()
+        self.host.inside(fetch).unwrap_or_default()
     }
 
     /// Everything of the node's network that Spanwire might change.
     pub(crate) fn picture(&self) -> String {
-        // The kernel adds routes of its own when it has seen that nobody else has an address.
+        // The kernel adds routes of its own when it has seen that no other machine has an address.
         let settled = || !self.host.run("ip -6 address").contains("tentative");
-        within(Duration::from_secs(5), "addresses", settled);
+        wait_until("addresses", Duration::from_secs(20), settled);
         self.host.run(
             "ip -d link | grep -v 'qlen\\|gso_max\\|alias'
              ip address | grep -v valid_lft
@@ -333,7 +261,7 @@ fn tunnel_binary() -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_spanwire-agent")).with_file_name("spanwire-tunnel");
     BUILD.call_once(|| {
         if !binary.exists() {
-            let built = spanwire_testbed::command(env!("CARGO"))
+            let built = testbed::command(env!("CARGO"))
                 .args(["build", "-q", "-p", "spanwire-tunnel"])
                 .status();
             assert!(built.unwrap().success());

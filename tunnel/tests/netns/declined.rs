@@ -136,8 +136,7 @@ fn what_is_no_device_is_not_taken() {
         let taker = a
             .command(&[OURS, "--take-over", "--socket-dir", &path, "wg7"])
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .spawn();
         let (stream, _) = listener.accept().unwrap();
         let null = fs::File::open("/dev/null").unwrap();
         let descriptors = [null.as_raw_fd(); 2];
@@ -167,8 +166,7 @@ fn a_process_whose_connection_is_closed_without_a_word_asks_again() {
         .a
         .command(&[OURS, "--take-over", "--socket-dir", &path, "wg7"])
         .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn();
     drop(listener.accept().unwrap());
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"error it is the second time\n").unwrap();

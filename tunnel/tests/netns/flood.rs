@@ -12,7 +12,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use spanwire_tunnel::key::{PrivateKey, PublicKey};
 
 use crate::{
-    traffic::{Until, inside, transfer_for},
+    traffic::{Until, transfer_for},
     world::{Engine, Side, World, wait_for},
 };
 
@@ -52,7 +52,7 @@ fn streams_go_on_under_a_flood_of_handshakes_and_a_peer_that_restarts_gets_in() 
 /// Sends initiations of a stranger, and what only looks like some, until `done`; returns how many cookies came back.
 fn flood(from: &Side, to: &Side, done: &AtomicBool) -> usize {
     let at = SocketAddr::new(to.outer[0], 51820);
-    let socket = inside(&from.netns, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let socket = from.namespace.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     socket.set_nonblocking(true).unwrap();
     let key: [u8; 32] = STANDARD.decode(&to.public).unwrap().try_into().unwrap();
     let stranger = PrivateKey::from([99; 32]).to_x25519();

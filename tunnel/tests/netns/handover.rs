@@ -30,11 +30,9 @@ pub(crate) fn spawn(side: &Side, options: &[&str]) -> Child {
         &["--threads", "2"]
     };
     side.command(&[&[OURS], threads, options, &[&side.device]].concat())
-        .stdin(Stdio::null())
         .stdout(log())
         .stderr(log())
         .spawn()
-        .unwrap()
 }
 
 /// Starts a process that takes over, and waits until the one before has ended well.
@@ -229,7 +227,7 @@ fn streams_survive_upgrades_and_no_byte_of_them_changes() {
 /// Returns what a thread needs of a side.
 fn view(side: &Side) -> Side {
     Side {
-        netns: side.netns.clone(),
+        namespace: side.namespace.clone(),
         device: side.device.clone(),
         engine: side.engine,
         private: side.private.clone(),
@@ -251,8 +249,7 @@ fn pings_miss_a_handshake_and_no_more() {
     let pinging = a
         .command(&["ping", "-q", "-c", "100", "-i", "0.02", "-W", "5", &to])
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn();
     let start = b.received();
     wait_for("pings to flow", || b.received() > start + 1000);
     upgrade(a, &[]);

@@ -332,8 +332,7 @@ fn assert_rekeys(world: &World) {
     let output = world
         .a
         .command(&["ping", "-q", "-i", "0.1", "-W", "2", "-w", "128", &to])
-        .output()
-        .expect("ip is there");
+        .output();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains(" 0% packet loss"), "{:?}: {said}", world.a.engine);
     let after = (world.a.last_handshake(), world.b.last_handshake());

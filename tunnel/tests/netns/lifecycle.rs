@@ -144,10 +144,9 @@ fn down_closes_the_port_and_up_opens_it_again() {
 fn a_port_in_use_is_refused_and_the_old_one_kept() {
     let world = World::joined(Engine::Ours, other(), false);
     let World { a, b } = &world;
-    let holder = {
-        let netns = a.netns.clone();
-        crate::traffic::inside(&netns, || std::net::UdpSocket::bind("0.0.0.0:4000").unwrap())
-    };
+    let holder = a
+        .namespace
+        .inside(|| std::net::UdpSocket::bind("0.0.0.0:4000").unwrap());
     let refused = a.try_run(&["wg", "set", &a.device, "listen-port", "4000"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
@@ -219,8 +218,7 @@ fn it_says_nothing_on_stdout() {
         .command(&[OURS, &name])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
     wait_for("the device", || {
         world.a.try_run(&["wg", "show", &name]).status.success()
     });

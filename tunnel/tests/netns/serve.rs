@@ -104,8 +104,8 @@ fn spawn(world: &World, folder: &TempDir, options: &[&str]) -> Child {
         "--socket-dir",
         &sockets,
     ];
-    let mut command = world.a.command(&[&words, options].concat());
-    let process = command.stderr(Stdio::null()).spawn().unwrap();
+    let command = world.a.command(&[&words, options].concat());
+    let process = command.stderr(Stdio::null()).spawn();
     wait_for("the control socket", || UnixStream::connect(&control).is_ok());
     process
 }

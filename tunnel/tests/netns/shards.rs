@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::{
-    traffic::{inside, transfer},
-    world::{Engine, Side, World, run, unique, wait_for},
+    traffic::transfer,
+    world::{Engine, Side, World, unique, wait_for},
 };
 
 const THREADS: u8 = 3;
@@ -40,7 +40,6 @@ impl Drop for Crowd {
         for side in &mut self.others {
             side.crash();
             let _ = fs::remove_file(side.socket());
-            run(&["ip", "netns", "del", &side.netns]);
         }
     }
 }
@@ -48,7 +47,7 @@ impl Drop for Crowd {
 /// Makes a device whose sockets are on the far side of the wire.
 fn beside(world: &World, number: u8) -> Side {
     let mut side = Side::prepare(&unique(), Engine::Threads(1), number);
-    let inside = std::mem::replace(&mut side.netns, world.b.netns.clone());
+    let inside = std::mem::replace(&mut side.namespace, world.b.namespace.clone());
     side.outer = world.b.outer;
     side.start();
     let port = (51820 + u16::from(number)).to_string();
@@ -56,8 +55,9 @@ fn beside(world: &World, number: u8) -> Side {
         &["listen-port", &port, "private-key", "/dev/stdin"],
         &side.private,
     );
-    side.run(&["ip", "link", "set", &side.device, "netns", &inside]);
-    side.netns = inside;
+    let pid = inside.pid().to_string();
+    side.run(&["ip", "link", "set", &side.device, "netns", &pid]);
+    side.namespace = inside;
     for address in side.inner {
         side.add_address(&side.device, address);
     }
@@ -129,9 +129,9 @@ fn datagrams_of_one_direction_arrive_whatever_queue_the_kernel_gives_them() {
     for peer in crowd.peers() {
         assert!(peer.pings(a.inner[0], 1));
         let address = SocketAddr::new(peer.inner[0], 9000);
-        let receiver = inside(&peer.netns, move || UdpSocket::bind(address).unwrap());
+        let receiver = peer.namespace.inside(move || UdpSocket::bind(address).unwrap());
         receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        inside(&a.netns, move || {
+        a.namespace.inside(move || {
             let flows: Vec<_> = (0..FLOWS)
                 .map(|_| UdpSocket::bind(SocketAddr::new(unspecified(address.ip()), 0)).unwrap())
                 .collect();

@@ -1,15 +1,12 @@
 //! TCP between namespaces, every byte checked.
 
 use std::{
-    fs::File,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
-
-use nix::sched::{CloneFlags, setns};
 
 use crate::world::Side;
 
@@ -40,7 +37,7 @@ pub(crate) fn transfer(from: &Side, to: &Side, address: IpAddr, megabytes: u32) 
 pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAddr, megabytes: u32) {
     let chunks = megabytes * 1_000_000 / CHUNK as u32 + 1;
     let address = SocketAddr::new(address, PORT);
-    let listener = inside(&to.netns, move || listen(address));
+    let listener = to.namespace.inside(move || listen(address));
     let receiver = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -54,7 +51,7 @@ pub(crate) fn transfer_for(time: Duration, from: &Side, to: &Side, address: IpAd
         }
         stream.write_all(b"k").unwrap();
     });
-    inside(&from.netns, move || {
+    from.namespace.inside(move || {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -91,14 +88,4 @@ impl Drop for Until<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// Does something in a network namespace; what it opens stays there.
-pub(crate) fn inside<T: Send + 'static>(netns: &str, task: impl FnOnce() -> T + Send + 'static) -> T {
-    let file = File::open(format!("/var/run/netns/{netns}")).unwrap();
-    let task = thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-        task()
-    });
-    task.join().unwrap()
 }

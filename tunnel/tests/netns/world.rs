@@ -1,26 +1,25 @@
-//! Two network namespaces joined by a wire, with a WireGuard device in each.
-//!
-//! Everything carries the number of this process in its name, is removed when the [`World`] goes, and is swept up by the
-//! next run if this one is killed.
+//! Two network namespaces joined by a wire, with a WireGuard device in each. All of it goes with the [`World`], and when
+//! this process is killed.
 
 use std::{
     fs,
     net::IpAddr,
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::PathBuf,
+    process::{Child, Output, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use spanwire_testbed::{Command, Namespace, command, wait_until};
 use tempfile::NamedTempFile;
 
 /// No command of a test takes longer.
@@ -61,11 +60,13 @@ pub(crate) fn other() -> Engine {
 fn built(program: &str) -> String {
     static FOLDER: OnceLock<String> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let mut command = spanwire_testbed::command(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools"));
-        command
+        let mut tools = command(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tools"));
+        tools
             .args(["wireguard-go", "boringtun-cli"])
             .stderr(Stdio::inherit());
-        said(&["benches/tools"], command.output().expect("it is in the tree"))
+        let output = tools.output().expect("it is in the tree");
+        assert!(output.status.success(), "benches/tools fails");
+        String::from_utf8(output.stdout).unwrap()
     });
     format!("{}/{program}", folder.trim())
 }
@@ -77,7 +78,7 @@ pub(crate) fn slowness() -> u32 {
 
 /// One end of a world.
 pub(crate) struct Side {
-    pub(crate) netns: String,
+    pub(crate) namespace: Namespace,
     pub(crate) device: String,
     pub(crate) engine: Engine,
     pub(crate) private: String,
@@ -98,50 +99,10 @@ pub(crate) struct World {
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A name that no other test has, short enough for an interface.
+/// A name that no other test has, short enough for an interface: the sockets of all devices lie in one folder.
 pub(crate) fn unique() -> String {
-    require();
-    format!(
-        "swt{:x}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
-}
-
-/// Every tool has to be there: a test that skips proves nothing.
-fn require() {
-    assert!(nix::unistd::geteuid().is_root(), "these tests need root");
-    for (tool, package) in [
-        ("ip", "iproute2"),
-        ("wg", "wireguard-tools"),
-        ("ping", "iputils-ping"),
-        ("setpriv", "util-linux"),
-        ("ss", "iproute2"),
-        ("nft", "nftables"),
-        ("ethtool", "ethtool"),
-    ] {
-        let found = std::env::var("PATH")
-            .unwrap_or_default()
-            .split(':')
-            .any(|dir| Path::new(dir).join(tool).exists());
-        assert!(found, "{tool} is missing: install the package {package}");
-    }
-    sweep();
-}
-
-/// Removes what killed runs left.
-fn sweep() {
-    for entry in fs::read_dir("/var/run/netns").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix("swt").and_then(|rest| rest.split('-').next());
-        let pid = pid.and_then(|pid| u32::from_str_radix(pid, 16).ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = spanwire_testbed::command("ip")
-                .args(["netns", "del", &name])
-                .stderr(Stdio::null())
-                .status();
-        }
-    }
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("swt{:x}-{number}", std::process::id())
 }
 
 impl World {
@@ -150,10 +111,9 @@ impl World {
         let name = unique();
         let [a, b] = [(a, 1), (b, 2)]
             .map(|(engine, number)| Side::prepare(&format!("{name}{number}"), engine, number));
-        let (left, right) = (a.netns.as_str(), b.netns.as_str());
-        run(&[
-            "ip", "-n", left, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", right,
-        ]);
+        let far = b.namespace.pid();
+        a.namespace
+            .run(&format!("ip link add eth0 type veth peer name eth0 netns {far}"));
         let mut world = Self { a, b };
         for side in [&mut world.a, &mut world.b] {
             side.plug_in();
@@ -177,10 +137,6 @@ impl Drop for World {
         for side in [&mut self.a, &mut self.b] {
             side.crash();
             let _ = fs::remove_file(side.socket());
-            let _ = spanwire_testbed::command("ip")
-                .args(["netns", "del", &side.netns])
-                .stderr(Stdio::null())
-                .status();
             let log = fs::read_to_string(side.log.path()).unwrap_or_default();
             if thread::panicking() {
                 eprintln!("log of {:?}:\n{log}", side.engine);
@@ -193,12 +149,11 @@ impl Drop for World {
 
 impl Side {
     pub(crate) fn prepare(name: &str, engine: Engine, number: u8) -> Self {
-        run(&["ip", "netns", "add", name]);
         let private = run(&["wg", "genkey"]).trim().to_owned();
         let public = pipe(&["wg", "pubkey"], &private).trim().to_owned();
         let addresses = |v4: &str, v6: &str| [v4, v6].map(|net| format!("{net}{number}").parse().unwrap());
         Self {
-            netns: name.into(),
+            namespace: Namespace::new(),
             device: name.into(),
             engine,
             private,
@@ -212,7 +167,6 @@ impl Side {
     }
 
     fn plug_in(&self) {
-        self.run(&["ip", "link", "set", "lo", "up"]);
         self.run(&["ip", "link", "set", "eth0", "up"]);
         for address in self.outer {
             self.add_address("eth0", address);
@@ -268,15 +222,9 @@ impl Side {
         };
         let mut words: Vec<&str> = program.iter().map(String::as_str).collect();
         words.push(&self.device);
-        let mut command = self.command(&words);
         let log = || fs::OpenOptions::new().append(true).open(self.log.path()).unwrap();
-        command
-            .env("LOG_LEVEL", "error")
-            .stdin(Stdio::null())
-            .stdout(log())
-            .stderr(log());
-        let spawned = command.spawn().expect("ip is there");
-        self.process = Some(spawned);
+        let command = self.command(&words).env("LOG_LEVEL", "error");
+        self.process = Some(command.stdout(log()).stderr(log()).spawn());
     }
 
     /// Gives the device its key, a port, addresses, and puts it up.
@@ -332,12 +280,8 @@ impl Side {
     }
 
     pub(crate) fn wg_with_stdin(&self, words: &[&str], stdin: &str) {
-        let command = [
-            &["ip", "netns", "exec", &self.netns, "wg", "set", &self.device],
-            words,
-        ]
-        .concat();
-        pipe(&command, stdin);
+        let command = self.command(&["wg", "set", &self.device]).args(words);
+        command.input(stdin).run();
     }
 
     /// The first peer's line of `wg show dump`: key, preshared key, endpoint, allowed IPs, handshake, rx, tx, keepalive.
@@ -362,30 +306,24 @@ impl Side {
         self.peer_dump()[5].parse().unwrap()
     }
 
-    /// Runs a command here and returns what it says.
+    /// Runs a command here and returns what it prints.
+    #[track_caller]
     pub(crate) fn run(&self, command: &[&str]) -> String {
-        said(command, self.try_run(command))
+        self.limited(command).run()
     }
 
     pub(crate) fn try_run(&self, command: &[&str]) -> Output {
-        let all = [
-            &["timeout", PATIENCE_SECONDS, "ip", "netns", "exec", &self.netns],
-            command,
-        ]
-        .concat();
-        spanwire_testbed::command(all[0])
-            .args(&all[1..])
-            .output()
-            .expect("timeout is there")
+        self.limited(command).output()
+    }
+
+    fn limited(&self, command: &[&str]) -> Command {
+        let timeout = self.namespace.command("timeout");
+        timeout.arg(PATIENCE_SECONDS).args(command)
     }
 
     /// A command here that dies with this test.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = spanwire_testbed::command("ip");
-        command
-            .args(["netns", "exec", &self.netns, "setpriv", "--pdeathsig", "KILL"])
-            .args(words);
-        command
+        self.namespace.command(words[0]).args(&words[1..])
     }
 
     /// Whether every one of `count` pings comes back.
@@ -444,43 +382,19 @@ pub(crate) fn ends(process: &mut Child) -> bool {
 }
 
 /// Fails the test when something does not happen soon.
-pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(
-            start.elapsed() < slowness() * Duration::from_secs(20),
-            "waited in vain for {what}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+#[track_caller]
+pub(crate) fn wait_for(what: &str, happened: impl FnMut() -> bool) {
+    wait_until(what, slowness() * Duration::from_secs(20), happened);
 }
 
-/// Runs a command and returns what it says.
+/// Runs a command and returns what it prints.
+#[track_caller]
 pub(crate) fn run(command: &[&str]) -> String {
-    said(
-        command,
-        spanwire_testbed::command(command[0])
-            .args(&command[1..])
-            .output()
-            .expect("the command is there"),
-    )
+    Command::new(command[0]).args(&command[1..]).run()
 }
 
 /// Runs a command that reads `stdin`.
+#[track_caller]
 pub(crate) fn pipe(command: &[&str], stdin: &str) -> String {
-    let mut child = spanwire_testbed::command(command[0])
-        .args(&command[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command is there");
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes()).unwrap();
-    said(command, child.wait_with_output().unwrap())
-}
-
-fn said(command: &[&str], output: Output) -> String {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {errors}");
-    String::from_utf8(output.stdout).unwrap()
+    Command::new(command[0]).args(&command[1..]).input(stdin).run()
 }

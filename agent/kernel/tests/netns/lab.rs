@@ -2,13 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use serde_json::Value;
 use spanwire_host::{Device, Host, LinkName, Owned, Step, Sysctl, WireGuard, WireGuardSettings};
 use spanwire_kernel::{BackendChoice, Config, Kernel, PrivateKey, Userspace};
+use spanwire_testbed as testbed;
 use tempfile::TempDir;
 
 use crate::userspace::{self, Control};
@@ -23,14 +23,12 @@ pub(crate) struct Lab {
 
 /// Runs the test on a thread with a network namespace of its own, which goes when the thread ends.
 pub(crate) fn lab(test: impl AsyncFnOnce(&mut Lab) + Send + 'static) {
-    let thread = std::thread::spawn(move || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+    testbed::isolated(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
-            run("ip link set lo up");
             let mut lab = Lab::new().await;
             test(&mut lab).await;
             if let Some(control) = lab.control.take() {
@@ -38,9 +36,6 @@ pub(crate) fn lab(test: impl AsyncFnOnce(&mut Lab) + Send + 'static) {
             }
         });
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 /// The private key of the machine under test.
@@ -130,16 +125,10 @@ fn config(name: &LinkName, folder: &Path, backend: BackendChoice) -> Config {
     }
 }
 
-/// Runs a command of the shell's that must succeed, and gives what it prints.
-pub(crate) fn run(command: &str) -> String {
-    let output = spanwire_testbed::command("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
+/// Runs lines of shell that must succeed, and returns what they print.
+#[track_caller]
+pub(crate) fn run(script: &str) -> String {
+    testbed::Command::shell(script).run()
 }
 
 /// Runs a command that prints JSON; what prints nothing is an empty list.

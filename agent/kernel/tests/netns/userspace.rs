@@ -5,11 +5,11 @@ use std::{
     path::Path,
     process::{Child, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use spanwire_host::LinkName;
-use spanwire_testbed::command;
+use spanwire_testbed::{Command, wait_until};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixListener,
@@ -48,20 +48,14 @@ pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
         Tested::Kernel => return None,
         Tested::Tunnel => {
             let binary = std::env::var("SPANWIRE_TUNNEL").expect("SPANWIRE_TUNNEL names the binary");
-            let child = command(binary)
+            let child = Command::new(binary)
                 .args(["serve", "--control"])
                 .arg(path)
-                .spawn()
-                .unwrap();
+                .spawn();
             children.lock().unwrap().push(child);
-            let start = Instant::now();
-            while std::os::unix::net::UnixStream::connect(path).is_err() {
-                assert!(
-                    start.elapsed() < Duration::from_secs(10),
-                    "the tunnel serves no control socket"
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            wait_until("the tunnel's control socket", Duration::from_secs(10), || {
+                std::os::unix::net::UnixStream::connect(path).is_ok()
+            });
         }
         Tested::WireguardGo => {
             let listener = UnixListener::bind(path).unwrap();
@@ -79,13 +73,13 @@ async fn stand_in(listener: UnixListener, name: LinkName, children: Arc<Mutex<Ve
         stream.read_line(&mut line).await.unwrap();
         let answer = match line.trim_end().split_once(' ') {
             Some(("up", wanted)) if wanted == name.as_str() => {
-                let child = command("wireguard-go")
+                let child = Command::new("wireguard-go")
                     .args(["-f", wanted])
                     .env("LOG_LEVEL", "silent")
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
                     .spawn();
-                children.lock().unwrap().push(child.unwrap());
+                children.lock().unwrap().push(child);
                 format!("ok {wanted}\n")
             }
             Some(("down", wanted)) if wanted == name.as_str() => {
