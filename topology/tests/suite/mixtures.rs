@@ -196,7 +196,7 @@ fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
     nodes.iter().map(see).collect()
 }
 
-fn coin(seed: u64, text: &str) -> bool {
+pub(crate) fn coin(seed: u64, text: &str) -> bool {
     let hash = text.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

@@ -2,7 +2,7 @@
 
 use spanwire_topology::{
     Mesh,
-    trace::{GroundTruth, Spot, Verdict, plans, trace},
+    trace::{GroundTruth, Plans, Spot, Verdict, plans, trace},
 };
 
 use crate::expect::{Expected, expected};
@@ -29,8 +29,12 @@ pub(crate) fn report(mesh: &Mesh) -> String {
 
 /// Returns every ordered pair that the design speaks about, with what should happen and what does.
 pub(crate) fn pairs(mesh: &Mesh) -> Vec<(Spot, Spot, Expected, Verdict)> {
+    pairs_by(mesh, &plans(mesh))
+}
+
+/// As [`pairs`], where the nodes do this.
+pub(crate) fn pairs_by(mesh: &Mesh, plans: &Plans) -> Vec<(Spot, Spot, Expected, Verdict)> {
     let ground = GroundTruth::new([mesh]);
-    let plans = plans(mesh);
     let spots = ground.spots();
     let all = spots
         .iter()
@@ -38,7 +42,7 @@ pub(crate) fn pairs(mesh: &Mesh) -> Vec<(Spot, Spot, Expected, Verdict)> {
     let judged = all.filter_map(|(from, to)| Some((from, to, expected(mesh, from, to)?)));
     judged
         .map(|(from, to, expected)| {
-            let verdict = trace(&ground, &plans, from, to.address).verdict;
+            let verdict = trace(&ground, plans, from, to.address).verdict;
             (from.clone(), to.clone(), expected, verdict)
         })
         .collect()
