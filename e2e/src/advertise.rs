@@ -55,7 +55,7 @@ pub fn serve(device: &str) -> Result<()> {
     }
 }
 
-/// One advertisement; the kernel adds the checksum.
+/// Returns one advertisement; the kernel adds the checksum.
 fn message() -> Vec<u8> {
     let mut message = vec![134, 0, 0, 0, 64, 0];
     message.extend(LIFETIME.to_be_bytes());
@@ -94,7 +94,7 @@ impl<'a> Advertiser<'a> {
             location,
             _running: running,
         } = self;
-        running.interrupt()?;
+        drop(running);
         for node in lab.layout().nodes().filter(|node| node.location == location) {
             lab.node(&node.name)?
                 .sh("ip -6 route flush proto ra; ip -6 address flush dev eth0 scope global dynamic")?;
@@ -103,7 +103,7 @@ impl<'a> Advertiser<'a> {
     }
 }
 
-/// The default route that a node has learned from an advertisement, if it has one.
+/// Returns the default route that a node has learned from an advertisement, if it has one.
 pub fn learned_default(node: &Machine<'_>) -> Result<Option<String>> {
     let routes = node.run(["ip", "-6", "route", "show", "default", "proto", "ra"])?;
     Ok(routes.lines().next().map(|route| route.trim().to_owned()))

@@ -16,7 +16,12 @@ use nix::{
     unistd::Pid,
 };
 
-/// The lab's folder in every hierarchy, below this process's own group.
+/// Two processes of the default nice value, each of which has 1024 (sched-design-CFS).
+const SHARES_OF_A_NODE: usize = 2048;
+/// The kernel's own limit.
+const MOST_SHARES: usize = 262_144;
+
+/// Returns the lab's folder in every hierarchy, below this process's own group.
 pub(crate) fn folders(lab: &str) -> Result<Vec<PathBuf>> {
     let own = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
@@ -83,6 +88,23 @@ pub(crate) fn create(folder: &Path) -> Result<()> {
                 fs::write(group.join(file), fs::read_to_string(above.join(file))?)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Gives a lab the share of the processors that its nodes would have as so many busy processes of the group above. A group
+/// counts as one process otherwise, whatever runs in it: beside a build a whole cluster would be left a twentieth.
+pub(crate) fn weigh(folders: &[PathBuf], nodes: usize) -> Result<()> {
+    let shares = nodes.saturating_mul(SHARES_OF_A_NODE).min(MOST_SHARES);
+    let weighing = |folder: &&PathBuf| {
+        folder
+            .parent()
+            .is_some_and(|above| above.join("cpu.shares").exists())
+    };
+    for folder in folders.iter().filter(weighing) {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the cgroup {}", folder.display()))?;
+        fs::write(folder.join("cpu.shares"), shares.to_string())
+            .with_context(|| format!("cannot weigh the cgroup {}", folder.display()))?;
     }
     Ok(())
 }
@@ -169,6 +191,28 @@ fn gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lab_weighs_as_much_as_its_nodes_where_processors_are_shared_out() {
+        let root = std::env::temp_dir().join(format!("spanwire-weigh-{}", std::process::id()));
+        for hierarchy in ["cpu", "memory"] {
+            fs::create_dir_all(root.join(hierarchy)).unwrap();
+        }
+        fs::write(root.join("cpu/cpu.shares"), "1024").unwrap();
+        let folders = ["cpu/lab", "memory/lab"].map(|folder| root.join(folder));
+        weigh(&folders, 7).unwrap();
+        assert_eq!(
+            fs::read_to_string(root.join("cpu/lab/cpu.shares")).unwrap(),
+            "14336"
+        );
+        weigh(&folders, 1000).unwrap();
+        assert_eq!(
+            fs::read_to_string(root.join("cpu/lab/cpu.shares")).unwrap(),
+            "262144"
+        );
+        assert!(!root.join("memory/lab").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn the_group_lies_below_the_callers_own_in_every_v1_hierarchy() {

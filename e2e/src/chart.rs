@@ -101,7 +101,7 @@ fn provide(lab: &Lab, image: &Archive) -> Result<()> {
     Ok(())
 }
 
-/// The scenario's values on top of those that every lab needs.
+/// Returns the scenario's values on top of those that every lab needs.
 fn values(lab: &Lab, image: &Archive) -> Result<Value> {
     let address = std::net::SocketAddr::new(lab.layout.api(), API_PORT);
     let tag = image.tag.as_ref().and_then(|(_, name)| name.rsplit(':').next());
@@ -124,13 +124,13 @@ fn merge(into: &mut Map<String, Value>, from: &Map<String, Value>) {
     }
 }
 
-/// What Spanwire says about the locations, for people.
+/// Returns what Spanwire says about the locations, for people.
 fn locations(lab: &Lab) -> String {
     lab.kubectl(["get", "locations"])
         .unwrap_or_else(|error| format!("{error:#}"))
 }
 
-/// The tree that this was built from.
+/// Returns the tree that this was built from.
 fn source() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

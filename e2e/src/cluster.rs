@@ -107,7 +107,7 @@ fn wait_ready(lab: &Lab) -> Result<()> {
     }
 }
 
-/// What is not Ready, and why.
+/// Returns what is not Ready, and why.
 pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
     let all = lab.get(&["nodes,pods,daemonsets,deployments", "--all-namespaces"])?;
     let items = all["items"].as_array().context("no list of items")?;
@@ -170,7 +170,7 @@ pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// The last line that a pod has logged, from the node itself: the API server may not reach it yet.
+/// Returns the last line that a pod has logged, from the node itself: the API server may not reach it yet.
 fn last_words(lab: &Lab, pod: &Value) -> Option<String> {
     let node = lab.node(text(&pod["spec"]["nodeName"])).ok()?;
     let about = &pod["metadata"];
@@ -218,7 +218,7 @@ fn is_test(pod: &Value) -> bool {
         && pod["metadata"]["deletionTimestamp"].is_null()
 }
 
-/// Why an object is not Ready, if it is not.
+/// Returns why an object is not Ready, if it is not.
 fn unready(object: &Value) -> Option<String> {
     let status = &object["status"];
     if status["phase"] == "Succeeded" {
@@ -282,7 +282,7 @@ fn explain(lab: &Lab, error: anyhow::Error) -> Result<()> {
     bail!("{error:#}\n  {}", lines.join("\n  "))
 }
 
-/// What flannel may do.
+/// Returns what flannel may do.
 fn rights() -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "flannel"},
@@ -297,7 +297,7 @@ fn rights() -> Value {
     ]})
 }
 
-/// The scenario's annotations and labels on the nodes.
+/// Returns the scenario's annotations and labels on the nodes.
 fn voices(lab: &Lab) -> Value {
     let nodes = lab.layout.nodes().map(|node| {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {
@@ -306,7 +306,7 @@ fn voices(lab: &Lab) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": nodes.collect::<Vec<_>>()})
 }
 
-/// One test pod per node.
+/// Returns one test pod per node.
 fn test_pods() -> Value {
     json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "test", "namespace": TEST_NAMESPACE},
     "spec": {

@@ -31,7 +31,7 @@ pub struct Finished {
 }
 
 impl Cmd {
-    /// A command by its program's name or path. It does not start if the program is not on the list.
+    /// Returns a command by its program's name or path. It does not start if the program is not on the list.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let (command, refused) = match programs::command(program) {
             Ok(command) => (command, None),
@@ -46,7 +46,7 @@ impl Cmd {
         }
     }
 
-    /// A command from one list of words, the first being the program.
+    /// Returns a command from one list of words, the first being the program.
     pub fn of<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Self {
         let mut words = words.into_iter();
         let program = words.next().map(|w| w.as_ref().to_owned()).unwrap_or_default();
@@ -170,7 +170,7 @@ impl Cmd {
             .unwrap_or(1))
     }
 
-    /// The command itself, for those who want to spawn it.
+    /// Returns the command itself, for those who want to spawn it.
     pub fn into_command(self) -> Result<Command> {
         self.refuse()?;
         Ok(self.command)
@@ -191,7 +191,7 @@ impl Cmd {
     }
 }
 
-/// The last lines of a text.
+/// Returns the last lines of a text.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::{lab::Lab, net, node, scenario::Routers};
 
 impl Lab {
-    /// What passes a segment (`internet`, or a location's LAN) meanwhile, as tcpdump writes it.
+    /// Captures what passes a segment (`internet`, or a location's LAN) while something runs, as tcpdump writes it.
     pub fn capture<T>(
         &self,
         segment: &str,
@@ -22,7 +22,7 @@ impl Lab {
         Ok((result, dump.interrupt()?.0))
     }
 
-    /// The device on which everything of a segment is seen.
+    /// Returns the device on which everything of a segment is seen.
     pub fn segment_device(&self, segment: &str) -> Result<&'static str> {
         match segment {
             net::INTERNET => Ok("internet"),

@@ -17,7 +17,7 @@ pub const FAST: Duration = Duration::from_millis(10);
 /// Long enough for anything that must happen.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// The first address of the test pod on a node.
+/// Returns the first address of the test pod on a node.
 pub fn pod_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
     let pods = lab.pods()?;
     pods.get(node)
@@ -26,12 +26,12 @@ pub fn pod_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
         .with_context(|| format!("no pod on {node}"))
 }
 
-/// The first address of a node.
+/// Returns the first address of a node.
 pub fn node_ip(lab: &Lab, node: &str) -> Result<IpAddr> {
     Ok(lab.node_layout(node)?.addresses[0])
 }
 
-/// One ping, answered or not.
+/// Sends one ping; returns whether it was answered.
 pub fn answers(from: &Machine<'_>, to: IpAddr) -> Result<bool> {
     Ok(from
         .finish(["ping", "-n", "-c", "1", "-W", "1", &to.to_string()])?
@@ -99,7 +99,7 @@ pub fn loses_nothing_between<T>(
     Ok(result)
 }
 
-/// The names of the pods of one of the chart's components on a node.
+/// Returns the names of the pods of one of the chart's components on a node.
 pub fn component_pod(lab: &Lab, component: &str, node: &str) -> Result<String> {
     let selector = format!("app.kubernetes.io/component={component}");
     let list = lab.get(&["pods", "--namespace", "spanwire", "--selector", &selector])?;
@@ -113,7 +113,7 @@ pub fn component_pod(lab: &Lab, component: &str, node: &str) -> Result<String> {
         .to_owned())
 }
 
-/// The first leader of a location, as it is published.
+/// Returns the first leader of a location, as it is published.
 pub fn leader(lab: &Lab, location: &str) -> Result<String> {
     let found = lab.get(&["location", location])?;
     let name = found["status"]["leaders"][0].as_str();
@@ -122,7 +122,7 @@ pub fn leader(lab: &Lab, location: &str) -> Result<String> {
         .to_owned())
 }
 
-/// The process of one of our programs on a node, in the node's own numbering.
+/// Returns the process of one of our programs on a node, in the node's own numbering.
 pub fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
     let out = lab
         .node(node)?
@@ -130,7 +130,7 @@ pub fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
     Ok(out.lines().next().context("no such process")?.to_owned())
 }
 
-/// A condition of an object: status and message.
+/// Returns a condition of an object: status and message.
 pub fn condition(lab: &Lab, object: &[&str], kind: &str) -> Result<(String, String)> {
     let found = lab.get(object)?;
     let conditions = found["status"]["conditions"]
@@ -160,12 +160,12 @@ pub fn event_says(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
     })
 }
 
-/// The writes that the API server has counted, by resource and group.
+/// Returns the writes that the API server has counted, by resource and group.
 pub fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     count_writes(&lab.kubectl(["get", "--raw", "/metrics"])?)
 }
 
-/// The writes in an API server's metrics, by resource and group.
+/// Returns the writes in an API server's metrics, by resource and group.
 pub fn count_writes(metrics: &str) -> Result<BTreeMap<String, u64>> {
     let verbs = ["APPLY", "PATCH", "PUT", "POST", "DELETE"].map(|verb| format!("verb=\"{verb}\""));
     let mut all = BTreeMap::new();

@@ -131,7 +131,7 @@ pub(crate) struct Archive {
     pub(crate) tag: Option<(String, String)>,
 }
 
-/// The containerd store that holds the lab's own images and those of this archive; made if it is not in the cache.
+/// Returns the containerd store that holds the lab's own images and those of this archive; made if it is not in the cache.
 pub(crate) fn store_with(own: &[PathBuf], more: Option<&Archive>) -> Result<PathBuf> {
     let own: Vec<Archive> = own
         .iter()
@@ -175,7 +175,7 @@ fn store(base: Option<&Path>, archives: &[Archive]) -> Result<PathBuf> {
     Ok(ready)
 }
 
-/// What a file is as long as no process changes it.
+/// Returns what a file is as long as no process changes it.
 fn identity(path: &Path) -> Result<String> {
     let about = fs::metadata(path).with_context(|| format!("there is no {}", path.display()))?;
     Ok(format!(

@@ -84,7 +84,7 @@ impl Lab {
         self.layout.nodes().map(|node| node.name.clone()).collect()
     }
 
-    /// A command with the cluster's kubeconfig, in the control plane's network, with this process's own files.
+    /// Returns a command with the cluster's kubeconfig, in the control plane's network, with this process's own files.
     pub fn client(&self, program: &str) -> Cmd {
         let net = format!(
             "--net=/run/netns/{}",

@@ -49,7 +49,7 @@ impl<'a> Laptop<'a> {
         })
     }
 
-    /// The Peer object that lets it in.
+    /// Returns the Peer object that lets it in.
     #[must_use]
     pub fn manifest(&self, name: &str) -> String {
         let ips: Vec<_> = self.addresses.iter().map(|ip| prefix(*ip)).collect();

@@ -68,7 +68,7 @@ pub struct NodeLayout {
 }
 
 impl Layout {
-    /// The layout of a scenario.
+    /// Returns the layout of a scenario.
     pub fn of(scenario: &Scenario) -> Self {
         let families = &scenario.network.families;
         let each = |v4: Ipv4Addr, v6: Ipv6Addr| -> Vec<IpAddr> {
@@ -132,12 +132,12 @@ impl Layout {
         self.locations.iter().flat_map(|l| &l.nodes)
     }
 
-    /// The node that runs the control plane.
+    /// Returns the node that runs the control plane.
     pub fn control_plane(&self) -> &NodeLayout {
         &self.locations[0].nodes[0]
     }
 
-    /// The address at which every node of every location reaches the API server.
+    /// Returns the address at which every node of every location reaches the API server.
     pub fn api(&self) -> IpAddr {
         self.locations[0].internet[0]
     }

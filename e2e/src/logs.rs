@@ -198,7 +198,7 @@ impl State {
 }
 
 impl Tail {
-    /// The lines that have been completed since the last time.
+    /// Returns the lines that have been completed since the last time.
     fn lines(&mut self) -> Vec<String> {
         // What cannot be read now is read the next time.
         let _ = self.file.read_to_end(&mut self.rest);
@@ -211,7 +211,7 @@ impl Tail {
     }
 }
 
-/// The log files of Spanwire's containers below a node's folder `pods/NAMESPACE_POD_UID/CONTAINER/N.log`.
+/// Returns the log files of Spanwire's containers below a node's folder `pods/NAMESPACE_POD_UID/CONTAINER/N.log`.
 fn files(pods: &Path) -> Vec<(String, PathBuf)> {
     let below = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -235,8 +235,8 @@ fn files(pods: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// What a program said, if it said it at WARN or ERROR or in a panic. Before it the runtime has written time, stream and
-/// a flag.
+/// Returns what a program said, if it said it at WARN or ERROR or in a panic. Before it the runtime has written time,
+/// stream and a flag.
 fn loud(line: &str) -> Option<&str> {
     let said = line.splitn(4, ' ').nth(3)?;
     let level = said.split_whitespace().nth(1);

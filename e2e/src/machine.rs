@@ -46,7 +46,7 @@ pub(crate) enum Kind {
 }
 
 impl Lab {
-    /// A node by name.
+    /// Returns a node by name.
     pub fn node(&self, name: &str) -> Result<Machine<'_>> {
         self.node_layout(name)?;
         Ok(Machine {
@@ -56,7 +56,7 @@ impl Lab {
         })
     }
 
-    /// The node on which the control plane runs.
+    /// Returns the node on which the control plane runs.
     pub fn control_plane(&self) -> Machine<'_> {
         Machine {
             lab: self,
@@ -65,14 +65,14 @@ impl Lab {
         }
     }
 
-    /// The test pod on a node.
+    /// Returns the test pod on a node.
     pub fn pod_on(&self, node: &str) -> Result<Machine<'_>> {
         let mut pod = self.container(node, TEST_NAMESPACE, None, Some("test"))?;
         pod.name = format!("the pod on {node}");
         Ok(pod)
     }
 
-    /// A container of any pod.
+    /// Returns a container of any pod.
     pub fn container(
         &self,
         node: &str,
@@ -98,7 +98,7 @@ impl Lab {
         })
     }
 
-    /// The router of a location, `internet` (the segment) or `outside` (a host on it).
+    /// Returns the router of a location, `internet` (the segment) or `outside` (a host on it).
     pub fn network(&self, name: &str) -> Result<Machine<'_>> {
         let known = [net::INTERNET, net::OUTSIDE].contains(&name)
             || self.layout.locations.iter().any(|location| location.name == name);
@@ -113,7 +113,7 @@ impl Lab {
         })
     }
 
-    /// A host on the internet, outside the cluster.
+    /// Returns a host on the internet, outside the cluster.
     pub fn outside(&self) -> Machine<'_> {
         Machine {
             lab: self,
@@ -124,12 +124,12 @@ impl Lab {
 }
 
 impl Machine<'_> {
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A command that will run on it: of a listed program, unless it is a container, which has its image's own.
+    /// Returns a command that will run on it: of a listed program, unless it is a container, which has its image's own.
     pub fn cmd<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
         let enter = self.enter()?;
         Ok(match self.kind {
@@ -138,7 +138,7 @@ impl Machine<'_> {
         })
     }
 
-    /// A command that its user chose to run on it: any program that the machine has.
+    /// Returns a command that its user chose to run on it: any program that the machine has.
     pub fn by_hand<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
         let path = node::whole_path(&self.lab.record.tools);
         Ok(self.enter()?.env("PATH", path).args(words))
@@ -221,7 +221,7 @@ impl Machine<'_> {
         self.sh(&format!("rm /run/lab/{service}.stop")).map(drop)
     }
 
-    /// What a service of a node has logged, the last lines of it.
+    /// Returns what a service of a node has logged, the last lines of it.
     pub fn service_log(&self, service: &str, lines: usize) -> Result<String> {
         self.run([
             "tail",
@@ -231,7 +231,7 @@ impl Machine<'_> {
         ])
     }
 
-    /// Whether a file exists on a node.
+    /// Returns whether a file exists on a node.
     pub fn has(&self, path: &str) -> bool {
         node::init(&self.lab.store, &self.name)
             .is_some_and(|pid| fs::exists(format!("/proc/{pid}/root{path}")).unwrap_or(false))
@@ -281,7 +281,7 @@ impl Background {
         }
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub fn running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -359,7 +359,7 @@ impl Stream {
         .into_owned()
     }
 
-    /// Everything until its end.
+    /// Returns everything until its end.
     fn whole(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().expect("reading does not panic");

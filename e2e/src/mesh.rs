@@ -21,14 +21,14 @@ impl Lab {
     }
 }
 
-/// What is not Ready, and why.
+/// Returns what is not Ready, and why.
 fn unready(lab: &Lab) -> Result<Vec<String>> {
     let list = lab.get(&["meshnodes,locations"])?;
     let items = list["items"].as_array().context("no list of items")?;
     Ok(of(items, &lab.node_names()))
 }
 
-/// What of these objects is not Ready, and which of these nodes has no MeshNode.
+/// Returns what of these objects is not Ready, and which of these nodes has no MeshNode.
 fn of(items: &[Value], nodes: &[String]) -> Vec<String> {
     let has = |node: &&String| {
         items
@@ -44,7 +44,7 @@ fn of(items: &[Value], nodes: &[String]) -> Vec<String> {
     unready
 }
 
-/// Why an object is not Ready, if it is not.
+/// Returns why an object is not Ready, if it is not.
 fn why(item: &Value) -> Option<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let name = format!("{} {}", text(&item["kind"]), text(&item["metadata"]["name"]));

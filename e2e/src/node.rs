@@ -81,7 +81,7 @@ pub(crate) fn crash(store: &Store, record: &Record, node: &str) -> Result<()> {
     }
 }
 
-/// The first process of a node that is up.
+/// Returns the first process of a node that is up.
 pub(crate) fn init(store: &Store, node: &str) -> Option<Pid> {
     let text = fs::read_to_string(store.node(node).join("pid")).ok()?;
     let pid = Pid::from_raw(text.trim().parse().ok()?);
@@ -91,7 +91,7 @@ pub(crate) fn init(store: &Store, node: &str) -> Option<Pid> {
         .then_some(pid)
 }
 
-/// A command that runs inside a node.
+/// Returns a command that runs inside a node.
 pub(crate) fn enter(store: &Store, record: &Record, node: &str) -> Result<Cmd> {
     let Some(pid) = init(store, node) else {
         bail!("the node {node} is down; `lab reboot {node}` starts it")
@@ -114,7 +114,7 @@ pub(crate) struct Container {
     pub container: Option<String>,
 }
 
-/// The number, on the node, of the first process of a container; it asks the node alone, not the API server.
+/// Returns the number, on the node, of the first process of a container; it asks the node alone, not the API server.
 pub(crate) fn container_pid(store: &Store, record: &Record, node: &str, wanted: &Container) -> Result<i32> {
     let mut filter = format!("labels.\"io.kubernetes.pod.namespace\"=={}", wanted.namespace);
     for (label, value) in [("pod", &wanted.pod), ("container", &wanted.container)] {
@@ -149,12 +149,12 @@ fn groups(record: &Record, node: &str) -> Vec<PathBuf> {
 /// Where a container has its programs, and Debian too.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The lab's programs and those of `scripts/programs`.
+/// Returns the lab's programs and those of `scripts/programs`.
 fn path(tools: &Path) -> String {
     format!("{}:{}", tools.display(), programs::path())
 }
 
-/// The lab's programs and all of the machine's, for services, whose packages bring what they start.
+/// Returns the lab's programs and all of the machine's, for services, whose packages bring what they start.
 pub(crate) fn whole_path(tools: &Path) -> String {
     format!("{}:{PATH}", tools.display())
 }

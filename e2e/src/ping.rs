@@ -159,7 +159,7 @@ impl Matrix {
         }
     }
 
-    /// Whether all reach all.
+    /// Returns whether all reach all.
     pub fn complete(&self) -> bool {
         self.unreached.is_empty()
     }

@@ -11,13 +11,13 @@ use crate::{
     wait::wait_until,
 };
 
-/// The address of the test pod on a node in each family of the lab, the preferred one first.
+/// Returns the address of the test pod on a node in each family of the lab, the preferred one first.
 pub fn pod_ips(lab: &Lab, node: &str) -> Result<Vec<IpAddr>> {
     let mut pods = lab.pods()?;
     pods.remove(node).with_context(|| format!("no pod on {node}"))
 }
 
-/// The address of a node in each family of the lab, the preferred one first.
+/// Returns the address of a node in each family of the lab, the preferred one first.
 pub fn node_ips(lab: &Lab, node: &str) -> Result<Vec<IpAddr>> {
     Ok(lab.node_layout(node)?.addresses.clone())
 }

@@ -60,7 +60,7 @@ pub fn spread(times: &[Duration]) -> String {
     )
 }
 
-/// The middle one of some durations.
+/// Returns the middle one of some durations.
 pub fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();

@@ -145,7 +145,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Whether a family is in use.
+    /// Returns whether a family is in use.
     pub fn has(&self, family: Family) -> bool {
         self.network.families.contains(&family)
     }

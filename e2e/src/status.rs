@@ -90,7 +90,7 @@ impl Status {
         })
     }
 
-    /// Whether everything is Ready.
+    /// Returns whether everything is Ready.
     pub fn ready(&self) -> bool {
         self.missing.is_empty()
     }

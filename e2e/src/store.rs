@@ -30,7 +30,7 @@ pub(crate) struct Record {
     pub port: Option<u16>,
 }
 
-/// The cache of everything that is built once.
+/// Returns the cache of everything that is built once.
 pub(crate) fn cache() -> Result<PathBuf> {
     let var = |key: &str| {
         std::env::var_os(key)
@@ -56,7 +56,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
 }
 
 impl Store {
-    /// The folder for a lab of this name, whether it exists or not.
+    /// Returns the folder for a lab of this name, whether it exists or not.
     pub(crate) fn named(name: &str) -> Result<Self> {
         let fits = (1..=20).contains(&name.len())
             && name
@@ -72,7 +72,7 @@ impl Store {
         })
     }
 
-    /// Names of the labs that are there.
+    /// Returns names of the labs that are there.
     pub(crate) fn all() -> Result<Vec<String>> {
         let folder = cache()?.join("labs");
         let entries = match fs::read_dir(&folder) {
@@ -86,17 +86,17 @@ impl Store {
         Ok(names)
     }
 
-    /// The lab's name.
+    /// Returns the lab's name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether there is such a lab.
+    /// Returns whether there is such a lab.
     pub(crate) fn exists(&self) -> bool {
         self.root.exists()
     }
@@ -113,12 +113,12 @@ impl Store {
         }
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub(crate) fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
         self.root.join(inside)
     }
 
-    /// The folder of a node.
+    /// Returns the folder of a node.
     pub(crate) fn node(&self, node: &str) -> PathBuf {
         self.root.join("nodes").join(node)
     }
@@ -138,7 +138,7 @@ impl Store {
         Ok(())
     }
 
-    /// What the lab is made of.
+    /// Returns what the lab is made of.
     pub(crate) fn load(&self) -> Result<Record> {
         ensure!(
             self.exists(),

@@ -130,7 +130,7 @@ fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
     Failed::from(format!("{pods}\n{locations}\n{error:#}"))
 }
 
-/// The options of tests: stages are reported, nothing is forwarded to the machine's own network.
+/// Returns the options of tests: stages are reported, nothing is forwarded to the machine's own network.
 #[must_use]
 pub fn options(spanwire: bool) -> Options {
     Options {

@@ -75,6 +75,7 @@ impl Lab {
             port: None,
         };
         store.save(&record)?;
+        cgroup::weigh(&record.cgroups, layout.nodes().count())?;
         let lab = Self {
             store: store.clone(),
             record: record.clone(),

@@ -126,7 +126,7 @@ impl Seen {
         Ok(Self { dump })
     }
 
-    /// How long after a moment (since the epoch) the first one passed; none may have passed before.
+    /// Returns how long after a moment (since the epoch) the first one passed; none may have passed before.
     fn first_after(self, moment: Duration) -> Result<Duration> {
         let (out, err) = self.dump.interrupt()?;
         let time = |line: &str| line.split(' ').next()?.parse::<f64>().ok();

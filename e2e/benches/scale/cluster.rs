@@ -121,12 +121,12 @@ impl Cluster {
         })
     }
 
-    /// The socket at which the agent's WireGuard device is asked.
+    /// Returns the socket at which the agent's WireGuard device is asked.
     pub(crate) fn device(&self) -> PathBuf {
         self.folder.path().join("wireguard/spanwire0.sock")
     }
 
-    /// The end of every log.
+    /// Returns the end of every log.
     pub(crate) fn last_words(&self) -> String {
         let all = [&self.etcd, &self.api, &self.operator, &self.tunnel, &self.agent];
         all.map(Process::last_words).concat()

@@ -17,7 +17,7 @@ mod tracked;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use spanwire_e2e::{Progress, report::Report};
 
@@ -83,16 +83,19 @@ fn main() -> Result<()> {
             measured.with_context(|| cluster.last_words())?;
             anyhow::Ok(report)
         };
-        tokio::time::timeout(limit, all)
-            .await
-            .with_context(|| format!("not done within {} s", args.limit))?
+        // Whichever comes first, what runs is ended and its folder removed.
+        tokio::select! {
+            report = all => report,
+            () = tokio::time::sleep(limit) => bail!("not done within {} s", args.limit),
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
     })?;
     progress.say("done");
     report.print();
     Ok(())
 }
 
-/// Where cargo puts programs of the profile that this one was built with: it lies in `deps` of the same folder.
+/// Returns where cargo puts programs of the profile that this one was built with: it lies in `deps` of the same folder.
 fn built() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.parent().and_then(|deps| deps.parent());

@@ -324,7 +324,7 @@ fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-/// The writes that the API server has counted.
+/// Returns the writes that the API server has counted.
 fn writes() -> Result<std::collections::BTreeMap<String, u64>> {
     let curl = ["curl", "-sSk", "--fail", "-H", "Authorization: Bearer bench"];
     let text = Cmd::of(curl.into_iter().chain(["https://127.0.0.1:6443/metrics"])).run()?;

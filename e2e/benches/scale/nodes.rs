@@ -32,13 +32,13 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// The location of a node. Locations are filled one after another, so that the first ones are whole early.
+    /// Returns the location of a node. Locations are filled one after another, so that the first ones are whole early.
     pub(crate) fn location(self, node: u32) -> String {
         let number = u64::from(node) * u64::from(self.locations) / u64::from(self.nodes);
         format!("l{number}")
     }
 
-    /// The nodes of a location.
+    /// Returns the nodes of a location.
     pub(crate) fn members(self, location: &str) -> Vec<u32> {
         (0..self.nodes)
             .filter(|node| self.location(*node) == location)
@@ -50,12 +50,12 @@ pub(crate) fn name(node: u32) -> String {
     format!("n{node:05}")
 }
 
-/// The number in a name of [`name`].
+/// Returns the number in a name of [`name`].
 pub(crate) fn number(name: &str) -> Option<u32> {
     name.strip_prefix('n')?.parse().ok()
 }
 
-/// Its address in the LAN: 250 nodes in each network of 256 addresses.
+/// Returns its address in the LAN: 250 nodes in each network of 256 addresses.
 pub(crate) fn address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + node / 250 * 256 + node % 250)
 }
@@ -65,12 +65,12 @@ pub(crate) fn second_address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address(node)) + (8 << 16))
 }
 
-/// The address on flannel's device, which is the first of the network of its pods.
+/// Returns the address on flannel's device, which is the first of the network of its pods.
 pub(crate) fn hop_address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + node * 256)
 }
 
-/// Where its WireGuard is reached from outside, as every node's router forwards a port.
+/// Returns where its WireGuard is reached from outside, as every node's router forwards a port.
 fn endpoint(node: u32) -> String {
     let router = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + node);
     format!("{router}:51820")
@@ -181,7 +181,7 @@ pub(crate) async fn renew(client: Client, size: Size, interval: Duration) {
     }
 }
 
-/// The time as a Lease has it: MicroTime has six digits (RFC3339Micro of apimachinery).
+/// Returns the time as a Lease has it: MicroTime has six digits (RFC3339Micro of apimachinery).
 pub(crate) fn now() -> String {
     let now = Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH);
     now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()

@@ -88,13 +88,13 @@ impl Probe {
         Ok(())
     }
 
-    /// Whether the device has a peer with the key of this node, by the protocol of wg(8).
+    /// Returns whether the device has a peer with the key of this node, by the protocol of wg(8).
     async fn has(&self, node: u32) -> Result<bool> {
         Ok(peers(&self.device).await?.contains(&simulated::key(node)))
     }
 }
 
-/// The keys of all peers of a device.
+/// Returns the keys of all peers of a device.
 pub(crate) async fn peers(device: &PathBuf) -> Result<Vec<[u8; 32]>> {
     let mut stream = UnixStream::connect(device).await?;
     stream.write_all(b"get=1\n\n").await?;

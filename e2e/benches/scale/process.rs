@@ -39,7 +39,7 @@ impl Process {
         Ok(Self { child, log })
     }
 
-    /// The processor time of all its threads so far.
+    /// Returns the processor time of all its threads so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // proc_pid_stat(5): user and system time, also of threads that have ended, are fields 14 and 15, in ticks of 10 ms;
@@ -50,7 +50,7 @@ impl Process {
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// Its resident memory and the peak of it, in MB of 10⁶ bytes.
+    /// Returns its resident memory and the peak of it, in MB of 10⁶ bytes.
     pub(crate) fn memory(&self) -> Result<(f64, f64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| {
@@ -61,7 +61,7 @@ impl Process {
         field("VmRSS:").zip(field("VmHWM:")).context("no memory")
     }
 
-    /// The end of what it has logged.
+    /// Returns the end of what it has logged.
     pub(crate) fn last_words(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();

@@ -78,7 +78,7 @@ impl Agents {
         agents
     }
 
-    /// How many reports have been written so far.
+    /// Returns how many reports have been written so far.
     pub(crate) fn reports(&self) -> u64 {
         self.lock().reports
     }
@@ -240,7 +240,7 @@ fn status(node: u32, generation: i64, links: &[String]) -> Value {
     })
 }
 
-/// A key of each node's own; nothing is ever encrypted with it.
+/// Returns a key of each node's own; nothing is ever encrypted with it.
 pub(crate) fn key(node: u32) -> [u8; 32] {
     let mut key = [0x55; 32];
     key[..4].copy_from_slice(&node.to_be_bytes());

@@ -82,22 +82,22 @@ impl Tracked {
         }
     }
 
-    /// How many events there were.
+    /// Returns how many events there were.
     pub(crate) fn events(&self) -> u64 {
         self.lock().events
     }
 
-    /// How many slices there are.
+    /// Returns how many slices there are.
     pub(crate) fn slices(&self) -> usize {
         self.lock().slices.len()
     }
 
-    /// How many members with a key are published.
+    /// Returns how many members with a key are published.
     pub(crate) fn members(&self) -> u32 {
         self.lock().slices.values().map(|slice| slice.members).sum()
     }
 
-    /// How many locations have a leader and are established with so many others.
+    /// Returns how many locations have a leader and are established with so many others.
     pub(crate) fn whole(&self, others: u32) -> u32 {
         let state = self.lock();
         let whole = state

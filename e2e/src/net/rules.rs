@@ -13,7 +13,7 @@ pub(super) const HEAL: &str = "table bridge cuts {}\ndelete table bridge cuts\n"
 const CUTS: &str =
     "table bridge cuts { chain forward { type filter hook forward priority 10; policy accept; }; }\n";
 
-/// What crosses the internet segment: nothing private, unless the routers are open to each other.
+/// Returns what crosses the internet segment: nothing private, unless the routers are open to each other.
 pub(super) fn internet(layout: &Layout, routers: Routers) -> String {
     let mut rules = String::new();
     if routers == Routers::Open {
@@ -28,7 +28,7 @@ pub(super) fn internet(layout: &Layout, routers: Routers) -> String {
     )
 }
 
-/// What a router forwards and translates.
+/// Returns what a router forwards and translates.
 pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Routers) -> String {
     let open = if routers == Routers::Open {
         between_lans(layout)
@@ -71,7 +71,7 @@ pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Router
     )
 }
 
-/// What a LAN carries.
+/// Returns what a LAN carries.
 pub(super) fn lan(layout: &Layout, location: &LocationLayout, strict: bool, routers: Routers) -> String {
     let mut rules = String::new();
     if strict {

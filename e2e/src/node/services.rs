@@ -194,7 +194,7 @@ fn kube_proxy(context: Context<'_>, node: &NodeLayout) -> serde_json::Value {
     })
 }
 
-/// The members of a pair that the scenario's families use, as Kubernetes writes them.
+/// Returns the members of a pair that the scenario's families use, as Kubernetes writes them.
 fn join(scenario: &Scenario, pair: [&str; 2]) -> String {
     if scenario.has(Family::V6) {
         pair.join(",")

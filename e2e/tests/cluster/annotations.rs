@@ -12,7 +12,7 @@ fn annotate(lab: &Lab, node: &str, what: &str) -> Result<()> {
         .map(drop)
 }
 
-/// How many packets a node has sent into its tunnels; none without a device.
+/// Returns how many packets a node has sent into its tunnels; none without a device.
 fn sent(lab: &Lab, node: &str) -> Result<u64> {
     let read = lab
         .node(node)?
@@ -20,7 +20,7 @@ fn sent(lab: &Lab, node: &str) -> Result<u64> {
     Ok(read.stdout.trim().parse().unwrap_or(0))
 }
 
-/// Whether what a pod sends leaves its location by this node.
+/// Returns whether what a pod sends leaves its location by this node.
 fn leaves_by(lab: &Lab, node: &str, from: &str, to: &str) -> Result<bool> {
     let before = sent(lab, node)?;
     let target = pod_ip(lab, to)?.to_string();
@@ -47,7 +47,7 @@ pub(crate) fn leader_moves(lab: &Lab) -> Result<()> {
     all_reach_all(lab)
 }
 
-/// Where one node looks for another.
+/// Returns where one node looks for another.
 fn endpoint_of(lab: &Lab, node: &str, other: &str) -> Result<String> {
     let found = lab.get(&["meshnode", other])?;
     let key = found["status"]["publicKey"].as_str().context("no key")?;

@@ -167,7 +167,7 @@ pub(crate) fn nodes_show_that_they_are_ready(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The cells of a column of a table of kubectl's, which begin below their heading.
+/// Returns the cells of a column of a table of kubectl's, which begin below their heading.
 fn column(table: &str, heading: &str) -> Result<Vec<String>> {
     let head = table.lines().next().unwrap_or_default();
     let start = head

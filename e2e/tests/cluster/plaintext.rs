@@ -62,7 +62,7 @@ pub(crate) fn tunnel_stopped(lab: &Lab) -> Result<()> {
     wait_until("all is well again", SOON, || all_reach_all(lab).map(|()| true))
 }
 
-/// What ping says of a router's ICMP 'unreachable', and of the kernel's own EHOSTUNREACH or ENETUNREACH.
+/// Returns what ping says of a router's ICMP 'unreachable', and of the kernel's own EHOSTUNREACH or ENETUNREACH.
 fn is_unreachable(said: &str) -> bool {
     let said = said.to_lowercase();
     said.contains("unreachable") || said.contains("no route to host")

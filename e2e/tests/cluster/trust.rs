@@ -5,7 +5,7 @@ use spanwire_e2e::Lab;
 
 use spanwire_e2e::expect::component_pod;
 
-/// The token that the agent on a node was given.
+/// Returns the token that the agent on a node was given.
 fn token(lab: &Lab, node: &str) -> Result<String> {
     let pod = component_pod(lab, "agent", node)?;
     let found = lab.get(&["pod", &pod, "--namespace", "spanwire"])?;
