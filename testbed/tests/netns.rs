@@ -15,7 +15,7 @@ fn pods_reach_pods_and_nodes_reach_nodes_in_both_families_and_sources_are_kept()
                     (&from.host, to.pod_address(family)),
                     (&from.host, to.lan(family)),
                 ] {
-                    // IPv6 is ready when the kernel has told itself of the carrier.
+                    // IPv6 is ready when the kernel has noticed the carrier.
                     wait_until(
                         &format!("{} to {far}", from.name),
                         Duration::from_secs(10),

@@ -122,7 +122,7 @@ fn a_port_that_is_taken_is_told_before_anything_is_made_of_it() {
     });
 }
 
-/// Somebody who listens on IPv6 and on IPv6 only.
+/// A program that listens on IPv6 and on IPv6 only.
 fn only_v6(address: &str) -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket::socket(AddressFamily::Inet6, SockType::Datagram, flags, None).unwrap();

@@ -36,15 +36,15 @@ fn a_device_is_made_changed_and_removed_step_by_step() {
         expected.up = true;
         expected.addresses = [p("10.4.0.1"), p("10.4.0.2"), p("fd42::1")].into();
         assert_eq!(lab.device().await.as_ref(), Some(&expected));
-        let told = json(&format!("ip -j -d addr show dev {name} scope global"));
-        assert_eq!(told[0]["mtu"], 1380);
-        let told: Vec<_> = told[0]["addr_info"]
+        let listed = json(&format!("ip -j -d addr show dev {name} scope global"));
+        assert_eq!(listed[0]["mtu"], 1380);
+        let listed: Vec<_> = listed[0]["addr_info"]
             .as_array()
             .unwrap()
             .iter()
             .filter_map(|address| address.get("local"))
             .collect();
-        assert_eq!(told, ["10.4.0.1", "10.4.0.2", "fd42::1"]);
+        assert_eq!(listed, ["10.4.0.1", "10.4.0.2", "fd42::1"]);
         assert_eq!(
             json(&format!("ip -j route show dev {name} table main"))
                 .as_array()

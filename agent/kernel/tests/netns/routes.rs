@@ -103,9 +103,9 @@ fn ip_shows_the_routes_that_were_asked_for() {
         ])
         .await;
 
-        let told = json("ip -j -d route show table 51830");
-        assert_eq!(told.as_array().unwrap().len(), 2, "{told}");
-        let first = &told[0];
+        let listed = json("ip -j -d route show table 51830");
+        assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+        let first = &listed[0];
         assert_eq!(
             [
                 &first["type"],
@@ -122,17 +122,17 @@ fn ip_shows_the_routes_that_were_asked_for() {
             (&10.into(), &"onlink".into())
         );
         assert_eq!(
-            (&told[1]["type"], &told[1]["metric"]),
+            (&listed[1]["type"], &listed[1]["metric"]),
             (&"unreachable".into(), &20.into())
         );
-        let told = json("ip -j -d route show table 51831");
+        let listed = json("ip -j -d route show table 51831");
         assert_eq!(
-            [&told[0]["dst"], &told[0]["dev"], &told[0]["scope"]],
+            [&listed[0]["dst"], &listed[0]["dev"], &listed[0]["scope"]],
             ["10.1.0.9", "lan", "link"]
         );
-        let told = json("ip -6 -j -d route show table 51830");
+        let listed = json("ip -6 -j -d route show table 51830");
         assert_eq!(
-            (&told[0]["type"], &told[0]["metric"]),
+            (&listed[0]["type"], &listed[0]["metric"]),
             (&"throw".into(), &20.into())
         );
     });

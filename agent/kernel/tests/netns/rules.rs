@@ -96,9 +96,9 @@ fn ip_shows_the_rules_that_were_asked_for() {
     lab(async |lab| {
         lab.apply(rules(Family::V4).into_iter().map(Step::AddRule).collect())
             .await;
-        let told = run("ip rule | sed -n '/^21/p'").replace('\t', " ");
+        let listed = run("ip rule | sed -n '/^21/p'").replace('\t', " ");
         assert_eq!(
-            told.lines().map(str::trim_end).collect::<Vec<_>>(),
+            listed.lines().map(str::trim_end).collect::<Vec<_>>(),
             [
                 "2100: from all nop proto 151",
                 "2101: from all iif sw0 [detached] lookup 51831 proto 151",

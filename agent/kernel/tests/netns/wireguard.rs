@@ -100,9 +100,9 @@ fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
         let dump = dump(&lab.name);
         assert_eq!(dump[0], [&key().public().to_string(), "51820", "0x2000"]);
         assert_eq!(dump[1][..3], [&A.to_string(), "(none)", "192.0.2.7:51820"]);
-        let told: BTreeSet<Prefix> = dump[1][3].split(',').map(p).collect();
+        let listed: BTreeSet<Prefix> = dump[1][3].split(',').map(p).collect();
         assert_eq!(
-            (told, dump[1][7].as_str()),
+            (listed, dump[1][7].as_str()),
             (expected.peers[&A].allowed_ips.clone(), "25")
         );
 
