@@ -99,7 +99,7 @@ impl Changes {
                 let device = self.devices.get(&address.header.index);
                 device.is_none_or(|device| !is_of_a_pod(device)) && address::assigned(message).is_some()
             }),
-            RTM_NEWROUTE | RTM_DELROUTE => route::told(message).is_some_and(|route| {
+            RTM_NEWROUTE | RTM_DELROUTE => route::observe(message).is_some_and(|route| {
                 let tables = [self.owned.table.0, self.owned.return_table.0];
                 tables.contains(&route.table) || route.prefix.is_some_and(|prefix| prefix.is_default())
             }),

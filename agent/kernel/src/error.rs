@@ -2,14 +2,12 @@
 
 use std::{io, path::PathBuf};
 
+use nix::errno::Errno;
 use spanwire_host::{LinkName, OwnershipConflict};
 use spanwire_topology::PublicKey;
 use thiserror::Error;
 
-use crate::{
-    netlink::{NetlinkError, Refusal},
-    wireguard::uapi::UapiError,
-};
+use crate::netlink::{NetlinkError, Refusal};
 
 /// Why the machine's network cannot be worked with at all.
 #[derive(Debug, Error)]
@@ -78,6 +76,63 @@ pub enum NftError {
     /// It failed.
     #[error("nft failed: {0}")]
     Failed(String),
+}
+
+/// Why the userspace WireGuard did not do it.
+#[derive(Debug, Error)]
+pub enum UapiError {
+    /// Its socket cannot be used.
+    #[error("userspace WireGuard is not reached at {path}; is spanwire-tunnel running on this node?", path = path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not answer.
+    #[error("userspace WireGuard at {path} does not answer", path = path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It said no.
+    #[error("userspace WireGuard refused the change: {}", errno.desc())]
+    Refused {
+        /// The error number.
+        errno: Errno,
+    },
+    /// It did not make or remove the device.
+    #[error("the tunnel process answered {answer:?} to {request:?}")]
+    Control {
+        /// What was asked.
+        request: String,
+        /// What it said.
+        answer: String,
+    },
+    /// Its answer is not what the protocol says.
+    #[error("userspace WireGuard answered with the line {line:?}")]
+    Malformed {
+        /// The line; never one with a key of ours in it.
+        line: String,
+    },
+}
+
+impl UapiError {
+    /// Whether there is no process at the socket.
+    pub(crate) fn is_absence(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                )
+            }
+            Self::Silent { .. } | Self::Refused { .. } | Self::Control { .. } | Self::Malformed { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// Why one step was not applied.

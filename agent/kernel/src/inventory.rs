@@ -66,7 +66,7 @@ impl Kernel {
             }
             defaults.extend(found);
         }
-        let smallest = |ways: &[route::Told]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
+        let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
         let own = self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6")?;
         let disabled = own.map_or_else(
@@ -111,11 +111,11 @@ impl Kernel {
     }
 }
 
-fn is_default(route: &route::Told) -> bool {
+fn is_default(route: &route::ObservedRoute) -> bool {
     route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.is_default())
 }
 
-fn mtu(way: &route::Told, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
+fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
     let devices = way.device.iter().chain(&way.hops);
     devices
         .filter_map(|index| mtus.get(index).copied())

@@ -144,19 +144,19 @@ impl Kernel {
             .into_iter()
             .map(|device| (device.index, device.name))
             .collect();
-        let mut routes: BTreeMap<RouteKey, Route> = BTreeMap::new();
+        let mut routes: Vec<(RouteKey, Route)> = Vec::new();
         for family in [Family::V4, Family::V6] {
             for table in [self.owned.table, self.owned.return_table] {
-                let told = route::routes(&mut self.route, family, table, Some(self.owned.protocol)).await;
-                let told = told.map_err(ReadError::netlink("the routes"))?;
-                routes.extend(told.iter().filter_map(|told| told.ours(&names)));
+                let observed = route::routes(&mut self.route, family, table, Some(self.owned.protocol)).await;
+                let observed = observed.map_err(ReadError::netlink("the routes"))?;
+                routes.extend(observed.iter().filter_map(|route| route.ours(&names)));
             }
-            let told = rule::rules(&mut self.route, family).await;
-            let told = told.map_err(ReadError::netlink("the rules"))?;
-            let own = told.into_iter().filter(|told| self.is_own_rule(told));
-            host.rules.extend(own.filter_map(|told| told.rule));
+            let observed = rule::rules(&mut self.route, family).await;
+            let observed = observed.map_err(ReadError::netlink("the rules"))?;
+            let own = observed.into_iter().filter(|rule| self.is_own_rule(rule));
+            host.rules.extend(own.filter_map(|observed| observed.rule));
         }
-        host.routes = Arc::new(routes);
+        host.routes = Arc::new(routes.into_iter().collect());
         host.nft = self.nft.read().await?;
         for sysctl in wanted {
             if let Some(value) = self.sysctls.read(sysctl)? {
@@ -212,13 +212,13 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn in_band(&self, told: &rule::Told) -> bool {
+    pub(crate) fn in_band(&self, observed: &rule::ObservedRule) -> bool {
         let first = self.owned.rule_priority;
-        (first..first.saturating_add(Owned::RULE_BAND)).contains(&told.priority)
+        (first..first.saturating_add(Owned::RULE_BAND)).contains(&observed.priority)
     }
 
-    fn is_own_rule(&self, told: &rule::Told) -> bool {
-        self.in_band(told) && told.protocol == self.owned.protocol
+    fn is_own_rule(&self, observed: &rule::ObservedRule) -> bool {
+        self.in_band(observed) && observed.protocol == self.owned.protocol
     }
 }
 

@@ -28,8 +28,8 @@ mod wireguard;
 
 pub use apply::Report;
 pub use changes::Changes;
-pub use error::{ApplyError, NftError, OpenError, ReadError};
+pub use error::{ApplyError, NftError, OpenError, ReadError, UapiError};
 pub use kernel::{BackendChoice, Config, Kernel};
 pub use netlink::{NetlinkError, Refusal};
 pub use sysctl::Remembered;
-pub use wireguard::{Backend, PrivateKey, Userspace, uapi::UapiError};
+pub use wireguard::{Backend, PrivateKey, Userspace};

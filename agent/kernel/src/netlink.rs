@@ -128,6 +128,19 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// A message as if from the kernel.
+    #[cfg(test)]
+    pub(crate) fn new(kind: u16, body: Vec<u8>) -> Self {
+        let (flags, sequence, port) = (0, 0, 0);
+        Self {
+            kind,
+            flags,
+            sequence,
+            port,
+            body,
+        }
+    }
+
     /// The message as a `T`; `None`, with a trace, where it is none: others may own things we cannot read.
     pub(crate) fn parse<T: Parseable<[u8]>>(&self) -> Option<T> {
         T::parse(&self.body)

@@ -2,11 +2,14 @@
 //!
 //! How the kernel differs from what was asked, and what is made of it:
 //!
-//! * an IPv6 route that sends nothing (`throw`, `unreachable`) is told with the device `lo`;
+//! * an IPv6 route that sends nothing (`throw`, `unreachable`) is dumped with the device `lo`;
 //! * an IPv6 metric of 0 becomes 1024 (`ip6_route_info_create`);
-//! * an IPv4 metric of 0 is not told at all; a delete without metric takes the first route of that destination, which
+//! * an IPv4 metric of 0 is left out of a dump; a delete without metric takes the first route of that destination, which
 //!   is the one with metric 0 where there is one;
-//! * `onlink` is a flag of the next hop, told in the flags of the route.
+//! * `onlink` is a flag of the next hop, dumped in the flags of the route.
+//!
+//! Messages are read by hand: a leader reads tens of thousands of its own routes, which a library that keeps every
+//! attribute does several times slower.
 
 use std::{
     collections::BTreeMap,
@@ -24,12 +27,13 @@ use spanwire_topology::{Family, Prefix};
 use crate::{
     address::family,
     errno::{ErrnoClass, Operation, classify},
-    netlink::{Message, NetlinkError, Request, Socket},
+    netlink::{Message, NetlinkError, Request, Socket, attributes},
 };
 
-/// A route as the kernel tells it.
+/// A route as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ObservedRoute {
+    pub(crate) family: Family,
     pub(crate) table: u32,
     pub(crate) protocol: u8,
     pub(crate) prefix: Option<Prefix>,
@@ -45,13 +49,13 @@ pub(crate) struct Told {
     pub(crate) hops: Vec<u32>,
 }
 
-/// The routes of one table, of one protocol or of all.
+/// Reads the routes of one table, of one protocol or of all.
 pub(crate) async fn routes(
     socket: &mut Socket,
     of: Family,
     table: TableId,
     protocol: Option<u8>,
-) -> Result<Vec<Told>, NetlinkError> {
+) -> Result<Vec<ObservedRoute>, NetlinkError> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
     message.header.protocol = RouteProtocol::from(protocol.unwrap_or(0));
@@ -65,18 +69,22 @@ pub(crate) async fn routes(
         }
         other => other?,
     };
-    let told = messages.iter().filter_map(told);
-    Ok(told
-        .filter(|told| told.table == table.0 && protocol.is_none_or(|protocol| told.protocol == protocol))
-        .collect())
+    let observed = messages.iter().filter_map(observe);
+    // Where the kernel has no IPv6 it dumps the routes of all families instead (`rtnetlink_rcv_msg`).
+    let asked = |route: &ObservedRoute| {
+        route.table == table.0
+            && route.family == of
+            && protocol.is_none_or(|protocol| route.protocol == protocol)
+    };
+    Ok(observed.filter(asked).collect())
 }
 
-/// The route that packets with `mark` to `endpoint` take.
+/// Reads the route that packets with `mark` to `endpoint` take.
 pub(crate) async fn towards(
     socket: &mut Socket,
     endpoint: SocketAddr,
     mark: u32,
-) -> Result<Option<Told>, NetlinkError> {
+) -> Result<Option<ObservedRoute>, NetlinkError> {
     let mut message = RouteMessage::default();
     let destination = Prefix::host(endpoint.ip());
     message.header.address_family = family(destination.family());
@@ -88,83 +96,95 @@ pub(crate) async fn towards(
         RouteAttribute::Mark(mark),
     ];
     match socket.get(&Request::new(RTM_GETROUTE, 0, &message)).await {
-        Ok(messages) => Ok(messages.iter().find_map(told)),
+        Ok(messages) => Ok(messages.iter().find_map(observe)),
         // No route there: ENETUNREACH and its kin, or an `unreachable` route's own error.
         Err(NetlinkError::Refused(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// What a route message says.
-pub(crate) fn told(message: &Message) -> Option<Told> {
-    let message: RouteMessage = message.parse()?;
-    let RouteMessage {
-        header, attributes, ..
-    } = message;
-    let mut told = Told {
-        table: u32::from(header.table),
-        protocol: u8::from(header.protocol),
+/// Length of `struct rtmsg` (include/uapi/linux/rtnetlink.h).
+const HEADER: usize = 12;
+
+/// Returns what a route message says.
+pub(crate) fn observe(message: &Message) -> Option<ObservedRoute> {
+    const RTA_DST: u16 = 1;
+    const RTA_OIF: u16 = 4;
+    const RTA_GATEWAY: u16 = 5;
+    const RTA_PRIORITY: u16 = 6;
+    const RTA_PREFSRC: u16 = 7;
+    const RTA_METRICS: u16 = 8;
+    const RTA_MULTIPATH: u16 = 9;
+    const RTA_TABLE: u16 = 15;
+    const RTAX_MTU: u16 = 2;
+
+    let (header, rest) = message.body.split_at_checked(HEADER)?;
+    let (of, unspecified): (Family, IpAddr) = match header[0] {
+        2 => (Family::V4, [0; 4].into()),
+        10 => (Family::V6, [0; 16].into()),
+        _ => return None,
+    };
+    let mut route = ObservedRoute {
+        family: of,
+        table: u32::from(header[4]),
+        protocol: header[5],
         prefix: None,
         metric: 0,
-        kind: header.kind,
+        kind: RouteType::from(header[7]),
         device: None,
         via: None,
-        onlink: header.flags.contains(RouteFlags::Onlink),
+        onlink: RouteFlags::from_bits_retain(word(header.get(8..)?)?).contains(RouteFlags::Onlink),
         src: None,
         mtu: None,
         hops: Vec::new(),
     };
-    let unspecified: IpAddr = match u8::from(header.address_family) {
-        2 => [0; 4].into(),
-        10 => [0; 16].into(),
-        _ => return None,
-    };
     let mut destination = unspecified;
-    for attribute in attributes {
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "the kernel's list of attributes grows"
-        )]
+    for (attribute, value) in attributes(rest) {
         match attribute {
-            RouteAttribute::Table(table) => told.table = table,
-            RouteAttribute::Destination(address) => destination = ip(&address)?,
-            RouteAttribute::Priority(metric) => told.metric = metric,
-            RouteAttribute::Oif(index) => told.device = Some(index),
-            RouteAttribute::Gateway(address) => told.via = ip(&address),
-            RouteAttribute::PrefSource(address) => told.src = ip(&address),
-            RouteAttribute::Metrics(metrics) => told.mtu = mtu(&metrics),
-            RouteAttribute::MultiPath(hops) => {
-                told.hops = hops.iter().map(|hop| hop.interface_index).collect();
+            RTA_TABLE => route.table = word(value)?,
+            RTA_DST => destination = ip(value)?,
+            RTA_PRIORITY => route.metric = word(value)?,
+            RTA_OIF => route.device = Some(word(value)?),
+            RTA_GATEWAY => route.via = ip(value),
+            RTA_PREFSRC => route.src = ip(value),
+            RTA_METRICS => {
+                let mut metrics = attributes(value);
+                route.mtu = metrics.find_map(|(metric, value)| word(value).filter(|_| metric == RTAX_MTU));
             }
+            RTA_MULTIPATH => route.hops = next_hops(value),
             _ => {}
         }
     }
-    told.prefix = Prefix::new(destination, header.destination_prefix_length).ok();
-    Some(told)
+    route.prefix = Prefix::new(destination, header[1]).ok();
+    Some(route)
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    if let RouteAddress::Inet(address) = address {
-        Some(IpAddr::V4(*address))
-    } else if let RouteAddress::Inet6(address) = address {
-        Some(IpAddr::V6(*address))
-    } else {
-        None
+fn word(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
     }
 }
 
-fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
-    metrics.iter().find_map(|metric| {
-        if let RouteMetric::Mtu(mtu) = metric {
-            Some(*mtu)
-        } else {
-            None
-        }
-    })
+/// The devices of next hops: each a `struct rtnexthop`, which begins with its length and has the device's index at 4.
+fn next_hops(mut bytes: &[u8]) -> Vec<u32> {
+    let hop = || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let device = word(bytes.get(4..)?)?;
+        // A length of nothing would never end.
+        bytes = bytes.get(length.next_multiple_of(4).max(8)..).unwrap_or_default();
+        Some(device)
+    };
+    std::iter::from_fn(hop).collect()
 }
 
-impl Told {
-    /// The route in our terms; `None` when we would never have made it.
+impl ObservedRoute {
+    /// Returns the route in our terms; `None` when we would never have made it.
     pub(crate) fn ours(&self, names: &BTreeMap<u32, LinkName>) -> Option<(RouteKey, Route)> {
         let key = RouteKey {
             table: TableId(self.table),
@@ -190,7 +210,7 @@ impl Told {
     }
 }
 
-/// The request that adds a route or replaces the one with its key; `device` is the index of the route's device.
+/// Returns the request that adds a route or replaces the one with its key; `device` is the index of the route's device.
 pub(crate) fn set(protocol: u8, key: &RouteKey, route: &Route, device: Option<u32>) -> Request {
     let mut message = message(protocol, key);
     let header: &mut RouteHeader = &mut message.header;
@@ -222,7 +242,7 @@ pub(crate) fn set(protocol: u8, key: &RouteKey, route: &Route, device: Option<u3
     Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message)
 }
 
-/// The request that removes a route.
+/// Returns the request that removes a route.
 pub(crate) fn delete(protocol: u8, key: &RouteKey) -> Request {
     let mut message = message(protocol, key);
     // Any scope, any kind (fib_table_delete).
@@ -243,4 +263,71 @@ fn message(protocol: u8, key: &RouteKey) -> RouteMessage {
         message.attributes.push(RouteAttribute::Priority(key.metric));
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One attribute: length, kind, value.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(header: [u8; HEADER], attributes: &[Vec<u8>]) -> Message {
+        Message::new(RTM_NEWROUTE, [header.to_vec(), attributes.concat()].concat())
+    }
+
+    const UNICAST: [u8; HEADER] = [2, 16, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
+
+    #[test]
+    fn a_route_through_several_devices_says_which() {
+        let hop = |device: u32| {
+            [
+                vec![16, 0, 0, 0],
+                device.to_ne_bytes().to_vec(),
+                vec![8, 0, 5, 0, 10, 0, 0, 1],
+            ]
+            .concat()
+        };
+        let route = observe(&message(
+            UNICAST,
+            &[
+                attribute(1, &[10, 1, 0, 0]),
+                attribute(9, &[hop(7), hop(9)].concat()),
+            ],
+        ))
+        .unwrap();
+        assert_eq!((route.hops, route.device, route.table), (vec![7, 9], None, 254));
+        assert_eq!(route.prefix, "10.1.0.0/16".parse().ok());
+        assert_eq!(
+            next_hops(&[0; 24]),
+            [0, 0, 0],
+            "a length of nothing ends all the same"
+        );
+    }
+
+    #[test]
+    fn what_is_cut_off_is_no_route_and_what_is_unknown_is_passed_over() {
+        let whole = message(UNICAST, &[attribute(1, &[10, 1, 0, 0]), attribute(99, &[1])]);
+        assert!(observe(&whole).is_some());
+        for length in 0..HEADER {
+            assert_eq!(
+                observe(&Message::new(RTM_NEWROUTE, whole.body[..length].to_vec())),
+                None
+            );
+        }
+        let mut foreign = UNICAST;
+        foreign[0] = 28;
+        assert_eq!(observe(&message(foreign, &[])), None, "MPLS");
+        assert_eq!(
+            observe(&message(UNICAST, &[attribute(1, &[10, 1])])),
+            None,
+            "half an address"
+        );
+    }
 }

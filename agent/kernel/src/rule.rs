@@ -17,9 +17,9 @@ use crate::{
     netlink::{Message, NetlinkError, Request, Socket},
 };
 
-/// A rule as the kernel tells it.
+/// A rule as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ObservedRule {
     pub(crate) family: Family,
     pub(crate) priority: u32,
     pub(crate) protocol: u8,
@@ -27,8 +27,8 @@ pub(crate) struct Told {
     pub(crate) rule: Option<Rule>,
 }
 
-/// All rules of a family.
-pub(crate) async fn rules(socket: &mut Socket, of: Family) -> Result<Vec<Told>, NetlinkError> {
+/// Reads all rules of a family.
+pub(crate) async fn rules(socket: &mut Socket, of: Family) -> Result<Vec<ObservedRule>, NetlinkError> {
     let mut message = RuleMessage::default();
     message.header.family = family(of);
     match socket.dump(&Request::new(RTM_GETRULE, 0, &message)).await {
@@ -37,11 +37,11 @@ pub(crate) async fn rules(socket: &mut Socket, of: Family) -> Result<Vec<Told>, 
         {
             Ok(Vec::new())
         }
-        other => Ok(other?.iter().filter_map(|message| told(message, of)).collect()),
+        other => Ok(other?.iter().filter_map(|message| observe(message, of)).collect()),
     }
 }
 
-fn told(message: &Message, of: Family) -> Option<Told> {
+fn observe(message: &Message, of: Family) -> Option<ObservedRule> {
     let message: RuleMessage = message.parse()?;
     let (mut priority, mut protocol) = (0, 0);
     for attribute in &message.attributes {
@@ -51,7 +51,7 @@ fn told(message: &Message, of: Family) -> Option<Told> {
             protocol = u8::from(*found);
         }
     }
-    Some(Told {
+    Some(ObservedRule {
         family: of,
         priority,
         protocol,
@@ -84,7 +84,7 @@ fn ours(message: &RuleMessage, of: Family, priority: u32) -> Option<Rule> {
             }
             RuleAttribute::SourcePortRange(range) => selector.sport = Some(one(*range)?),
             RuleAttribute::DestinationPortRange(range) => selector.dport = Some(one(*range)?),
-            // No suppression: told with -1 by every rule.
+            // No suppression: every rule has -1.
             RuleAttribute::SuppressPrefixLen(u32::MAX)
             | RuleAttribute::Priority(_)
             | RuleAttribute::Protocol(_) => {}

@@ -69,7 +69,7 @@ impl Family {
         let messages = self.dump(name).await?;
         let now = SystemTime::now();
         let mut stats = Stats::new();
-        for attribute in messages.iter().flat_map(told) {
+        for attribute in messages.iter().flat_map(attributes_of) {
             if let WireguardAttribute::Peers(peers) = attribute {
                 peers.iter().for_each(|peer| count(&mut stats, peer, now));
             }
@@ -185,10 +185,10 @@ fn allowed_ip(prefix: &Prefix) -> WireguardAllowedIp {
     ])
 }
 
-/// The device that the messages of a dump tell together.
+/// The device that the messages of a dump describe together.
 fn merge(messages: &[Message]) -> WireGuard {
     let mut device = WireGuard::default();
-    for attribute in messages.iter().flat_map(told) {
+    for attribute in messages.iter().flat_map(attributes_of) {
         #[expect(
             clippy::wildcard_enum_match_arm,
             reason = "the private key and what is not asked"
@@ -206,8 +206,8 @@ fn merge(messages: &[Message]) -> WireGuard {
     device
 }
 
-/// What one message of a dump tells.
-fn told(message: &Message) -> Vec<WireguardAttribute> {
+/// The attributes in one message of a dump.
+fn attributes_of(message: &Message) -> Vec<WireguardAttribute> {
     let header = GenlHeader {
         cmd: WireguardCmd::GetDevice.into(),
         version: 1,

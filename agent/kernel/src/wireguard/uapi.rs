@@ -7,14 +7,13 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use nix::errno::Errno;
 use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
 use spanwire_topology::{Keepalive, LocationName, PublicKey};
-use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
@@ -27,6 +26,7 @@ use super::{
     hex::{hex, unhex},
     peer_stats::{self, Stats},
 };
+use crate::error::UapiError;
 
 /// A device of 10,000 allowed IPs is set up in well under a second; a process that takes longer is stopped or stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,63 +36,6 @@ const APPEARANCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from
 
 /// An answer longer than this is no WireGuard's: a million allowed IPs.
 const LONGEST_ANSWER: u64 = 64 << 20;
-
-/// Why the userspace WireGuard did not do it.
-#[derive(Debug, Error)]
-pub enum UapiError {
-    /// Its socket cannot be used.
-    #[error("userspace WireGuard is not reached at {path}; is spanwire-tunnel running on this node?", path = path.display())]
-    Unreachable {
-        /// The socket.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// It does not answer.
-    #[error("userspace WireGuard at {path} does not answer", path = path.display())]
-    Silent {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// It said no.
-    #[error("userspace WireGuard refused the change: {}", errno.desc())]
-    Refused {
-        /// The error number.
-        errno: Errno,
-    },
-    /// It did not make or remove the device.
-    #[error("the tunnel process answered {answer:?} to {request:?}")]
-    Control {
-        /// What was asked.
-        request: String,
-        /// What it said.
-        answer: String,
-    },
-    /// Its answer is not what the protocol says.
-    #[error("userspace WireGuard answered with the line {line:?}")]
-    Malformed {
-        /// The line; never one with a key of ours in it.
-        line: String,
-    },
-}
-
-impl UapiError {
-    /// Whether there is no process at the socket.
-    pub(crate) fn is_absence(&self) -> bool {
-        match self {
-            Self::Unreachable { source, .. } => {
-                matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                )
-            }
-            Self::Silent { .. } | Self::Refused { .. } | Self::Control { .. } | Self::Malformed { .. } => {
-                false
-            }
-        }
-    }
-}
 
 /// Asks on the control socket for a device, or to remove one.
 pub(crate) async fn control(path: &Path, verb: &str, name: &LinkName) -> Result<(), UapiError> {
