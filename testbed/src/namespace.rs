@@ -10,7 +10,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::{command::Command, ping::Ping};
+use crate::command::Command;
 
 /// A network namespace whose loopback device is up. Copies are the same namespace; it goes with the last of them.
 #[derive(Debug, Clone)]
@@ -111,12 +111,6 @@ impl Namespace {
         self.command("ping")
             .args(["-q", "-c", "1", "-W", "1", to])
             .succeeds()
-    }
-
-    /// Begins to ping every 10 ms.
-    #[must_use]
-    pub fn start_ping(&self, to: &str) -> Ping {
-        Ping::start(self, to)
     }
 
     /// Does something in it, on a thread of its own: a socket that is made there stays there.

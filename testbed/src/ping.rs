@@ -17,12 +17,17 @@ use crate::namespace::Namespace;
 #[derive(Debug)]
 pub struct Ping(Child);
 
-impl Ping {
-    pub(crate) fn start(from: &Namespace, to: &str) -> Self {
-        let ping = from.command("ping").args(["-n", "-i", "0.01", "-W", "1", to]);
-        Self(ping.stdout(Stdio::piped()).spawn())
+// Here and not in its own module, which would have to import this one in turn.
+impl Namespace {
+    /// Begins to ping every 10 ms.
+    #[must_use]
+    pub fn start_ping(&self, to: &str) -> Ping {
+        let ping = self.command("ping").args(["-n", "-i", "0.01", "-W", "1", to]);
+        Ping(ping.stdout(Stdio::piped()).spawn())
     }
+}
 
+impl Ping {
     /// Ends it and returns how many requests were sent and how many were answered.
     ///
     /// # Panics
