@@ -15,7 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Claim, Claimant, Created, Family, LocationName, NodeName, PeerName, Prefix, PublicKey, Reason, Rejected,
+    Claim, Claimant, Created, Family, LocationName, NodeName, PeerName, Prefix, PublicKey, RejectReason,
+    Rejected,
 };
 
 /// Who claims, by reference.
@@ -81,7 +82,7 @@ impl ClaimRequest<'_> {
         matches!(self.purpose, Purpose::Pods | Purpose::Address)
     }
 
-    pub(crate) fn reject(&self, reason: Reason) -> Rejected {
+    pub(crate) fn reject(&self, reason: RejectReason) -> Rejected {
         let claim = match self.purpose {
             Purpose::Pods => Claim::PodPrefix(self.prefix),
             Purpose::Address => Claim::NodeAddress(self.prefix),
@@ -124,11 +125,11 @@ impl<'a> Denied<'a> {
 /// Judges all claims of networks. `refusal` says what no object can have.
 pub(crate) fn networks<'a>(
     requests: &[ClaimRequest<'a>],
-    refusal: impl Fn(&ClaimRequest<'a>) -> Option<Reason>,
+    refusal: impl Fn(&ClaimRequest<'a>) -> Option<RejectReason>,
     rejected: &mut Vec<Rejected>,
 ) -> Denied<'a> {
     let mut denied = Denied::default();
-    let mut deny = |request: &ClaimRequest<'a>, reason: Reason| {
+    let mut deny = |request: &ClaimRequest<'a>, reason: RejectReason| {
         denied.0.insert((request.by, request.purpose, request.prefix));
         rejected.push(request.reject(reason));
     };
@@ -183,14 +184,14 @@ fn peaceful(cluster: &[&ClaimRequest<'_>]) -> bool {
     })
 }
 
-fn weigh<'a>(mut order: Vec<&ClaimRequest<'a>>, deny: &mut impl FnMut(&ClaimRequest<'a>, Reason)) {
+fn weigh<'a>(mut order: Vec<&ClaimRequest<'a>>, deny: &mut impl FnMut(&ClaimRequest<'a>, RejectReason)) {
     order.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
     let mut granted = Granted::default();
     for request in order {
         match granted.blocker(request) {
             Some(winner) => deny(
                 request,
-                Reason::Taken {
+                RejectReason::Taken {
                     holder: winner.by.claimant(),
                     held: winner.prefix,
                 },
@@ -265,7 +266,7 @@ pub(crate) fn keys<'a>(
                 rejected.push(Rejected {
                     by: loser.by.claimant(),
                     claim: Claim::PublicKey(loser.key),
-                    reason: Reason::KeyTaken(winner.by.claimant()),
+                    reason: RejectReason::KeyTaken(winner.by.claimant()),
                 });
             }
         }

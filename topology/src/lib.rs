@@ -56,11 +56,11 @@ pub use facts::{
     ClusterFacts, Created, Facts, Labels, LocationFact, NodeFact, Operator, PeerFact, Requirement, Selector,
 };
 pub use key::{KeyError, PublicKey};
-pub use lint::{Finding, Severity, lint};
+pub use lint::{Diagnostic, Severity, lint};
 pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings};
 pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{Party, Plan, Role, Route, Tunnel, TunnelPeer, Via, plan};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::Reachability;
-pub use rejected::{Claim, Claimant, Decision, Reason, Rejected};
+pub use rejected::{Claim, Claimant, Decision, RejectReason, Rejected};
 pub use rendezvous::{carrier, weight};

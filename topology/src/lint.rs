@@ -10,7 +10,7 @@ use crate::{
     PublicKey,
 };
 
-/// How bad a finding is.
+/// How bad a diagnostic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The mesh contradicts itself.
@@ -21,7 +21,7 @@ pub enum Severity {
 
 /// Something about a mesh that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub enum Finding {
+pub enum Diagnostic {
     /// A leader is no member of its location.
     #[error("location {0}: leader {1} is no member of it")]
     LeaderNoMember(LocationName, NodeName),
@@ -63,7 +63,7 @@ pub enum Finding {
     Homeless(PeerName),
 }
 
-impl Finding {
+impl Diagnostic {
     /// Returns how bad it is.
     #[must_use]
     pub fn severity(&self) -> Severity {
@@ -86,29 +86,29 @@ impl Finding {
 
 /// Returns everything about the mesh that is not as it should be: errors first, in a stable order.
 #[must_use]
-pub fn lint(mesh: &Mesh) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub fn lint(mesh: &Mesh) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
     for (name, location) in &mesh.locations {
-        leaders(name, location, &mut findings);
-        established(mesh, name, location, &mut findings);
+        leaders(name, location, &mut diagnostics);
+        established(mesh, name, location, &mut diagnostics);
     }
-    nodes(mesh, &mut findings);
-    keys(mesh, &mut findings);
-    networks(mesh, &mut findings);
-    peers(mesh, &mut findings);
-    findings.sort_by(|a, b| (a.severity(), a).cmp(&(b.severity(), b)));
-    findings
+    nodes(mesh, &mut diagnostics);
+    keys(mesh, &mut diagnostics);
+    networks(mesh, &mut diagnostics);
+    peers(mesh, &mut diagnostics);
+    diagnostics.sort_by(|a, b| (a.severity(), a).cmp(&(b.severity(), b)));
+    diagnostics
 }
 
-fn leaders(name: &LocationName, location: &Location, findings: &mut Vec<Finding>) {
+fn leaders(name: &LocationName, location: &Location, diagnostics: &mut Vec<Diagnostic>) {
     let mut standby_seen = None;
     for (index, leader) in location.leaders.iter().enumerate() {
         let node = &leader.node;
         let at = || (name.clone(), node.clone());
         match location.members.get(node) {
-            None => findings.push(Finding::LeaderNoMember(at().0, at().1)),
+            None => diagnostics.push(Diagnostic::LeaderNoMember(at().0, at().1)),
             Some(member) if member.public_key.is_none() => {
-                findings.push(Finding::LeaderWithoutKey(at().0, at().1));
+                diagnostics.push(Diagnostic::LeaderWithoutKey(at().0, at().1));
             }
             Some(_) => {}
         }
@@ -116,45 +116,46 @@ fn leaders(name: &LocationName, location: &Location, findings: &mut Vec<Finding>
             .iter()
             .any(|before| before.node == *node)
         {
-            findings.push(Finding::LeaderTwice(at().0, at().1));
+            diagnostics.push(Diagnostic::LeaderTwice(at().0, at().1));
         }
         match leader.role {
             LeaderRole::Standby if location.settings.mode == MeshMode::Nodes => {
-                findings.push(Finding::StandbyOutOfPlace(at().0, at().1));
+                diagnostics.push(Diagnostic::StandbyOutOfPlace(at().0, at().1));
             }
             LeaderRole::Standby => standby_seen = standby_seen.or(Some(node)),
             LeaderRole::Active => {
                 let early = standby_seen.take();
-                findings.extend(early.map(|early| Finding::StandbyOutOfPlace(name.clone(), early.clone())));
+                diagnostics
+                    .extend(early.map(|early| Diagnostic::StandbyOutOfPlace(name.clone(), early.clone())));
             }
         }
     }
     if !location.members.is_empty() && location.active().next().is_none() {
-        findings.push(Finding::Leaderless(name.clone()));
+        diagnostics.push(Diagnostic::Leaderless(name.clone()));
     }
 }
 
-fn established(mesh: &Mesh, name: &LocationName, location: &Location, findings: &mut Vec<Finding>) {
+fn established(mesh: &Mesh, name: &LocationName, location: &Location, diagnostics: &mut Vec<Diagnostic>) {
     for other in &location.established {
         let back = mesh
             .locations
             .get(other)
             .is_some_and(|back| back.established.contains(name));
         if !back {
-            findings.push(Finding::OneSided(name.clone(), other.clone()));
+            diagnostics.push(Diagnostic::OneSided(name.clone(), other.clone()));
         }
     }
 }
 
-fn nodes(mesh: &Mesh, findings: &mut Vec<Finding>) {
+fn nodes(mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&NodeName, &LocationName> = BTreeMap::new();
     for (name, location) in &mesh.locations {
         for (node, member) in location.members.iter() {
             if let Some(other) = seen.insert(node, name) {
-                findings.push(Finding::NodeTwice(node.clone(), other.clone(), name.clone()));
+                diagnostics.push(Diagnostic::NodeTwice(node.clone(), other.clone(), name.clone()));
             }
             if member.generation > mesh.generation {
-                findings.push(Finding::FromTheFuture(
+                diagnostics.push(Diagnostic::FromTheFuture(
                     node.clone(),
                     member.generation,
                     mesh.generation,
@@ -164,7 +165,7 @@ fn nodes(mesh: &Mesh, findings: &mut Vec<Finding>) {
     }
 }
 
-fn keys(mesh: &Mesh, findings: &mut Vec<Finding>) {
+fn keys(mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) {
     let members = mesh
         .locations
         .values()
@@ -179,7 +180,7 @@ fn keys(mesh: &Mesh, findings: &mut Vec<Finding>) {
         if let Some(other) = seen.insert(key, owner.clone())
             && other != owner
         {
-            findings.push(Finding::KeyTwice(other, owner, key));
+            diagnostics.push(Diagnostic::KeyTwice(other, owner, key));
         }
     }
 }
@@ -234,7 +235,7 @@ fn held(mesh: &Mesh) -> Vec<Held> {
 }
 
 /// A network sorts right before what it contains, so the networks around the current one form a stack.
-fn networks(mesh: &Mesh, findings: &mut Vec<Finding>) {
+fn networks(mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) {
     let all = held(mesh);
     let mut around: Vec<&Held> = Vec::new();
     for inner in &all {
@@ -251,8 +252,8 @@ fn networks(mesh: &Mesh, findings: &mut Vec<Finding>) {
         let clash = around
             .iter()
             .find(|outer| outer.within != inner.within || shared(outer));
-        findings.extend(clash.map(|outer| {
-            Finding::Overlap(
+        diagnostics.extend(clash.map(|outer| {
+            Diagnostic::Overlap(
                 inner.owner.clone(),
                 inner.prefix,
                 outer.owner.clone(),
@@ -263,12 +264,12 @@ fn networks(mesh: &Mesh, findings: &mut Vec<Finding>) {
     }
 }
 
-fn peers(mesh: &Mesh, findings: &mut Vec<Finding>) {
+fn peers(mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) {
     for (name, peer) in &mesh.peers {
         match &peer.home {
-            None => findings.push(Finding::Homeless(name.clone())),
+            None => diagnostics.push(Diagnostic::Homeless(name.clone())),
             Some(home) if !peer.attachments.contains(home) => {
-                findings.push(Finding::HomeNotAttached(name.clone(), home.clone()));
+                diagnostics.push(Diagnostic::HomeNotAttached(name.clone(), home.clone()));
             }
             Some(_) => {}
         }
@@ -276,6 +277,6 @@ fn peers(mesh: &Mesh, findings: &mut Vec<Finding>) {
             .attachments
             .iter()
             .filter(|at| !mesh.locations.contains_key(*at));
-        findings.extend(unknown.map(|at| Finding::AttachedNowhere(name.clone(), at.clone())));
+        diagnostics.extend(unknown.map(|at| Diagnostic::AttachedNowhere(name.clone(), at.clone())));
     }
 }

@@ -21,7 +21,7 @@ pub struct Rejected {
     /// What was claimed.
     pub claim: Claim,
     /// Why it is not granted, and what to do.
-    pub reason: Reason,
+    pub reason: RejectReason,
 }
 
 /// The object that claims.
@@ -58,7 +58,7 @@ pub enum Claim {
 
 /// Why a claim is not granted. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub enum Reason {
+pub enum RejectReason {
     /// Another object has it, or a part of it.
     #[error("{holder} holds {held}, which overlaps; give one of them another network")]
     Taken {

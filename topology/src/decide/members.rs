@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 use super::place::Placed;
 use crate::{
     Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Family, Generation, LocationFact, Member,
-    NodeFact, Prefix, PublicKey, Reason, Rejected,
+    NodeFact, Prefix, PublicKey, RejectReason, Rejected,
     address::Pool,
     claims::{ClaimantRef, Denied, Purpose},
 };
@@ -228,7 +228,7 @@ fn overlays(pools: [Option<Prefix>; 2], nodes: &[Placed<'_>], rejected: &mut Vec
             rejected.extend(overlay[index].is_none().then(|| Rejected {
                 by: Claimant::Node(node.name.clone()),
                 claim: Claim::Overlay(pool.prefix),
-                reason: Reason::PoolExhausted(pool.prefix),
+                reason: RejectReason::PoolExhausted(pool.prefix),
             }));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Claim, Claimant, Facts, LocationName, Mesh, Peer, PeerFact, PeerName, Reason, Rejected,
+    Claim, Claimant, Facts, LocationName, Mesh, Peer, PeerFact, PeerName, RejectReason, Rejected,
     claims::{ClaimantRef, Denied, Purpose},
 };
 
@@ -68,7 +68,7 @@ fn attachments(
             rejected.push(Rejected {
                 by: Claimant::Peer(name.clone()),
                 claim: Claim::Location(location.clone()),
-                reason: Reason::NoSuchLocation,
+                reason: RejectReason::NoSuchLocation,
             });
             BTreeSet::new()
         }

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeSet};
 
 use crate::{
     Candidate, Claim, Claimant, Facts, Location, LocationFact, LocationName, Member, Mesh, NodeFact,
-    NodeName, Reason, Rejected,
+    NodeName, RejectReason, Rejected,
 };
 
 /// Every node in its location.
@@ -133,7 +133,7 @@ fn named<'a>(
         rejected.extend(matching.map(|(loser, _)| Rejected {
             by: Claimant::Node(name.clone()),
             claim: Claim::Selector((*loser).clone()),
-            reason: Reason::SelectorClash((*winner).clone()),
+            reason: RejectReason::SelectorClash((*winner).clone()),
         }));
         Some(*winner)
     };

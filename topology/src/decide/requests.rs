@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::place::Placed;
 use crate::{
-    ClusterFacts, Facts, Family, LocationName, Mesh, Prefix, Reason,
+    ClusterFacts, Facts, Family, LocationName, Mesh, Prefix, RejectReason,
     claims::{ClaimRequest, ClaimantRef, Domain, KeyRequest, Purpose},
 };
 
@@ -115,7 +115,7 @@ fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, requests: &mut Vec<ClaimReque
 #[derive(Debug)]
 pub(super) struct Limits<'a> {
     cluster: &'a ClusterFacts,
-    reserved: Vec<(Family, u128, u128, Reason)>,
+    reserved: Vec<(Family, u128, u128, RejectReason)>,
 }
 
 impl<'a> Limits<'a> {
@@ -125,11 +125,11 @@ impl<'a> Limits<'a> {
             .overlay
             .iter()
             .chain(&cluster.automatic)
-            .map(|pool| (*pool, Reason::OverlayPool(*pool)));
+            .map(|pool| (*pool, RejectReason::OverlayPool(*pool)));
         let all = unroutable
-            .map(|prefix: Prefix| (prefix, Reason::NotRoutable))
+            .map(|prefix: Prefix| (prefix, RejectReason::NotRoutable))
             .chain(pools);
-        let range = |(prefix, reason): (Prefix, Reason)| {
+        let range = |(prefix, reason): (Prefix, RejectReason)| {
             let (family, first, last) = prefix.range();
             (family, first, last, reason)
         };
@@ -139,9 +139,9 @@ impl<'a> Limits<'a> {
 
     /// Returns why a claim fails whatever others claim. Only nodes may have the address of the API server: one of them
     /// may be its host.
-    pub(super) fn refusal(&self, request: &ClaimRequest<'_>) -> Option<Reason> {
+    pub(super) fn refusal(&self, request: &ClaimRequest<'_>) -> Option<RejectReason> {
         if request.prefix.is_default() {
-            return Some(Reason::DefaultRoute);
+            return Some(RejectReason::DefaultRoute);
         }
         let (family, first, last) = request.prefix.range();
         let mut reserved = self.reserved.iter();
@@ -158,9 +158,9 @@ impl<'a> Limits<'a> {
             .iter()
             .map(|server| server.ip().to_canonical());
         if let Some(server) = servers.find(|server| request.prefix.contains(*server)) {
-            return Some(Reason::ApiServer(Prefix::host(server)));
+            return Some(RejectReason::ApiServer(Prefix::host(server)));
         }
         let annotated = request.purpose == Purpose::Cidr && matches!(request.by, ClaimantRef::Node(_));
-        (annotated && !request.prefix.is_private()).then_some(Reason::NotPrivate)
+        (annotated && !request.prefix.is_private()).then_some(RejectReason::NotPrivate)
     }
 }

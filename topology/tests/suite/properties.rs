@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use spanwire_topology::{
     Claimant, Facts, Family, LocationName, Mesh, NodeFact, NodeName, PeerName, Prefix, PublicKey,
-    Reachability, Reason, Severity, Via, carrier, decide, dot, lint, plan,
+    Reachability, RejectReason, Severity, Via, carrier, decide, dot, lint, plan,
     trace::{Spot, Verdict, plans},
 };
 
@@ -92,18 +92,18 @@ proptest! {
         let decision = decide(&after, &old);
         for rejected in &decision.rejected {
             match &rejected.reason {
-                Reason::Taken { holder, held } => {
+                RejectReason::Taken { holder, held } => {
                     prop_assert!(holds(&decision.mesh, &after, holder).contains(&held.to_string()), "{}", rejected);
                 }
-                Reason::KeyTaken(holder) => prop_assert!(has_key(&decision.mesh, holder), "{}", rejected),
-                Reason::DefaultRoute
-                | Reason::ApiServer(_)
-                | Reason::OverlayPool(_)
-                | Reason::NotPrivate
-                | Reason::NotRoutable
-                | Reason::SelectorClash(_)
-                | Reason::PoolExhausted(_)
-                | Reason::NoSuchLocation => {}
+                RejectReason::KeyTaken(holder) => prop_assert!(has_key(&decision.mesh, holder), "{}", rejected),
+                RejectReason::DefaultRoute
+                | RejectReason::ApiServer(_)
+                | RejectReason::OverlayPool(_)
+                | RejectReason::NotPrivate
+                | RejectReason::NotRoutable
+                | RejectReason::SelectorClash(_)
+                | RejectReason::PoolExhausted(_)
+                | RejectReason::NoSuchLocation => {}
             }
         }
     }
