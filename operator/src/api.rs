@@ -1,6 +1,6 @@
-//! How the API server is reached, and what is prepared there.
+//! What the operator keeps at the API server beside the mesh: its memory, and the CustomResourceDefinitions.
 
-use std::{collections::BTreeSet, fs::File, io::Read as _, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, fs::File, io::Read as _};
 
 use k8s_openapi::{
     api::core::v1::ConfigMap,
@@ -8,33 +8,22 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use spanwire_topology::{Endpoint, Family, Prefix};
+use spanwire_topology::{Family, Prefix};
 use thiserror::Error;
 
 use crate::writer::FIELD_MANAGER;
 
-/// The name in every API server's certificate, whatever address it is reached at.
-const CERTIFICATE_NAME: &str = "kubernetes.default.svc";
 /// The ConfigMap in which the operator remembers what it made up.
 const MEMORY: &str = spanwire_crds::names::OPERATOR_MEMORY;
 /// Where it remembers the pool of IPv6 overlay addresses.
 const OVERLAY6: &str = "overlay6";
 
-/// Why the API server cannot be used.
+/// Why the memory cannot be used.
 #[derive(Debug, Error)]
 pub enum ApiError {
-    /// Neither a service account nor a kubeconfig.
-    #[error("found neither a service account nor a kubeconfig")]
-    Config(#[source] kube::config::InferConfigError),
-    /// The address makes no URL.
-    #[error("{0} makes no URL")]
-    Url(String),
-    /// The configuration makes no client.
-    #[error("the configuration for the API server cannot be used")]
-    Client(#[source] kube::Error),
     /// The pool of overlay addresses cannot be remembered.
     #[error("the ConfigMap {MEMORY} with the pool of overlay addresses cannot be read or written")]
     Memory(#[source] kube::Error),
@@ -44,58 +33,6 @@ pub enum ApiError {
     /// There is no randomness.
     #[error("/dev/urandom cannot be read")]
     Random(#[source] std::io::Error),
-}
-
-/// A client, the namespace of the service account, and where the API server is reached.
-pub struct Connection {
-    /// The client.
-    pub client: Client,
-    /// The namespace of the service account.
-    pub namespace: String,
-    host: String,
-    port: u16,
-}
-
-/// Makes a client.
-///
-/// # Errors
-/// Where there is no usable configuration.
-pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ApiError> {
-    let in_cluster = Config::incluster();
-    let is_in_cluster = in_cluster.is_ok();
-    let mut config = match in_cluster {
-        Ok(config) => config,
-        Err(_) => Config::infer().await.map_err(ApiError::Config)?,
-    };
-    if let Some(address) = address {
-        let url = format!("https://{address}/");
-        config.cluster_url = url.parse().map_err(|_| ApiError::Url(url))?;
-        if is_in_cluster {
-            config.tls_server_name = Some(CERTIFICATE_NAME.to_owned());
-        }
-    }
-    config.connect_timeout = Some(Duration::from_secs(5));
-    let url = &config.cluster_url;
-    Ok(Connection {
-        host: url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
-        port: url.port_u16().unwrap_or(443),
-        namespace: config.default_namespace.clone(),
-        client: Client::try_from(config).map_err(ApiError::Client)?,
-    })
-}
-
-impl Connection {
-    /// The addresses behind the API server's name, which nothing may claim for the mesh.
-    pub async fn addresses(&self) -> BTreeSet<SocketAddr> {
-        match tokio::net::lookup_host((self.host.as_str(), self.port)).await {
-            Ok(addresses) => addresses.collect(),
-            Err(error) => {
-                let host = &self.host;
-                tracing::warn!(%error, %host, "the API server's name cannot be resolved, so its address is not guarded");
-                BTreeSet::new()
-            }
-        }
-    }
 }
 
 /// Returns the pools that serve where the user named none: of IPv4 only where nothing at all is named; of IPv6 a generated

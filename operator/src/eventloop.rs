@@ -10,6 +10,7 @@ use futures::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
+use spanwire_cluster::model::WatchEvent;
 use tokio::{sync::watch, time};
 
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     queue::{Outcome, Published, WriteQueue},
     serve::Health,
     state::{Now, OperatorState},
-    watch::WatchEvent,
     writer::{ApiWriter, Found, WriteError, WriteOutcome},
 };
 

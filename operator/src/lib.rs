@@ -2,7 +2,6 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`watch`] | watches Nodes, MeshNodes, Locations, Peers, LocationSlices and Leases |
 //! | [`state`] | holds what was observed, and decides what is to be written; sans I/O |
 //! | [`batch`] | the writes, as data |
 //! | [`pace`] | when the next decision is made; sans I/O |
@@ -26,5 +25,4 @@ pub mod retire;
 pub mod runtime;
 pub mod serve;
 pub mod state;
-pub mod watch;
 pub mod writer;

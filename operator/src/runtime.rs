@@ -3,8 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use futures::stream::BoxStream;
+use k8s_openapi::api::coordination::v1::Lease;
 use prometheus_client::registry::Registry;
-use spanwire_crds::translate::NodeOptions;
+use spanwire_cluster::{
+    connect::{Connection, connect},
+    model::WatchEvent,
+    watch::Watches,
+};
+use spanwire_crds::{
+    Location, LocationSlice, MeshNode, Peer,
+    translate::{Node, NodeOptions},
+};
 use spanwire_topology::ClusterFacts;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -13,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Connection},
+    api,
     args::{Args, Command, Run},
     elector::{self, ElectionLoop},
     eventloop::{EventLoop, Outlets},
@@ -21,7 +31,6 @@ use crate::{
     retire::retire,
     serve::{Health, serve},
     state::{OperatorState, Options},
-    watch::watches,
     writer::ApiWriter,
 };
 
@@ -30,7 +39,7 @@ use crate::{
 /// # Errors
 /// What ended the operator; it is to be started again.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let connection = api::connect(args.reach.api_server.as_ref()).await?;
+    let connection = connect(args.reach.api_server.as_ref()).await?;
     let namespace = args
         .reach
         .namespace
@@ -64,7 +73,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             automatic: api::automatic_pools(&client, namespace, &pools).await?,
             overlay: pools,
             listen_port: run.listen_port,
-            api_server: connection.addresses().await,
+            api_server: connection.server.addresses().await,
             default_location: Some(run.default_location),
         },
         nodes: NodeOptions {
@@ -76,7 +85,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
     let election = tokio::spawn(election.run(set_leads));
     let outlets = Outlets {
-        events: watches(&client, namespace),
+        events: watches(client.clone(), namespace),
         writer: ApiWriter::new(client.clone(), identity.clone()),
         leads,
         metrics,
@@ -100,4 +109,16 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         tracing::debug!("lease not released; it expires by itself");
     }
     Ok(())
+}
+
+/// Everything that the operator watches.
+fn watches(client: kube::Client, namespace: &str) -> BoxStream<'static, WatchEvent> {
+    Watches::new(client)
+        .all::<Node>()
+        .all::<MeshNode>()
+        .all::<Location>()
+        .all::<Peer>()
+        .all::<LocationSlice>()
+        .in_namespace::<Lease>(namespace)
+        .events()
 }

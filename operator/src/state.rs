@@ -30,7 +30,6 @@ mod mesh_nodes;
 mod records;
 mod slices;
 mod status;
-mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,19 +39,18 @@ use std::{
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::watcher::Event;
 pub use liveness::{GRACE, LEASE_PREFIX, Now};
-use records::{LocationRecord, MeshNodeRecord, NodeRecord, PeerRecord, SliceRecord, translated};
+use records::{LocationRecord, MeshNodeRecord, NodeRecord, PeerRecord, SliceRecord};
+use spanwire_cluster::{
+    store::{Change, ObjectStore},
+    watch::filter_map,
+};
 use spanwire_crds::{
     Location, LocationSlice, LocationStatus, MeshNode, Peer, PeerStatus, publication,
     translate::{Node, NodeOptions},
 };
 use spanwire_topology::{ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, decide};
 
-use self::{
-    liveness::Liveness,
-    mesh_nodes::Assignments,
-    slices::Publication,
-    store::{Change, ObjectStore},
-};
+use self::{liveness::Liveness, mesh_nodes::Assignments, slices::Publication};
 use crate::batch::{Batch, Notice, ObjectKey, ObjectKind};
 
 /// How the operator decides, as configured.
@@ -133,7 +131,7 @@ impl OperatorState {
             entered = Some((name.clone(), fact));
             Some((name, record))
         };
-        let Some(event) = translated(event, read) else {
+        let Some(event) = filter_map(event, read) else {
             return;
         };
         self.dirty |= !self.nodes.complete();
@@ -149,7 +147,7 @@ impl OperatorState {
 
     /// Handles an event of the watch of MeshNodes.
     pub fn handle_mesh_node(&mut self, event: Event<MeshNode>) {
-        let Some(event) = translated(event, records::mesh_node) else {
+        let Some(event) = filter_map(event, records::mesh_node) else {
             return;
         };
         self.dirty |= !self.mesh_nodes.complete();
@@ -160,7 +158,7 @@ impl OperatorState {
 
     /// Handles an event of the watch of Locations.
     pub fn handle_location(&mut self, event: Event<Location>) {
-        let Some(event) = translated(event, records::location) else {
+        let Some(event) = filter_map(event, records::location) else {
             return;
         };
         self.dirty |= !self.locations.complete();
@@ -171,7 +169,7 @@ impl OperatorState {
 
     /// Handles an event of the watch of Peers.
     pub fn handle_peer(&mut self, event: Event<Peer>) {
-        let Some(event) = translated(event, records::peer) else {
+        let Some(event) = filter_map(event, records::peer) else {
             return;
         };
         self.dirty |= !self.peers.complete();
@@ -182,7 +180,7 @@ impl OperatorState {
 
     /// Handles an event of the watch of LocationSlices.
     pub fn handle_slice(&mut self, event: Event<LocationSlice>) {
-        let Some(event) = translated(event, records::slice) else {
+        let Some(event) = filter_map(event, records::slice) else {
             return;
         };
         if !self.slices.complete() {

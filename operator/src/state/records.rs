@@ -1,7 +1,7 @@
 //! What is kept of each object: what is decided upon, and no more.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::watcher::Event;
+use spanwire_cluster::store::Record;
 use spanwire_crds::{
     FieldProblem, Location, LocationSlice, LocationSliceSpec, LocationSpec, LocationStatus, MeshNode,
     MeshNodeSpec, Peer, PeerStatus,
@@ -10,7 +10,6 @@ use spanwire_crds::{
 };
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
 
-use super::store::Record;
 use crate::batch::{ObjectVersion, Target};
 
 /// Which object, and which version of it: what a write or a deletion must name.
@@ -100,6 +99,10 @@ impl Record for NodeRecord {
     fn same(&self, other: &Self) -> bool {
         self == other
     }
+
+    fn renew(&mut self, newer: Self) {
+        *self = newer;
+    }
 }
 
 macro_rules! versioned {
@@ -111,6 +114,10 @@ macro_rules! versioned {
 
             fn same(&self, other: &Self) -> bool {
                 self.revision.same(&other.revision) $(&& self.$field == other.$field)+
+            }
+
+            fn renew(&mut self, newer: Self) {
+                *self = newer;
             }
         }
     };
@@ -201,15 +208,4 @@ pub(crate) fn slice(object: LocationSlice) -> Option<(String, SliceRecord)> {
 
 fn name<T: std::str::FromStr>(metadata: &ObjectMeta) -> Option<T> {
     metadata.name.as_deref()?.parse().ok()
-}
-
-/// The event of a record; nothing where the object cannot be kept at all.
-pub(crate) fn translated<T, R>(event: Event<T>, read: impl FnOnce(T) -> Option<R>) -> Option<Event<R>> {
-    Some(match event {
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-        Event::InitApply(object) => Event::InitApply(read(object)?),
-        Event::Apply(object) => Event::Apply(read(object)?),
-        Event::Delete(object) => Event::Delete(read(object)?),
-    })
 }

@@ -1,35 +1,54 @@
 //! The objects of one kind, kept up to date by the events of a watch; sans I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt as _, runtime::watcher::Event};
 
 /// What is kept of an object.
-pub(crate) trait Record {
+pub trait Record {
     /// The resourceVersion of the object, where it matters which one was observed.
     fn version(&self) -> Option<&str>;
 
     /// Whether nothing that matters differs. The resourceVersion alone does not.
     fn same(&self, other: &Self) -> bool;
+
+    /// Takes over a record that is the same but newer.
+    fn renew(&mut self, newer: Self);
+}
+
+/// A whole object; one that is equal is the one that is known, so that a comparison of pointers tells that nothing changed.
+impl<K: PartialEq> Record for Arc<K> {
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    fn renew(&mut self, _newer: Self) {}
 }
 
 /// An object of which something that matters changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Change<K, R> {
+pub struct Change<K, R> {
     /// Its key.
-    pub(crate) key: K,
+    pub key: K,
     /// The record before; `None` where the object is new.
-    pub(crate) before: Option<R>,
+    pub before: Option<R>,
 }
 
 /// The objects of one kind. A deletion that happened while the watch was interrupted shows in the list that follows;
 /// until the first list is complete nothing may be decided.
 ///
-/// Events may come late: the response to the operator's own write is entered at once, and the watch delivers older
+/// Events may come late: the response to a program's own write may be entered at once, and the watch delivers older
 /// versions after that. These are dropped. Versions are compared as numbers, which they are (KEP-5504); what is no
 /// number is newer.
 #[derive(Debug)]
-pub(crate) struct ObjectStore<K, R> {
+pub struct ObjectStore<K, R> {
     objects: BTreeMap<K, R>,
     listed: Option<BTreeSet<K>>,
     complete: bool,
@@ -47,16 +66,14 @@ impl<K, R> Default for ObjectStore<K, R> {
 
 impl<K: Ord + Clone, R: Record> ObjectStore<K, R> {
     /// Enters an event; returns the objects of which something that matters changed.
-    pub(crate) fn handle(&mut self, event: Event<(K, R)>) -> Vec<Change<K, R>> {
+    pub fn handle(&mut self, event: Event<(K, R)>) -> Vec<Change<K, R>> {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
                 Vec::new()
             }
             Event::InitApply((key, record)) => {
-                if let Some(listed) = &mut self.listed {
-                    listed.insert(key.clone());
-                }
+                self.listed.get_or_insert_default().insert(key.clone());
                 self.enter(key, record)
             }
             Event::InitDone => {
@@ -85,7 +102,7 @@ impl<K: Ord + Clone, R: Record> ObjectStore<K, R> {
     }
 
     /// Removes an object that is known to be gone.
-    pub(crate) fn forget(&mut self, key: K) -> Option<Change<K, R>> {
+    pub fn forget(&mut self, key: K) -> Option<Change<K, R>> {
         let before = self.objects.remove(&key)?;
         Some(Change {
             key,
@@ -94,29 +111,45 @@ impl<K: Ord + Clone, R: Record> ObjectStore<K, R> {
     }
 
     fn enter(&mut self, key: K, record: R) -> Vec<Change<K, R>> {
-        let changed = self.objects.get(&key).is_none_or(|known| !known.same(&record));
-        let before = self.objects.insert(key.clone(), record);
-        if changed {
-            vec![Change { key, before }]
-        } else {
-            Vec::new()
+        if let Some(known) = self.objects.get_mut(&key)
+            && known.same(&record)
+        {
+            known.renew(record);
+            return Vec::new();
         }
+        let before = self.objects.insert(key.clone(), record);
+        vec![Change { key, before }]
     }
 
-    /// Whether a first list is complete.
-    pub(crate) const fn complete(&self) -> bool {
+    /// Returns whether a first list is complete.
+    #[must_use]
+    pub const fn complete(&self) -> bool {
         self.complete
     }
 
-    /// All objects.
-    pub(crate) const fn objects(&self) -> &BTreeMap<K, R> {
+    /// Returns all objects that are known.
+    #[must_use]
+    pub const fn objects(&self) -> &BTreeMap<K, R> {
         &self.objects
     }
 
-    /// One object.
-    pub(crate) fn get(&self, key: &K) -> Option<&R> {
+    /// Returns one object.
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<&R> {
         self.objects.get(key)
     }
+}
+
+/// Returns the object with its name, without what no agent needs, so that it is equal to itself after every write of others.
+pub fn bare<K: Resource>(mut object: K) -> (String, Arc<K>) {
+    let name = object.name_any();
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    meta.annotations = None;
+    meta.labels = None;
+    meta.owner_references = None;
+    meta.resource_version = None;
+    (name, Arc::new(object))
 }
 
 fn older(record: &impl Record, known: &impl Record) -> bool {
@@ -129,6 +162,8 @@ fn older(record: &impl Record, known: &impl Record) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use spanwire_crds::{MeshNode, MeshNodeSpec};
+
     use super::*;
 
     #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +176,10 @@ mod tests {
 
         fn same(&self, other: &Self) -> bool {
             self.1 == other.1
+        }
+
+        fn renew(&mut self, newer: Self) {
+            *self = newer;
         }
     }
 
@@ -223,5 +262,19 @@ mod tests {
         event: Event<(&'static str, Thing)>,
     ) -> Vec<&'static str> {
         store.handle(event).into_iter().map(|change| change.key).collect()
+    }
+
+    #[test]
+    fn an_object_that_differs_in_its_version_alone_stays_the_one_that_is_known() {
+        let node = |version: &str| {
+            let mut node = MeshNode::new("a", MeshNodeSpec::default());
+            node.metadata.resource_version = Some(version.to_owned());
+            bare(node)
+        };
+        let mut store = ObjectStore::default();
+        store.handle(Event::Apply(node("1")));
+        let known = Arc::clone(&store.objects()["a"]);
+        assert!(store.handle(Event::Apply(node("2"))).is_empty());
+        assert!(Arc::ptr_eq(&known, &store.objects()["a"]));
     }
 }

@@ -1,0 +1,153 @@
+//! How the API server is reached.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use kube::{Client, Config};
+use spanwire_topology::Endpoint;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::backoff::{Backoff, jittered};
+
+/// The name in every API server's certificate, whatever address it is reached at.
+const CERTIFICATE_NAME: &str = "kubernetes.default.svc";
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Neither a service account nor a kubeconfig.
+    #[error("found neither a service account nor a kubeconfig")]
+    Config(#[source] kube::config::InferConfigError),
+    /// The address makes no URL.
+    #[error("{0} makes no URL")]
+    Url(String),
+    /// The configuration makes no client.
+    #[error("the configuration for the API server cannot be used")]
+    Client(#[source] kube::Error),
+}
+
+/// A client, the namespace of the service account, and where the API server is reached.
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// The namespace of the service account.
+    pub namespace: String,
+    /// Where the API server is reached.
+    pub server: Server,
+}
+
+/// Where the API server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    host: String,
+    port: u16,
+}
+
+/// Makes a client. In the cluster it is that of the service account, else that of the kubeconfig; `address` stands in for
+/// the address that these name.
+///
+/// # Errors
+/// Where there is no usable configuration.
+pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ConnectError> {
+    let in_cluster = Config::incluster();
+    let is_in_cluster = in_cluster.is_ok();
+    let mut config = match in_cluster {
+        Ok(config) => config,
+        Err(_) => Config::infer().await.map_err(ConnectError::Config)?,
+    };
+    if let Some(address) = address {
+        let url = format!("https://{address}/");
+        config.cluster_url = url.parse().map_err(|_| ConnectError::Url(url))?;
+        if is_in_cluster {
+            config.tls_server_name = Some(CERTIFICATE_NAME.to_owned());
+        }
+    }
+    config.connect_timeout = Some(Duration::from_secs(5));
+    let url = &config.cluster_url;
+    Ok(Connection {
+        server: Server {
+            host: url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
+            port: url.port_u16().unwrap_or(443),
+        },
+        namespace: config.default_namespace.clone(),
+        client: Client::try_from(config).map_err(ConnectError::Client)?,
+    })
+}
+
+impl Server {
+    /// Returns the addresses behind the API server's name, which nothing may claim for the mesh.
+    pub async fn addresses(&self) -> BTreeSet<SocketAddr> {
+        match self.resolve().await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                let host = &self.host;
+                tracing::warn!(%error, %host, "resolving the API server failed, its address is not guarded");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// Sends the addresses behind the API server's name, now and when they change, until nothing receives them.
+    pub async fn watch_addresses(self, addresses: watch::Sender<BTreeSet<SocketAddr>>) {
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            addresses.send_replace([SocketAddr::new(address, self.port)].into());
+            return;
+        }
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        while !addresses.is_closed() {
+            if let Ok(found) = self.resolve().await {
+                addresses.send_if_modified(|known| {
+                    let changed = *known != found;
+                    *known = found;
+                    changed
+                });
+            }
+            tokio::time::sleep(jittered(backoff.wait())).await;
+        }
+    }
+
+    async fn resolve(&self) -> std::io::Result<BTreeSet<SocketAddr>> {
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+        Ok(found.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(host: &str) -> Server {
+        Server {
+            host: host.to_owned(),
+            port: 6443,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_stands_for_itself() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let expected: BTreeSet<SocketAddr> = [SocketAddr::new(text.parse().unwrap(), 6443)].into();
+            assert_eq!(server(text).addresses().await, expected);
+            let (sender, receiver) = watch::channel(BTreeSet::new());
+            server(text).watch_addresses(sender).await;
+            assert_eq!(*receiver.borrow(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_resolved_until_nothing_receives_its_addresses() {
+        let (sender, mut receiver) = watch::channel(BTreeSet::new());
+        let task = tokio::spawn(server("localhost").watch_addresses(sender));
+        receiver.changed().await.unwrap();
+        assert!(receiver.borrow().iter().all(|address| address.ip().is_loopback()));
+        drop(receiver);
+        tokio::time::timeout(Duration::from_secs(10), task)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}

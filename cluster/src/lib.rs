@@ -1,0 +1,17 @@
+//! What Spanwire's programs share in talking to the API server: reading it. Writes are each program's own.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`connect`] | finds the API server and makes a client |
+//! | [`model`] | the kinds that are watched; each is registered there and nowhere else |
+//! | [`watch`] | watches kinds, and re-establishes the watches |
+//! | [`store`] | holds the objects of one kind, as the events of a watch put them together; sans I/O |
+//! | [`backoff`] | waits between attempts |
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod connect;
+pub mod model;
+pub mod store;
+pub mod watch;

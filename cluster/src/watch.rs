@@ -1,0 +1,121 @@
+//! Watches of several kinds as one stream of events.
+
+use futures::{Stream, StreamExt as _, future, stream, stream::BoxStream};
+use kube::{
+    Api, Client, Resource,
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{Config, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::model::{WatchEvent, Watched};
+
+/// The watches of a program, while they are put together.
+pub struct Watches {
+    client: Client,
+    streams: Vec<BoxStream<'static, WatchEvent>>,
+}
+
+impl Watches {
+    /// No watch yet.
+    #[must_use]
+    pub const fn new(client: Client) -> Self {
+        Self {
+            client,
+            streams: Vec::new(),
+        }
+    }
+
+    /// Adds a watch of all objects of a kind.
+    #[must_use]
+    pub fn all<K: Watched>(self) -> Self {
+        self.matching::<K>(Config::default())
+    }
+
+    /// Adds a watch of the one object of a kind that has this name.
+    #[must_use]
+    pub fn named<K: Watched>(self, name: &str) -> Self {
+        self.matching::<K>(Config::default().fields(&format!("metadata.name={name}")))
+    }
+
+    /// Adds a watch of the objects of a kind in one namespace.
+    #[must_use]
+    pub fn in_namespace<K: Watched<Scope = NamespaceResourceScope>>(mut self, namespace: &str) -> Self {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        self.streams
+            .push(events(api, Config::default()).map(K::event).boxed());
+        self
+    }
+
+    /// Returns the events of all of them. The stream never ends: a watch that fails is re-established.
+    #[must_use]
+    pub fn events(self) -> BoxStream<'static, WatchEvent> {
+        stream::select_all(self.streams).boxed()
+    }
+
+    fn matching<K: Watched>(mut self, config: Config) -> Self {
+        let client = self.client.clone();
+        self.streams.push(if K::GUARDED {
+            guarded(Api::all(client), config).map(K::event).boxed()
+        } else {
+            events(Api::all(client), config).map(K::event).boxed()
+        });
+        self
+    }
+}
+
+/// Returns the event of what `read` makes of its object; nothing where it makes nothing of it.
+pub fn filter_map<T, R>(event: Event<T>, read: impl FnOnce(T) -> Option<R>) -> Option<Event<R>> {
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(read(object)?),
+        Event::Apply(object) => Event::Apply(read(object)?),
+        Event::Delete(object) => Event::Delete(read(object)?),
+    })
+}
+
+fn events<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let kind = K::kind(&());
+    let mut failing = false;
+    watcher(api, config)
+        .default_backoff()
+        .filter_map(move |event| {
+            let failed_before = std::mem::replace(&mut failing, event.is_err());
+            match &event {
+                Ok(_) if failed_before => tracing::info!(%kind, "watch re-established"),
+                Ok(_) => {}
+                Err(error) if failed_before => {
+                    tracing::debug!(%kind, error = error as &dyn std::error::Error, "watch failed again");
+                }
+                Err(error) => {
+                    let error = error as &dyn std::error::Error;
+                    tracing::warn!(%kind, error, "watch failed, backing off");
+                }
+            }
+            future::ready(event.ok())
+        })
+        .map(|event| event.modify(|object| object.meta_mut().managed_fields = None))
+}
+
+/// As [`events`], of objects of which some may not be decoded.
+fn guarded<K: Watched>(
+    api: Api<DeserializeGuard<K>>,
+    config: Config,
+) -> impl Stream<Item = Event<K>> + use<K> {
+    let read = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(object) => Some(object),
+        Err(invalid) => {
+            let name = invalid.metadata.name.as_deref().unwrap_or_default();
+            tracing::warn!(kind = %K::kind(&()), name, error = %invalid, "object cannot be decoded, ignoring it");
+            None
+        }
+    };
+    events(api, config).filter_map(move |event| future::ready(filter_map(event, read)))
+}
