@@ -9,14 +9,13 @@ use std::{
 use spanwire_testbed::programs::{self, script};
 
 /// Where scripts lie, beside the tests' own.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 9] = [
     ".ci",
     "scripts",
     "images",
     "e2e/tools",
     "e2e/vm",
     "e2e/src/node",
-    "agent/host/tests/host/netns",
     "tunnel/benches",
     "tunnel/fuzz",
     "charts",

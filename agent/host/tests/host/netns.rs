@@ -1,253 +1,352 @@
-//! What is planned and rendered, done to Linux: two locations of two nodes in network namespaces, both families, with
-//! flannel, kube-proxy and strict rp_filter, wireguard-go between the leaders (`netns/world.sh`, `netns/checks.sh`).
+//! What is planned and rendered, done to Linux: the testbed's two locations of two nodes, both families, with flannel,
+//! kube-proxy and strict rp_filter, and wireguard-go between the leaders. Needs root.
+
+mod network;
+mod stages;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::Arc,
+    net::{IpAddr, UdpSocket},
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
 };
 
-use spanwire_host::{Cni, Host, HostFacts, Step, WireGuardSettings, diff, render};
-use spanwire_topology::{
-    Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, Reachability, plan,
+use spanwire_testbed::{FAMILIES, Family, NODES, Namespace, Node, Ping, hop, wait_until};
+
+use self::{
+    network::{Network, Place, counter, ping},
+    stages::{ESTABLISHED, MOVED, Machines, SETTLED, TUNNELS, device, overlay},
 };
+use Place::{Host, Pod};
 
-use crate::samples::{addresses, link, location, node, other_link, prefixes};
+/// Long beside what a ping takes.
+const MOMENT: Duration = Duration::from_millis(200);
+const SERVICE: &str = "10.96.0.1";
 
-/// Location number and node number of each node.
-const NODES: [(u8, u8); 4] = [(1, 1), (1, 2), (2, 1), (2, 2)];
-const LOCATIONS: [&str; 3] = ["", "a", "b"];
-
-/// The key of each node.
-type Keys = BTreeMap<(u8, u8), PublicKey>;
-
-/// What is decided, and for how long.
-#[derive(Clone, Copy)]
-struct Stage {
-    /// Its name.
-    name: &'static str,
-    /// The node that leads location a while the other stands by; in b it is always b1, alone.
-    leader: u8,
-    established: bool,
-    settled: bool,
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
-const STAGES: [Stage; 4] = [
-    Stage {
-        name: "tunnels",
-        leader: 1,
-        established: false,
-        settled: false,
-    },
-    Stage {
-        name: "established",
-        leader: 1,
-        established: true,
-        settled: false,
-    },
-    Stage {
-        name: "settled",
-        leader: 1,
-        established: true,
-        settled: true,
-    },
-    Stage {
-        name: "moved",
-        leader: 2,
-        established: true,
-        settled: true,
-    },
-];
+fn ip4(number: u8) -> IpAddr {
+    ip(&overlay(number, Family::V4))
+}
 
-impl Stage {
-    fn leaders(&self, l: u8) -> Vec<Leader> {
-        let lead = |x, role| Leader {
-            node: name(l, x),
-            role,
-        };
-        match l {
-            1 => vec![
-                lead(self.leader, LeaderRole::Active),
-                lead(3 - self.leader, LeaderRole::Standby),
-            ],
-            _ => vec![lead(1, LeaderRole::Active)],
+/// Everything of a node that Spanwire might change. Link-local addresses take a moment, and are the kernel's own.
+fn everything(node: &Node) -> String {
+    let text = node.host.run(
+        "ip -br link; ip addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list tables",
+    );
+    text.lines()
+        .filter(|line| !line.contains("fe80:"))
+        .map(|line| line.split("valid_lft").next().unwrap())
+        .map(|line| line.split("expires").next().unwrap().trim_end().to_owned() + "\n")
+        .collect()
+}
+
+/// An iperf3 server; it ends with this.
+struct Server(Child);
+
+impl Server {
+    fn start(on: &Namespace, port: u16) -> Self {
+        let server = on.command("iperf3").args(["-s", "-p", &port.to_string()]);
+        let server = Self(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn());
+        let listens = format!("ss -Htln 'sport = :{port}' | grep -q .");
+        wait_until("iperf3", Duration::from_secs(10), || {
+            on.try_run(&listens).status.success()
+        });
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A transfer succeeds. The server is busy for a moment after each client.
+#[track_caller]
+fn stream(what: &str, from: &Namespace, arguments: &str) {
+    let limited = format!("timeout 20 iperf3 {arguments}");
+    wait_until(what, Duration::from_secs(60), || {
+        from.try_run(&limited).status.success()
+    });
+}
+
+/// From each node and pod of a location to each of the other, in both families.
+fn matrix(network: &Network) {
+    let all = NODES
+        .iter()
+        .flat_map(|from| NODES.iter().map(move |to| (from, to)));
+    for ((_, from, _), (_, to, _)) in all.filter(|(from, to)| from.0 != to.0) {
+        for family in FAMILIES {
+            for near in [Pod(from), Host(from)] {
+                for far in [Pod(to), Host(to)] {
+                    let (target, source) = (network.address(far, family), network.address(near, family));
+                    network.reach(near, far, target, source);
+                }
+            }
         }
     }
 }
 
-fn name(l: u8, x: u8) -> NodeName {
-    node(&format!("{}{x}", LOCATIONS[usize::from(l)]))
-}
-
-fn member(l: u8, x: u8, keys: &Keys) -> Member {
-    Member {
-        addresses: addresses(&[&format!("192.168.{l}.{x}"), &format!("fd00:{l}::{x}")]),
-        prefixes: prefixes(&[&format!("10.244.{l}{x}.0/24"), &format!("fd00:244:{l}{x}::/64")]),
-        overlay: addresses(&[&format!("10.4.0.{l}{x}"), &format!("fd00:4::{l}{x}")]),
-        hop: addresses(&[&format!("10.244.{l}{x}.0"), &format!("fd00:244:{l}{x}::")]),
-        public_key: Some(keys[&(l, x)]),
-        listen_port: 51820,
-        ..Member::default()
+/// What a standby leader sends from its overlay address goes through its own tunnel.
+fn stands_by(network: &Network, name: &'static str) {
+    let node = network.node(name);
+    let (own, far) = (ip4(node.number), ip4(3));
+    let options = ["-W", "2", "-I", &own.to_string(), &far.to_string()];
+    assert!(ping(&node.host, &options), "{name} stands by");
+    let sessions = node
+        .host
+        .run(&format!("wg show {} latest-handshakes", device(node.number)));
+    let sessions = sessions.lines().filter(|line| !line.ends_with("\t0"));
+    assert_eq!(sessions.count(), 1, "{name} has a session of its own");
+    for from in [Pod(name), Host(name)] {
+        network.reach(from, Host("b1"), far, network.address(from, Family::V4));
     }
 }
 
-fn mesh(stage: &Stage, keys: &Keys) -> Mesh {
-    let located = |l: u8| {
-        let far = location(LOCATIONS[usize::from(3 - l)]);
-        let members = NODES.iter().filter(|(other, _)| *other == l);
-        let here = Location {
-            leaders: stage.leaders(l),
-            established: stage.established.then_some(far).into_iter().collect(),
-            members: Arc::new(
-                members
-                    .map(|(l, x)| (name(*l, *x), member(*l, *x, keys)))
-                    .collect(),
-            ),
-            ..Location::default()
-        };
-        (location(LOCATIONS[usize::from(l)]), here)
-    };
-    Mesh {
-        locations: [1, 2].map(located).into(),
-        ..Mesh::default()
-    }
-}
-
-/// The machine of a node. Endpoints are addresses that are themselves in the mesh.
-fn facts(l: u8, x: u8, stage: &Stage, keys: &Keys) -> HostFacts {
-    let (lan, lan6) = (format!("192.168.{l}.{x}"), format!("fd00:{l}::{x}"));
-    let (bridge, bridge6) = (format!("10.244.{l}{x}.1"), format!("fd00:244:{l}{x}::1"));
-    let (vxlan, vxlan6) = (format!("10.244.{l}{x}.0"), format!("fd00:244:{l}{x}::"));
-    let bridge = [(bridge.as_str(), 24), (&bridge6, 64)];
-    let endpoint = |(l, x): &(u8, u8)| format!("192.168.{l}.{x}:51820").parse().unwrap();
-    let far = location(LOCATIONS[usize::from(3 - l)]);
-    HostFacts {
-        public_key: Some(keys[&(l, x)]),
-        links: BTreeMap::from([
-            (link("eth0"), other_link(1500, &[(&lan, 24), (&lan6, 64)], false)),
-            (link("cni0"), other_link(1430, &bridge, true)),
-            (link("flannel.1"), other_link(1450, &[(&vxlan, 32)], true)),
-            (link("flannel-v6.1"), other_link(1430, &[(&vxlan6, 128)], true)),
-        ]),
-        cni: Cni::Overlay {
-            links: BTreeSet::from([link("flannel.1"), link("flannel-v6.1")]),
-        },
-        underlay_mtu: Some(1500),
-        endpoints: keys.iter().map(|(node, key)| (*key, endpoint(node))).collect(),
-        settled: stage.settled.then_some(far).into_iter().collect(),
-        api_server: BTreeSet::from(["192.168.2.1:6443".parse().unwrap()]),
-        ..HostFacts::default()
-    }
-}
-
-/// A step towards `wanted` as what a person would type.
-fn command(step: &Step, wanted: &Host, key_file: &str) -> String {
-    let rule = |verb: &str, rule: &str| {
-        let (family, rest) = rule.split_once(' ').unwrap();
-        format!("ip {family} rule {verb} {rest} protocol 151")
-    };
-    match step {
-        Step::AddWireGuard(
-            dev,
-            mtu,
-            WireGuardSettings {
-                listen_port, mark, ..
-            },
-        ) => format!(
-            "wireguard-go {dev} >/dev/null 2>&1; ip link set {dev} mtu {mtu}; \
-             wg set {dev} private-key {key_file} listen-port {listen_port} fwmark {mark:#x}"
-        ),
-        Step::SetUp(dev, true) => format!("ip link set {dev} up"),
-        Step::AddAddress(dev, address) => format!("ip addr add {address} dev {dev}"),
-        // This wg cannot add to a list, only replace it.
-        Step::SetPeer(dev, key, change) => {
-            let endpoint = change.endpoint.map(|endpoint| format!(" endpoint {endpoint}"));
-            let allowed = &wanted.wireguard(dev).unwrap().peers[key].allowed_ips;
-            let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-            let allowed = allowed.join(",");
-            format!(
-                "wg set {dev} peer {key}{} allowed-ips {allowed}",
-                endpoint.unwrap_or_default()
-            )
-        }
-        Step::SetRoute(..) => format!("ip {} proto 151", step.to_string().replacen("set", "replace", 1)),
-        Step::DeleteRoute(_) => format!("ip {step} proto 151"),
-        Step::AddRule(added) => rule("add", &added.to_string()),
-        Step::DeleteRule(deleted) => rule("del", &deleted.to_string()),
-        Step::SetNft(table) => format!("nft -f /dev/stdin <<'END'\n{}END", table.text),
-        Step::SetSysctl(sysctl, value) => format!("echo {value} >/proc/sys/{}", sysctl.0),
-        Step::DeletePeer(dev, key) => format!("wg set {dev} peer {key} remove"),
-        Step::DeleteDevice(dev) => format!("ip link delete {dev}"),
-        Step::DeleteNft => "nft delete table inet spanwire".to_owned(),
-        Step::SetMtu(..) | Step::SetUp(_, false) | Step::DeleteAddress(..) | Step::SetWireGuard(..) => {
-            panic!("no stage needs {step}")
-        }
-    }
-}
-
-fn output(program: &mut Command) -> String {
-    let output = program.stderr(Stdio::inherit()).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// Private keys as files, and the public ones.
-fn make_keys(dir: &Path) -> Keys {
-    let make = |(l, x)| {
-        let file = key_file(dir, l, x);
-        fs::write(&file, output(spanwire_testbed::command("wg").arg("genkey"))).unwrap();
-        let public = output(
-            spanwire_testbed::command("wg")
-                .arg("pubkey")
-                .stdin(File::open(&file).unwrap()),
-        );
-        ((l, x), public.parse().unwrap())
-    };
-    NODES.map(make).into()
-}
-
-fn key_file(dir: &Path, l: u8, x: u8) -> PathBuf {
-    dir.join(format!("key-{}", name(l, x)))
-}
-
-/// The commands of each stage for each node; a pause after each shows whether packets flow between any two.
-fn write_stages(dir: &Path, keys: &Keys) {
-    for (l, x) in NODES {
-        let rendered = |stage: &Stage| {
-            let plan = plan(&mesh(stage, keys), &name(l, x), &Reachability::default());
-            (stage.name, render(&plan, &facts(l, x, stage, keys)))
-        };
-        let stages = STAGES.iter().map(rendered).chain([("retired", Host::default())]);
-        let key_file = key_file(dir, l, x);
-        let mut actual = Host::default();
-        for (stage, wanted) in stages {
-            let steps = diff(&actual, &wanted);
-            let commands = steps
-                .iter()
-                .map(|step| command(step, &wanted, key_file.to_str().unwrap()));
-            let text: String = commands.map(|command| command + "\nsleep 0.03\n").collect();
-            fs::create_dir_all(dir.join(stage)).unwrap();
-            fs::write(dir.join(stage).join(format!("{}.sh", name(l, x))), text).unwrap();
-            actual = wanted;
-        }
-    }
+/// Pings every 10 ms between any two.
+fn keep_pinging(network: &Network) -> Vec<(String, Ping)> {
+    let pairs = [
+        (Pod("a2"), Pod("b2"), Family::V4),
+        (Pod("a2"), Pod("b2"), Family::V6),
+        (Host("a2"), Host("b2"), Family::V4),
+        (Host("b2"), Host("a2"), Family::V6),
+        (Host("b1"), Pod("a2"), Family::V4),
+        (Pod("b2"), Host("a1"), Family::V4),
+    ];
+    pairs
+        .map(|(from, to, family)| {
+            let target = network.address(to, family).to_string();
+            let what = format!("{from:?} to {target}");
+            // IPv6 is ready when the kernel has noticed the carrier.
+            wait_until(&what, Duration::from_secs(10), || network.at(from).pings(&target));
+            (what, network.at(from).start_ping(&target))
+        })
+        .into()
 }
 
 #[test]
 fn what_is_rendered_carries_packets_with_their_source_and_none_in_the_open() {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("netns");
-    fs::create_dir_all(&dir).unwrap();
-    write_stages(&dir, &make_keys(&dir));
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/netns/checks.sh");
-    let sandbox =
-        "300 unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc sh";
-    let findings = output(
-        spanwire_testbed::command("timeout")
-            .args(sandbox.split(' '))
-            .arg(script)
-            .arg(&dir),
+    let network = Network::new();
+    let mut machines = Machines::new();
+    let pings = keep_pinging(&network);
+    let found: Vec<String> = network.world.nodes.iter().map(everything).collect();
+    join(&network, &mut machines, pings);
+    network.close();
+    let before = network.plaintext();
+    matrix(&network);
+    network.reach(Host("a1"), Host("b1"), ip4(3), ip4(1));
+    for family in FAMILIES {
+        let (far, source) = (ip(&overlay(1, family)), network.address(Host("b2"), family));
+        network.reach(Host("b2"), Host("a1"), far, source);
+    }
+    stands_by(&network, "a2");
+    let _servers = services_and_streams(&network);
+    strangers(&network);
+    assert_eq!(network.plaintext(), before, "plaintext at the closed router");
+    assert_eq!(network.foreign(), 0, "foreign packets in the LANs");
+
+    // The other node of a leads; the router is still closed.
+    machines.bring(&network, Some(&MOVED));
+    matrix(&network);
+    assert_eq!(
+        network.plaintext(),
+        before,
+        "plaintext at the closed router, moved"
     );
-    let bad: Vec<&str> = findings.lines().filter(|line| !line.starts_with("ok ")).collect();
-    assert!(bad.is_empty() && findings.ends_with("ok the end"), "{findings}");
+    stands_by(&network, "a1");
+
+    // From here on everything is open again, so what is not seen was not sent.
+    network.open();
+    without_the_rule(&network);
+    spoofed(&network);
+    machines.bring(&network, None);
+    for (node, found) in network.world.nodes.iter().zip(found) {
+        assert_eq!(everything(node), found, "left on {}", node.name);
+    }
+    let [from, to] = [Pod("a2"), Pod("b2")];
+    let [source, target] = [from, to].map(|place| network.address(place, Family::V4));
+    network.reach(from, to, target, source);
+    without_the_tunnel(&network, &mut machines);
+}
+
+/// Moves into the mesh, while pings flow and the router is open.
+fn join(network: &Network, machines: &mut Machines, pings: Vec<(String, Ping)>) {
+    machines.bring(network, Some(&TUNNELS));
+    network.reach(Host("a1"), Host("b1"), ip4(3), ip4(1));
+    let before = network.plaintext();
+    thread::sleep(MOMENT);
+    assert!(
+        network.plaintext() > before,
+        "the router sees plaintext where there is some"
+    );
+    machines.bring(network, Some(&ESTABLISHED));
+    thread::sleep(MOMENT);
+    let before = network.plaintext();
+    thread::sleep(MOMENT);
+    assert_eq!(
+        network.plaintext(),
+        before,
+        "plaintext at the open router, established"
+    );
+    machines.bring(network, Some(&SETTLED));
+    for (what, ping) in pings {
+        let (sent, answered) = ping.stop();
+        // The last ones may have been on their way; a gap between two steps costs three and more.
+        assert!(
+            sent <= answered + 2,
+            "{what}: {answered} of {sent} answered while moving into the mesh"
+        );
+    }
+}
+
+fn services_and_streams(network: &Network) -> [Server; 2] {
+    let (near, far) = (network.node("a2"), network.node("b2"));
+    let servers = [
+        Server::start(&far.pod, 5201),
+        Server::start(&network.node("b1").host, 6443),
+    ];
+    far.pod.run(
+        "nft add rule inet probe input 'tcp flags & (syn | rst) == syn tcp option maxseg size > 1380 counter name large'",
+    );
+    let masqueraded = hop(2, Family::V4);
+    for (from, source) in [
+        (Pod("a2"), near.pod_address(Family::V4)),
+        // kube-proxy hides the source of a host, behind the address that its route prefers.
+        (Host("a2"), masqueraded),
+        (Host("a1"), ip4(1)),
+    ] {
+        network.reach(from, Pod("b2"), ip(SERVICE), source);
+    }
+    let [pod4, pod6] = FAMILIES.map(|family| far.pod_address(family));
+    for name in ["a2", "a1"] {
+        let target = network.node(name).lan(Family::V4);
+        let what = format!("a node port of {name}, from outside");
+        stream(
+            &what,
+            &network.world.router,
+            &format!("-c {target} -p 30080 -n 100K"),
+        );
+    }
+    stream("10 MB from pod to pod", &near.pod, &format!("-c {pod4} -n 10M"));
+    stream("10 MB back", &near.pod, &format!("-c {pod4} -n 10M -R"));
+    stream(
+        "10 MB from pod to pod, IPv6",
+        &near.pod,
+        &format!("-c {pod6} -n 10M"),
+    );
+    stream("10 MB from host to pod", &near.host, &format!("-c {pod4} -n 10M"));
+    let large = counter(&far.pod, "inet probe large");
+    assert_eq!(large, 0, "connections whose segments do not fit the tunnel");
+    servers
+}
+
+/// What is not of the mesh, or for the tunnel itself.
+fn strangers(network: &Network) {
+    let (near, far) = (network.node("a2"), network.node("b2"));
+    let [source, target] = [near, far].map(|node| node.pod_address(Family::V4));
+    network.forget(Pod("b2"));
+    near.pod.inside(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"x", (target, 51820)).unwrap();
+    });
+    wait_until(
+        "UDP to the WireGuard port of a remote pod",
+        Duration::from_secs(5),
+        || network.seen(Pod("b2")) == [source].into(),
+    );
+
+    near.host.run("ip addr add 172.31.0.1/32 dev lo");
+    network.forget(Pod("b2"));
+    let options = ["-W", "2", "-I", "172.31.0.1", &target.to_string()];
+    assert!(ping(&near.host, &options), "a source of no member");
+    assert_eq!(
+        network.seen(Pod("b2")),
+        [near.lan(Family::V4)].into(),
+        "a source of no member becomes the node's"
+    );
+
+    let tracked = network.node("a1").host.run("conntrack -L 2>/dev/null || true");
+    let source = format!("={source} ");
+    let transit = tracked.lines().filter(|line| {
+        line.contains(&source) && (line.contains("=10.244.3.") || line.contains("=10.244.4."))
+    });
+    assert_eq!(transit.count(), 0, "transit in the leader's conntrack: {tracked}");
+}
+
+fn without_the_rule(network: &Network) {
+    let (near, far) = (network.node("a2"), network.node("b2"));
+    let before = network.plaintext();
+    near.host.run("ip rule del priority 2108");
+    for (from, target) in [
+        (&near.pod, far.pod_address(Family::V4)),
+        (&near.host, far.lan(Family::V4)),
+    ] {
+        let answered = ping(from, &["-W", "0.5", &target.to_string()]);
+        assert!(!answered, "without the rule {target} answers");
+    }
+    assert_eq!(
+        network.plaintext(),
+        before,
+        "plaintext at the open router without the rule"
+    );
+    near.host
+        .run("ip rule add priority 2108 not fwmark 0x2000/0x2000 lookup 51830 protocol 151");
+}
+
+/// A source of the other location that comes from the LAN.
+fn spoofed(network: &Network) {
+    let (near, router) = (network.node("a2"), &network.world.router);
+    router.run(&format!(
+        "ip addr add 10.244.4.9/32 dev lo; ip route add 10.244.2.0/24 via {}",
+        near.lan(Family::V4)
+    ));
+    let filter = |value: u8| {
+        format!("sysctl -qw net.ipv4.conf.all.rp_filter={value} net.ipv4.conf.eth0.rp_filter={value}")
+    };
+    near.host.run(&filter(0));
+    network.forget(Pod("a2"));
+    let target = near.pod_address(Family::V4).to_string();
+    assert!(
+        !ping(router, &["-W", "0.5", "-I", "10.244.4.9", &target]),
+        "a spoofed source is answered"
+    );
+    assert_eq!(network.seen(Pod("a2")), [].into(), "a spoofed source arrives");
+    near.host.run(&filter(1));
+    near.host.run("ip addr del 172.31.0.1/32 dev lo");
+}
+
+/// In the mesh once more, and then the tunnel's process ends.
+fn without_the_tunnel(network: &Network, machines: &mut Machines) {
+    for stage in [TUNNELS, ESTABLISHED, SETTLED] {
+        machines.bring(network, Some(&stage));
+    }
+    let before = network.plaintext();
+    machines.delete_device(network.node("a1"));
+    for family in FAMILIES {
+        for (from, to) in [(Host("a2"), Host("b2")), (Pod("a1"), Pod("b2"))] {
+            let target = network.address(to, family);
+            let output = network.at(from).try_run(&format!("ping -c 1 -W 2 {target}"));
+            let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+            assert!(!output.status.success(), "without the tunnel {target} answers");
+            let reported = text.matches("unreachable").count();
+            assert_eq!(
+                reported, 1,
+                "{from:?} learns that {target} is unreachable: {text}"
+            );
+        }
+    }
+    assert_eq!(
+        network.plaintext(),
+        before,
+        "plaintext at the open router without the tunnel"
+    );
+    let api = network.address(Host("b1"), Family::V4);
+    for from in [Host("a2"), Pod("a2")] {
+        let what = format!("the API server past the mesh, from {from:?}");
+        stream(&what, network.at(from), &format!("-c {api} -p 6443 -n 100K"));
+    }
 }
