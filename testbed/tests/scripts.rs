@@ -81,16 +81,7 @@ fn every_script_is_read_and_its_commands_are_seen() {
             name
         })
         .collect();
-    for expected in [
-        "setup",
-        "check",
-        "tests",
-        "demo",
-        "build",
-        "run",
-        "init.sh",
-        "checks.sh",
-    ] {
+    for expected in ["setup", "check", "tests", "demo", "build", "run", "init.sh"] {
         assert!(names.iter().any(|name| name == expected), "{expected}: {names:?}");
     }
 }
