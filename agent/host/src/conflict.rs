@@ -49,7 +49,7 @@ pub enum Conflict {
 }
 
 impl Conflict {
-    /// The prefix that is not routed, where that is what the conflict is about.
+    /// Returns the prefix that is not routed, where that is what the conflict is about.
     #[must_use]
     pub fn prefix(&self) -> Option<Prefix> {
         match self {

@@ -58,19 +58,19 @@ pub enum Refused {
 }
 
 impl FakeKernel {
-    /// A machine with these devices of others, and nothing of Spanwire.
+    /// Makes a machine with these devices of others, and nothing of Spanwire.
     #[must_use]
     pub fn new(owned: Owned, links: BTreeMap<LinkName, OtherLink>) -> Self {
         Self::with(owned, links, Host::default())
     }
 
-    /// A machine that has got into this state, by whatever means.
+    /// Makes a machine that has got into this state, by whatever means.
     #[must_use]
     pub fn with(owned: Owned, links: BTreeMap<LinkName, OtherLink>, host: Host) -> Self {
         Self { owned, links, host }
     }
 
-    /// What of Spanwire there is.
+    /// Returns what of Spanwire there is.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host

@@ -29,7 +29,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet to an address, without anything else that a rule could ask for.
+    /// Makes a packet to an address, without anything else that a rule could ask for.
     #[must_use]
     pub fn to(to: IpAddr) -> Self {
         Self {

@@ -105,7 +105,7 @@ fn concerns(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Fam
     resolved.uses(family) || (facts.tunnels(family) && allowed.any(|prefix| prefix.family() == family))
 }
 
-/// The devices on which packets of the mesh may come and go. The tunnel's is there on followers too, which have none, so
+/// Returns the devices on which packets of the mesh may come and go. The tunnel's is there on followers too, which have none, so
 /// that nothing is lost while a leader becomes a follower.
 fn ways(resolved: &Resolved<'_>, facts: &HostFacts) -> String {
     names(resolved.hops.iter().chain([&facts.owned.link]))
@@ -206,7 +206,7 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
 fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
     let mut rules = Vec::new();
-    // Routing is done; who masquerades by a mark of the same bit (the CNI's portmap does) must not see it.
+    // Routing is done; a program that masquerades by a mark of the same bit (the CNI's portmap does) must not see it.
     for Words { ip, v, .. } in families.iter().filter(|words| words.moving) {
         let rest = !facts.owned.mark;
         rules.push(format!(
@@ -257,7 +257,7 @@ fn stray(facts: &HostFacts, families: &[Words], ways: &str) -> String {
     chain("stray", "filter hook postrouting priority mangle", &rules)
 }
 
-/// The end of packets that are where they must not be, but for those of the API server.
+/// Returns the end of packets that are where they must not be, but for those of the API server.
 fn last(name: &str, exempt: &BTreeSet<Exempt>, families: &[Words], arriving: bool) -> String {
     let mut rules = Vec::new();
     for Exempt { address, served_here } in exempt {

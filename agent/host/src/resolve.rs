@@ -212,7 +212,7 @@ fn sends(plan: &Plan, facts: &HostFacts, family: Family) -> bool {
     hosts.any(|host| host.family() == family && local.covering(&host).is_some())
 }
 
-/// The one conflict of a node without IPv6 that would need it: because it has IPv6 prefixes, or leads for some, and there
+/// Returns the one conflict of a node without IPv6 that would need it: because it has IPv6 prefixes, or leads for some, and there
 /// are others to reach; or because the tunnels of a leader have IPv6 addresses alone.
 fn ipv6_disabled(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
     let family = Family::V6;
@@ -261,7 +261,7 @@ fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {
     peers.flat_map(|peer| peer.overlay.iter().copied()).collect()
 }
 
-/// The connected network that forbids to route `prefix` into the mesh. Nodes of the own location (with mesh: Nodes) are
+/// Returns the connected network that forbids to route `prefix` into the mesh. Nodes of the own location (with mesh: Nodes) are
 /// in connected networks and routed all the same; only the network as a whole is not.
 fn connected<'l, 'a>(
     lans: &'l BTreeMap<Prefix, &'a LinkName>,
@@ -307,7 +307,7 @@ fn hops<'a>(facts: &HostFacts, next_hops: impl Iterator<Item = &'a NextHop>) -> 
     hops
 }
 
-/// What lies directly in a remote prefix; what lies in something local shares its fate without an entry of its own.
+/// Returns what lies directly in a remote prefix; what lies in something local shares its fate without an entry of its own.
 fn throws(plan: &Plan, facts: &HostFacts, remote: &[(Prefix, ResolvedRoute<'_>)]) -> BTreeSet<Prefix> {
     let is_remote = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
     let connected = facts.links.values().flat_map(|link| link.networks());

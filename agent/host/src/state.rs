@@ -14,7 +14,7 @@ use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 pub struct LinkName(Arc<str>);
 
 impl LinkName {
-    /// The name, if it is one.
+    /// Returns the name, if it is one.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
@@ -23,7 +23,7 @@ impl LinkName {
         valid.then(|| Self(name.into()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -22,13 +22,13 @@ pub(crate) struct Assigned {
 }
 
 impl Assigned {
-    /// The network it is in.
+    /// Returns the network it is in.
     pub(crate) fn network(&self) -> Option<Prefix> {
         Prefix::new(self.address, self.length).ok()
     }
 }
 
-/// The addresses of one device, or of all; without link-local ones, which the kernel adds.
+/// Reads the addresses of one device, or of all; without link-local ones, which the kernel adds.
 pub(crate) async fn addresses(
     socket: &mut Socket,
     device: Option<u32>,
@@ -39,7 +39,7 @@ pub(crate) async fn addresses(
     Ok(messages.iter().filter_map(assigned).collect())
 }
 
-/// What an address message says; `None` for a link-local one.
+/// Returns what an address message says; `None` for a link-local one.
 pub(crate) fn assigned(message: &Message) -> Option<Assigned> {
     let message: AddressMessage = message.parse()?;
     let (mut local, mut address) = (None, None);
@@ -63,7 +63,7 @@ pub(crate) fn assigned(message: &Message) -> Option<Assigned> {
     })
 }
 
-/// The request that gives a device an address of its own network of one.
+/// Returns the request that gives a device an address of its own network of one.
 pub(crate) fn add(device: u32, address: &Prefix) -> Request {
     let mut message = message(device, address.address(), address.length());
     // No route to the network in `main`, where nothing is ours; no duplicate detection where there is no link layer,
@@ -75,7 +75,7 @@ pub(crate) fn add(device: u32, address: &Prefix) -> Request {
     Request::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message)
 }
 
-/// The request that takes an address from a device. What somebody else put there may be an address in a network, of which
+/// Returns the request that takes an address from a device. What another program put there may be an address in a network, of which
 /// only the network is known here: the address itself is looked up.
 pub(crate) async fn delete(
     socket: &mut Socket,
@@ -105,7 +105,7 @@ fn message(device: u32, address: IpAddr, length: u8) -> AddressMessage {
     message
 }
 
-/// The kernel's number of a family.
+/// Returns the kernel's number of a family.
 pub(crate) fn family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::Inet,

@@ -67,7 +67,7 @@ impl Kernel {
         report
     }
 
-    /// The message that a step is, for the steps that are one message on the route socket.
+    /// Returns the message that a step is, for the steps that are one message on the route socket.
     async fn plain(
         &mut self,
         step: &Step,

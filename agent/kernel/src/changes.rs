@@ -1,8 +1,9 @@
-//! Hearing of changes: to what is Spanwire's, and to what it builds on.
+//! A subscription to changes: of what is Spanwire's, and of what it builds on.
 //!
-//! The kernel tells every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped here:
-//! our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices that only tell statistics,
-//! routes outside of our tables except default routes, rules outside of our band, nft tables of others.
+//! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
+//! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
+//! of which only statistics changed, routes outside of our tables except default routes, rules outside of our band, nft
+//! tables of others.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,7 @@ pub struct Changes {
     owned: Owned,
     own_port: u32,
     devices: BTreeMap<u32, link::Device>,
-    /// A change was heard and not yet reported: whoever waited went away meanwhile.
+    /// A change was heard and not yet reported: the future that waited for it was dropped.
     heard: bool,
 }
 
@@ -60,7 +61,7 @@ impl Changes {
         while !self.heard {
             self.heard = self.hear().await?;
         }
-        // What else has been told already belongs to the same change.
+        // What else has arrived already belongs to the same change.
         for _ in 0..COALESCED {
             tokio::select! {
                 biased;
@@ -77,7 +78,7 @@ impl Changes {
         tokio::select! {
             heard = self.route.hear() => Ok(match heard? {
                 None => true,
-                // Every message is looked at, for what it tells of devices.
+                // Every message is looked at, for what it says of devices.
                 Some(messages) => messages.iter().filter(|message| self.matters(message)).count() > 0,
             }),
             heard = self.nft.hear() => Ok(match heard? {
@@ -111,7 +112,7 @@ impl Changes {
     }
 
     /// Whether a device came, went, or changed in what we look at. Of ours also what we did ourselves: the message that it
-    /// went may have been caused by anyone.
+    /// went may have had another cause.
     fn link_matters(&mut self, message: &Message) -> bool {
         let Some(device) = link::device(message) else {
             return false;
@@ -138,7 +139,7 @@ impl Changes {
     }
 }
 
-/// The host's end of a pod's device, by the names that CNI plugins give it.
+/// Whether a device is the host's end of a pod's device, by the names that CNI plugins give it.
 fn is_of_a_pod(device: &link::Device) -> bool {
     let name = device.name.as_str();
     device.kind == "veth"

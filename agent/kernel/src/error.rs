@@ -35,7 +35,7 @@ pub enum OpenError {
 /// Why the actual state could not be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     #[error("cannot read {what}")]
     Netlink {
         /// What was being read.
@@ -44,10 +44,10 @@ pub enum ReadError {
         #[source]
         source: NetlinkError,
     },
-    /// The userspace WireGuard does not tell.
+    /// The userspace WireGuard does not answer.
     #[error("cannot read the WireGuard device")]
     Userspace(#[from] UapiError),
-    /// The command `nft` does not tell.
+    /// The command `nft` failed.
     #[error(transparent)]
     Nft(#[from] NftError),
     /// A kernel setting cannot be read.
@@ -147,7 +147,7 @@ pub enum ApplyError {
     /// The device is not there.
     #[error("there is no device {0}")]
     NoLink(LinkName),
-    /// A device of that name is somebody else's.
+    /// A device of that name is another program's.
     #[error(
         "the device {name} is of kind {kind:?} and not Spanwire's; remove it, or give Spanwire another name"
     )]

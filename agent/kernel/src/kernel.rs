@@ -99,7 +99,7 @@ impl Kernel {
         })
     }
 
-    /// The backend in use.
+    /// Returns the backend in use.
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
@@ -113,7 +113,7 @@ impl Kernel {
         Changes::open(&self.owned, self.port.load(Ordering::Relaxed))
     }
 
-    /// The kernel settings that [`Self::restore_sysctls`] would put back.
+    /// Returns the kernel settings that [`Self::restore_sysctls`] would put back.
     #[must_use]
     pub fn remembered_sysctls(&self) -> &BTreeMap<Sysctl, Remembered> {
         self.sysctls.remembered()
@@ -222,7 +222,7 @@ impl Kernel {
     }
 }
 
-/// The socket by which the userspace device of that name is set up.
+/// Returns the socket by which the userspace device of that name is set up.
 pub(crate) fn socket_of(userspace: &Userspace, name: &LinkName) -> PathBuf {
     userspace.sockets.join(format!("{name}.sock"))
 }

@@ -9,7 +9,7 @@ use spanwire_host::LinkName;
 
 use crate::netlink::{Message, NetlinkError, Request, Socket, attributes};
 
-/// A network device as the kernel tells it.
+/// A network device as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Device {
     pub(crate) index: u32,
@@ -20,13 +20,13 @@ pub(crate) struct Device {
     pub(crate) kind: String,
 }
 
-/// All devices.
+/// Reads all devices.
 pub(crate) async fn devices(socket: &mut Socket) -> Result<Vec<Device>, NetlinkError> {
     let request = Request::new(RTM_GETLINK, 0, &question());
     Ok(socket.dump(&request).await?.iter().filter_map(device).collect())
 }
 
-/// The device of that name.
+/// Reads the device of that name.
 pub(crate) async fn find(socket: &mut Socket, name: &LinkName) -> Result<Option<Device>, NetlinkError> {
     let mut message = question();
     message
@@ -39,7 +39,7 @@ pub(crate) async fn find(socket: &mut Socket, name: &LinkName) -> Result<Option<
     }
 }
 
-/// What a link message says; read by hand, since the devices of others have attributes that no library knows in full.
+/// Returns what a link message says; read by hand, since the devices of others have attributes that no library knows in full.
 pub(crate) fn device(message: &Message) -> Option<Device> {
     const IFLA_IFNAME: u16 = 3;
     const IFLA_MTU: u16 = 4;
@@ -84,7 +84,7 @@ fn question() -> LinkMessage {
     message
 }
 
-/// The request that makes a WireGuard device of the kernel's.
+/// Returns the request that makes a WireGuard device of the kernel's.
 pub(crate) fn add_wireguard(name: &LinkName, mtu: Option<u32>) -> Request {
     let mut message = LinkMessage::default();
     message.attributes = vec![
@@ -95,14 +95,14 @@ pub(crate) fn add_wireguard(name: &LinkName, mtu: Option<u32>) -> Request {
     Request::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
-/// The request that removes a device.
+/// Returns the request that removes a device.
 pub(crate) fn delete(index: u32) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
     Request::new(RTM_DELLINK, 0, &message)
 }
 
-/// The request that sets the MTU of a device.
+/// Returns the request that sets the MTU of a device.
 pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -110,7 +110,7 @@ pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
     Request::new(RTM_NEWLINK, 0, &message)
 }
 
-/// The request that sets a device up or down.
+/// Returns the request that sets a device up or down.
 pub(crate) fn set_up(index: u32, up: bool) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;

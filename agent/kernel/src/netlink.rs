@@ -23,8 +23,8 @@ use nix::{
 };
 use thiserror::Error;
 
-/// Requests per `sendmsg`. Each answer takes about 1 KiB of the socket's receive buffer, which holds 208 KiB where
-/// nobody changed `net.core.rmem_default`.
+/// Requests per `sendmsg`. Each answer takes about 1 KiB of the socket's receive buffer, which holds 208 KiB by the
+/// default of `net.core.rmem_default`.
 const WINDOW: usize = 96;
 
 /// Bytes per `sendmsg`: below the default `net.core.wmem_default` of 208 KiB, less what the kernel adds.
@@ -93,7 +93,7 @@ impl Request {
         Self { kind, flags, body }
     }
 
-    /// The request as it goes to the kernel.
+    /// Returns the request as it goes to the kernel.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -128,7 +128,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// A message as if from the kernel.
+    /// Makes a message as if from the kernel.
     #[cfg(test)]
     pub(crate) fn new(kind: u16, body: Vec<u8>) -> Self {
         let (flags, sequence, port) = (0, 0, 0);
@@ -141,7 +141,7 @@ impl Message {
         }
     }
 
-    /// The message as a `T`; `None`, with a trace, where it is none: others may own things we cannot read.
+    /// Returns the message as a `T`; `None`, with a trace, where it is none: others may own things we cannot read.
     pub(crate) fn parse<T: Parseable<[u8]>>(&self) -> Option<T> {
         T::parse(&self.body)
             .inspect_err(|error| tracing::debug!(kind = self.kind, %error, "skipped a netlink message"))
@@ -167,7 +167,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> Result<Vec<Message>, NetlinkError> {
     Ok(found)
 }
 
-/// The attributes in `bytes`; stops at the first that is cut off.
+/// Returns the attributes in `bytes`; stops at the first that is cut off.
 pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     const TYPE_MASK: u16 = 0x3fff;
     std::iter::from_fn(move || {
@@ -207,7 +207,7 @@ impl Socket {
         })
     }
 
-    /// The port by which notifications tell whose change they report.
+    /// Returns the port by which a notification says that a change was made by this socket.
     pub(crate) fn port(&self) -> u32 {
         self.port
     }
@@ -318,7 +318,7 @@ impl Socket {
     }
 }
 
-/// What an `NLMSG_ERROR` or `NLMSG_DONE` says.
+/// Returns what an `NLMSG_ERROR` or `NLMSG_DONE` says.
 fn outcome(message: &Message) -> Result<(), Refusal> {
     let code = message.body.get(..4).and_then(|bytes| bytes.try_into().ok());
     let code = code.map_or(0, i32::from_ne_bytes);
@@ -364,7 +364,7 @@ impl Ears {
         Ok(Self(socket))
     }
 
-    /// The next notifications; `None` when the kernel had to drop some.
+    /// Returns the next notifications; `None` when the kernel had to drop some.
     pub(crate) async fn hear(&self) -> Result<Option<Vec<Message>>, NetlinkError> {
         let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
         match self.0.recv(&mut buffer).await {
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_with_the_kernels_own_words() {
+    fn a_refusal_has_the_kernels_own_words() {
         let mut body = (-17_i32).to_ne_bytes().to_vec();
         body.extend([0; HEADER]);
         body.extend([9, 0, 1, 0]);

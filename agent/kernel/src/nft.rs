@@ -3,7 +3,7 @@
 //! What the kernel lists is never the text that was loaded: sets are sorted and merged, names are resolved. So right after
 //! a load the listing is remembered, and from then on the table is intact as long as the kernel still lists the same,
 //! counters left out. Listing thousands of elements costs tens of milliseconds; it is done only when the generation
-//! number of nf_tables has moved (`NFT_MSG_GETGEN`), which any change by anyone does.
+//! number of nf_tables has moved (`NFT_MSG_GETGEN`), which any change does.
 //!
 //! After a restart nothing is remembered, so the table is loaded once more. That is one transaction: no packet sees a
 //! state between.
@@ -45,7 +45,7 @@ impl Nft {
         })
     }
 
-    /// The table, if there is one, with the text in force; the text is empty where that is not known.
+    /// Reads the table, if there is one, with the text in force; the text is empty where that is not known.
     pub(crate) async fn read(&mut self) -> Result<Option<NftTable>, ReadError> {
         let generation = self.generation().await;
         let generation = generation.map_err(ReadError::netlink("the generation of nf_tables"))?;
@@ -134,7 +134,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let feed = async {
         if let Some(mut stdin) = stdin {
             // A child that stops reading says why on its standard error.
-            let _told_there = stdin.write_all(input.as_bytes()).await;
+            let _explained_on_stderr = stdin.write_all(input.as_bytes()).await;
         }
     };
     let ((), output) = tokio::join!(feed, child.wait_with_output());

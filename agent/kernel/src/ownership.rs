@@ -92,7 +92,7 @@ impl Kernel {
     }
 }
 
-/// Whether somebody listens on the UDP port, in either family, found out by trying.
+/// Whether the UDP port is taken in either family, found out by trying.
 pub(crate) fn taken(port: u16) -> bool {
     let v4 = || {
         let socket = datagrams(AddressFamily::Inet)?;

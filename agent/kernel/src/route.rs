@@ -171,7 +171,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The devices of next hops: each a `struct rtnexthop`, which begins with its length and has the device's index at 4.
+/// Returns the devices of next hops: each a `struct rtnexthop`, which begins with its length and has the device's index at 4.
 fn next_hops(mut bytes: &[u8]) -> Vec<u32> {
     let hop = || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));

@@ -117,7 +117,7 @@ fn ours(message: &RuleMessage, of: Family, priority: u32) -> Option<Rule> {
     })
 }
 
-/// Whether an attribute is the mask of a port with all its bits, which Linux tells from 6.14 on (FRA_SPORT_MASK,
+/// Whether an attribute is the mask of a port with all its bits, which Linux dumps from 6.14 on (FRA_SPORT_MASK,
 /// FRA_DPORT_MASK).
 fn is_whole_port(attribute: &DefaultNla) -> bool {
     let mut value = vec![0; attribute.value_len()];
@@ -143,12 +143,12 @@ pub(crate) fn expressible(rule: &Rule) -> bool {
     !matches!(rule.selector.mark, Some((_, _, true))) || invertible(&rule.selector)
 }
 
-/// The request that adds a rule.
+/// Returns the request that adds a rule.
 pub(crate) fn add(protocol: u8, rule: &Rule) -> Request {
     Request::new(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &message(protocol, rule))
 }
 
-/// The request that removes a rule.
+/// Returns the request that removes a rule.
 pub(crate) fn delete(protocol: u8, rule: &Rule) -> Request {
     Request::new(RTM_DELRULE, 0, &message(protocol, rule))
 }

@@ -48,7 +48,7 @@ impl Sysctls {
         })
     }
 
-    /// The value of a setting; `None` where there is none, as for a device that is gone.
+    /// Reads the value of a setting; `None` where there is none, as for a device that is gone.
     pub(crate) fn read(&self, sysctl: &Sysctl) -> Result<Option<String>, ReadError> {
         let path = self.root.join(&sysctl.0);
         match fs::read_to_string(&path) {
@@ -96,7 +96,7 @@ impl Sysctls {
         }
     }
 
-    /// The settings that `restore` would put back, with what was found and what was written.
+    /// Returns the settings that `restore` would put back, with what was found and what was written.
     pub(crate) fn remembered(&self) -> &BTreeMap<Sysctl, Remembered> {
         &self.remembered
     }
@@ -108,7 +108,7 @@ impl Sysctls {
             let path = self.root.join(&sysctl.0);
             let put_back = || match fs::read_to_string(&path) {
                 Ok(text) if text.trim_end() == entry.written => fs::write(&path, &entry.found),
-                // Somebody else has changed it since, or it went away with its device.
+                // Another program has changed it since, or it went away with its device.
                 Ok(_) => Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(error),

@@ -1,14 +1,14 @@
 //! WireGuard devices: the kernel's, or a process's that stands in for it.
 //!
-//! Both are told the same few things: the device's key, port and mark; a peer's endpoint, keepalive and allowed IPs.
-//! spanwire-tunnel is told a peer's group as well; others have none, and are asked for none.
+//! Both are set up by the same few things: the device's key, port and mark; a peer's endpoint, keepalive and allowed IPs.
+//! spanwire-tunnel has groups of peers as well; others have none, and are asked for none.
 //! Peers are never replaced as a whole, because that would end their sessions.
 //!
 //! # Taking allowed IPs from a peer
 //!
 //! Only Linux 6.16 and the newest userspace implementations can take a single allowed IP from a peer
 //! (`WGALLOWEDIP_F_REMOVE_ME`); before, a peer's whole list could only be replaced, which for a list of several messages
-//! leaves a gap. So they are *parked*: an allowed IP moves to whoever gets it last, so those to remove are given to a
+//! leaves a gap. So they are *parked*: an allowed IP moves to the peer that gets it last, so those to remove are given to a
 //! peer that exists for a moment, and that peer is removed. It works everywhere alike, and the others of the peer stay
 //! untouched. Only those that the peer really has are parked, because another peer may have got them meanwhile.
 
@@ -46,7 +46,7 @@ pub struct Userspace {
 }
 
 impl Backend {
-    /// The kind of the link that this backend makes.
+    /// Returns the kind of the link that this backend makes.
     #[must_use]
     pub fn link_kind(&self) -> &'static str {
         match self {
@@ -81,11 +81,11 @@ pub(crate) struct PeerUpdate {
     pub(crate) add: BTreeSet<Prefix>,
 }
 
-/// The peer that takes allowed IPs away; removed with the last of them. Its private half is nobody's: the bytes of a
-/// sentence are no multiple of the base point that anyone knows.
+/// The peer that takes allowed IPs away; removed with the last of them. No private half belongs to it: the bytes
+/// of a sentence are no known multiple of the base point.
 const PARKING: PublicKey = PublicKey::new(*b"spanwire parks allowed ips here.");
 
-/// The changes that take `remove` from the peer with `key`, as far as it has them in `actual`.
+/// Returns the changes that take `remove` from the peer with `key`, as far as it has them in `actual`.
 pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Prefix>) -> Vec<Change> {
     let has = actual.peers.get(&key).map(|peer| &peer.allowed_ips);
     let parked: BTreeSet<Prefix> = remove
@@ -115,7 +115,7 @@ pub(crate) enum Device<'a> {
 }
 
 impl Device<'_> {
-    /// How the device is set up.
+    /// Reads how the device is set up.
     pub(crate) async fn read(&mut self) -> Result<WireGuard, ReadError> {
         match self {
             Self::Kernel(family, name) => family.read(name).await,

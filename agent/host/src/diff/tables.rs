@@ -42,7 +42,7 @@ pub(super) fn change(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
     }
 }
 
-/// The table that a rule looks up.
+/// Returns the table that a rule looks up.
 fn looked_up(rule: &Rule) -> Option<Table> {
     match rule.action {
         RuleAction::Lookup(table) => Some((table, rule.family)),
@@ -50,7 +50,7 @@ fn looked_up(rule: &Rule) -> Option<Table> {
     }
 }
 
-/// Every table in which something changes, or which is looked up, in the order in which packets get to them.
+/// Returns every table in which something changes, or which is looked up, in the order in which packets get to them.
 fn in_order(actual: &Host, wanted: &Host, changes: &BTreeMap<Table, Changes<'_>>) -> Vec<Table> {
     let mut first: BTreeMap<Table, u32> = changes.keys().map(|table| (*table, 0)).collect();
     let mut rules: Vec<&Rule> = actual.rules.union(&wanted.rules).collect();

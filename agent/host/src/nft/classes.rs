@@ -64,7 +64,7 @@ impl Range {
         }
     }
 
-    /// The range as a prefix, where it is one.
+    /// Returns the range as a prefix, where it is one.
     fn prefix(&self) -> Option<Prefix> {
         let differing = 128 - (self.first ^ self.last).leading_zeros();
         let length = u32::from(self.family.bits()).checked_sub(differing)?;
@@ -121,7 +121,7 @@ pub(super) fn classes<'a>(
     flatten(known)
 }
 
-/// What WireGuard lets in, apart from what cannot be routed here.
+/// Returns what WireGuard lets in, apart from what cannot be routed here.
 fn expected<'a>(plan: &'a Plan, resolved: &Resolved<'_>) -> impl Iterator<Item = &'a Prefix> {
     let refused: BTreeSet<Prefix> = resolved.conflicts.iter().filter_map(Conflict::prefix).collect();
     let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
@@ -130,7 +130,7 @@ fn expected<'a>(plan: &'a Plan, resolved: &Resolved<'_>) -> impl Iterator<Item =
         .filter(move |prefix| refused.is_empty() || !refused.contains(prefix))
 }
 
-/// The longest match of every address. A prefix sorts right before what it contains, so one pass with a stack of the
+/// Returns the longest match of every address. A prefix sorts right before what it contains, so one pass with a stack of the
 /// prefixes that contain the present address does it.
 fn flatten(known: Vec<(Prefix, Class)>) -> Vec<(Range, Class)> {
     let mut flat = Flat::default();

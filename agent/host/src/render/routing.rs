@@ -97,7 +97,7 @@ fn stands_in(plan: &Plan, facts: &HostFacts) -> bool {
     plan.role == Role::Leader(LeaderRole::Standby) && leads && facts.groups
 }
 
-/// What goes into the own tunnels when a hop brought it, besides what goes there anyway; in order.
+/// Returns what goes into the own tunnels when a hop brought it, besides what goes there anyway; in order.
 fn tunnelled(plan: &Plan, facts: &HostFacts) -> Vec<Prefix> {
     let tunnel = plan.tunnel.iter().filter(|_| stands_in(plan, facts));
     let peers = tunnel.flat_map(|tunnel| tunnel.peers.values());

@@ -112,7 +112,7 @@ pub(super) fn nameable(link: &LinkName) -> bool {
     !link.as_str().contains(['"', '*', '\\'])
 }
 
-/// The next hop over the CNI's device; outer `None` where no device of the CNI carries the family.
+/// Returns the next hop over the CNI's device; outer `None` where no device of the CNI carries the family.
 fn over_cni(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Option<NextHop>> {
     let Cni::Overlay { links } = &facts.cni else {
         return None;

@@ -234,7 +234,7 @@ pub(crate) fn direct_follower() -> (Plan, HostFacts) {
     (plan, facts)
 }
 
-/// a2 when nobody leads.
+/// a2 when no node leads.
 pub(crate) fn leaderless() -> (Plan, HostFacts) {
     let (mut plan, facts) = follower();
     plan.routes = routes(ALL_B, &Via::Unreachable, "b");

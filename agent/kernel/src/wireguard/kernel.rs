@@ -42,7 +42,7 @@ pub(crate) struct Family {
 }
 
 impl Family {
-    /// The family; `None` where the kernel has no WireGuard.
+    /// Finds the family; `None` where the kernel has no WireGuard.
     pub(crate) async fn find() -> Result<Option<Self>, NetlinkError> {
         let mut socket = Socket::open(NETLINK_GENERIC)?;
         let question = GenlCtrl {
@@ -59,7 +59,7 @@ impl Family {
         Ok(id.map(|id| Self { socket, id }))
     }
 
-    /// How the device is set up.
+    /// Reads how the device is set up.
     pub(crate) async fn read(&mut self, name: &LinkName) -> Result<WireGuard, ReadError> {
         Ok(merge(&self.dump(name).await?))
     }
@@ -87,7 +87,7 @@ impl Family {
         answer.map_err(ReadError::netlink("the WireGuard device"))
     }
 
-    /// Makes the changes, in order; tells the first failure.
+    /// Makes the changes, in order; returns the first failure.
     pub(crate) async fn change(&mut self, name: &LinkName, changes: &[Change]) -> Result<(), ApplyError> {
         let requests: Vec<Request> = changes
             .iter()
@@ -127,7 +127,7 @@ fn family_id(message: &Message) -> Option<u16> {
     Some(u16::from_ne_bytes(id.try_into().ok()?))
 }
 
-/// The messages that make one change.
+/// Returns the messages that make one change.
 fn messages(name: &LinkName, change: &Change) -> Vec<WireguardMessage> {
     let message = |attributes: Vec<WireguardAttribute>| WireguardMessage {
         cmd: WireguardCmd::SetDevice,
@@ -185,7 +185,7 @@ fn allowed_ip(prefix: &Prefix) -> WireguardAllowedIp {
     ])
 }
 
-/// The device that the messages of a dump describe together.
+/// Returns the device that the messages of a dump describe together.
 fn merge(messages: &[Message]) -> WireGuard {
     let mut device = WireGuard::default();
     for attribute in messages.iter().flat_map(attributes_of) {
@@ -206,7 +206,7 @@ fn merge(messages: &[Message]) -> WireGuard {
     device
 }
 
-/// The attributes in one message of a dump.
+/// Returns the attributes in one message of a dump.
 fn attributes_of(message: &Message) -> Vec<WireguardAttribute> {
     let header = GenlHeader {
         cmd: WireguardCmd::GetDevice.into(),

@@ -11,19 +11,19 @@ use zeroize::Zeroizing;
 pub struct PrivateKey(Zeroizing<[u8; 32]>);
 
 impl PrivateKey {
-    /// The key with these bytes.
+    /// Makes the key with these bytes.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes of the key.
+    /// Returns the bytes of the key.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// Its public half.
+    /// Returns its public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         let secret = StaticSecret::from(*self.0);

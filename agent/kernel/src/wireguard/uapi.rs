@@ -105,7 +105,7 @@ async fn converse(path: &Path, request: &[u8]) -> Result<Zeroizing<String>, Uapi
     bounded(path, async {
         let stream = UnixStream::connect(path).await?;
         let mut stream = BufReader::new(stream.take(LONGEST_ANSWER));
-        // Whoever refuses a line may hang up before the last one is sent, and has said why.
+        // A process that refuses a line may hang up before the last one is sent, and has said why.
         let sent = stream.get_mut().get_mut().write_all(request).await;
         while stream.read_line(&mut answer).await? > 0 && !answer.ends_with("\n\n") {}
         if answer.is_empty() { sent } else { Ok(()) }
@@ -156,7 +156,7 @@ fn write_change(text: &mut String, change: &Change) -> std::fmt::Result {
             peer.add
                 .iter()
                 .try_for_each(|prefix| writeln!(text, "allowed_ip={prefix}"))?;
-            // Last: who does not know it refuses what comes after it.
+            // Last: a process that does not know it refuses what comes after it.
             let group = peer.group.as_ref();
             group.map_or(Ok(()), |group| {
                 let name = group.as_ref().map_or("", LocationName::as_str);
@@ -206,7 +206,7 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
                 let seconds: u16 = value.parse().map_err(|_| malformed())?;
                 of_peer.keepalive = (seconds > 0).then_some(Keepalive(seconds));
             }
-            // What somebody else called a group as no location can be called reads as none.
+            // A group with a name that no location can have, made by another program, reads as none.
             ("group", Some(of_peer)) => of_peer.group = value.parse().ok(),
             ("allowed_ip", Some(of_peer)) => {
                 of_peer

@@ -6,7 +6,7 @@ use spanwire_topology::Family;
 
 use crate::lab::{lab, p, run};
 
-/// Longer than the kernel ever takes to tell.
+/// Longer than the kernel ever takes to notify.
 const QUIET: Duration = Duration::from_millis(150);
 
 async fn hears(changes: &mut Changes) -> bool {
@@ -119,7 +119,7 @@ fn ten_thousand_changes_at_once_are_one() {
 }
 
 #[test]
-fn a_change_is_not_lost_when_whoever_waits_goes_away_in_the_midst_of_others() {
+fn a_change_is_not_lost_when_the_future_that_waits_is_dropped_in_the_midst_of_others() {
     lab(async |lab| {
         let mut changes = lab.kernel.changes().unwrap();
         flood(10, 51_830);
@@ -133,6 +133,6 @@ fn a_change_is_not_lost_when_whoever_waits_goes_away_in_the_midst_of_others() {
             assert!(attempts < 10_000, "it is lost");
             tokio::task::yield_now().await;
         }
-        assert!(attempts > 1, "nobody went away");
+        assert!(attempts > 1, "no future was dropped");
     });
 }

@@ -91,7 +91,7 @@ fn everything_of_others_that_stands_in_the_way_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_before_anything_is_made_of_it() {
+fn a_port_that_is_taken_is_reported_before_a_device_is_made() {
     lab(async |lab| {
         let v4 = UdpSocket::bind("0.0.0.0:51820").unwrap();
         let _v6 = only_v6("[::]:51821");

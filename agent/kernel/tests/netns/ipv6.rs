@@ -86,7 +86,7 @@ fn disable_ipv6(device: &str) {
 }
 
 #[test]
-fn where_ipv6_is_off_no_step_fails_and_only_who_needs_it_is_told() {
+fn where_ipv6_is_off_no_step_fails_and_only_a_plan_that_needs_it_has_a_conflict() {
     lab(async |lab| {
         machine();
         disable_ipv6("all");

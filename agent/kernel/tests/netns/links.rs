@@ -79,7 +79,7 @@ fn a_device_is_made_changed_and_removed_step_by_step() {
 }
 
 #[test]
-fn an_address_that_somebody_else_put_on_the_device_can_be_removed() {
+fn an_address_that_another_program_put_on_the_device_can_be_removed() {
     lab(async |lab| {
         let name = lab.name.clone();
         lab.apply(vec![
@@ -105,7 +105,7 @@ fn an_address_that_somebody_else_put_on_the_device_can_be_removed() {
 }
 
 #[test]
-fn a_device_of_somebody_else_with_our_name_is_left_alone_and_named() {
+fn a_device_of_another_program_with_our_name_is_left_alone_and_named() {
     lab(async |lab| {
         let name = lab.name.clone();
         run(&format!("ip link add {name} type bridge"));

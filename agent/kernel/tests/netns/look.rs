@@ -14,7 +14,7 @@ fn machine() {
 }
 
 #[test]
-fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_told_apart() {
+fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_distinguished() {
     lab(async |lab| {
         machine();
         run(

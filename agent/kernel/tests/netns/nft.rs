@@ -39,7 +39,7 @@ fn the_table_is_loaded_replaced_and_deleted_and_read_as_it_was_wanted() {
 }
 
 #[test]
-fn whoever_changes_the_table_is_found_out_and_packets_and_other_tables_are_not_taken_for_it() {
+fn a_change_of_the_table_is_noticed_and_packets_and_other_tables_are_not_taken_for_one() {
     lab(async |lab| {
         let wanted = table("10.0.0.0/8");
         lab.apply(vec![Step::SetNft(wanted.clone())]).await;
@@ -68,7 +68,7 @@ fn whoever_changes_the_table_is_found_out_and_packets_and_other_tables_are_not_t
 }
 
 #[test]
-fn a_table_that_nft_refuses_changes_nothing_and_its_words_are_told() {
+fn a_table_that_nft_refuses_changes_nothing_and_its_words_are_kept() {
     lab(async |lab| {
         let wanted = table("10.0.0.0/8");
         lab.apply(vec![Step::SetNft(wanted)]).await;

@@ -159,7 +159,7 @@ fn routes_of_others_are_not_seen_and_stay() {
 }
 
 #[test]
-fn what_the_kernel_refuses_is_told_with_its_reason_and_stops_nothing() {
+fn what_the_kernel_refuses_is_reported_with_its_reason_and_stops_nothing() {
     lab(async |lab| {
         lan();
         let good = unicast("lan", None, false, None);

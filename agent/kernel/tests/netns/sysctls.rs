@@ -8,7 +8,7 @@ fn name(text: &str) -> Sysctl {
 }
 
 #[test]
-fn settings_are_written_read_and_put_back_also_by_an_agent_that_starts_anew() {
+fn settings_are_written_read_and_put_back_also_by_an_agent_that_restarts() {
     lab(async |lab| {
         run("ip link add flannel.1 type bridge");
         let names = [

@@ -273,7 +273,7 @@ fn a_key_that_is_not_this_nodes_is_refused() {
 }
 
 #[test]
-fn an_agent_that_starts_anew_finds_the_device_as_it_was_left() {
+fn an_agent_that_restarts_finds_the_device_as_it_was_left() {
     lab(async |lab| {
         let name = lab.name.clone();
         lab.apply(vec![
@@ -291,7 +291,7 @@ fn an_agent_that_starts_anew_finds_the_device_as_it_was_left() {
 }
 
 #[test]
-fn a_device_that_somebody_deleted_is_made_again_at_once() {
+fn a_device_that_was_deleted_is_made_again_at_once() {
     lab(async |lab| {
         let name = lab.name.clone();
         for _ in 0..3 {

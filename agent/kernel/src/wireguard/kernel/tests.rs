@@ -34,14 +34,14 @@ fn a_device_is_set_up_with_key_port_and_mark() {
         mark: 0x2000,
     };
     let [message] = &bytes(&change)[..] else { panic!() };
-    let told: Vec<_> = attributes(message).collect();
+    let found: Vec<_> = attributes(message).collect();
     let expected: [(u16, &[u8]); 4] = [
         (2, b"spanwire0\0"),
         (3, &[7; 32]),
         (6, &51_820_u16.to_ne_bytes()),
         (7, &0x2000_u32.to_ne_bytes()),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(found, expected);
 }
 
 #[test]
