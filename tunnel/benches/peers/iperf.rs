@@ -8,26 +8,22 @@ use std::{
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use spanwire_testbed::wait_until;
 
-use crate::world::{INNER, World};
+use crate::world::{INNER, PATIENCE, World};
 
 /// An iperf3 server on side b.
 pub(crate) struct Server(Child);
 
 impl Server {
-    pub(crate) fn start(world: &World) -> anyhow::Result<Self> {
-        let server = world
-            .command(1, "iperf3")
-            .arg("-s")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let server = Self(server.context("iperf3 is missing")?);
-        crate::world::wait(|| {
+    pub(crate) fn start(world: &World) -> Self {
+        let server = world.command(1, "iperf3").arg("-s");
+        let server = Self(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn());
+        wait_until("iperf3", PATIENCE, || {
             let listening = world.command(1, "ss").args(["-Htln", "sport = :5201"]).output();
-            listening.is_ok_and(|output| !output.stdout.is_empty())
-        })?;
-        Ok(server)
+            !listening.stdout.is_empty()
+        });
+        server
     }
 }
 
@@ -62,7 +58,7 @@ pub(crate) fn client(world: &World, seconds: u32, words: &[&str]) -> anyhow::Res
             .command(0, "iperf3")
             .args(["-J", "--connect-timeout", "3000", "-c", INNER[1], "-t", &seconds])
             .args(words)
-            .output()?;
+            .output();
         let json: Value = serde_json::from_slice(&output.stdout).context("iperf3 speaks no JSON")?;
         if let Some(error) = json["error"].as_str() {
             said = error.to_owned();
@@ -94,7 +90,7 @@ pub(crate) fn client(world: &World, seconds: u32, words: &[&str]) -> anyhow::Res
 pub(crate) struct Ping(Child);
 
 impl Ping {
-    pub(crate) fn start(world: &World, seconds: u32, per_second: u32) -> anyhow::Result<Self> {
+    pub(crate) fn start(world: &World, seconds: u32, per_second: u32) -> Self {
         let count = (seconds * per_second).to_string();
         let interval = (1.0 / f64::from(per_second)).to_string();
         let ping = world
@@ -102,7 +98,7 @@ impl Ping {
             .args(["-q", "-c", &count, "-i", &interval, "-W", "1", INNER[1]])
             .stdout(Stdio::piped())
             .spawn();
-        Ok(Self(ping.context("ping is missing")?))
+        Self(ping)
     }
 
     /// Returns the mean round trip in milliseconds.

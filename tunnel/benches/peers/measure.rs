@@ -34,14 +34,14 @@ pub(crate) type Figures = BTreeMap<Figure, f64>;
 
 impl Plan {
     pub(crate) fn measure(&self, world: &World) -> anyhow::Result<Figures> {
-        let _server = Server::start(world)?;
+        let _server = Server::start(world);
         let mut figures = Figures::new();
         undisturbed(&mut figures, || {
-            let idle = Ping::start(world, 2, 100)?.finish()?;
+            let idle = Ping::start(world, 2, 100).finish()?;
             Ok(Figures::from([(Figure::PingIdle, idle)]))
         })?;
         undisturbed(&mut figures, || {
-            let ping = Ping::start(world, self.seconds, 20)?;
+            let ping = Ping::start(world, self.seconds, 20);
             let before = world.cpu();
             let arrived = client(world, self.seconds, &[])?;
             let cost = (world.cpu() - before) / (arrived.bytes * 1e-9);
