@@ -81,6 +81,26 @@ fn samples_of_a_machine_are_added_to_its_own_alone() {
 }
 
 #[test]
+fn committed_samples_stay_as_they_are_when_others_are_added() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.json");
+    let mut record = Record::load(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("samples.json");
+    record.save(&copy).unwrap();
+    assert!(
+        fs::read_to_string(&copy).unwrap() == fs::read_to_string(&path).unwrap(),
+        "what is read and written again should be the same text"
+    );
+    // And it stays so.
+    record.add("third", [sample("spanwire", 1.0 / 3.0)]);
+    record.save(&copy).unwrap();
+    let once = fs::read_to_string(&copy).unwrap();
+    Record::load(&copy).unwrap().save(&copy).unwrap();
+    assert_eq!(fs::read_to_string(&copy).unwrap(), once);
+    assert!(once.contains("0.333333\n"), "rounded to six decimals");
+}
+
+#[test]
 fn the_committed_tables_are_those_of_the_committed_samples() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let record = Record::load(&docs.join("benchmarks.json")).unwrap();

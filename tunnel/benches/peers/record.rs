@@ -64,6 +64,16 @@ pub(crate) struct Sample {
     pub(crate) figures: BTreeMap<Figure, f64>,
 }
 
+impl Sample {
+    /// Rounds to six decimals: more is noise, and so many survive being read and written again.
+    fn rounded(mut self) -> Self {
+        for value in self.figures.values_mut() {
+            *value = (*value * 1e6).round() / 1e6;
+        }
+        self
+    }
+}
+
 /// Samples by the description of the machine on which they were taken: absolute figures of two machines say nothing about
 /// each other, so they are never mixed.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -87,6 +97,7 @@ impl Record {
 
     /// Adds samples to those that this machine has.
     pub(crate) fn add(&mut self, machine: &str, samples: impl IntoIterator<Item = Sample>) {
+        let samples = samples.into_iter().map(Sample::rounded);
         self.0.entry(machine.to_owned()).or_default().extend(samples);
     }
 
