@@ -20,8 +20,8 @@
 //!
 //! A process that cannot hand over says `error REASON`, as the control socket always does.
 //!
-//! Nothing here knows a device: the old process gives what [`format`] describes ([`protocol::Request`]), the new one gets
-//! it ([`receiver::Offer`]). What is made of it is in [`crate::runtime::adopt`].
+//! Nothing here knows a device: the old process gives what [`mod@format`] describes ([`protocol::Request`]), the new one
+//! gets it ([`receiver::Offer`]). What is made of it is in [`crate::runtime::adopt`].
 
 pub mod format;
 pub mod protocol;
