@@ -19,7 +19,42 @@ use std::process::ExitCode;
 use spanwire_e2e::{Lab, Provoked, suite};
 
 /// What tests do on purpose that programs warn of.
-const PROVOKED: [Provoked; 0] = [];
+const PROVOKED: [Provoked; 14] = [
+    agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
+    // The node's own network is also that of the location it has left.
+    agent(
+        "a_node_moves_to_a_location_of_its_own_and_back",
+        "which is connected here by eth0",
+    ),
+    agent("what_is_deleted_by_hand_comes_back", "repaired"),
+    agent(RESTARTED, "client error"),
+    operator(RESTARTED, "client error"),
+    operator(RESTARTED, "peer closed connection"),
+    operator(RESTARTED, "too old resource version"),
+    agent(STOPPED, "client error"),
+    agent(STOPPED, "peer closed connection"),
+    agent(STOPPED, "going on from the"),
+    operator(STOPPED, "client error"),
+    operator(STOPPED, "peer closed connection"),
+    operator(STOPPED, "too old resource version"),
+    agent(
+        "without_the_tunnel_traffic_stops_and_nothing_leaks",
+        "userspace WireGuard is not reached",
+    ),
+];
+
+const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
+const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_ledger";
+
+const fn agent(by: &'static str, says: &'static str) -> Provoked {
+    let program = "agent";
+    Provoked { by, program, says }
+}
+
+const fn operator(by: &'static str, says: &'static str) -> Provoked {
+    let program = "operator";
+    Provoked { by, program, says }
+}
 
 fn main() -> ExitCode {
     suite::run(
@@ -103,14 +138,8 @@ fn main() -> ExitCode {
             ("what_is_deleted_by_hand_comes_back", repair::objects),
             ("agents_killed_hard_lose_no_packet", restarts::agents_killed),
             ("rolling_the_agents_loses_no_packet", restarts::agents_rolled),
-            (
-                "restarting_operator_and_api_server_loses_no_packet",
-                restarts::control,
-            ),
-            (
-                "an_agent_without_api_server_goes_on_from_its_ledger",
-                restarts::ledger,
-            ),
+            (RESTARTED, restarts::control),
+            (STOPPED, restarts::ledger),
             (
                 "without_the_tunnel_traffic_stops_and_nothing_leaks",
                 plaintext::tunnel_stopped,
