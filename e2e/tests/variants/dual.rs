@@ -11,14 +11,13 @@ use spanwire_e2e::{
     wait_until,
 };
 
-/// The node's own route, with which it reaches the world, is there before Spanwire comes; the agents make nodes forward
-/// IPv6, and those that forward listen to advertisements only with `accept_ra=2` (ip-sysctl).
+/// The node's own route, with which it reaches the world. The CNI makes nodes of such a cluster forward IPv6, so that they
+/// listen to advertisements with `accept_ra=2` alone (ip-sysctl), which has to be there before.
 pub(crate) fn learned_route(lab: &Lab) -> Result<()> {
     let nodes = ["a1", "a2", "a3"];
     for name in nodes {
-        // As on a host on which nothing has asked for IPv6 to be forwarded yet.
         lab.node(name)?
-            .sh("for of in all eth0; do echo 0 > /proc/sys/net/ipv6/conf/$of/forwarding; done")?;
+            .sh("echo 2 > /proc/sys/net/ipv6/conf/eth0/accept_ra")?;
     }
     let advertiser = Advertiser::start(lab, "a", Path::new(env!("CARGO_BIN_EXE_lab")))?;
     let learned = || {
@@ -31,8 +30,13 @@ pub(crate) fn learned_route(lab: &Lab) -> Result<()> {
     let kept = wait_until("every node of a has the router's route", SOON, learned).and_then(|()| {
         crate::installs(lab)?;
         for name in nodes {
-            let forwarding = lab.node(name)?.sh("cat /proc/sys/net/ipv6/conf/all/forwarding")?;
-            ensure!(forwarding.trim() == "1", "{name} does not forward IPv6");
+            let settings = lab
+                .node(name)?
+                .sh("cd /proc/sys/net/ipv6/conf; cat all/forwarding eth0/accept_ra")?;
+            ensure!(
+                settings.split_whitespace().eq(["1", "2"]),
+                "{name} forwards and listens: {settings}"
+            );
         }
         // Longer than what was learned before lives, unless it is renewed.
         thread::sleep(Duration::from_secs(12));
