@@ -36,12 +36,17 @@ pub enum Conflict {
     },
     /// The plan has IPv6 for this node, which has IPv6 switched off.
     #[error(
-        "IPv6 is switched off on this node (net.ipv6.conf.{device}.disable_ipv6), but the mesh has IPv6 prefixes here \
-         and elsewhere: these are not routed; switch it on, or take the IPv6 prefixes from the location"
+        "IPv6 is switched off {what}, but the mesh has IPv6 prefixes here and elsewhere: these are not routed; switch \
+         it on, or take the IPv6 prefixes from the location",
+        what = if *everywhere {
+            "on this node (net.ipv6.conf.all.disable_ipv6, or ipv6.disable on the kernel's command line)"
+        } else {
+            "on new devices of this node (net.ipv6.conf.default.disable_ipv6)"
+        }
     )]
     Ipv6Disabled {
-        /// Which devices the setting is for: `all`, or `default` where other devices have IPv6.
-        device: &'static str,
+        /// No device of the node has IPv6; else some have, but none that Spanwire makes.
+        everywhere: bool,
     },
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]

@@ -28,7 +28,7 @@ pub struct HostFacts {
     pub underlay_mtu: Option<u32>,
     /// Every endpoint is reached by IPv4, whose header is 20 bytes shorter; `false` where that is not known.
     pub underlay_v4_only: bool,
-    /// IPv6 is off on Spanwire's device, or would be on a new one.
+    /// IPv6 is off on new devices and, where there is one, on Spanwire's.
     pub ipv6_disabled: bool,
     /// IPv6 was forwarded before Spanwire came.
     pub ipv6_forwarded: bool,

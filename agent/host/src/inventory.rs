@@ -21,7 +21,7 @@ pub struct Inventory {
     pub underlay_mtu: Option<u32>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
-    /// IPv6 is off on Spanwire's device or, where there is none, on new devices (also where the kernel has no IPv6).
+    /// IPv6 is off on new devices and, where there is one, on Spanwire's (also where the kernel has no IPv6).
     pub ipv6_disabled: bool,
     /// IPv6 was forwarded before Spanwire came.
     pub ipv6_forwarded: bool,

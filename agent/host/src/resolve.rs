@@ -229,8 +229,8 @@ fn ipv6_disabled(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
     let remote = plan.routes.keys().next_back();
     let remote = remote.is_some_and(|prefix| prefix.family() == family);
     let needs = only_overlay || (remote && sends(plan, facts, family));
-    let device = if facts.has(family) { "default" } else { "all" };
-    (lacks && needs).then_some(Conflict::Ipv6Disabled { device })
+    let everywhere = !facts.has(family);
+    (lacks && needs).then_some(Conflict::Ipv6Disabled { everywhere })
 }
 
 /// Returns this node's address of the family by which the mesh knows it: the source of what the node itself sends. Its

@@ -68,12 +68,9 @@ impl Kernel {
         }
         let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
-        let own = self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6")?;
-        let disabled = own.map_or_else(
-            || self.ipv6_setting("default", "disable_ipv6"),
-            |own| Ok(Some(own)),
-        )?;
-        inventory.ipv6_disabled = disabled != Some(0);
+        let on = |value: Option<i32>| value == Some(0);
+        inventory.ipv6_disabled = !on(self.ipv6_setting("default", "disable_ipv6")?)
+            && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6")?);
         inventory.ipv6_forwarded = self.ipv6_forwarded()?;
         inventory.groups = self.has_groups().await?;
         Ok(inventory)

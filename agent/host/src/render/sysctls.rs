@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use spanwire_topology::{Family, Plan, Role};
 
@@ -27,11 +27,14 @@ pub(super) fn sysctls(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -
         return sysctls;
     }
     set(Sysctl("net/ipv4/ip_forward".to_owned()), "1");
-    if plan.tunnel.is_some() && facts.public_key.is_some() {
-        set(
-            Sysctl(format!("net/ipv4/conf/{}/rp_filter", facts.owned.link)),
-            "2",
-        );
+    if let (Some(tunnel), true) = (&plan.tunnel, facts.public_key.is_some()) {
+        let own = &facts.owned.link;
+        set(Sysctl(format!("net/ipv4/conf/{own}/rp_filter")), "2");
+        // The device keeps what was the default when it was made.
+        let v6 = tunnel.addresses.iter().any(IpAddr::is_ipv6);
+        if v6 && facts.tunnels(Family::V6) {
+            set(Sysctl(format!("net/ipv6/conf/{own}/disable_ipv6")), "0");
+        }
     }
     if !resolved.forwards(plan, Family::V6) {
         return sysctls;

@@ -69,7 +69,7 @@ fn a_machine_without_ipv6_is_asked_for_nothing_of_it_and_says_so_once() {
         );
         assert_eq!(
             conflicts(&plan, &facts),
-            [Conflict::Ipv6Disabled { device: "all" }],
+            [Conflict::Ipv6Disabled { everywhere: true }],
             "{name}"
         );
     }
@@ -83,7 +83,7 @@ fn where_only_new_devices_lack_ipv6_remote_prefixes_are_unreachable() {
     let host = render(&plan, &facts);
     assert_eq!(
         conflicts(&plan, &facts),
-        [Conflict::Ipv6Disabled { device: "default" }]
+        [Conflict::Ipv6Disabled { everywhere: false }]
     );
     let addresses = host.devices.values().flat_map(|device| &device.addresses);
     let peers = host.wireguard(&facts.owned.link).unwrap().peers.values();
@@ -214,7 +214,7 @@ fn leaders_whose_overlay_is_ipv6_alone_cannot_do_without() {
     let (plan, facts) = without_ipv6((plan, facts));
     assert_eq!(
         conflicts(&plan, &facts),
-        [Conflict::Ipv6Disabled { device: "all" }]
+        [Conflict::Ipv6Disabled { everywhere: true }]
     );
     let NftTable { text } = render(&plan, &facts).nft.unwrap();
     assert!(!text.contains("ip6"), "{text}");

@@ -92,7 +92,7 @@ fn where_ipv6_is_off_no_step_fails_and_only_a_plan_that_needs_it_has_a_conflict(
         disable_ipv6("all");
         assert_eq!(carry_out(lab, &leader(false)).await, []);
         let conflicts = carry_out(lab, &leader(true)).await;
-        assert_eq!(conflicts, [Conflict::Ipv6Disabled { device: "all" }]);
+        assert_eq!(conflicts, [Conflict::Ipv6Disabled { everywhere: true }]);
         assert_eq!(run("ip -6 route show table 51830 2>/dev/null || true"), "");
         assert_eq!(
             run("ip -6 rule | grep -v -e 'lookup local' -e 'lookup main' || true"),
@@ -110,14 +110,30 @@ fn where_new_devices_have_no_ipv6_no_step_fails_and_it_comes_back_when_it_is_swi
         let plan = leader(true);
         assert_eq!(
             carry_out(lab, &plan).await,
-            [Conflict::Ipv6Disabled { device: "default" }]
+            [Conflict::Ipv6Disabled { everywhere: false }]
         );
         let far = "ip -6 route get fd00:244:2::9 || true";
         assert!(!run(far).contains("dev"), "plaintext");
 
-        run("echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6");
+        run("echo 0 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
         assert_eq!(carry_out(lab, &plan).await, []);
         assert!(run(far).contains(lab.name.as_str()));
+    });
+}
+
+#[test]
+fn a_kernel_without_ipv6_has_it_on_no_device() {
+    lab(async |lab| {
+        machine();
+        assert!(!lab.kernel.inventory([]).await.unwrap().ipv6_disabled);
+        let inventory = lab.without_ipv6().await.inventory([]).await.unwrap();
+        assert!(inventory.ipv6_disabled && !inventory.ipv6_forwarded);
+        assert!(
+            inventory
+                .links
+                .values()
+                .all(|link| link.ipv6_disabled && !link.advertisements)
+        );
     });
 }
 

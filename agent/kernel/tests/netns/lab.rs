@@ -69,6 +69,13 @@ impl Lab {
             .unwrap()
     }
 
+    /// The same machine with a kernel that has no IPv6: it lacks `/proc/sys/net/ipv6`.
+    pub(crate) async fn without_ipv6(&self) -> Kernel {
+        let mut config = config(&self.name, self.folder.path(), BackendChoice::Auto);
+        config.proc_sys = self.folder.path().join("sys");
+        Kernel::open(config).await.unwrap()
+    }
+
     /// Applies steps that must all succeed.
     pub(crate) async fn apply(&mut self, steps: Vec<Step>) {
         let count = steps.len();
