@@ -6,7 +6,7 @@ use kube::{
     core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         WatchStreamExt as _,
-        watcher::{Config, Event, watcher},
+        watcher::{Config, Error, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -91,6 +91,9 @@ where
             match &event {
                 Ok(_) if failed_before => tracing::info!(%kind, "watch re-established"),
                 Ok(_) => {}
+                Err(error) if expired(error) => {
+                    tracing::debug!(%kind, error = error as &dyn std::error::Error, "watch expired, listing again");
+                }
                 Err(error) if failed_before => {
                     tracing::debug!(%kind, error = error as &dyn std::error::Error, "watch failed again");
                 }
@@ -102,6 +105,13 @@ where
             future::ready(event.ok())
         })
         .map(|event| event.modify(|object| object.meta_mut().managed_fields = None))
+}
+
+/// Returns whether the API server no longer has what came after the version that the watch was at, as shortly after a
+/// kind was defined, or after a compaction. That is no failure: the objects are listed again (API concepts, "410 Gone").
+#[must_use]
+pub fn expired(error: &Error) -> bool {
+    matches!(error, Error::WatchError(status) if status.code == 410)
 }
 
 /// As [`events`], of objects of which some may not be decoded.
@@ -118,4 +128,19 @@ fn guarded<K: Watched>(
         }
     };
     events(api, config).filter_map(move |event| future::ready(filter_map(event, read)))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_version_that_the_api_server_no_longer_has_is_no_failure_and_anything_else_is() {
+        let answered = |code| Error::WatchError(Box::new(Status::failure("no", "Reason").with_code(code)));
+        assert!(expired(&answered(410)));
+        assert!(!expired(&answered(500)));
+        assert!(!expired(&Error::NoResourceVersion));
+    }
 }

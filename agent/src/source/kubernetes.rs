@@ -71,6 +71,10 @@ where
                 }
                 Some(event)
             }
+            Err(error) if spanwire_cluster::watch::expired(&error) => {
+                tracing::debug!(%kind, error = &error as &dyn std::error::Error, "watch expired, listing again");
+                None
+            }
             Err(error) if was => {
                 tracing::debug!(%kind, error = &error as &dyn std::error::Error, "the watch failed again");
                 None
