@@ -57,7 +57,7 @@ pub enum Command {
 /// Where things are on this node.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Paths {
-    /// The key and the ledger are kept here.
+    /// The key and the checkpoint are kept here.
     #[arg(long, default_value = "/var/lib/spanwire")]
     pub state_dir: PathBuf,
     /// Which WireGuard makes the device.

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use anyhow::bail;
 
-use crate::{args::Paths, machine::Machine};
+use crate::{args::Paths, reconciler::Reconciler};
 
 /// Cleans, or only prints what would be done.
 ///
@@ -13,7 +13,7 @@ use crate::{args::Paths, machine::Machine};
 pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
     let state = paths.state_dir.clone();
     let owned = paths.names.owned()?;
-    let mut machine = Machine::new(paths, owned);
+    let mut machine = Reconciler::new(paths, owned);
     let steps = machine.removal().await?;
     let mut out = io::stdout().lock();
     for step in &steps {
@@ -36,7 +36,8 @@ pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
         troubles = machine.forget();
     }
     if !troubles.is_empty() {
-        bail!("not everything could be removed: {}", troubles.join("; "));
+        let texts: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+        bail!("not everything could be removed: {}", texts.join("; "));
     }
     Ok(())
 }

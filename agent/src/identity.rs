@@ -1,4 +1,4 @@
-//! The node's WireGuard key: made here once, kept on disk, never sent anywhere.
+//! The node's WireGuard key: generated here once, kept on disk, never sent anywhere.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ use spanwire_topology::PublicKey;
 use thiserror::Error;
 use x25519_dalek::StaticSecret;
 
-use crate::disk::{self, DiskError};
+use crate::atomic_file::{self, FileError};
 
 const FILE: &str = "key";
 
@@ -25,9 +25,9 @@ pub struct Identity {
 #[derive(Debug, Error)]
 pub enum IdentityError {
     /// The file cannot be read or written.
-    #[error("the node's key is out of reach")]
-    Disk(#[source] DiskError),
-    /// What is in the file is no key. It is not replaced, since a new key is a new party for everybody else.
+    #[error("the node's key cannot be accessed")]
+    Disk(#[source] FileError),
+    /// What is in the file is no key. It is not replaced, since with a new key every other node has to learn of a new peer.
     #[error("{} holds no key; put it back from a copy, or remove it to get a new one", .0.display())]
     Damaged(PathBuf),
     /// The file's permissions cannot be set.
@@ -39,13 +39,13 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// The identity kept in the state directory; a new one, put there, where there is none.
+    /// Returns the identity kept in the state directory; a new one, put there, where there is none.
     ///
     /// # Errors
     /// Where it can neither be read nor made.
     pub fn load_or_create(state_directory: &Path) -> Result<Self, IdentityError> {
         let path = Self::path(state_directory);
-        if let Some(text) = disk::read(&path).map_err(IdentityError::Disk)? {
+        if let Some(text) = atomic_file::read(&path).map_err(IdentityError::Disk)? {
             close(&path)?;
             return parse(&text).ok_or(IdentityError::Damaged(path));
         }
@@ -53,12 +53,12 @@ impl Identity {
         getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
         let identity = Self::new(StaticSecret::from(bytes));
         let text = format!("{}\n", STANDARD.encode(identity.private.to_bytes()));
-        disk::write(&path, text.as_bytes()).map_err(IdentityError::Disk)?;
-        tracing::info!(public_key = %identity.public, path = %path.display(), "made the node's key");
+        atomic_file::write(&path, text.as_bytes()).map_err(IdentityError::Disk)?;
+        tracing::info!(public_key = %identity.public, path = %path.display(), "generated the node's key");
         Ok(identity)
     }
 
-    /// Where the key is kept.
+    /// Returns where the key is kept.
     #[must_use]
     pub fn path(state_directory: &Path) -> PathBuf {
         state_directory.join(FILE)
@@ -68,17 +68,17 @@ impl Identity {
     ///
     /// # Errors
     /// When the file cannot be removed.
-    pub fn forget(state_directory: &Path) -> Result<(), DiskError> {
-        disk::remove(&Self::path(state_directory))
+    pub fn forget(state_directory: &Path) -> Result<(), FileError> {
+        atomic_file::remove(&Self::path(state_directory))
     }
 
-    /// The public half.
+    /// Returns the public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         self.public
     }
 
-    /// The private key, for the WireGuard device alone.
+    /// Returns the private key, for the WireGuard device alone.
     #[must_use]
     pub fn private(&self) -> [u8; 32] {
         self.private.to_bytes()

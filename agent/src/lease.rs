@@ -1,7 +1,7 @@
 //! The Lease by which a leader shows the operator that it lives.
 //!
-//! Who ceases to lead gives it up: nobody holds it then, as after client-go's release, for which the right to renew it is
-//! enough. Who merely stops does not: its restart is no failover.
+//! An agent that ceases to lead releases it: it has no holder then, as after client-go's release, for which the right to
+//! renew it is enough. An agent that merely stops does not: its restart is no failover.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use spanwire_crds::names;
 use spanwire_topology::NodeName;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{chance::jittered, report::FIELD_MANAGER};
+use crate::chance::jittered;
 
 /// The kubelet's own figures: renewed four times before it expires.
 const DURATION: Duration = Duration::from_secs(40);
@@ -25,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// The MeshNode that the Lease goes with, by its UID; `None` while this node leads nothing.
 pub type Owner = Option<String>;
 
-/// Renews the Lease while this node leads, and gives it up after that.
+/// Renews the Lease while this node leads, and releases it after that.
 pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: watch::Receiver<Owner>) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let mut failing = false;
@@ -39,7 +40,7 @@ pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: 
                 // It runs out by itself.
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
-                    "the leader's Lease is not given up"
+                    "releasing the leader's Lease failed"
                 );
             }
             if owners.changed().await.is_err() {
@@ -58,7 +59,7 @@ pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: 
                 if !was {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
-                        "the leader's Lease is not renewed"
+                        "renewing the leader's Lease failed, retrying"
                     );
                 }
                 true
@@ -77,7 +78,7 @@ pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: 
 }
 
 async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()> {
-    let name = name(me);
+    let name = names::leader_lease(me);
     // MicroTime has six digits (RFC3339Micro of apimachinery).
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     let lease = json!({
@@ -86,7 +87,7 @@ async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()>
         "metadata": {
             "name": name,
             "ownerReferences": [{
-                "apiVersion": spanwire_crds::names::API_VERSION, "kind": "MeshNode", "name": me.as_str(), "uid": owner,
+                "apiVersion": names::API_VERSION, "kind": "MeshNode", "name": me.as_str(), "uid": owner,
             }],
         },
         "spec": {
@@ -95,24 +96,20 @@ async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()>
             "renewTime": now,
         },
     });
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let params = PatchParams::apply(names::AGENT).force();
     api.patch(&name, &params, &Patch::Apply(lease)).await.map(|_| ())
 }
 
-/// Nobody holds the Lease any more. One that is gone, with its MeshNode, is not made again for that.
+/// Releases the Lease. One that is gone, with its MeshNode, is not created again for that.
 async fn release(api: &Api<Lease>, me: &NodeName) -> kube::Result<()> {
     let spec = json!({"spec": {"holderIdentity": null, "leaseDurationSeconds": 1}});
     let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
+        field_manager: Some(names::AGENT.to_owned()),
         ..PatchParams::default()
     };
-    api.patch(&name(me), &params, &Patch::Merge(spec))
+    api.patch(&names::leader_lease(me), &params, &Patch::Merge(spec))
         .await
         .map(|_| ())
-}
-
-fn name(me: &NodeName) -> String {
-    spanwire_crds::names::leader_lease(me)
 }
 
 #[cfg(test)]
@@ -126,17 +123,17 @@ mod tests {
     /// Longer than anything takes that happens at once, also on a busy machine.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// An API server that takes every Lease; tells of the requests: what they are, and what they ask for.
+    /// An API server that takes every Lease; passes the requests on: what they are, and what they ask for.
     async fn server() -> (Client, mpsc::UnboundedReceiver<(String, Value)>) {
-        let (tell, told) = mpsc::unbounded_channel();
+        let (sender, requests) = mpsc::unbounded_channel();
         let answer = move |request: Request| {
-            let tell = tell.clone();
+            let sender = sender.clone();
             async move {
                 let kind = request.headers()["content-type"].to_str().unwrap().to_owned();
                 let what = format!("{} {} {kind}", request.method(), request.uri().path());
                 let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
                 let body: Value = serde_json::from_slice(&body).unwrap();
-                tell.send((what, body)).unwrap();
+                sender.send((what, body)).unwrap();
                 let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "x"}});
                 ([("content-type", "application/json")], lease.to_string())
             }
@@ -145,22 +142,22 @@ mod tests {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
-        (Client::try_from(config).unwrap(), told)
+        (Client::try_from(config).unwrap(), requests)
     }
 
     #[tokio::test]
-    async fn who_ceases_to_lead_gives_the_lease_up_once_and_who_never_led_writes_none() {
-        let (client, mut told) = server().await;
+    async fn a_node_that_ceases_to_lead_releases_the_lease_once_and_one_that_never_led_writes_none() {
+        let (client, mut requests) = server().await;
         let (leads, owners) = watch::channel(None);
         tokio::spawn(renew(client, "space".to_owned(), "n1".parse().unwrap(), owners));
         let lease = "PATCH /apis/coordination.k8s.io/v1/namespaces/space/leases/spanwire-leader-n1";
         for _ in 0..2 {
             leads.send_replace(Some("uid".to_owned()));
-            let (what, body) = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+            let (what, body) = timeout(PATIENCE, requests.recv()).await.unwrap().unwrap();
             assert_eq!(what, format!("{lease} application/apply-patch+yaml"));
             assert_eq!(body["spec"]["holderIdentity"], "n1");
             leads.send_replace(None);
-            let (what, body) = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+            let (what, body) = timeout(PATIENCE, requests.recv()).await.unwrap().unwrap();
             assert_eq!(what, format!("{lease} application/merge-patch+json"));
             let given_up = json!({"spec": {"holderIdentity": null, "leaseDurationSeconds": 1}});
             assert_eq!(body, given_up);
@@ -169,13 +166,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stops_while_leading_keeps_the_lease() {
-        let (client, mut told) = server().await;
+    async fn an_agent_that_stops_while_leading_keeps_the_lease() {
+        let (client, mut requests) = server().await;
         let (leads, owners) = watch::channel(Some("uid".to_owned()));
         let renewing = tokio::spawn(renew(client, "space".to_owned(), "n1".parse().unwrap(), owners));
-        timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+        timeout(PATIENCE, requests.recv()).await.unwrap().unwrap();
         drop(leads);
         timeout(PATIENCE, renewing).await.unwrap().unwrap();
-        assert!(told.try_recv().is_err());
+        assert!(requests.try_recv().is_err());
     }
 }

@@ -1,26 +1,23 @@
 //! The Spanwire node agent: makes a node do what the mesh asks of it.
+//!
+//! What is to be done and reported is decided by [`spanwire_core`]; here is the I/O around it.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod api;
 pub mod args;
+pub mod atomic_file;
 pub mod chance;
+pub mod checkpoint;
 pub mod cleanup;
-pub mod contact;
-pub mod disk;
-pub mod endpoints;
+pub mod eventloop;
 pub mod identity;
 pub mod lease;
-pub mod links;
-pub mod machine;
 pub mod metrics;
-pub mod reconcile;
-pub mod report;
+pub mod reconciler;
 pub mod resolve;
 pub mod runtime;
-pub mod serve;
-pub mod settled;
-pub mod snapshot;
 pub mod source;
-pub mod touch;
-pub mod worker;
+pub mod status_writer;
+pub mod stimulus;

@@ -9,7 +9,7 @@ use spanwire_agent::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// kube's client calls it an error when the API server is away, which is told here in fewer words.
+/// kube's client logs an error when the API server is away, which the agent logs once itself.
 const FILTER: &str = "info,kube_client=off";
 
 fn main() -> anyhow::Result<()> {
@@ -31,7 +31,7 @@ fn main() -> anyhow::Result<()> {
             None => runtime::run(args).await,
         }
     });
-    // A name may be being resolved; nobody waits for it any more.
+    // A name may be being resolved; nothing waits for it any more.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! What the agent counts.
+//! The metrics of the agent.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Metrics {
     pub steps: Counter,
     /// Steps that failed.
     pub failures: Counter,
-    /// Times that somebody else's change was put right.
+    /// Times that a change by another program was undone.
     pub repairs: Counter,
     /// 1 when there is nothing that could not be done.
     pub ready: Gauge,
@@ -65,7 +65,7 @@ impl Metrics {
         registry.register("step_failures", "Steps that failed", self.failures.clone());
         registry.register(
             "repairs",
-            "Changes by others that were put right",
+            "Changes by other programs that were undone",
             self.repairs.clone(),
         );
         registry.register("ready", "1 when nothing was left undone", self.ready.clone());
@@ -76,18 +76,18 @@ impl Metrics {
         );
         registry.register_with_unit(
             "reconcile",
-            "Time from reading the machine to having it as wanted",
+            "Time from the survey of the machine to the verified target",
             Unit::Seconds,
             self.seconds.clone(),
         );
     }
 
-    /// A machine has been made as wanted, in so long.
+    /// Records how long a reconcile took.
     pub fn reconciled(&self, time: Duration) {
         self.seconds.observe(time.as_secs_f64());
     }
 
-    /// The links to other locations, up or not.
+    /// Sets the links to other locations, up or not.
     pub fn links<'a>(&self, links: impl IntoIterator<Item = (String, &'a bool)>) {
         self.links.clear();
         for (location, up) in links {
@@ -97,7 +97,7 @@ impl Metrics {
         }
     }
 
-    /// The text for Prometheus.
+    /// Returns the text for Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Resolves the names of endpoints in the background, again and again. A name that cannot be resolved harms no other.
+//! Resolves the names of endpoints in the background, periodically. A name that cannot be resolved affects no other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,12 +11,12 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::chance::{Backoff, jittered};
 
-/// The time to live of a record is not told by getaddrinfo(3); names of dynamic addresses have a minute or less.
+/// getaddrinfo(3) does not return the time to live of a record; names of dynamic addresses have a minute or less.
 const AGAIN: Duration = Duration::from_secs(30);
 /// A resolver that is down answers after 5 s by itself, twice (resolv.conf(5)).
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// What became of one name: its addresses, or why there are none.
+/// The result for one name: its addresses, or why there are none.
 pub type Resolved = (DnsName, Result<BTreeSet<IpAddr>, String>);
 
 /// One task per name.
@@ -27,7 +27,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver without names, and where it tells what has changed.
+    /// Returns a resolver without names, and the receiver of what changes.
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<Resolved>) {
         let (sender, receiver) = mpsc::channel(16);
@@ -54,7 +54,7 @@ impl Resolver {
 
 async fn resolve(name: DnsName, sender: mpsc::Sender<Resolved>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), AGAIN);
-    let mut told = None;
+    let mut last_reported = None;
     loop {
         let result = look_up(&name).await;
         let wait = match &result {
@@ -64,8 +64,8 @@ async fn resolve(name: DnsName, sender: mpsc::Sender<Resolved>) {
             }
             Err(_) => jittered(backoff.wait()),
         };
-        if told.as_ref() != Some(&result) {
-            told = Some(result.clone());
+        if last_reported.as_ref() != Some(&result) {
+            last_reported = Some(result.clone());
             if sender.send((name.clone(), result)).await.is_err() {
                 return;
             }

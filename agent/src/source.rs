@@ -4,13 +4,11 @@
 pub mod file;
 pub mod kind;
 pub mod kubernetes;
-pub mod ledger;
 
 use std::sync::Arc;
 
+use spanwire_core::Snapshot;
 use tokio::sync::watch;
-
-use crate::snapshot::Snapshot;
 
 /// The newest snapshot; `None` until there is one.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;

@@ -10,11 +10,12 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
+use spanwire_core::Snapshot;
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
 use spanwire_topology::NodeName;
 use thiserror::Error;
 
-use crate::{snapshot::Snapshot, source::Publisher};
+use crate::source::Publisher;
 
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_millis(250);

@@ -11,14 +11,12 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use spanwire_core::Snapshot;
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
 use spanwire_topology::NodeName;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    snapshot::Snapshot,
-    source::{Publisher, kind::Kind},
-};
+use crate::source::{Publisher, kind::Kind};
 
 /// Events that belong together (one decision in several slices) come within milliseconds of each other.
 const TOGETHER: Duration = Duration::from_millis(4);

@@ -130,7 +130,7 @@ fn a_wireguard_peer_that_is_removed_is_back_within_ten_seconds() {
     let hex: String = far.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let leader = world.node("a1");
     leader.configure_device(&format!("set=1\npublic_key={hex}\nremove=true\n\n"));
-    let repaired = "repaired what somebody else had changed";
+    let repaired = "repaired what another program had changed";
     let took = wait_until("peer", 10 * SECOND, || leader.agent_log().contains(repaired));
     eprintln!("peer: back after {took:?}");
     assert!(
@@ -150,7 +150,7 @@ fn a_group_that_is_taken_away_is_back_within_ten_seconds() {
     let leader = world.node("a1");
     leader.configure_device(&format!("set=1\npublic_key={hex}\ngroup=\n\n"));
     let repaired =
-        format!("repaired what somebody else had changed steps=\"peer set {far} dev spanwire0 group b\"");
+        format!("repaired what another program had changed steps=\"peer set {far} dev spanwire0 group b\"");
     let took = wait_until("group", 10 * SECOND, || leader.agent_log().contains(&repaired));
     eprintln!("group: back after {took:?}");
 }
@@ -178,7 +178,7 @@ fn without_the_tunnel_process_traffic_stops_and_it_goes_on_with_it() {
 fn deleted(node: &Node, what: &str, delete: &str, back: &str, limit: Duration) {
     let repairs = || {
         node.agent_log()
-            .matches("repaired what somebody else had changed")
+            .matches("repaired what another program had changed")
             .count()
     };
     let before = repairs();

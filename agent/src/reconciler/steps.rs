@@ -1,43 +1,37 @@
-//! What steps are for, and how they are named.
+//! What steps are for, and what their failures mean.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
+use spanwire_core::Trouble;
 use spanwire_host::{Host, OwnershipConflict, PeerChange, Step};
 use spanwire_kernel::ApplyError;
 use spanwire_topology::PublicKey;
 
 use super::chain;
 
-/// How many steps a log line names.
-const NAMED: usize = 6;
-
-/// Takes the peers that are to be made anew out of what was read, so that they are made; returns those that were there.
-pub(super) fn forget_peers(
-    actual: &mut Host,
-    renewed: &BTreeMap<PublicKey, SocketAddr>,
-) -> BTreeSet<PublicKey> {
+/// Takes the peers that are to be recreated out of what was read, so that they are created; returns those that were there.
+pub(super) fn forget_peers(actual: &mut Host, renewals: &BTreeSet<PublicKey>) -> BTreeSet<PublicKey> {
     let mut there = BTreeSet::new();
     for (_, device) in actual.wireguards_mut() {
-        let removed = renewed.keys().filter(|key| device.peers.remove(key).is_some());
+        let removed = renewals.iter().filter(|key| device.peers.remove(key).is_some());
         there.extend(removed.copied());
     }
     there
 }
 
-/// Drops the steps that would take from others what they have under Spanwire's name.
-pub(super) fn leave_to_others(steps: &mut Vec<Step>, clashes: &[OwnershipConflict]) {
-    if clashes
-        .iter()
-        .any(|clash| matches!(clash, OwnershipConflict::NftTable { .. }))
-    {
+/// Drops the steps that would take from other programs what they have under Spanwire's name.
+pub(super) fn leave_to_others(steps: &mut Vec<Step>, conflicts: &[OwnershipConflict]) {
+    let is_table = |conflict: &OwnershipConflict| matches!(conflict, OwnershipConflict::NftTable { .. });
+    if conflicts.iter().any(is_table) {
         steps.retain(|step| !matches!(step, Step::SetNft(_) | Step::DeleteNft));
     }
 }
 
-/// Whether the steps do nothing but look for peers elsewhere, or begin anew with them.
+/// Returns whether the steps do nothing but try other endpoints, or recreate peers.
 pub(super) fn is_search(
     steps: &[Step],
     given: &BTreeMap<PublicKey, SocketAddr>,
@@ -71,7 +65,7 @@ pub(super) fn is_search(
     steps.iter().all(search)
 }
 
-/// The peers with whom a step failed.
+/// Returns the peers with which a step failed.
 pub(super) fn refused_peers(failed: &[(Step, ApplyError)]) -> BTreeSet<PublicKey> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the other steps are about no peer")]
     let peer = |(step, _): &(Step, ApplyError)| match step {
@@ -81,36 +75,57 @@ pub(super) fn refused_peers(failed: &[(Step, ApplyError)]) -> BTreeSet<PublicKey
     failed.iter().filter_map(peer).collect()
 }
 
-/// What failed and why. Where there is no device, what fails for that reason is not told one by one.
-pub(super) fn failures(failed: &[(Step, ApplyError)]) -> Vec<String> {
-    let told = |(step, error): &(Step, ApplyError)| format!("{step}: {}", chain(error));
-    match failed
+/// Returns what failed and why. Where there is no device, what fails for want of it is counted only.
+pub(super) fn failures(mut failed: Vec<(Step, ApplyError)>) -> Vec<Trouble> {
+    let others = failed.len().saturating_sub(1);
+    let device = failed
         .iter()
-        .find(|(step, _)| matches!(step, Step::AddWireGuard(..)))
-    {
-        Some(no_link) if failed.len() > 1 => {
-            vec![format!(
-                "{}; and {} steps that need the device",
-                told(no_link),
-                failed.len() - 1
-            )]
-        }
-        _ => failed.iter().map(told).collect(),
+        .position(|(step, _)| matches!(step, Step::AddWireGuard(..)));
+    if let Some(device) = device.filter(|_| others > 0) {
+        let (step, error) = failed.swap_remove(device);
+        let cause = chain(&error);
+        return vec![Trouble::Device { step, cause, others }];
     }
+    let trouble = |(step, error): (Step, ApplyError)| {
+        let cause = chain(&error);
+        Trouble::Step { step, cause }
+    };
+    failed.into_iter().map(trouble).collect()
 }
 
-/// The first few steps for a log line.
-pub(super) fn texts(steps: &[Step]) -> String {
-    let mut texts: Vec<String> = steps.iter().take(NAMED).map(ToString::to_string).collect();
-    if steps.len() > NAMED {
-        texts.push(format!("and {} more", steps.len() - NAMED));
+/// Returns whether it is enough that the kernel, or the device, acknowledged the step: such a step does
+/// exactly what it says or fails, and what other programs do to the same is announced or read in any case.
+pub(super) fn is_acknowledged(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::SetRoute(..) | Step::DeleteRoute(_) | Step::SetPeer(..) | Step::DeletePeer(..)
+    )
+}
+
+/// Returns the host after steps of which each [is acknowledged](is_acknowledged); of its device only what there was.
+pub(super) fn advance(mut host: Host, steps: &[Step]) -> Host {
+    let routes = Arc::make_mut(&mut host.routes);
+    for step in steps {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the device is read again")]
+        match step {
+            Step::SetRoute(key, route) => {
+                routes.insert(*key, route.clone());
+            }
+            Step::DeleteRoute(key) => {
+                routes.remove(key);
+            }
+            _ => {}
+        }
     }
-    texts.join("; ")
+    host
 }
 
 #[cfg(test)]
 mod tests {
-    use spanwire_host::{Device, DeviceKind, LinkName, WireGuard, WireGuardPeer, WireGuardSettings};
+    use spanwire_host::{
+        Device, DeviceKind, LinkName, Route, RouteKey, RouteKind, TableId, WireGuard, WireGuardPeer,
+        WireGuardSettings,
+    };
 
     use super::*;
 
@@ -136,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_made_anew_counts_as_missing() {
+    fn what_is_to_be_recreated_counts_as_missing() {
         let mut wireguard = WireGuard::default();
         wireguard.peers.insert(key(1), WireGuardPeer::default());
         let device = Device {
@@ -149,8 +164,8 @@ mod tests {
             devices: [(name(), device)].into(),
             ..Host::default()
         };
-        let renewed = [(key(1), endpoint()), (key(2), endpoint())].into();
-        assert_eq!(forget_peers(&mut actual, &renewed), [key(1)].into());
+        let renewals = [key(1), key(2)].into();
+        assert_eq!(forget_peers(&mut actual, &renewals), [key(1)].into());
         assert!(actual.wireguard(&name()).unwrap().peers.is_empty());
     }
 
@@ -166,9 +181,9 @@ mod tests {
             change.group = Some("a".parse().ok());
         }
         assert!(!is_search(&[grouped], &given, &none));
-        let anew = [Step::DeletePeer(name(), key(1)), set_peer(1, &["10.0.0.0/24"])];
-        assert!(!is_search(&anew, &given, &none));
-        assert!(is_search(&anew, &given, &[key(1)].into()));
+        let recreated = [Step::DeletePeer(name(), key(1)), set_peer(1, &["10.0.0.0/24"])];
+        assert!(!is_search(&recreated, &given, &none));
+        assert!(is_search(&recreated, &given, &[key(1)].into()));
         assert!(!is_search(
             &[set_peer(1, &[]), Step::DeleteDevice(name())],
             &given,
@@ -177,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_device_its_absence_alone_is_told() {
+    fn without_a_device_its_absence_alone_is_reported() {
         let no_link = || ApplyError::NoLink(name());
         let settings = WireGuardSettings {
             public_key: key(1),
@@ -190,15 +205,16 @@ mod tests {
             (add, no_link()),
             (Step::SetMtu(name(), 1), no_link()),
         ];
-        let texts = failures(&failed);
+        let texts: Vec<String> = failures(failed.into()).iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 1);
         assert!(
             texts[0].starts_with("link add") && texts[0].ends_with("and 2 steps that need the device"),
             "{texts:?}"
         );
+        let alone = failures(vec![(Step::SetUp(name(), true), no_link())]);
         assert_eq!(
-            failures(&failed[..1]),
-            ["link set spanwire0 up: there is no device spanwire0"]
+            alone[0].to_string(),
+            "link set spanwire0 up: there is no device spanwire0"
         );
     }
 
@@ -215,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nft_table_of_somebody_else_is_left_to_him() {
+    fn the_nft_table_of_another_program_is_left_alone() {
         let mut steps = vec![Step::DeleteNft, Step::DeleteDevice(name())];
         leave_to_others(&mut steps, &[OwnershipConflict::Port { port: 1 }]);
         assert_eq!(steps.len(), 2);
@@ -229,9 +245,28 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut() {
-        let steps = vec![Step::DeleteDevice(name()); NAMED + 2];
-        assert!(texts(&steps).ends_with("link delete spanwire0; and 2 more"));
-        assert_eq!(texts(&steps[..1]), "link delete spanwire0");
+    fn steps_that_are_acknowledged_advance_the_routes() {
+        let route = |prefix: &str| RouteKey {
+            table: TableId(7),
+            prefix: prefix.parse().unwrap(),
+            metric: 100,
+        };
+        let unreachable = || Route {
+            kind: RouteKind::Unreachable,
+            mtu: None,
+        };
+        let (old, new) = (route("10.1.0.0/16"), route("10.2.0.0/16"));
+        let actual = Host {
+            routes: Arc::new([(old, unreachable())].into()),
+            ..Host::default()
+        };
+        let wanted = Host {
+            routes: Arc::new([(new, unreachable())].into()),
+            ..Host::default()
+        };
+        let steps = spanwire_host::diff(&actual, &wanted);
+        assert!(steps.iter().all(is_acknowledged));
+        assert_eq!(advance(actual, &steps), wanted);
+        assert!(!is_acknowledged(&Step::DeleteNft) && !is_acknowledged(&Step::DeleteDevice(name())));
     }
 }

@@ -1,4 +1,4 @@
-//! Files that are either the old ones or the new ones, whenever the power goes.
+//! Atomic replacement of files: after a power cut a file is either the old one or the new one.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -12,14 +12,14 @@ use thiserror::Error;
 /// Why a file of the state directory could not be written, read or removed.
 #[derive(Debug, Error)]
 #[error("cannot {verb} {}", .path.display())]
-pub struct DiskError {
+pub struct FileError {
     verb: &'static str,
     path: PathBuf,
     #[source]
     cause: io::Error,
 }
 
-impl DiskError {
+impl FileError {
     fn new(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Self { verb, path, cause }
@@ -30,7 +30,7 @@ impl DiskError {
 ///
 /// # Errors
 /// Any failure; then the old file is still there, whole.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make(directory)?;
     let temporary = path.with_extension("new");
@@ -41,26 +41,26 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         .create_new(true)
         .mode(0o600)
         .open(&temporary)
-        .map_err(DiskError::new("create", &temporary))?;
+        .map_err(FileError::new("create", &temporary))?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
-        .map_err(DiskError::new("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(DiskError::new("replace", path))?;
+        .map_err(FileError::new("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(FileError::new("replace", path))?;
     // The rename itself is only on disk when its directory is (fsync(2), NOTES).
     File::open(directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(DiskError::new("sync", directory))
+        .map_err(FileError::new("sync", directory))
 }
 
 /// Reads a file; `None` when there is none.
 ///
 /// # Errors
 /// Any failure but that the file does not exist.
-pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(DiskError::new("read", path)(cause)),
+        Err(cause) => Err(FileError::new("read", path)(cause)),
     }
 }
 
@@ -68,9 +68,9 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
 ///
 /// # Errors
 /// Any failure but that the file does not exist.
-pub fn remove(path: &Path) -> Result<(), DiskError> {
+pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(DiskError::new("remove", path)(cause)),
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", path)(cause)),
         _ => Ok(()),
     }
 }
@@ -82,12 +82,12 @@ pub fn remove_directory(directory: &Path) {
     }
 }
 
-fn make(directory: &Path) -> Result<(), DiskError> {
+fn make(directory: &Path) -> Result<(), FileError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(DiskError::new("create", directory))
+        .map_err(FileError::new("create", directory))
 }
 
 #[cfg(test)]

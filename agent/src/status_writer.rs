@@ -1,4 +1,4 @@
-//! Writes this node's MeshNode status, whenever there is another one to write.
+//! Writes this node's MeshNode status whenever it changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,43 +7,40 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use spanwire_crds::{MeshNode, MeshNodeStatus};
+use spanwire_crds::{MeshNode, MeshNodeStatus, names};
 use spanwire_topology::NodeName;
 use tokio::sync::watch;
 
 use crate::chance::{Backoff, jittered};
 
-/// The name under which the agent owns fields.
-pub const FIELD_MANAGER: &str = spanwire_crds::names::AGENT;
+/// The status to be written, if there is one.
+pub type PendingStatus = Option<Arc<MeshNodeStatus>>;
 
-/// What is to be written, if anything.
-pub type Wish = Option<Arc<MeshNodeStatus>>;
-
-/// Writes every wish, the newest first, until it is written or replaced by a newer one.
-pub async fn write(client: Client, me: NodeName, mut wishes: watch::Receiver<Wish>) {
+/// Writes every status until it is written or replaced by a newer one.
+pub async fn write(client: Client, me: NodeName, mut statuses: watch::Receiver<PendingStatus>) {
     let api: Api<MeshNode> = Api::all(client);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
-    while wishes.changed().await.is_ok() {
-        let mut wish = wishes.borrow_and_update().clone();
-        while let Some(status) = wish.take() {
+    while statuses.changed().await.is_ok() {
+        let mut pending = statuses.borrow_and_update().clone();
+        while let Some(status) = pending.take() {
             let Err(error) = patch(&api, &me, &status).await else {
                 backoff.reset();
-                tracing::debug!("reported");
+                tracing::debug!("status written");
                 break;
             };
             let wait = backoff.wait();
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 ?wait,
-                "the status is not reported yet"
+                "writing the status failed, retrying"
             );
             tokio::select! {
-                () = tokio::time::sleep(jittered(wait)) => wish = Some(status),
-                changed = wishes.changed() => {
+                () = tokio::time::sleep(jittered(wait)) => pending = Some(status),
+                changed = statuses.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    wish = wishes.borrow_and_update().clone();
+                    pending = statuses.borrow_and_update().clone();
                 }
             }
         }
@@ -57,7 +54,7 @@ async fn patch(api: &Api<MeshNode>, me: &NodeName, status: &MeshNodeStatus) -> k
         "metadata": {"name": me.as_str()},
         "status": status,
     });
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let params = PatchParams::apply(names::AGENT).force();
     api.patch_status(me.as_str(), &params, &Patch::Apply(object))
         .await
         .map(|_| ())

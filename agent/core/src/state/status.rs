@@ -7,38 +7,27 @@ use spanwire_crds::{
 };
 use spanwire_host::Cni;
 
-use super::Agent;
+use super::NodeState;
+use crate::trouble::Trouble;
 
-/// A message longer than this helps nobody.
+/// A longer message is cut off.
 const LONGEST: usize = 1000;
 
 /// What the status needs besides what follows from the plan.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    backend: Option<Backend>,
-    retired: bool,
-    /// What cannot be done; `None` before the first attempt.
-    troubles: Option<Vec<String>>,
+    pub(super) backend: Option<Backend>,
+    pub(super) retired: bool,
+    /// What could not be done; `None` before the first outcome.
+    pub(super) troubles: Option<Vec<Trouble>>,
     conditions: Vec<Condition>,
 }
 
-impl Agent {
-    /// The implementation of WireGuard in use.
-    pub fn handle_backend(&mut self, backend: Backend) {
-        self.status.backend = Some(backend);
-    }
-
-    /// The machine has been made as wanted, but for these troubles.
-    pub fn handle_reconciled(&mut self, troubles: Vec<String>, retired: bool) {
-        self.status.troubles = Some(troubles);
-        self.status.retired = retired;
-    }
-
-    /// What is to be reported; nothing before the first attempt to make the machine as wanted, or while there is no
-    /// object to report to.
+impl NodeState {
+    /// Returns what is to be reported; nothing before the first outcome, or while there is no object to report to.
     pub fn poll_status(&mut self, now: Timestamp) -> Option<MeshNodeStatus> {
         let node = self.node.clone()?;
-        let troubles = self.status.troubles.clone()?;
+        let ready = ready(self.status.troubles.as_deref()?);
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -46,7 +35,6 @@ impl Agent {
                 .unwrap_or_default();
         }
         let generation = node.metadata.generation;
-        let ready = ready(&troubles);
         self.status.conditions = conditions(vec![ready], &self.status.conditions, generation, now);
         let mut status = MeshNodeStatus {
             observed_generation: generation,
@@ -60,7 +48,7 @@ impl Agent {
         Some(status)
     }
 
-    /// What the API server has as this node's status.
+    /// Returns what the API server has as this node's status.
     #[must_use]
     pub fn observed_status(&self) -> Option<&MeshNodeStatus> {
         self.node.as_ref()?.status.as_ref()
@@ -88,12 +76,13 @@ impl Agent {
             location: location.to_string(),
             up: *up,
         };
-        status.links = self.links.links().iter().map(link).collect();
+        status.links = self.connectivity.links().iter().map(link).collect();
     }
 }
 
-fn ready(troubles: &[String]) -> Finding {
-    let mut message = troubles.join("; ");
+fn ready(troubles: &[Trouble]) -> Finding {
+    let texts: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+    let mut message = texts.join("; ");
     if message.len() > LONGEST {
         let end = (0..=LONGEST)
             .rev()

@@ -1,5 +1,5 @@
-//! What the agent has to remember: the last snapshot, so that it works without the API server, and which locations are
-//! settled.
+//! The agent's checkpoint on disk: the last snapshot, so that it works without the API server, and the locations for
+//! which the tunnel is enforced.
 
 use std::{
     collections::BTreeSet,
@@ -8,39 +8,38 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use spanwire_core::Snapshot;
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
 use spanwire_topology::LocationName;
 use thiserror::Error;
 
-use crate::{
-    disk::{self, DiskError},
-    snapshot::Snapshot,
-};
+use crate::atomic_file::{self, FileError};
 
+/// Agents of all versions read this file; it is called what it was called first.
 const FILE: &str = "ledger.json";
 const VERSION: u32 = 1;
 
-/// What is remembered.
+/// What is remembered over a restart.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ledger {
+pub struct Checkpoint {
     /// The last complete snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// The locations whose traffic may be nowhere but in the tunnel.
-    pub settled: BTreeSet<LocationName>,
+    /// The locations for which the tunnel is enforced.
+    pub enforced: BTreeSet<LocationName>,
 }
 
-/// Why the ledger cannot be used or written.
+/// Why the checkpoint cannot be used or written.
 #[derive(Debug, Error)]
-pub enum LedgerError {
+pub enum CheckpointError {
     /// The disk.
-    #[error("the ledger is out of reach")]
-    Disk(#[source] DiskError),
+    #[error("the checkpoint cannot be accessed")]
+    Disk(#[source] FileError),
     /// Not what this version writes.
-    #[error("{} cannot be understood; it is written anew with the next snapshot", .0.display())]
+    #[error("{} cannot be understood; the next snapshot replaces it", .0.display())]
     Damaged(PathBuf, #[source] serde_json::Error),
     /// Written by another version in another form.
     #[error(
-"{path} has the version {1}, this agent reads {VERSION}; it is written anew with the next snapshot",
+"{path} has the version {1}, this agent reads {VERSION}; the next snapshot replaces it",
 path = .0.display())]
     Version(PathBuf, u32),
 }
@@ -68,37 +67,37 @@ struct BodyRef<'a> {
     peers: Vec<&'a Peer>,
 }
 
-impl Ledger {
-    /// Where the ledger is kept.
+impl Checkpoint {
+    /// Returns where the checkpoint is kept.
     #[must_use]
     pub fn path(state_directory: &Path) -> PathBuf {
         state_directory.join(FILE)
     }
 
-    /// What the state directory holds; `None` where nothing has been remembered yet.
+    /// Returns what the state directory holds; `None` where nothing has been remembered yet.
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn load(state_directory: &Path) -> Result<Option<Self>, LedgerError> {
+    pub fn load(state_directory: &Path) -> Result<Option<Self>, CheckpointError> {
         let path = Self::path(state_directory);
-        let Some(bytes) = disk::read(&path).map_err(LedgerError::Disk)? else {
+        let Some(bytes) = atomic_file::read(&path).map_err(CheckpointError::Disk)? else {
             return Ok(None);
         };
-        let damaged = |cause| LedgerError::Damaged(path.clone(), cause);
+        let damaged = |cause| CheckpointError::Damaged(path.clone(), cause);
         let Head { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
         if version != VERSION {
-            return Err(LedgerError::Version(path, version));
+            return Err(CheckpointError::Version(path, version));
         }
         let body: Body = serde_json::from_slice(&bytes).map_err(damaged)?;
         Ok(Some(body.into()))
     }
 
-    /// The bytes for [`Self::save`].
+    /// Returns the bytes for [`Self::save`].
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let body = BodyRef {
             version: VERSION,
-            settled: self.settled.iter().map(LocationName::as_str).collect(),
+            settled: self.enforced.iter().map(LocationName::as_str).collect(),
             node: self.snapshot.node.as_deref(),
             slices: self.snapshot.slices.values().map(Arc::as_ref).collect(),
             peers: self.snapshot.peers.values().map(Arc::as_ref).collect(),
@@ -106,24 +105,24 @@ impl Ledger {
         serde_json::to_vec(&body).expect("these types have only string keys")
     }
 
-    /// Remembers; returns when a power cut would not lose it.
+    /// Writes the checkpoint; returns when a power cut would not lose it.
     ///
     /// # Errors
     /// Where the disk cannot be written.
-    pub fn save(state_directory: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
-        disk::write(&Self::path(state_directory), bytes).map_err(LedgerError::Disk)
+    pub fn save(state_directory: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+        atomic_file::write(&Self::path(state_directory), bytes).map_err(CheckpointError::Disk)
     }
 
-    /// Removes the ledger.
+    /// Removes the checkpoint.
     ///
     /// # Errors
     /// Where the file cannot be removed.
-    pub fn forget(state_directory: &Path) -> Result<(), DiskError> {
-        disk::remove(&Self::path(state_directory))
+    pub fn forget(state_directory: &Path) -> Result<(), FileError> {
+        atomic_file::remove(&Self::path(state_directory))
     }
 }
 
-impl From<Body> for Ledger {
+impl From<Body> for Checkpoint {
     fn from(body: Body) -> Self {
         let name = |meta: &kube::api::ObjectMeta| meta.name.clone().unwrap_or_default();
         let snapshot = Snapshot {
@@ -139,10 +138,10 @@ impl From<Body> for Ledger {
                 .collect(),
             node: body.node.map(Arc::new),
         };
-        let settled = body.settled.iter().filter_map(|name| name.parse().ok()).collect();
+        let enforced = body.settled.iter().filter_map(|name| name.parse().ok()).collect();
         Self {
             snapshot: Arc::new(snapshot),
-            settled,
+            enforced,
         }
     }
 }
@@ -155,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    fn ledger() -> Ledger {
+    fn checkpoint() -> Checkpoint {
         let slice = LocationSlice::new(
             "a-0",
             LocationSliceSpec {
@@ -170,24 +169,24 @@ mod tests {
             peers: [("laptop".to_owned(), Arc::new(peer))].into(),
             node: Some(Arc::new(MeshNode::new("a1", MeshNodeSpec::default()))),
         };
-        Ledger {
+        Checkpoint {
             snapshot: Arc::new(snapshot),
-            settled: ["b".parse().unwrap()].into(),
+            enforced: ["b".parse().unwrap()].into(),
         }
     }
 
     #[test]
     fn what_is_saved_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(Ledger::load(directory.path()).unwrap(), None);
-        Ledger::save(directory.path(), &ledger().bytes()).unwrap();
-        assert_eq!(Ledger::load(directory.path()).unwrap(), Some(ledger()));
-        Ledger::forget(directory.path()).unwrap();
-        assert_eq!(Ledger::load(directory.path()).unwrap(), None);
+        assert_eq!(Checkpoint::load(directory.path()).unwrap(), None);
+        Checkpoint::save(directory.path(), &checkpoint().bytes()).unwrap();
+        assert_eq!(Checkpoint::load(directory.path()).unwrap(), Some(checkpoint()));
+        Checkpoint::forget(directory.path()).unwrap();
+        assert_eq!(Checkpoint::load(directory.path()).unwrap(), None);
     }
 
     #[test]
-    fn a_ledger_that_cannot_be_understood_is_refused() {
+    fn a_checkpoint_that_cannot_be_understood_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         for (text, wrong) in [
@@ -196,9 +195,9 @@ mod tests {
             ("{\"version\":2}", "version"),
         ] {
             fs::write(&path, text).unwrap();
-            let error = Ledger::load(directory.path()).unwrap_err();
+            let error = Checkpoint::load(directory.path()).unwrap_err();
             assert_eq!(
-                matches!(error, LedgerError::Version(_, 2)),
+                matches!(error, CheckpointError::Version(_, 2)),
                 wrong == "version",
                 "{error}"
             );

@@ -29,19 +29,19 @@ fn wanted(party: Party, list: &[&str]) -> BTreeMap<PublicKey, TunnelPeer> {
 /// One leader, and the device that knows it.
 struct World {
     endpoints: Endpoints,
-    contacts: Contacts,
-    device: BTreeMap<PublicKey, Seen>,
+    sessions: Sessions,
+    device: BTreeMap<PublicKey, PeerStats>,
     start: Instant,
     unroutable: &'static [&'static str],
 }
 
 impl World {
     fn new() -> Self {
-        let mut contacts = Contacts::default();
-        contacts.handle_leaders([key()].into());
+        let mut sessions = Sessions::default();
+        sessions.handle_leaders([key()].into());
         Self {
             endpoints: Endpoints::default(),
-            contacts,
+            sessions,
             device: BTreeMap::new(),
             start: Instant::now(),
             unroutable: &[],
@@ -71,24 +71,25 @@ impl World {
 
     fn heard(&mut self, seconds: u32, endpoint: &str) {
         let received = self.device.get(&key()).map_or(0, |seen| seen.received) + 100;
-        let seen = Seen {
+        let seen = PeerStats {
             endpoint: Some(address(endpoint)),
             handshake: Some(SECOND),
             received,
+            sent: 0,
         };
         self.device.insert(key(), seen);
-        self.look(seconds);
+        self.read(seconds);
     }
 
-    fn look(&mut self, seconds: u32) {
+    fn read(&mut self, seconds: u32) {
         let now = self.at(seconds);
-        self.contacts.handle_seen(&self.device, now);
-        self.endpoints.handle_seen(&self.device, now);
+        self.sessions.handle_stats(&self.device, now);
+        self.endpoints.handle_stats(&self.device, now);
     }
 
-    fn touch(&mut self, seconds: u32) {
+    fn stimulate(&mut self, seconds: u32) {
         let now = self.at(seconds);
-        self.contacts.handle_touched(&key(), now);
+        self.sessions.handle_stimulated(&key(), now);
     }
 
     /// What is given to the device; the device takes it.
@@ -97,12 +98,12 @@ impl World {
         let routable = |address: IpAddr| !self.unroutable.contains(&address.to_string().as_str());
         let given = self
             .endpoints
-            .poll_endpoints(&self.device, &self.contacts, &routable, now);
+            .poll_endpoints(&self.device, &self.sessions, &routable, now);
         self.endpoints.handle_given(&given, &BTreeSet::new(), now);
         let address = given.get(&key()).copied();
         let seen = self.device.entry(key()).or_default();
         seen.endpoint = address.or(seen.endpoint);
-        self.look(seconds);
+        self.read(seconds);
         address
     }
 }
@@ -150,9 +151,16 @@ fn a_change_undone_by_packets_on_their_way_is_insisted_on_a_few_times() {
     world.heard(5, "192.0.2.1:1");
     world.publish(&["192.0.2.9:1"]);
     assert_eq!(world.endpoints.poll_timeout(world.at(5)), None);
-    let told = Some(address("192.0.2.9:1"));
-    assert_eq!(world.give(6), told);
-    for (seconds, given) in [(6, None), (7, told), (8, None), (9, told), (10, None), (30, None)] {
+    let insisted = Some(address("192.0.2.9:1"));
+    assert_eq!(world.give(6), insisted);
+    for (seconds, given) in [
+        (6, None),
+        (7, insisted),
+        (8, None),
+        (9, insisted),
+        (10, None),
+        (30, None),
+    ] {
         world.heard(seconds, "192.0.2.1:1");
         assert_eq!(world.give(seconds), given, "after {seconds} s");
     }
@@ -170,7 +178,7 @@ fn a_change_that_holds_is_looked_at_a_few_times() {
     for after in INSIST {
         let due = world.at(6) + after;
         assert_eq!(world.endpoints.poll_timeout(world.at(6)), Some(due));
-        world.endpoints.handle_seen(&world.device, due);
+        world.endpoints.handle_stats(&world.device, due);
     }
     assert_eq!(world.endpoints.poll_timeout(world.at(6)), None);
 }
@@ -192,7 +200,7 @@ fn a_silent_leader_is_looked_for_at_the_next_candidate_round_and_round() {
     let mut world = World::new();
     world.publish(&["192.0.2.1:1", "192.0.2.2:1"]);
     world.give(0);
-    world.touch(0);
+    world.stimulate(0);
     assert_eq!(world.give(14), None);
     assert_eq!(world.give(15), Some(address("192.0.2.2:1")));
     assert_eq!(world.give(29), None);
@@ -233,18 +241,18 @@ fn a_name_that_moves_is_followed_when_the_old_address_is_silent() {
     world.resolve("vpn.example.com", &["192.0.2.2"]);
     assert_eq!(world.give(2), None, "it answers");
     world.resolve("vpn.example.com", &[]);
-    world.touch(30);
+    world.stimulate(30);
     assert_eq!(world.give(45), Some(address("192.0.2.2:7")));
 }
 
 #[test]
-fn a_device_made_anew_gets_the_address_where_the_peer_was_last_heard() {
+fn a_recreated_device_gets_the_address_where_the_peer_was_last_heard() {
     let mut world = World::new();
     world.publish(&["192.0.2.1:1"]);
     world.give(0);
     world.heard(5, "198.51.100.7:9");
     world.device.clear();
-    world.look(6);
+    world.read(6);
     assert_eq!(world.give(6), Some(address("198.51.100.7:9")));
 }
 
@@ -254,7 +262,7 @@ fn what_a_restarted_agent_finds_working_is_left_alone() {
     world.heard(0, "198.51.100.7:9");
     world.publish(&["192.0.2.1:1"]);
     assert_eq!(world.give(1), None);
-    world.touch(30);
+    world.stimulate(30);
     assert_eq!(world.give(45), Some(address("192.0.2.1:1")));
 }
 
@@ -289,10 +297,10 @@ fn what_the_device_refused_is_given_again_and_what_it_took_is_not() {
     world.publish(&["192.0.2.9:1"]);
     let routable = |_| true;
     let poll = |world: &World, seconds: u32| {
-        let (now, contacts) = (world.at(seconds), &world.contacts);
+        let (now, sessions) = (world.at(seconds), &world.sessions);
         world
             .endpoints
-            .poll_endpoints(&world.device, contacts, &routable, now)
+            .poll_endpoints(&world.device, sessions, &routable, now)
     };
     let given = poll(&world, 6);
     assert_eq!(given.get(&key()), Some(&address("192.0.2.9:1")));

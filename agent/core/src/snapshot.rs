@@ -1,12 +1,12 @@
-//! What the agent knows of the mesh at one time.
+//! The published objects of the mesh at one time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use spanwire_crds::{LocationSlice, MeshNode, Peer, publication::assemble};
-use spanwire_topology::{Mesh, NodeName};
+use spanwire_crds::{LocationSlice, MeshNode, Peer};
+use spanwire_topology::NodeName;
 
 /// The published objects, complete as far as their source is.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The published decision, by the name of each part.
     pub slices: BTreeMap<String, Arc<LocationSlice>>,
@@ -16,34 +16,33 @@ pub struct Snapshot {
     pub node: Option<Arc<MeshNode>>,
 }
 
-impl Snapshot {
-    /// The mesh, put together from its parts.
-    #[must_use]
-    pub fn mesh(&self) -> Mesh {
-        let slices = self
-            .slices
-            .iter()
-            .map(|(name, slice)| (name.as_str(), &slice.spec));
-        let peers = self.peers.iter().filter_map(|(name, peer)| {
-            let accepted = peer.status.as_ref()?.accepted.as_ref()?;
-            Some((name.as_str(), accepted))
-        });
-        assemble(slices, peers)
+/// Objects that two snapshots share are not compared.
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        same_objects(&self.slices, &other.slices)
+            && same_objects(&self.peers, &other.peers)
+            && match (&self.node, &other.node) {
+                (Some(node), Some(other)) => same(node, other),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            }
     }
+}
 
-    /// Whether the published decision has the node.
+impl Snapshot {
+    /// Returns whether the published decision has the node.
     #[must_use]
     pub fn knows(&self, node: &NodeName) -> bool {
         let mut members = self.slices.values().flat_map(|slice| &slice.spec.members);
         members.any(|member| member.node == node.as_str())
     }
 
-    /// What to go by, and whether it is the decision before that is gone by still.
+    /// Returns the decision to follow, and whether it is still the one before.
     ///
     /// A node is cleared when it is retired, or when it is gone from the decision *and* its MeshNode is: then its Node
     /// was removed from the cluster. No decision at all, or one without a node whose MeshNode gives it a location, is
-    /// somebody's mistake or one half of a change; a mesh is not lost over that. The node's own object is always the
-    /// newest, so it can be retired meanwhile.
+    /// a mistake or one half of a change; a mesh is not lost over that. The node's own object is always the newest, so
+    /// it can be retired meanwhile.
     #[must_use]
     pub fn or_before(self: Arc<Self>, before: Option<&Self>, me: &NodeName) -> (Arc<Self>, bool) {
         let located = self
@@ -61,11 +60,21 @@ impl Snapshot {
         }
     }
 
-    /// Whether the operator wants this node to be cleaned.
+    /// Returns whether the operator wants every trace of Spanwire removed from this node.
     #[must_use]
     pub fn retire(&self) -> bool {
         self.node.as_ref().is_some_and(|node| node.spec.retire)
     }
+}
+
+fn same_objects<K: PartialEq>(objects: &BTreeMap<String, Arc<K>>, others: &BTreeMap<String, Arc<K>>) -> bool {
+    let pairs = || objects.iter().zip(others);
+    objects.len() == others.len()
+        && pairs().all(|((name, object), (other_name, other))| name == other_name && same(object, other))
+}
+
+fn same<K: PartialEq>(object: &Arc<K>, other: &Arc<K>) -> bool {
+    Arc::ptr_eq(object, other) || object == other
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `/healthz`, `/readyz`, `/metrics` and `/debug`, answered by the agent's own loop: who gets an answer knows that it
-//! turns.
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/debug`, answered by the agent's event loop, so that an answer
+//! shows that it runs.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,17 +9,17 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-/// A loop that takes longer is stuck.
+/// An event loop that takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Does the loop turn?
+pub enum Request {
+    /// Does the event loop run?
     Health,
-    /// Has the machine been made as wanted once?
+    /// Has the machine been reconciled once?
     Ready,
-    /// What is counted.
+    /// The metrics.
     Metrics,
     /// The published objects.
     Snapshot,
@@ -33,42 +33,42 @@ pub enum Question {
     Diff,
 }
 
-/// An answer: whether all is well, and a text.
-pub type Answer = (bool, String);
+/// A response: whether all is well, and a text.
+pub type Response = (bool, String);
 
-/// A question and where the answer goes.
-pub type Query = (Question, oneshot::Sender<Answer>);
+/// A request and where the response goes.
+pub type Query = (Request, oneshot::Sender<Response>);
 
-const PATHS: [(&str, Question); 8] = [
-    ("/healthz", Question::Health),
-    ("/readyz", Question::Ready),
-    ("/metrics", Question::Metrics),
-    ("/debug/snapshot", Question::Snapshot),
-    ("/debug/plan", Question::Plan),
-    ("/debug/wanted", Question::Wanted),
-    ("/debug/actual", Question::Actual),
-    ("/debug/diff", Question::Diff),
+const PATHS: [(&str, Request); 8] = [
+    ("/healthz", Request::Health),
+    ("/readyz", Request::Ready),
+    ("/metrics", Request::Metrics),
+    ("/debug/snapshot", Request::Snapshot),
+    ("/debug/plan", Request::Plan),
+    ("/debug/wanted", Request::Wanted),
+    ("/debug/actual", Request::Actual),
+    ("/debug/diff", Request::Diff),
 ];
 
-/// Listens, and passes the questions on.
+/// Listens, and passes requests on to the event loop.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(address: SocketAddr, queries: mpsc::Sender<Query>) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let router = PATHS.iter().fold(Router::new(), |router, (path, question)| {
-        let question = *question;
-        router.route(path, get(move |State(queries)| ask(queries, question)))
+    let router = PATHS.iter().fold(Router::new(), |router, (path, request)| {
+        let request = *request;
+        router.route(path, get(move |State(queries)| ask(queries, request)))
     });
     let service = router.with_state(queries);
     tokio::spawn(async move { axum::serve(listener, service).await });
     Ok(())
 }
 
-async fn ask(queries: mpsc::Sender<Query>, question: Question) -> (StatusCode, String) {
+async fn ask(queries: mpsc::Sender<Query>, request: Request) -> (StatusCode, String) {
     let (sender, receiver) = oneshot::channel();
     let asked = async {
-        queries.send((question, sender)).await.ok()?;
+        queries.send((request, sender)).await.ok()?;
         receiver.await.ok()
     };
     match tokio::time::timeout(PATIENCE, asked).await {
@@ -76,7 +76,7 @@ async fn ask(queries: mpsc::Sender<Query>, question: Question) -> (StatusCode, S
         Ok(Some((false, text))) => (StatusCode::SERVICE_UNAVAILABLE, text),
         Ok(None) | Err(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "the agent's loop does not turn\n".to_owned(),
+            "the agent's event loop does not answer\n".to_owned(),
         ),
     }
 }
@@ -100,23 +100,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_path_asks_its_question_and_the_answer_decides_the_status() {
+    async fn every_path_has_its_request_and_the_response_decides_the_status() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
         let (sender, mut queries) = mpsc::channel::<Query>(4);
         serve(address, sender).await.unwrap();
         let answering = tokio::spawn(async move {
-            while let Some((question, answer)) = queries.recv().await {
+            while let Some((request, answer)) = queries.recv().await {
                 answer
-                    .send((question != Question::Ready, format!("{question:?}")))
+                    .send((request != Request::Ready, format!("{request:?}")))
                     .unwrap();
             }
         });
-        for (path, question) in PATHS {
+        for (path, request) in PATHS {
             let text = fetch(address, path).await;
-            assert!(text.ends_with(&format!("{question:?}")), "{text}");
-            let status = if question == Question::Ready { "503" } else { "200" };
+            assert!(text.ends_with(&format!("{request:?}")), "{text}");
+            let status = if request == Request::Ready { "503" } else { "200" };
             assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
         }
         answering.abort();

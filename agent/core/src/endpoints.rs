@@ -1,12 +1,12 @@
-//! Where to look for each WireGuard peer; sans I/O.
+//! The endpoint of each WireGuard peer.
 //!
 //! WireGuard follows a peer that moves (roaming), so an endpoint is given to the device only when
 //!
 //! * the peer is new in the device: then where it was last heard, else the first candidate;
 //! * its configuration has changed, so that the first candidate is another one; once more, a few times, where packets
-//!   that were on their way from the former endpoint undo the change ([`INSIST`]);
+//!   that were in flight from the former endpoint undo the change ([`INSIST`]);
 //! * it has no endpoint although there is a candidate (its DNS name has just been resolved);
-//! * it is stale, that is: it has not answered a touch for [`PATIENCE`], or, where it is nobody to touch, its session
+//! * it is stale, that is: it has not answered a stimulus for [`PATIENCE`], or, where it never gets one, its session
 //!   has ended; then the next candidate.
 //!
 //! Candidates are the published endpoints in their order, names replaced by the addresses they resolve to, addresses
@@ -18,11 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spanwire_host::PeerStats;
 use spanwire_topology::{DnsName, Endpoint, EndpointHost, Party, PublicKey, TunnelPeer};
 
-use crate::contact::{Contacts, PATIENCE, Seen};
+use crate::liveness::{PATIENCE, Sessions};
 
-/// How long a candidate is tried for a peer that cannot be touched.
+/// How long a candidate is tried for a peer that gets no stimulus.
 const TRIAL: Duration = Duration::from_secs(60);
 
 /// How long after a change an endpoint is given again that is found undone: packets of a peer that arrive after the
@@ -34,7 +35,7 @@ const INSIST: [Duration; 3] = [
     Duration::from_secs(3),
 ];
 
-/// Where to look for each peer.
+/// The endpoints of all peers.
 #[derive(Debug, Default)]
 pub struct Endpoints {
     peers: BTreeMap<PublicKey, Peer>,
@@ -50,11 +51,11 @@ struct Peer {
     given: Option<(SocketAddr, Instant)>,
     /// The last change of its configuration, where it had an endpoint before.
     change_from: Option<ChangeFrom>,
-    /// Where it was last heard or looked for, also before the device was made anew.
+    /// Where it was last heard, or its last endpoint given; also before the device was recreated.
     last: Option<SocketAddr>,
 }
 
-/// A change that packets on their way may undo.
+/// A change that packets in flight may undo.
 #[derive(Clone, Copy, Debug)]
 struct ChangeFrom {
     endpoint: SocketAddr,
@@ -70,12 +71,12 @@ enum Change {
     Known,
     /// Its list has changed since.
     Changed,
-    /// This process has just learnt of it; the device may have known it before.
+    /// This process has just started to manage it; the device may have had it before.
     Adopted,
 }
 
 impl Endpoints {
-    /// The peers that the plan wants, with their endpoints.
+    /// Takes the peers that the plan wants, with their endpoints.
     pub fn handle_plan(&mut self, wanted: &BTreeMap<PublicKey, TunnelPeer>) {
         self.peers.retain(|key, _| wanted.contains_key(key));
         for (key, TunnelPeer { party, endpoints, .. }) in wanted {
@@ -98,17 +99,17 @@ impl Endpoints {
         self.names.retain(|name, _| names.contains_key(name));
     }
 
-    /// A name has been resolved. A failure is not told here: the addresses known before stay.
+    /// Takes the addresses of a name. Failures are not reported here: the addresses known before stay.
     pub fn handle_resolved(&mut self, name: DnsName, addresses: BTreeSet<IpAddr>) {
         if !addresses.is_empty() {
             self.names.insert(name, addresses);
         }
     }
 
-    /// What the device has now.
-    pub fn handle_seen(&mut self, seen: &BTreeMap<PublicKey, Seen>, now: Instant) {
+    /// Takes what the device has now.
+    pub fn handle_stats(&mut self, stats: &BTreeMap<PublicKey, PeerStats>, now: Instant) {
         for (key, peer) in &mut self.peers {
-            let endpoint = seen.get(key).and_then(|seen| seen.endpoint);
+            let endpoint = stats.get(key).and_then(|stats| stats.endpoint);
             peer.last = endpoint.or(peer.last);
             if let Some(from) = &mut peer.change_from
                 && endpoint != Some(from.endpoint)
@@ -118,7 +119,7 @@ impl Endpoints {
         }
     }
 
-    /// The device has taken these, but those of the peers that it `refused`. Those are still to be given.
+    /// Records that the device has taken these, but those of the peers that it `refused`. Those are still to be given.
     pub fn handle_given(
         &mut self,
         given: &BTreeMap<PublicKey, SocketAddr>,
@@ -135,7 +136,7 @@ impl Endpoints {
         }
     }
 
-    /// The names to resolve, and who is reached by each.
+    /// Returns the names to resolve, and the parties reached by each.
     #[must_use]
     pub fn names(&self) -> BTreeMap<DnsName, BTreeSet<Party>> {
         let mut names: BTreeMap<DnsName, BTreeSet<Party>> = BTreeMap::new();
@@ -149,33 +150,33 @@ impl Endpoints {
         names
     }
 
-    /// The endpoints to give to the device now. `seen` are the peers that it has.
+    /// Returns the endpoints to give to the device now. `stats` has the peers that are in it.
     #[must_use]
     pub fn poll_endpoints(
         &self,
-        seen: &BTreeMap<PublicKey, Seen>,
-        contacts: &Contacts,
+        stats: &BTreeMap<PublicKey, PeerStats>,
+        sessions: &Sessions,
         routable: &dyn Fn(IpAddr) -> bool,
         now: Instant,
     ) -> BTreeMap<PublicKey, SocketAddr> {
         let choose = |(key, peer): (&PublicKey, &Peer)| {
             let candidates = self.candidates(&peer.list, routable);
-            let stale = peer.stale(key, contacts, now);
-            let address = peer.choose(seen.get(key), &candidates, stale, now)?;
+            let stale = peer.stale(key, sessions, now);
+            let address = peer.choose(stats.get(key), &candidates, stale, now)?;
             Some((*key, address))
         };
         self.peers.iter().filter_map(choose).collect()
     }
 
-    /// When the device should be looked at again, because a change may have been undone. What is due already has been
-    /// looked at, and waits for the device to take it.
+    /// Returns when the device should be polled again, because a change may have been undone. What is due already has
+    /// been seen, and waits for the device to take it.
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let due = |peer: &Peer| peer.change_from?.due().filter(|due| *due > now);
         self.peers.values().filter_map(due).min()
     }
 
-    /// Where these peers were last heard or looked for, for making them anew.
+    /// Returns the last endpoints of these peers, for recreating them.
     #[must_use]
     pub fn last(&self, keys: &BTreeSet<PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
         let last = |key: &PublicKey| Some((*key, self.peers.get(key)?.last?));
@@ -212,7 +213,7 @@ impl ChangeFrom {
         }
     }
 
-    /// When to see whether it has been undone.
+    /// Returns when to check whether it has been undone.
     fn due(&self) -> Option<Instant> {
         Some(self.at? + *INSIST.get(self.looked)?)
     }
@@ -229,7 +230,7 @@ impl ChangeFrom {
 }
 
 impl Peer {
-    /// The device has taken this, or has been looked at and needs nothing.
+    /// Records that the device has taken this, or that it has been read and needs nothing.
     fn handle_given(&mut self, address: Option<SocketAddr>, now: Instant) {
         match &mut self.change_from {
             Some(from) if self.change == Change::Changed => from.at = address.map(|_| now),
@@ -242,7 +243,7 @@ impl Peer {
         }
     }
 
-    /// What was given, where that is undone and it is time to insist.
+    /// Returns what was given, where that is undone and it is time to insist.
     fn undone(&self, present: SocketAddr, now: Instant) -> Option<SocketAddr> {
         let (from, (given, _)) = (self.change_from?, self.given?);
         (from.is_due(now) && from.endpoint == present).then_some(given)
@@ -250,14 +251,14 @@ impl Peer {
 
     fn choose(
         &self,
-        seen: Option<&Seen>,
+        stats: Option<&PeerStats>,
         candidates: &[SocketAddr],
         stale: bool,
         now: Instant,
     ) -> Option<SocketAddr> {
         let first = candidates.first().copied();
-        let endpoint = match seen {
-            Some(seen) => seen.endpoint,
+        let endpoint = match stats {
+            Some(stats) => stats.endpoint,
             None if self.change == Change::Changed => return first,
             None => return self.last.or(first),
         };
@@ -275,21 +276,21 @@ impl Peer {
         (wanted != present).then_some(wanted)
     }
 
-    fn stale(&self, key: &PublicKey, contacts: &Contacts, now: Instant) -> bool {
+    fn stale(&self, key: &PublicKey, sessions: &Sessions, now: Instant) -> bool {
         let tried = |wait| self.given.is_none_or(|(_, at)| now >= at + wait);
         match self.party {
             Party::Leader(..) => {
-                contacts
+                sessions
                     .silence(key, now)
                     .is_some_and(|silence| silence >= PATIENCE)
                     && tried(PATIENCE)
             }
-            Party::Peer(_) => !contacts.fresh(key, Duration::ZERO) && tried(TRIAL),
+            Party::Peer(_) => !sessions.fresh(key, Duration::ZERO) && tried(TRIAL),
         }
     }
 }
 
-/// The candidate after `present`, round and round; the first where `present` is none of them.
+/// Returns the candidate after `present`, round and round; the first where `present` is none of them.
 fn next(candidates: &[SocketAddr], present: SocketAddr) -> Option<SocketAddr> {
     let position = candidates.iter().position(|candidate| *candidate == present);
     let index = position.map_or(0, |position| (position + 1) % candidates.len());

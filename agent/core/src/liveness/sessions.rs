@@ -1,0 +1,332 @@
+//! The liveness of WireGuard peers, judged from the device's counters.
+//!
+//! WireGuard itself reports nothing about a silent peer: it only handshakes when there is something to send. So the agent
+//! sends leaders a [stimulus](super::Stimulus), a datagram through the tunnel, when they have been quiet. Whatever the
+//! other kernel answers (a handshake, an ICMP error, WireGuard's own passive keepalive after 10 s, whitepaper section
+//! 6.5) shows up as received bytes. A stimulus that stays without any answer for [`PATIENCE`] means that the peer cannot
+//! be reached at its present endpoint.
+//!
+//! Two new leaders learn of each other at different times, so the first initiation is often lost, and WireGuard sends
+//! the next only after 5 s (REKEY_TIMEOUT). A leader that has never answered is therefore recreated in the device
+//! a few times, which loses nothing since there is no session, and lets WireGuard begin at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use spanwire_host::PeerStats;
+use spanwire_topology::PublicKey;
+
+/// A session whose handshake is older has been given up by both sides (REJECT_AFTER_TIME, whitepaper section 6.1).
+pub const FRESH: Duration = Duration::from_secs(180);
+/// KEEPALIVE_TIMEOUT + REKEY_TIMEOUT (10 s + 5 s): by then a live peer has answered.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// A peer from which nothing came for so long gets a stimulus. Together with [`SELDOM`] it is no more than the 25 s that keep
+/// the mapping of a NAT alive, many of which forget it after 30 s (wg(8), PersistentKeepalive): also a leader that is
+/// reached by a port forward sends by such a mapping, under another port than that, and its peers follow it there.
+const QUIET: Duration = Duration::from_secs(20);
+const _: () = assert!(QUIET.as_secs() + SELDOM.as_secs() <= 25);
+/// How often a peer that does not answer gets a stimulus: WireGuard does not initiate more often (REKEY_TIMEOUT).
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long after its creation a peer that has never answered is recreated; further apart each time, since a handshake
+/// that is in flight (one round trip) is lost by that.
+const RECREATE: [Duration; 3] = [
+    Duration::from_millis(400),
+    Duration::from_millis(1_200),
+    Duration::from_millis(2_800),
+];
+/// How long after a change the device is polled often.
+const EAGER: Duration = Duration::from_secs(30);
+/// How often the device is polled while a new peer has not answered yet.
+const OFTEN: Duration = Duration::from_millis(250);
+/// How often the device is polled otherwise.
+pub const SELDOM: Duration = Duration::from_secs(5);
+
+/// The sessions with every peer of the device.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    leaders: BTreeSet<PublicKey>,
+    peers: BTreeMap<PublicKey, Session>,
+}
+
+#[derive(Debug)]
+struct Session {
+    stats: PeerStats,
+    since: Instant,
+    heard: Option<Instant>,
+    /// The first stimulus since it was last heard.
+    asked: Option<Instant>,
+    stimulated: Option<Instant>,
+    /// It has another endpoint since its last stimulus.
+    moved: bool,
+    /// How often it has been recreated.
+    renewals: usize,
+}
+
+impl Sessions {
+    /// Takes the leaders among the peers; only these get a stimulus.
+    pub fn handle_leaders(&mut self, leaders: BTreeSet<PublicKey>) {
+        self.leaders = leaders;
+    }
+
+    /// Takes the present counters of all peers of the device.
+    pub fn handle_stats(&mut self, stats: &BTreeMap<PublicKey, PeerStats>, now: Instant) {
+        self.peers.retain(|key, _| stats.contains_key(key));
+        for (key, stats) in stats {
+            let session = self.peers.entry(*key).or_insert_with(|| Session::new(now));
+            session.observe(*stats, now);
+        }
+    }
+
+    /// Records that a stimulus has been sent.
+    pub fn handle_stimulated(&mut self, key: &PublicKey, now: Instant) {
+        if let Some(session) = self.peers.get_mut(key) {
+            session.stimulated = Some(now);
+            session.moved = false;
+            session.asked.get_or_insert(now);
+        }
+    }
+
+    /// Records that these have another endpoint from now on. They learn of that by the first packet from here.
+    pub fn handle_given<'a>(&mut self, keys: impl IntoIterator<Item = &'a PublicKey>) {
+        for key in keys {
+            if let Some(session) = self.peers.get_mut(key) {
+                session.moved = true;
+            }
+        }
+    }
+
+    /// Returns the peers to send a stimulus to now.
+    #[must_use]
+    pub fn poll_stimuli(&self, now: Instant) -> Vec<PublicKey> {
+        let due = |key: &&PublicKey| self.peers.get(key).is_some_and(|session| session.due(now));
+        self.leaders.iter().filter(due).copied().collect()
+    }
+
+    /// Returns the peers to recreate in the device.
+    #[must_use]
+    pub fn poll_renewals(&self, now: Instant) -> BTreeSet<PublicKey> {
+        let due = |key: &&PublicKey| {
+            self.peers
+                .get(key)
+                .is_some_and(|session| session.renewal_due(now))
+        };
+        self.leaders.iter().filter(due).copied().collect()
+    }
+
+    /// Records that these have been recreated.
+    pub fn handle_renewed(&mut self, renewed: &BTreeSet<PublicKey>) {
+        for key in renewed {
+            if let Some(session) = self.peers.get_mut(key) {
+                session.renewals += 1;
+                session.stimulated = None;
+            }
+        }
+    }
+
+    /// Returns when the device should be polled again.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Instant {
+        let eager = self.leaders.iter().any(|key| {
+            self.peers
+                .get(key)
+                .is_some_and(|session| session.heard.is_none() && now < session.since + EAGER)
+        });
+        now + if eager { OFTEN } else { SELDOM }
+    }
+
+    /// Returns whether there is a session with the peer: a handshake that is fresh.
+    #[must_use]
+    pub fn fresh(&self, key: &PublicKey, margin: Duration) -> bool {
+        self.peers
+            .get(key)
+            .and_then(|session| session.stats.handshake)
+            .is_some_and(|age| age < FRESH + margin)
+    }
+
+    /// Returns for how long a stimulus has been without an answer.
+    #[must_use]
+    pub fn silence(&self, key: &PublicKey, now: Instant) -> Option<Duration> {
+        let asked = self.peers.get(key)?.asked?;
+        Some(now.saturating_duration_since(asked))
+    }
+}
+
+impl Session {
+    fn new(now: Instant) -> Self {
+        Self {
+            stats: PeerStats::default(),
+            since: now,
+            heard: None,
+            asked: None,
+            stimulated: None,
+            moved: false,
+            renewals: 0,
+        }
+    }
+
+    fn renewal_due(&self, now: Instant) -> bool {
+        let due = RECREATE
+            .get(self.renewals)
+            .is_some_and(|after| now >= self.since + *after);
+        due && self.heard.is_none() && self.stats.endpoint.is_some()
+    }
+
+    fn observe(&mut self, stats: PeerStats, now: Instant) {
+        // A counter that runs backwards is a device that was recreated.
+        let reset = stats.received < self.stats.received;
+        if reset {
+            *self = Self::new(now);
+        }
+        if stats.received > self.stats.received {
+            self.heard = Some(now);
+            self.asked = None;
+        }
+        self.stats = stats;
+    }
+
+    fn due(&self, now: Instant) -> bool {
+        let past = |since: Option<Instant>, wait| since.is_none_or(|since| now >= since + wait);
+        if self.moved {
+            true
+        } else if self.asked.is_some() || self.heard.is_none() {
+            past(self.stimulated, AGAIN)
+        } else {
+            past(self.heard, QUIET)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key() -> PublicKey {
+        PublicKey::new([1; 32])
+    }
+
+    fn stats(received: u64, handshake: Option<u64>) -> BTreeMap<PublicKey, PeerStats> {
+        let handshake = handshake.map(Duration::from_secs);
+        [(
+            key(),
+            PeerStats {
+                endpoint: None,
+                handshake,
+                received,
+                sent: 0,
+            },
+        )]
+        .into()
+    }
+
+    fn sessions() -> Sessions {
+        let mut sessions = Sessions::default();
+        sessions.handle_leaders([key()].into());
+        sessions
+    }
+
+    #[test]
+    fn a_new_leader_gets_a_stimulus_at_once_and_every_five_seconds_until_it_answers() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(0, None), start);
+        assert_eq!(sessions.poll_stimuli(start), [key()]);
+        sessions.handle_stimulated(&key(), start);
+        assert!(sessions.poll_stimuli(start + 4 * SECOND).is_empty());
+        assert_eq!(sessions.poll_stimuli(start + 5 * SECOND), [key()]);
+        sessions.handle_stimulated(&key(), start + 5 * SECOND);
+        assert_eq!(sessions.silence(&key(), start + 16 * SECOND), Some(16 * SECOND));
+        sessions.handle_stats(&stats(92, Some(0)), start + 17 * SECOND);
+        assert_eq!(sessions.silence(&key(), start + 18 * SECOND), None);
+        assert!(sessions.poll_stimuli(start + 18 * SECOND).is_empty());
+    }
+
+    #[test]
+    fn a_quiet_leader_gets_a_stimulus_and_one_that_talks_does_not() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(92, Some(0)), start);
+        sessions.handle_stats(&stats(900, Some(20)), start + 20 * SECOND);
+        assert!(sessions.poll_stimuli(start + 31 * SECOND).is_empty());
+        assert_eq!(sessions.poll_stimuli(start + 50 * SECOND), [key()]);
+    }
+
+    #[test]
+    fn a_leader_with_another_endpoint_gets_a_stimulus_at_once() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(92, Some(0)), start);
+        assert!(sessions.poll_stimuli(start + SECOND).is_empty());
+        sessions.handle_given([&key()]);
+        assert_eq!(sessions.poll_stimuli(start + SECOND), [key()]);
+        sessions.handle_stimulated(&key(), start + SECOND);
+        assert!(sessions.poll_stimuli(start + 2 * SECOND).is_empty());
+        assert_eq!(sessions.silence(&key(), start + 3 * SECOND), Some(2 * SECOND));
+    }
+
+    #[test]
+    fn a_peer_that_is_no_leader_never_gets_a_stimulus() {
+        let (mut sessions, start) = (Sessions::default(), Instant::now());
+        sessions.handle_stats(&stats(0, None), start);
+        assert!(sessions.poll_stimuli(start + 100 * SECOND).is_empty());
+    }
+
+    #[test]
+    fn the_device_is_polled_often_only_while_a_new_peer_is_silent() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        assert_eq!(sessions.poll_timeout(start), start + SELDOM);
+        sessions.handle_stats(&stats(0, None), start);
+        assert_eq!(sessions.poll_timeout(start), start + OFTEN);
+        let late = start + 31 * SECOND;
+        assert_eq!(sessions.poll_timeout(late), late + SELDOM);
+        sessions.handle_stats(&stats(92, Some(0)), start);
+        assert_eq!(sessions.poll_timeout(start), start + SELDOM);
+    }
+
+    #[test]
+    fn a_leader_that_never_answered_is_recreated_a_few_times() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        let mut looked_for = stats(0, None);
+        sessions.handle_stats(&looked_for, start);
+        assert!(
+            sessions.poll_renewals(start + SECOND).is_empty(),
+            "it has to begin itself"
+        );
+        looked_for.get_mut(&key()).unwrap().endpoint = Some("192.0.2.1:1".parse().unwrap());
+        sessions.handle_stats(&looked_for, start);
+        let mut at = Vec::new();
+        for tenth in 0..100_u32 {
+            let now = start + tenth * SECOND / 10;
+            let due = sessions.poll_renewals(now);
+            sessions.handle_renewed(&due);
+            at.extend(due.iter().map(|_| tenth));
+        }
+        assert_eq!(at, [4, 12, 28]);
+    }
+
+    #[test]
+    fn a_leader_that_answered_is_never_recreated() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(92, None), start);
+        assert!(sessions.poll_renewals(start + SECOND).is_empty());
+    }
+
+    #[test]
+    fn a_recreated_device_has_new_sessions() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(900, Some(0)), start);
+        sessions.handle_stats(&stats(0, None), start + SECOND);
+        assert_eq!(sessions.poll_stimuli(start + SECOND), [key()]);
+        assert!(!sessions.fresh(&key(), Duration::ZERO));
+    }
+
+    #[test]
+    fn a_session_is_fresh_for_three_minutes() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(92, Some(179)), start);
+        assert!(sessions.fresh(&key(), Duration::ZERO));
+        sessions.handle_stats(&stats(92, Some(180)), start);
+        assert!(!sessions.fresh(&key(), Duration::ZERO));
+        assert!(sessions.fresh(&key(), SECOND));
+    }
+}

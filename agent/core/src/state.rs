@@ -1,0 +1,438 @@
+//! The state of a node: everything observed, and what follows from it.
+
+mod status;
+
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use spanwire_crds::{MeshNode, publication::Assembler};
+use spanwire_host::{Conflict, Host, HostFacts, Inventory, Owned, PeerStats, WireGuard, conflicts, render};
+use spanwire_topology::{
+    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Reachability, Role,
+    Tunnel, plan,
+};
+
+use crate::{
+    endpoints::Endpoints,
+    enforcement::Enforcement,
+    liveness::{Connectivity, Sessions, Stimulus},
+    snapshot::Snapshot,
+    target::{DeviceReading, Outcome, Survey, Target},
+    trouble::Trouble,
+};
+
+/// Everything that the agent knows, and what follows from it.
+///
+/// What the plan and the facts are rendered to is kept until one of them changes: most of what is observed (counters, the
+/// node's own status, other nodes' endpoints) changes neither.
+pub struct NodeState {
+    me: NodeName,
+    node: Option<Arc<MeshNode>>,
+    retire: bool,
+    /// The cluster publishes nothing of this node any more.
+    unpublished: bool,
+    assembler: Assembler,
+    mesh: Mesh,
+    plan: Plan,
+    facts: HostFacts,
+    routable: BTreeSet<Family>,
+    /// The counters of the device's peers.
+    peers: BTreeMap<PublicKey, PeerStats>,
+    sessions: Sessions,
+    endpoints: Endpoints,
+    connectivity: Connectivity,
+    enforcement: Enforcement,
+    status: status::Known,
+    /// There has been a snapshot, and an inventory.
+    known: (bool, bool),
+    host: OnceCell<Arc<Host>>,
+    conflicts: OnceCell<Vec<Conflict>>,
+}
+
+impl NodeState {
+    /// Returns the state of a node of which nothing is known but its name, and which locations were enforced before.
+    #[must_use]
+    pub fn new(me: NodeName, owned: Owned, enforced: BTreeSet<LocationName>) -> Self {
+        let mesh = Mesh::default();
+        Self {
+            plan: plan(&mesh, &me, &Reachability::default()),
+            me,
+            node: None,
+            retire: false,
+            unpublished: false,
+            assembler: Assembler::default(),
+            mesh,
+            facts: HostFacts {
+                owned,
+                settled: enforced.clone(),
+                ..HostFacts::default()
+            },
+            routable: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            sessions: Sessions::default(),
+            endpoints: Endpoints::default(),
+            connectivity: Connectivity::default(),
+            enforcement: Enforcement::new(enforced),
+            status: status::Known::default(),
+            known: (false, false),
+            host: OnceCell::new(),
+            conflicts: OnceCell::new(),
+        }
+    }
+
+    /// Takes the mesh as published. Returns whether this node may have to change.
+    pub fn handle_snapshot(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
+        let first = !std::mem::replace(&mut self.known.0, true);
+        self.node.clone_from(&snapshot.node);
+        let retire = snapshot.retire();
+        self.status.retired &= retire;
+        let mesh = self.assembler.assemble(&snapshot.slices, &snapshot.peers);
+        let mut changed = std::mem::replace(&mut self.retire, retire) != retire;
+        // Locations that did not change share their members, and so are compared and copied in no time.
+        if first || *mesh != self.mesh {
+            let mesh = mesh.clone();
+            let plan = plan(&mesh, &self.me, &Reachability::default());
+            self.mesh = mesh;
+            if plan != self.plan {
+                self.plan = plan;
+                changed = true;
+            }
+            self.handle_established(now);
+        }
+        changed |= self.handle_enforced();
+        if changed {
+            self.forget_rendered();
+        }
+        let no_peers = BTreeMap::new();
+        let tunnel = self.plan.tunnel.as_ref().filter(|_| !self.retire);
+        let peers = tunnel.map_or(&no_peers, |tunnel| &tunnel.peers);
+        self.endpoints.handle_plan(peers);
+        self.sessions
+            .handle_leaders(self.leaders().into_values().flatten().collect());
+        self.connectivity
+            .handle_plan(self.active_leaders(), self.plan.location.clone());
+        changed
+    }
+
+    /// Takes whether the snapshots lack this node, which keeps to the decision before. Returns whether that is news.
+    pub fn handle_unpublished(&mut self, unpublished: bool) -> bool {
+        std::mem::replace(&mut self.unpublished, unpublished) != unpublished
+    }
+
+    /// Takes where this node reaches the API server. Returns whether that is news.
+    pub fn handle_api_server(&mut self, addresses: BTreeSet<SocketAddr>) -> bool {
+        self.handle_facts(|facts| facts.api_server = addresses)
+    }
+
+    /// Takes what was found on the machine.
+    pub fn handle_survey(&mut self, survey: Survey, now: Instant) {
+        if let Some((public_key, backend)) = survey.identity {
+            self.handle_facts(|facts| facts.public_key = Some(public_key));
+            self.status.backend = Some(backend);
+        }
+        // First the device: the way to its endpoints is a part of the facts.
+        self.handle_device(survey.device, now);
+        if let Some(inventory) = survey.inventory {
+            self.handle_inventory(inventory);
+        }
+    }
+
+    fn handle_inventory(&mut self, inventory: Inventory) {
+        self.known.1 = true;
+        self.routable.clone_from(&inventory.default_routes);
+        let in_use = || self.endpoints_in_use();
+        let v4_only = if in_use().next().is_some() {
+            in_use().all(|endpoint| endpoint.is_ipv4())
+        } else {
+            !self.routable.contains(&Family::V6)
+        };
+        self.handle_facts(|facts| {
+            facts.handle_inventory(inventory);
+            facts.underlay_v4_only = v4_only;
+        });
+    }
+
+    /// Takes the configuration and the counters of the WireGuard device. Returns whether something has to be done about
+    /// them.
+    pub fn handle_device(&mut self, reading: DeviceReading, now: Instant) -> bool {
+        let DeviceReading { device, peers } = reading;
+        self.sessions.handle_stats(&peers, now);
+        self.endpoints.handle_stats(&peers, now);
+        self.connectivity.handle_sessions(&self.sessions, now);
+        self.peers = peers;
+        !self.is_as_wanted(device.as_ref())
+            || !self.poll_endpoints(now).is_empty()
+            || !self.poll_renewals(now).is_empty()
+    }
+
+    /// Takes the addresses of a name.
+    pub fn handle_resolved(&mut self, name: DnsName, addresses: BTreeSet<IpAddr>) {
+        self.endpoints.handle_resolved(name, addresses);
+    }
+
+    /// Records that a stimulus has been sent.
+    pub fn handle_stimulated(&mut self, key: &PublicKey, now: Instant) {
+        self.sessions.handle_stimulated(key, now);
+    }
+
+    /// Takes what came of a target.
+    pub fn handle_outcome(&mut self, outcome: Outcome, now: Instant) {
+        if let Some(updates) = outcome.peers {
+            self.endpoints.handle_given(&updates.given, &updates.refused, now);
+            let taken = updates.given.keys().filter(|key| !updates.refused.contains(key));
+            self.sessions.handle_given(taken);
+            self.sessions.handle_renewed(&updates.renewed);
+        }
+        if let Some(reading) = outcome.device {
+            self.handle_device(reading, now);
+        }
+        let mut troubles = self.own_troubles();
+        troubles.extend(outcome.troubles);
+        self.status.troubles = Some(troubles);
+        self.status.retired = outcome.retired && self.retire;
+    }
+
+    /// Takes the present time. Returns whether this node may have to change.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.enforcement.handle_timeout(now);
+        self.handle_enforced()
+    }
+
+    /// Returns when to read the device and to call [`Self::handle_timeout`] again.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if self.retire {
+            return None;
+        }
+        let device = self.tunnel().map(|_| self.sessions.poll_timeout(now));
+        let others = [
+            device,
+            self.endpoints.poll_timeout(now),
+            self.enforcement.poll_timeout(),
+        ];
+        others.into_iter().flatten().min()
+    }
+
+    /// Returns what the reconciler is to achieve; nothing before there has been a snapshot and a survey, or once the node
+    /// is retired.
+    #[must_use]
+    pub fn poll_target(&self, now: Instant) -> Option<Target> {
+        if !self.known.0 || self.status.retired || !(self.known.1 || self.retire) {
+            return None;
+        }
+        let mut endpoints = self.poll_renewals(now);
+        let renewals = endpoints.keys().copied().collect();
+        endpoints.extend(self.poll_endpoints(now));
+        Some(Target {
+            host: self.host(),
+            endpoints,
+            renewals,
+            listen_port: self.listen_port(),
+            retire: self.retire,
+        })
+    }
+
+    /// Returns the endpoints to give to the device now.
+    fn poll_endpoints(&self, now: Instant) -> BTreeMap<PublicKey, SocketAddr> {
+        let routable = |address| self.routable.contains(&Family::of(address));
+        self.endpoints
+            .poll_endpoints(&self.peers, &self.sessions, &routable, now)
+    }
+
+    /// Returns the peers to recreate in the device, with their last endpoints.
+    fn poll_renewals(&self, now: Instant) -> BTreeMap<PublicKey, SocketAddr> {
+        self.endpoints.last(&self.sessions.poll_renewals(now))
+    }
+
+    /// Returns the stimuli to send now.
+    #[must_use]
+    pub fn poll_stimuli(&self, now: Instant) -> Vec<Stimulus> {
+        let Some(tunnel) = self.tunnel() else {
+            return Vec::new();
+        };
+        let stimulus = |key: PublicKey| {
+            let overlay = tunnel.peers.get(&key)?.overlay.first()?;
+            Some(Stimulus::new(key, &tunnel.addresses, *overlay))
+        };
+        let due = self.sessions.poll_stimuli(now);
+        due.into_iter().filter_map(stimulus).collect()
+    }
+
+    /// Returns the names to resolve, and the parties that are reached by each.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<DnsName, BTreeSet<Party>> {
+        self.endpoints.names()
+    }
+
+    /// Returns what the machine should look like; its peers have no endpoints.
+    #[must_use]
+    pub fn host(&self) -> Arc<Host> {
+        let host = || match self.retire {
+            true => Host::default(),
+            false => render(&self.plan, &self.facts),
+        };
+        Arc::clone(self.host.get_or_init(|| Arc::new(host())))
+    }
+
+    /// Returns what could not be done, as of the last outcome; `None` before the first.
+    #[must_use]
+    pub fn troubles(&self) -> Option<&[Trouble]> {
+        self.status.troubles.as_deref()
+    }
+
+    /// Returns whether every trace of Spanwire has been removed, as was asked for.
+    #[must_use]
+    pub fn retired(&self) -> bool {
+        self.status.retired
+    }
+
+    /// Returns what this node has to do.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Returns the UDP port on which this node listens, or will when it comes to lead.
+    #[must_use]
+    pub fn listen_port(&self) -> Option<u16> {
+        let location = self.mesh.locations.get(self.plan.location.as_ref()?)?;
+        Some(location.members.get(&self.me)?.listen_port)
+    }
+
+    /// Returns the mesh as far as it is known.
+    #[must_use]
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Returns the locations for which the tunnel is enforced.
+    #[must_use]
+    pub fn enforced(&self) -> &BTreeSet<LocationName> {
+        self.enforcement.enforced()
+    }
+
+    /// Returns whether every trace of Spanwire is to be removed from this node.
+    #[must_use]
+    pub fn retire(&self) -> bool {
+        self.retire
+    }
+
+    /// Returns whether this node leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        !self.retire && matches!(self.plan.role, Role::Leader(_))
+    }
+
+    /// Returns the tunnels to other locations: up or not.
+    #[must_use]
+    pub fn links(&self) -> &BTreeMap<LocationName, bool> {
+        self.connectivity.links()
+    }
+
+    fn endpoints_in_use(&self) -> impl Iterator<Item = SocketAddr> {
+        self.peers.values().filter_map(|peer| peer.endpoint)
+    }
+
+    fn handle_established(&mut self, now: Instant) {
+        let location = self.plan.location.as_ref();
+        let location = location.and_then(|location| self.mesh.locations.get(location));
+        let nothing = BTreeSet::new();
+        let established = location.map_or(&nothing, |location| &location.established);
+        self.enforcement.handle_established(established, now);
+    }
+
+    fn handle_enforced(&mut self) -> bool {
+        let enforced = self.enforcement.enforced().clone();
+        self.handle_facts(|facts| facts.settled = enforced)
+    }
+
+    /// Changes the facts. Returns whether they are other ones now.
+    fn handle_facts(&mut self, change: impl FnOnce(&mut HostFacts)) -> bool {
+        let before = self.facts.clone();
+        change(&mut self.facts);
+        let changed = before != self.facts;
+        if changed {
+            self.forget_rendered();
+        }
+        changed
+    }
+
+    fn forget_rendered(&mut self) {
+        self.host.take();
+        self.conflicts.take();
+    }
+
+    /// What of the plan this machine cannot have.
+    fn own_troubles(&self) -> Vec<Trouble> {
+        if self.retire {
+            return Vec::new();
+        }
+        let unpublished = self.unpublished.then_some(Trouble::Unpublished);
+        let conflicts = self.conflicts.get_or_init(|| conflicts(&self.plan, &self.facts));
+        let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
+        unpublished.into_iter().chain(conflicts).collect()
+    }
+
+    fn is_as_wanted(&self, device: Option<&WireGuard>) -> bool {
+        match (device, self.host().wireguard(&self.facts.owned.link)) {
+            (Some(device), Some(wanted)) => same_but_for_endpoints(device, wanted),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    fn tunnel(&self) -> Option<&Tunnel> {
+        self.plan.tunnel.as_ref().filter(|_| !self.retire)
+    }
+
+    fn leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        self.leaders_where(|_, _| true)
+    }
+
+    fn active_leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        let active = |location: &LocationName, node: &NodeName| {
+            let location = self.mesh.locations.get(location);
+            location.and_then(|location| location.role(node)) == Some(LeaderRole::Active)
+        };
+        self.leaders_where(active)
+    }
+
+    fn leaders_where(
+        &self,
+        wanted: impl Fn(&LocationName, &NodeName) -> bool,
+    ) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        let mut leaders: BTreeMap<LocationName, BTreeSet<PublicKey>> = BTreeMap::new();
+        for (key, peer) in self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers) {
+            if let Party::Leader(location, node) = &peer.party {
+                let of_location = leaders.entry(location.clone()).or_default();
+                if wanted(location, node) {
+                    of_location.insert(*key);
+                }
+            }
+        }
+        leaders
+    }
+}
+
+/// Returns whether a device is configured as wanted, wherever its peers are.
+#[must_use]
+pub fn same_but_for_endpoints(actual: &WireGuard, wanted: &WireGuard) -> bool {
+    let device = |device: &WireGuard| (device.public_key, device.listen_port, device.mark);
+    let mut pairs = actual.peers.iter().zip(&wanted.peers);
+    device(actual) == device(wanted)
+        && actual.peers.len() == wanted.peers.len()
+        && pairs.all(|((key, peer), (wanted_key, wanted))| {
+            key == wanted_key
+                && peer.keepalive == wanted.keepalive
+                && peer.group == wanted.group
+                && peer.allowed_ips == wanted.allowed_ips
+        })
+}
+
+#[cfg(test)]
+mod tests;

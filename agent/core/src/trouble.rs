@@ -1,0 +1,142 @@
+//! What keeps a node from doing all of what the mesh asks of it.
+
+use std::fmt;
+
+use spanwire_host::{Conflict, OwnershipConflict, Step};
+
+/// How many steps a text names.
+const NAMED: usize = 6;
+
+/// A part of what was to be done that is not. Data until it is printed; its text says what to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The cluster publishes nothing of this node any more, and the node keeps to the decision before.
+    Unpublished,
+    /// The machine cannot have a part of the plan.
+    Conflict(Conflict),
+    /// Another program uses what is Spanwire's.
+    Ownership(OwnershipConflict),
+    /// A step failed.
+    Step {
+        /// The step.
+        step: Step,
+        /// The error with its causes.
+        cause: String,
+    },
+    /// The WireGuard device could not be made, and other steps failed for want of it.
+    Device {
+        /// The step that makes it.
+        step: Step,
+        /// The error with its causes.
+        cause: String,
+        /// How many other steps failed.
+        others: usize,
+    },
+    /// All steps were applied, but these are called for again when the machine is read.
+    NotInEffect(Vec<Step>),
+    /// The removal was applied, but these are still there.
+    Left(Vec<Step>),
+    /// The machine cannot be worked with, or its state is not known: the error with its causes.
+    Machine(String),
+    /// What was found before Spanwire cannot be put back, or a file not be removed: the error with its causes.
+    Cleanup(String),
+}
+
+impl Trouble {
+    /// Returns the kind of the trouble, from a closed list.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unpublished => "Unpublished",
+            Self::Conflict(_) => "Conflict",
+            Self::Ownership(_) => "OwnershipConflict",
+            Self::Step { .. } => "StepFailed",
+            Self::Device { .. } => "NoDevice",
+            Self::NotInEffect(_) => "NotInEffect",
+            Self::Left(_) => "NotRemoved",
+            Self::Machine(_) => "MachineUnreadable",
+            Self::Cleanup(_) => "CleanupFailed",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unpublished => f.write_str(
+                "no LocationSlice has this node any more; it goes on as it was decided before. Are the LocationSlices \
+                 deleted, and does the operator run? To clear the node uninstall the chart, or run `spanwire-agent \
+                 cleanup` on it",
+            ),
+            Self::Conflict(conflict) => conflict.fmt(f),
+            Self::Ownership(conflict) => conflict.fmt(f),
+            Self::Step { step, cause } => write!(f, "{step}: {cause}"),
+            Self::Device { step, cause, others } => {
+                write!(f, "{step}: {cause}; and {others} steps that need the device")
+            }
+            Self::NotInEffect(steps) => write!(f, "applied, but not so when read again: {}", texts(steps)),
+            Self::Left(steps) => write!(f, "still there: {}", texts(steps)),
+            Self::Machine(cause) | Self::Cleanup(cause) => f.write_str(cause),
+        }
+    }
+}
+
+/// Returns the first few steps as text, for a log line.
+#[must_use]
+pub fn texts(steps: &[Step]) -> String {
+    let mut texts: Vec<String> = steps.iter().take(NAMED).map(ToString::to_string).collect();
+    if steps.len() > NAMED {
+        texts.push(format!("and {} more", steps.len() - NAMED));
+    }
+    texts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let steps = vec![Step::DeleteNft; NAMED + 2];
+        assert!(texts(&steps).ends_with("nft delete; and 2 more"));
+        assert_eq!(texts(&steps[..1]), "nft delete");
+    }
+
+    #[test]
+    fn a_trouble_is_data_until_it_is_printed() {
+        let step = || Step::DeleteNft;
+        let cause = || "the kernel refused it".to_owned();
+        let device = Trouble::Device {
+            step: step(),
+            cause: cause(),
+            others: 2,
+        };
+        for (trouble, reason, text) in [
+            (
+                Trouble::Step {
+                    step: step(),
+                    cause: cause(),
+                },
+                "StepFailed",
+                "nft delete: the kernel refused it",
+            ),
+            (
+                device,
+                "NoDevice",
+                "nft delete: the kernel refused it; and 2 steps that need the device",
+            ),
+            (
+                Trouble::NotInEffect(vec![step()]),
+                "NotInEffect",
+                "applied, but not so when read again: nft delete",
+            ),
+            (
+                Trouble::Left(vec![step()]),
+                "NotRemoved",
+                "still there: nft delete",
+            ),
+        ] {
+            assert_eq!((trouble.reason(), trouble.to_string().as_str()), (reason, text));
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! The agent's loop: feeds [`NodeState`] with what is observed, and has done what it asks for.
+//!
+//! Nothing in it waits: the machine is the [reconciler's](crate::reconciler), names, the API server and the checkpoint
+//! have tasks of their own. The reconciler has one job at a time; what becomes due meanwhile waits for its report.
+
+mod debug;
+mod reports;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use spanwire_core::{NodeState, Outcome, Snapshot, Trouble};
+use spanwire_crds::MeshNodeStatus;
+use spanwire_kernel::Changes;
+use spanwire_topology::{DnsName, NodeName};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{sleep_until, timeout},
+};
+
+use crate::{
+    admin::Query,
+    chance::{Backoff, jittered},
+    checkpoint::Checkpoint,
+    lease::Owner,
+    metrics::Metrics,
+    reconciler::{Job, Report, SurveyRequest},
+    resolve::{Resolved, Resolver},
+    source::Snapshots,
+    status_writer::PendingStatus,
+    stimulus,
+};
+
+/// How often the machine is read although nothing announced a change: sysctls and allowed IPs announce none.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Changes by other programs come in bursts, as when a CNI restarts.
+const BURST: Duration = Duration::from_millis(30);
+/// After a reconcile the next change by other programs waits, so that a fight with one of them costs little.
+const PAUSE: Duration = Duration::from_millis(500);
+/// While publications go on, so long lies between two that are acted upon. The first is acted upon at once.
+const PACE: Duration = Duration::from_millis(200);
+/// How long a change waits to be written to the checkpoint, with those that come meanwhile.
+const CHECKPOINT_DELAY: Duration = Duration::from_secs(1);
+/// The least time between two checkpoints: in a large mesh one is megabytes.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
+/// After so long without an answer from the source the checkpoint has to do.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the job in progress has when the agent is to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the loop sends what others are to do.
+pub struct Outlets {
+    /// The status to be written.
+    pub status: watch::Sender<PendingStatus>,
+    /// Whether to hold the leader's Lease.
+    pub owner: watch::Sender<Owner>,
+    /// What the reconciler is to do.
+    pub jobs: mpsc::UnboundedSender<Job>,
+    /// The names to resolve.
+    pub resolver: Resolver,
+}
+
+/// Where the loop hears from others.
+pub struct Inlets {
+    /// The mesh as published.
+    pub snapshots: Snapshots,
+    /// What the reconciler has done.
+    pub reports: mpsc::Receiver<Report>,
+    /// The addresses of names.
+    pub names: mpsc::Receiver<Resolved>,
+    /// Requests of the admin endpoint.
+    pub queries: mpsc::Receiver<Query>,
+    /// Where the API server is.
+    pub api_server: watch::Receiver<BTreeSet<SocketAddr>>,
+}
+
+/// The agent's loop.
+pub struct EventLoop {
+    me: NodeName,
+    state: NodeState,
+    state_directory: PathBuf,
+    outlets: Outlets,
+    metrics: Metrics,
+    unresolved: BTreeSet<DnsName>,
+    /// What the checkpoint has, while there is no snapshot.
+    checkpoint: Option<Arc<Snapshot>>,
+    /// The last snapshot that was followed, or what the checkpoint has before there is one.
+    before: Option<Arc<Snapshot>>,
+    snapshot: Option<Arc<Snapshot>>,
+    /// The status last reported, and what the API server had then.
+    last_reported: (Option<MeshNodeStatus>, Option<MeshNodeStatus>),
+    /// The texts of the troubles last logged.
+    logged: BTreeSet<String>,
+    backoff: Backoff,
+    changes: Option<Box<Changes>>,
+    /// The machine may differ from what the reconciler knows of it.
+    suspect: bool,
+    /// When the machine was last to be read in full.
+    full_at: Option<Instant>,
+    /// The job that the reconciler has.
+    busy: Option<Busy>,
+    reconciled_at: Option<Instant>,
+    reconcile_at: Option<Instant>,
+    device_at: Option<Instant>,
+    checkpoint_at: Option<Instant>,
+    saved_at: Option<Instant>,
+    saving: Option<JoinHandle<()>>,
+}
+
+/// A job of the reconciler.
+#[derive(Clone, Copy)]
+enum Busy {
+    /// A survey, and what follows from it.
+    Reconciling {
+        /// When that began.
+        since: Instant,
+        /// Everything is read, whatever is known.
+        full: bool,
+    },
+    /// The device is being read.
+    ReadingDevice,
+}
+
+impl EventLoop {
+    /// Returns a loop that has nothing to do yet.
+    #[must_use]
+    pub fn new(
+        me: NodeName,
+        state: NodeState,
+        state_directory: PathBuf,
+        checkpoint: Option<Arc<Snapshot>>,
+        outlets: Outlets,
+    ) -> Self {
+        Self {
+            me,
+            state,
+            state_directory,
+            outlets,
+            metrics: Metrics::default(),
+            unresolved: BTreeSet::new(),
+            before: checkpoint.clone(),
+            checkpoint,
+            snapshot: None,
+            last_reported: (None, None),
+            logged: BTreeSet::new(),
+            // The tunnel process may be about to start.
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(3)),
+            changes: None,
+            suspect: true,
+            full_at: None,
+            busy: None,
+            reconciled_at: None,
+            reconcile_at: None,
+            device_at: None,
+            checkpoint_at: None,
+            saved_at: None,
+            saving: None,
+        }
+    }
+
+    /// Runs until `stop` ends.
+    ///
+    /// # Errors
+    /// When the source or the reconciler has ended.
+    pub async fn run(&mut self, mut inlets: Inlets, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let mut stop = std::pin::pin!(stop);
+        let patience = Instant::now() + SOURCE_PATIENCE;
+        let mut next_snapshot = Instant::now();
+        loop {
+            let wake = self.wake_at();
+            tokio::select! {
+                changed = changed_after(&mut inlets.snapshots, next_snapshot) => {
+                    changed.context("the source has ended")?;
+                    next_snapshot = Instant::now() + PACE;
+                    let snapshot = inlets.snapshots.borrow_and_update().clone();
+                    if let Some(snapshot) = snapshot {
+                        self.checkpoint = None;
+                        self.take_snapshot(snapshot, false);
+                    }
+                }
+                () = sleep_until(patience.into()), if self.checkpoint.is_some() => {
+                    if let Some(snapshot) = self.checkpoint.take() {
+                        tracing::warn!("the source does not answer; going on from the checkpoint");
+                        self.take_snapshot(snapshot, true);
+                    }
+                }
+                changed = changed(&mut self.changes) => match changed {
+                    Ok(()) => self.take_change(),
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "netlink subscription lost, resubscribing"
+                        );
+                        self.changes = None;
+                        self.take_change();
+                    }
+                },
+                report = inlets.reports.recv() => self.take_report(report.context("the reconciler has ended")?),
+                Some(resolved) = inlets.names.recv() => self.take_resolved(resolved),
+                Some(query) = inlets.queries.recv() => self.answer(query),
+                Ok(()) = inlets.api_server.changed() => {
+                    let addresses = inlets.api_server.borrow_and_update().clone();
+                    self.take_api_server(addresses);
+                }
+                () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),
+                () = &mut stop => return Ok(()),
+            }
+            self.start_job();
+            self.report();
+        }
+    }
+
+    /// Waits for the job in progress, and writes what is not written yet.
+    pub async fn finish(mut self, reconciler: JoinHandle<()>) {
+        let (none, _) = mpsc::unbounded_channel();
+        self.outlets.jobs = none;
+        if timeout(STOP_PATIENCE, reconciler).await.is_err() {
+            tracing::warn!("a change of the machine did not end in time");
+        }
+        self.saved().await;
+        if self.checkpoint_at.is_some() {
+            self.save();
+            self.saved().await;
+        }
+    }
+
+    /// There is another snapshot. One that comes from the checkpoint need not be written there again.
+    fn take_snapshot(&mut self, snapshot: Arc<Snapshot>, from_checkpoint: bool) {
+        let now = Instant::now();
+        let (snapshot, unpublished) = snapshot.or_before(self.before.as_deref(), &self.me);
+        let changed = self.state.handle_unpublished(unpublished) | self.state.handle_snapshot(&snapshot, now);
+        self.before = Some(Arc::clone(&snapshot));
+        self.snapshot = Some(snapshot);
+        if !from_checkpoint {
+            self.checkpoint_later(now);
+        }
+        let names: BTreeMap<_, _> = self.state.names();
+        self.outlets.resolver.want(&names.into_keys().collect());
+        if changed || self.reconciled_at.is_none() {
+            self.reconcile_by(now);
+        }
+    }
+
+    /// Another program changed something on the machine.
+    fn take_change(&mut self) {
+        let now = Instant::now();
+        self.suspect = true;
+        let earliest = self.reconciled_at.map_or(now, |at| at + PAUSE);
+        if self.snapshot.is_some() {
+            self.reconcile_by(earliest.max(now + BURST));
+        }
+    }
+
+    /// A name was resolved, or could not be.
+    fn take_resolved(&mut self, (name, result): Resolved) {
+        match result {
+            Ok(addresses) => {
+                if self.unresolved.remove(&name) {
+                    tracing::info!(%name, "the name is resolved again");
+                }
+                self.state.handle_resolved(name, addresses);
+                if self.reconciled_at.is_some() {
+                    self.device_at = Some(Instant::now());
+                }
+            }
+            Err(cause) => {
+                if self.unresolved.insert(name.clone()) {
+                    let parties = self.state.names().remove(&name).unwrap_or_default();
+                    let parties: Vec<String> = parties.iter().map(ToString::to_string).collect();
+                    let parties = parties.join(", ");
+                    tracing::warn!(%name, %parties, cause, "cannot resolve the name of an endpoint");
+                }
+            }
+        }
+    }
+
+    /// The API server is reached at these addresses.
+    fn take_api_server(&mut self, addresses: BTreeSet<SocketAddr>) {
+        if self.state.handle_api_server(addresses) && self.reconciled_at.is_some() {
+            self.reconcile_by(Instant::now());
+        }
+    }
+
+    fn take_timeout(&mut self) {
+        let now = Instant::now();
+        if self.state.handle_timeout(now) {
+            self.checkpoint_later(now);
+            self.reconcile_by(now);
+        }
+        if due(self.checkpoint_at, now) && self.saving.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.save();
+        } else if due(self.checkpoint_at, now) {
+            // The disk is slow.
+            self.checkpoint_at = Some(now + CHECKPOINT_DELAY);
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        let now = Instant::now();
+        let busy = self.busy.take();
+        match (report, busy) {
+            (Report::Surveyed(survey, changes), Some(Busy::Reconciling { full, .. })) => {
+                self.changes = changes.or(self.changes.take());
+                match survey {
+                    Ok(survey) => self.state.handle_survey(survey, now),
+                    Err(trouble) => return self.take_outcome(failed(trouble), busy, now),
+                }
+                if let Some(target) = self.state.poll_target(now) {
+                    let incremental = !full && !target.retire;
+                    self.send(Job::Reach { target, incremental }, busy);
+                }
+            }
+            (Report::Reached(outcome), _) => self.take_outcome(*outcome, busy, now),
+            (Report::Device(Ok(reading)), _) => {
+                if self.state.handle_device(reading, now) {
+                    self.suspect = true;
+                    self.reconcile_by(now);
+                }
+                self.stimulate(now);
+                self.device_at = self.state.poll_timeout(now);
+            }
+            (Report::Device(Err(error)), _) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the WireGuard device cannot be read"
+                );
+                self.suspect = true;
+                self.reconcile_by(now);
+                self.device_at = self.state.poll_timeout(now);
+            }
+            // A survey is asked for by a reconcile alone.
+            (Report::Surveyed(..), _) => {}
+        }
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome, busy: Option<Busy>, now: Instant) {
+        let since = match busy {
+            Some(Busy::Reconciling { since, .. }) => since,
+            Some(Busy::ReadingDevice) | None => now,
+        };
+        self.count(&outcome, now.saturating_duration_since(since));
+        self.suspect |= !outcome.is_as_wanted;
+        let is_as_wanted = outcome.is_as_wanted;
+        self.state.handle_outcome(outcome, now);
+        self.log_troubles();
+        self.reconciled_at = Some(now);
+        if self.state.retired() {
+            self.checkpoint_at = None;
+            self.before = None;
+            self.changes = None;
+            self.suspect = true;
+            (self.reconcile_at, self.device_at) = (None, None);
+            tracing::info!("retired: every trace of Spanwire is removed from this node");
+            return;
+        }
+        let wait = if is_as_wanted {
+            self.backoff.reset();
+            jittered(RESYNC)
+        } else {
+            self.backoff.wait()
+        };
+        self.reconcile_by(now + wait);
+        self.stimulate(now);
+        self.device_at = self.state.poll_timeout(now);
+    }
+
+    /// Gives the reconciler what is due, if it has nothing to do.
+    fn start_job(&mut self) {
+        let now = Instant::now();
+        if self.busy.is_some() {
+            return;
+        }
+        if due(self.reconcile_at, now) && self.snapshot.is_some() && !self.state.retired() {
+            self.reconcile_at = None;
+            // Every minute in full; by then also what announces no change is read.
+            let full = std::mem::take(&mut self.suspect) || self.changes.is_none() || self.is_resync(now);
+            let request = SurveyRequest {
+                full,
+                retire: self.state.retire(),
+                listen_port: self.state.listen_port(),
+                subscribe: self.changes.is_none(),
+            };
+            if full {
+                self.full_at = Some(now);
+            }
+            self.send(Job::Survey(request), Some(Busy::Reconciling { since: now, full }));
+        } else if due(self.device_at, now) {
+            self.device_at = None;
+            self.send(Job::ReadDevice, Some(Busy::ReadingDevice));
+        }
+    }
+
+    fn is_resync(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| now >= at + RESYNC)
+    }
+
+    fn send(&mut self, job: Job, busy: Option<Busy>) {
+        // If it has ended, the end of its reports says so.
+        if self.outlets.jobs.send(job).is_ok() {
+            self.busy = busy;
+        }
+    }
+
+    fn reconcile_by(&mut self, at: Instant) {
+        if !self.state.retired() {
+            self.reconcile_at = Some(self.reconcile_at.map_or(at, |present| present.min(at)));
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let jobs = [self.reconcile_at, self.device_at];
+        let jobs = jobs.into_iter().filter(|_| self.busy.is_none());
+        jobs.chain([self.checkpoint_at]).flatten().min()
+    }
+
+    fn stimulate(&mut self, now: Instant) {
+        for due in self.state.poll_stimuli(now) {
+            match stimulus::send(&due) {
+                Ok(()) => self.state.handle_stimulated(&due.peer, now),
+                Err(cause) => tracing::debug!(%cause, "a stimulus cannot be sent yet"),
+            }
+        }
+    }
+
+    fn checkpoint_later(&mut self, now: Instant) {
+        let earliest = self.saved_at.map_or(now, |at| at + CHECKPOINT_PAUSE);
+        self.checkpoint_at
+            .get_or_insert(earliest.max(now + CHECKPOINT_DELAY));
+    }
+
+    fn save(&mut self) {
+        self.checkpoint_at = None;
+        let Some(snapshot) = self.snapshot.clone().filter(|_| !self.state.retire()) else {
+            return;
+        };
+        self.saved_at = Some(Instant::now());
+        let enforced = self.state.enforced().clone();
+        let directory = self.state_directory.clone();
+        let save = move || {
+            if let Err(error) = Checkpoint::save(&directory, &Checkpoint { snapshot, enforced }.bytes()) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the checkpoint is not written"
+                );
+            }
+        };
+        self.saving = Some(tokio::task::spawn_blocking(save));
+    }
+
+    async fn saved(&mut self) {
+        if let Some(saving) = self.saving.take()
+            && let Err(error) = saving.await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the checkpoint is not written"
+            );
+        }
+    }
+}
+
+fn due(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| at <= now)
+}
+
+fn failed(trouble: Trouble) -> Outcome {
+    Outcome {
+        troubles: vec![trouble],
+        ..Outcome::default()
+    }
+}
+
+/// Waits for a snapshot, but not before that time.
+async fn changed_after(snapshots: &mut Snapshots, at: Instant) -> Result<(), watch::error::RecvError> {
+    sleep_until(at.into()).await;
+    snapshots.changed().await
+}
+
+async fn changed(changes: &mut Option<Box<Changes>>) -> Result<(), spanwire_kernel::NetlinkError> {
+    match changes {
+        Some(changes) => changes.changed().await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,115 @@
+//! Answers of the admin endpoint.
+
+use std::sync::Arc;
+
+use serde_saphyr::to_string;
+use spanwire_core::Snapshot;
+use spanwire_host::{Host, diff};
+use tokio::sync::oneshot;
+
+use super::EventLoop;
+use crate::{
+    admin::{Query, Request, Response},
+    reconciler::{Job, chain},
+};
+
+impl EventLoop {
+    /// Answers a request, or has it answered.
+    pub(super) fn answer(&self, (request, answer): Query) {
+        let response = match request {
+            Request::Health => (true, "ok\n".to_owned()),
+            Request::Ready => self.ready(),
+            Request::Metrics => (true, self.metrics.text()),
+            Request::Snapshot => (true, self.snapshot.as_deref().map(documents).unwrap_or_default()),
+            Request::Plan => (true, self.state.plan().to_string()),
+            Request::Wanted => (true, self.state.host().to_string()),
+            Request::Actual => return self.read(answer, |actual, _| actual.to_string()),
+            Request::Diff => return self.read(answer, steps),
+        };
+        // The client may have gone.
+        let _gone = answer.send(response);
+    }
+
+    fn ready(&self) -> Response {
+        match (self.reconciled_at, &self.snapshot) {
+            (Some(_), _) => (true, "ok\n".to_owned()),
+            (None, None) => (false, "waiting for the first snapshot of the mesh\n".to_owned()),
+            (None, Some(_)) => (false, "the machine has not been reconciled yet\n".to_owned()),
+        }
+    }
+
+    /// Has the machine read after the jobs that the reconciler has already, and answers with a text of it.
+    fn read(
+        &self,
+        answer: oneshot::Sender<Response>,
+        text: impl FnOnce(&Host, &Host) -> String + Send + 'static,
+    ) {
+        let wanted = self.state.host();
+        let (sender, receiver) = oneshot::channel();
+        let job = Job::Read {
+            wanted: Arc::clone(&wanted),
+            answer: sender,
+        };
+        // If the reconciler has ended, the receiver says so.
+        let _ended = self.outlets.jobs.send(job);
+        tokio::spawn(async move {
+            let response = match receiver.await {
+                Ok(Ok(Some(actual))) => (true, text(&actual, &wanted)),
+                Ok(Ok(None)) => (true, String::new()),
+                Ok(Err(error)) => (false, format!("{}\n", chain(&error))),
+                Err(_) => (false, "the reconciler has ended\n".to_owned()),
+            };
+            let _gone = answer.send(response);
+        });
+    }
+}
+
+fn steps(actual: &Host, wanted: &Host) -> String {
+    let steps = diff(actual, wanted);
+    steps.iter().map(|step| format!("{step}\n")).collect()
+}
+
+/// Returns the snapshot as documents that the file source reads.
+fn documents(snapshot: &Snapshot) -> String {
+    let slices = snapshot.slices.values().map(|slice| to_string(slice.as_ref()));
+    let peers = snapshot.peers.values().map(|peer| to_string(peer.as_ref()));
+    let node = snapshot.node.iter().map(|node| to_string(node.as_ref()));
+    let texts = slices.chain(peers).chain(node).filter_map(Result::ok);
+    texts.collect::<Vec<_>>().join("---\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use spanwire_crds::{LocationSlice, LocationSliceSpec, MeshNode, MeshNodeSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_shown_as_the_documents_that_make_it() {
+        let slice = LocationSlice::new(
+            "a-0",
+            LocationSliceSpec {
+                location: "a".into(),
+                ..Default::default()
+            },
+        );
+        let node = MeshNode::new(
+            "a1",
+            MeshNodeSpec {
+                retire: true,
+                ..Default::default()
+            },
+        );
+        let snapshot = Snapshot {
+            slices: [("a-0".to_owned(), Arc::new(slice))].into(),
+            peers: BTreeMap::new(),
+            node: Some(Arc::new(node)),
+        };
+        let path = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        std::fs::write(path.path(), documents(&snapshot)).unwrap();
+        let read = crate::source::file::read([path.path().to_owned()].iter(), &"a1".parse().unwrap());
+        assert_eq!(read.unwrap(), snapshot);
+    }
+}

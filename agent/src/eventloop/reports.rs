@@ -1,0 +1,64 @@
+//! What the loop reports: status, Lease, metrics and logs.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use spanwire_core::Outcome;
+
+use super::EventLoop;
+
+impl EventLoop {
+    /// Reports what is new.
+    pub(super) fn report(&mut self) {
+        let links = self.state.links().iter();
+        self.metrics
+            .links(links.map(|(location, up)| (location.to_string(), up)));
+        let generation = i64::try_from(self.state.mesh().generation.0).unwrap_or(i64::MAX);
+        self.metrics.generation.set(generation);
+        let owner = self
+            .snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.node.as_ref()?.metadata.uid.clone());
+        let owner = owner.filter(|_| self.state.leads());
+        self.outlets.owner.send_if_modified(|known| {
+            let changed = *known != owner;
+            *known = owner;
+            changed
+        });
+        let Some(status) = self.state.poll_status(Timestamp::now()) else {
+            return;
+        };
+        let observed = self.state.observed_status().cloned();
+        let pair = (Some(status.clone()), observed);
+        if pair.0 != pair.1 && pair != self.last_reported {
+            self.outlets.status.send_replace(Some(Arc::new(status)));
+        }
+        self.last_reported = pair;
+    }
+
+    /// Counts an outcome, and how long it took from the survey on.
+    pub(super) fn count(&self, outcome: &Outcome, time: Duration) {
+        self.metrics.steps.inc_by(outcome.applied as u64);
+        self.metrics.failures.inc_by(outcome.failed as u64);
+        self.metrics.repairs.inc_by(u64::from(outcome.repaired));
+        self.metrics.reconciled(time);
+    }
+
+    /// Logs each trouble when it begins, and the end of the last.
+    pub(super) fn log_troubles(&mut self) {
+        let troubles = self.state.troubles().unwrap_or_default();
+        self.metrics.ready.set(i64::from(troubles.is_empty()));
+        let mut texts = BTreeSet::new();
+        for trouble in troubles {
+            let text = trouble.to_string();
+            if !self.logged.contains(&text) {
+                tracing::warn!(reason = trouble.reason(), "{text}");
+            }
+            texts.insert(text);
+        }
+        if texts.is_empty() && !self.logged.is_empty() {
+            tracing::info!("nothing is left undone any more");
+        }
+        self.logged = texts;
+    }
+}
