@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use spanwire_e2e::{Lab, Provoked, suite};
 
 /// What tests do on purpose that programs warn of.
-const PROVOKED: [Provoked; 14] = [
+const PROVOKED: [Provoked; 18] = [
     agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
     // The node's own network is also that of the location it has left.
     agent(
@@ -27,6 +27,7 @@ const PROVOKED: [Provoked; 14] = [
         "which is connected here by eth0",
     ),
     agent("what_is_deleted_by_hand_comes_back", "repaired"),
+    agent("all_of_it_with_strict_reverse_path_filters", "rp_filter = 2"),
     agent(RESTARTED, "client error"),
     operator(RESTARTED, "client error"),
     operator(RESTARTED, "peer closed connection"),
@@ -37,13 +38,16 @@ const PROVOKED: [Provoked; 14] = [
     operator(STOPPED, "client error"),
     operator(STOPPED, "peer closed connection"),
     operator(STOPPED, "too old resource version"),
-    agent(
-        "without_the_tunnel_traffic_stops_and_nothing_leaks",
-        "userspace WireGuard is not reached",
-    ),
+    agent(TUNNEL_STOPPED, "userspace WireGuard is not reached"),
+    agent(TUNNEL_STOPPED, "repaired"),
+    // The tunnel that starts again has its device a moment before it answers for it.
+    agent(TUNNEL_STOPPED, "the device spanwire0 is of kind"),
+    // The hook that has the nodes cleaned takes the Lease.
+    operator("uninstall_leaves_every_node_as_it_was", "lease lost"),
 ];
 
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
+const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
 const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_ledger";
 
 const fn agent(by: &'static str, says: &'static str) -> Provoked {
@@ -140,10 +144,7 @@ fn main() -> ExitCode {
             ("rolling_the_agents_loses_no_packet", restarts::agents_rolled),
             (RESTARTED, restarts::control),
             (STOPPED, restarts::ledger),
-            (
-                "without_the_tunnel_traffic_stops_and_nothing_leaks",
-                plaintext::tunnel_stopped,
-            ),
+            (TUNNEL_STOPPED, plaintext::tunnel_stopped),
             ("a_crashed_follower_comes_back", restarts::follower_crash),
             ("a_rebooted_leader_keeps_its_key", restarts::leader_reboot),
             ("after_all_that_everything_is_ready_again", Lab::wait_mesh_ready),
