@@ -142,7 +142,10 @@ mod tests {
     async fn a_name_is_resolved_until_nothing_receives_its_addresses() {
         let (sender, mut receiver) = watch::channel(BTreeSet::new());
         let task = tokio::spawn(server("localhost").watch_addresses(sender));
-        receiver.changed().await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), receiver.changed())
+            .await
+            .unwrap()
+            .unwrap();
         assert!(receiver.borrow().iter().all(|address| address.ip().is_loopback()));
         drop(receiver);
         tokio::time::timeout(Duration::from_secs(10), task)

@@ -19,7 +19,7 @@ pub trait Record {
     fn renew(&mut self, newer: Self);
 }
 
-/// A whole object; one that is equal is the one that is known, so that a comparison of pointers tells that nothing changed.
+/// A whole object. One that is equal stays the one that is known, so that comparing pointers finds that nothing changed.
 impl<K: PartialEq> Record for Arc<K> {
     fn version(&self) -> Option<&str> {
         None

@@ -119,7 +119,7 @@ fn local(random: [u8; 5]) -> Prefix {
 /// Makes the CustomResourceDefinitions what this version knows them to be.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn apply_definitions(client: &Client) -> Result<(), kube::Error> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let params = PatchParams::apply(FIELD_MANAGER).force();

@@ -197,7 +197,7 @@ impl ElectionLoop {
 /// Releases the Lease, where `identity` holds it.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn release(client: Client, namespace: &str, identity: String) -> Result<(), Error> {
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let Some(lease) = api.get_opt(LEASE).await? else {
@@ -213,7 +213,7 @@ pub async fn release(client: Client, namespace: &str, identity: String) -> Resul
 /// Takes the Lease from its holder, for this long.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn seize(client: &Client, namespace: &str, identity: &str, term: Duration) -> Result<(), Error> {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let lease = api.get_opt(LEASE).await?;

@@ -25,7 +25,7 @@ const TOGETHER: usize = 16;
 /// uninstallation must not hang on a node that is away.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn retire(
     client: Client,
     namespace: &str,
@@ -80,7 +80,7 @@ pub async fn retire(
     Ok(())
 }
 
-/// Answers the name where there is such a node still.
+/// Asks one agent; returns its name where there still is such a node.
 async fn ask(api: &Api<MeshNode>, name: String) -> Result<Option<String>, kube::Error> {
     let patch = Patch::Merge(json!({"spec": {"retire": true}}));
     match api.patch(&name, &PatchParams::default(), &patch).await {

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 /// The loop comes by every [`TICK`](crate::eventloop::TICK); after so long it hangs.
 const HANGS: Duration = Duration::from_secs(90);
 
-/// What the endpoints tell.
+/// What the endpoints serve.
 #[derive(Clone)]
 pub struct Health {
     state: Arc<Mutex<(Instant, bool)>>,
@@ -30,7 +30,7 @@ impl Health {
         }
     }
 
-    /// The loop came by.
+    /// Records that the loop came by.
     pub fn tick(&self, ready: bool) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), ready);
     }

@@ -15,7 +15,7 @@ use spanwire_topology::{
 use super::{Now, OperatorState};
 use crate::batch::{Notice, Write};
 
-/// How many problems a condition names; nobody reads more.
+/// How many problems a condition names; a person reads no more.
 const NAMED: usize = 8;
 /// How many leaders a status names: with `mesh: Nodes` there are as many as nodes.
 const LEADERS: usize = 16;
