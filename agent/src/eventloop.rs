@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use spanwire_cluster::backoff::{Backoff, jittered};
 use spanwire_core::{NodeState, Outcome, Snapshot, Trouble};
 use spanwire_crds::MeshNodeStatus;
 use spanwire_kernel::Changes;
@@ -28,7 +29,6 @@ use tokio::{
 
 use crate::{
     admin::Query,
-    chance::{Backoff, jittered},
     checkpoint::Checkpoint,
     lease::Owner,
     metrics::Metrics,

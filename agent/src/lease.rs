@@ -11,11 +11,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use spanwire_cluster::backoff::jittered;
 use spanwire_crds::names;
 use spanwire_topology::NodeName;
 use tokio::{sync::watch, time::Instant};
-
-use crate::chance::jittered;
 
 /// The kubelet's own figures: renewed four times before it expires.
 const DURATION: Duration = Duration::from_secs(40);

@@ -5,10 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod api;
 pub mod args;
 pub mod atomic_file;
-pub mod chance;
 pub mod checkpoint;
 pub mod cleanup;
 pub mod eventloop;

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
+use spanwire_cluster::backoff::{Backoff, jittered};
 use spanwire_topology::DnsName;
 use tokio::{sync::mpsc, task::AbortHandle};
-
-use crate::chance::{Backoff, jittered};
 
 /// getaddrinfo(3) does not return the time to live of a record; names of dynamic addresses have a minute or less.
 const AGAIN: Duration = Duration::from_secs(30);

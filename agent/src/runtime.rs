@@ -1,6 +1,7 @@
 //! Starts the parts of the agent, and connects them.
 
 use anyhow::Context as _;
+use spanwire_cluster::connect::{Connection, connect};
 use spanwire_core::NodeState;
 use spanwire_topology::NodeName;
 use tokio::{
@@ -10,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    admin, api,
+    admin,
     args::{Args, Source},
     checkpoint::Checkpoint,
     eventloop::{EventLoop, Inlets, Outlets},
@@ -79,11 +80,11 @@ async fn start(
             tokio::spawn(file::watch(path.clone(), me.clone(), publisher));
         }
         Source::Kubernetes => {
-            let (client, host, port) = api::connect(args.api_server.as_ref()).await?;
+            let Connection { client, server, .. } = connect(args.api_server.as_ref()).await?;
             tokio::spawn(kubernetes::watch(client.clone(), me.clone(), publisher));
             tokio::spawn(status_writer::write(client.clone(), me.clone(), statuses));
             tokio::spawn(lease::renew(client, args.namespace.clone(), me.clone(), owners));
-            tokio::spawn(api::watch_addresses(host, port, addresses));
+            tokio::spawn(server.watch_addresses(addresses));
         }
     }
     let (jobs, for_reconciler) = mpsc::unbounded_channel();

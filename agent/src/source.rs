@@ -2,7 +2,6 @@
 //! missing from a snapshot is really gone.
 
 pub mod file;
-pub mod kind;
 pub mod kubernetes;
 
 use std::sync::Arc;

@@ -7,11 +7,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use spanwire_cluster::backoff::{Backoff, jittered};
 use spanwire_crds::{MeshNode, MeshNodeStatus, names};
 use spanwire_topology::NodeName;
 use tokio::sync::watch;
-
-use crate::chance::{Backoff, jittered};
 
 /// The status to be written, if there is one.
 pub type PendingStatus = Option<Arc<MeshNodeStatus>>;
