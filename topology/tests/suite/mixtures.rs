@@ -260,7 +260,19 @@ fn stays(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
         Place::Node(node) => location.role(node).filter(|_| spot.overlay),
         Place::Lan(_) | Place::Peer(_) => None,
     };
-    was.leaders == is.leaders && overlay(was) == overlay(is) && same_peer(old, new, spot)
+    // Overlay addresses of a family go with the last node that has the family.
+    let has = |location: &Location| match &spot.place {
+        Place::Node(node) => {
+            let member = location.members.get(node);
+            !spot.overlay || member.is_some_and(|member| member.overlay.contains(&spot.address))
+        }
+        Place::Lan(_) | Place::Peer(_) => true,
+    };
+    was.leaders == is.leaders
+        && overlay(was) == overlay(is)
+        && has(was)
+        && has(is)
+        && same_peer(old, new, spot)
 }
 
 fn same_peer(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
