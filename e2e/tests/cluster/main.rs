@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use spanwire_e2e::{Lab, Provoked, suite};
 
 /// What tests do on purpose that programs warn of.
-const PROVOKED: [Provoked; 18] = [
+const PROVOKED: [Provoked; 23] = [
     agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
     // The node's own network is also that of the location it has left.
     agent(
@@ -27,8 +27,17 @@ const PROVOKED: [Provoked; 18] = [
         "which is connected here by eth0",
     ),
     agent("what_is_deleted_by_hand_comes_back", "repaired"),
+    agent(
+        "what_is_deleted_by_hand_comes_back",
+        "cannot read the WireGuard device",
+    ),
     agent("all_of_it_with_strict_reverse_path_filters", "rp_filter = 2"),
     agent(RESTARTED, "client error"),
+    // An API server that starts has not read yet who may do what.
+    agent(RESTARTED, "is forbidden"),
+    operator(RESTARTED, "is forbidden"),
+    agent(STOPPED, "is forbidden"),
+    operator(STOPPED, "is forbidden"),
     operator(RESTARTED, "client error"),
     operator(RESTARTED, "peer closed connection"),
     operator(RESTARTED, "too old resource version"),
