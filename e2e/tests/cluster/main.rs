@@ -52,7 +52,7 @@ const PROVOKED: [Provoked; 23] = [
     // The tunnel that starts again has its device a moment before it answers for it.
     agent(TUNNEL_STOPPED, "the device spanwire0 is of kind"),
     // The hook that has the nodes cleaned takes the Lease.
-    operator("uninstall_leaves_every_node_as_it_was", "lease lost"),
+    operator("uninstall_leaves_every_node_as_it_was", "the operator ends"),
 ];
 
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
