@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     net::if_::if_nametoindex,
     sys::socket::{
@@ -20,10 +20,12 @@ use nix::{
 use crate::{
     lab::Lab,
     machine::{Background, Machine},
+    wait::wait_until,
 };
 
 /// What is advertised: a network of the documentation's (RFC 3849).
 const PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0);
+const SOON: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Seconds for which the router is a default router: so few that a node which no longer listens loses it soon.
 const LIFETIME: u16 = 8;
@@ -96,8 +98,20 @@ impl<'a> Advertiser<'a> {
         } = self;
         drop(running);
         for node in lab.layout().nodes().filter(|node| node.location == location) {
-            lab.node(&node.name)?
-                .sh("ip -6 route flush proto ra; ip -6 address flush dev eth0 scope global dynamic")?;
+            let machine = lab.node(&node.name)?;
+            // The last advertisement may be on its way, and a prefix route may outlive its address.
+            wait_until("nothing is left of what was advertised", SOON, || {
+                machine.sh(&format!(
+                    "ip -6 route flush proto ra; ip -6 address flush dev eth0 scope global dynamic; \
+                     ip -6 route flush root {PREFIX}/64"
+                ))?;
+                let left = machine.sh(&format!(
+                    "ip -6 route show proto ra; ip -6 route show root {PREFIX}/64; \
+                     ip -6 address show dev eth0 scope global dynamic"
+                ))?;
+                ensure!(left.trim().is_empty(), "{}: {left}", node.name);
+                Ok(true)
+            })?;
         }
         Ok(())
     }
