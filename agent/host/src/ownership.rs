@@ -19,6 +19,15 @@ pub enum OwnershipConflict {
         /// What it is.
         kind: String,
     },
+    /// A TUN device with Spanwire's name that no WireGuard answers for.
+    #[error(
+        "no WireGuard answers for the TUN device {name}: its tunnel process is starting or hangs, or another program made \
+         the device; if this lasts, restart the tunnel's pod on this node, or remove the device"
+    )]
+    SilentLink {
+        /// The name.
+        name: LinkName,
+    },
     /// Rules of others in Spanwire's priority band.
     #[error(
         "an {family} rule of another program (protocol {protocol}) has the priority {priority}, which is Spanwire's; \
@@ -68,11 +77,16 @@ mod tests {
 
     #[test]
     fn a_conflict_says_what_to_change() {
-        let name = LinkName::new("spanwire0").unwrap();
+        let name = || LinkName::new("spanwire0").unwrap();
         let texts = [
             (
+                OwnershipConflict::SilentLink { name: name() },
+                "no WireGuard answers for the TUN device spanwire0: its tunnel process is starting or hangs, or another \
+                 program made the device; if this lasts, restart the tunnel's pod on this node, or remove the device",
+            ),
+            (
                 OwnershipConflict::Link {
-                    name,
+                    name: name(),
                     kind: String::new(),
                 },
                 "the device spanwire0 is there already and is hardware, not WireGuard; remove it, or give \

@@ -12,7 +12,7 @@ use crate::{
     kernel::socket_of,
     link,
     netlink::{Refusal, Request},
-    ownership::taken,
+    ownership::{foreign_device, taken},
     route, rule,
     wireguard::{self, Backend, Change, PeerUpdate, USERSPACE_KIND, kernel, uapi},
 };
@@ -183,10 +183,7 @@ impl Kernel {
     async fn add_wireguard(&mut self, name: &LinkName, mtu: u32, listen_port: u16) -> Result<(), ApplyError> {
         if let Some(device) = link::find(&mut self.route, name).await? {
             if !self.is_own_device(&device).await {
-                return Err(ApplyError::ForeignLink {
-                    name: name.clone(),
-                    kind: device.kind,
-                });
+                return Err(ApplyError::ForeignLink(foreign_device(device)));
             }
             // The other backend's, or one that was never finished.
             self.delete_device(name).await?;

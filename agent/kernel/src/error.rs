@@ -147,16 +147,9 @@ pub enum ApplyError {
     /// The device is not there.
     #[error("there is no device {0}")]
     NoLink(LinkName),
-    /// A device of that name is another program's.
-    #[error(
-        "the device {name} is of kind {kind:?} and not Spanwire's; remove it, or give Spanwire another name"
-    )]
-    ForeignLink {
-        /// The name.
-        name: LinkName,
-        /// What it is.
-        kind: String,
-    },
+    /// There is a device of that name that no backend of Spanwire answers for.
+    #[error(transparent)]
+    ForeignLink(OwnershipConflict),
     /// The port for WireGuard is taken.
     #[error("{}", OwnershipConflict::Port { port: *.0 })]
     PortTaken(u16),

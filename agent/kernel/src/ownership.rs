@@ -41,7 +41,7 @@ impl Kernel {
                     .ok()
                     .map(|device| device.listen_port);
             }
-            Some(link::Device { name, kind, .. }) => conflicts.push(OwnershipConflict::Link { name, kind }),
+            Some(device) => conflicts.push(foreign_device(device)),
             None => {}
         }
         for family in [Family::V4, Family::V6] {
@@ -89,6 +89,16 @@ impl Kernel {
                 .is_ok(),
             _ => false,
         }
+    }
+}
+
+/// What a device of our name is that no backend of Spanwire answers for. Of a TUN device it cannot be known who made it: a
+/// tunnel process that starts has its device a moment before it answers for it.
+pub(crate) fn foreign_device(device: link::Device) -> OwnershipConflict {
+    let link::Device { name, kind, .. } = device;
+    match kind.as_str() {
+        USERSPACE_KIND => OwnershipConflict::SilentLink { name },
+        _ => OwnershipConflict::Link { name, kind },
     }
 }
 

@@ -50,7 +50,10 @@ const PROVOKED: [Provoked; 23] = [
     agent(TUNNEL_STOPPED, "userspace WireGuard is not reached"),
     agent(TUNNEL_STOPPED, "repaired"),
     // The tunnel that starts again has its device a moment before it answers for it.
-    agent(TUNNEL_STOPPED, "the device spanwire0 is of kind"),
+    agent(
+        TUNNEL_STOPPED,
+        "no WireGuard answers for the TUN device spanwire0",
+    ),
     // The hook that has the nodes cleaned takes the Lease.
     operator("uninstall_leaves_every_node_as_it_was", "the operator ends"),
 ];

@@ -1,4 +1,4 @@
-use spanwire_host::{Device, DeviceKind, Step, WireGuard};
+use spanwire_host::{Device, DeviceKind, OwnershipConflict, Step, WireGuard};
 use spanwire_kernel::ApplyError;
 
 use crate::lab::{json, key, lab, p, run};
@@ -114,13 +114,35 @@ fn a_device_of_another_program_with_our_name_is_left_alone_and_named() {
         let report = lab.kernel.apply(vec![lab.add_link()]).await;
 
         assert!(
-            matches!(&report.failed[..], [(_, ApplyError::ForeignLink { kind, .. })] if kind == "bridge"),
+            matches!(
+                &report.failed[..],
+                [(_, ApplyError::ForeignLink(OwnershipConflict::Link { kind, .. }))] if kind == "bridge"
+            ),
             "{report:?}"
         );
         assert_eq!(
             json(&format!("ip -j -d link show {name}"))[0]["linkinfo"]["info_kind"],
             "bridge"
         );
+    });
+}
+
+/// A tunnel process that starts has its device a moment before it answers for it; another program's looks the same.
+#[test]
+fn a_tun_device_that_nothing_answers_for_is_not_called_another_programs() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        run(&format!("ip tuntap add {name} mode tun"));
+
+        let report = lab.kernel.apply(vec![lab.add_link()]).await;
+
+        let silent = OwnershipConflict::SilentLink { name };
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::ForeignLink(found))] if *found == silent),
+            "{report:?}"
+        );
+        let found = lab.kernel.ownership_conflicts(None).await.unwrap();
+        assert_eq!(found, [silent]);
     });
 }
 
