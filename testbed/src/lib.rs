@@ -1,7 +1,7 @@
 //! What tests, benchmarks and the lab share. No product code depends on this crate.
 //!
 //! * [`programs`]: only what `scripts/programs` lists is started, so that a program that `scripts/setup` does not install
-//!   is missed on every machine and not only on a fresh one. [`command`] and [`Command`] look there.
+//!   is missed on every machine and not only on a fresh one. [`command()`] and [`Command`] look there.
 //! * [`Namespace`], [`isolated`]: network namespaces that end with the test, however it ends. They need root.
 //! * [`World::two_locations`]: nodes and pods behind two LANs and a router, as flannel leaves them.
 //! * [`wait_until`], [`Ping`]: what happens while a test waits.
