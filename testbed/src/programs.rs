@@ -72,7 +72,7 @@ pub fn check(program: impl AsRef<OsStr>) -> Result<(), Unlisted> {
 pub fn command(program: impl AsRef<OsStr>) -> Result<Command, Unlisted> {
     let program = program.as_ref();
     check(program)?;
-    #[allow(clippy::disallowed_methods, reason = "this is the place that checks")]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that checks")]
     let mut command = Command::new(program);
     if program.to_str().is_some_and(|name| STARTERS.contains(&name)) {
         command.env("PATH", path());
@@ -83,7 +83,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Result<Command, Unlisted> {
 /// Makes a command that does nothing, for the place of one that was refused.
 #[must_use]
 pub fn nothing() -> Command {
-    #[allow(clippy::disallowed_methods, reason = "it is on the list")]
+    #[expect(clippy::disallowed_methods, reason = "it is on the list")]
     Command::new("true")
 }
 
