@@ -21,7 +21,7 @@ use spanwire_topology::{Family as IpFamily, Keepalive, Prefix, PublicKey};
 
 use super::{
     Change, PeerUpdate,
-    peer_stats::{Stats, count},
+    peer_stats::{Stats, count, key_of},
 };
 use crate::{
     error::{ApplyError, ReadError},
@@ -217,14 +217,7 @@ fn attributes_of(message: &Message) -> Vec<WireguardAttribute> {
 }
 
 fn merge_peer(device: &mut WireGuard, attributes: &WireguardPeer) {
-    let key = attributes.iter().find_map(|attribute| {
-        if let WireguardPeerAttribute::PublicKey(key) = attribute {
-            Some(PublicKey::new(*key))
-        } else {
-            None
-        }
-    });
-    let Some(key) = key else { return };
+    let Some(key) = key_of(attributes) else { return };
     let peer: &mut WireGuardPeer = device.peers.entry(key).or_default();
     for attribute in attributes.iter() {
         #[expect(clippy::wildcard_enum_match_arm, reason = "statistics are read elsewhere")]

@@ -14,17 +14,21 @@ use super::hex::unhex;
 /// The counters of a device, by peer.
 pub(crate) type Stats = BTreeMap<PublicKey, PeerStats>;
 
-/// Adds the counters in one part of a netlink dump that was read at `now`. Of a peer that comes in several parts only the
-/// first has any (`get_peer` in drivers/net/wireguard/netlink.c).
-pub(crate) fn count(stats: &mut Stats, attributes: &WireguardPeer, now: SystemTime) {
-    let key = attributes.iter().find_map(|attribute| {
+/// Returns the key of the peer that a part of a netlink dump is about.
+pub(crate) fn key_of(attributes: &WireguardPeer) -> Option<PublicKey> {
+    attributes.iter().find_map(|attribute| {
         if let WireguardPeerAttribute::PublicKey(key) = attribute {
             Some(PublicKey::new(*key))
         } else {
             None
         }
-    });
-    let Some(key) = key else { return };
+    })
+}
+
+/// Adds the counters in one part of a netlink dump that was read at `now`. Of a peer that comes in several parts only the
+/// first has any (`get_peer` in drivers/net/wireguard/netlink.c).
+pub(crate) fn count(stats: &mut Stats, attributes: &WireguardPeer, now: SystemTime) {
+    let Some(key) = key_of(attributes) else { return };
     let peer = stats.entry(key).or_default();
     for attribute in attributes.iter() {
         #[expect(clippy::wildcard_enum_match_arm, reason = "the set-up is read elsewhere")]
