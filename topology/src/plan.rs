@@ -102,6 +102,9 @@ pub struct Plan {
     /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
     /// go through the hop, never bare onto the LAN.
     pub returns: BTreeMap<Prefix, Via>,
+    /// The hops to the other leaders of the own location that packets of this node may go through, in order: the one that
+    /// `routes` name, and those that they may name next.
+    pub leaders: Vec<Via>,
 }
 
 /// The part a node plays.
@@ -160,6 +163,8 @@ pub struct Route {
     pub via: Via,
     /// The location where the prefix lives; for a Peer its home, or the own location where it is attached here.
     pub location: LocationName,
+    /// The prefix is the address of a node; not its overlay address, nor one of its pods.
+    pub node: bool,
 }
 
 /// How packets leave this node.
@@ -193,6 +198,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             local: BTreeSet::new(),
             own: BTreeSet::new(),
             returns: BTreeMap::new(),
+            leaders: Vec::new(),
         };
     };
     let entries = entries::entries(&view);
@@ -209,6 +215,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             .map(|_| routes::returns(&view, useful))
             .unwrap_or_default(),
         routes: routes::routes(&view, useful, reachability),
+        leaders: routes::leaders(&view),
         own: own.into_iter().collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! What of a plan a machine cannot have.
 
+use std::net::IpAddr;
+
 use spanwire_topology::{Family, LocationName, NodeName, Prefix};
 use thiserror::Error;
 
@@ -8,9 +10,9 @@ use crate::LinkName;
 /// A part of the plan that is left out on this machine, and why. The rest of the plan stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum Conflict {
-    /// A prefix of another location lies in a network that is connected here.
+    /// A prefix of the mesh is a network that is connected here.
     #[error(
-        "{prefix} of location {location} lies in {network}, which is connected here by {link}: it is not routed \
+        "{prefix} of location {location} is connected here, too, by {link}: it stays on that device and is not routed \
          into the mesh; give one of the two sites other addresses"
     )]
     Connected {
@@ -20,8 +22,44 @@ pub enum Conflict {
         location: LocationName,
         /// The device of the connected network.
         link: LinkName,
+    },
+    /// A network that is connected here lies in a prefix of the mesh.
+    #[error(
+        "{network}, which is connected here by {link}, lies in {prefix} of location {location}: its addresses are \
+         looked for here, the others of {prefix} in the mesh; give one of the two sites other addresses, or narrow {prefix}"
+    )]
+    Inside {
         /// The connected network.
         network: Prefix,
+        /// Its device.
+        link: LinkName,
+        /// The prefix of the mesh.
+        prefix: Prefix,
+        /// Where that lives.
+        location: LocationName,
+    },
+    /// Addresses of nodes of another location lie in a network that is connected here.
+    #[error(
+        "{first}, {what} of location {location}, lies in {network}, which is connected here by {link}: from here it is \
+         unreachable; give one of the two sites other addresses, correct the mask of {link}, or keep node addresses out of \
+         the mesh with spanwire.dev/internal-ip: \"-\"",
+        what = if *count > 1 {
+            format!("one of {count} node addresses")
+        } else {
+            "the address of a node".to_owned()
+        }
+    )]
+    Nodes {
+        /// The connected network.
+        network: Prefix,
+        /// Its device.
+        link: LinkName,
+        /// Where the nodes are.
+        location: LocationName,
+        /// The first of their addresses.
+        first: IpAddr,
+        /// How many there are.
+        count: usize,
     },
     /// A leader cannot be reached in a family over the CNI's device, nor is it in a connected network.
     #[error(
@@ -59,7 +97,11 @@ impl Conflict {
     pub fn prefix(&self) -> Option<Prefix> {
         match self {
             Self::Connected { prefix, .. } => Some(*prefix),
-            Self::NoHop { .. } | Self::Ipv6Disabled { .. } | Self::NoKey => None,
+            Self::Inside { .. }
+            | Self::Nodes { .. }
+            | Self::NoHop { .. }
+            | Self::Ipv6Disabled { .. }
+            | Self::NoKey => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! A family is left out where nothing on the machine can have packets of it: where it is switched off on all devices, and,
 //! apart from the tunnel, where neither this node nor what it leads for has addresses of it.
 
+mod connected;
 mod next_hop;
 
 use std::{
@@ -16,6 +17,8 @@ use std::{
 use spanwire_topology::{Family, LocationName, Plan, Prefix, Role, Via};
 
 use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
+use connected::Connected;
+pub(crate) use connected::Held;
 pub(crate) use next_hop::NextHop;
 use next_hop::{Resolver, nameable};
 
@@ -24,6 +27,8 @@ use next_hop::{Resolver, nameable};
 pub(crate) struct Resolved<'a> {
     /// Every prefix that is routed into the mesh, in order.
     pub(crate) remote: Vec<(Prefix, ResolvedRoute<'a>)>,
+    /// Prefixes of the mesh that are networks connected here, and stay where they are.
+    pub(crate) held: BTreeMap<Prefix, Held<'a>>,
     /// Networks of the own location and connected ones that lie in a wider prefix of `remote`. Others need no entry in
     /// the table: what no remote prefix covers falls through it anyway, so a location of thousands of nodes costs none.
     pub(crate) throws: BTreeSet<Prefix>,
@@ -68,25 +73,23 @@ impl<'a> Resolved<'a> {
         let sends = FAMILIES.map(|family| sends(plan, facts, family));
         let leads = plan.tunnel.is_some() && facts.public_key.is_some();
 
+        let mut connected = Connected::new(plan, facts);
+        let mut held = BTreeMap::new();
         let mut remote = Vec::with_capacity(plan.routes.len());
         for (prefix, route) in &plan.routes {
             let family = prefix.family();
             if !facts.has(family) || (route.via != Via::Tunnel && !sends[index(family)]) {
                 continue;
             }
-            let foreign = plan.location.as_ref() != Some(&route.location);
-            if let Some((network, link)) = connected(&resolver.lans, prefix, foreign) {
-                conflicts.insert(Conflict::Connected {
-                    prefix: *prefix,
-                    location: route.location.clone(),
-                    link: (*link).clone(),
-                    network: *network,
-                });
+            if let Some(here) = connected.hold(prefix, route, &mut conflicts) {
+                held.insert(*prefix, here);
                 continue;
             }
             let next_hop = resolver.resolve(family, &route.via);
-            let next_hop =
-                next_hop.filter(|next_hop| *next_hop != NextHop::Tunnel || (leads && facts.tunnels(family)));
+            let doubtful = connected.doubtful(prefix, route);
+            let next_hop = next_hop.filter(|next_hop| {
+                !doubtful && (*next_hop != NextHop::Tunnel || (leads && facts.tunnels(family)))
+            });
             let towards_overlay = prefix.is_host() && overlays.contains(&prefix.address());
             let source = match (&next_hop, towards_overlay) {
                 (Some(NextHop::Tunnel), true) => own_overlay(plan, family),
@@ -103,6 +106,8 @@ impl<'a> Resolved<'a> {
             ));
         }
         conflicts.append(&mut resolver.conflicts);
+        let routed = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
+        connected.report(routed, &mut conflicts);
 
         let returns = returns(plan, facts, &resolver);
         let of_remote = remote.iter().filter_map(|(_, route)| route.next_hop.as_ref());
@@ -110,9 +115,10 @@ impl<'a> Resolved<'a> {
             facts,
             of_remote.chain(returns.iter().map(|(_, next_hop)| next_hop)),
         );
-        let throws = throws(plan, facts, &remote);
+        let throws = throws(plan, facts, &remote, &held);
         let mut resolved = Self {
             remote,
+            held,
             throws,
             returns,
             hops,
@@ -133,7 +139,7 @@ impl<'a> Resolved<'a> {
 
     /// Whether anything is routed in this family.
     pub(crate) fn uses(&self, family: Family) -> bool {
-        !self.of(family).is_empty()
+        !self.of(family).is_empty() || self.held.keys().any(|prefix| prefix.family() == family)
     }
 
     /// Whether this machine sends on packets of the family: something is routed into the mesh besides the overlay
@@ -261,22 +267,6 @@ fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {
     peers.flat_map(|peer| peer.overlay.iter().copied()).collect()
 }
 
-/// Returns the connected network that forbids to route `prefix` into the mesh. Nodes of the own location (with mesh: Nodes) are
-/// in connected networks and routed all the same; only the network as a whole is not.
-fn connected<'l, 'a>(
-    lans: &'l BTreeMap<Prefix, &'a LinkName>,
-    prefix: &Prefix,
-    foreign: bool,
-) -> Option<(&'l Prefix, &'l &'a LinkName)> {
-    lans.iter().find(|(network, _)| {
-        if foreign {
-            network.covers(prefix)
-        } else {
-            *network == prefix
-        }
-    })
-}
-
 /// Ways back to followers' node addresses over the CNI's device. Others need no entry: `main` has the same.
 fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Prefix, NextHop)> {
     let here = plan.returns.iter().filter(|_| plan.location.is_some());
@@ -308,11 +298,17 @@ fn hops<'a>(facts: &HostFacts, next_hops: impl Iterator<Item = &'a NextHop>) -> 
 }
 
 /// Returns what lies directly in a remote prefix; what lies in something local shares its fate without an entry of its own.
-fn throws(plan: &Plan, facts: &HostFacts, remote: &[(Prefix, ResolvedRoute<'_>)]) -> BTreeSet<Prefix> {
+fn throws(
+    plan: &Plan,
+    facts: &HostFacts,
+    remote: &[(Prefix, ResolvedRoute<'_>)],
+    held: &BTreeMap<Prefix, Held<'_>>,
+) -> BTreeSet<Prefix> {
     let is_remote = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
     let connected = facts.links.values().flat_map(|link| link.networks());
     let here = connected.chain(plan.local.iter().chain(&plan.own).copied());
-    let here: Prefixes = here.filter(|prefix| !is_remote(prefix)).collect();
+    let here = here.filter(|prefix| !is_remote(prefix) && !held.contains_key(prefix));
+    let here: Prefixes = here.collect();
     let remote: Prefixes = remote.iter().map(|(prefix, _)| *prefix).collect();
     let in_remote = |prefix: &&Prefix| match (remote.around(prefix), here.around(prefix)) {
         (Some(remote), Some(here)) => remote.length() > here.length(),

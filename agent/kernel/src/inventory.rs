@@ -122,7 +122,7 @@ fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
 
 /// Whether the name is one that CNIs and container engines give to bridges, tunnels and pods' devices.
 fn is_cni(name: &LinkName) -> bool {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "cni",
         "flannel",
         "veth",
@@ -132,11 +132,18 @@ fn is_cni(name: &LinkName) -> bool {
         "tunl0",
         "kube-",
         "docker",
+        "podman",
         "lxc",
         "cilium_",
         "nodelocaldns",
     ];
-    NAMES.iter().any(|start| name.as_str().starts_with(start))
+    NAMES.iter().any(|start| name.as_str().starts_with(start)) || is_dockers_bridge(name.as_str())
+}
+
+/// Whether the name is that of a bridge of a network that a user of Docker made: `br-` and the start of the network's ID.
+fn is_dockers_bridge(name: &str) -> bool {
+    let id = name.strip_prefix("br-").unwrap_or_default();
+    id.len() == 12 && id.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// flannel's VXLAN devices, one per family, make the CNI an overlay; everything else is reached directly.
@@ -169,6 +176,9 @@ mod tests {
             "vxlan.calico",
             "tunl0",
             "kube-ipvs0",
+            "docker0",
+            "br-0a1b2c3d4e5f",
+            "podman1",
         ] {
             assert!(is(name), "{name}");
         }
@@ -178,6 +188,8 @@ mod tests {
             "wlan0",
             "wg0",
             "lan",
+            "br-lan",
+            "br-ex",
             "calendar0".get(..3).unwrap_or("lan"),
         ] {
             assert!(!is(name), "{name}");

@@ -45,7 +45,11 @@ pub(super) fn routes(
     let routes = remote.filter_map(|entry| {
         let via = ways.passable(entry, ways.via(entry)?);
         let location = view.sites[entry.site].name.clone();
-        Some((entry.prefix, Route { via, location }))
+        let node = match (entry.kind, entry.owner) {
+            (Kind::Member, Owner::Member(_, member)) => is_address(member, entry.prefix),
+            (Kind::Member | Kind::Overlay | Kind::Cidr | Kind::Peer, _) => false,
+        };
+        Some((entry.prefix, Route { via, location, node }))
     });
     routes.collect()
 }
@@ -62,6 +66,17 @@ pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix
         Owner::Member(..) | Owner::Site | Owner::Peer(_) => None,
     });
     returns.collect()
+}
+
+/// Returns the hops to the other leaders through which packets of this node may go.
+pub(super) fn leaders(view: &View<'_>) -> Vec<Via> {
+    let others = |lead: &usize| view.lead != Some(*lead);
+    let hop_to = |lead: usize| via(view, lead);
+    if view.islands() {
+        // Through the others it goes by tunnel.
+        return view.carrier.into_iter().filter(others).map(hop_to).collect();
+    }
+    view.leads_of(view.mine).filter(others).map(hop_to).collect()
 }
 
 fn is_address(member: &Member, prefix: Prefix) -> bool {

@@ -70,6 +70,20 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
             bare(RouteKind::Unreachable),
         ));
     }
+    for (prefix, held) in &resolved.held {
+        let here = RouteKind::Unicast {
+            dev: held.link.clone(),
+            via: None,
+            onlink: false,
+            src: Some(held.address),
+        };
+        // In front of the CNI's own route to a prefix of that name.
+        table.push((key(owned.table, prefix, METRIC), bare(here)));
+        table.push((
+            key(owned.table, prefix, LAST_METRIC),
+            bare(RouteKind::Unreachable),
+        ));
+    }
     for prefix in &resolved.throws {
         table.push((key(owned.table, prefix, METRIC), bare(RouteKind::Throw)));
         if !tunnelled.is_empty() {

@@ -34,9 +34,9 @@ impl NextHop {
 /// Resolves each `Via` once per family: thousands of prefixes share a few.
 pub(super) struct Resolver<'a> {
     facts: &'a HostFacts,
-    /// Connected networks that a remote prefix may clash with. The CNI's devices are left out: some CNIs connect the
-    /// network of all pods of the cluster.
-    pub(super) lans: BTreeMap<Prefix, &'a LinkName>,
+    /// The networks in which a leader may be a neighbour. The CNI's devices are left out: some CNIs connect the network of
+    /// all pods of the cluster.
+    lans: BTreeMap<Prefix, &'a LinkName>,
     resolved: Vec<(Family, &'a Via, Option<NextHop>)>,
     /// What could not be resolved.
     pub(super) conflicts: BTreeSet<Conflict>,
@@ -84,7 +84,9 @@ impl<'a> Resolver<'a> {
         let candidates = addresses.iter().filter(|address| Family::of(**address) == family);
         candidates
             .filter_map(|address| {
-                let (_, link) = self.lans.iter().find(|(network, _)| network.contains(*address))?;
+                let around = self.lans.iter().filter(|(network, _)| network.contains(*address));
+                // As Linux routes: a VPN's or another LAN's short mask may contain the LAN's.
+                let (_, link) = around.max_by_key(|(network, _)| network.length())?;
                 Some(NextHop::Lan((*link).clone(), *address))
             })
             .next()

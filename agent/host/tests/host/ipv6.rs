@@ -24,7 +24,14 @@ fn ipv6(host: &Host) -> Vec<String> {
 fn with_remote(plan: &mut Plan, texts: &[&str], via: &spanwire_topology::Via) {
     for prefix in prefixes(texts) {
         let (via, location) = (via.clone(), location("b"));
-        plan.routes.insert(prefix, Route { via, location });
+        plan.routes.insert(
+            prefix,
+            Route {
+                via,
+                location,
+                node: false,
+            },
+        );
     }
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod ipv6;
+mod neighbours;
 mod netns;
 mod nft_syntax;
 mod properties;

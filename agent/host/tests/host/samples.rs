@@ -77,7 +77,14 @@ pub(crate) fn facts(l: u8, x: u8) -> HostFacts {
 fn routes(texts: &[&str], via: &Via, of: &str) -> BTreeMap<Prefix, Route> {
     let route = |text: &&str| {
         let (via, location) = (via.clone(), location(of));
-        (prefix(text), Route { via, location })
+        (
+            prefix(text),
+            Route {
+                via,
+                location,
+                node: text.starts_with("192.168.") && !text.contains('/'),
+            },
+        )
     };
     texts.iter().map(route).collect()
 }
@@ -117,6 +124,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         local: prefixes(ALL_A),
         own: prefixes(own),
         returns: BTreeMap::new(),
+        leaders: Vec::new(),
     }
 }
 
@@ -326,9 +334,16 @@ pub(crate) fn dual_stack_follower() -> (Plan, HostFacts) {
         &["192.168.1.1", "fd00:1::1"],
     );
     let remote: Vec<Prefix> = leader.routes.into_keys().collect();
-    let route = |prefix| {
+    let route = |prefix: Prefix| {
         let (via, location) = (to_a1.clone(), location("b"));
-        (prefix, Route { via, location })
+        (
+            prefix,
+            Route {
+                via,
+                location,
+                node: prefix.is_host() && prefix.to_string().starts_with("fd00:2:"),
+            },
+        )
     };
     plan.routes = remote.into_iter().map(route).collect();
     let mut more = |name: &str, address: &str, length| {

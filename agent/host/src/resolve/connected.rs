@@ -1,0 +1,145 @@
+//! Networks that are connected here and prefixes of other locations, where they are the same or lie in each other.
+//!
+//! Linux prefers the longer prefix, and so does the mesh: a remote pod network is routed into the mesh also where a LAN, a
+//! VPN or a bridge here has a shorter mask. What is left are three kinds of clash, each of which is reported:
+//!
+//! * a network that is a remote prefix, too, stays on its device: its neighbours there are not cut off. It never takes
+//!   another way out of here;
+//! * a network inside a remote prefix is a hole in it, also without a report where it is the LAN of this location;
+//! * the address of a remote node in a network: nothing tells whether the mesh or the neighbour of that address is meant, so
+//!   it is unreachable.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use spanwire_topology::{LocationName, Plan, Prefix, Route};
+
+use crate::{Conflict, HostFacts, LinkName, prefixes::Prefixes};
+
+/// A network that stays on its device, although it is a prefix of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held<'a> {
+    /// The device.
+    pub(crate) link: &'a LinkName,
+    /// The address of this machine in the network.
+    pub(crate) address: IpAddr,
+    /// Where the prefix of the mesh lives.
+    pub(crate) location: &'a LocationName,
+}
+
+/// The networks that are connected to devices of others.
+pub(super) struct Connected<'a> {
+    plan: &'a Plan,
+    /// Each with its device and the address in it.
+    networks: BTreeMap<Prefix, (&'a LinkName, IpAddr)>,
+    /// Those of more than one address.
+    wide: Prefixes,
+    /// Addresses of nodes in connected networks, by network and location: the first of them, and how many.
+    nodes: BTreeMap<(Prefix, &'a LocationName), (Prefix, usize)>,
+}
+
+impl<'a> Connected<'a> {
+    pub(super) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Self {
+        let mut networks = BTreeMap::new();
+        for (name, link) in &facts.links {
+            for (address, length) in &link.addresses {
+                if let Ok(network) = Prefix::new(*address, *length) {
+                    networks.entry(network).or_insert((name, *address));
+                }
+            }
+        }
+        let wide = networks.keys().filter(|network| !network.is_host());
+        Self {
+            plan,
+            wide: wide.copied().collect(),
+            networks,
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Returns how a prefix of the mesh is held here; the conflict is added.
+    pub(super) fn hold(
+        &self,
+        prefix: &Prefix,
+        route: &'a Route,
+        conflicts: &mut BTreeSet<Conflict>,
+    ) -> Option<Held<'a>> {
+        let (link, address) = self.networks.get(prefix)?;
+        let location = &route.location;
+        conflicts.insert(Conflict::Connected {
+            prefix: *prefix,
+            location: location.clone(),
+            link: (*link).clone(),
+        });
+        Some(Held {
+            link,
+            address: *address,
+            location,
+        })
+    }
+
+    /// Whether a prefix is the address of a node of another location that may be a neighbour here.
+    pub(super) fn doubtful(&mut self, prefix: &Prefix, route: &'a Route) -> bool {
+        if !route.node || self.plan.location.as_ref() == Some(&route.location) {
+            return false;
+        }
+        let Some(network) = self.wide.around(prefix) else {
+            return false;
+        };
+        let known = self.nodes.entry((network, &route.location));
+        let (_, count) = known.or_insert((*prefix, 0));
+        *count += 1;
+        true
+    }
+
+    /// Adds the conflicts of networks inside prefixes of the mesh, of those that `routed` says, and of nodes that were found
+    /// to be [doubtful](Self::doubtful).
+    pub(super) fn report(&self, routed: impl Fn(&Prefix) -> bool, conflicts: &mut BTreeSet<Conflict>) {
+        for (network, (link, _)) in &self.networks {
+            if network.is_host() || self.plan.routes.contains_key(network) || self.is_lan(network) {
+                continue;
+            }
+            if let Some((prefix, route)) = self.around(network).filter(|(prefix, _)| routed(prefix)) {
+                conflicts.insert(Conflict::Inside {
+                    network: *network,
+                    link: (*link).clone(),
+                    prefix,
+                    location: route.location.clone(),
+                });
+            }
+        }
+        for ((network, location), (first, count)) in &self.nodes {
+            let Some((link, _)) = self.networks.get(network) else {
+                continue;
+            };
+            conflicts.insert(Conflict::Nodes {
+                network: *network,
+                link: (*link).clone(),
+                location: (*location).clone(),
+                first: first.address(),
+                count: *count,
+            });
+        }
+    }
+
+    /// Returns the remote prefix in which a network lies directly, not in something local that lies in it.
+    fn around(&self, network: &Prefix) -> Option<(Prefix, &'a Route)> {
+        let shorter = (0..=network.length()).rev();
+        let mut prefixes = shorter.filter_map(|length| Prefix::new(network.address(), length).ok());
+        prefixes.find_map(|prefix| {
+            let here = self.plan.local.contains(&prefix) || self.plan.own.contains(&prefix);
+            let route = self.plan.routes.get(&prefix);
+            // `Some(None)` ends the search.
+            (here || route.is_some()).then(|| route.filter(|_| !here).map(|route| (prefix, route)))
+        })?
+    }
+
+    /// Whether this node has the address by which the mesh knows it in the network.
+    fn is_lan(&self, network: &Prefix) -> bool {
+        let own = self.plan.own.iter().filter(|prefix| prefix.is_host());
+        let mut addresses = own.map(Prefix::address);
+        addresses.any(|address| network.contains(address))
+    }
+}

@@ -1,0 +1,180 @@
+//! Networks of others on a node, and what they may take from the mesh.
+
+use spanwire_host::{Conflict, Host, HostFacts, Packet, RouteKind, conflicts, lookup, render};
+use spanwire_topology::{Plan, Via};
+
+use crate::samples::{
+    self, direct_follower, follower, leader, link, location, other_link, prefix, prefixes, settled_leader,
+    standby,
+};
+
+/// Who brings a network: a LAN, a VPN, Docker, a CNI.
+const DEVICES: [(&str, bool); 4] = [
+    ("eth1", false),
+    ("wg-home", false),
+    ("docker0", true),
+    ("cni9", true),
+];
+
+fn with_network(facts: &HostFacts, (name, cni): (&str, bool), address: &str, length: u8) -> HostFacts {
+    let mut facts = facts.clone();
+    let other = other_link(1500, &[(address, length)], cni);
+    facts.links.insert(link(name), other);
+    facts
+}
+
+fn way<'a>(host: &'a Host, to: &str) -> Option<&'a RouteKind> {
+    lookup(host, &Packet::to(to.parse().unwrap()))
+}
+
+fn leaves_by(host: &Host, to: &str) -> String {
+    match way(host, to) {
+        Some(RouteKind::Unicast { dev, .. }) => dev.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_network_with_a_shorter_mask_takes_nothing_from_the_mesh() {
+    let nodes: [(&str, (Plan, HostFacts)); 5] = [
+        ("leader", leader()),
+        ("settled leader", settled_leader()),
+        ("follower", follower()),
+        ("follower in the LAN", direct_follower()),
+        ("standby", standby()),
+    ];
+    for (name, (plan, facts)) in nodes {
+        for device in DEVICES {
+            for (address, length) in [
+                ("10.0.0.5", 8),
+                ("10.244.0.5", 16),
+                ("10.244.22.5", 23),
+                ("1.2.3.4", 1),
+            ] {
+                // Where 10.0.0.0/8 is b's, a network inside it is another matter.
+                if plan.routes.contains_key(&prefix("10.0.0.0/8")) && length >= 8 {
+                    continue;
+                }
+                let other = with_network(&facts, device, address, length);
+                let what = format!("{name}, {address}/{length} on {}", device.0);
+                assert_eq!(conflicts(&plan, &other), conflicts(&plan, &facts), "{what}");
+                assert_eq!(
+                    render(&plan, &other).routes,
+                    render(&plan, &facts).routes,
+                    "{what}"
+                );
+                assert_eq!(render(&plan, &other).nft, render(&plan, &facts).nft, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_that_is_a_remote_prefix_stays_on_its_device_and_takes_no_other_way() {
+    for (plan, facts) in [settled_leader(), follower(), direct_follower()] {
+        for device in DEVICES {
+            let facts = with_network(&facts, device, "10.244.21.9", 24);
+            let mut host = render(&plan, &facts);
+            assert_eq!(leaves_by(&host, "10.244.21.7"), device.0);
+            assert_ne!(leaves_by(&host, "10.244.22.7"), device.0);
+            let text: Vec<String> = conflicts(&plan, &facts).iter().map(ToString::to_string).collect();
+            let expected = format!(
+                "10.244.21.0/24 of location b is connected here, too, by {}: it stays on that device and is not routed into \
+                 the mesh; give one of the two sites other addresses",
+                device.0
+            );
+            assert_eq!(text, [expected]);
+            // Its device goes: not even then by the CNI's own route.
+            let routes = std::sync::Arc::make_mut(&mut host.routes);
+            routes.retain(
+                |_, route| !matches!(&route.kind, RouteKind::Unicast { dev, .. } if dev.as_str() == device.0),
+            );
+            assert_eq!(way(&host, "10.244.21.7"), Some(&RouteKind::Unreachable));
+        }
+    }
+}
+
+#[test]
+fn a_network_inside_a_remote_prefix_is_a_hole_in_it_and_is_reported_unless_it_is_the_lan_of_the_location() {
+    let (mut plan, facts) = leader();
+    for text in ["172.16.0.0/12", "192.168.0.0/16"] {
+        let route = spanwire_topology::Route {
+            via: Via::Tunnel,
+            location: location("b"),
+            node: false,
+        };
+        plan.routes.insert(prefix(text), route);
+    }
+    assert_eq!(conflicts(&plan, &facts), []);
+    for device in DEVICES {
+        let other = with_network(&facts, device, "172.17.0.1", 16);
+        let host = render(&plan, &other);
+        assert_eq!(way(&host, "172.17.0.2"), None, "{device:?}");
+        assert_eq!(leaves_by(&host, "172.18.0.2"), "spanwire0", "{device:?}");
+        assert_eq!(leaves_by(&host, "192.168.9.2"), "spanwire0", "{device:?}");
+        assert_eq!(way(&host, "192.168.1.9"), None, "{device:?}");
+        let conflict = Conflict::Inside {
+            network: prefix("172.17.0.0/16"),
+            link: link(device.0),
+            prefix: prefix("172.16.0.0/12"),
+            location: location("b"),
+        };
+        assert_eq!(conflicts(&plan, &other), [conflict], "{device:?}");
+        // What the location has of it is nobody's question.
+        let mut known = plan.clone();
+        known.local.extend(prefixes(&["172.17.0.0/16"]));
+        assert_eq!(conflicts(&known, &other), [], "{device:?}");
+    }
+}
+
+#[test]
+fn the_address_of_a_remote_node_in_a_network_is_unreachable_and_pods_are_not() {
+    let all = [leader(), follower(), direct_follower(), standby()];
+    for (plan, facts) in all {
+        let before = render(&plan, &facts);
+        for (length, count) in [(16, 2), (31, 1)] {
+            let address = if length == 16 {
+                "192.168.0.5"
+            } else {
+                "192.168.2.3"
+            };
+            let other = with_network(&facts, DEVICES[0], address, length);
+            let host = render(&plan, &other);
+            assert_eq!(way(&host, "192.168.2.2"), Some(&RouteKind::Unreachable));
+            assert_eq!(way(&host, "10.244.21.7"), way(&before, "10.244.21.7"));
+            assert_eq!(
+                way(&host, "192.168.2.1") == way(&before, "192.168.2.1"),
+                count == 1
+            );
+            let text = conflicts(&plan, &other);
+            assert!(
+                matches!(&text[..], [Conflict::Nodes { count: found, .. }] if *found == count),
+                "{text:?}"
+            );
+            assert!(
+                text[0].to_string().contains("correct the mask of eth1"),
+                "{}",
+                text[0]
+            );
+        }
+    }
+}
+
+#[test]
+fn overlay_addresses_and_those_of_peers_are_no_neighbours() {
+    let (plan, facts) = samples::with_peers();
+    let other = with_network(&facts, DEVICES[0], "10.0.0.5", 8);
+    assert_eq!(conflicts(&plan, &other), []);
+    let host = render(&plan, &other);
+    for address in ["10.9.0.1", "10.4.0.21"] {
+        assert_eq!(leaves_by(&host, address), "spanwire0");
+    }
+}
+
+#[test]
+fn a_leader_is_looked_for_in_the_network_with_the_longest_mask() {
+    let (plan, facts) = direct_follower();
+    let other = with_network(&facts, ("ens9", false), "192.168.1.200", 23);
+    assert_eq!(render(&plan, &other), render(&plan, &facts));
+    assert_eq!(leaves_by(&render(&plan, &other), "10.244.21.7"), "eth0");
+}
