@@ -38,6 +38,9 @@ pub struct Args {
     /// Where /healthz, /readyz, /metrics and /debug are served.
     #[arg(long, default_value = "127.0.0.1:9477")]
     pub status_address: SocketAddr,
+    /// Keep the nft table in the state directory as guard.nft, for the node to load before its CNI when it boots.
+    #[arg(long)]
+    pub guard: bool,
 }
 
 /// What the agent can do besides running.

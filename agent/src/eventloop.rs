@@ -2,6 +2,10 @@
 //!
 //! Nothing in it waits: the machine is the [reconciler's](crate::reconciler), names, the API server and the checkpoint
 //! have tasks of their own. The reconciler has one job at a time; what becomes due meanwhile waits for its report.
+//!
+//! What the checkpoint says is enforced before anything else is begun ([`EventLoop::enforce`]): a machine that has just
+//! booted has no rule and no table, and its CNI sends plaintext. Until the source has answered, or does not, nothing of
+//! that is reported: it is no news.
 
 mod debug;
 mod reports;
@@ -16,23 +20,25 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures::StreamExt as _;
 use spanwire_cluster::backoff::{Backoff, jittered};
 use spanwire_core::{NodeState, Outcome, Snapshot, Trouble};
 use spanwire_crds::MeshNodeStatus;
-use spanwire_kernel::Changes;
+use spanwire_kernel::NetlinkError;
 use spanwire_topology::{DnsName, NodeName};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{sleep_until, timeout},
+    time::{sleep_until, timeout, timeout_at},
 };
 
 use crate::{
     admin::Query,
     checkpoint::Checkpoint,
+    guard::Guard,
     lease::Owner,
     metrics::Metrics,
-    reconciler::{Job, Report, SurveyRequest},
+    reconciler::{Announcements, Job, Report, SurveyRequest},
     resolve::{Resolved, Resolver},
     source::Snapshots,
     status_writer::PendingStatus,
@@ -51,8 +57,10 @@ const PACE: Duration = Duration::from_millis(200);
 const CHECKPOINT_DELAY: Duration = Duration::from_secs(1);
 /// The least time between two checkpoints: in a large mesh one is megabytes.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
-/// After so long without an answer from the source the checkpoint has to do.
+/// After so long without an answer from the source the checkpoint has to do, and what comes of it is reported.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long enforcing the checkpoint keeps everything else from beginning. A userspace device may take longer.
+const ENFORCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the job in progress has when the agent is to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,16 +90,24 @@ pub struct Inlets {
     pub api_server: watch::Receiver<BTreeSet<SocketAddr>>,
 }
 
+/// What the loop keeps over a restart, besides what is in the kernel.
+pub struct Storage {
+    /// Where the checkpoint is.
+    pub directory: PathBuf,
+    /// What guards the node while it boots, where that is wanted.
+    pub guard: Option<Guard>,
+}
+
 /// The agent's loop.
 pub struct EventLoop {
     me: NodeName,
     state: NodeState,
-    state_directory: PathBuf,
+    storage: Storage,
     outlets: Outlets,
     metrics: Metrics,
     unresolved: BTreeSet<DnsName>,
-    /// What the checkpoint has, while there is no snapshot.
-    checkpoint: Option<Arc<Snapshot>>,
+    /// The source has not answered yet, and may still do so in time.
+    is_expectant: bool,
     /// The last snapshot that was followed, or what the checkpoint has before there is one.
     before: Option<Arc<Snapshot>>,
     snapshot: Option<Arc<Snapshot>>,
@@ -100,7 +116,7 @@ pub struct EventLoop {
     /// The texts of the troubles last logged.
     logged: BTreeSet<String>,
     backoff: Backoff,
-    changes: Option<Box<Changes>>,
+    changes: Option<Announcements>,
     /// The machine may differ from what the reconciler knows of it.
     suspect: bool,
     /// When the machine was last to be read in full.
@@ -135,19 +151,19 @@ impl EventLoop {
     pub fn new(
         me: NodeName,
         state: NodeState,
-        state_directory: PathBuf,
+        storage: Storage,
         checkpoint: Option<Arc<Snapshot>>,
         outlets: Outlets,
     ) -> Self {
         Self {
             me,
             state,
-            state_directory,
+            storage,
             outlets,
             metrics: Metrics::default(),
             unresolved: BTreeSet::new(),
-            before: checkpoint.clone(),
-            checkpoint,
+            is_expectant: true,
+            before: checkpoint,
             snapshot: None,
             last_reported: (None, None),
             logged: BTreeSet::new(),
@@ -166,30 +182,51 @@ impl EventLoop {
         }
     }
 
+    /// Does what the checkpoint says, if there is one; returns when that is done, or takes too long to wait for.
+    ///
+    /// # Errors
+    /// When the reconciler has ended.
+    pub async fn enforce(&mut self, reports: &mut mpsc::Receiver<Report>) -> anyhow::Result<()> {
+        let Some(snapshot) = self.before.clone() else {
+            return Ok(());
+        };
+        self.take_snapshot(snapshot, true);
+        self.start_job();
+        let patience = Self::now() + ENFORCE_PATIENCE;
+        while self.busy.is_some() {
+            let Ok(report) = timeout_at(patience.into(), reports.recv()).await else {
+                tracing::warn!("enforcing the checkpoint takes long; going on beside it");
+                break;
+            };
+            self.take_report(report.context("the reconciler has ended")?);
+        }
+        Ok(())
+    }
+
     /// Runs until `stop` ends.
     ///
     /// # Errors
     /// When the source or the reconciler has ended.
     pub async fn run(&mut self, mut inlets: Inlets, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let mut stop = std::pin::pin!(stop);
-        let patience = Instant::now() + SOURCE_PATIENCE;
-        let mut next_snapshot = Instant::now();
+        let patience = Self::now() + SOURCE_PATIENCE;
+        let mut next_snapshot = Self::now();
         loop {
             let wake = self.wake_at();
             tokio::select! {
                 changed = changed_after(&mut inlets.snapshots, next_snapshot) => {
                     changed.context("the source has ended")?;
-                    next_snapshot = Instant::now() + PACE;
+                    next_snapshot = Self::now() + PACE;
                     let snapshot = inlets.snapshots.borrow_and_update().clone();
                     if let Some(snapshot) = snapshot {
-                        self.checkpoint = None;
+                        self.is_expectant = false;
                         self.take_snapshot(snapshot, false);
                     }
                 }
-                () = sleep_until(patience.into()), if self.checkpoint.is_some() => {
-                    if let Some(snapshot) = self.checkpoint.take() {
+                () = sleep_until(patience.into()), if self.is_expectant => {
+                    self.is_expectant = false;
+                    if self.snapshot.is_some() {
                         tracing::warn!("the source does not answer; going on from the checkpoint");
-                        self.take_snapshot(snapshot, true);
                     }
                 }
                 changed = changed(&mut self.changes) => match changed {
@@ -234,7 +271,7 @@ impl EventLoop {
 
     /// There is another snapshot. One that comes from the checkpoint need not be written there again.
     fn take_snapshot(&mut self, snapshot: Arc<Snapshot>, from_checkpoint: bool) {
-        let now = Instant::now();
+        let now = Self::now();
         let (snapshot, unpublished) = snapshot.or_before(self.before.as_deref(), &self.me);
         let changed = self.state.handle_unpublished(unpublished) | self.state.handle_snapshot(&snapshot, now);
         self.before = Some(Arc::clone(&snapshot));
@@ -251,7 +288,7 @@ impl EventLoop {
 
     /// Another program changed something on the machine.
     fn take_change(&mut self) {
-        let now = Instant::now();
+        let now = Self::now();
         self.suspect = true;
         let earliest = self.reconciled_at.map_or(now, |at| at + PAUSE);
         if self.snapshot.is_some() {
@@ -268,7 +305,7 @@ impl EventLoop {
                 }
                 self.state.handle_resolved(name, addresses);
                 if self.reconciled_at.is_some() {
-                    self.device_at = Some(Instant::now());
+                    self.device_at = Some(Self::now());
                 }
             }
             Err(cause) => {
@@ -285,12 +322,12 @@ impl EventLoop {
     /// The API server is reached at these addresses.
     fn take_api_server(&mut self, addresses: BTreeSet<SocketAddr>) {
         if self.state.handle_api_server(addresses) && self.reconciled_at.is_some() {
-            self.reconcile_by(Instant::now());
+            self.reconcile_by(Self::now());
         }
     }
 
     fn take_timeout(&mut self) {
-        let now = Instant::now();
+        let now = Self::now();
         if self.state.handle_timeout(now) {
             self.checkpoint_later(now);
             self.reconcile_by(now);
@@ -304,7 +341,7 @@ impl EventLoop {
     }
 
     fn take_report(&mut self, report: Report) {
-        let now = Instant::now();
+        let now = Self::now();
         let busy = self.busy.take();
         match (report, busy) {
             (Report::Surveyed(survey, changes), Some(Busy::Reconciling { full, .. })) => {
@@ -374,7 +411,7 @@ impl EventLoop {
 
     /// Gives the reconciler what is due, if it has nothing to do.
     fn start_job(&mut self) {
-        let now = Instant::now();
+        let now = Self::now();
         if self.busy.is_some() {
             return;
         }
@@ -396,6 +433,11 @@ impl EventLoop {
             self.device_at = None;
             self.send(Job::ReadDevice, Some(Busy::ReadingDevice));
         }
+    }
+
+    /// Returns the present time by the clock of the timers, which tests stop.
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
     }
 
     fn is_resync(&self, now: Instant) -> bool {
@@ -441,9 +483,10 @@ impl EventLoop {
         let Some(snapshot) = self.snapshot.clone().filter(|_| !self.state.retire()) else {
             return;
         };
-        self.saved_at = Some(Instant::now());
+        self.saved_at = Some(Self::now());
         let enforced = self.state.enforced().clone();
-        let directory = self.state_directory.clone();
+        let directory = self.storage.directory.clone();
+        self.save_guard();
         let save = move || {
             if let Err(error) = Checkpoint::save(&directory, &Checkpoint { snapshot, enforced }.bytes()) {
                 tracing::warn!(
@@ -453,6 +496,17 @@ impl EventLoop {
             }
         };
         self.saving = Some(tokio::task::spawn_blocking(save));
+    }
+
+    fn save_guard(&mut self) {
+        if let (Some(guard), Some(table)) = (&mut self.storage.guard, &self.state.host().nft)
+            && let Err(error) = guard.save(table)
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the guard is not written"
+            );
+        }
     }
 
     async fn saved(&mut self) {
@@ -484,9 +538,16 @@ async fn changed_after(snapshots: &mut Snapshots, at: Instant) -> Result<(), wat
     snapshots.changed().await
 }
 
-async fn changed(changes: &mut Option<Box<Changes>>) -> Result<(), spanwire_kernel::NetlinkError> {
-    match changes {
-        Some(changes) => changes.changed().await,
+async fn changed(changes: &mut Option<Announcements>) -> Result<(), NetlinkError> {
+    let announced = match changes {
+        Some(changes) => changes.next().await,
+        None => None,
+    };
+    match announced {
+        Some(announced) => announced,
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ pub mod atomic_file;
 pub mod checkpoint;
 pub mod cleanup;
 pub mod eventloop;
+pub mod guard;
 pub mod identity;
 pub mod lease;
 pub mod metrics;

@@ -23,13 +23,18 @@ use std::{
     sync::Arc,
 };
 
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use spanwire_core::{
     DeviceReading, Outcome, PeerUpdates, Survey, Target, Trouble, state::same_but_for_endpoints,
     trouble::texts,
 };
 use spanwire_host::{Host, LinkName, Owned, OwnershipConflict, Step, WireGuard, diff};
 use spanwire_kernel::{
-    Backend, BackendChoice, Changes, Config, Kernel, OpenError, PrivateKey, ReadError, Userspace,
+    Backend, BackendChoice, Changes, Config, Kernel, NetlinkError, OpenError, PrivateKey, ReadError,
+    Userspace,
 };
 use spanwire_topology::PublicKey;
 use thiserror::Error;
@@ -39,9 +44,12 @@ use crate::{
     args::{self, Paths},
     atomic_file,
     checkpoint::Checkpoint,
+    guard::Guard,
     identity::{Identity, IdentityError},
 };
-use steps::{advance, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers};
+use steps::{
+    advance, close_first, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers,
+};
 
 /// What the reconciler is asked for.
 pub enum Job {
@@ -78,10 +86,13 @@ pub struct SurveyRequest {
     pub subscribe: bool,
 }
 
+/// Says of each change by other programs that there was one, until it fails.
+pub type Announcements = BoxStream<'static, Result<(), NetlinkError>>;
+
 /// What came of a job.
 pub enum Report {
     /// The survey, and the subscription where one was asked for and can be had.
-    Surveyed(Result<Survey, Trouble>, Option<Box<Changes>>),
+    Surveyed(Result<Survey, Trouble>, Option<Announcements>),
     /// What came of a target.
     Reached(Box<Outcome>),
     /// The WireGuard device.
@@ -171,7 +182,7 @@ impl Reconciler {
             self.forget_known();
             Trouble::Machine(chain(&error))
         });
-        Report::Surveyed(survey, changes.map(Box::new))
+        Report::Surveyed(survey, changes)
     }
 
     async fn survey_opened(&mut self, request: SurveyRequest) -> Result<Survey, ReconcileError> {
@@ -199,11 +210,13 @@ impl Reconciler {
         })
     }
 
-    fn subscribe(&self) -> Option<Changes> {
+    fn subscribe(&self) -> Option<Announcements> {
         let changes = self.kernel.as_ref()?.changes();
-        changes
+        let changes = changes
             .inspect_err(|error| tracing::warn!(error = error as &dyn Error, "netlink subscription failed"))
-            .ok()
+            .ok()?;
+        let next = async |mut changes: Changes| Some((changes.changed().await, changes));
+        Some(stream::unfold(changes, next).boxed())
     }
 
     /// Reads the WireGuard device, which announces no change.
@@ -271,6 +284,9 @@ impl Reconciler {
         let mut steps: Vec<Step> = recreated.collect();
         steps.extend(diff(&actual, &wanted));
         leave_to_others(&mut steps, &self.ownership);
+        if actual.nft.is_none() {
+            close_first(&mut steps);
+        }
         let mut updates = PeerUpdates {
             given: target.endpoints.clone(),
             ..PeerUpdates::default()
@@ -377,7 +393,11 @@ impl Reconciler {
         };
         if troubles.is_empty() {
             let state = &self.paths.state_dir;
-            let forgotten = [Checkpoint::forget(state), Identity::forget(state)];
+            let forgotten = [
+                Checkpoint::forget(state),
+                Identity::forget(state),
+                Guard::forget(state),
+            ];
             let failed = forgotten.iter().filter_map(|result| result.as_ref().err());
             troubles.extend(failed.map(|error| cleanup(error)));
             atomic_file::remove_directory(state);
@@ -405,6 +425,7 @@ impl Reconciler {
         let names = [
             Identity::path(&self.paths.state_dir),
             Checkpoint::path(&self.paths.state_dir),
+            Guard::path(&self.paths.state_dir),
         ];
         names.into_iter().filter(|path| path.exists()).collect()
     }

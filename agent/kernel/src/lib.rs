@@ -31,5 +31,6 @@ pub use changes::Changes;
 pub use error::{ApplyError, NftError, OpenError, ReadError, UapiError};
 pub use kernel::{BackendChoice, Config, Kernel};
 pub use netlink::{NetlinkError, Refusal};
+pub use nft::script;
 pub use sysctl::Remembered;
 pub use wireguard::{Backend, PrivateKey, Userspace};

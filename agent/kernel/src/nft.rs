@@ -25,6 +25,16 @@ const SIGN: &str = "made-by-spanwire-agent";
 /// Length of `struct nfgenmsg`.
 const HEADER: usize = 4;
 
+/// Returns what `nft -f` is given to replace the table with this name by `wanted` in one transaction, so that it is known to
+/// be Spanwire's afterwards.
+#[must_use]
+pub fn script(name: &str, wanted: &NftTable) -> String {
+    format!(
+        "table inet {name}\ndelete table inet {name}\n{}\ntable inet {name} {{\n\tchain {SIGN} {{\n\t}}\n}}\n",
+        wanted.text
+    )
+}
+
 /// The nft table of the machine.
 pub(crate) struct Nft {
     table: String,
@@ -64,11 +74,7 @@ impl Nft {
 
     /// Replaces the table, in one transaction.
     pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
-        let name = &self.table;
-        let text = format!(
-            "table inet {name}\ndelete table inet {name}\n{}\ntable inet {name} {{\n\tchain {SIGN} {{\n\t}}\n}}\n",
-            wanted.text
-        );
+        let text = script(&self.table, &wanted);
         (self.known, self.loaded) = (None, None);
         succeed(nft(&["-f", "-"], &text).await?)?;
         let listing = self.listing().await?;

@@ -15,6 +15,9 @@ impl EventLoop {
             .links(links.map(|(location, up)| (location.to_string(), up)));
         let generation = i64::try_from(self.state.mesh().generation.0).unwrap_or(i64::MAX);
         self.metrics.generation.set(generation);
+        if self.is_expectant {
+            return;
+        }
         let owner = self
             .snapshot
             .as_ref()

@@ -31,6 +31,14 @@ pub(super) fn leave_to_others(steps: &mut Vec<Step>, conflicts: &[OwnershipConfl
     }
 }
 
+/// Has the nft table made before all else. Where there is none, as after a boot, nothing keeps plaintext from leaving, and
+/// a userspace device can take seconds to be made, or to fail.
+pub(super) fn close_first(steps: &mut [Step]) {
+    if let Some(at) = steps.iter().position(|step| matches!(step, Step::SetNft(_))) {
+        steps[..=at].rotate_right(1);
+    }
+}
+
 /// Returns whether the steps do nothing but try other endpoints, or recreate peers.
 pub(super) fn is_search(
     steps: &[Step],
@@ -123,8 +131,8 @@ pub(super) fn advance(mut host: Host, steps: &[Step]) -> Host {
 #[cfg(test)]
 mod tests {
     use spanwire_host::{
-        Device, DeviceKind, LinkName, Route, RouteKey, RouteKind, TableId, WireGuard, WireGuardPeer,
-        WireGuardSettings,
+        Device, DeviceKind, LinkName, NftTable, Route, RouteKey, RouteKind, TableId, WireGuard,
+        WireGuardPeer, WireGuardSettings,
     };
 
     use super::*;
@@ -242,6 +250,22 @@ mod tests {
             }],
         );
         assert_eq!(steps, [Step::DeleteDevice(name())]);
+    }
+
+    #[test]
+    fn a_machine_without_the_nft_table_gets_that_first_and_the_rest_in_order() {
+        let (up, route) = (Step::SetUp(name(), true), Step::DeletePeer(name(), key(1)));
+        let table = || {
+            Step::SetNft(NftTable {
+                text: "table".to_owned(),
+            })
+        };
+        let mut steps = [up.clone(), route.clone(), table(), Step::DeleteDevice(name())];
+        close_first(&mut steps);
+        assert_eq!(steps, [table(), up.clone(), route, Step::DeleteDevice(name())]);
+        let mut without = [up.clone(), Step::DeleteNft];
+        close_first(&mut without);
+        assert_eq!(without, [up, Step::DeleteNft]);
     }
 
     #[test]
