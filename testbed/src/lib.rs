@@ -4,12 +4,14 @@
 //!   is missed on every machine and not only on a fresh one. [`command()`] and [`Command`] look there.
 //! * [`Namespace`], [`isolated`]: network namespaces that end with the test, however it ends. They need root.
 //! * [`World::two_locations`]: nodes and pods behind two LANs and a router, as flannel leaves them.
+//! * [`services`]: servers everywhere in that world, and kube-proxy's ways to them.
 //! * [`wait_until`], [`Ping`]: what happens while a test waits.
 
 mod command;
 mod namespace;
 mod ping;
 pub mod programs;
+pub mod services;
 mod wait;
 mod world;
 

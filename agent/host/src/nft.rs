@@ -8,8 +8,9 @@
 //! | chain | hook | what it does |
 //! |---|---|---|
 //! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
+//! | `again` | prerouting, after conntrack | marks all packets of a connection that kube-proxy masquerades as it marks the first |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
-//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others the node's address |
+//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address |
 //! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh |
 
 mod classes;
@@ -44,6 +45,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         put(sets(words));
     }
     put(arrive(plan, facts, &families, &ways));
+    put(again(facts, &families));
     put(forward(resolved, facts, &families, &ways));
     put(leave(facts, &families, &ways));
     put(stray(facts, &families, &ways));
@@ -203,6 +205,23 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
     chain("arrive", "filter hook prerouting priority raw", &rules)
 }
 
+/// Returns the chain by which routing sees kube-proxy's mark on more than the first packet, which alone meets its rules: a
+/// leader's rules tell by it what goes the way of `main`.
+fn again(facts: &HostFacts, families: &[Words]) -> String {
+    let mark = facts.owned.masquerade_mark;
+    let leading = families.iter().filter(|words| words.leads);
+    let rules: Vec<String> = leading
+        .map(|Words { ip, v, .. }| {
+            let meshed = format!("{ip} saddr @mesh{v} {ip} daddr @mesh{v}");
+            format!("{meshed} ct status snat meta mark set meta mark | {mark:#010x}")
+        })
+        .collect();
+    if rules.is_empty() {
+        return String::new();
+    }
+    chain("again", "filter hook prerouting priority mangle", &rules)
+}
+
 fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
     let mut rules = Vec::new();
@@ -236,7 +255,8 @@ fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways:
 
 fn leave(facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let others = facts.owned.mark | facts.owned.masquerade_mark;
-    let mut rules = vec![format!("meta mark & {others:#010x} != 0 accept")];
+    let mut rules = masqueraded(facts, families);
+    rules.push(format!("meta mark & {others:#010x} != 0 accept"));
     let mut kept = String::new();
     for Words { ip, v, own, .. } in families {
         rules.push(format!("oifname {ways} {ip} daddr @remote{v} jump keep{v}"));
@@ -245,6 +265,21 @@ fn leave(facts: &HostFacts, families: &[Words], ways: &str) -> String {
         kept += &chain(&format!("keep{v}"), "", &keep);
     }
     kept + &chain("leave", "nat hook postrouting priority srcnat - 1", &rules)
+}
+
+/// Masquerading takes an address of the device, which in the tunnel is the overlay address (`inet_select_addr`,
+/// net/netfilter/nf_nat_masquerade.c). A server there that answers from a wildcard UDP socket takes the source that its
+/// route to that address prefers, which is its own overlay address, and the answer belongs to no connection.
+fn masqueraded(facts: &HostFacts, families: &[Words]) -> Vec<String> {
+    let (link, mark) = (&facts.owned.link, facts.owned.masquerade_mark);
+    let rule = |Words { ip, v, own, .. }: &Words| {
+        let own = own.as_ref()?;
+        Some(format!(
+            "meta mark & {mark:#010x} != 0 oifname \"{link}\" {ip} daddr @remote{v} snat {ip} to {own} fully-random"
+        ))
+    };
+    let leading = families.iter().filter(|words| words.leads);
+    leading.filter_map(rule).collect()
 }
 
 fn stray(facts: &HostFacts, families: &[Words], ways: &str) -> String {

@@ -33,7 +33,7 @@ pub struct Owned {
     /// The bit that WireGuard sets on its own packets; value and mask are the same.
     pub mark: u32,
     /// The bit by which kube-proxy marks packets that it will masquerade (`--iptables-masquerade-bit`). Not Spanwire's;
-    /// such packets keep the source that kube-proxy gives them.
+    /// such packets keep the source that kube-proxy gives them, which through the tunnel is the node's address.
     pub masquerade_mark: u32,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use spanwire_testbed::wait_until;
+use spanwire_testbed::{Family, services, wait_until};
 
 use crate::world::World;
 
@@ -12,8 +12,8 @@ const LATE: Duration = Duration::from_millis(500);
 const FIRST: [&str; 2] = ["a1", "a2"];
 const SECOND: [&str; 2] = ["a2", "a1"];
 
-#[test]
-fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
+/// Two locations, one of them with a standby leader that has its own tunnel.
+fn with_standby() -> World {
     let mut world = World::new(true);
     for name in ["a1", "a2", "b1", "b2"] {
         world.publish_to(name, FIRST);
@@ -24,6 +24,18 @@ fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
     wait_until("the standby leader's tunnel", Duration::from_secs(10), || {
         world.node("b1").host.pings("10.4.0.2")
     });
+    world
+}
+
+#[test]
+fn every_server_answers_beside_a_standby_leader_that_takes_on_what_it_is_brought() {
+    let world = with_standby();
+    services::all_answer(&world.network, Family::V4);
+}
+
+#[test]
+fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
+    let mut world = with_standby();
     let pings = [("a2", "10.244.4.2"), ("b2", "10.244.1.2"), ("a1", "10.244.3.2")];
     let running = pings.map(|(from, to)| world.node(from).pod.start_ping(to));
     // First both of a are standby leaders, or both active; first near, first far, and in turns.

@@ -30,7 +30,7 @@ table inet internet {
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
-    _network: testbed::World,
+    pub(crate) network: testbed::World,
     pub(crate) folder: TempDir,
 }
 
@@ -54,7 +54,7 @@ impl World {
         let nodes = network.nodes.iter().map(|node| Node::new(node, folder.path()));
         let mut world = Self {
             nodes: nodes.collect(),
-            _network: network,
+            network,
             folder,
         };
         world.publish(established, &[]);

@@ -7,7 +7,7 @@ use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role};
 
 use super::device::tunnel_mtu;
 use crate::{
-    HostFacts, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector,
+    HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector,
     resolve::{NextHop, Resolved, ResolvedRoute, own_overlay},
 };
 
@@ -152,6 +152,20 @@ fn route_through(
     Route { kind, mtu }
 }
 
+/// Selects what arrived by a device and is not masqueraded. What is goes the way of `main` or of what this node sends: over
+/// the CNI's device it would get that device's address, and a wildcard UDP socket answers that from its own.
+///
+/// Where the kernel verifies the source of a packet it looks for the way back as if the answer came in by the device that the
+/// packet will leave by (`__fib_validate_source`, net/ipv4/fib_frontend.c). With a mark on all packets of a masqueraded
+/// connection, which `again` of the nft table sees to, that is the way of `main` too.
+fn arrived(by: &LinkName, owned: &Owned) -> RuleSelector {
+    RuleSelector {
+        iif: Some(by.clone()),
+        mark: Some((0, owned.masquerade_mark, false)),
+        ..RuleSelector::default()
+    }
+}
+
 /// Returns the rules, of the families in which something is routed: a kernel without IPv6 refuses IPv6 rules.
 pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> BTreeSet<Rule> {
     let owned = &facts.owned;
@@ -176,12 +190,8 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             .iter()
             .any(|(prefix, _)| prefix.family() == family)
         {
-            let from_tunnel = RuleSelector {
-                iif: Some(owned.link.clone()),
-                ..RuleSelector::default()
-            };
             let lookup = RuleAction::Lookup(owned.return_table);
-            rules.insert(rule(family, RETURNS, from_tunnel, lookup));
+            rules.insert(rule(family, RETURNS, arrived(&owned.link, owned), lookup));
         }
         let standby = plan.role == Role::Leader(LeaderRole::Standby) && facts.tunnels(family);
         for overlay in own_overlay(plan, family).into_iter().filter(|_| standby) {
@@ -193,12 +203,8 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             rules.insert(rule(family, OWN, from_overlay, lookup));
         }
         for hop in resolved.hops.iter().filter(|_| stands_in(plan, facts)) {
-            let brought = RuleSelector {
-                iif: Some(hop.clone()),
-                ..RuleSelector::default()
-            };
             let lookup = RuleAction::Lookup(owned.return_table);
-            rules.insert(rule(family, BROUGHT, brought, lookup));
+            rules.insert(rule(family, BROUGHT, arrived(hop, owned), lookup));
         }
     }
     for exempt in &resolved.exempt {
