@@ -11,7 +11,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use spanwire_cluster::backoff::jittered;
+use spanwire_cluster::{backoff::jittered, observed::Observed};
 use spanwire_crds::names;
 use spanwire_topology::NodeName;
 use tokio::{sync::watch, time::Instant};
@@ -27,7 +27,7 @@ pub type Owner = Option<String>;
 
 /// Renews the Lease while this node leads, and releases it after that.
 pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: watch::Receiver<Owner>) {
-    let api: Api<Lease> = Api::namespaced(client, &namespace);
+    let api: Api<Observed<Lease>> = Api::namespaced(client, &namespace);
     let mut failing = false;
     let mut held = false;
     loop {
@@ -76,7 +76,7 @@ pub async fn renew(client: Client, namespace: String, me: NodeName, mut owners: 
     }
 }
 
-async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()> {
+async fn patch(api: &Api<Observed<Lease>>, me: &NodeName, owner: &str) -> kube::Result<()> {
     let name = names::leader_lease(me);
     // MicroTime has six digits (RFC3339Micro of apimachinery).
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
@@ -100,7 +100,7 @@ async fn patch(api: &Api<Lease>, me: &NodeName, owner: &str) -> kube::Result<()>
 }
 
 /// Releases the Lease. One that is gone, with its MeshNode, is not created again for that.
-async fn release(api: &Api<Lease>, me: &NodeName) -> kube::Result<()> {
+async fn release(api: &Api<Observed<Lease>>, me: &NodeName) -> kube::Result<()> {
     let spec = json!({"spec": {"holderIdentity": null, "leaseDurationSeconds": 1}});
     let params = PatchParams {
         field_manager: Some(names::AGENT.to_owned()),

@@ -7,7 +7,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use spanwire_cluster::backoff::{Backoff, jittered};
+use spanwire_cluster::{
+    backoff::{Backoff, jittered},
+    observed::Observed,
+};
 use spanwire_crds::{MeshNode, MeshNodeStatus, names};
 use spanwire_topology::NodeName;
 use tokio::sync::watch;
@@ -17,7 +20,7 @@ pub type PendingStatus = Option<Arc<MeshNodeStatus>>;
 
 /// Writes every status until it is written or replaced by a newer one.
 pub async fn write(client: Client, me: NodeName, mut statuses: watch::Receiver<PendingStatus>) {
-    let api: Api<MeshNode> = Api::all(client);
+    let api: Api<Observed<MeshNode>> = Api::all(client);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
     while statuses.changed().await.is_ok() {
         let mut pending = statuses.borrow_and_update().clone();
@@ -46,7 +49,7 @@ pub async fn write(client: Client, me: NodeName, mut statuses: watch::Receiver<P
     }
 }
 
-async fn patch(api: &Api<MeshNode>, me: &NodeName, status: &MeshNodeStatus) -> kube::Result<()> {
+async fn patch(api: &Api<Observed<MeshNode>>, me: &NodeName, status: &MeshNodeStatus) -> kube::Result<()> {
     let object = json!({
         "apiVersion": MeshNode::api_version(&()),
         "kind": MeshNode::kind(&()),

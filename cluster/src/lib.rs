@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`connect`] | finds the API server and makes a client |
 //! | [`model`] | the kinds that are watched; each is registered there and nowhere else |
+//! | [`observed`] | decodes objects one by one, so that one that cannot be read harms no other |
+//! | [`complaints`] | what is logged of those; sans I/O |
 //! | [`watch`] | watches kinds, and re-establishes the watches |
 //! | [`store`] | holds the objects of one kind, as the events of a watch put them together; sans I/O |
 //! | [`backoff`] | waits between attempts |
@@ -11,7 +13,9 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod complaints;
 pub mod connect;
 pub mod model;
+pub mod observed;
 pub mod store;
 pub mod watch;

@@ -2,33 +2,27 @@
 //! it [watches](crate::watch::Watches).
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Resource, runtime::watcher::Event};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher::Event;
 use spanwire_crds::{Location, LocationSlice, MeshNode, Peer, translate::Node};
 
-/// A kind that is watched.
-pub trait Watched:
-    Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static
-{
-    /// People write its objects, so one that cannot be decoded must not hide the others.
-    const GUARDED: bool;
+use crate::observed::{Observable, Observed};
 
+/// A kind that is watched.
+pub trait Watched: Observable {
     /// Returns an event of this kind as one of any.
-    fn event(event: Event<Self>) -> WatchEvent;
+    fn event(event: Event<Observed<Self>>) -> WatchEvent;
 }
 
 macro_rules! watched {
-    ($($(#[$doc:meta])* $variant:ident($kind:ty), guarded: $guarded:literal;)+) => {
+    ($($(#[$doc:meta])* $variant:ident($kind:ty);)+) => {
         /// An event of a watch, by kind.
         #[derive(Debug)]
         pub enum WatchEvent {
-            $($(#[$doc])* $variant(Event<$kind>),)+
+            $($(#[$doc])* $variant(Event<Observed<$kind>>),)+
         }
 
         $(impl Watched for $kind {
-            const GUARDED: bool = $guarded;
-
-            fn event(event: Event<Self>) -> WatchEvent {
+            fn event(event: Event<Observed<Self>>) -> WatchEvent {
                 WatchEvent::$variant(event)
             }
         })+
@@ -37,15 +31,15 @@ macro_rules! watched {
 
 watched! {
     /// Of Nodes, of which only what is used is decoded.
-    Node(Node), guarded: false;
+    Node(Node);
     /// Of MeshNodes.
-    MeshNode(MeshNode), guarded: false;
+    MeshNode(MeshNode);
     /// Of Locations.
-    Location(Location), guarded: true;
+    Location(Location);
     /// Of Peers.
-    Peer(Peer), guarded: true;
+    Peer(Peer);
     /// Of LocationSlices.
-    Slice(LocationSlice), guarded: false;
+    Slice(LocationSlice);
     /// Of Leases.
-    Lease(Lease), guarded: false;
+    Lease(Lease);
 }

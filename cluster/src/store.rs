@@ -101,6 +101,13 @@ impl<K: Ord + Clone, R: Record> ObjectStore<K, R> {
         }
     }
 
+    /// Handles that an object is there which cannot be read: what is known of it stays.
+    pub fn keep(&mut self, event: &Event<K>) {
+        if let (Event::InitApply(key) | Event::Apply(key), Some(listed)) = (event, &mut self.listed) {
+            listed.insert(key.clone());
+        }
+    }
+
     /// Removes an object that is known to be gone.
     pub fn forget(&mut self, key: K) -> Option<Change<K, R>> {
         let before = self.objects.remove(&key)?;
@@ -197,6 +204,20 @@ mod tests {
         assert!(store.get(&"a").is_some());
         assert_eq!(keys(&mut store, Event::InitDone), ["a"]);
         assert!(store.get(&"a").is_none() && store.get(&"b").is_some());
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_stays_as_it_was_known_until_it_is_gone() {
+        let mut store = ObjectStore::default();
+        store.handle(Event::Apply(("a", Thing("1", 1))));
+        store.keep(&Event::Apply("a"));
+        store.handle(Event::Init);
+        store.keep(&Event::InitApply("a"));
+        store.keep(&Event::InitApply("never read"));
+        assert_eq!(keys(&mut store, Event::InitDone), Vec::<&str>::new());
+        assert_eq!(store.objects().len(), 1);
+        store.handle(Event::Init);
+        assert_eq!(keys(&mut store, Event::InitDone), ["a"]);
     }
 
     #[test]

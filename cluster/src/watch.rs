@@ -1,17 +1,22 @@
 //! Watches of several kinds as one stream of events.
 
+use std::time::Instant;
+
 use futures::{Stream, StreamExt as _, future, stream, stream::BoxStream};
 use kube::{
-    Api, Client, Resource,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    Api, Client,
+    core::NamespaceResourceScope,
     runtime::{
         WatchStreamExt as _,
         watcher::{Config, Error, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
 
-use crate::model::{WatchEvent, Watched};
+use crate::{
+    complaints::Complaints,
+    model::{WatchEvent, Watched},
+    observed::Observed,
+};
 
 /// The watches of a program, while they are put together.
 pub struct Watches {
@@ -44,7 +49,7 @@ impl Watches {
     /// Adds a watch of the objects of a kind in one namespace.
     #[must_use]
     pub fn in_namespace<K: Watched<Scope = NamespaceResourceScope>>(mut self, namespace: &str) -> Self {
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<Observed<K>> = Api::namespaced(self.client.clone(), namespace);
         self.streams
             .push(events(api, Config::default()).map(K::event).boxed());
         self
@@ -57,12 +62,8 @@ impl Watches {
     }
 
     fn matching<K: Watched>(mut self, config: Config) -> Self {
-        let client = self.client.clone();
-        self.streams.push(if K::GUARDED {
-            guarded(Api::all(client), config).map(K::event).boxed()
-        } else {
-            events(Api::all(client), config).map(K::event).boxed()
-        });
+        let api = Api::all(self.client.clone());
+        self.streams.push(events(api, config).map(K::event).boxed());
         self
     }
 }
@@ -78,12 +79,13 @@ pub fn filter_map<T, R>(event: Event<T>, read: impl FnOnce(T) -> Option<R>) -> O
     })
 }
 
-fn events<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
+fn events<K: Watched>(
+    api: Api<Observed<K>>,
+    config: Config,
+) -> impl Stream<Item = Event<Observed<K>>> + use<K> {
     let kind = K::kind(&());
     let mut failing = false;
+    let mut complaints = Complaints::default();
     watcher(api, config)
         .default_backoff()
         .filter_map(move |event| {
@@ -102,9 +104,35 @@ where
                     tracing::warn!(%kind, error, "watch failed, backing off");
                 }
             }
+            if let Ok(event) = &event {
+                complain(&mut complaints, &kind, event);
+            }
             future::ready(event.ok())
         })
-        .map(|event| event.modify(|object| object.meta_mut().managed_fields = None))
+}
+
+/// Logs what of an object cannot be read.
+fn complain<K: Watched>(complaints: &mut Complaints, kind: &str, event: &Event<Observed<K>>) {
+    match event {
+        Event::Init | Event::InitDone => {}
+        Event::Delete(object) => complaints.forget(object.name()),
+        Event::InitApply(object) | Event::Apply(object) => {
+            let (name, problem) = (object.name(), object.complaint());
+            if !complaints.handle(name, &problem, Instant::now()) {
+                return;
+            }
+            if object.object.is_some() {
+                tracing::warn!(
+                    kind,
+                    name,
+                    problem,
+                    "a part of an object cannot be read, ignoring that part"
+                );
+            } else {
+                tracing::warn!(kind, name, problem, "object cannot be read, ignoring it");
+            }
+        }
+    }
 }
 
 /// Returns whether the API server no longer has what came after the version that the watch was at, as shortly after a
@@ -112,22 +140,6 @@ where
 #[must_use]
 pub fn expired(error: &Error) -> bool {
     matches!(error, Error::WatchError(status) if status.code == 410)
-}
-
-/// As [`events`], of objects of which some may not be decoded.
-fn guarded<K: Watched>(
-    api: Api<DeserializeGuard<K>>,
-    config: Config,
-) -> impl Stream<Item = Event<K>> + use<K> {
-    let read = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(object) => Some(object),
-        Err(invalid) => {
-            let name = invalid.metadata.name.as_deref().unwrap_or_default();
-            tracing::warn!(kind = %K::kind(&()), name, error = %invalid, "object cannot be decoded, ignoring it");
-            None
-        }
-    };
-    events(api, config).filter_map(move |event| future::ready(filter_map(event, read)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+/// The longest message of a condition, in bytes; the schema counts characters.
+pub const LONGEST_MESSAGE: usize = 4096;
+
 /// What a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionType {
@@ -53,6 +56,9 @@ pub enum Reason {
 }
 
 impl ConditionType {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::LeaderElected, Self::Connected, Self::Accepted];
+
     /// Returns the type as it stands in the condition.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -101,6 +107,14 @@ pub struct Finding {
     pub message: String,
 }
 
+/// Returns whether a condition is one of ours; other writers may add theirs.
+#[must_use]
+pub fn is_known(condition: &Condition) -> bool {
+    ConditionType::ALL
+        .iter()
+        .any(|known| known.as_str() == condition.type_)
+}
+
 /// Returns the conditions that say what was found of an object in this `generation`. The time of the last transition is
 /// kept where the status did not change, so equal findings give equal conditions.
 #[must_use]
@@ -120,7 +134,7 @@ pub fn conditions(
             type_: about.to_owned(),
             status: status.to_owned(),
             reason: finding.reason.as_str().to_owned(),
-            message: finding.message,
+            message: shortened(finding.message),
             observed_generation: generation,
             last_transition_time: same.map_or_else(
                 || Time(whole_seconds(now)),
@@ -129,6 +143,18 @@ pub fn conditions(
         }
     };
     findings.into_iter().map(condition).collect()
+}
+
+/// Returns a message that the schema takes ([`LONGEST_MESSAGE`]): a status with a longer one would be refused as a whole.
+fn shortened(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE {
+        let end = (0..LONGEST_MESSAGE - 4)
+            .rev()
+            .find(|end| message.is_char_boundary(*end));
+        message.truncate(end.unwrap_or_default());
+        message.push('…');
+    }
+    message
 }
 
 /// Returns the time in whole seconds, which the API server keeps; with fractions a condition would never equal itself read
@@ -155,6 +181,23 @@ mod tests {
         let turned = conditions(vec![finding(false, "y")], &again, Some(2), late);
         assert_eq!(turned[0].last_transition_time, Time(late));
         assert_eq!(turned[0].status, "False");
+    }
+
+    #[test]
+    fn a_message_is_as_long_as_the_schema_takes_at_most() {
+        let long = "ä".repeat(LONGEST_MESSAGE);
+        let made = conditions(vec![finding(true, &long)], &[], None, Timestamp::UNIX_EPOCH);
+        assert!(made[0].message.len() <= LONGEST_MESSAGE && made[0].message.ends_with("ä…"));
+        let made = conditions(vec![finding(true, "short")], &[], None, Timestamp::UNIX_EPOCH);
+        assert_eq!(made[0].message, "short");
+    }
+
+    #[test]
+    fn conditions_of_other_writers_are_known_to_be_theirs() {
+        let mut made = conditions(vec![finding(true, "")], &[], None, Timestamp::UNIX_EPOCH);
+        assert!(is_known(&made[0]));
+        made[0].type_ = "Audited".to_owned();
+        assert!(!is_known(&made[0]));
     }
 
     fn finding(holds: bool, message: &str) -> Finding {

@@ -65,6 +65,10 @@ pub enum Mode {
     Leaders,
     /// Every node leads itself; traffic inside the location is encrypted too.
     Nodes,
+    /// What a newer version calls by a name that this one does not know. It is never written.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 impl From<MeshMode> for Mode {
@@ -79,7 +83,8 @@ impl From<MeshMode> for Mode {
 impl From<Mode> for MeshMode {
     fn from(mode: Mode) -> Self {
         match mode {
-            Mode::Leaders => Self::Leaders,
+            // A mode of a newer version is taken for the one that every version has.
+            Mode::Leaders | Mode::Unknown => Self::Leaders,
             Mode::Nodes => Self::Nodes,
         }
     }
@@ -122,9 +127,11 @@ impl Default for Leaders {
 pub struct LocationStatus {
     /// The leaders in order of preference, active ones first. Where every node leads, the first few of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
     pub leaders: Vec<String>,
     /// Where the first active leader is reached from outside: as named, or at a public address. Empty: at neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 320))]
     pub endpoint: Option<String>,
     /// How many nodes are here.
     #[serde(default)]

@@ -105,12 +105,17 @@ pub enum Backend {
     Kernel,
     /// `spanwire-tunnel`.
     Userspace,
+    /// What a newer version calls by a name that this one does not know. It is never written.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 /// The tunnel of a leader to a location.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Link {
     /// The other location.
+    #[schemars(length(max = 63))]
     pub location: String,
     /// Whether a leader of it answers.
     pub up: bool,

@@ -74,20 +74,25 @@ pub struct PeerStatus {
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct AcceptedPeer {
     /// Its WireGuard key.
+    #[schemars(length(max = 64))]
     pub public_key: String,
     /// The networks behind it.
     #[serde(rename = "allowedIPs", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(max = 64)))]
     pub allowed_ips: Vec<String>,
     /// Where it is reached, where it can be.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 320))]
     pub endpoint: Option<String>,
     /// Seconds between the keepalives that leaders send to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,
     /// Through this location the locations without an attachment reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
     pub home: Option<String>,
     /// The locations whose first active leader has a tunnel to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(max = 63)))]
     pub attachments: Vec<String>,
 }

@@ -9,10 +9,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::CustomResourceExt;
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use crate::{Location, LocationSlice, MeshNode, Peer};
+use crate::{Location, LocationSlice, MeshNode, Peer, conditions::LONGEST_MESSAGE};
 
 /// The largest number of networks that one Location or Peer may name.
 const MAX_PREFIXES: usize = 256;
@@ -221,12 +221,19 @@ pub(crate) fn links(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Returns the schema of conditions: a map from the type.
+/// Returns the schema of conditions: a map from the type. Their texts are bounded as the API server bounds those of its own
+/// objects, but for the message.
 pub(crate) fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let mut condition = Condition::json_schema(generator).to_value();
+    let fields = &mut condition["properties"];
+    fields["type"]["maxLength"] = json!(316);
+    fields["reason"]["maxLength"] = json!(1024);
+    fields["status"]["enum"] = json!(["True", "False", "Unknown"]);
+    fields["message"]["maxLength"] = json!(LONGEST_MESSAGE);
     json_schema!({
         "type": "array",
         "maxItems": 16,
-        "items": generator.subschema_for::<Condition>(),
+        "items": condition,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
     })

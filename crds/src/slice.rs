@@ -75,6 +75,10 @@ pub enum Role {
     Active,
     /// Is connected, and takes over when it becomes active.
     Standby,
+    /// What a newer version calls by a name that this one does not know. It is never written.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 impl From<LeaderRole> for Role {
@@ -90,7 +94,8 @@ impl From<Role> for LeaderRole {
     fn from(role: Role) -> Self {
         match role {
             Role::Active => Self::Active,
-            Role::Standby => Self::Standby,
+            // Connected is what a leader of every kind is; that it carries traffic is not known.
+            Role::Standby | Role::Unknown => Self::Standby,
         }
     }
 }

@@ -42,7 +42,7 @@ fn decide_after_one_change(bencher: Bencher<'_, '_>) {
     let mut cordoned = false;
     bencher.bench_local(|| {
         cordoned = !cordoned;
-        state.handle_node(Event::Apply(node(0, cordoned)));
+        state.handle_node(Event::Apply(node(0, cordoned).into()));
         state.decide(now()).unwrap()
     });
 }
@@ -52,7 +52,7 @@ fn take_a_heartbeat(bencher: Bencher<'_, '_>) {
     let mut state = published();
     bencher
         .with_inputs(|| node(7, false))
-        .bench_local_values(|node| state.handle_node(Event::Apply(node)));
+        .bench_local_values(|node| state.handle_node(Event::Apply(node.into())));
     assert!(!state.poll_decide());
 }
 
@@ -103,14 +103,14 @@ fn known(nodes: u32) -> OperatorState {
     let mut state = OperatorState::new(options);
     state.handle_node(Event::Init);
     for number in 0..nodes {
-        state.handle_node(Event::InitApply(node(number, false)));
+        state.handle_node(Event::InitApply(node(number, false).into()));
     }
     state.handle_node(Event::InitDone);
     state.handle_mesh_node(Event::Init);
     for number in 0..nodes {
         let mut object = MeshNode::new(&format!("node-{number}"), spanwire_crds::MeshNodeSpec::default());
         object.status = Some(report(number));
-        state.handle_mesh_node(Event::InitApply(object));
+        state.handle_mesh_node(Event::InitApply(object.into()));
     }
     state.handle_mesh_node(Event::InitDone);
     for event in [Event::Init, Event::InitDone] {
@@ -143,7 +143,7 @@ fn write(state: &mut OperatorState) {
     for write in batch.into_writes() {
         match write {
             Write::Slice { name, spec, .. } => {
-                state.handle_slice(Event::Apply(LocationSlice::new(&name, spec)));
+                state.handle_slice(Event::Apply(LocationSlice::new(&name, spec).into()));
             }
             Write::MeshNode {
                 name, node_uid, spec, ..
@@ -156,22 +156,21 @@ fn write(state: &mut OperatorState) {
                 }]);
                 let number = name.trim_start_matches("node-").parse().unwrap();
                 object.status = Some(report(number));
-                state.handle_mesh_node(Event::Apply(object));
+                state.handle_mesh_node(Event::Apply(object.into()));
             }
             Write::CreateLocation { name } => {
                 let object = Location::new(&name, spanwire_crds::LocationSpec::default());
-                state.handle_location(Event::Apply(object));
+                state.handle_location(Event::Apply(object.into()));
             }
             Write::LocationStatus { name, status, .. } => {
                 let mut object = Location::new(&name, spanwire_crds::LocationSpec::default());
                 object.status = Some(status);
-                state.handle_location(Event::Apply(object));
+                state.handle_location(Event::Apply(object.into()));
             }
             Write::DeleteSlice(_)
             | Write::DeleteMeshNode(_)
             | Write::DeleteLocation(_)
-            | Write::PeerStatus { .. }
-            | Write::Event(_) => {}
+            | Write::PeerStatus { .. } => {}
         }
     }
     state.handle_published(true);

@@ -31,6 +31,8 @@ pub struct Batch {
     pub rest: Vec<Write>,
     /// MeshNodes that were decided upon and need no write: one that waits is no longer wanted.
     pub settled: BTreeSet<ObjectKey>,
+    /// Everything that is wrong now, for Events; at most one for each field of an object. Nothing waits for these.
+    pub notices: Vec<Notice>,
 }
 
 /// Which object a write is of.
@@ -120,8 +122,6 @@ pub enum Write {
         /// What is to be there.
         status: PeerStatus,
     },
-    /// Reports, once, what was not granted.
-    Event(Notice),
 }
 
 /// An object that is to be removed, as it was when that was decided.
@@ -146,6 +146,8 @@ pub struct Notice {
     pub uid: String,
     /// Why.
     pub reason: &'static str,
+    /// The field that it is about.
+    pub field: String,
     /// What is wrong, and what to do.
     pub note: String,
 }
@@ -163,13 +165,12 @@ impl Write {
             Self::DeleteLocation(_) => "delete_location",
             Self::LocationStatus { .. } => "location_status",
             Self::PeerStatus { .. } => "peer_status",
-            Self::Event(_) => "event",
         }
     }
 
-    /// The object; `None` of an Event, which is a new one each time.
+    /// The object.
     #[must_use]
-    pub fn key(&self) -> Option<ObjectKey> {
+    pub fn key(&self) -> ObjectKey {
         let kind = match self {
             Self::Slice { .. } | Self::DeleteSlice(_) => ObjectKind::Slice,
             Self::MeshNode { .. } | Self::DeleteMeshNode(_) => ObjectKind::MeshNode,
@@ -177,12 +178,11 @@ impl Write {
                 ObjectKind::Location
             }
             Self::PeerStatus { .. } => ObjectKind::Peer,
-            Self::Event(_) => return None,
         };
-        Some(ObjectKey {
+        ObjectKey {
             kind,
             name: self.name().to_owned(),
-        })
+        }
     }
 
     /// Whether the other write would leave the same object behind, whatever version each was decided on.
@@ -220,7 +220,6 @@ impl Write {
             Self::DeleteSlice(target) | Self::DeleteMeshNode(target) | Self::DeleteLocation(target) => {
                 &target.name
             }
-            Self::Event(notice) => &notice.name,
         }
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, Error, api::PostParams};
+use spanwire_cluster::observed::Observed;
 use thiserror::Error;
 use tokio::{sync::watch, time};
 
@@ -132,7 +133,7 @@ impl LeaderElector {
 
 /// Runs a [`LeaderElector`] upon the Lease at the API server.
 pub struct ElectionLoop {
-    api: Api<Lease>,
+    api: Api<Observed<Lease>>,
     elector: LeaderElector,
 }
 
@@ -182,7 +183,7 @@ impl ElectionLoop {
     async fn attempt(&mut self) -> Result<(), Error> {
         let asked = Instant::now();
         let lease = self.api.get_opt(LEASE).await?;
-        let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
+        let spec = lease.as_ref().map(said);
         match self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now()) {
             Step::Wait => Ok(()),
             Step::Write(spec) => {
@@ -199,11 +200,11 @@ impl ElectionLoop {
 /// # Errors
 /// The error of the API server.
 pub async fn release(client: Client, namespace: &str, identity: String) -> Result<(), Error> {
-    let api: Api<Lease> = Api::namespaced(client, namespace);
+    let api: Api<Observed<Lease>> = Api::namespaced(client, namespace);
     let Some(lease) = api.get_opt(LEASE).await? else {
         return Ok(());
     };
-    let spec = lease.spec.clone().unwrap_or_default();
+    let spec = said(&lease);
     if let Some(spec) = LeaderElector::new(identity).release(&spec) {
         write(&api, Some(lease), spec).await?;
     }
@@ -215,16 +216,26 @@ pub async fn release(client: Client, namespace: &str, identity: String) -> Resul
 /// # Errors
 /// The error of the API server.
 pub async fn seize(client: &Client, namespace: &str, identity: &str, term: Duration) -> Result<(), Error> {
-    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let api: Api<Observed<Lease>> = Api::namespaced(client.clone(), namespace);
     let lease = api.get_opt(LEASE).await?;
-    let known = lease.as_ref().and_then(|lease| lease.spec.as_ref());
-    let mut spec = LeaderElector::new(identity.to_owned()).claim(known, Timestamp::now());
+    let known = lease.as_ref().map(said);
+    let mut spec = LeaderElector::new(identity.to_owned()).claim(known.as_ref(), Timestamp::now());
     spec.lease_duration_seconds = i32::try_from(term.as_secs()).ok();
     write(&api, lease, spec).await.map(|_| ())
 }
 
+/// Returns what the Lease says. One that cannot be read has no holder: it would be held for ever.
+fn said(lease: &Observed<Lease>) -> LeaseSpec {
+    let object = lease.object.as_ref();
+    object.and_then(|lease| lease.spec.clone()).unwrap_or_default()
+}
+
 /// Fails where another operator was faster.
-async fn write(api: &Api<Lease>, lease: Option<Lease>, spec: LeaseSpec) -> Result<LeaseSpec, Error> {
+async fn write(
+    api: &Api<Observed<Lease>>,
+    lease: Option<Observed<Lease>>,
+    spec: LeaseSpec,
+) -> Result<LeaseSpec, Error> {
     let params = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
@@ -241,11 +252,12 @@ async fn write(api: &Api<Lease>, lease: Option<Lease>, spec: LeaseSpec) -> Resul
         }),
         spec: Some(spec),
     };
+    let object = object.into();
     let written = match metadata {
         Some(_) => api.replace(LEASE, &params, &object).await?,
         None => api.create(&params, &object).await?,
     };
-    Ok(written.spec.unwrap_or_default())
+    Ok(said(&written))
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ use tokio::{sync::watch, time};
 
 use crate::{
     api,
-    batch::Write,
+    batch::{Notice, Write},
     metrics::{Metrics, WriteLabels},
+    notifier::Notifier,
     pace::Pace,
     queue::{Outcome, Published, WriteQueue},
     serve::Health,
@@ -49,6 +50,10 @@ pub struct EventLoop {
     queue: WriteQueue,
     pace: Pace,
     in_flight: FuturesUnordered<BoxFuture<'static, (Write, WriteOutcome)>>,
+    notifier: Notifier,
+    notifying: FuturesUnordered<BoxFuture<'static, (Notice, Result<(), WriteError>)>>,
+    /// Whether it was logged that Events are not written.
+    unnotified: bool,
     outlets: Outlets,
     /// Whether it was logged that a list without any Node is not believed.
     doubted: bool,
@@ -63,6 +68,9 @@ impl EventLoop {
             queue: WriteQueue::default(),
             pace: Pace::default(),
             in_flight: FuturesUnordered::new(),
+            notifier: Notifier::default(),
+            notifying: FuturesUnordered::new(),
+            unnotified: false,
             outlets,
             doubted: false,
         }
@@ -99,6 +107,7 @@ impl EventLoop {
                     self.enter(event);
                     self.take_events();
                 }
+                Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),
                 changed = self.outlets.leads.changed() => if changed.is_err() { return },
                 () = time::sleep_until(wake.into()) => {}
             }
@@ -126,6 +135,37 @@ impl EventLoop {
         if let Some(published) = self.queue.poll_published(now) {
             self.published(&published);
         }
+        while let Some(notice) = self.notifier.poll_notice(now) {
+            let writer = self.outlets.writer.clone();
+            let work = async move {
+                let result = writer.notify(&notice).await;
+                (notice, result)
+            };
+            self.notifying.push(work.boxed());
+        }
+    }
+
+    /// An Event was written, or was not.
+    fn notified(&mut self, notice: &Notice, result: Result<(), WriteError>) {
+        let outcome = result
+            .as_ref()
+            .map_or_else(WriteError::outcome, |()| Outcome::Done);
+        self.notifier.handle_outcome(notice, outcome, Instant::now());
+        let failed_before = std::mem::replace(&mut self.unnotified, result.is_err());
+        if let Err(error) = &result {
+            let error = error as &dyn std::error::Error;
+            if failed_before {
+                tracing::debug!(error, "an Event is not written");
+            } else {
+                tracing::warn!(error, "an Event is not written; everything else goes on");
+            }
+        }
+        let result = if result.is_ok() { "done" } else { "failed" };
+        let labels = WriteLabels {
+            kind: "event",
+            result,
+        };
+        self.outlets.metrics.writes.get_or_create(&labels).inc();
     }
 
     fn may_decide(&self, now: Instant) -> bool {
@@ -137,12 +177,13 @@ impl EventLoop {
             monotonic: start,
             wall: Timestamp::now(),
         };
-        let Some(batch) = self.state.decide(now) else {
+        let Some(mut batch) = self.state.decide(now) else {
             return;
         };
         let seconds = start.elapsed().as_secs_f64();
         self.outlets.metrics.decide_duration.observe(seconds);
         self.pace.handle_decided(start);
+        self.notifier.handle_notices(std::mem::take(&mut batch.notices));
         self.queue.enqueue(batch, start);
     }
 
@@ -190,7 +231,8 @@ impl EventLoop {
         let paced = may_decide.then(|| self.pace.poll_due().unwrap_or(now));
         let due = self.state.poll_timeout().into_iter();
         let due = due.chain(self.queue.poll_timeout()).chain(paced);
-        due.chain([latest]).min().unwrap_or(latest)
+        let notices = leads.then(|| self.notifier.poll_timeout(now)).flatten();
+        due.chain(notices).chain([latest]).min().unwrap_or(latest)
     }
 
     /// Enters the events that are there.

@@ -19,6 +19,7 @@ pub mod batch;
 pub mod elector;
 pub mod eventloop;
 pub mod metrics;
+pub mod notifier;
 pub mod pace;
 pub mod queue;
 pub mod retire;

@@ -65,7 +65,7 @@ pub struct WriteQueue {
     /// All other writes that wait, in the order in which they came.
     waiting: BTreeMap<ObjectKey, (Class, u64)>,
     order: [BTreeMap<u64, Write>; 3],
-    /// All others that are on their way. An Event has no key and is only counted.
+    /// All others that are on their way.
     others: BTreeMap<ObjectKey, Write>,
     in_flight: [usize; 3],
     number: u64,
@@ -116,7 +116,7 @@ impl Class {
     const fn of(write: &Write) -> Self {
         match write {
             Write::MeshNode { version: None, .. } => Self::Create,
-            Write::LocationStatus { .. } | Write::Event(_) => Self::Report,
+            Write::LocationStatus { .. } => Self::Report,
             Write::Slice { .. }
             | Write::DeleteSlice(_)
             | Write::MeshNode { .. }
@@ -140,12 +140,12 @@ impl WriteQueue {
             phase: 0,
             given_up: BTreeMap::new(),
         };
-        let of_batch: BTreeSet<ObjectKey> = batch.phases.iter().flatten().filter_map(Write::key).collect();
+        let of_batch: BTreeSet<ObjectKey> = batch.phases.iter().flatten().map(Write::key).collect();
         self.refusals
             .retain(|key, refusal| !refusal.of_mesh || of_batch.contains(key));
         self.phases = batch.phases.into_iter().map(VecDeque::from).collect();
         self.publishing = Some(publishing);
-        let wanted: BTreeSet<ObjectKey> = batch.rest.iter().filter_map(Write::key).collect();
+        let wanted: BTreeSet<ObjectKey> = batch.rest.iter().map(Write::key).collect();
         let taken_back = |key: &ObjectKey| match key.kind {
             ObjectKind::MeshNode => batch.settled.contains(key),
             ObjectKind::Slice | ObjectKind::Location | ObjectKind::Peer => !wanted.contains(key),
@@ -209,10 +209,7 @@ impl WriteQueue {
             Outcome::Unanswered => self.pause(now),
             Outcome::Conflict | Outcome::Refused => {}
         }
-        let Some(key) = write.key() else {
-            self.in_flight[Class::Report as usize] -= 1;
-            return None;
-        };
+        let key = write.key();
         if self.mesh.remove(&key).is_some() {
             self.handle_mesh_outcome(key, write, outcome, now)
         } else {
@@ -260,7 +257,7 @@ impl WriteQueue {
                 publishing.phase += 1;
                 continue;
             };
-            let key = write.key()?;
+            let key = write.key();
             let refusal = self.refusals.get(&key);
             let refused =
                 refusal.is_some_and(|refusal| refusal.until > now && refusal.write.same_content(&write));
@@ -280,20 +277,18 @@ impl WriteQueue {
                 continue;
             }
             let ready = |write: &Write| {
-                write.key().is_none_or(|key| {
-                    let refused = self.refusals.get(&key);
-                    !self.others.contains_key(&key) && refused.is_none_or(|refusal| refusal.until <= now)
-                })
+                let key = write.key();
+                let refused = self.refusals.get(&key);
+                !self.others.contains_key(&key) && refused.is_none_or(|refusal| refusal.until <= now)
             };
             let next = self.order[place].iter().find(|(_, write)| ready(write));
             let Some(number) = next.map(|(number, _)| *number) else {
                 continue;
             };
             let write = self.order[place].remove(&number)?;
-            if let Some(key) = write.key() {
-                self.waiting.remove(&key);
-                self.others.insert(key, write.clone());
-            }
+            let key = write.key();
+            self.waiting.remove(&key);
+            self.others.insert(key, write.clone());
             self.in_flight[place] += 1;
             return Some(write);
         }
@@ -387,16 +382,15 @@ impl WriteQueue {
     fn push(&mut self, write: Write) {
         let class = Class::of(&write);
         let mut number = self.number;
-        if let Some(key) = write.key() {
-            if let Some((known, before)) = self.remove(&key) {
-                number = if known == class { before } else { number };
-            }
-            let refused = self.refusals.get(&key);
-            if refused.is_some_and(|refusal| !refusal.write.same_content(&write)) {
-                self.refusals.remove(&key);
-            }
-            self.waiting.insert(key, (class, number));
+        let key = write.key();
+        if let Some((known, before)) = self.remove(&key) {
+            number = if known == class { before } else { number };
         }
+        let refused = self.refusals.get(&key);
+        if refused.is_some_and(|refusal| !refusal.write.same_content(&write)) {
+            self.refusals.remove(&key);
+        }
+        self.waiting.insert(key, (class, number));
         self.number += 1;
         self.order[class as usize].insert(number, write);
     }

@@ -11,6 +11,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::json;
+use spanwire_cluster::observed::Observed;
 use spanwire_crds::MeshNode;
 
 use crate::elector;
@@ -33,7 +34,7 @@ pub async fn retire(
     wait: Duration,
 ) -> Result<(), kube::Error> {
     let end = Instant::now() + wait;
-    let api: Api<MeshNode> = Api::all(client.clone());
+    let api: Api<Observed<MeshNode>> = Api::all(client.clone());
     let nodes = match api.list(&ListParams::default()).await {
         Ok(nodes) => nodes.items,
         // Without the definitions there is nothing to retire.
@@ -44,15 +45,28 @@ pub async fn retire(
     elector::seize(&client, namespace, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
     // Without a key there never was an agent to wait for.
-    let met = |node: &&MeshNode| {
-        let status = node.status.as_ref();
+    let met = |node: &&Observed<MeshNode>| {
+        let status = node.object.as_ref().and_then(|node| node.status.as_ref());
         status.is_some_and(|status| status.public_key.is_some() || status.retired)
     };
+    // There may be one where that cannot be read; whether it did as asked cannot be read either.
+    let unreadable: Vec<&Observed<MeshNode>> = nodes.iter().filter(|node| node.object.is_none()).collect();
+    for node in &unreadable {
+        let (name, problem) = (node.name(), node.complaint());
+        tracing::warn!(
+            name,
+            problem,
+            "this MeshNode cannot be read; its agent is asked and not waited for"
+        );
+    }
     let asked: Vec<_> = stream::iter(nodes.iter().filter(met))
         .map(|node| ask(&api, node.name_any()))
         .buffer_unordered(TOGETHER)
         .collect()
         .await;
+    for node in unreadable {
+        ask(&api, node.name_any()).await?;
+    }
     let mut left = BTreeSet::new();
     for answer in asked {
         left.extend(answer?);
@@ -60,7 +74,10 @@ pub async fn retire(
     while !left.is_empty() && Instant::now() < end {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let nodes = api.list(&ListParams::default()).await?;
-        let busy = |node: &MeshNode| !node.status.as_ref().is_some_and(|status| status.retired);
+        let busy = |node: &Observed<MeshNode>| {
+            let status = node.object.as_ref().and_then(|node| node.status.as_ref());
+            !status.is_some_and(|status| status.retired)
+        };
         let busy: BTreeSet<String> = nodes
             .items
             .iter()
@@ -81,7 +98,7 @@ pub async fn retire(
 }
 
 /// Asks one agent; returns its name where there still is such a node.
-async fn ask(api: &Api<MeshNode>, name: String) -> Result<Option<String>, kube::Error> {
+async fn ask(api: &Api<Observed<MeshNode>>, name: String) -> Result<Option<String>, kube::Error> {
     let patch = Patch::Merge(json!({"spec": {"retire": true}}));
     match api.patch(&name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(Some(name)),

@@ -20,6 +20,8 @@
 //!   published, is a mistake of the API server or of who runs it, and nothing is decided upon it.
 //! * A report that is gone: deleting a MeshNode takes no node's key from it. What an agent reported last holds until
 //!   it reports again.
+//! * An object that cannot be read: it counts as it was known, or as absent; a MeshNode as one without a report, a Lease as
+//!   not renewed. It is named in an Event, and nothing else is harmed.
 //! * Everything dead: when no node of a location seems to be alive, it is more likely that the way to the API server is
 //!   cut than that all died; its leaders stay, because without them the way could never come back.
 
@@ -30,9 +32,11 @@ mod mesh_nodes;
 mod records;
 mod slices;
 mod status;
+mod unreadable;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    str::FromStr,
     time::Instant,
 };
 
@@ -41,7 +45,8 @@ use kube::runtime::watcher::Event;
 pub use liveness::{GRACE, LEASE_PREFIX, Now};
 use records::{LocationRecord, MeshNodeRecord, NodeRecord, PeerRecord, SliceRecord};
 use spanwire_cluster::{
-    store::{Change, ObjectStore},
+    observed::{Observable, Observed},
+    store::{Change, ObjectStore, Record},
     watch::filter_map,
 };
 use spanwire_crds::{
@@ -50,8 +55,8 @@ use spanwire_crds::{
 };
 use spanwire_topology::{ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, decide};
 
-use self::{liveness::Liveness, mesh_nodes::Assignments, slices::Publication};
-use crate::batch::{Batch, Notice, ObjectKey, ObjectKind};
+use self::{liveness::Liveness, mesh_nodes::Assignments, slices::Publication, unreadable::Unreadable};
+use crate::batch::{Batch, ObjectKey, ObjectKind};
 
 /// How the operator decides, as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,8 +105,8 @@ pub struct OperatorState {
     /// The statuses that the last decision leads to.
     location_statuses: BTreeMap<LocationName, LocationStatus>,
     peer_statuses: BTreeMap<PeerName, PeerStatus>,
-    /// What Events were written about.
-    notified: BTreeSet<Notice>,
+    /// Objects that are there and cannot be read.
+    unreadable: Unreadable,
     /// Nodes that an earlier installation retired; `None` before this operator has led.
     unretire: Option<BTreeSet<NodeName>>,
     dirty: bool,
@@ -123,15 +128,16 @@ impl OperatorState {
     }
 
     /// Handles an event of the watch of Nodes.
-    pub fn handle_node(&mut self, event: Event<Node>) {
+    pub fn handle_node(&mut self, event: Event<Observed<Node>>) {
+        self.note_unreadable(&event);
         let options = &self.node_options;
         let mut entered = None;
-        let read = |node: Node| {
-            let (name, record, fact) = records::node(&node, options)?;
+        let read = |node: Observed<Node>| {
+            let (name, record, fact) = records::node(node, options)?;
             entered = Some((name.clone(), fact));
             Some((name, record))
         };
-        let Some(event) = filter_map(event, read) else {
+        let Some(event) = known(&mut self.nodes, event, read) else {
             return;
         };
         self.dirty |= !self.nodes.complete();
@@ -146,7 +152,7 @@ impl OperatorState {
     }
 
     /// Handles an event of the watch of MeshNodes.
-    pub fn handle_mesh_node(&mut self, event: Event<MeshNode>) {
+    pub fn handle_mesh_node(&mut self, event: Event<Observed<MeshNode>>) {
         let Some(event) = filter_map(event, records::mesh_node) else {
             return;
         };
@@ -157,8 +163,9 @@ impl OperatorState {
     }
 
     /// Handles an event of the watch of Locations.
-    pub fn handle_location(&mut self, event: Event<Location>) {
-        let Some(event) = filter_map(event, records::location) else {
+    pub fn handle_location(&mut self, event: Event<Observed<Location>>) {
+        self.note_unreadable(&event);
+        let Some(event) = known(&mut self.locations, event, records::location) else {
             return;
         };
         self.dirty |= !self.locations.complete();
@@ -168,8 +175,9 @@ impl OperatorState {
     }
 
     /// Handles an event of the watch of Peers.
-    pub fn handle_peer(&mut self, event: Event<Peer>) {
-        let Some(event) = filter_map(event, records::peer) else {
+    pub fn handle_peer(&mut self, event: Event<Observed<Peer>>) {
+        self.note_unreadable(&event);
+        let Some(event) = known(&mut self.peers, event, records::peer) else {
             return;
         };
         self.dirty |= !self.peers.complete();
@@ -179,7 +187,8 @@ impl OperatorState {
     }
 
     /// Handles an event of the watch of LocationSlices.
-    pub fn handle_slice(&mut self, event: Event<LocationSlice>) {
+    pub fn handle_slice(&mut self, event: Event<Observed<LocationSlice>>) {
+        self.note_unreadable(&event);
         let Some(event) = filter_map(event, records::slice) else {
             return;
         };
@@ -193,7 +202,8 @@ impl OperatorState {
     }
 
     /// Handles an event of the watch of Leases in Spanwire's namespace.
-    pub fn handle_lease(&mut self, event: Event<Lease>, now: Instant) {
+    pub fn handle_lease(&mut self, event: Event<Observed<Lease>>, now: Instant) {
+        self.note_unreadable(&event);
         self.dirty |= !self.liveness.complete();
         self.liveness.handle(event, now);
         self.note_turned();
@@ -244,7 +254,7 @@ impl OperatorState {
         }
         if self.unretire.is_none() {
             let records = self.mesh_nodes.objects().iter();
-            let retired = records.filter(|(_, record)| record.spec.retire);
+            let retired = records.filter(|(_, record)| record.retires());
             self.unretire = Some(retired.map(|(name, _)| name.clone()).collect());
         }
         let previous = self.previous();
@@ -346,6 +356,10 @@ impl OperatorState {
         mesh
     }
 
+    fn note_unreadable<K: Observable>(&mut self, event: &Event<Observed<K>>) {
+        self.dirty |= self.unreadable.handle(event);
+    }
+
     fn note_location(&mut self, name: LocationName, before: Option<&LocationRecord>) {
         let now = self.locations.get(&name);
         // The status that was decided upon has been written.
@@ -396,6 +410,26 @@ impl OperatorState {
         self.dirty |= !turned.is_empty();
         self.stale.extend(turned);
     }
+}
+
+/// Returns the event of what `read` makes of an object. What is known of one that cannot be read stays as it is.
+fn known<K: Observable, N: Ord + Clone + FromStr, R: Record + Clone>(
+    store: &mut ObjectStore<N, R>,
+    event: Event<Observed<K>>,
+    read: impl FnOnce(Observed<K>) -> Option<(N, R)>,
+) -> Option<Event<(N, R)>> {
+    let name = |object: &Observed<K>| object.name().parse::<N>().ok();
+    match &event {
+        Event::InitApply(object) if object.object.is_none() => store.keep(&Event::InitApply(name(object)?)),
+        Event::Apply(object) if object.object.is_none() => store.keep(&Event::Apply(name(object)?)),
+        Event::Delete(object) if object.object.is_none() => {
+            let key = name(object)?;
+            let record = store.get(&key)?.clone();
+            return Some(Event::Delete((key, record)));
+        }
+        Event::Init | Event::InitDone | Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+    }
+    filter_map(event, read)
 }
 
 /// An object that turned out to be gone.

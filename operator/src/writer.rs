@@ -11,11 +11,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Client, Error, Resource,
+    Api, Client, Error,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use spanwire_cluster::observed::{Observable, Observed};
 use spanwire_crds::{
     Location, LocationSlice, LocationSpec, MeshNode, Peer,
     publication::{LOCATION_LABEL, MANAGED_LABEL},
@@ -34,6 +35,8 @@ pub const FIELD_MANAGER: &str = spanwire_crds::names::OPERATOR;
 
 /// The API server itself waits no longer for etcd in a request that is no watch.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// What is taken of the name of an object for that of an Event, which may have 253 characters.
+const LONGEST_NAME: usize = 200;
 
 /// Why a write failed.
 #[derive(Debug, Error)]
@@ -82,13 +85,13 @@ pub enum WriteError {
 #[derive(Debug)]
 pub enum Found {
     /// A LocationSlice.
-    Slice(Box<LocationSlice>),
+    Slice(Box<Observed<LocationSlice>>),
     /// A MeshNode.
-    MeshNode(Box<MeshNode>),
+    MeshNode(Box<Observed<MeshNode>>),
     /// A Location.
-    Location(Box<Location>),
+    Location(Box<Observed<Location>>),
     /// A Peer.
-    Peer(Box<Peer>),
+    Peer(Box<Observed<Peer>>),
     /// It is not there.
     Gone(Gone),
     /// No object that the state holds.
@@ -119,10 +122,10 @@ pub struct WriteOutcome {
 /// Carries out writes at the API server.
 #[derive(Clone)]
 pub struct ApiWriter {
-    slices: Api<LocationSlice>,
-    mesh_nodes: Api<MeshNode>,
-    locations: Api<Location>,
-    peers: Api<Peer>,
+    slices: Api<Observed<LocationSlice>>,
+    mesh_nodes: Api<Observed<MeshNode>>,
+    locations: Api<Observed<Location>>,
+    peers: Api<Observed<Peer>>,
     events: Api<Event>,
     instance: String,
 }
@@ -240,11 +243,6 @@ impl ApiWriter {
                     .parse()
                     .map_or(Found::Nothing, |name| Found::Gone(Gone::Location(name))))
             }
-            Write::Event(notice) => {
-                let event = self.event(notice);
-                self.events.create(&PostParams::default(), &event).await?;
-                Ok(Found::Nothing)
-            }
         }
     }
 
@@ -270,15 +268,38 @@ impl ApiWriter {
                 Some(object) => peer(object),
                 None => gone(name.parse().ok().map(Gone::Peer)),
             },
-            Write::Event(_) => Found::Nothing,
         })
+    }
+
+    /// Writes an Event.
+    ///
+    /// # Errors
+    /// Why it is not written.
+    pub async fn notify(&self, notice: &Notice) -> Result<(), WriteError> {
+        let (kind, name) = ("event", notice.name.clone());
+        let event = self.event(notice);
+        match timeout(TIMEOUT, self.events.create(&PostParams::default(), &event)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(source @ Error::Api(_))) => {
+                let source = Box::new(source);
+                Err(WriteError::Refused { kind, name, source })
+            }
+            Ok(Err(source)) => {
+                let source = Box::new(source);
+                Err(WriteError::Unanswered { kind, name, source })
+            }
+            Err(_) => Err(WriteError::Late { kind, name }),
+        }
     }
 
     fn event(&self, notice: &Notice) -> Event {
         let now = Timestamp::now();
+        // With the time behind it, it is still a name.
+        let name: String = notice.name.chars().take(LONGEST_NAME).collect();
+        let name = name.trim_end_matches(['-', '.']);
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", notice.name, now.as_nanosecond())),
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
                 namespace: Some("default".to_owned()),
                 ..ObjectMeta::default()
             },
@@ -302,16 +323,17 @@ impl ApiWriter {
 }
 
 /// Creates the object, or applies it to the version that is there.
-async fn put<K>(api: &Api<K>, mut object: K, version: Option<&ObjectVersion>) -> Result<K, Error>
-where
-    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
-{
+async fn put<K: Observable + Serialize>(
+    api: &Api<Observed<K>>,
+    mut object: K,
+    version: Option<&ObjectVersion>,
+) -> Result<Observed<K>, Error> {
     let Some(version) = version else {
         let manager = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        return api.create(&manager, &object).await;
+        return api.create(&manager, &object.into()).await;
     };
     object.meta_mut().uid = Some(version.uid.clone());
     object.meta_mut().resource_version = Some(version.version.clone());
@@ -324,15 +346,12 @@ where
     .await
 }
 
-async fn apply_status<K>(
-    api: &Api<K>,
+async fn apply_status<K: Observable>(
+    api: &Api<Observed<K>>,
     name: &str,
     version: Option<&ObjectVersion>,
     status: Value,
-) -> Result<K, Error>
-where
-    K: Resource<DynamicType = ()> + DeserializeOwned,
-{
+) -> Result<Observed<K>, Error> {
     let object = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
@@ -372,18 +391,18 @@ fn owner(name: &str, uid: &str) -> OwnerReference {
     }
 }
 
-fn slice(object: LocationSlice) -> Found {
+fn slice(object: Observed<LocationSlice>) -> Found {
     Found::Slice(Box::new(object))
 }
 
-fn mesh_node(object: MeshNode) -> Found {
+fn mesh_node(object: Observed<MeshNode>) -> Found {
     Found::MeshNode(Box::new(object))
 }
 
-fn location(object: Location) -> Found {
+fn location(object: Observed<Location>) -> Found {
     Found::Location(Box::new(object))
 }
 
-fn peer(object: Peer) -> Found {
+fn peer(object: Observed<Peer>) -> Found {
     Found::Peer(Box::new(object))
 }

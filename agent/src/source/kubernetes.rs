@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
-use kube::{Client, Resource, runtime::watcher::Event};
+use kube::{Client, runtime::watcher::Event};
 use spanwire_cluster::{
     model::WatchEvent,
+    observed::{Observable, Observed},
     store::{ObjectStore, bare},
     watch::{Watches, filter_map},
 };
@@ -66,9 +67,18 @@ impl Objects {
     }
 }
 
-fn enter<K: Resource + PartialEq>(store: &mut ObjectStore<String, Arc<K>>, event: Event<K>) {
-    if let Some(event) = filter_map(event, |object| Some(bare(object))) {
-        store.handle(event);
+/// Of an object that cannot be read what is known of it stays: without it the node would lose a part of the mesh.
+fn enter<K: Observable + PartialEq>(store: &mut ObjectStore<String, Arc<K>>, event: Event<Observed<K>>) {
+    let name = |object: &Observed<K>| object.name().to_owned();
+    match &event {
+        Event::InitApply(object) if object.object.is_none() => store.keep(&Event::InitApply(name(object))),
+        Event::Apply(object) if object.object.is_none() => store.keep(&Event::Apply(name(object))),
+        Event::Delete(object) => drop(store.forget(name(object))),
+        Event::Init | Event::InitDone | Event::InitApply(_) | Event::Apply(_) => {
+            if let Some(event) = filter_map(event, |object| object.object.map(bare)) {
+                store.handle(event);
+            }
+        }
     }
 }
 
@@ -82,7 +92,7 @@ mod tests {
     fn there_is_a_snapshot_when_every_first_list_is_complete() {
         let mut objects = Objects::default();
         let slice = LocationSlice::new("a", LocationSliceSpec::default());
-        objects.handle(WatchEvent::Slice(Event::InitApply(slice)));
+        objects.handle(WatchEvent::Slice(Event::InitApply(slice.into())));
         objects.handle(WatchEvent::Slice(Event::InitDone));
         objects.handle(WatchEvent::Peer(Event::InitDone));
         assert_eq!(objects.snapshot(), None);
@@ -90,7 +100,39 @@ mod tests {
         let without_node = objects.snapshot().unwrap();
         assert_eq!((without_node.slices.len(), without_node.node), (1, None));
         let node = MeshNode::new("a1", MeshNodeSpec::default());
-        objects.handle(WatchEvent::MeshNode(Event::Apply(node)));
+        objects.handle(WatchEvent::MeshNode(Event::Apply(node.into())));
         assert!(objects.snapshot().unwrap().node.is_some());
+    }
+
+    #[test]
+    fn a_slice_that_cannot_be_read_stays_as_it_was_until_it_is_deleted() {
+        let mut objects = Objects::default();
+        for event in [
+            WatchEvent::Peer(Event::InitDone),
+            WatchEvent::MeshNode(Event::InitDone),
+        ] {
+            objects.handle(event);
+        }
+        let spec = LocationSliceSpec {
+            location: "a".to_owned(),
+            ..LocationSliceSpec::default()
+        };
+        objects.handle(WatchEvent::Slice(Event::InitApply(
+            LocationSlice::new("a", spec).into(),
+        )));
+        objects.handle(WatchEvent::Slice(Event::InitDone));
+        let known = objects.snapshot();
+        let bad = || -> Observed<LocationSlice> {
+            let text = r#"{"metadata": {"name": "a"}, "spec": {"location": 7}}"#;
+            serde_json::from_str(text).unwrap()
+        };
+        objects.handle(WatchEvent::Slice(Event::Apply(bad())));
+        assert_eq!(objects.snapshot(), known);
+        objects.handle(WatchEvent::Slice(Event::Init));
+        objects.handle(WatchEvent::Slice(Event::InitApply(bad())));
+        objects.handle(WatchEvent::Slice(Event::InitDone));
+        assert_eq!(objects.snapshot(), known);
+        objects.handle(WatchEvent::Slice(Event::Delete(bad())));
+        assert!(objects.snapshot().unwrap().slices.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use spanwire_topology::{LocationFact, Operator, Requirement, Selector};
 
 use super::{Fields, Translated, created, keepalive};
-use crate::{FieldProblem, Location};
+use crate::{FieldProblem, Location, Mode};
 
 /// Returns what a Location asks for.
 #[must_use]
@@ -14,6 +14,14 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
     let of = |fields: &mut Fields, field: &str, asked: &Option<LabelSelector>| {
         asked.as_ref().and_then(|asked| selector(fields, field, asked))
     };
+    if spec.mesh == Mode::Unknown {
+        fields.problems.push(FieldProblem {
+            field: "spec.mesh".to_owned(),
+            problem:
+                "is a mode of another version of Spanwire, and counts as Leaders; write Leaders or Nodes"
+                    .to_owned(),
+        });
+    }
     let fact = LocationFact {
         created: created(&location.metadata),
         selector: of(&mut fields, "spec.nodeSelector", &spec.node_selector),
@@ -123,6 +131,17 @@ mod tests {
             read(json!({"nodeSelector": {"matchLabels": {"a": "b"}, "matchExpressions": expressions}}));
         assert_eq!(read.fact.selector, None);
         assert!(read.problems[0].to_string().contains("write In, NotIn"));
+    }
+
+    #[test]
+    fn a_mode_of_a_newer_version_is_reported_and_counts_as_leaders() {
+        let read = read(json!({"mesh": "Hub", "cidrs": ["10.0.0.0/8"]}));
+        assert_eq!((read.fact.mode, read.fact.cidrs.len()), (MeshMode::Leaders, 1));
+        assert!(
+            read.problems[0]
+                .to_string()
+                .starts_with("spec.mesh: is a mode of another version")
+        );
     }
 
     #[test]

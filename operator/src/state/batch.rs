@@ -28,7 +28,7 @@ impl OperatorState {
         let (followed, others) = self.peer_status_writes(decision, &problems, now);
         batch.rest.extend(statuses);
         batch.rest.extend(others);
-        batch.rest.extend(self.notices(problems));
+        batch.notices = self.notices(problems);
         let mut leading = heads;
         leading.extend(followed);
         let phases = [announced, members, leading, removed];
@@ -40,6 +40,7 @@ impl OperatorState {
         let mut writes = Vec::new();
         for (name, location) in &mesh.locations {
             match self.locations.get(name) {
+                None if self.unreadable.contains("Location", name.as_str()) => {}
                 None if !location.members.is_empty() => {
                     writes.push(Write::CreateLocation {
                         name: name.to_string(),

@@ -58,7 +58,7 @@ impl OperatorState {
         }
         let none = MeshNodeRecord::default();
         let now = self.mesh_nodes.get(&name).unwrap_or(&none);
-        if let Some(unretire) = self.unretire.as_mut().filter(|_| !now.spec.retire) {
+        if let Some(unretire) = self.unretire.as_mut().filter(|_| !now.retires()) {
             unretire.remove(&name);
         }
         let before = before.unwrap_or(&none);

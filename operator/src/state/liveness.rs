@@ -11,6 +11,7 @@
 //! * The API server is away: no Lease can be renewed, and all would expire together. The watch delivers the operator's
 //!   own Lease too, every few seconds; when it was silent for [`SILENCE`], every leader gets a full term again.
 //! * A silent leader is replaced, and then has no Lease to renew: it must not count as silent for ever.
+//! * A node that asks for a term of years, or whose Lease cannot be read: the one is cut, the other is no renewal.
 //! * With `mesh: Nodes` every node leads, and renews: a renewal may not cost a look at all of them.
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::runtime::watcher::Event;
+use spanwire_cluster::observed::Observed;
 use spanwire_topology::NodeName;
 
 /// How long a leader may have no Lease: time to learn that it leads, and for a slow API server.
@@ -28,6 +30,10 @@ pub const GRACE: Duration = Duration::from_secs(60);
 /// More than the interval at which the operator renews its own Lease, and less than what is left of any leader's term
 /// when it is about to renew.
 const SILENCE: Duration = Duration::from_secs(8);
+
+/// The longest term that an agent can ask for; they ask for 40 s. It is the agent that writes it, so a longer one would keep a
+/// node that is long dead in the lead.
+const LONGEST_TERM: Duration = Duration::from_secs(60);
 
 /// What the names of the leaders' Leases begin with.
 pub const LEASE_PREFIX: &str = spanwire_crds::names::LEADER_LEASE_PREFIX;
@@ -67,7 +73,7 @@ struct Renewal {
 
 impl Liveness {
     /// Handles an event of the watch of Leases; returns whether a leader fell silent or came back.
-    pub(crate) fn handle(&mut self, event: Event<Lease>, now: Instant) -> bool {
+    pub(crate) fn handle(&mut self, event: Event<Observed<Lease>>, now: Instant) -> bool {
         if self.silent_at(now) {
             for renewal in self.leases.values_mut() {
                 renewal.until = renewal.until.max(now + renewal.term);
@@ -177,19 +183,21 @@ impl Liveness {
         heard.filter_map(|(node, grace)| Some((node, self.end(node, *grace)?)))
     }
 
-    fn enter(&mut self, lease: &Lease, now: Instant) -> bool {
+    fn enter(&mut self, lease: &Observed<Lease>, now: Instant) -> bool {
         let Some(node) = node_of(lease) else {
             return false;
         };
         if let Some(listed) = &mut self.listed {
             listed.insert(node.clone());
         }
+        let Some(lease) = &lease.object else {
+            return false; // no renewal
+        };
         let spec = lease.spec.as_ref();
         let time = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
-        let seconds = spec
-            .and_then(|spec| spec.lease_duration_seconds)
-            .unwrap_or_default();
-        let term = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+        let seconds = u64::try_from(seconds.unwrap_or_default()).unwrap_or_default();
+        let term = Duration::from_secs(seconds).min(LONGEST_TERM);
         if self.leases.get(&node).is_some_and(|known| known.time == time) {
             return false;
         }
@@ -227,7 +235,7 @@ impl Liveness {
     }
 }
 
-fn node_of(lease: &Lease) -> Option<NodeName> {
+fn node_of(lease: &Observed<Lease>) -> Option<NodeName> {
     let name = lease.metadata.name.as_deref()?;
     spanwire_crds::names::node_of_lease(name)
 }

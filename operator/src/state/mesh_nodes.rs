@@ -9,7 +9,7 @@ use std::{
 use spanwire_crds::{MeshNodeSpec, Role};
 use spanwire_topology::{Location, LocationName, Member, Mesh, NodeName};
 
-use super::OperatorState;
+use super::{OperatorState, records::MeshNodeRecord};
 use crate::batch::{Batch, ObjectKey, ObjectKind, Write};
 
 /// Which node is a member of which location, and whose MeshNode may differ from that.
@@ -101,14 +101,19 @@ impl OperatorState {
     pub(super) fn mesh_node_write(&self, name: &NodeName) -> Option<Write> {
         let known = self.mesh_nodes.get(name);
         let Some(node) = self.nodes.get(name) else {
+            if self.unreadable.contains("Node", name.as_str()) {
+                return None;
+            }
             return known.map(|record| Write::DeleteMeshNode(record.revision.target(name.as_str())));
         };
         let member = self.assignments.member(name);
         let mut spec = member
             .map(|(location, settings, member)| mesh_node(location, settings, name, member))
             .unwrap_or_default();
-        spec.retire = known.is_some_and(|known| known.spec.retire) && !self.unretires(name);
-        if known.is_some_and(|known| known.spec == spec && known.node_uid.as_ref() == Some(&node.uid)) {
+        spec.retire = known.is_some_and(MeshNodeRecord::retires) && !self.unretires(name);
+        if known.is_some_and(|known| {
+            known.spec.as_ref() == Some(&spec) && known.node_uid.as_ref() == Some(&node.uid)
+        }) {
             return None;
         }
         Some(Write::MeshNode {

@@ -1,16 +1,24 @@
 //! What is kept of each object: what is decided upon, and no more.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use spanwire_cluster::store::Record;
+use spanwire_cluster::{observed::Observed, store::Record};
 use spanwire_crds::{
     FieldProblem, Location, LocationSlice, LocationSliceSpec, LocationSpec, LocationStatus, MeshNode,
     MeshNodeSpec, Peer, PeerStatus,
+    conditions::is_known,
     publication::MANAGED_LABEL,
     translate::{self, Node, NodeOptions, Report},
 };
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
 
 use crate::batch::{ObjectVersion, Target};
+
+/// Of how many fields of an object problems are kept.
+const FIELDS: usize = 16;
+/// Of how many values of a field.
+pub(super) const VALUES: usize = 4;
 
 /// Which object, and which version of it: what a write or a deletion must name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +70,8 @@ pub(crate) struct NodeRecord {
 pub(crate) struct MeshNodeRecord {
     pub(crate) revision: Revision,
     pub(crate) node_uid: Option<String>,
-    pub(crate) spec: MeshNodeSpec,
+    /// `None`: it cannot be read, and is to be written again.
+    pub(crate) spec: Option<MeshNodeSpec>,
     pub(crate) report: Report,
     pub(crate) problems: Vec<FieldProblem>,
 }
@@ -128,6 +137,13 @@ versioned!(LocationRecord: disposable, status, fact, problems);
 versioned!(PeerRecord: status, fact, problems);
 versioned!(SliceRecord: spec);
 
+impl MeshNodeRecord {
+    /// Whether the agent is asked to remove every trace.
+    pub(crate) fn retires(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.retire)
+    }
+}
+
 impl LocationRecord {
     /// Whether nothing but the status differs.
     pub(crate) fn same_but_status(&self, other: &Self) -> bool {
@@ -145,67 +161,154 @@ impl PeerRecord {
     }
 }
 
-pub(crate) fn node(object: &Node, options: &NodeOptions) -> Option<(NodeName, NodeRecord, NodeFact)> {
-    let translated = translate::node(object, options);
+pub(crate) fn node(
+    observed: Observed<Node>,
+    options: &NodeOptions,
+) -> Option<(NodeName, NodeRecord, NodeFact)> {
+    let object = observed.object?;
+    let mut translated = translate::node(&object, options);
+    translated.problems.extend(observed.problems);
     let record = NodeRecord {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         ready: translated.fact.alive,
-        problems: translated.problems,
+        problems: bounded(translated.problems),
     };
     Some((name(&object.metadata)?, record, translated.fact))
 }
 
-pub(crate) fn mesh_node(object: MeshNode) -> Option<(NodeName, MeshNodeRecord)> {
-    let owners = object.metadata.owner_references.iter().flatten();
+/// Of one that cannot be read its revision is known, so that it can be written again.
+pub(crate) fn mesh_node(observed: Observed<MeshNode>) -> Option<(NodeName, MeshNodeRecord)> {
+    let owners = observed.metadata.owner_references.iter().flatten();
     let mut node_uid = owners
         .filter(|owner| owner.kind == "Node")
         .map(|owner| owner.uid.clone());
-    let translated = translate::report(&object.status.unwrap_or_default());
+    let (spec, status) = observed.object.map(|object| (object.spec, object.status)).unzip();
+    let mut translated = translate::report(&status.flatten().unwrap_or_default());
+    translated
+        .problems
+        .extend(observed.problems.into_iter().map(|problem| FieldProblem {
+            field: format!("{} of its MeshNode", problem.field),
+            ..problem
+        }));
     let record = MeshNodeRecord {
-        revision: Revision::of(&object.metadata),
+        revision: Revision::of(&observed.metadata),
         node_uid: node_uid.next_back(),
-        spec: object.spec,
+        spec,
         report: translated.fact,
-        problems: translated.problems,
+        problems: bounded(translated.problems),
     };
-    Some((name(&object.metadata)?, record))
+    Some((name(&observed.metadata)?, record))
 }
 
-pub(crate) fn location(object: Location) -> Option<(LocationName, LocationRecord)> {
+pub(crate) fn location(observed: Observed<Location>) -> Option<(LocationName, LocationRecord)> {
+    let object = observed.object?;
     let labels = object.metadata.labels.iter().flatten();
     let managed = labels
         .filter(|(key, _)| *key == MANAGED_LABEL)
         .any(|(_, value)| value == "true");
-    let translated = translate::location(&object);
+    let mut translated = translate::location(&object);
+    translated.problems.extend(observed.problems);
     let record = LocationRecord {
         revision: Revision::of(&object.metadata),
         disposable: managed && object.spec == LocationSpec::default(),
-        status: object.status,
+        status: object.status.map(|mut status| {
+            status.conditions.retain(is_known);
+            status
+        }),
         fact: translated.fact,
-        problems: translated.problems,
+        problems: bounded(translated.problems),
     };
     Some((name(&object.metadata)?, record))
 }
 
-pub(crate) fn peer(object: Peer) -> Option<(PeerName, PeerRecord)> {
-    let translated = translate::peer(&object);
+pub(crate) fn peer(observed: Observed<Peer>) -> Option<(PeerName, PeerRecord)> {
+    let object = observed.object?;
+    let mut translated = translate::peer(&object);
+    translated.problems.extend(observed.problems);
     let record = PeerRecord {
         revision: Revision::of(&object.metadata),
-        status: object.status,
+        status: object.status.map(|mut status| {
+            status.conditions.retain(is_known);
+            status
+        }),
         fact: translated.fact,
-        problems: translated.problems,
+        problems: bounded(translated.problems),
     };
     Some((name(&object.metadata)?, record))
 }
 
-pub(crate) fn slice(object: LocationSlice) -> Option<(String, SliceRecord)> {
+/// One that cannot be read counts as one without content, so that it is written again or removed.
+pub(crate) fn slice(observed: Observed<LocationSlice>) -> Option<(String, SliceRecord)> {
     let record = SliceRecord {
-        revision: Revision::of(&object.metadata),
-        spec: object.spec,
+        revision: Revision::of(&observed.metadata),
+        spec: observed.object.map(|object| object.spec).unwrap_or_default(),
     };
-    Some((object.metadata.name?, record))
+    Some((observed.metadata.name?, record))
+}
+
+/// Returns of each field the first problems and the number of further ones, and of at most [`FIELDS`] fields: an object may
+/// have tens of thousands of values that cannot be read.
+fn bounded(problems: Vec<FieldProblem>) -> Vec<FieldProblem> {
+    let mut fields: BTreeMap<String, (BTreeSet<String>, usize)> = BTreeMap::new();
+    let mut others = 0;
+    for FieldProblem { field, problem } in problems {
+        if fields.len() >= FIELDS && !fields.contains_key(&field) {
+            others += 1;
+            continue;
+        }
+        let (texts, more) = fields.entry(field).or_default();
+        texts.insert(problem);
+        if texts.len() > VALUES {
+            texts.pop_last();
+            *more += 1;
+        }
+    }
+    let mut bounded = Vec::new();
+    for (field, (texts, more)) in fields {
+        let problems = texts.into_iter().map(|problem| FieldProblem {
+            field: field.clone(),
+            problem,
+        });
+        bounded.extend(problems);
+        if more > 0 {
+            bounded.push(FieldProblem {
+                field,
+                problem: format!("and {more} more values"),
+            });
+        }
+    }
+    if others > 0 {
+        bounded.push(FieldProblem {
+            field: "other fields".to_owned(),
+            problem: format!("{others} more values that cannot be used"),
+        });
+    }
+    bounded
 }
 
 fn name<T: std::str::FromStr>(metadata: &ObjectMeta) -> Option<T> {
     metadata.name.as_deref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_field_some_values_are_kept_and_of_an_object_some_fields() {
+        let problem = |field: usize, value: usize| FieldProblem {
+            field: format!("field {field:05}"),
+            problem: format!("value {value:05}"),
+        };
+        let of_one_field = bounded((0..50_000).map(|value| problem(1, value)).collect());
+        let texts: Vec<String> = of_one_field.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), VALUES + 1);
+        assert_eq!(texts[0], "field 00001: value 00000");
+        assert_eq!(texts[VALUES], "field 00001: and 49996 more values");
+        let of_many = bounded((0..50_000).map(|field| problem(field, 1)).collect());
+        assert_eq!(of_many.len(), FIELDS + 1);
+        assert!(of_many[FIELDS].to_string().contains("49984 more values"));
+        let few: Vec<FieldProblem> = (0..3).map(|field| problem(field, 1)).collect();
+        assert_eq!(bounded(few.clone()), few);
+    }
 }

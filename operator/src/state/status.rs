@@ -12,7 +12,7 @@ use spanwire_topology::{
     Claim, Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer, Rejected,
 };
 
-use super::{Now, OperatorState};
+use super::{Now, OperatorState, records::VALUES};
 use crate::batch::{Notice, Write};
 
 /// How many problems a condition names; a person reads no more.
@@ -22,56 +22,127 @@ const LEADERS: usize = 16;
 /// The longest note of an Event that the API server takes is 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
 
-/// What was not granted, and what could not be read, by whose object it is.
-pub(super) type Problems = BTreeMap<Claimant, BTreeSet<(Reason, String)>>;
+/// What was not granted, and what could not be read, by whose object it is: one for each field.
+pub(super) type Problems = BTreeMap<Claimant, OfObject>;
+/// Those of one object, by reason and field.
+type OfObject = BTreeMap<(Reason, String), Problem>;
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Some texts, each about one of its values.
+    texts: BTreeSet<String>,
+    /// How many more there are.
+    more: usize,
+}
+
+impl Problem {
+    fn add(&mut self, text: String) {
+        self.texts.insert(text);
+        if self.texts.len() > VALUES {
+            self.texts.pop_last();
+            self.more += 1;
+        }
+    }
+
+    /// Returns what people read.
+    fn text(&self) -> String {
+        let mut text: Vec<&str> = self.texts.iter().map(String::as_str).collect();
+        let more = format!("and {} more", self.more);
+        text.extend((self.more > 0).then_some(more.as_str()));
+        text.join("; ")
+    }
+}
 
 impl OperatorState {
     pub(super) fn problems(&self, decision: &Decision) -> Problems {
         let mut all = Problems::new();
-        let mut add = |claimant: Claimant, reason: Reason, text: String| {
-            all.entry(claimant).or_default().insert((reason, text));
+        let mut add = |claimant: Claimant, reason: Reason, field: String, text: String| {
+            let of_claimant = all.entry(claimant).or_default();
+            of_claimant.entry((reason, field)).or_default().add(text);
         };
         for name in &self.faulty {
             let of_node = self.nodes.get(name).map(|record| &record.problems);
             let of_report = self.mesh_nodes.get(name).map(|record| &record.problems);
             for problem in of_node.into_iter().chain(of_report).flatten() {
                 let text = format!("node {name}: {problem}");
-                add(Claimant::Node(name.clone()), Reason::InvalidField, text);
+                let claimant = Claimant::Node(name.clone());
+                add(claimant, Reason::InvalidField, problem.field.clone(), text);
             }
         }
         for (name, record) in self.locations.objects() {
             for problem in &record.problems {
                 let text = format!("location {name}: {problem}");
-                add(Claimant::Location(name.clone()), Reason::InvalidField, text);
+                let claimant = Claimant::Location(name.clone());
+                add(claimant, Reason::InvalidField, problem.field.clone(), text);
             }
         }
         for (name, record) in self.peers.objects() {
             for problem in &record.problems {
                 let text = format!("peer {name}: {problem}");
-                add(Claimant::Peer(name.clone()), Reason::InvalidField, text);
+                let claimant = Claimant::Peer(name.clone());
+                add(claimant, Reason::InvalidField, problem.field.clone(), text);
             }
         }
         for rejected in &decision.rejected {
-            add(rejected.by.clone(), Reason::ClaimRejected, refused(rejected));
+            let (field, text) = refused(rejected);
+            add(rejected.by.clone(), Reason::ClaimRejected, field, text);
         }
         all
     }
 
-    /// Events for the problems of which none was written yet.
-    pub(super) fn notices(&mut self, problems: Problems) -> Vec<Write> {
-        let mut notices = BTreeSet::new();
+    /// Everything that is wrong, for Events.
+    pub(super) fn notices(&self, problems: Problems) -> Vec<Notice> {
+        let mut notices = Vec::new();
         for (claimant, problems) in problems {
-            for (reason, text) in problems {
-                notices.extend(self.notice(&claimant, reason, text));
+            for ((reason, field), problem) in problems {
+                notices.extend(self.notice(&claimant, reason, field, problem.text()));
             }
         }
-        let new = notices.difference(&self.notified).cloned();
-        let new = new.map(Write::Event).collect();
-        self.notified = notices;
-        new
+        notices.extend(self.unreadable_notices());
+        notices
     }
 
-    fn notice(&self, claimant: &Claimant, reason: Reason, text: String) -> Option<Notice> {
+    /// Of objects of which nothing can be read.
+    fn unreadable_notices(&self) -> impl Iterator<Item = Notice> {
+        const OURS: &str = spanwire_crds::names::API_VERSION;
+        let kinds = [
+            ("v1", "Node"),
+            (OURS, "Location"),
+            (OURS, "Peer"),
+            (OURS, "LocationSlice"),
+        ];
+        let of_kind = move |(api_version, kind): (&'static str, &'static str)| {
+            let faults = self.unreadable.of(kind);
+            faults.flat_map(move |(name, fault)| {
+                fault.problems.iter().map(move |problem| Notice {
+                    api_version,
+                    kind,
+                    name: name.clone(),
+                    uid: fault.uid.clone(),
+                    reason: Reason::InvalidField.as_str(),
+                    field: problem.field.clone(),
+                    note: shortened(format!("{kind} {name}: {problem}; nothing of it counts")),
+                })
+            })
+        };
+        // An Event lies in the namespace of its object, and this one is written where those of Nodes are.
+        let leases = self.unreadable.of("Lease").filter_map(|(name, fault)| {
+            let node = spanwire_crds::names::node_of_lease(name)?;
+            let problem = fault.problems.first()?;
+            let text = format!("node {node}: its Lease {name}: {problem}; it does not count as renewed");
+            let claimant = Claimant::Node(node);
+            self.notice(
+                &claimant,
+                Reason::InvalidField,
+                format!("Lease {}", problem.field),
+                text,
+            )
+        });
+        kinds.into_iter().flat_map(of_kind).chain(leases)
+    }
+
+    fn notice(&self, claimant: &Claimant, reason: Reason, field: String, text: String) -> Option<Notice> {
         const OURS: &str = spanwire_crds::names::API_VERSION;
         let (api_version, kind, name, uid) = match claimant {
             Claimant::Node(name) => ("v1", "Node", name.as_str(), &self.nodes.get(name)?.uid),
@@ -83,19 +154,14 @@ impl OperatorState {
             ),
             Claimant::Peer(name) => (OURS, "Peer", name.as_str(), &self.peers.get(name)?.revision.uid),
         };
-        let mut note = text;
-        if note.len() > LONGEST_NOTE {
-            let end = (0..=LONGEST_NOTE).rev().find(|end| note.is_char_boundary(*end));
-            note.truncate(end.unwrap_or_default());
-            note.push('…');
-        }
         Some(Notice {
             api_version,
             kind,
             name: name.to_owned(),
             uid: uid.clone(),
             reason: reason.as_str(),
-            note,
+            field,
+            note: shortened(text),
         })
     }
 
@@ -144,10 +210,7 @@ impl OperatorState {
     }
 
     /// The problems of the members of each location.
-    fn problems_of_members<'a>(
-        &self,
-        problems: &'a Problems,
-    ) -> BTreeMap<LocationName, Vec<&'a BTreeSet<(Reason, String)>>> {
+    fn problems_of_members<'a>(&self, problems: &'a Problems) -> BTreeMap<LocationName, Vec<&'a OfObject>> {
         let mut of_members: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (claimant, problems) in problems {
             if let Claimant::Node(node) = claimant
@@ -300,21 +363,35 @@ impl OperatorState {
     }
 }
 
-/// The object, the field that the claim stands in, and what to do.
-fn refused(rejected: &Rejected) -> String {
+/// Returns the field that the claim stands in, and a text with the object, the field, the value and what to do.
+fn refused(rejected: &Rejected) -> (String, String) {
     let (by, reason) = (&rejected.by, &rejected.reason);
-    let field = match (by, &rejected.claim) {
-        (Claimant::Node(_), Claim::Cidr(cidr)) => format!("annotation {LOCATION_CIDRS}: {cidr}"),
-        (_, Claim::Cidr(cidr)) => format!("spec.cidrs: {cidr}"),
-        (_, Claim::PodPrefix(prefix)) => format!("spec.podCIDRs: {prefix}"),
-        (_, Claim::NodeAddress(address)) => format!("status.addresses: {address}"),
-        (_, Claim::AllowedIp(prefix)) => format!("spec.allowedIPs: {prefix}"),
-        (Claimant::Peer(_), Claim::PublicKey(key)) => format!("spec.publicKey: {key}"),
-        (_, Claim::PublicKey(key)) => format!("status.publicKey of its MeshNode: {key}"),
-        (_, Claim::Location(location)) => format!("spec.location: {location}"),
-        (_, claim @ (Claim::Selector(_) | Claim::Overlay(_))) => claim.to_string(),
+    let (field, value) = match (by, &rejected.claim) {
+        (Claimant::Node(_), Claim::Cidr(cidr)) => (format!("annotation {LOCATION_CIDRS}"), cidr.to_string()),
+        (_, Claim::Cidr(cidr)) => ("spec.cidrs".to_owned(), cidr.to_string()),
+        (_, Claim::PodPrefix(prefix)) => ("spec.podCIDRs".to_owned(), prefix.to_string()),
+        (_, Claim::NodeAddress(address)) => ("status.addresses".to_owned(), address.to_string()),
+        (_, Claim::AllowedIp(prefix)) => ("spec.allowedIPs".to_owned(), prefix.to_string()),
+        (Claimant::Peer(_), Claim::PublicKey(key)) => ("spec.publicKey".to_owned(), key.to_string()),
+        (_, Claim::PublicKey(key)) => ("status.publicKey of its MeshNode".to_owned(), key.to_string()),
+        (_, Claim::Location(location)) => ("spec.location".to_owned(), location.to_string()),
+        (_, claim @ (Claim::Selector(_) | Claim::Overlay(_))) => {
+            let text = claim.to_string();
+            let said = format!("{by}: {text}: {reason}");
+            return (text, said);
+        }
     };
-    format!("{by}: {field}: {reason}")
+    let text = format!("{by}: {field}: {value}: {reason}");
+    (field, text)
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > LONGEST_NOTE {
+        let end = (0..=LONGEST_NOTE).rev().find(|end| note.is_char_boundary(*end));
+        note.truncate(end.unwrap_or_default());
+        note.push('…');
+    }
+    note
 }
 
 fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -> Finding {
@@ -339,16 +416,16 @@ fn ready(elected: &Finding, connected: &Finding) -> Finding {
     )
 }
 
-fn accepted_finding<'a>(problems: impl Iterator<Item = &'a (Reason, String)>) -> Finding {
+fn accepted_finding<'a>(problems: impl Iterator<Item = (&'a (Reason, String), &'a Problem)>) -> Finding {
     let about = ConditionType::Accepted;
-    let problems: Vec<&(Reason, String)> = problems.collect();
-    let Some((reason, _)) = problems.first() else {
+    let problems: Vec<(&(Reason, String), &Problem)> = problems.collect();
+    let Some(((reason, _), _)) = problems.first() else {
         return finding(about, true, Reason::AllAccepted, String::new());
     };
     let mut texts: Vec<String> = problems
         .iter()
         .take(NAMED)
-        .map(|(_, text)| text.clone())
+        .map(|(_, problem)| problem.text())
         .collect();
     if problems.len() > NAMED {
         texts.push(format!("and {} more", problems.len() - NAMED));

@@ -7,3 +7,4 @@ mod objects;
 mod operating;
 mod publishing;
 mod server;
+mod unreadable;

@@ -275,12 +275,12 @@ fn number_of(node: &str) -> u8 {
     NODES.iter().find(|(name, _, _)| *name == node).unwrap().1
 }
 
-fn operator(server: &Server, name: &str) -> Process {
+pub(crate) fn operator(server: &Server, name: &str) -> Process {
     let address = format!("--status-address=127.0.0.1:{}", port());
     start(server, &["--identity", name, &address], &format!("{name}.log"))
 }
 
-fn start(server: &Server, arguments: &[&str], log: &str) -> Process {
+pub(crate) fn start(server: &Server, arguments: &[&str], log: &str) -> Process {
     let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
     let program = Path::new(env!("CARGO_BIN_EXE_spanwire-operator"));
     Process::start(

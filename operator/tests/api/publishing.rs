@@ -154,14 +154,14 @@ fn slice(found: Found) -> LocationSlice {
     let Found::Slice(slice) = found else {
         panic!("{found:?}");
     };
-    *slice
+    slice.object.unwrap()
 }
 
 fn mesh_node(found: Found) -> MeshNode {
     let Found::MeshNode(node) = found else {
         panic!("{found:?}");
     };
-    *node
+    node.object.unwrap()
 }
 
 fn generation(slice: &LocationSlice) -> u64 {

@@ -22,6 +22,8 @@ use spanwire_crds::{
 };
 use spanwire_operator::{
     batch::{Notice, ObjectVersion, Target, Write},
+    notifier::Notifier,
+    queue::Outcome,
     state::{Gone, Now, OperatorState, Options},
 };
 use spanwire_topology::{Mesh, PublicKey};
@@ -143,6 +145,7 @@ pub(crate) struct World {
     mesh_nodes: BTreeMap<String, MeshNode>,
     locations: BTreeMap<String, Location>,
     slices: BTreeMap<String, LocationSlice>,
+    notifier: Notifier,
     notices: Vec<Notice>,
     pending: Vec<Write>,
 }
@@ -190,8 +193,7 @@ impl World {
             }
             Change::Node(name, None) => {
                 if let Some(node) = self.nodes.remove(&name) {
-                    self.state
-                        .handle_node(Event::Delete(serde_json::from_value(node).unwrap()));
+                    self.state.handle_node(Event::Delete(read(node).into()));
                 }
             }
             Change::Annotate(name, key, value) => {
@@ -225,14 +227,14 @@ impl World {
                 location.metadata = known.unwrap_or(location.metadata);
                 self.stamp(&mut location.metadata);
                 self.locations.insert(name, (*location).clone());
-                self.state.handle_location(Event::Apply(*location));
+                self.state.handle_location(Event::Apply((*location).into()));
             }
         }
     }
 
     fn send_node(&mut self, name: &str) {
-        let node: Node = serde_json::from_value(self.nodes[name].clone()).unwrap();
-        self.state.handle_node(Event::Apply(node));
+        let node = read(self.nodes[name].clone());
+        self.state.handle_node(Event::Apply(node.into()));
     }
 
     /// What an agent reports lies in its MeshNode; before the operator has made one, as if the agent had.
@@ -249,7 +251,7 @@ impl World {
     fn put_mesh_node(&mut self, mut object: MeshNode) {
         self.stamp(&mut object.metadata);
         self.mesh_nodes.insert(object.name_any(), object.clone());
-        self.state.handle_mesh_node(Event::Apply(object));
+        self.state.handle_mesh_node(Event::Apply(object.into()));
     }
 
     fn stamp(&mut self, metadata: &mut ObjectMeta) {
@@ -275,7 +277,8 @@ impl World {
             },
             spec: None,
         };
-        self.state.handle_lease(Event::Apply(own), now(second).monotonic);
+        self.state
+            .handle_lease(Event::Apply(own.into()), now(second).monotonic);
         for node in self.leaders().into_values().flatten() {
             if node != silent {
                 self.lease(&node, second);
@@ -299,7 +302,23 @@ impl World {
             }),
         };
         self.state
-            .handle_lease(Event::Apply(lease), now(second).monotonic);
+            .handle_lease(Event::Apply(lease.into()), now(second).monotonic);
+    }
+
+    /// The watch delivers what a deserializer made of this text.
+    pub(crate) fn send_mesh_node_as(&mut self, object: &serde_json::Value) {
+        let observed = serde_json::from_value(object.clone()).unwrap();
+        self.state.handle_mesh_node(Event::Apply(observed));
+    }
+
+    pub(crate) fn send_location_as(&mut self, object: &serde_json::Value) {
+        let observed = serde_json::from_value(object.clone()).unwrap();
+        self.state.handle_location(Event::Apply(observed));
+    }
+
+    /// A MeshNode as the API server has it.
+    pub(crate) fn mesh_node(&self, name: &str) -> serde_json::Value {
+        serde_json::to_value(&self.mesh_nodes[name]).unwrap()
     }
 
     pub(crate) fn retire(&mut self, node: &str) {
@@ -333,7 +352,8 @@ impl World {
                 return false;
             }
             self.decisions += 1;
-            let batch = self.state.decide(now(self.second)).unwrap();
+            let mut batch = self.state.decide(now(self.second)).unwrap();
+            self.notify(std::mem::take(&mut batch.notices));
             self.pending = batch.into_writes().collect();
             self.pending.reverse();
             if self.pending.is_empty() {
@@ -351,6 +371,15 @@ impl World {
             self.state.handle_published(true);
         }
         true
+    }
+
+    fn notify(&mut self, notices: Vec<Notice>) {
+        self.notifier.handle_notices(notices);
+        let now = now(self.second).monotonic;
+        while let Some(notice) = self.notifier.poll_notice(now) {
+            self.notifier.handle_outcome(&notice, Outcome::Done, now);
+            self.notices.push(notice);
+        }
     }
 
     /// What would be written if something had changed.
@@ -377,13 +406,13 @@ impl World {
             self.send_node(&name);
         }
         for object in self.mesh_nodes.clone().into_values() {
-            self.state.handle_mesh_node(Event::Apply(object));
+            self.state.handle_mesh_node(Event::Apply(object.into()));
         }
         for object in self.locations.clone().into_values() {
-            self.state.handle_location(Event::Apply(object));
+            self.state.handle_location(Event::Apply(object.into()));
         }
         for object in self.slices.clone().into_values() {
-            self.state.handle_slice(Event::Apply(object));
+            self.state.handle_slice(Event::Apply(object.into()));
         }
     }
 
@@ -398,7 +427,7 @@ impl World {
                 }
                 self.stamp(&mut object.metadata);
                 self.slices.insert(name, object.clone());
-                self.state.handle_slice(Event::Apply(object));
+                self.state.handle_slice(Event::Apply(object.into()));
             }
             Write::DeleteSlice(Target { name, .. }) => {
                 self.slices.remove(&name);
@@ -435,14 +464,13 @@ impl World {
                 self.apply(Change::Location(Box::new(object)));
             }
             Write::PeerStatus { .. } => panic!("there is no Peer"),
-            Write::Event(notice) => self.notices.push(notice),
         }
         true
     }
 
     fn send_slice(&mut self, found: Option<LocationSlice>, name: String) {
         match found {
-            Some(found) => self.state.handle_slice(Event::Apply(found)),
+            Some(found) => self.state.handle_slice(Event::Apply(found.into())),
             None => self.state.handle_gone(Gone::Slice(name)),
         }
     }
@@ -507,6 +535,10 @@ impl World {
     pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
+}
+
+fn read(node: serde_json::Value) -> Node {
+    serde_json::from_value(node).unwrap()
 }
 
 fn seen(metadata: Option<&ObjectMeta>) -> Option<ObjectVersion> {

@@ -27,10 +27,53 @@ fn the_same_renewal_told_again_prolongs_nothing() {
     world.others(0..10);
     let at = world.at(10);
     world.liveness.handle(Event::Init, at);
-    world.liveness.handle(Event::InitApply(lease("a", START)), at);
+    world
+        .liveness
+        .handle(Event::InitApply(lease("a", START).into()), at);
     world.liveness.handle(Event::InitDone, at);
     assert!(world.others(10..16));
     assert!(!world.alive("a"));
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_is_no_renewal() {
+    let mut world = World::led_by(&["a"]);
+    for second in 1..15 {
+        world.tell(second, unreadable("a", second));
+    }
+    assert!(world.others(15..17));
+    assert!(!world.alive("a"));
+    assert!(
+        world.tell(17, lease("a", START + 17)),
+        "a readable one brings it back"
+    );
+    let at = world.at(18);
+    world.liveness.handle(Event::Init, at);
+    world.liveness.handle(Event::InitApply(unreadable("a", 18)), at);
+    world.liveness.handle(Event::InitDone, at);
+    assert!(
+        world.others(19..33),
+        "the term goes on from the last renewal, without a grace"
+    );
+}
+
+#[test]
+fn an_agent_cannot_ask_for_a_term_of_years() {
+    for term in [i32::MAX, 3600, 61] {
+        let mut world = World::new();
+        let mut asked = lease("a", START);
+        asked.spec.as_mut().unwrap().lease_duration_seconds = Some(term);
+        world.tell(0, asked);
+        world.lead(0, &["a"]);
+        assert!(!world.others(1..60), "{term}");
+        assert!(world.others(60..61), "{term}");
+    }
+    let mut world = World::new();
+    let mut asked = lease("a", START);
+    asked.spec.as_mut().unwrap().lease_duration_seconds = Some(-5);
+    world.tell(0, asked);
+    world.lead(0, &["a"]);
+    assert!(world.alive("a"), "it has the grace of one without a Lease");
 }
 
 #[test]
@@ -98,7 +141,7 @@ fn a_leader_without_a_lease_has_a_grace_and_is_forgiven_at_a_sign_of_life() {
 fn a_lease_that_is_deleted_is_as_one_that_never_was() {
     let mut world = World::led_by(&["a"]);
     let at = world.at(5);
-    world.liveness.handle(Event::Delete(lease("a", START)), at);
+    world.liveness.handle(Event::Delete(lease("a", START).into()), at);
     world.others(5..65);
     assert!(world.alive("a"));
     assert!(world.others(65..66));
@@ -138,9 +181,9 @@ impl World {
             .lead(&nodes.iter().map(|node| name(node)).collect(), at);
     }
 
-    fn tell(&mut self, second: i64, lease: Lease) -> bool {
+    fn tell(&mut self, second: i64, lease: impl Into<Observed<Lease>>) -> bool {
         let at = self.at(second);
-        self.liveness.handle(Event::Apply(lease), at)
+        self.liveness.handle(Event::Apply(lease.into()), at)
     }
 
     /// The operator renews its own Lease every second.
@@ -172,6 +215,15 @@ fn lease(node: &str, renewed: i64) -> Lease {
             ..LeaseSpec::default()
         }),
     }
+}
+
+/// As an agent may write it, another one each second.
+fn unreadable(node: &str, second: i64) -> Observed<Lease> {
+    let text = format!(
+        r#"{{"metadata": {{"name": "spanwire-leader-{node}"}},
+            "spec": {{"holderIdentity": "{node}", "leaseDurationSeconds": 40, "renewTime": "9999-12-31T23:59:{second:02}Z"}}}}"#
+    );
+    serde_json::from_str(&text).unwrap()
 }
 
 fn name(text: &str) -> NodeName {

@@ -19,7 +19,7 @@ impl World {
         self.state.handle_node(Event::Init);
         for node in self.nodes.values() {
             let node: Node = serde_json::from_value(node.clone()).unwrap();
-            self.state.handle_node(Event::InitApply(node));
+            self.state.handle_node(Event::InitApply(node.into()));
         }
         self.state.handle_node(Event::InitDone);
     }
@@ -74,13 +74,13 @@ impl World {
     /// The watch repeats every object as it is.
     pub(crate) fn repeat_everything(&mut self) {
         for object in self.slices.clone().into_values() {
-            self.state.handle_slice(Event::Apply(object));
+            self.state.handle_slice(Event::Apply(object.into()));
         }
         for object in self.mesh_nodes.clone().into_values() {
-            self.state.handle_mesh_node(Event::Apply(object));
+            self.state.handle_mesh_node(Event::Apply(object.into()));
         }
         for object in self.locations.clone().into_values() {
-            self.state.handle_location(Event::Apply(object));
+            self.state.handle_location(Event::Apply(object.into()));
         }
     }
 
@@ -103,7 +103,7 @@ impl World {
     fn put_slice(&mut self, mut object: LocationSlice) {
         self.stamp(&mut object.metadata);
         self.slices.insert(object.name_any(), object.clone());
-        self.state.handle_slice(Event::Apply(object));
+        self.state.handle_slice(Event::Apply(object.into()));
     }
 
     /// Another writer changes a MeshNode.
@@ -117,6 +117,6 @@ impl World {
     pub(crate) fn remove_mesh_node(&mut self, name: &str) {
         let mut object = self.mesh_nodes.remove(name).unwrap();
         self.stamp(&mut object.metadata);
-        self.state.handle_mesh_node(Event::Delete(object));
+        self.state.handle_mesh_node(Event::Delete(object.into()));
     }
 }
