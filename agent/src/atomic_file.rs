@@ -42,9 +42,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         .mode(0o600)
         .open(&temporary)
         .map_err(FileError::new("create", &temporary))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(FileError::new("write", &temporary))?;
+    if let Err(cause) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+        // Of a full disk it takes the last room.
+        let _reported_with_the_cause = fs::remove_file(&temporary);
+        return Err(FileError::new("write", &temporary)(cause));
+    }
     fs::rename(&temporary, path).map_err(FileError::new("replace", path))?;
     // The rename itself is only on disk when its directory is (fsync(2), NOTES).
     File::open(directory)

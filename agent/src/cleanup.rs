@@ -19,7 +19,7 @@ pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
     for step in &steps {
         writeln!(out, "{step}")?;
     }
-    for (name, value) in machine.changed_sysctls() {
+    for (name, value) in machine.changed_sysctls().await {
         writeln!(out, "sysctl {name} = {value}")?;
     }
     for path in machine.remembered_files() {
@@ -33,7 +33,7 @@ pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
     }
     let mut troubles = machine.remove(steps).await?;
     if troubles.is_empty() {
-        troubles = machine.forget();
+        troubles = machine.forget().await;
     }
     if !troubles.is_empty() {
         let texts: Vec<String> = troubles.iter().map(ToString::to_string).collect();

@@ -38,7 +38,7 @@ use crate::{
     guard::Guard,
     lease::Owner,
     metrics::Metrics,
-    reconciler::{Announcements, Job, Report, SurveyRequest},
+    reconciler::{Announcements, Job, Report, SurveyRequest, chain},
     resolve::{Resolved, Resolver},
     source::Snapshots,
     status_writer::PendingStatus,
@@ -98,6 +98,9 @@ pub struct Storage {
     pub guard: Option<Guard>,
 }
 
+/// What came of writing the checkpoint: why it could not be written, and the guard, which was written with it.
+type Saved = (Option<String>, Option<Guard>);
+
 /// The agent's loop.
 pub struct EventLoop {
     me: NodeName,
@@ -128,7 +131,7 @@ pub struct EventLoop {
     device_at: Option<Instant>,
     checkpoint_at: Option<Instant>,
     saved_at: Option<Instant>,
-    saving: Option<JoinHandle<()>>,
+    saving: Option<JoinHandle<Saved>>,
 }
 
 /// A job of the reconciler.
@@ -247,6 +250,7 @@ impl EventLoop {
                     let addresses = inlets.api_server.borrow_and_update().clone();
                     self.take_api_server(addresses);
                 }
+                saved = finished(&mut self.saving) => self.take_saved(saved),
                 () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),
                 () = &mut stop => return Ok(()),
             }
@@ -332,7 +336,7 @@ impl EventLoop {
             self.checkpoint_later(now);
             self.reconcile_by(now);
         }
-        if due(self.checkpoint_at, now) && self.saving.as_ref().is_none_or(JoinHandle::is_finished) {
+        if due(self.checkpoint_at, now) && self.saving.is_none() {
             self.save();
         } else if due(self.checkpoint_at, now) {
             // The disk is slow.
@@ -486,39 +490,44 @@ impl EventLoop {
         self.saved_at = Some(Self::now());
         let enforced = self.state.enforced().clone();
         let directory = self.storage.directory.clone();
-        self.save_guard();
+        let mut guard = self.storage.guard.take();
+        let table = self.state.host().nft.clone();
         let save = move || {
-            if let Err(error) = Checkpoint::save(&directory, &Checkpoint { snapshot, enforced }.bytes()) {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the checkpoint is not written"
-                );
-            }
+            let saved = Checkpoint::save(&directory, &Checkpoint { snapshot, enforced }.bytes());
+            let guarded = guard.as_mut().zip(table).map(|(guard, table)| guard.save(&table));
+            let cause = saved.err().map(|error| chain(&error));
+            let cause = cause.or(guarded.and_then(Result::err).map(|error| chain(&error)));
+            (cause, guard)
         };
         self.saving = Some(tokio::task::spawn_blocking(save));
     }
 
-    fn save_guard(&mut self) {
-        if let (Some(guard), Some(table)) = (&mut self.storage.guard, &self.state.host().nft)
-            && let Err(error) = guard.save(table)
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the guard is not written"
-            );
+    /// The checkpoint was written, or could not be; then it is tried again.
+    fn take_saved(&mut self, (cause, guard): Saved) {
+        self.storage.guard = guard;
+        if cause.is_some() && self.snapshot.is_some() && !self.state.retire() {
+            self.checkpoint_later(Self::now());
         }
+        self.state.handle_stored(cause);
+        self.log_troubles();
     }
 
     async fn saved(&mut self) {
-        if let Some(saving) = self.saving.take()
-            && let Err(error) = saving.await
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the checkpoint is not written"
-            );
+        if self.saving.is_some() {
+            let saved = finished(&mut self.saving).await;
+            self.take_saved(saved);
         }
     }
+}
+
+/// Waits until the checkpoint is written; for ever where it is not being written.
+async fn finished(saving: &mut Option<JoinHandle<Saved>>) -> Saved {
+    let saved = match saving {
+        Some(handle) => handle.await,
+        None => pending().await,
+    };
+    *saving = None;
+    saved.unwrap_or_else(|error| (Some(error.to_string()), None))
 }
 
 fn due(at: Option<Instant>, now: Instant) -> bool {

@@ -27,35 +27,58 @@ pub enum IdentityError {
     /// The file cannot be read or written.
     #[error("the node's key cannot be accessed")]
     Disk(#[source] FileError),
-    /// What is in the file is no key. It is not replaced, since with a new key every other node has to learn of a new peer.
+    /// What is in the file is no key. It is not replaced by another, since every other node would have to learn of a new peer.
     #[error("{} holds no key; put it back from a copy, or remove it to get a new one", .0.display())]
     Damaged(PathBuf),
-    /// The file's permissions cannot be set.
-    #[error("cannot make {} readable by its owner alone", .0.display())]
-    Permissions(PathBuf, #[source] io::Error),
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     Random(#[source] getrandom::Error),
 }
 
 impl Identity {
+    /// Returns the identity kept in the state directory; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn load(state_directory: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = Self::path(state_directory);
+        let Some(text) = atomic_file::read(&path).map_err(IdentityError::Disk)? else {
+            return Ok(None);
+        };
+        close(&path);
+        parse(&text).map(Some).ok_or(IdentityError::Damaged(path))
+    }
+
     /// Returns the identity kept in the state directory; a new one, put there, where there is none.
     ///
     /// # Errors
     /// Where it can neither be read nor made.
     pub fn load_or_create(state_directory: &Path) -> Result<Self, IdentityError> {
-        let path = Self::path(state_directory);
-        if let Some(text) = atomic_file::read(&path).map_err(IdentityError::Disk)? {
-            close(&path)?;
-            return parse(&text).ok_or(IdentityError::Damaged(path));
+        if let Some(identity) = Self::load(state_directory)? {
+            return Ok(identity);
         }
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
-        let identity = Self::new(StaticSecret::from(bytes));
-        let text = format!("{}\n", STANDARD.encode(identity.private.to_bytes()));
-        atomic_file::write(&path, text.as_bytes()).map_err(IdentityError::Disk)?;
+        let identity = Self::from_private(bytes);
+        identity.save(state_directory)?;
+        let path = Self::path(state_directory);
         tracing::info!(public_key = %identity.public, path = %path.display(), "generated the node's key");
         Ok(identity)
+    }
+
+    /// Returns the identity with this private key.
+    #[must_use]
+    pub fn from_private(bytes: [u8; 32]) -> Self {
+        Self::new(StaticSecret::from(bytes))
+    }
+
+    /// Puts the key into the state directory, in place of what is there.
+    ///
+    /// # Errors
+    /// Where the disk cannot be written.
+    pub fn save(&self, state_directory: &Path) -> Result<(), IdentityError> {
+        let text = format!("{}\n", STANDARD.encode(self.private.to_bytes()));
+        atomic_file::write(&Self::path(state_directory), text.as_bytes()).map_err(IdentityError::Disk)
     }
 
     /// Returns where the key is kept.
@@ -95,14 +118,20 @@ fn parse(text: &[u8]) -> Option<Identity> {
     (bytes != [0; 32]).then(|| Identity::new(StaticSecret::from(bytes)))
 }
 
-fn close(path: &Path) -> Result<(), IdentityError> {
-    let failed = |cause| IdentityError::Permissions(path.to_owned(), cause);
-    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "the key was open to others; closed it");
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+/// A disk that cannot be written keeps the key as it is.
+fn close(path: &Path) {
+    let closed = || -> io::Result<()> {
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "the key was open to others; closed it");
+        }
+        Ok(())
+    };
+    if let Err(error) = closed() {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, path = %path.display(), "cannot make the key readable by its owner alone");
     }
-    Ok(())
 }
 
 #[cfg(test)]

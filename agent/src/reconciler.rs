@@ -45,7 +45,7 @@ use crate::{
     atomic_file,
     checkpoint::Checkpoint,
     guard::Guard,
-    identity::{Identity, IdentityError},
+    identity::Identity,
 };
 use steps::{
     advance, close_first, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers,
@@ -105,6 +105,8 @@ pub struct Reconciler {
     owned: Owned,
     kernel: Option<Kernel>,
     identity: Option<PublicKey>,
+    /// Why there is no key, or none that will be there after a boot.
+    key_trouble: Option<Trouble>,
     /// What was wanted when the machine was last found to be so.
     achieved: Option<Arc<Host>>,
     /// The machine as it is, as far as that is known without reading it again.
@@ -118,9 +120,6 @@ pub struct Reconciler {
 /// Why nothing can be done to the machine at all.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
-    /// There is no key.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
     /// The kernel.
     #[error("the machine's network cannot be worked with")]
     Open(#[from] OpenError),
@@ -138,6 +137,7 @@ impl Reconciler {
             owned,
             kernel: None,
             identity: None,
+            key_trouble: None,
             achieved: None,
             known: None,
             endpoints: BTreeSet::new(),
@@ -251,7 +251,7 @@ impl Reconciler {
             outcome.troubles.push(Trouble::Machine(chain(&error)));
         }
         if target.retire && outcome.troubles.is_empty() {
-            outcome.troubles = self.forget();
+            outcome.troubles = self.forget().await;
             outcome.retired = outcome.troubles.is_empty();
         }
         outcome
@@ -270,6 +270,9 @@ impl Reconciler {
         }
         let ownership = self.ownership.iter().cloned().map(Trouble::Ownership);
         outcome.troubles.extend(ownership);
+        outcome
+            .troubles
+            .extend(self.key_trouble.clone().filter(|_| !target.retire));
         let known = self.known.take().filter(|_| incremental);
         let incremental = known.is_some();
         let mut actual = match known {
@@ -357,7 +360,7 @@ impl Reconciler {
     /// When it cannot be read.
     pub async fn removal(&mut self) -> Result<Vec<Step>, ReconcileError> {
         // Nothing that is to be removed depends on the key.
-        let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
+        let kernel = self.open_kernel().await?;
         let actual = kernel.read([]).await?;
         self.ownership = kernel.ownership_conflicts(None).await?;
         let mut steps = diff(&actual, &Host::default());
@@ -370,7 +373,7 @@ impl Reconciler {
     /// # Errors
     /// When it cannot be found out what is left.
     pub async fn remove(&mut self, steps: Vec<Step>) -> Result<Vec<Trouble>, ReconcileError> {
-        let kernel = self.open_with(PrivateKey::new([1; 32])).await?;
+        let kernel = self.open_kernel().await?;
         let report = kernel.apply(steps).await;
         let mut troubles = failures(report.failed);
         let left = self.removal().await?;
@@ -381,11 +384,12 @@ impl Reconciler {
     }
 
     /// Puts back what was found, and removes what was remembered, the key included. Returns what could not be done.
-    pub fn forget(&mut self) -> Vec<Trouble> {
+    pub async fn forget(&mut self) -> Vec<Trouble> {
         let cleanup = |error: &dyn Error| Trouble::Cleanup(chain(error));
         let mut troubles: Vec<Trouble> = match &mut self.kernel {
             Some(kernel) => kernel
                 .restore_sysctls()
+                .await
                 .iter()
                 .map(|error| cleanup(error))
                 .collect(),
@@ -403,7 +407,7 @@ impl Reconciler {
             atomic_file::remove_directory(state);
         }
         self.kernel = None;
-        self.identity = None;
+        (self.identity, self.key_trouble) = (None, None);
         self.achieved = None;
         self.forget_known();
         self.ownership.clear();
@@ -411,11 +415,13 @@ impl Reconciler {
     }
 
     /// Returns the kernel settings that [`Self::forget`] would put back: name and found value.
-    #[must_use]
-    pub fn changed_sysctls(&self) -> Vec<(String, String)> {
-        let remembered = self.kernel.iter().flat_map(|kernel| kernel.remembered_sysctls());
-        remembered
-            .map(|(sysctl, remembered)| (sysctl.0.clone(), remembered.found.clone()))
+    pub async fn changed_sysctls(&mut self) -> Vec<(String, String)> {
+        let Some(kernel) = &mut self.kernel else {
+            return Vec::new();
+        };
+        let restorable = kernel.restorable_sysctls().await.into_iter();
+        restorable
+            .map(|(sysctl, remembered)| (sysctl.0, remembered.found))
             .collect()
     }
 
@@ -436,33 +442,61 @@ impl Reconciler {
     }
 
     async fn open(&mut self, retire: bool, listen_port: Option<u16>) -> Result<(), ReconcileError> {
-        if !retire && self.identity.is_none() {
-            // It may have been opened to retire, with no key.
-            self.kernel = None;
+        if self.kernel.is_none() {
+            self.forget_known();
+            let kernel = self.open_kernel().await?;
+            let listen_port = listen_port.filter(|_| !retire);
+            self.ownership = kernel.ownership_conflicts(listen_port).await?;
         }
-        if self.kernel.is_some() {
-            return Ok(());
+        if !retire && (self.identity.is_none() || self.key_trouble.is_some()) {
+            self.identify().await;
         }
-        self.forget_known();
-        if retire {
-            self.removal().await?;
-            return Ok(());
-        }
-        let identity = Identity::load_or_create(&self.paths.state_dir)?;
-        let kernel = self.open_with(PrivateKey::new(identity.private())).await?;
-        let ownership = kernel.ownership_conflicts(listen_port).await;
-        self.identity = Some(identity.public());
-        self.ownership = ownership?;
         Ok(())
     }
 
-    async fn open_with(&mut self, private_key: PrivateKey) -> Result<&mut Kernel, ReconcileError> {
+    /// Finds the node's key: on the disk, else in the device that an agent before has left, else a new one. A node without
+    /// one follows all the same.
+    async fn identify(&mut self) {
+        let state = &self.paths.state_dir;
+        let loaded = Identity::load(state);
+        let kernel = self.kernel.as_mut().expect("it was opened before");
+        let identity = match loaded {
+            Ok(Some(identity)) => Ok((identity, None)),
+            loaded => match (kernel.device_key().await, loaded) {
+                (Ok(Some(left)), loaded) => {
+                    let identity = Identity::from_private(*left.as_bytes());
+                    let cause = loaded.err().map(|error| chain(&error));
+                    tracing::warn!(
+                        cause,
+                        "the node's key is not on the disk; it is that of the running device"
+                    );
+                    let unsaved = identity.save(state).err().map(|error| chain(&error));
+                    Ok((identity, unsaved))
+                }
+                (_, Err(error)) => Err(error),
+                (_, Ok(_)) => Identity::load_or_create(state).map(|identity| (identity, None)),
+            },
+        };
+        self.key_trouble = match identity {
+            Ok((identity, unsaved)) => {
+                kernel.set_private_key(PrivateKey::new(identity.private()));
+                self.identity = Some(identity.public());
+                unsaved.map(|cause| Trouble::Key { cause, usable: true })
+            }
+            Err(error) => Some(Trouble::Key {
+                cause: chain(&error),
+                usable: false,
+            }),
+        };
+    }
+
+    async fn open_kernel(&mut self) -> Result<&mut Kernel, ReconcileError> {
         if self.kernel.is_none() {
             let config = Config {
                 owned: self.owned.clone(),
                 proc_sys: self.paths.proc_sys.clone(),
                 state: self.paths.state_dir.clone(),
-                private_key,
+                private_key: None,
                 backend: match self.paths.backend {
                     args::Backend::Auto => BackendChoice::Auto,
                     args::Backend::Kernel => BackendChoice::Kernel,

@@ -51,8 +51,10 @@ pub enum Reason {
     Attached,
     /// No location can have a tunnel for the Peer now.
     NoHome,
-    /// An agent could not do something that is asked of it.
+    /// An agent could not do something that is asked of it, or a node of a location cannot.
     Degraded,
+    /// An agent carries its node's traffic, but something besides could not be done.
+    Limited,
 }
 
 impl ConditionType {
@@ -90,6 +92,7 @@ impl Reason {
             Self::Attached => "Attached",
             Self::NoHome => "NoHome",
             Self::Degraded => "Degraded",
+            Self::Limited => "Limited",
         }
     }
 }

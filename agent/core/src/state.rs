@@ -191,10 +191,24 @@ impl NodeState {
         if let Some(reading) = outcome.device {
             self.handle_device(reading, now);
         }
-        let mut troubles = self.own_troubles();
-        troubles.extend(outcome.troubles);
-        self.status.troubles = Some(troubles);
+        self.status.undone = Some(outcome.troubles);
         self.status.retired = outcome.retired && self.retire;
+        self.gather_troubles();
+    }
+
+    /// Takes why the checkpoint could not be written; `None` when it was.
+    pub fn handle_stored(&mut self, cause: Option<String>) {
+        self.status.storage = cause.map(Trouble::Storage);
+        self.gather_troubles();
+    }
+
+    /// Puts together what is wrong; nothing before the first outcome.
+    fn gather_troubles(&mut self) {
+        if let Some(undone) = self.status.undone.clone() {
+            let mut troubles = self.own_troubles();
+            troubles.extend(undone);
+            self.status.troubles = Some(troubles);
+        }
     }
 
     /// Takes the present time. Returns whether this node may have to change.
@@ -375,7 +389,8 @@ impl NodeState {
         let unpublished = self.unpublished.then_some(Trouble::Unpublished);
         let conflicts = self.conflicts.get_or_init(|| conflicts(&self.plan, &self.facts));
         let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
-        unpublished.into_iter().chain(conflicts).collect()
+        let storage = self.status.storage.clone();
+        unpublished.into_iter().chain(conflicts).chain(storage).collect()
     }
 
     fn is_as_wanted(&self, device: Option<&WireGuard>) -> bool {
@@ -430,6 +445,7 @@ pub fn same_but_for_endpoints(actual: &WireGuard, wanted: &WireGuard) -> bool {
             key == wanted_key
                 && peer.keepalive == wanted.keepalive
                 && peer.group == wanted.group
+                && peer.preshared == wanted.preshared
                 && peer.allowed_ips == wanted.allowed_ips
         })
 }

@@ -38,6 +38,15 @@ pub enum Trouble {
     Left(Vec<Step>),
     /// The machine cannot be worked with, or its state is not known: the error with its causes.
     Machine(String),
+    /// The node's key cannot be read or kept.
+    Key {
+        /// The error with its causes.
+        cause: String,
+        /// There is a key all the same, until the node boots.
+        usable: bool,
+    },
+    /// The checkpoint cannot be written: the error with its causes.
+    Storage(String),
     /// What was found before Spanwire cannot be put back, or a file not be removed: the error with its causes.
     Cleanup(String),
 }
@@ -55,7 +64,26 @@ impl Trouble {
             Self::NotInEffect(_) => "NotInEffect",
             Self::Left(_) => "NotRemoved",
             Self::Machine(_) => "MachineUnreadable",
+            Self::Key { .. } => "NoKey",
+            Self::Storage(_) => "NotStored",
             Self::Cleanup(_) => "CleanupFailed",
+        }
+    }
+
+    /// Returns whether packets of the mesh may be lost, or not be protected, for that.
+    #[must_use]
+    pub fn stops_traffic(&self) -> bool {
+        match self {
+            // What a node that is to lead lacks without a key is a conflict of its own.
+            Self::Unpublished | Self::Key { .. } | Self::Storage(_) | Self::Cleanup(_) | Self::Left(_) => {
+                false
+            }
+            Self::Conflict(_)
+            | Self::Ownership(_)
+            | Self::Step { .. }
+            | Self::Device { .. }
+            | Self::NotInEffect(_)
+            | Self::Machine(_) => true,
         }
     }
 }
@@ -76,6 +104,16 @@ impl fmt::Display for Trouble {
             }
             Self::NotInEffect(steps) => write!(f, "applied, but not so when read again: {}", texts(steps)),
             Self::Left(steps) => write!(f, "still there: {}", texts(steps)),
+            Self::Key { cause, usable: true } => write!(
+                f,
+                "{cause}; this node goes on with the key of its running device, which is lost when it boots"
+            ),
+            Self::Key { cause, usable: false } => write!(f, "{cause}; without a key this node cannot lead"),
+            Self::Storage(cause) => write!(
+                f,
+                "{cause}; after a boot this node would begin with what was decided before that, until it reaches the API \
+                 server"
+            ),
             Self::Machine(cause) | Self::Cleanup(cause) => f.write_str(cause),
         }
     }

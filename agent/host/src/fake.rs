@@ -344,6 +344,7 @@ fn set_peer(wireguard: &mut WireGuard, key: PublicKey, change: &PeerChange) -> R
     if let Some(group) = &change.group {
         peer.group.clone_from(group);
     }
+    peer.preshared &= !change.without_preshared;
     peer.allowed_ips.extend(add);
     peer.allowed_ips.retain(|prefix| !remove.contains(prefix));
     Ok(())

@@ -81,6 +81,9 @@ pub struct PeerStats {
     pub endpoint: Option<SocketAddr>,
     /// How long before the reading the last handshake was; `None` where there was none.
     pub handshake: Option<Duration>,
+    /// When that was by the wall clock of that time, since 1970. It stays as it is until the next handshake, whatever
+    /// becomes of the clock.
+    pub handshake_at: Option<Duration>,
     /// Bytes received from it.
     pub received: u64,
     /// Bytes sent to it.

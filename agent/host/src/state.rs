@@ -130,6 +130,8 @@ pub struct WireGuardPeer {
     pub keepalive: Option<Keepalive>,
     /// Peers of one group may send from each other's networks. Wanted only of a WireGuard that has groups.
     pub group: Option<LocationName>,
+    /// It has a preshared key: only who has the same can talk to this node. Never wanted.
+    pub preshared: bool,
     /// The networks it may send from and that are sent to it.
     pub allowed_ips: BTreeSet<Prefix>,
 }
@@ -306,6 +308,8 @@ pub struct PeerChange {
     pub keepalive: Option<Option<Keepalive>>,
     /// `Some(None)` takes it out of its group; `None` leaves it where it is.
     pub group: Option<Option<LocationName>>,
+    /// Its preshared key is taken from it.
+    pub without_preshared: bool,
     /// Allowed IPs to add.
     pub add: BTreeSet<Prefix>,
     /// Allowed IPs to remove.

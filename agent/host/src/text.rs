@@ -77,6 +77,9 @@ impl fmt::Display for WireGuard {
             if let Some(group) = &peer.group {
                 write!(f, " group {group}")?;
             }
+            if peer.preshared {
+                f.write_str(" preshared-key")?;
+            }
             writeln!(f, " allowed-ips {}", List(&peer.allowed_ips))?;
         }
         Ok(())
@@ -204,6 +207,9 @@ impl fmt::Display for PeerChange {
         }
         if let Some(group) = &self.group {
             write!(f, " group {}", OrDash(group.as_ref()))?;
+        }
+        if self.without_preshared {
+            f.write_str(" preshared-key -")?;
         }
         if !self.add.is_empty() {
             write!(f, " add {}", List(&self.add))?;

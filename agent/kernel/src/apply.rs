@@ -191,7 +191,13 @@ impl Kernel {
         port_is_free(listen_port).await?;
         if self.backend == Backend::Kernel {
             let request = link::add_wireguard(name, Some(mtu));
-            self.request(Operation::AddWireGuard, request).await?;
+            let made = self.request(Operation::AddWireGuard, request).await;
+            if let Err(ApplyError::Refused(refusal)) = &made
+                && classify(Operation::AddWireGuard, refusal.errno) == ErrnoClass::Unsupported
+            {
+                return Err(ApplyError::NoWireGuard);
+            }
+            made?;
             if self.family.is_none() {
                 self.family = kernel::Family::find().await?;
             }
@@ -211,11 +217,12 @@ impl Kernel {
         name: &LinkName,
         settings: &WireGuardSettings,
     ) -> Result<(), ApplyError> {
-        if settings.public_key != self.private_key.public() {
+        let private_key = self.private_key.clone().ok_or(ApplyError::NoKey)?;
+        if settings.public_key != private_key.public() {
             return Err(ApplyError::UnknownKey(settings.public_key));
         }
         let change = Change::Device {
-            private_key: self.private_key.clone(),
+            private_key,
             listen_port: settings.listen_port,
             mark: settings.mark,
         };
@@ -251,6 +258,7 @@ impl Kernel {
             endpoint: change.endpoint,
             keepalive: change.keepalive,
             group: change.group.clone(),
+            without_preshared: change.without_preshared,
             add: change.add.clone(),
         })];
         if !change.remove.is_empty() {

@@ -15,21 +15,9 @@ pub enum OpenError {
     /// No netlink.
     #[error("cannot talk to the kernel")]
     Netlink(#[from] NetlinkError),
-    /// Making a WireGuard device of the kernel's, to see whether it can, failed for another reason than that it cannot.
+    /// Making a WireGuard device of the kernel's, to see whether it can, was not allowed.
     #[error("cannot find out whether the kernel has WireGuard; does this process have NET_ADMIN?")]
     Probe(#[source] Refusal),
-    /// The kernel's WireGuard was asked for.
-    #[error("the kernel has no WireGuard; choose the userspace backend")]
-    NoWireGuard,
-    /// The remembered kernel settings cannot be read.
-    #[error("cannot read the kernel settings remembered in {path}", path = path.display())]
-    Remembered {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Why the actual state could not be read.
@@ -144,6 +132,9 @@ pub enum ApplyError {
     /// The kernel refused it.
     #[error("the kernel refused it")]
     Refused(#[from] Refusal),
+    /// The kernel's WireGuard was asked for.
+    #[error("the kernel has no WireGuard; choose the userspace backend")]
+    NoWireGuard,
     /// The device is not there.
     #[error("there is no device {0}")]
     NoLink(LinkName),
@@ -153,6 +144,9 @@ pub enum ApplyError {
     /// The port for WireGuard is taken.
     #[error("{}", OwnershipConflict::Port { port: *.0 })]
     PortTaken(u16),
+    /// This node has no key yet.
+    #[error("this node has no key")]
+    NoKey,
     /// The step is for a key that this node does not have.
     #[error("the private half of {0} is not known here")]
     UnknownKey(PublicKey),

@@ -121,7 +121,7 @@ fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
 }
 
 /// Whether the name is one that CNIs and container engines give to bridges, tunnels and pods' devices.
-fn is_cni(name: &LinkName) -> bool {
+pub(crate) fn is_cni(name: &LinkName) -> bool {
     const NAMES: [&str; 13] = [
         "cni",
         "flannel",

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use nix::libc::NETLINK_ROUTE;
+use nix::{errno::Errno, libc::NETLINK_ROUTE};
 use spanwire_host::{
     Device as HostDevice, DeviceKind, Host, LinkName, Owned, PeerStats, Route, RouteKey, Sysctl, WireGuard,
 };
@@ -20,6 +20,7 @@ use crate::{
     changes::Changes,
     errno::{ErrnoClass, Operation, classify},
     error::{ApplyError, OpenError, ReadError},
+    inventory::is_cni,
     link,
     netlink::{NetlinkError, Socket},
     nft::Nft,
@@ -49,8 +50,8 @@ pub struct Config {
     pub proc_sys: PathBuf,
     /// The folder where found kernel settings are remembered; it must exist.
     pub state: PathBuf,
-    /// This node's key.
-    pub private_key: PrivateKey,
+    /// This node's key, where there is one.
+    pub private_key: Option<PrivateKey>,
     /// Which WireGuard to use.
     pub backend: BackendChoice,
     /// Where the userspace WireGuard is reached.
@@ -60,7 +61,7 @@ pub struct Config {
 /// The network state of this machine, as far as it is Spanwire's, and an inventory of the rest.
 pub struct Kernel {
     pub(crate) owned: Owned,
-    pub(crate) private_key: PrivateKey,
+    pub(crate) private_key: Option<PrivateKey>,
     pub(crate) userspace: Userspace,
     pub(crate) backend: Backend,
     pub(crate) route: Socket,
@@ -74,22 +75,19 @@ impl Kernel {
     /// Opens the sockets and chooses the backend.
     ///
     /// # Errors
-    /// [`OpenError`] when the kernel cannot be talked to, the chosen backend does not exist, or the remembered kernel
-    /// settings cannot be read.
+    /// [`OpenError`] when the kernel cannot be talked to.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let mut route = Socket::open(NETLINK_ROUTE)?;
         let backend = match config.backend {
             BackendChoice::Userspace => Backend::Userspace(config.userspace.clone()),
-            BackendChoice::Kernel => match probe(&mut route, &config.owned.link).await? {
-                true => Backend::Kernel,
-                false => return Err(OpenError::NoWireGuard),
-            },
+            // Whether it exists concerns the node only when it is to lead.
+            BackendChoice::Kernel => Backend::Kernel,
             BackendChoice::Auto => choose(&mut route, &config).await?,
         };
         Ok(Self {
             family: kernel::Family::find().await?,
             nft: Nft::open(&config.owned.nft_table)?,
-            sysctls: Sysctls::open(&config.proc_sys, &config.state)?,
+            sysctls: Sysctls::open(&config.proc_sys, &config.state),
             port: Arc::new(AtomicU32::new(route.port())),
             owned: config.owned,
             private_key: config.private_key,
@@ -113,15 +111,54 @@ impl Kernel {
         Changes::open(&self.owned, self.port.load(Ordering::Relaxed))
     }
 
-    /// Returns the kernel settings that [`Self::restore_sysctls`] would put back.
-    #[must_use]
-    pub fn remembered_sysctls(&self) -> &BTreeMap<Sysctl, Remembered> {
-        self.sysctls.remembered()
+    /// Sets the node's key, for devices made from now on.
+    pub fn set_private_key(&mut self, key: PrivateKey) {
+        self.private_key = Some(key);
     }
 
-    /// Puts kernel settings back to what was found, where they still are what Spanwire made them.
-    pub fn restore_sysctls(&mut self) -> Vec<ApplyError> {
-        self.sysctls.restore()
+    /// Returns the private key of Spanwire's device, which an agent that ran before has left; `None` where there is no
+    /// device, or none with a key.
+    ///
+    /// # Errors
+    /// [`ReadError`] says what could not be read.
+    pub async fn device_key(&mut self) -> Result<Option<PrivateKey>, ReadError> {
+        let found = link::find(&mut self.route, &self.owned.link).await;
+        let found = found.map_err(ReadError::netlink("the devices"))?;
+        if found.is_none_or(|device| device.kind != self.backend.link_kind()) {
+            return Ok(None);
+        }
+        let name = self.owned.link.clone();
+        match self.device(&name).private_key().await {
+            Err(ReadError::Userspace(error)) if error.is_absence() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Returns the kernel settings that [`Self::restore_sysctls`] would put back.
+    pub async fn restorable_sysctls(&mut self) -> Vec<(Sysctl, Remembered)> {
+        let pods = self.has_pods().await;
+        let restorable = self.sysctls.restorable(pods);
+        restorable
+            .map(|(sysctl, remembered)| (sysctl.clone(), remembered.clone()))
+            .collect()
+    }
+
+    /// Puts kernel settings back to what was found, where they still are what Spanwire made them. Forwarding stays on
+    /// where a CNI or a container engine has devices.
+    pub async fn restore_sysctls(&mut self) -> Vec<ApplyError> {
+        let pods = self.has_pods().await;
+        self.sysctls.restore(pods)
+    }
+
+    /// Whether there are devices of pods or containers, or of what connects them. Where that is not known there are.
+    async fn has_pods(&mut self) -> bool {
+        const KINDS: [&str; 7] = ["bridge", "veth", "vxlan", "geneve", "ipip", "macvlan", "ipvlan"];
+        let Ok(devices) = link::devices(&mut self.route).await else {
+            return true;
+        };
+        let others = devices.iter().filter(|device| device.name != self.owned.link);
+        let mut others = others.filter(|device| device.up);
+        others.any(|device| KINDS.contains(&device.kind.as_str()) || is_cni(&device.name))
     }
 
     /// Reads what is Spanwire's on this machine; of the kernel settings those that are `wanted`.
@@ -244,21 +281,41 @@ async fn choose(route: &mut Socket, config: &Config) -> Result<Backend, OpenErro
     Ok(if able { Backend::Kernel } else { userspace })
 }
 
-/// Whether the kernel has WireGuard, found out by making a device under another name.
+/// Whether the kernel has WireGuard, found out by making a device under another name. One that is there already was left by
+/// an agent that ended in between; a device of another program is left alone, and another name is tried.
 async fn probe(route: &mut Socket, name: &LinkName) -> Result<bool, OpenError> {
     let short: String = name.as_str().chars().take(9).collect();
-    let Some(probe) = LinkName::new(&format!("{short}-probe")) else {
-        return Ok(false);
-    };
-    let answers = route.requests(&[link::add_wireguard(&probe, None)]).await?;
-    if let Some(Err(refusal)) = answers.into_iter().next() {
-        return match classify(Operation::AddWireGuard, refusal.errno) {
-            ErrnoClass::Unsupported => Ok(false),
-            ErrnoClass::Settled | ErrnoClass::Failed => Err(OpenError::Probe(refusal)),
-        };
+    let names = ["-probe", "-prob1", "-prob2"].map(|end| LinkName::new(&format!("{short}{end}")));
+    for probe in names.into_iter().flatten() {
+        match link::find(route, &probe).await? {
+            Some(left) if left.kind == KERNEL_KIND => {
+                route.requests(&[link::delete(left.index)]).await?;
+                return Ok(true);
+            }
+            Some(_) => continue,
+            None => {}
+        }
+        let answers = route.requests(&[link::add_wireguard(&probe, None)]).await?;
+        if let Some(Err(refusal)) = answers.into_iter().next() {
+            if refusal.errno == Errno::EEXIST {
+                continue;
+            }
+            if refusal.errno == Errno::EPERM {
+                return Err(OpenError::Probe(refusal));
+            }
+            if classify(Operation::AddWireGuard, refusal.errno) != ErrnoClass::Unsupported {
+                let error = &refusal as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "the kernel makes no WireGuard device; going on with the userspace one"
+                );
+            }
+            return Ok(false);
+        }
+        if let Some(device) = link::find(route, &probe).await? {
+            route.requests(&[link::delete(device.index)]).await?;
+        }
+        return Ok(true);
     }
-    if let Some(device) = link::find(route, &probe).await? {
-        route.requests(&[link::delete(device.index)]).await?;
-    }
-    Ok(true)
+    Ok(false)
 }

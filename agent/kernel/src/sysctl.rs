@@ -1,7 +1,9 @@
 //! Kernel settings: read, written, and put back as they were found.
 //!
 //! The value that was found before the first write is remembered in a file, together with the last one written: on the
-//! way out a setting goes back only where it still is what Spanwire made it.
+//! way out a setting goes back only where it still is what Spanwire made it. A boot makes all of them void, so the file
+//! says to which boot they belong. A file that cannot be read or written keeps no setting from being written: a node
+//! that carries packets matters more than what it is left as.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +13,14 @@ use std::{
 
 use spanwire_host::{LinkName, Sysctl};
 
-use crate::error::{ApplyError, OpenError, ReadError};
+use crate::error::{ApplyError, ReadError};
 
 /// The name of the file in the state folder.
 const FILE: &str = "found-sysctls.json";
+/// The entry that names the boot; agents of versions that did not know of it take it for a setting that is gone.
+const BOOT: &str = "boot_id";
+/// Where the kernel names the boot (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What was found and what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,21 +37,34 @@ pub(crate) struct Sysctls {
     /// `/proc/sys`, or where that is mounted writable.
     root: PathBuf,
     file: PathBuf,
+    /// Names this boot; empty where the kernel does not.
+    boot: String,
     remembered: BTreeMap<Sysctl, Remembered>,
+    /// What is remembered is not in the file.
+    unsaved: bool,
 }
 
 impl Sysctls {
-    pub(crate) fn open(root: &Path, state: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(root: &Path, state: &Path) -> Self {
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Self::of_boot(root, state, boot.trim())
+    }
+
+    fn of_boot(root: &Path, state: &Path, boot: &str) -> Self {
         let file = state.join(FILE);
-        let remembered = load(&file).map_err(|source| OpenError::Remembered {
-            path: file.clone(),
-            source,
-        })?;
-        Ok(Self {
+        let remembered = load(&file, boot).unwrap_or_else(|error| {
+            let error = &error as &dyn std::error::Error;
+            let path = file.display();
+            tracing::warn!(error, %path, "what kernel settings were before is not known; they stay as they are");
+            BTreeMap::new()
+        });
+        Self {
             root: root.to_owned(),
             file,
+            boot: boot.to_owned(),
             remembered,
-        })
+            unsaved: false,
+        }
     }
 
     /// Reads the value of a setting; `None` where there is none, as for a device that is gone.
@@ -75,10 +94,17 @@ impl Sysctls {
                 found: present.to_owned(),
                 written: value.to_owned(),
             });
-        if remembered != self.remembered {
-            // Before the write: a crash in between must not forget what was found.
-            save(&self.file, &remembered).map_err(failed)?;
+        if remembered != self.remembered || self.unsaved {
             self.remembered = remembered;
+            // Before the write: a crash in between must not forget what was found.
+            let saved = save(&self.file, &self.boot, &self.remembered);
+            if let Err(error) = saved.as_ref().map_err(|error| error as &dyn std::error::Error)
+                && !self.unsaved
+            {
+                let path = self.file.display();
+                tracing::warn!(error, %path, "what kernel settings were before is remembered by this process alone");
+            }
+            self.unsaved = saved.is_err();
         }
         fs::write(&path, value).map_err(failed)
     }
@@ -96,15 +122,25 @@ impl Sysctls {
         }
     }
 
-    /// Returns the settings that `restore` would put back, with what was found and what was written.
+    /// Returns the settings that were changed, with what was found and what was written.
     pub(crate) fn remembered(&self) -> &BTreeMap<Sysctl, Remembered> {
         &self.remembered
     }
 
-    /// Puts back what was found, where it is still as Spanwire made it, and forgets it.
-    pub(crate) fn restore(&mut self) -> Vec<ApplyError> {
+    /// Returns the settings that [`Self::restore`] would put back.
+    pub(crate) fn restorable(&self, pods: bool) -> impl Iterator<Item = (&Sysctl, &Remembered)> {
+        let restored = move |(sysctl, _): &(&Sysctl, &Remembered)| !(pods && stays_for_pods(sysctl));
+        self.remembered.iter().filter(restored)
+    }
+
+    /// Puts back what was found, where it is still as Spanwire made it, and forgets it. Where there are `pods` of a CNI, or
+    /// containers, the machine goes on to forward: they may have come after Spanwire, and found it so.
+    pub(crate) fn restore(&mut self, pods: bool) -> Vec<ApplyError> {
         let mut failed = Vec::new();
         for (sysctl, entry) in std::mem::take(&mut self.remembered) {
+            if pods && stays_for_pods(&sysctl) {
+                continue;
+            }
             let path = self.root.join(&sysctl.0);
             let put_back = || match fs::read_to_string(&path) {
                 Ok(text) if text.trim_end() == entry.written => fs::write(&path, &entry.found),
@@ -124,7 +160,7 @@ impl Sysctls {
                 _ => Ok(()),
             }
         } else {
-            save(&self.file, &self.remembered)
+            save(&self.file, &self.boot, &self.remembered)
         };
         failed.extend(saved.err().map(|source| ApplyError::Sysctl {
             path: self.file.clone(),
@@ -134,23 +170,37 @@ impl Sysctls {
     }
 }
 
-fn load(file: &Path) -> io::Result<BTreeMap<Sysctl, Remembered>> {
+/// Whether pods need the setting: forwarding, and `accept_ra` of 2, without which a machine that forwards IPv6 loses its default
+/// route.
+fn stays_for_pods(sysctl: &Sysctl) -> bool {
+    sysctl.0 == "net/ipv4/ip_forward"
+        || *sysctl == Sysctl::ipv6_forwarding()
+        || sysctl.0.ends_with("/accept_ra")
+}
+
+/// Reads what was found in this boot. What does not say in which boot it was found was written by a version that did not
+/// know of that, and counts.
+fn load(file: &Path, boot: &str) -> io::Result<BTreeMap<Sysctl, Remembered>> {
     let text = match fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error),
     };
-    let entries: BTreeMap<String, [String; 2]> = serde_json::from_slice(&text)?;
+    let mut entries: BTreeMap<String, [String; 2]> = serde_json::from_slice(&text)?;
+    if entries.remove(BOOT).is_some_and(|[found, _]| found != boot) {
+        return Ok(BTreeMap::new());
+    }
     let entry =
         |(name, [found, written]): (String, [String; 2])| (Sysctl(name), Remembered { found, written });
     Ok(entries.into_iter().map(entry).collect())
 }
 
-fn save(file: &Path, remembered: &BTreeMap<Sysctl, Remembered>) -> io::Result<()> {
-    let entries: BTreeMap<&str, [&str; 2]> = remembered
+fn save(file: &Path, boot: &str, remembered: &BTreeMap<Sysctl, Remembered>) -> io::Result<()> {
+    let mut entries: BTreeMap<&str, [&str; 2]> = remembered
         .iter()
         .map(|(name, entry)| (name.0.as_str(), [entry.found.as_str(), entry.written.as_str()]))
         .collect();
+    entries.insert(BOOT, [boot, ""]);
     let fresh = file.with_extension("new");
     fs::write(&fresh, serde_json::to_vec_pretty(&entries)?)?;
     fs::File::open(&fresh)?.sync_all()?;
@@ -184,7 +234,7 @@ mod tests {
         }
 
         fn open(&self) -> Sysctls {
-            Sysctls::open(self.folder.path(), self.folder.path()).unwrap()
+            Sysctls::open(self.folder.path(), self.folder.path())
         }
     }
 
@@ -200,7 +250,7 @@ mod tests {
         sysctls.write(&name("forward"), "2").unwrap();
         assert_eq!(sysctls.read(&name("forward")).unwrap().as_deref(), Some("2"));
 
-        assert!(machine.open().restore().is_empty());
+        assert!(machine.open().restore(false).is_empty());
 
         assert_eq!(machine.get("forward"), "0");
         assert!(!machine.folder.path().join(FILE).exists());
@@ -214,7 +264,7 @@ mod tests {
         sysctls.write(&name("filter"), "2").unwrap();
         machine.set("filter", "0");
 
-        assert!(sysctls.restore().is_empty());
+        assert!(sysctls.restore(false).is_empty());
 
         assert_eq!(
             (machine.get("forward").as_str(), machine.get("filter").as_str()),
@@ -234,6 +284,82 @@ mod tests {
             sysctls.write(&name("device"), "1"),
             Err(ApplyError::Sysctl { .. })
         ));
-        assert!(sysctls.restore().is_empty());
+        assert!(sysctls.restore(false).is_empty());
+    }
+
+    #[test]
+    fn what_was_found_in_another_boot_is_not_put_back() {
+        let machine = Machine::with(&[("filter", "1")]);
+        let of = |boot| Sysctls::of_boot(machine.folder.path(), machine.folder.path(), boot);
+        of("one").write(&name("filter"), "2").unwrap();
+        assert_eq!(of("one").remembered().len(), 1);
+        assert_eq!(of("two").remembered().len(), 0);
+        // As the next boot sets it; it was not found so.
+        machine.set("filter", "0");
+        of("two").write(&name("filter"), "2").unwrap();
+        assert!(of("two").restore(false).is_empty());
+        assert_eq!(machine.get("filter"), "0");
+    }
+
+    #[test]
+    fn what_a_version_without_boots_remembered_is_put_back() {
+        let machine = Machine::with(&[("filter", "2")]);
+        fs::write(machine.folder.path().join(FILE), r#"{"filter": ["1", "2"]}"#).unwrap();
+        assert!(machine.open().restore(false).is_empty());
+        assert_eq!(machine.get("filter"), "1");
+    }
+
+    #[test]
+    fn under_pods_forwarding_and_what_goes_with_it_stay_on() {
+        let machine = Machine::with(&[]);
+        for folder in ["net/ipv4", "net/ipv6/conf/all", "net/ipv6/conf/eth0"] {
+            fs::create_dir_all(machine.folder.path().join(folder)).unwrap();
+        }
+        let settings = [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv6/conf/eth0/accept_ra", "2"),
+            ("net/ipv4/filter", "2"),
+        ];
+        let values = || settings.map(|(setting, _)| machine.get(setting));
+        for (pods, left) in [(true, ["1", "1", "2", "0"]), (false, ["0", "0", "0", "0"])] {
+            let mut sysctls = machine.open();
+            for (setting, value) in settings {
+                machine.set(setting, "0");
+                sysctls.write(&name(setting), value).unwrap();
+            }
+            assert_eq!(sysctls.restorable(pods).count(), if pods { 1 } else { 4 });
+            assert!(sysctls.restore(pods).is_empty());
+            assert_eq!(values(), left);
+            assert!(!machine.folder.path().join(FILE).exists());
+        }
+    }
+
+    #[test]
+    fn a_damaged_memory_keeps_no_setting_from_being_written() {
+        for damage in ["", "{", "[1]", "{\"filter\": 1}", "\0\0\0"] {
+            let machine = Machine::with(&[("filter", "1")]);
+            fs::write(machine.folder.path().join(FILE), damage).unwrap();
+            let mut sysctls = machine.open();
+            sysctls.write(&name("filter"), "2").unwrap();
+            assert_eq!(machine.get("filter"), "2");
+            assert!(sysctls.restore(false).is_empty());
+            assert_eq!(machine.get("filter"), "1", "{damage}");
+        }
+    }
+
+    #[test]
+    fn a_memory_that_cannot_be_written_keeps_no_setting_from_being_written() {
+        let machine = Machine::with(&[("filter", "1"), ("forward", "0")]);
+        let nowhere = machine.folder.path().join("gone");
+        let mut sysctls = Sysctls::of_boot(machine.folder.path(), &nowhere, "one");
+        sysctls.write(&name("filter"), "2").unwrap();
+        assert_eq!(machine.get("filter"), "2");
+        // The disk has room again: the next write makes up for it.
+        fs::create_dir(&nowhere).unwrap();
+        sysctls.write(&name("filter"), "2").unwrap();
+        let mut restarted = Sysctls::of_boot(machine.folder.path(), &nowhere, "one");
+        assert!(restarted.restore(false).is_empty());
+        assert_eq!(machine.get("filter"), "1");
     }
 }

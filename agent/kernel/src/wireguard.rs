@@ -78,6 +78,7 @@ pub(crate) struct PeerUpdate {
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) keepalive: Option<Option<Keepalive>>,
     pub(crate) group: Option<Option<LocationName>>,
+    pub(crate) without_preshared: bool,
     pub(crate) add: BTreeSet<Prefix>,
 }
 
@@ -102,6 +103,7 @@ pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Pref
             endpoint: None,
             keepalive: None,
             group: None,
+            without_preshared: false,
             add: parked,
         }),
         Change::RemovePeer(PARKING),
@@ -128,6 +130,14 @@ impl Device<'_> {
         match self {
             Self::Kernel(family, name) => family.read_all(name).await,
             Self::Userspace(socket) => Ok(uapi::read_all(socket).await?),
+        }
+    }
+
+    /// Reads its private key; `None` where it has none.
+    pub(crate) async fn private_key(&mut self) -> Result<Option<PrivateKey>, ReadError> {
+        match self {
+            Self::Kernel(family, name) => family.read_private_key(name).await,
+            Self::Userspace(socket) => Ok(uapi::read_private_key(socket).await?),
         }
     }
 

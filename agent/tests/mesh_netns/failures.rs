@@ -40,6 +40,67 @@ fn a_step_that_always_fails_does_not_keep_silent_peers_from_being_left_alone() {
     assert!(renewals(a1) <= 3, "{}", a1.agent_log());
 }
 
+/// What a disk that broke, a crash at the wrong moment, or an agent of another version leave behind.
+#[test]
+fn damaged_and_leftover_state_disables_no_agent() {
+    let mut world = World::new(true);
+    let mesh = world.mesh_file();
+    let keys = ["a1", "a2"].map(|name| world.node(name).key());
+    for node in &mut world.nodes {
+        node.start_agent(&mesh);
+    }
+    world.wait_for_pods();
+    for (name, key) in ["a1", "a2"].into_iter().zip(keys) {
+        let node = world.node(name);
+        wait_until("ledger", 5 * SECOND, || node.state().join("ledger.json").exists());
+        node.kill_agent();
+        for file in ["found-sysctls.json", "ledger.json", "key"] {
+            fs::write(node.state().join(file), "{\"version\":").unwrap();
+        }
+        node.start_agent(&mesh);
+        wait_until("ready", 10 * SECOND, || node.ask("/readyz").contains("200 OK"));
+        if name == "a1" {
+            assert_eq!(node.key(), key, "that of the device is put back");
+        } else {
+            wait_until("the reason", 5 * SECOND, || {
+                node.agent_log().contains("without a key this node cannot lead")
+            });
+        }
+    }
+    world.wait_for_pods();
+}
+
+/// The state directory takes nothing: as a full disk, and whatever the permissions are.
+#[test]
+fn an_agent_that_can_write_nothing_does_all_it_can_and_says_so() {
+    let mut world = World::new(true);
+    let mesh = world.mesh_file();
+    for name in ["a1", "a2", "b1", "b2"] {
+        let node = world.node(name);
+        // No file can be made where a directory has its name.
+        for file in ["ledger.new", "found-sysctls.new"] {
+            fs::create_dir(node.state().join(file)).unwrap();
+        }
+        node.start_agent(&mesh);
+    }
+    world.wait_for_pods();
+    let node = world.node("a1");
+    let said = "after a boot this node would begin with what was decided before";
+    wait_until("the reason", 10 * SECOND, || node.agent_log().contains(said));
+    assert!(
+        node.ask("/metrics").contains("spanwire_agent_ready 0"),
+        "{}",
+        node.ask("/metrics")
+    );
+    fs::remove_dir(node.state().join("ledger.new")).unwrap();
+    wait_until("the checkpoint", 30 * SECOND, || {
+        node.state().join("ledger.json").exists()
+    });
+    wait_until("the end of it", 5 * SECOND, || {
+        node.agent_log().contains("nothing is left undone any more")
+    });
+}
+
 #[test]
 fn a_step_that_always_fails_does_not_make_the_agent_fight_a_peer_that_roams() {
     let mut world = World::new(true);

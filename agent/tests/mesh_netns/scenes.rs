@@ -155,6 +155,46 @@ fn a_group_that_is_taken_away_is_back_within_ten_seconds() {
     eprintln!("group: back after {took:?}");
 }
 
+/// What an administrator's hand, or a tool that manages every WireGuard device, does to a device that is not theirs.
+#[test]
+fn whatever_is_set_by_hand_on_the_device_is_put_right() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let far = hex(world.node("b1").key().as_bytes());
+    let key = hex(&[7; 32]);
+    for (what, request) in [
+        (
+            "preshared key, keepalive, and a stranger with what is the peer's",
+            format!(
+                "public_key={far}\npreshared_key={key}\npersistent_keepalive_interval=7\n\
+                 public_key={key}\nallowed_ip=10.244.4.0/24\n"
+            ),
+        ),
+        (
+            "allowed IPs",
+            format!("public_key={far}\nreplace_allowed_ips=true\n"),
+        ),
+        ("port and mark", "listen_port=51999\nfwmark=0\n".to_owned()),
+        ("private key", format!("private_key={key}\n")),
+    ] {
+        let leader = world.node("a1");
+        let repairs = || {
+            leader
+                .agent_log()
+                .matches("repaired what another program had changed")
+                .count()
+        };
+        let before = repairs();
+        leader.configure_device(&format!("set=1\n{request}\n"));
+        wait_until(what, 10 * SECOND, || repairs() > before);
+        wait_until(what, 5 * SECOND, || {
+            leader.ask("/debug/diff").ends_with("\r\n\r\n")
+        });
+    }
+    world.wait_for_pods();
+}
+
 #[test]
 fn without_the_tunnel_process_traffic_stops_and_it_goes_on_with_it() {
     let mut world = World::with_agents(true);

@@ -74,6 +74,7 @@ impl World {
         let seen = PeerStats {
             endpoint: Some(address(endpoint)),
             handshake: Some(SECOND),
+            handshake_at: Some(u32::try_from(received).unwrap_or(1) * SECOND),
             received,
             sent: 0,
         };

@@ -92,6 +92,7 @@ mod tests {
         let seen = |age: Option<u64>| PeerStats {
             endpoint: None,
             handshake: age.map(Duration::from_secs),
+            handshake_at: age.map(|_| 100 * SECOND),
             received: u64::from(age.is_some()),
             sent: 0,
         };

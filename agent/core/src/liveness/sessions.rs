@@ -53,6 +53,9 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Session {
     stats: PeerStats,
+    /// The last handshake, and when the counters were last read.
+    handshake: Option<Handshake>,
+    read: Option<Instant>,
     since: Instant,
     heard: Option<Instant>,
     /// The first stimulus since it was last heard.
@@ -62,6 +65,15 @@ struct Session {
     moved: bool,
     /// How often it has been recreated.
     renewals: usize,
+}
+
+/// A handshake as it was first seen: when that was by the wall clock of that time, when it was seen, and how old it was then.
+/// From there its age is counted by a clock that is never set.
+#[derive(Clone, Copy, Debug)]
+struct Handshake {
+    at: Duration,
+    seen: Instant,
+    age: Duration,
 }
 
 impl Sessions {
@@ -141,7 +153,7 @@ impl Sessions {
     pub fn fresh(&self, key: &PublicKey, margin: Duration) -> bool {
         self.peers
             .get(key)
-            .and_then(|session| session.stats.handshake)
+            .and_then(Session::age)
             .is_some_and(|age| age < FRESH + margin)
     }
 
@@ -157,6 +169,8 @@ impl Session {
     fn new(now: Instant) -> Self {
         Self {
             stats: PeerStats::default(),
+            handshake: None,
+            read: None,
             since: now,
             heard: None,
             asked: None,
@@ -183,7 +197,37 @@ impl Session {
             self.heard = Some(now);
             self.asked = None;
         }
+        self.observe_handshake(stats, now);
         self.stats = stats;
+        self.read = Some(now);
+    }
+
+    /// The wall clock may have been set since the handshake. It is asked for the age of one that was there before the
+    /// counters were first read; every other was after the reading before.
+    fn observe_handshake(&mut self, stats: PeerStats, now: Instant) {
+        let was_heard = self.read.is_some() && stats.received > self.stats.received;
+        let known = self
+            .handshake
+            .filter(|known| stats.handshake_at == Some(known.at));
+        let new = || {
+            let (at, age) = stats.handshake_at.zip(stats.handshake)?;
+            let longest = self.read.map(|read| now.saturating_duration_since(read));
+            let age = longest.map_or(age, |longest| age.min(longest));
+            Some(Handshake { at, seen: now, age })
+        };
+        self.handshake = known.or_else(new);
+        // Whatever the clocks say: of an older session nothing is accepted.
+        if let Some(handshake) = self.handshake.as_mut().filter(|_| was_heard)
+            && handshake.age + now.saturating_duration_since(handshake.seen) >= FRESH
+        {
+            (handshake.seen, handshake.age) = (now, FRESH / 2);
+        }
+    }
+
+    /// Returns the age of the last handshake when the counters were last read.
+    fn age(&self) -> Option<Duration> {
+        let (handshake, read) = self.handshake.zip(self.read)?;
+        Some(handshake.age + read.saturating_duration_since(handshake.seen))
     }
 
     fn due(&self, now: Instant) -> bool {
@@ -215,6 +259,8 @@ mod tests {
             PeerStats {
                 endpoint: None,
                 handshake,
+                // By a wall clock that is never set, with readings that take no time.
+                handshake_at: handshake.map(|age| Duration::from_secs(1_000_000) - age),
                 received,
                 sent: 0,
             },
@@ -320,12 +366,56 @@ mod tests {
         assert!(!sessions.fresh(&key(), Duration::ZERO));
     }
 
+    /// As [`stats`], of a handshake at this second of the wall clock.
+    fn shaken(received: u64, at: u64, age: u64) -> BTreeMap<PublicKey, PeerStats> {
+        let mut stats = stats(received, Some(age));
+        stats.get_mut(&key()).unwrap().handshake_at = Some(Duration::from_secs(at));
+        stats
+    }
+
+    #[test]
+    fn a_session_does_not_age_when_the_wall_clock_is_set() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&shaken(92, 1_000, 10), start);
+        assert!(sessions.fresh(&key(), Duration::ZERO));
+        // Forward by a day: the handshake seems to be a day old.
+        sessions.handle_stats(&shaken(92, 1_000, 86_400), start + 5 * SECOND);
+        assert!(sessions.fresh(&key(), Duration::ZERO));
+        // Back by a year: it seems to be just now, for ever.
+        sessions.handle_stats(&shaken(92, 1_000, 0), start + 175 * SECOND);
+        assert!(!sessions.fresh(&key(), Duration::ZERO));
+        assert!(sessions.fresh(&key(), 10 * SECOND));
+    }
+
+    #[test]
+    fn a_handshake_between_two_readings_is_no_older_than_the_first_of_them() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&stats(0, None), start);
+        // The clock was set forward between the handshake and the reading.
+        sessions.handle_stats(&shaken(92, 1_000, 86_400), start + 5 * SECOND);
+        assert!(sessions.fresh(&key(), Duration::ZERO));
+        sessions.handle_stats(&shaken(92, 1_000, 86_400), start + 180 * SECOND);
+        assert!(!sessions.fresh(&key(), Duration::ZERO));
+    }
+
+    #[test]
+    fn a_session_by_which_something_came_is_fresh_however_old_the_wall_clock_makes_it() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        // An agent that starts after the clock was set.
+        sessions.handle_stats(&shaken(92, 1_000, 86_400), start);
+        assert!(!sessions.fresh(&key(), Duration::ZERO), "nothing says otherwise");
+        sessions.handle_stats(&shaken(124, 1_000, 86_405), start + 5 * SECOND);
+        assert!(sessions.fresh(&key(), Duration::ZERO));
+        sessions.handle_stats(&shaken(124, 1_000, 86_400), start + 200 * SECOND);
+        assert!(!sessions.fresh(&key(), Duration::ZERO));
+    }
+
     #[test]
     fn a_session_is_fresh_for_three_minutes() {
         let (mut sessions, start) = (sessions(), Instant::now());
-        sessions.handle_stats(&stats(92, Some(179)), start);
+        sessions.handle_stats(&shaken(92, 1_000, 179), start);
         assert!(sessions.fresh(&key(), Duration::ZERO));
-        sessions.handle_stats(&stats(92, Some(180)), start);
+        sessions.handle_stats(&shaken(92, 1_000, 180), start + SECOND);
         assert!(!sessions.fresh(&key(), Duration::ZERO));
         assert!(sessions.fresh(&key(), SECOND));
     }

@@ -18,7 +18,11 @@ const LONGEST: usize = 1000;
 pub(super) struct Known {
     pub(super) backend: Option<Backend>,
     pub(super) retired: bool,
-    /// What could not be done; `None` before the first outcome.
+    /// What of the last target could not be done; `None` before the first outcome.
+    pub(super) undone: Option<Vec<Trouble>>,
+    /// Why the checkpoint is not written.
+    pub(super) storage: Option<Trouble>,
+    /// All that is wrong; `None` before the first outcome.
     pub(super) troubles: Option<Vec<Trouble>>,
     conditions: Vec<Condition>,
 }
@@ -95,7 +99,11 @@ fn ready(troubles: &[Trouble]) -> Finding {
     Finding {
         about: ConditionType::Ready,
         holds,
-        reason: if holds { Reason::AllWell } else { Reason::Degraded },
+        reason: match (holds, troubles.iter().any(Trouble::stops_traffic)) {
+            (true, _) => Reason::AllWell,
+            (false, true) => Reason::Degraded,
+            (false, false) => Reason::Limited,
+        },
         message,
     }
 }

@@ -141,6 +141,7 @@ fn answering() -> PeerStats {
     PeerStats {
         endpoint: Some("192.0.2.2:51820".parse().unwrap()),
         handshake: Some(SECOND),
+        handshake_at: Some(100 * SECOND),
         received: 92,
         sent: 0,
     }
@@ -171,6 +172,7 @@ fn a_peer_is_recreated_only_as_often_as_designed_while_another_step_always_fails
     let silent = PeerStats {
         received: 0,
         handshake: None,
+        handshake_at: None,
         ..answering()
     };
     let run = |state: &mut NodeState, refused: &[PublicKey], from: u32| -> (usize, usize) {

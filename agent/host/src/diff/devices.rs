@@ -88,6 +88,7 @@ fn change(old: Option<&WireGuardPeer>, wanted: &WireGuardPeer, owners: &Owners<'
         endpoint: wanted.endpoint.filter(|endpoint| was.endpoint != Some(*endpoint)),
         keepalive: (was.keepalive != wanted.keepalive).then_some(wanted.keepalive),
         group: (was.group != wanted.group).then(|| wanted.group.clone()),
+        without_preshared: was.preshared && !wanted.preshared,
         ..PeerChange::default()
     };
     if was.allowed_ips != wanted.allowed_ips {

@@ -49,6 +49,7 @@ pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, Dev
             endpoint: facts.endpoints.get(key).copied(),
             keepalive: peer.keepalive,
             group: peer.group.clone().filter(|_| facts.groups),
+            preshared: false,
             allowed_ips: allowed(peer),
         };
         (*key, peer)

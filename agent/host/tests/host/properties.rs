@@ -63,6 +63,7 @@ fn pool() -> Vec<Step> {
             endpoint: (number != 11).then(|| "192.0.2.1:51820".parse().unwrap()),
             keepalive: (number == 12).then_some(Some(Keepalive(25))),
             group: (number != 13).then(|| (number == 12).then(|| "b".parse().unwrap())),
+            without_preshared: number == 11,
             add: BTreeSet::from([prefix(text)]),
             remove: BTreeSet::new(),
         };

@@ -20,7 +20,7 @@ use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
 use spanwire_topology::{Family as IpFamily, Keepalive, Prefix, PublicKey};
 
 use super::{
-    Change, PeerUpdate,
+    Change, PeerUpdate, PrivateKey,
     peer_stats::{Stats, count, key_of},
 };
 use crate::{
@@ -75,6 +75,23 @@ impl Family {
             }
         }
         Ok((merge(&messages), stats))
+    }
+
+    /// Reads the device's private key; `None` where it has none.
+    pub(crate) async fn read_private_key(
+        &mut self,
+        name: &LinkName,
+    ) -> Result<Option<PrivateKey>, ReadError> {
+        let messages = self.dump(name).await?;
+        let mut attributes = messages.iter().flat_map(attributes_of);
+        let key = attributes.find_map(|attribute| {
+            if let WireguardAttribute::PrivateKey(key) = attribute {
+                (key != [0; 32]).then(|| PrivateKey::new(key))
+            } else {
+                None
+            }
+        });
+        Ok(key)
     }
 
     async fn dump(&mut self, name: &LinkName) -> Result<Vec<Message>, ReadError> {
@@ -162,6 +179,11 @@ fn peer_parts(change: &PeerUpdate) -> Vec<Vec<WireguardPeerAttribute>> {
     first.extend(change.keepalive.map(|keepalive| {
         WireguardPeerAttribute::PersistentKeepalive(keepalive.map_or(0, |keepalive| keepalive.0))
     }));
+    // Zeros stand for none (wireguard.h, WGPEER_A_PRESHARED_KEY).
+    let none = change
+        .without_preshared
+        .then_some(WireguardPeerAttribute::PresharedKey([0; 32]));
+    first.extend(none);
     let prefixes: Vec<Prefix> = change.add.iter().copied().collect();
     let mut parts = vec![first];
     for (index, chunk) in prefixes.chunks(ALLOWED_IPS).enumerate() {
@@ -226,6 +248,7 @@ fn merge_peer(device: &mut WireGuard, attributes: &WireguardPeer) {
             WireguardPeerAttribute::PersistentKeepalive(seconds) => {
                 peer.keepalive = (*seconds > 0).then_some(Keepalive(*seconds));
             }
+            WireguardPeerAttribute::PresharedKey(key) => peer.preshared = *key != [0; 32],
             WireguardPeerAttribute::AllowedIps(allowed) => {
                 peer.allowed_ips.extend(allowed.iter().filter_map(prefix));
             }

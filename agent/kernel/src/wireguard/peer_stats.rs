@@ -35,7 +35,7 @@ pub(crate) fn count(stats: &mut Stats, attributes: &WireguardPeer, now: SystemTi
         match attribute {
             WireguardPeerAttribute::Endpoint(endpoint) => peer.endpoint = Some(*endpoint),
             WireguardPeerAttribute::LastHandshake(at) => {
-                peer.handshake = age(at.seconds, at.nano_seconds, now);
+                peer.set_handshake(at.seconds, at.nano_seconds, now);
             }
             WireguardPeerAttribute::RxBytes(bytes) => peer.received = *bytes,
             WireguardPeerAttribute::TxBytes(bytes) => peer.sent = *bytes,
@@ -58,10 +58,10 @@ pub(crate) fn of_answer(answer: &str, now: SystemTime) -> Stats {
             ("endpoint", Some(peer)) => peer.endpoint = value.parse().ok(),
             ("last_handshake_time_sec", Some(peer)) => {
                 seconds = value.parse().unwrap_or_default();
-                peer.handshake = age(seconds, 0, now);
+                peer.set_handshake(seconds, 0, now);
             }
             ("last_handshake_time_nsec", Some(peer)) => {
-                peer.handshake = age(seconds, value.parse().unwrap_or_default(), now);
+                peer.set_handshake(seconds, value.parse().unwrap_or_default(), now);
             }
             ("rx_bytes", Some(peer)) => peer.received = value.parse().unwrap_or_default(),
             ("tx_bytes", Some(peer)) => peer.sent = value.parse().unwrap_or_default(),
@@ -71,13 +71,20 @@ pub(crate) fn of_answer(answer: &str, now: SystemTime) -> Stats {
     stats
 }
 
-/// Returns how long ago a time since 1970 was, of which the first instant stands for never.
-fn age(seconds: i64, nanoseconds: i64, now: SystemTime) -> Option<Duration> {
-    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
-    let nanoseconds = u32::try_from(nanoseconds).ok()?;
-    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))?;
-    // The clock may have been set back since.
-    Some(now.duration_since(at).unwrap_or_default())
+trait SetHandshake {
+    /// Enters the time of the last handshake, since 1970, of which the first instant stands for never.
+    fn set_handshake(&mut self, seconds: i64, nanoseconds: i64, now: SystemTime);
+}
+
+impl SetHandshake for PeerStats {
+    fn set_handshake(&mut self, seconds: i64, nanoseconds: i64, now: SystemTime) {
+        let at = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+        let at = at.and_then(|seconds| Some(Duration::new(seconds, u32::try_from(nanoseconds).ok()?)));
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.handshake_at = at;
+        // The clock may have been set back since.
+        self.handshake = at.map(|at| now.saturating_sub(at));
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +102,7 @@ mod tests {
         PeerStats {
             endpoint: Some("192.0.2.1:3".parse().unwrap()),
             handshake: Some(Duration::from_secs(6)),
+            handshake_at: Some(Duration::new(4, 5)),
             received: 6,
             sent: 7,
         }
@@ -137,7 +145,12 @@ mod tests {
 
     #[test]
     fn a_handshake_after_a_clock_that_was_set_back_is_just_now() {
-        assert_eq!(age(11, 0, now()), Some(Duration::ZERO));
-        assert_eq!(age(0, 7, now()), None);
+        let age = |seconds, nanoseconds| {
+            let mut stats = PeerStats::default();
+            stats.set_handshake(seconds, nanoseconds, now());
+            stats.handshake
+        };
+        assert_eq!(age(11, 0), Some(Duration::ZERO));
+        assert_eq!(age(0, 7), None);
     }
 }

@@ -82,6 +82,15 @@ pub(crate) async fn read_all(path: &Path) -> Result<(WireGuard, Stats), UapiErro
     Ok((parse(&answer)?, peer_stats::of_answer(&answer, SystemTime::now())))
 }
 
+/// Reads the private key of a device; `None` where it has none.
+pub(crate) async fn read_private_key(path: &Path) -> Result<Option<PrivateKey>, UapiError> {
+    let answer = converse(path, b"get=1\n\n").await?;
+    parse(&answer)?;
+    let line = answer.lines().find_map(|line| line.strip_prefix("private_key="));
+    let key = line.and_then(unhex).filter(|key| **key != [0; 32]);
+    Ok(key.map(|key| PrivateKey::new(*key)))
+}
+
 /// Whether peers can be put into groups, which spanwire-tunnel alone has, since a version. It is asked without a change to
 /// anything: a peer that is not there is to be updated, but not made.
 pub(crate) async fn has_groups(path: &Path) -> Result<bool, UapiError> {
@@ -153,6 +162,9 @@ fn write_change(text: &mut String, change: &Change) -> std::fmt::Result {
                 let seconds = keepalive.map_or(0, |keepalive| keepalive.0);
                 writeln!(text, "persistent_keepalive_interval={seconds}")?;
             }
+            if peer.without_preshared {
+                writeln!(text, "preshared_key={:064}", 0)?;
+            }
             peer.add
                 .iter()
                 .try_for_each(|prefix| writeln!(text, "allowed_ip={prefix}"))?;
@@ -202,6 +214,7 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
                 // A link-local one may come with the name of its device, which says nothing here.
                 of_peer.endpoint = value.parse().ok();
             }
+            ("preshared_key", Some(of_peer)) => of_peer.preshared = value.bytes().any(|digit| digit != b'0'),
             ("persistent_keepalive_interval", Some(of_peer)) => {
                 let seconds: u16 = value.parse().map_err(|_| malformed())?;
                 of_peer.keepalive = (seconds > 0).then_some(Keepalive(seconds));

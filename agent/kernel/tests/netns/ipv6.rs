@@ -204,7 +204,7 @@ fn a_leader_that_forwards_ipv6_keeps_the_default_route_that_a_router_advertises(
         run("ip link add eth1 type veth peer name far1 && ip link set eth1 up && ip link set far1 up");
         carry_out(lab, &leader(true)).await;
         assert_eq!(run("cat /proc/sys/net/ipv6/conf/eth1/accept_ra"), "2\n");
-        assert!(lab.kernel.restore_sysctls().is_empty());
+        assert!(lab.kernel.restore_sysctls().await.is_empty());
         assert_eq!(values(), "0\n1\n0\n");
     });
 }

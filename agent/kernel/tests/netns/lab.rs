@@ -123,7 +123,7 @@ fn config(name: &LinkName, folder: &Path, backend: BackendChoice) -> Config {
         },
         proc_sys: PathBuf::from("/proc/sys"),
         state: folder.to_owned(),
-        private_key: key(),
+        private_key: Some(key()),
         backend,
         userspace: Userspace {
             control: folder.join("control.sock"),

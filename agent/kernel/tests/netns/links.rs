@@ -1,5 +1,5 @@
 use spanwire_host::{Device, DeviceKind, OwnershipConflict, Step, WireGuard};
-use spanwire_kernel::ApplyError;
+use spanwire_kernel::{ApplyError, BackendChoice};
 
 use crate::lab::{json, key, lab, p, run};
 
@@ -166,4 +166,53 @@ fn without_the_device_its_steps_fail_by_name_and_the_others_are_done() {
         assert_eq!((report.done, report.failed.len()), (1, 4), "{report:?}");
         assert!(matches!(&report.failed[0].1, ApplyError::NoLink(name) if *name == lab.name));
     });
+}
+
+#[test]
+fn a_probe_device_that_was_left_behind_keeps_no_agent_from_starting() {
+    lab(async |lab| {
+        let probe: String = lab.name.as_str().chars().take(9).collect::<String>() + "-probe";
+        // Another program's stays, and ours, where the kernel can make it, goes.
+        for kind in ["bridge", "wireguard"] {
+            if testbed_try(&format!("ip link add {probe} type {kind}")) {
+                lab.kernel = lab.restarted(BackendChoice::Auto).await;
+                let left = run("ip -br link").contains(&probe);
+                assert_eq!(left, kind == "bridge", "{kind}");
+                let _deleted = testbed_try(&format!("ip link del {probe}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_kernel_without_wireguard_fails_the_device_by_name_and_nothing_else() {
+    lab(async |lab| {
+        if testbed_try("ip link add w type wireguard && ip link del w") {
+            return; // this kernel has it
+        }
+        lab.kernel = lab.restarted(BackendChoice::Kernel).await;
+        let forwarding = spanwire_host::Sysctl("net/ipv4/ip_forward".to_owned());
+        let steps = vec![lab.add_link(), Step::SetSysctl(forwarding, "1".to_owned())];
+        let report = lab.kernel.apply(steps).await;
+        assert_eq!(report.done, 1);
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::NoWireGuard)]),
+            "{report:?}"
+        );
+    });
+}
+
+#[test]
+fn the_key_of_a_device_that_is_there_can_be_had() {
+    lab(async |lab| {
+        assert!(lab.kernel.device_key().await.unwrap().is_none());
+        lab.apply(vec![lab.add_link()]).await;
+        let found = lab.kernel.device_key().await.unwrap();
+        assert_eq!(found.map(|found| found.public()), Some(key().public()));
+    });
+}
+
+/// Runs a line of shell that may fail; returns whether it did not.
+fn testbed_try(script: &str) -> bool {
+    run(&format!("{{ {script}; }} >/dev/null 2>&1 && echo yes || echo no")) == "yes\n"
 }

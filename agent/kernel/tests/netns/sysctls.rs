@@ -10,7 +10,7 @@ fn name(text: &str) -> Sysctl {
 #[test]
 fn settings_are_written_read_and_put_back_also_by_an_agent_that_restarts() {
     lab(async |lab| {
-        run("ip link add flannel.1 type bridge");
+        run("ip link add flannel.1 type bridge"); // down, so no pod has it
         let names = [
             "net/ipv4/ip_forward",
             "net/ipv4/conf/flannel.1/rp_filter",
@@ -48,13 +48,14 @@ fn settings_are_written_read_and_put_back_also_by_an_agent_that_restarts() {
         );
 
         lab.kernel = lab.restarted(BackendChoice::Auto).await;
-        assert!(
-            lab.kernel
-                .remembered_sysctls()
-                .keys()
-                .eq(&std::collections::BTreeSet::from(names))
-        );
-        assert!(lab.kernel.restore_sysctls().is_empty());
+        run("ip link add pods type bridge && ip link set pods up");
+        let restorable = lab.kernel.restorable_sysctls().await;
+        assert_eq!(restorable.len(), 1, "forwarding stays for pods: {restorable:?}");
+        run("ip link del pods");
+        let restorable = lab.kernel.restorable_sysctls().await;
+        let restorable: Vec<Sysctl> = restorable.into_iter().map(|(name, _)| name).collect();
+        assert!(restorable.iter().eq(&std::collections::BTreeSet::from(names)));
+        assert!(lab.kernel.restore_sysctls().await.is_empty());
         assert_eq!(values(), before);
     });
 }

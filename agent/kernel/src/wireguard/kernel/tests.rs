@@ -51,6 +51,7 @@ fn a_peer_is_the_bytes_that_the_header_of_the_kernel_describes() {
         endpoint: Some("192.0.2.1:51820".parse().unwrap()),
         keepalive: Some(None),
         group: None,
+        without_preshared: false,
         add: ["10.1.0.0/16".parse().unwrap()].into(),
     });
     let [message] = &bytes(&change)[..] else { panic!() };
@@ -93,6 +94,7 @@ fn ten_thousand_allowed_ips_go_in_parts_that_never_replace_one_another() {
         endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
         keepalive: Some(Some(Keepalive(25))),
         group: None,
+        without_preshared: false,
         add,
     }));
 
@@ -116,6 +118,7 @@ fn a_peer_without_allowed_ips_is_one_message_and_so_is_a_removal() {
         endpoint: None,
         keepalive: None,
         group: None,
+        without_preshared: false,
         add: BTreeSet::new(),
     });
     let messages = bytes(&change);
@@ -152,6 +155,7 @@ fn a_peer_that_a_dump_tells_in_parts_is_one_again() {
         part(vec![
             key(),
             WireguardPeerAttribute::PersistentKeepalive(25),
+            WireguardPeerAttribute::PresharedKey([3; 32]),
             allowed("10.0.0.0/24"),
         ]),
         part(vec![key(), allowed("fd00::/64")]),
@@ -160,6 +164,7 @@ fn a_peer_that_a_dump_tells_in_parts_is_one_again() {
         endpoint: None,
         keepalive: Some(Keepalive(25)),
         group: None,
+        preshared: true,
         allowed_ips: ["10.0.0.0/24", "fd00::/64"]
             .map(|text| text.parse().unwrap())
             .into(),

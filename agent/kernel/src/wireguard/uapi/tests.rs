@@ -16,6 +16,7 @@ fn changes_are_said_in_the_words_of_the_protocol() {
             endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
             keepalive: Some(None),
             group: Some(Some("paris".parse().unwrap())),
+            without_preshared: false,
             add: ["10.0.0.0/24", "fd00::/64"]
                 .map(|text| text.parse().unwrap())
                 .into(),
@@ -25,6 +26,7 @@ fn changes_are_said_in_the_words_of_the_protocol() {
             endpoint: None,
             keepalive: None,
             group: Some(None),
+            without_preshared: true,
             add: BTreeSet::new(),
         }),
         Change::RemovePeer(PublicKey::new([3; 32])),
@@ -33,10 +35,11 @@ fn changes_are_said_in_the_words_of_the_protocol() {
         "set=1\nprivate_key={}\nlisten_port=51820\nfwmark=8192\n\
          public_key={}\nendpoint=[2001:db8::1]:51820\npersistent_keepalive_interval=0\n\
          allowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\ngroup=paris\n\
-         public_key={}\ngroup=\npublic_key={}\nremove=true\n\n",
+         public_key={}\npreshared_key={:064}\ngroup=\npublic_key={}\nremove=true\n\n",
         "ab".repeat(32),
         "01".repeat(32),
         "02".repeat(32),
+        0,
         "03".repeat(32),
     );
     assert_eq!(request(&changes).as_str(), expected);
@@ -51,7 +54,7 @@ fn an_answer_gives_the_device_and_skips_what_is_unknown() {
          public_key={}\npersistent_keepalive_interval=0\ngroup=No_location\nerrno=0\n\n",
         "ab".repeat(32),
         "01".repeat(32),
-        "00".repeat(32),
+        "0a".repeat(32),
         "02".repeat(32),
     );
     let device = parse(&answer).unwrap();
@@ -62,6 +65,7 @@ fn an_answer_gives_the_device_and_skips_what_is_unknown() {
         endpoint: Some("192.0.2.1:3".parse().unwrap()),
         keepalive: Some(Keepalive(25)),
         group: Some("paris".parse().unwrap()),
+        preshared: true,
         allowed_ips: ["10.0.0.0/24", "fd00::1"]
             .map(|text| text.parse().unwrap())
             .into(),
