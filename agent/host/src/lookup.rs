@@ -76,10 +76,18 @@ fn selects(selector: &RuleSelector, packet: &Packet) -> bool {
     };
     mark && inside(selector.from, packet.from)
         && inside(selector.to, Some(packet.to))
-        && (selector.iif.is_none() || selector.iif == packet.iif)
+        && selector.iif.as_ref().is_none_or(|iif| came_by(iif, packet))
         && (selector.protocol.is_none() || selector.protocol == packet.protocol)
         && (selector.sport.is_none() || selector.sport == packet.sport)
         && (selector.dport.is_none() || selector.dport == packet.dport)
+}
+
+/// Whether a packet came in by a device: what the machine sends comes in by `lo` (ip-rule(8)).
+fn came_by(iif: &LinkName, packet: &Packet) -> bool {
+    match &packet.iif {
+        Some(device) => device == iif,
+        None => iif.as_str() == "lo",
+    }
 }
 
 fn best(host: &Host, table: TableId, to: IpAddr) -> Option<&RouteKind> {

@@ -11,19 +11,23 @@
 //! | `again` | prerouting, after conntrack | marks all packets of a connection that kube-proxy masquerades as it marks the first |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address |
-//! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh |
+//! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
+//!
+//! `stray` stands for itself: rules and tables that send a packet by the CNI's own route may be gone, and where the other end
+//! of the CNI's tunnel is at an address that the mesh does not know only the packet inside shows where it is bound for. So
+//! what leaves by a hop has to go to a leader (`rt nexthop`).
 
 mod classes;
 
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
-use spanwire_topology::{Family, Plan};
+use spanwire_topology::{Family, Plan, Prefix};
 
 use crate::{
     HostFacts, LinkName, NftTable,
-    resolve::{Exempt, Resolved, own_address},
+    resolve::{Exempt, Held, Resolved, nameable, own_address},
 };
-use classes::Class;
+use classes::{Class, Traffic};
 
 /// How many hops a packet has left that goes from hop to hop: a leader here, one there, the node behind it and some
 /// routers in its LAN.
@@ -47,10 +51,13 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     put(arrive(plan, facts, &families, &ways));
     put(again(facts, &families));
     put(forward(resolved, facts, &families, &ways));
-    put(leave(facts, &families, &ways));
-    put(stray(facts, &families, &ways));
+    put(leave(plan, facts, &families, &ways));
+    let held = held(resolved, facts, &families);
+    put(stray(plan, resolved, facts, &families, &held));
     if families.iter().any(|words| words.settled) {
         put(last("spoofed", &resolved.exempt, &families, true));
+    }
+    if !held.is_empty() || families.iter().any(|words| words.settled) {
         put(last("strayed", &resolved.exempt, &families, false));
     }
     text.push_str("}\n");
@@ -83,16 +90,16 @@ impl Words {
             .iter()
             .map(|(range, class)| (range.to_string(), *class))
             .collect();
-        let any = |settled| {
-            let class = Class::Remote { settled };
+        let any = |traffic| {
+            let class = Class::Remote(traffic);
             classes.iter().any(|(_, other)| *other == class)
         };
         Self {
             family,
             ip,
             v,
-            settled: any(true),
-            moving: any(false),
+            settled: any(Traffic::Settled),
+            moving: any(Traffic::Moving),
             classes,
             leads: plan.tunnel.is_some(),
             own: own_address(plan, facts, family),
@@ -125,7 +132,7 @@ fn sets(words: &Words) -> String {
         Family::V4 => "ipv4_addr",
         Family::V6 => "ipv6_addr",
     };
-    let remote = |class: Class| matches!(class, Class::Remote { .. });
+    let remote = |class: Class| matches!(class, Class::Remote(_));
     let mut text = String::new();
     let mut set = |name: &str, has: &dyn Fn(Class) -> bool| {
         let ranges = classes.iter().filter(|(_, class)| has(*class));
@@ -138,10 +145,10 @@ fn sets(words: &Words) -> String {
     });
     set("remote", &remote);
     if words.settled {
-        set("settled", &|class| class == Class::Remote { settled: true });
+        set("settled", &|class| class == Class::Remote(Traffic::Settled));
     }
     if words.moving {
-        set("moving", &|class| class == Class::Remote { settled: false });
+        set("moving", &|class| class == Class::Remote(Traffic::Moving));
     }
     if words.leads {
         set("far", &|class| class == Class::Expected || remote(class));
@@ -253,10 +260,20 @@ fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways:
     chain("forward", "filter hook forward priority mangle", &rules)
 }
 
-fn leave(facts: &HostFacts, families: &[Words], ways: &str) -> String {
-    let others = facts.owned.mark | facts.owned.masquerade_mark;
+/// Returns what the tunnel's own datagrams are known by: others set marks in which the same bit is set.
+fn datagrams(plan: &Plan, facts: &HostFacts) -> Option<String> {
+    let port = plan.tunnel.as_ref()?.listen_port;
+    let mark = facts.owned.mark;
+    Some(format!(
+        "meta mark & {mark:#010x} == {mark:#010x} udp sport {port} fib saddr type local"
+    ))
+}
+
+fn leave(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let others = facts.owned.masquerade_mark;
     let mut rules = masqueraded(facts, families);
     rules.push(format!("meta mark & {others:#010x} != 0 accept"));
+    rules.extend(datagrams(plan, facts).map(|own| format!("{own} accept")));
     let mut kept = String::new();
     for Words { ip, v, own, .. } in families {
         rules.push(format!("oifname {ways} {ip} daddr @remote{v} jump keep{v}"));
@@ -282,14 +299,49 @@ fn masqueraded(facts: &HostFacts, families: &[Words]) -> Vec<String> {
     leading.filter_map(rule).collect()
 }
 
-fn stray(facts: &HostFacts, families: &[Words], ways: &str) -> String {
-    let mark = facts.owned.mark;
-    let rule = |Words { ip, v, .. }: &Words| {
-        format!("meta mark & {mark:#010x} == 0 oifname != {ways} {ip} daddr @settled{v} jump strayed")
-    };
-    let settled = families.iter().filter(|words| words.settled);
-    let rules: Vec<String> = settled.map(rule).collect();
+fn stray(
+    plan: &Plan,
+    resolved: &Resolved<'_>,
+    facts: &HostFacts,
+    families: &[Words],
+    held: &[String],
+) -> String {
+    let ways = ways(resolved, facts);
+    let hops = names(resolved.hops.iter());
+    let own = datagrams(plan, facts).map(|own| format!("{own} accept"));
+    let mut rules: Vec<String> = own.into_iter().collect();
+    for Words { family, ip, v, .. } in families.iter().filter(|words| words.settled) {
+        rules.push(format!("oifname != {ways} {ip} daddr @settled{v} jump strayed"));
+        if resolved.hops.is_empty() {
+            continue;
+        }
+        let leaders = resolved
+            .neighbours
+            .iter()
+            .filter(|address| Family::of(**address) == *family);
+        let leaders: Vec<String> = leaders.map(ToString::to_string).collect();
+        let elsewhere = if leaders.is_empty() {
+            String::new()
+        } else {
+            format!(" rt {ip} nexthop != {{ {} }}", leaders.join(", "))
+        };
+        rules.push(format!(
+            "oifname {hops} {ip} daddr @settled{v}{elsewhere} jump strayed"
+        ));
+    }
+    rules.extend_from_slice(held);
     chain("stray", "filter hook postrouting priority mangle", &rules)
+}
+
+/// Returns the rules that keep what is bound for a network held here from any other device, as the CNI's that leads to the
+/// remote prefix of that name.
+fn held(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> Vec<String> {
+    let rule = |(prefix, held): (&Prefix, &Held<'_>)| {
+        let Words { ip, .. } = families.iter().find(|words| words.family == prefix.family())?;
+        let guarded = facts.settled.contains(held.location) && nameable(held.link);
+        guarded.then(|| format!("oifname != \"{}\" {ip} daddr {prefix} jump strayed", held.link))
+    };
+    resolved.held.iter().filter_map(rule).collect()
 }
 
 /// Returns the end of packets that are where they must not be, but for those of the API server.

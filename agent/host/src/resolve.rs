@@ -19,8 +19,8 @@ use spanwire_topology::{Family, LocationName, Plan, Prefix, Role, Via};
 use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
 use connected::Connected;
 pub(crate) use connected::Held;
-pub(crate) use next_hop::NextHop;
-use next_hop::{Resolver, nameable};
+use next_hop::Resolver;
+pub(crate) use next_hop::{NextHop, nameable};
 
 /// The plan's routes as this machine can have them.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Resolved<'a> {
     pub(crate) returns: Vec<(Prefix, NextHop)>,
     /// The devices that packets of the mesh use inside the location.
     pub(crate) hops: BTreeSet<LinkName>,
+    /// The addresses of the neighbours to which packets of the mesh go by these devices, or may next: the other leaders.
+    pub(crate) neighbours: BTreeSet<IpAddr>,
     /// The addresses of the API server that are reached past the mesh.
     pub(crate) exempt: BTreeSet<Exempt>,
     /// What had to be left out.
@@ -122,6 +124,7 @@ impl<'a> Resolved<'a> {
             throws,
             returns,
             hops,
+            neighbours: plan.leaders.iter().flat_map(neighbours).collect(),
             exempt: BTreeSet::new(),
             conflicts,
             overlays,
@@ -154,6 +157,34 @@ impl<'a> Resolved<'a> {
         matches!(plan.role, Role::Leader(_))
             && remote.iter().any(beyond)
             && (has(&plan.local, family) || remote.iter().any(attached))
+    }
+
+    /// Whether the traffic of a prefix moves into the mesh: the locations are established, but not every node may have heard
+    /// of it. No Peer of the own location and no overlay address is reached in any other way.
+    pub(crate) fn is_moving(
+        &self,
+        plan: &Plan,
+        facts: &HostFacts,
+        prefix: &Prefix,
+        location: &LocationName,
+    ) -> bool {
+        let overlay = prefix.is_host() && self.overlays.contains(&prefix.address());
+        !overlay && plan.location.as_ref() != Some(location) && !facts.settled.contains(location)
+    }
+
+    /// Whether traffic of the family moves into the mesh.
+    pub(crate) fn moves(&self, plan: &Plan, facts: &HostFacts, family: Family) -> bool {
+        // Neighbours are mostly of one location.
+        let mut settled = None;
+        self.of(family).iter().any(|(prefix, route)| {
+            if settled == Some(route.location) {
+                return false;
+            }
+            if facts.settled.contains(route.location) {
+                settled = Some(route.location);
+            }
+            self.is_moving(plan, facts, prefix, route.location)
+        })
     }
 
     /// Returns what is routed in one family: IPv4 sorts before IPv6.
@@ -295,6 +326,14 @@ fn hops<'a>(facts: &HostFacts, next_hops: impl Iterator<Item = &'a NextHop>) -> 
         hops.extend(present.filter(|link| nameable(link)).cloned());
     }
     hops
+}
+
+/// Returns the addresses that a hop may have as a next hop.
+fn neighbours(via: &Via) -> Vec<IpAddr> {
+    match via {
+        Via::Hop { hop, addresses, .. } => hop.iter().chain(addresses.iter()).copied().collect(),
+        Via::Tunnel | Via::Unreachable => Vec::new(),
+    }
 }
 
 /// Returns what lies directly in a remote prefix; what lies in something local shares its fate without an entry of its own.

@@ -23,12 +23,20 @@ pub(super) enum Class {
     /// In a prefix of the own location.
     Local,
     /// In a remote prefix.
-    Remote {
-        /// Its traffic may be nowhere but in the mesh.
-        settled: bool,
-    },
+    Remote(Traffic),
     /// On this node.
     Own,
+}
+
+/// Where the traffic of a remote prefix is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Traffic {
+    /// It has only ever been in the mesh, as that of a Peer.
+    Meshed,
+    /// Some of it may not be in the mesh yet.
+    Moving,
+    /// It may be nowhere but in the mesh.
+    Settled,
 }
 
 /// First and last address of a range, of one family.
@@ -109,8 +117,14 @@ pub(super) fn classes<'a>(
         }
     };
     let remote = resolved.remote.iter().map(|(prefix, route)| {
-        let settled = settled(route.location);
-        (*prefix, Class::Remote { settled })
+        let traffic = if settled(route.location) {
+            Traffic::Settled
+        } else if resolved.is_moving(plan, facts, prefix, route.location) {
+            Traffic::Moving
+        } else {
+            Traffic::Meshed
+        };
+        (*prefix, Class::Remote(traffic))
     });
     let own = plan.own.iter().map(|prefix| (*prefix, Class::Own));
     let all = connected.chain(expected).chain(local).chain(remote).chain(own);
@@ -208,7 +222,7 @@ mod tests {
         flatten(known).iter().map(text).collect()
     }
 
-    const REMOTE: Class = Class::Remote { settled: false };
+    const REMOTE: Class = Class::Remote(Traffic::Moving);
 
     #[test]
     fn the_longest_match_decides() {
@@ -220,12 +234,12 @@ mod tests {
                 ("10.1.2.255/32", REMOTE),
             ]),
             [
-                "10.0.0.0/16 Remote { settled: false }",
+                "10.0.0.0/16 Remote(Moving)",
                 "10.1.0.0/23 Local",
                 "10.1.2.0-10.1.2.254 Own",
-                "10.1.2.255 Remote { settled: false }",
+                "10.1.2.255 Remote(Moving)",
                 "10.1.3.0-10.1.255.255 Local",
-                "10.2.0.0-10.255.255.255 Remote { settled: false }",
+                "10.2.0.0-10.255.255.255 Remote(Moving)",
             ]
         );
     }
@@ -238,7 +252,7 @@ mod tests {
                 ("10.0.1.0/24", REMOTE),
                 ("10.0.1.7/32", REMOTE)
             ]),
-            ["10.0.0.0/23 Remote { settled: false }"]
+            ["10.0.0.0/23 Remote(Moving)"]
         );
     }
 
@@ -246,7 +260,7 @@ mod tests {
     fn a_connected_network_is_a_hole_in_what_is_remote_and_a_part_of_what_is_local() {
         assert_eq!(
             flat(&[("192.168.0.0/23", REMOTE), ("192.168.1.0/24", Class::Connected)]),
-            ["192.168.0.0/24 Remote { settled: false }"]
+            ["192.168.0.0/24 Remote(Moving)"]
         );
         assert_eq!(
             flat(&[
@@ -268,17 +282,14 @@ mod tests {
             ]),
             [
                 ":: Local",
-                "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe Remote { settled: false }",
+                "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe Remote(Moving)",
                 "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff Local",
             ]
         );
-        assert_eq!(
-            flat(&[("0.0.0.0/0", REMOTE)]),
-            ["0.0.0.0/0 Remote { settled: false }"]
-        );
+        assert_eq!(flat(&[("0.0.0.0/0", REMOTE)]), ["0.0.0.0/0 Remote(Moving)"]);
         assert_eq!(
             flat(&[("255.255.255.255/32", REMOTE)]),
-            ["255.255.255.255 Remote { settled: false }"]
+            ["255.255.255.255 Remote(Moving)"]
         );
     }
 }

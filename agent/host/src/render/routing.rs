@@ -21,6 +21,8 @@ const TCP: u8 = 6;
 
 /// Places in the band of rule priorities.
 const EXEMPT: u32 = 0;
+const DATAGRAMS: u32 = 1;
+const MOVING: u32 = 2;
 const RETURNS: u32 = 4;
 const OWN: u32 = 6;
 const BROUGHT: u32 = 7;
@@ -180,11 +182,13 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         if !resolved.uses(family) {
             continue;
         }
-        let unmarked = RuleSelector {
-            mark: Some((owned.mark, owned.mark, true)),
-            ..RuleSelector::default()
-        };
-        rules.insert(rule(family, TABLE, unmarked, RuleAction::Lookup(owned.table)));
+        let all = RuleSelector::default();
+        rules.insert(rule(family, TABLE, all, RuleAction::Lookup(owned.table)));
+        for (place, selector) in past(plan, resolved, facts, family) {
+            let action = RuleAction::Goto(owned.rule_priority + LANDING);
+            rules.insert(rule(family, place, selector, action));
+            rules.insert(rule(family, LANDING, RuleSelector::default(), RuleAction::Nop));
+        }
         if resolved
             .returns
             .iter()
@@ -232,4 +236,33 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         rules.insert(rule(family, LANDING, RuleSelector::default(), RuleAction::Nop));
     }
     rules
+}
+
+/// Returns which packets of a family go past the mesh, apart from those of the API server.
+///
+/// Others set marks, too, of which one bit may be that of the tunnel, so theirs must be exactly that mark:
+///
+/// * what this machine sends: the tunnel's own datagrams, and the look-up of the way back by which Linux checks the
+///   source of those that arrive (`fib_validate_source`), which is asked as if the machine sent it. Protocol and port are not
+///   asked for: of a way back Linux knows them only where it has looked into every packet (`fib_rules_early_flow_dissect`),
+///   and the nft table does ask for them;
+/// * while traffic moves into the mesh, what comes from there and is not in it yet, for the same check.
+fn past(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Vec<(u32, RuleSelector)> {
+    let exactly = || RuleSelector {
+        // On what kube-proxy masquerades its bit comes to it.
+        mark: Some((facts.owned.mark, !facts.owned.masquerade_mark, false)),
+        ..RuleSelector::default()
+    };
+    let mut past = Vec::new();
+    if plan.tunnel.is_some() && facts.public_key.is_some() {
+        let sent_here = RuleSelector {
+            iif: LinkName::new("lo"),
+            ..exactly()
+        };
+        past.push((DATAGRAMS, sent_here));
+    }
+    if resolved.moves(plan, facts, family) {
+        past.push((MOVING, exactly()));
+    }
+    past
 }

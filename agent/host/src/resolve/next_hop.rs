@@ -110,7 +110,7 @@ fn same(one: &Via, other: &Via) -> bool {
 }
 
 /// Whether nft takes the name for this device and no other: it has no escapes, and '*' stands for any ending.
-pub(super) fn nameable(link: &LinkName) -> bool {
+pub(crate) fn nameable(link: &LinkName) -> bool {
     !link.as_str().contains(['"', '*', '\\'])
 }
 

@@ -138,11 +138,21 @@ fn rules() -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in [Family::V4, Family::V6] {
         let nothing = RuleSelector::default;
-        for bit in [0x2000, 0x4000] {
-            let mark = Some((bit, bit, true));
-            let look = RuleAction::Lookup(owned.table);
-            rules.push(rule(family, 8, RuleSelector { mark, ..nothing() }, look));
+        let past = RuleAction::Goto(owned.rule_priority + 15);
+        for (mark, iif) in [
+            (0x2000, link("lo")),
+            (0x4000, link("lo")),
+            (0x2000, link("flannel.1")),
+        ] {
+            let (mark, iif) = (Some((mark, u32::MAX, false)), Some(iif));
+            let selector = RuleSelector {
+                mark,
+                iif,
+                ..nothing()
+            };
+            rules.push(rule(family, 1, selector, past.clone()));
         }
+        rules.push(rule(family, 8, nothing(), RuleAction::Lookup(owned.table)));
         for (place, name) in [(4, "spanwire0"), (7, "flannel.1")] {
             let iif = Some(link(name));
             let look = RuleAction::Lookup(owned.return_table);
@@ -155,7 +165,6 @@ fn rules() -> Vec<Rule> {
             "fd00:1::1"
         };
         let (to, dport) = (Some(prefix(host)), Some(6443));
-        let past = RuleAction::Goto(owned.rule_priority + 15);
         rules.push(rule(
             family,
             0,

@@ -170,6 +170,7 @@ pub(crate) fn follower() -> (Plan, HostFacts) {
     let own = ["10.244.12.0/24", "192.168.1.2", "10.4.0.12"];
     let mut plan = plan("a2", Role::Follower, &own);
     plan.routes = routes(ALL_B, &to_a1(), "b");
+    plan.leaders = vec![to_a1()];
     (plan, facts(1, 2))
 }
 
@@ -192,6 +193,7 @@ pub(crate) fn standby() -> (Plan, HostFacts) {
     plan.routes = routes(ALL_B, &to_a1(), "b");
     plan.routes.extend(routes(&["10.0.0.0/8"], &to_a1(), "b"));
     plan.routes.extend(routes(OVERLAY_B, &Via::Tunnel, "b"));
+    plan.leaders = vec![to_a1()];
     (plan, facts(1, 3))
 }
 
@@ -237,6 +239,7 @@ pub(crate) fn control_plane() -> (Plan, HostFacts) {
 pub(crate) fn direct_follower() -> (Plan, HostFacts) {
     let (mut plan, mut facts) = settled(follower());
     plan.routes = routes(ALL_B, &hop("a1", &[], &["192.168.1.1"]), "b");
+    plan.leaders = vec![hop("a1", &[], &["192.168.1.1"])];
     facts.cni = Cni::Direct;
     facts.links.remove(&link("flannel.1"));
     (plan, facts)
@@ -346,6 +349,7 @@ pub(crate) fn dual_stack_follower() -> (Plan, HostFacts) {
         )
     };
     plan.routes = remote.into_iter().map(route).collect();
+    plan.leaders = vec![to_a1];
     let mut more = |name: &str, address: &str, length| {
         let link = facts.links.get_mut(&link(name)).unwrap();
         link.addresses.insert((address.parse().unwrap(), length));

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::net::UnixStream,
     process::{Child, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -27,12 +27,15 @@ pub(super) struct Stage {
     leaders: [&'static str; 2],
     established: bool,
     settled: bool,
+    /// The CNI has no device of its own, and reaches the nodes of its LAN directly (flannel's host-gw).
+    direct: bool,
 }
 
 pub(super) const TUNNELS: Stage = Stage {
     leaders: ["a1", "a2"],
     established: false,
     settled: false,
+    direct: false,
 };
 pub(super) const ESTABLISHED: Stage = Stage {
     established: true,
@@ -46,6 +49,13 @@ pub(super) const MOVED: Stage = Stage {
     leaders: ["a2", "a1"],
     ..SETTLED
 };
+
+impl Stage {
+    /// The same where the CNI has no device of its own.
+    pub(super) fn direct(self) -> Self {
+        Self { direct: true, ..self }
+    }
+}
 
 /// The overlay address of a node.
 pub(super) fn overlay(number: u8, family: Family) -> String {
@@ -66,7 +76,11 @@ pub(super) struct Machines {
     public: BTreeMap<u8, PublicKey>,
     actual: BTreeMap<u8, Host>,
     engines: Vec<Engine>,
+    /// Devices have their names from the process: one test after the other.
+    _turn: MutexGuard<'static, ()>,
 }
+
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A process of wireguard-go; it ends with the test.
 struct Engine(Child);
@@ -94,6 +108,8 @@ impl Machines {
             private,
             actual: numbers.map(|number| (number, Host::default())).into(),
             engines: Vec::new(),
+            // A test that failed has ended its engines, too.
+            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
@@ -165,6 +181,24 @@ impl Machines {
             FAMILIES.map(|family| address(number, family).to_string())
         };
         let (lans, bridges, hops) = (of(&lan), of(&bridge), of(&hop));
+        let mut links = BTreeMap::from([
+            (
+                link("eth0"),
+                other_link(1500, &[(&lans[0], 24), (&lans[1], 64)], false),
+            ),
+            (
+                link("pod0"),
+                other_link(1430, &[(&bridges[0], 24), (&bridges[1], 64)], true),
+            ),
+        ]);
+        let mut cni = Cni::Direct;
+        if !stage.direct {
+            links.insert(link("flannel.1"), other_link(1450, &[(&hops[0], 32)], true));
+            links.insert(link("flannel-v6.1"), other_link(1430, &[(&hops[1], 128)], true));
+            cni = Cni::Overlay {
+                links: BTreeSet::from([link("flannel.1"), link("flannel-v6.1")]),
+            };
+        }
         let far = location(if number <= 2 { "b" } else { "a" });
         let endpoint =
             |(number, key): (&u8, &PublicKey)| (*key, SocketAddr::new(lan(*number, Family::V4), 51820));
@@ -174,21 +208,8 @@ impl Machines {
                 ..Owned::default()
             },
             public_key: Some(self.public[&number]),
-            links: BTreeMap::from([
-                (
-                    link("eth0"),
-                    other_link(1500, &[(&lans[0], 24), (&lans[1], 64)], false),
-                ),
-                (
-                    link("pod0"),
-                    other_link(1430, &[(&bridges[0], 24), (&bridges[1], 64)], true),
-                ),
-                (link("flannel.1"), other_link(1450, &[(&hops[0], 32)], true)),
-                (link("flannel-v6.1"), other_link(1430, &[(&hops[1], 128)], true)),
-            ]),
-            cni: Cni::Overlay {
-                links: BTreeSet::from([link("flannel.1"), link("flannel-v6.1")]),
-            },
+            links,
+            cni,
             underlay_mtu: Some(1500),
             endpoints: self.public.iter().map(endpoint).collect(),
             settled: stage.settled.then_some(far).into_iter().collect(),
