@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use spanwire_topology::{Endpoint, Keepalive, LocationName, Prefix};
+use spanwire_topology::{Endpoint, Field, Keepalive, LocationName, NodeFact, Prefix, PrefixError};
 
 use crate::problem::FieldProblem;
 
@@ -57,6 +57,8 @@ pub struct Annotations {
     pub cidrs: BTreeSet<Prefix>,
     /// [`LISTEN_PORT`].
     pub listen_port: Option<u16>,
+    /// What stands there and cannot be read.
+    pub unread: BTreeSet<Field>,
 }
 
 /// Reads the annotations of a node, with `kilo` also Kilo's keys where ours are absent. What cannot be read is set
@@ -67,94 +69,193 @@ pub fn parse(annotations: &BTreeMap<String, String>, kilo: bool) -> (Annotations
         annotations,
         kilo,
         problems: Vec::new(),
+        unread: BTreeSet::new(),
     };
-    let parsed = Annotations {
-        location: reader.one(LOCATION, location_name),
-        endpoints: reader.list(ENDPOINT, parsed::<Endpoint>),
+    let mut parsed = Annotations {
+        location: reader.location(),
+        endpoints: reader.list(ENDPOINT, NodeFact::MAX_ENDPOINTS, |text, _| {
+            parsed::<Endpoint>(text)
+        }),
         internal: reader.internal(),
-        leader: reader.one(LEADER, boolean),
+        leader: reader.leader(),
         keepalive: reader.one(PERSISTENT_KEEPALIVE, seconds).flatten(),
         cidrs: reader
-            .list(LOCATION_CIDRS, parsed::<Prefix>)
+            .list(LOCATION_CIDRS, NodeFact::MAX_NETWORKS, network)
             .into_iter()
             .collect(),
         listen_port: reader.one(LISTEN_PORT, port),
+        unread: BTreeSet::new(),
     };
+    let mut seen = BTreeSet::new();
+    parsed.endpoints.retain(|endpoint| seen.insert(endpoint.clone()));
     reader.unknown();
+    parsed.unread = reader.unread;
     (parsed, reader.problems)
 }
+
+/// The most unknown keys of a node that are reported one by one.
+const UNKNOWN: usize = 8;
+
+/// What is wrong with an empty value of ours.
+const NO_ADDRESS: &str = "is empty; write an address, - for none, or remove the annotation";
 
 struct Reader<'a> {
     annotations: &'a BTreeMap<String, String>,
     kilo: bool,
     problems: Vec<FieldProblem>,
+    unread: BTreeSet<Field>,
+}
+
+/// A value where it was found.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    key: &'static str,
+    value: &'a str,
+    /// It is one of Kilo's, and means what it means there.
+    kilo: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// Returns the key under which the value was found, and the value. Kilo takes the mere presence of its leader key
-    /// for yes.
-    fn get(&self, key: &str) -> Option<(&'a str, &'a str)> {
+    fn get(&self, key: &str) -> Option<Found<'a>> {
         let (ours, kilos) = KEYS.iter().copied().find(|(ours, _)| *ours == key)?;
-        let found = |key: &'static str| Some((key, self.annotations.get(key)?.trim()));
-        found(ours).or_else(|| {
-            let (key, value) = self.kilo.then(|| found(kilos)).flatten()?;
-            Some((
-                key,
-                if ours == LEADER && value.is_empty() {
-                    "true"
-                } else {
-                    value
-                },
-            ))
-        })
+        let found = |key: &'static str, kilo: bool| {
+            let value = self.annotations.get(key)?.trim();
+            Some(Found { key, value, kilo })
+        };
+        found(ours, false).or_else(|| self.kilo.then(|| found(kilos, true)).flatten())
     }
 
     fn one<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let (key, value) = self.get(key)?;
-        self.keep(key, value, read)
+        let found = self.get(key)?;
+        self.keep(key, found, found.value, read(found.value))
     }
 
-    fn list<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        let Some((key, value)) = self.get(key) else {
+    /// Locations of Kilo have any characters; those of labels are read as they are in a topology label.
+    fn location(&mut self) -> Option<LocationName> {
+        let found = self.get(LOCATION)?;
+        let read = match location_name(found.value) {
+            Err(problem) if found.kilo => {
+                let remedy = || format!("{problem}; or annotate the node with {LOCATION}");
+                location_name(&folded(found.value)).map_err(|_| remedy())
+            }
+            read => read,
+        };
+        self.keep(LOCATION, found, found.value, read)
+    }
+
+    /// Kilo takes the mere presence of its key for yes, whatever stands there.
+    fn leader(&mut self) -> Option<bool> {
+        let found = self.get(LEADER)?;
+        if !found.kilo {
+            return self.keep(LEADER, found, found.value, boolean(found.value));
+        }
+        if !matches!(found.value, "" | "true") {
+            let problem = format!(
+                "means that the node is preferred as leader, for Kilo looks at the presence of this key alone; remove it, \
+                 or say what is meant with {LEADER}"
+            );
+            self.report(found, found.value, &problem);
+        }
+        Some(true)
+    }
+
+    /// Reads the first items of a list; those behind them are reported together.
+    fn list<T>(&mut self, key: &str, most: usize, read: impl Fn(&str, bool) -> Result<T, String>) -> Vec<T> {
+        let Some(found) = self.get(key) else {
             return Vec::new();
         };
-        let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.filter_map(|item| self.keep(key, item, &read)).collect()
+        let items = || {
+            let items = found.value.split(',').map(str::trim);
+            items.filter(|item| !item.is_empty())
+        };
+        let count = items().count();
+        if count > most {
+            self.problems
+                .push(too_many(&format!("annotation {}", found.key), count, most));
+        }
+        let read = |item| self.keep(key, found, item, read(item, found.kilo));
+        items().take(most).filter_map(read).collect()
     }
 
     fn internal(&mut self) -> Option<BTreeSet<IpAddr>> {
-        let (_, value) = self.get(INTERNAL_IP)?;
-        if value == "-" {
+        let found = self.get(INTERNAL_IP)?;
+        if found.value == "-" || (found.kilo && found.value.is_empty()) {
             return Some(BTreeSet::new());
         }
-        let addresses: BTreeSet<IpAddr> = self.list(INTERNAL_IP, address).into_iter().collect();
+        if found.value.is_empty() {
+            return self.keep(INTERNAL_IP, found, "", Err(NO_ADDRESS.to_owned()));
+        }
+        let read = |text: &str, _| address(text);
+        let addresses: BTreeSet<IpAddr> = self
+            .list(INTERNAL_IP, NodeFact::MAX_ADDRESSES, read)
+            .into_iter()
+            .collect();
         (!addresses.is_empty()).then_some(addresses)
     }
 
-    fn keep<T>(&mut self, key: &str, value: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        read(value)
-            .map_err(|problem| {
-                let field = format!("annotation {key}");
-                self.problems.push(FieldProblem::new(&field, value, &problem));
-            })
-            .ok()
+    fn keep<T>(&mut self, ours: &str, found: Found<'_>, value: &str, read: Result<T, String>) -> Option<T> {
+        read.map_err(|problem| {
+            self.report(found, value, &problem);
+            self.unread.extend(field(ours));
+        })
+        .ok()
+    }
+
+    fn report(&mut self, found: Found<'_>, value: &str, problem: &str) {
+        let field = format!("annotation {}", found.key);
+        self.problems.push(FieldProblem::new(&field, value, problem));
     }
 
     fn unknown(&mut self) {
         let ours = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
-        for key in self.annotations.keys() {
-            if key.starts_with(PREFIX) && !ours(key) {
-                let known: Vec<&str> = KEYS
-                    .iter()
-                    .filter_map(|(key, _)| key.strip_prefix(PREFIX))
-                    .collect();
-                self.problems.push(FieldProblem {
-                    field: format!("annotation {key}"),
-                    problem: format!("is unknown; after {PREFIX} write one of: {}", known.join(", ")),
-                });
-            }
+        let keys = self.annotations.range(PREFIX.to_owned()..).map(|(key, _)| key);
+        let keys = keys.take_while(|key| key.starts_with(PREFIX));
+        let unknown: Vec<&String> = keys.filter(|key| !ours(key)).collect();
+        let known: Vec<&str> = KEYS
+            .iter()
+            .filter_map(|(key, _)| key.strip_prefix(PREFIX))
+            .collect();
+        let known = known.join(", ");
+        for key in unknown.iter().take(UNKNOWN) {
+            self.problems.push(FieldProblem {
+                field: format!("annotation {key}"),
+                problem: format!("is unknown; after {PREFIX} write one of: {known}"),
+            });
+        }
+        if let Some(more) = unknown.len().checked_sub(UNKNOWN).filter(|more| *more > 0) {
+            self.problems.push(FieldProblem {
+                field: "annotations".to_owned(),
+                problem: format!("{more} more begin with {PREFIX} and are unknown; remove them"),
+            });
         }
     }
+}
+
+fn field(key: &str) -> Option<Field> {
+    Some(match key {
+        LOCATION => Field::Location,
+        ENDPOINT => Field::Endpoints,
+        INTERNAL_IP => Field::Addresses,
+        LEADER => Field::Leader,
+        PERSISTENT_KEEPALIVE => Field::Keepalive,
+        LOCATION_CIDRS => Field::Cidrs,
+        LISTEN_PORT => Field::ListenPort,
+        _ => return None,
+    })
+}
+
+/// Says that a list is longer than what counts of it.
+pub(crate) fn too_many(field: &str, count: usize, most: usize) -> FieldProblem {
+    FieldProblem {
+        field: field.to_owned(),
+        problem: format!("has {count} values, of which the first {most} count; leave the others out"),
+    }
+}
+
+/// Returns what a label's value is as the name of a location: labels may have upper-case letters and underscores, which
+/// names have not.
+pub(crate) fn folded(value: &str) -> String {
+    value.to_ascii_lowercase().replace('_', "-")
 }
 
 /// The longest name of a location: it is also the value of a label.
@@ -176,6 +277,14 @@ pub fn location_name(text: &str) -> Result<LocationName, String> {
 
 fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Returns a network; of one that Kilo is given, the bits behind its length do not count.
+fn network(text: &str, kilo: bool) -> Result<Prefix, String> {
+    match text.parse() {
+        Err(PrefixError::HostBits(network)) if kilo => Ok(network),
+        read => read.map_err(|error: PrefixError| error.to_string()),
+    }
 }
 
 fn boolean(text: &str) -> Result<bool, String> {
@@ -311,6 +420,96 @@ mod tests {
         assert_eq!(parsed.leader, Some(true));
         let both = [("kilo.squat.ai/location", "k"), (LOCATION, "ours")];
         assert_eq!(read(&both, true).0.location, Some("ours".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_marked_so_that_what_was_there_stays() {
+        for (key, bad, field) in [
+            (LOCATION, "B", Field::Location),
+            (ENDPOINT, "nowhere", Field::Endpoints),
+            (INTERNAL_IP, "x", Field::Addresses),
+            (INTERNAL_IP, "", Field::Addresses),
+            (LEADER, "maybe", Field::Leader),
+            (PERSISTENT_KEEPALIVE, "often", Field::Keepalive),
+            (LOCATION_CIDRS, "10.0.0.0/24,x", Field::Cidrs),
+            (LISTEN_PORT, "http", Field::ListenPort),
+        ] {
+            assert_eq!(read(&[(key, bad)], false).0.unread, [field].into(), "{key}={bad}");
+        }
+        assert_eq!(
+            read(&[(LOCATION, "b"), (INTERNAL_IP, "-")], false).0.unread,
+            BTreeSet::new()
+        );
+    }
+
+    #[test]
+    fn of_a_long_list_the_first_values_count_and_the_rest_is_reported_once() {
+        let endpoints: Vec<String> = (1..=20).map(|port| format!("192.0.2.1:{port}")).collect();
+        let networks: Vec<String> = (0..200).map(|third| format!("172.20.{third}.0/24")).collect();
+        let addresses: Vec<String> = (0..50_000).map(|bad| format!("bad{bad}")).collect();
+        let (parsed, problems) = read(
+            &[
+                (ENDPOINT, &endpoints.join(",")),
+                (LOCATION_CIDRS, &networks.join(",")),
+                (INTERNAL_IP, &addresses.join(",")),
+            ],
+            false,
+        );
+        assert_eq!((parsed.endpoints.len(), parsed.cidrs.len()), (16, 64));
+        assert_eq!(parsed.internal, None);
+        for (key, count) in [(ENDPOINT, "20"), (LOCATION_CIDRS, "200"), (INTERNAL_IP, "50000")] {
+            let of = |problem: &&String| problem.contains(key) && problem.contains("leave the others out");
+            let found: Vec<&String> = problems.iter().filter(of).collect();
+            assert_eq!(found.len(), 1, "{key}");
+            assert!(found[0].contains(count), "{}", found[0]);
+        }
+        assert_eq!(problems.len(), 3 + 16, "those that count are named one by one");
+        let keys: Vec<String> = (0..5_000).map(|n| format!("spanwire.dev/x{n}")).collect();
+        let many: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "")).collect();
+        assert_eq!(read(&many, false).1.len(), UNKNOWN + 1);
+    }
+
+    #[test]
+    fn kilos_values_mean_what_they_mean_in_kilo_or_it_is_said_what_to_change() {
+        let kilo = |key: &str, value: &str| read(&[(key, value)], true);
+        for none in ["", "-"] {
+            let (parsed, problems) = kilo("kilo.squat.ai/force-internal-ip", none);
+            assert_eq!(
+                (parsed.internal, problems.len()),
+                (Some(BTreeSet::new()), 0),
+                "{none:?}"
+            );
+        }
+        for yes in ["", "true"] {
+            let (parsed, problems) = kilo("kilo.squat.ai/leader", yes);
+            assert_eq!((parsed.leader, problems.len()), (Some(true), 0), "{yes:?}");
+        }
+        for odd in ["false", "yes", "1", "True"] {
+            let (parsed, problems) = kilo("kilo.squat.ai/leader", odd);
+            assert_eq!(parsed.leader, Some(true), "{odd}");
+            assert!(
+                problems[0].contains("preferred as leader") && problems[0].contains(LEADER),
+                "{problems:?}"
+            );
+        }
+        let (parsed, problems) = kilo("kilo.squat.ai/location", "AWS_Frankfurt");
+        assert_eq!(
+            (parsed.location, problems.len()),
+            (Some("aws-frankfurt".parse().unwrap()), 0)
+        );
+        for odd in ["Home Lab", "dc:1", ""] {
+            let (parsed, problems) = kilo("kilo.squat.ai/location", odd);
+            assert_eq!(
+                (parsed.location, parsed.unread),
+                (None, [Field::Location].into()),
+                "{odd:?}"
+            );
+            assert!(problems[0].contains(LOCATION), "{problems:?}");
+        }
+        let networks = "192.168.10.1/24, 10.20.0.0/16 ,";
+        let (parsed, problems) = kilo("kilo.squat.ai/allowed-location-ips", networks);
+        assert_eq!((parsed.cidrs.len(), problems.len()), (2, 0));
+        assert!(parsed.cidrs.contains(&"192.168.10.0/24".parse().unwrap()));
     }
 
     fn read(annotations: &[(&str, &str)], kilo: bool) -> (Annotations, Vec<String>) {

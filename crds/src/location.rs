@@ -51,6 +51,11 @@ pub struct LocationSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::prefixes")]
     pub cidrs: Vec<String>,
+    /// The networks in which its nodes have their addresses. A node that claims another address gets all but that one.
+    /// Without it they have private addresses of any network; public ones have to be named here.
+    #[serde(default, rename = "nodeCIDRs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::prefixes")]
+    pub node_cidrs: Vec<String>,
     /// Seconds between keepalives of the tunnels from here, where a node does not say otherwise. 0: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::keepalive")]

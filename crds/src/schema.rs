@@ -11,6 +11,7 @@ use k8s_openapi::{
 use kube::CustomResourceExt;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
+use spanwire_topology::PublicKey;
 
 use crate::{Location, LocationSlice, MeshNode, Peer, conditions::LONGEST_MESSAGE};
 
@@ -102,6 +103,10 @@ fn prefix_item() -> Value {
                 "isCIDR(self) || isIP(self)",
                 "is no IP network; write it like 192.168.10.0/24 or fd00:10::/64",
             ),
+            rule(
+                "!self.startsWith('::ffff:')",
+                "is an IPv4 network written as IPv6; write the IPv4 network that is meant",
+            ),
             // Without naming the network: the API server takes that for a text of any length, too costly to build.
             rule(
                 "!isCIDR(self) || cidr(self).masked() == cidr(self)",
@@ -110,6 +115,11 @@ fn prefix_item() -> Value {
             rule(
                 "!isCIDR(self) || cidr(self).prefixLength() > 0",
                 "a default route cannot go through the mesh; name the networks that are meant",
+            ),
+            rule(
+                "!isCIDR(self) || cidr(self).prefixLength() == 0 || cidr('fc00::/7').containsCIDR(cidr(self)) \
+                 || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 8 : 16)",
+                "is a large part of all addresses, like half a default route; name the networks that are meant",
             ),
         ],
     })
@@ -122,10 +132,17 @@ pub(crate) fn prefixes(_: &mut SchemaGenerator) -> Schema {
 
 /// Returns the schema of `allowedIPs`.
 pub(crate) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
+    let mut item = prefix_item();
+    if let Some(rules) = item["x-kubernetes-validations"].as_array_mut() {
+        rules.push(rule(
+            "!self.startsWith('64:ff9b:')",
+            "is of a NAT64 gateway, in which IPv4 addresses are written as IPv6; write the IPv4 network that is meant",
+        ));
+    }
     json_schema!({
         "type": "array",
         "maxItems": MAX_PREFIXES,
-        "items": prefix_item(),
+        "items": item,
         "x-kubernetes-validations": [rule(
             "self.size() > 0",
             "is empty; write the addresses that the peer sends from, like 10.99.0.7/32",
@@ -133,21 +150,55 @@ pub(crate) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The rules of [`Endpoint`](spanwire_topology::Endpoint), which reads the annotations of nodes: a value that passes here
+/// is read there. Each rule but the first ones holds where the shape is not right, so that people read one message.
 fn endpoint_value() -> Value {
-    const SHAPE: &str =
-        r"self.matches('^(\\[[0-9a-fA-F:.]+\\]|[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?[.]?):[0-9]{1,5}$')";
-    const PORT: &str = "int(self.substring(self.lastIndexOf(':') + 1))";
+    const TEXT: &str = "self.trim()";
+    const SHAPE: &str = r"self.trim().matches('^(\\[[0-9a-fA-F:.]+\\]|[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?[.]?):[0-9]{1,9}$')";
+    let host = format!(
+        "({TEXT}.startsWith('[') ? {TEXT}.substring(1, {TEXT}.indexOf(']')) : {TEXT}.substring(0, {TEXT}.lastIndexOf(':')))"
+    );
+    let shaped = |then: &str| format!("!{SHAPE} || {then}");
     json!({
         "type": "string",
         "maxLength": 320,
         "x-kubernetes-validations": [
             rule(
-                SHAPE,
-                "is no host:port; write it like 192.0.2.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820",
+                "!self.contains('://')",
+                "has a scheme; write host:port alone, like vpn.example.com:51820",
             ),
             rule(
-                &format!("!{SHAPE} || ({PORT} >= 1 && {PORT} <= 65535)"),
-                "has no valid port; write a number from 1 to 65535 behind the last ':'",
+                "self.contains('://') || !self.matches('[/?#@]')",
+                "has more than host and port; write these two alone, like vpn.example.com:51820",
+            ),
+            rule(
+                r"self.contains('://') || !self.matches('^[^\\[\\]]*:[^\\[\\]]*:')",
+                "has an IPv6 address without brackets; write it like [2001:db8::1]:51820",
+            ),
+            rule(
+                SHAPE,
+                "is no host:port; write it like 192.0.2.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820; host names \
+                 have letters, digits, '-' and '.', others are written in ASCII, like xn--bcher-kva.example",
+            ),
+            rule(
+                &shaped(&format!(
+                    "({TEXT}.matches(':[1-9][0-9]{{0,4}}$') && int({TEXT}.substring({TEXT}.lastIndexOf(':') + 1)) <= 65535)"
+                )),
+                "has no valid port; write a number from 1 to 65535 behind the last ':', without leading zeros",
+            ),
+            rule(
+                &shaped(&format!("!{TEXT}.startsWith('[') || (isIP({host}) && ip({host}).family() == 6)")),
+                "has no IPv6 address in its brackets; write an IPv4 address or a name without them, like 192.0.2.1:51820",
+            ),
+            rule(
+                &shaped(&format!("isIP({host}) || !{host}.matches('^[0-9.]+$')")),
+                "has no IPv4 address in front of its port; write four numbers from 0 to 255, without leading zeros",
+            ),
+            rule(
+                &shaped(&format!(
+                    "(isIP({host}) ? ip({host}).isGlobalUnicast() : !{host}.lowerAscii().matches('^localhost[.]?$'))"
+                )),
+                "has a host at which no other host can be reached; write an address or a name that others can reach",
             ),
         ],
     })
@@ -169,6 +220,9 @@ pub(crate) fn keepalive(_: &mut SchemaGenerator) -> Schema {
 
 /// Returns the schema of a WireGuard key in base64.
 pub(crate) fn public_key(_: &mut SchemaGenerator) -> Schema {
+    let points = PublicKey::low_order().into_iter().skip(1);
+    let points: Vec<String> = points.map(|point| format!("'{point}'")).collect();
+    let low_order = format!("!(self in [{}])", points.join(", "));
     json_schema!({
         "type": "string",
         "maxLength": 64,
@@ -180,6 +234,10 @@ pub(crate) fn public_key(_: &mut SchemaGenerator) -> Schema {
             rule(
                 "self != 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='",
                 "is the key of all zeroes; write the 44 characters that `wg pubkey` prints",
+            ),
+            rule(
+                &low_order,
+                "is a point of low order, which protects nothing; write the 44 characters that `wg pubkey` prints",
             ),
         ],
     })

@@ -297,11 +297,16 @@ fn rights() -> Value {
     ]})
 }
 
-/// Returns the scenario's annotations and labels on the nodes.
+/// Returns the scenario's annotations and labels on the nodes; that on which the API server runs is labelled as the
+/// installers of clusters do it.
 fn voices(lab: &Lab) -> Value {
     let nodes = lab.layout.nodes().map(|node| {
+        let mut labels = node.labels.clone();
+        if node.name == lab.layout.control_plane().name {
+            labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
+        }
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {
-            "name": node.name, "annotations": node.annotations, "labels": node.labels}})
+            "name": node.name, "annotations": node.annotations, "labels": labels}})
     });
     json!({"apiVersion": "v1", "kind": "List", "items": nodes.collect::<Vec<_>>()})
 }

@@ -56,6 +56,14 @@ pub struct Run {
     /// of the cluster has pods or an address of its family.
     #[arg(long, value_name = "NETWORK", value_parser = pool)]
     pub overlay: Vec<Prefix>,
+    /// A network from which services get their addresses, beside those that the API server tells of itself. No node and no
+    /// Peer may claim a part of it.
+    #[arg(long, value_name = "NETWORK")]
+    pub service_cidr: Vec<Prefix>,
+    /// A network from which pod networks are allocated. No node may claim a part of it but the pod network that it was
+    /// given; pod networks in it may be public. Without it, of a family, it is what is around the pod networks.
+    #[arg(long, value_name = "NETWORK")]
+    pub pod_cidr: Vec<Prefix>,
     /// The UDP port of WireGuard where a node does not say otherwise.
     #[arg(long, default_value_t = 51820, value_parser = clap::value_parser!(u16).range(1..))]
     pub listen_port: u16,
@@ -144,9 +152,13 @@ mod tests {
             "--overlay=fd00:5::/64",
             "--manage-crds=false",
             "--kilo-annotations",
+            "--service-cidr=10.96.0.0/16",
+            "--pod-cidr=10.244.0.0/16",
             "--api-server=203.0.113.1:6443",
         ])
         .unwrap();
+        assert_eq!((args.run.service_cidr.len(), args.run.pod_cidr.len()), (1, 1));
+        assert!(parse(&["--service-cidr=10.96.0.1/16"]).is_err());
         assert_eq!(args.run.pools().unwrap().len(), 2);
         assert!(!args.run.manage_crds && args.run.kilo_annotations);
         let retire = parse(&["retire", "--wait=60", "--api-server=203.0.113.1:6443"]).unwrap();

@@ -22,8 +22,7 @@
 //!   it reports again.
 //! * An object that cannot be read: it counts as it was known, or as absent; a MeshNode as one without a report, a Lease as
 //!   not renewed. It is named in an Event, and nothing else is harmed.
-//! * Everything dead: when no node of a location seems to be alive, it is more likely that the way to the API server is
-//!   cut than that all died; its leaders stay, because without them the way could never come back.
+//! * Everything dead: when no node of a location that may lead it seems to be alive, its leaders stay (`decide`).
 
 mod batch;
 mod facts;
@@ -259,9 +258,7 @@ impl OperatorState {
         }
         let previous = self.previous();
         self.refresh(&previous);
-        let revived = self.revive(&previous);
         let decision = decide(&self.facts, &previous);
-        self.retract(revived);
         let leaders = decision
             .mesh
             .locations
@@ -368,7 +365,13 @@ impl OperatorState {
         });
         self.dirty |= !settled;
         match now {
-            Some(record) => self.facts.locations.insert(name, record.fact.clone()),
+            Some(record) => {
+                let mut fact = record.fact.clone();
+                if let Some(known) = self.facts.locations.get(&name) {
+                    fact.keep(known);
+                }
+                self.facts.locations.insert(name, fact)
+            }
             None => self.facts.locations.remove(&name),
         };
     }

@@ -1,11 +1,17 @@
 //! Which claims stand: networks and keys.
 //!
 //! A claim that stood in the decision before goes before one that did not: an edit never takes away what another object
-//! uses, whichever is older. Then the older object goes first, then the lower name.
+//! uses, whichever is older. Then the older object goes first, then the lower name. Two exceptions, in which a claim goes
+//! last:
+//!
+//! * What a node says of itself (addresses, annotated networks) goes behind the pod networks that it overlaps, because
+//!   these are allocated. Where it stood before, only if it lies where pod networks are allocated anyway: else a node that
+//!   could name its pod network itself would take the addresses of a LAN.
+//! * A stale Node object goes behind the living node that has come in its place ([`ClaimRequest::stale`]).
 //!
 //! Networks of one location may nest (a LAN in `cidrs` around its nodes' addresses; the longest match wins). Networks of
 //! two locations, of a location and a Peer, or of two Peers may not overlap. Within one location one network has one
-//! node.
+//! node, and no node has an address in a pod network.
 //!
 //! All claims are sorted once; a network sorts right before what it contains, so claims that may conflict are
 //! neighbours: a *cluster* is a network that nothing else contains, with all that it contains. A cluster of one location
@@ -71,15 +77,30 @@ pub(crate) struct ClaimRequest<'a> {
     pub(crate) created: Created,
     /// It stood in the decision before.
     pub(crate) standing: bool,
+    /// The claimant is a node that is down, and a living one that was made after it went down claims the same.
+    pub(crate) stale: bool,
+    /// It lies in a network from which pod networks are allocated.
+    pub(crate) pooled: bool,
+    /// The claimant as an index of the nodes, where it is one.
+    pub(crate) place: Option<usize>,
 }
 
 impl ClaimRequest<'_> {
-    fn precedence(&self) -> (bool, Created, &str, ClaimantRef<'_>) {
-        (!self.standing, self.created, self.by.name(), self.by)
+    fn precedence(&self) -> (bool, bool, Created, &str, ClaimantRef<'_>) {
+        (self.stale, !self.standing, self.created, self.by.name(), self.by)
     }
 
     fn of_member(&self) -> bool {
         matches!(self.purpose, Purpose::Pods | Purpose::Address)
+    }
+
+    /// Returns whether a node says it of itself.
+    pub(crate) fn said(&self) -> bool {
+        match self.purpose {
+            Purpose::Address => true,
+            Purpose::Cidr => matches!(self.by, ClaimantRef::Node(_)),
+            Purpose::Pods | Purpose::AllowedIp => false,
+        }
     }
 
     pub(crate) fn reject(&self, reason: RejectReason) -> Rejected {
@@ -104,6 +125,8 @@ pub(crate) struct KeyRequest<'a> {
     pub(crate) by: ClaimantRef<'a>,
     pub(crate) created: Created,
     pub(crate) standing: bool,
+    /// As [`ClaimRequest::stale`].
+    pub(crate) stale: bool,
 }
 
 /// What was not granted.
@@ -161,7 +184,7 @@ pub(crate) fn networks<'a>(
             let (cluster, others) = rest.split_at(rest.iter().take_while(inside).count());
             rest = others;
             if !peaceful(cluster) {
-                weigh(cluster.to_vec(), &mut deny);
+                weigh(cluster, &mut deny);
             }
         }
     }
@@ -174,72 +197,158 @@ fn peaceful(cluster: &[&ClaimRequest<'_>]) -> bool {
         return true;
     };
     let mut last_of_member = first.of_member().then_some(first);
+    let mut around = Around::default();
+    around.enter(first);
     rest.iter().all(|request| {
         let shared = request.of_member()
             && last_of_member.is_some_and(|last| last.prefix == request.prefix && last.by != request.by);
         if request.of_member() {
             last_of_member = Some(request);
         }
-        request.domain == first.domain && !shared
+        request.domain == first.domain && !shared && !around.enter(request)
     })
 }
 
-fn weigh<'a>(mut order: Vec<&ClaimRequest<'a>>, deny: &mut impl FnMut(&ClaimRequest<'a>, RejectReason)) {
-    order.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+/// The outermost pod network, and the outermost network that a node says it has, on the way through a sorted cluster.
+#[derive(Default)]
+struct Around {
+    pods: Option<Prefix>,
+    said: Option<Prefix>,
+}
+
+impl Around {
+    /// Returns whether the request lies in one of the other kind.
+    fn enter(&mut self, request: &ClaimRequest<'_>) -> bool {
+        let (own, other) = match (request.purpose, request.said()) {
+            (Purpose::Pods, _) => (&mut self.pods, &self.said),
+            (_, true) => (&mut self.said, &self.pods),
+            (_, false) => return false,
+        };
+        let covers = |outer: &Option<Prefix>| outer.is_some_and(|outer| outer.covers(&request.prefix));
+        let mixed = covers(other);
+        if !covers(own) {
+            *own = Some(request.prefix);
+        }
+        mixed
+    }
+}
+
+fn weigh<'a>(cluster: &[&ClaimRequest<'a>], deny: &mut impl FnMut(&ClaimRequest<'a>, RejectReason)) {
+    let mut pods = Outermost::default();
+    let mut standing_pods = Outermost::default();
+    for request in cluster.iter().filter(|request| request.purpose == Purpose::Pods) {
+        pods.insert(request);
+        if request.standing {
+            standing_pods.insert(request);
+        }
+    }
+    let yields = |request: &ClaimRequest<'_>| {
+        let to = if request.standing && !request.pooled {
+            &standing_pods
+        } else {
+            &pods
+        };
+        request.said() && to.overlapping(request.prefix).next().is_some()
+    };
+    let mut order: Vec<_> = cluster
+        .iter()
+        .map(|request| (yields(request), *request))
+        .collect();
+    order.sort_by(|(yields, a), (other, b)| (yields, a.precedence()).cmp(&(other, b.precedence())));
     let mut granted = Granted::default();
-    for request in order {
-        match granted.blocker(request) {
-            Some(winner) => deny(
-                request,
-                RejectReason::Taken {
-                    holder: winner.by.claimant(),
-                    held: winner.prefix,
-                },
-            ),
+    for (_, request) in order {
+        match granted.refusal(request) {
+            Some(reason) => deny(request, reason),
             None => granted.insert(request),
         }
     }
 }
 
+/// The outermost networks of some claims; they are disjoint.
+#[derive(Default)]
+struct Outermost<'r, 'a>(BTreeMap<Prefix, &'r ClaimRequest<'a>>);
+
+impl<'r, 'a> Outermost<'r, 'a> {
+    fn around(&self, prefix: Prefix) -> Option<&'r ClaimRequest<'a>> {
+        let (outer, request) = self.0.range(..=prefix).next_back()?;
+        outer.covers(&prefix).then_some(*request)
+    }
+
+    fn inside(&self, prefix: Prefix) -> impl Iterator<Item = &'r ClaimRequest<'a>> {
+        let inner = self.0.range(prefix..).map(|(_, request)| *request);
+        inner.take_while(move |request| prefix.covers(&request.prefix))
+    }
+
+    fn overlapping(&self, prefix: Prefix) -> impl Iterator<Item = &'r ClaimRequest<'a>> {
+        self.around(prefix).into_iter().chain(self.inside(prefix))
+    }
+
+    fn insert(&mut self, request: &'r ClaimRequest<'a>) {
+        if self.around(request.prefix).is_none() {
+            let swallowed: Vec<Prefix> = self.inside(request.prefix).map(|inner| inner.prefix).collect();
+            for inner in swallowed {
+                self.0.remove(&inner);
+            }
+            self.0.insert(request.prefix, request);
+        }
+    }
+}
+
+/// What is granted of a cluster.
 #[derive(Default)]
 struct Granted<'r, 'a> {
-    /// The outermost networks. They are disjoint, and all that is granted inside one is of its domain.
-    outermost: BTreeMap<Prefix, &'r ClaimRequest<'a>>,
+    /// All of it; all that lies inside one network is of its domain.
+    all: Outermost<'r, 'a>,
+    pods: Outermost<'r, 'a>,
+    /// What nodes say of themselves.
+    said: Outermost<'r, 'a>,
     /// The networks of members.
     members: BTreeMap<Prefix, &'r ClaimRequest<'a>>,
 }
 
 impl<'r, 'a> Granted<'r, 'a> {
-    fn around(&self, prefix: Prefix) -> Option<&'r ClaimRequest<'a>> {
-        let (outer, request) = self.outermost.range(..=prefix).next_back()?;
-        outer.covers(&prefix).then_some(*request)
-    }
-
-    fn inside(&self, prefix: Prefix) -> impl Iterator<Item = &'r ClaimRequest<'a>> {
-        let inner = self.outermost.range(prefix..).map(|(_, request)| *request);
-        inner.take_while(move |request| prefix.covers(&request.prefix))
-    }
-
-    fn blocker(&self, request: &ClaimRequest<'a>) -> Option<&'r ClaimRequest<'a>> {
+    fn refusal(&self, request: &ClaimRequest<'a>) -> Option<RejectReason> {
+        let taken = |winner: &'r ClaimRequest<'a>| RejectReason::Taken {
+            holder: winner.by.claimant(),
+            held: winner.prefix,
+        };
         let namesake = self.members.get(&request.prefix).copied();
+        let namesake = namesake.filter(|other| request.of_member() && other.by != request.by);
         let foreign = |other: &&ClaimRequest<'a>| other.domain != request.domain;
-        namesake
-            .filter(|other| request.of_member() && other.by != request.by)
-            .or_else(|| self.around(request.prefix).filter(foreign))
-            .or_else(|| self.inside(request.prefix).find(foreign))
+        if let Some(winner) = namesake.or_else(|| self.all.overlapping(request.prefix).find(foreign)) {
+            return Some(taken(winner));
+        }
+        if request.said() {
+            return self.pods.overlapping(request.prefix).next().map(pods);
+        }
+        let pods = request.purpose == Purpose::Pods;
+        let said = pods
+            .then(|| self.said.overlapping(request.prefix).next())
+            .flatten();
+        said.map(taken)
     }
 
     fn insert(&mut self, request: &'r ClaimRequest<'a>) {
         if request.of_member() {
             self.members.insert(request.prefix, request);
         }
-        if self.around(request.prefix).is_none() {
-            let swallowed: Vec<Prefix> = self.inside(request.prefix).map(|inner| inner.prefix).collect();
-            for inner in swallowed {
-                self.outermost.remove(&inner);
-            }
-            self.outermost.insert(request.prefix, request);
+        if request.purpose == Purpose::Pods {
+            self.pods.insert(request);
         }
+        if request.said() {
+            self.said.insert(request);
+        }
+        self.all.insert(request);
+    }
+}
+
+fn pods(winner: &ClaimRequest<'_>) -> RejectReason {
+    match winner.by {
+        ClaimantRef::Node(node) => RejectReason::Pods(node.clone(), winner.prefix),
+        by @ (ClaimantRef::Location(_) | ClaimantRef::Peer(_)) => RejectReason::Taken {
+            holder: by.claimant(),
+            held: winner.prefix,
+        },
     }
 }
 
@@ -253,6 +362,7 @@ pub(crate) fn keys<'a>(
         group.sort_unstable_by_key(|request| {
             (
                 request.key,
+                request.stale,
                 !request.standing,
                 request.created,
                 request.by.name(),

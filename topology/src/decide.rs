@@ -3,7 +3,8 @@
 //! 1. Every node gets a location, every claim of a key or a network is judged.
 //! 2. Members are put together, with the overlay addresses they had; of a pool that is not named by the user only while
 //!    the cluster has its family.
-//! 3. Every location elects its leaders, keeping incumbents.
+//! 3. Every location elects its leaders, keeping incumbents. While no node that may lead is alive they stay: it is more
+//!    likely that the way to the API server is cut than that all died, and without them it could never come back.
 //! 4. Pairs of locations whose leaders both report the link become established, and stay so.
 //! 5. Peers get a home, the one they had where it still serves.
 //! 6. What differs from the decision before gets a new generation.
@@ -11,6 +12,8 @@
 //! Deciding again on the same facts changes nothing, generation included.
 
 mod established;
+mod kept;
+mod limits;
 mod members;
 mod peers;
 mod place;
@@ -22,34 +25,39 @@ use std::{
 };
 
 use crate::{
-    Candidate, Decision, Facts, Generation, Location, LocationFact, LocationName, Member, Mesh, MeshMode,
-    NodeName, Prefix, Seats, Settings,
+    Candidate, Decision, Facts, Generation, Leader, Location, LocationFact, LocationName, Member, Mesh,
+    MeshMode, NodeName, Prefix, Seats, Settings,
     claims::{self, ClaimantRef, Denied, Purpose},
     elect,
 };
+use limits::{Limits, Ranges};
 use members::MemberUpdate;
-use place::Places;
+use place::{Placed, Places};
+use requests::Stale;
 
 /// Decides the mesh. `previous` is what was published last; it only makes the answer steady.
 #[must_use]
 pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
     let mut rejected = Vec::new();
+    let facts = &*kept::kept(facts, previous);
     let fallback = facts
         .cluster
         .default_location
         .clone()
         .unwrap_or_else(default_location);
     let places = place::place(facts, previous, &fallback, &mut rejected);
-    let keyless = claims::keys(&requests::keys(facts, previous, &places.nodes), &mut rejected);
-    let limits = requests::Limits::new(&facts.cluster);
-    let requests = requests::networks(facts, previous, &places.nodes, &keyless);
-    let denied = claims::networks(&requests, |request| limits.refusal(request), &mut rejected);
-    let generation = later(previous);
     let objects: Vec<_> = places
         .locations
         .iter()
         .map(|name| facts.locations.get(*name))
         .collect();
+    let stale = Stale::new(&places.nodes);
+    let keyless = claims::keys(&requests::keys(facts, previous, &stale), &mut rejected);
+    let ranges = Ranges::new(&facts.cluster, &places.nodes);
+    let requests = requests::networks(facts, previous, &stale, &ranges, &keyless);
+    let limits = Limits::new(&facts.cluster, &ranges, &places.nodes, &objects, &requests);
+    let denied = claims::networks(&requests, |request| limits.refusal(request), &mut rejected);
+    let generation = later(previous);
     let members = members::members(
         &facts.cluster,
         &places.nodes,
@@ -111,10 +119,16 @@ fn locations(
 ) -> BTreeMap<LocationName, Location> {
     let named = places.locations.iter().zip(objects);
     let mut sites: Vec<Site<'_>> = named.map(|(name, fact)| Site::new(name, *fact)).collect();
+    let incumbents = |name: &LocationName| {
+        previous
+            .locations
+            .get(name)
+            .map_or(&[][..], |before| &before.leaders)
+    };
     for (node, member) in places.nodes.iter().zip(members) {
         let site = &mut sites[node.site];
-        site.candidates
-            .extend(place::candidate(node, member.get(), site.fact));
+        let candidate = place::candidate(node, member.get(), site.fact, incumbents(site.name));
+        site.propose(node, candidate, incumbents(site.name));
         let by = ClaimantRef::Node(node.name);
         let granted = node
             .fact
@@ -131,11 +145,15 @@ fn locations(
             .filter(|cidr| denied.granted(by, Purpose::Cidr, **cidr))
             .copied();
         let before = previous.locations.get(site.name);
-        let incumbents = before.map_or(&[][..], |before| &before.leaders);
+        let candidates = if site.candidates.is_empty() {
+            &site.silent
+        } else {
+            &site.candidates
+        };
         let mut settings = settings(site.fact);
         settings.cidrs = site.cidrs.into_iter().chain(granted).collect();
         let location = Location {
-            leaders: elect(&site.candidates, incumbents, seats(site.fact)),
+            leaders: elect(candidates, incumbents(site.name), seats(site.fact)),
             settings,
             established: BTreeSet::new(),
             members: together(site.members, before.map(|before| &before.members)),
@@ -170,7 +188,10 @@ fn together(
 struct Site<'a> {
     name: &'a LocationName,
     fact: Option<&'a LocationFact>,
+    /// Those that are alive.
     candidates: Vec<Candidate<'a>>,
+    /// Incumbents that are not.
+    silent: Vec<Candidate<'a>>,
     cidrs: Vec<Prefix>,
     members: Vec<(&'a NodeName, MemberUpdate<'a>)>,
 }
@@ -181,8 +202,17 @@ impl<'a> Site<'a> {
             name,
             fact,
             candidates: Vec::new(),
+            silent: Vec::new(),
             cidrs: Vec::new(),
             members: Vec::new(),
+        }
+    }
+
+    fn propose(&mut self, node: &Placed<'a>, candidate: Option<Candidate<'a>>, incumbents: &[Leader]) {
+        if node.fact.alive {
+            self.candidates.extend(candidate);
+        } else if incumbents.iter().any(|leader| leader.node == *node.name) {
+            self.silent.extend(candidate);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Where a WireGuard party is reached from outside: a host and a UDP port.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use thiserror::Error;
 
@@ -36,23 +40,74 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// Why a text is no endpoint.
+/// Why a text is no endpoint, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EndpointError {
+    /// Nothing at all.
+    #[error("is empty; write host:port, like 192.0.2.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820")]
+    Empty,
+    /// `https://…`.
+    #[error("has the scheme {0:?}; write host:port alone, like vpn.example.com:51820")]
+    Scheme(String),
+    /// A path, a protocol or a user beside host and port.
+    #[error("has {0:?}, which is no part of host:port; write these two alone, like vpn.example.com:51820")]
+    Extra(String),
+    /// Spaces between the parts.
+    #[error("has a space in it; write host:port without one, like vpn.example.com:51820")]
+    Space,
     /// No `:port` at the end.
     #[error(
         "has no port; write host:port, like 192.0.2.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820"
     )]
     NoPort,
+    /// An IPv6 address without brackets, of which one cannot know where it ends.
+    #[error("has an IPv6 address without brackets; write it like [2001:db8::1]:51820")]
+    Unbracketed,
+    /// Brackets around what is no IPv6 address.
+    #[error("has brackets around {0}, which is no IPv6 address; write the host without them, like {0}:51820")]
+    Bracketed(String),
     /// The port is no number from 1 to 65535.
-    #[error("has the port {0:?}; write a number from 1 to 65535")]
+    #[error("has the port {0:?}; write a number from 1 to 65535, without leading zeros")]
     Port(String),
+    /// Four numbers that are no IPv4 address.
+    #[error(
+        "has the host {0:?}, which is no IPv4 address; write four numbers from 0 to 255, without leading zeros"
+    )]
+    Numbers(String),
+    /// A character that no host name has.
+    #[error("has the host {0:?} with the character {1:?}; {remedy}", remedy = remedy(*.1))]
+    Character(String, char),
     /// Neither an address nor a DNS name.
-    #[error("has the host {0:?}, which is neither an IP address nor a DNS name")]
+    #[error(
+        "has the host {0:?}, which is neither an IP address nor a DNS name; write one, like vpn.example.com"
+    )]
     Host(String),
+    /// An address with a zone.
+    #[error(
+        "has the zone {0:?}, which means something on one machine only; write an address that others can reach"
+    )]
+    Zone(String),
+    /// An IPv4 address written as IPv6.
+    #[error("has an IPv4 address written as IPv6; write {0}:51820, with the port that is meant")]
+    Mapped(Ipv4Addr),
     /// An address at which no other host can be reached.
-    #[error("has the address {0}, at which no other host can be reached")]
+    #[error("has the address {0}, at which no other host can be reached; write one that others can reach")]
     Unusable(IpAddr),
+    /// The name of the machine that resolves it.
+    #[error(
+        "has the host \"localhost\", which every machine is to itself; write a name that others can reach it by"
+    )]
+    Localhost,
+}
+
+fn remedy(character: char) -> &'static str {
+    match character {
+        '_' => "host names have none; write the address, or a name without it",
+        character if character.is_ascii() => {
+            "write a name of letters, digits, '-' and '.', like vpn.example.com, or an address"
+        }
+        _ => "write the name in ASCII, as `idn2` prints it, like xn--bcher-kva.example for bücher.example",
+    }
 }
 
 impl Endpoint {
@@ -74,31 +129,97 @@ impl Endpoint {
 impl FromStr for Endpoint {
     type Err = EndpointError;
 
+    /// Reads `host:port`; spaces around it do not count.
     fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let text = text.trim();
+        shape(text)?;
         let (host, port) = text.rsplit_once(':').ok_or(EndpointError::NoPort)?;
-        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            return Err(EndpointError::NoPort);
+        if host.contains(':') && !host.starts_with('[') || host.starts_with('[') && !host.ends_with(']') {
+            let whole = text.trim_start_matches('[').trim_end_matches(']');
+            let bracketed = text.starts_with('[') && text.ends_with(']');
+            return Err(match whole.parse::<IpAddr>() {
+                Ok(_) if bracketed => EndpointError::NoPort,
+                _ => EndpointError::Unbracketed,
+            });
         }
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
         let port = match port.parse::<u16>() {
-            Ok(number) if number > 0 && !port.starts_with('+') => number,
+            Ok(number) if digits => number,
             _ => return Err(EndpointError::Port(port.to_owned())),
         };
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let address = match bare {
-            Some(v6) => Some(IpAddr::V6(
-                v6.parse().map_err(|_| EndpointError::Host(host.to_owned()))?,
-            )),
-            None => host.parse().ok(),
-        };
-        let host = match address {
-            Some(address) if address.is_unspecified() || address.is_multicast() || address.is_loopback() => {
-                return Err(EndpointError::Unusable(address));
-            }
-            Some(address) => EndpointHost::Address(address),
-            None => EndpointHost::Name(dns_name(host).ok_or_else(|| EndpointError::Host(host.to_owned()))?),
-        };
+        let host = host_of(host)?;
         Ok(Self { host, port })
     }
+}
+
+/// Says what people write beside host and port.
+fn shape(text: &str) -> Result<(), EndpointError> {
+    if text.is_empty() {
+        return Err(EndpointError::Empty);
+    }
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(EndpointError::Scheme(format!("{scheme}://")));
+    }
+    if let Some((user, _)) = text.split_once('@') {
+        return Err(EndpointError::Extra(format!("{user}@")));
+    }
+    if let Some(start) = text.find(['/', '?', '#']) {
+        return Err(EndpointError::Extra(text[start..].to_owned()));
+    }
+    if text.contains(char::is_whitespace) {
+        return Err(EndpointError::Space);
+    }
+    Ok(())
+}
+
+fn host_of(host: &str) -> Result<EndpointHost, EndpointError> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = match bare {
+        Some(bare) => Some(IpAddr::V6(bracketed(bare)?)),
+        None => host.parse().ok(),
+    };
+    match address {
+        Some(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => Err(EndpointError::Mapped(
+            address.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED),
+        )),
+        Some(address) if unusable(address) => Err(EndpointError::Unusable(address)),
+        Some(address) => Ok(EndpointHost::Address(address)),
+        None if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") => Err(EndpointError::Localhost),
+        None => name_of(host).map(EndpointHost::Name),
+    }
+}
+
+fn bracketed(text: &str) -> Result<Ipv6Addr, EndpointError> {
+    if let Some((_, zone)) = text.split_once('%') {
+        return Err(EndpointError::Zone(zone.to_owned()));
+    }
+    let wrong = |_| match text.contains(':') {
+        true => EndpointError::Host(format!("[{text}]")),
+        false => EndpointError::Bracketed(text.to_owned()),
+    };
+    text.parse().map_err(wrong)
+}
+
+fn unusable(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    link_local || address.is_unspecified() || address.is_multicast() || address.is_loopback()
+}
+
+fn name_of(host: &str) -> Result<DnsName, EndpointError> {
+    let numbers = host
+        .split('.')
+        .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    if numbers {
+        return Err(EndpointError::Numbers(host.to_owned()));
+    }
+    let known = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '.');
+    if let Some(other) = host.chars().find(|character| !known(*character)) {
+        return Err(EndpointError::Character(host.to_owned(), other));
+    }
+    dns_name(host).ok_or_else(|| EndpointError::Host(host.to_owned()))
 }
 
 fn dns_name(text: &str) -> Option<DnsName> {
@@ -153,28 +274,61 @@ mod tests {
     }
 
     #[test]
-    fn bad_texts_say_what_is_wrong() {
-        for text in ["192.0.2.1", "vpn.example.com", "2001:db8::1", "2001:db8::1:51820"] {
-            assert_eq!(text.parse::<Endpoint>(), Err(EndpointError::NoPort), "{text}");
+    fn what_people_write_gets_a_remedy_that_fits() {
+        let cases = [
+            ("", "is empty"),
+            ("https://vpn.example.com:51820", "has the scheme \"https://\""),
+            ("udp://vpn.example.com:51820", "has the scheme \"udp://\""),
+            ("vpn.example.com:51820/udp", "has \"/udp\", which is no part"),
+            ("vpn.example.com/wg:51820", "has \"/wg:51820\", which is no part"),
+            ("me@vpn.example.com:51820", "has \"me@\", which is no part"),
+            ("203.0.113.12: 51820", "has a space in it"),
+            ("vpn.example.com", "has no port"),
+            ("192.0.2.1", "has no port"),
+            ("[2001:db8::1]", "has no port"),
+            (
+                "2001:db8::1",
+                "without brackets; write it like [2001:db8::1]:51820",
+            ),
+            ("2001:db8::7:51820", "without brackets"),
+            ("[203.0.113.12]:51820", "brackets around 203.0.113.12"),
+            ("[vpn.example.com]:51820", "brackets around vpn.example.com"),
+            ("[a::b::c]:51820", "neither an IP address nor a DNS name"),
+            ("a:0", "has the port \"0\""),
+            ("a:65536", "from 1 to 65535"),
+            ("a:", "has the port \"\""),
+            ("a:+1", "has the port \"+1\""),
+            ("203.0.113.12:051820", "without leading zeros"),
+            ("010.0.0.1:51820", "is no IPv4 address"),
+            ("256.1.1.1:1", "is no IPv4 address"),
+            ("1.2.3:1", "is no IPv4 address"),
+            ("my_host.dyn.example.net:51820", "'_'; host names have none"),
+            ("bücher.example:51820", "write the name in ASCII"),
+            ("-a:1", "neither an IP address nor a DNS name"),
+            ("a..b:1", "neither an IP address nor a DNS name"),
+            (":1", "neither an IP address nor a DNS name"),
+            ("[fe80::1%eth0]:51820", "has the zone \"eth0\""),
+            ("[fe80::1]:51820", "at which no other host can be reached"),
+            ("169.254.7.7:51820", "at which no other host can be reached"),
+            ("[::ffff:203.0.113.12]:51820", "write 203.0.113.12:51820"),
+            ("0.0.0.0:51820", "at which no other host can be reached"),
+            ("[::]:1", "at which no other host can be reached"),
+            ("127.0.0.1:1", "at which no other host can be reached"),
+            ("224.0.0.1:1", "at which no other host can be reached"),
+            ("localhost:51820", "every machine is to itself"),
+        ];
+        for (text, remedy) in cases {
+            let problem = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(problem.contains(remedy), "{text}: {problem}");
         }
-        for text in ["a:0", "a:65536", "a:", "a:x", "a:+1"] {
-            assert!(
-                matches!(text.parse::<Endpoint>(), Err(EndpointError::Port(_))),
-                "{text}"
-            );
-        }
-        for text in [":1", "a_b:1", "-a:1", "[a]:1", "1.2.3:1", "256.1.1.1:1", "a..b:1"] {
-            assert!(
-                matches!(text.parse::<Endpoint>(), Err(EndpointError::Host(_))),
-                "{text}"
-            );
-        }
-        for text in ["0.0.0.0:1", "[::]:1", "127.0.0.1:1", "224.0.0.1:1"] {
-            assert!(
-                matches!(text.parse::<Endpoint>(), Err(EndpointError::Unusable(_))),
-                "{text}"
-            );
-        }
+    }
+
+    #[test]
+    fn spaces_around_it_do_not_count() {
+        let endpoint = " 203.0.113.12:51820 ".parse::<Endpoint>().unwrap();
+        assert_eq!(endpoint.to_string(), "203.0.113.12:51820");
+        let name = "xn--bcher-kva.example:51820".parse::<Endpoint>().unwrap();
+        assert_eq!(name.to_string(), "xn--bcher-kva.example:51820");
     }
 
     #[test]

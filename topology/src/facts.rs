@@ -34,8 +34,14 @@ pub struct ClusterFacts {
     pub automatic: BTreeSet<Prefix>,
     /// The UDP port of WireGuard where a node does not say otherwise.
     pub listen_port: u16,
-    /// Where agents and kubelets reach the API server. Nothing may claim these addresses for the mesh.
+    /// Where agents, kubelets and pods reach the API server: as configured, and the endpoints of the service `kubernetes`.
+    /// Nothing may claim these addresses for the mesh, but a node of the control plane its own.
     pub api_server: BTreeSet<SocketAddr>,
+    /// The networks from which services get their addresses. No node and no Peer may claim a part of them.
+    pub services: BTreeSet<Prefix>,
+    /// The networks from which pod networks are allocated, where they are named. A node claims nothing of them but the
+    /// pod network that was allocated to it; pod networks in them may be public.
+    pub pods: BTreeSet<Prefix>,
     /// The name of the location of nodes about which nothing says anything.
     pub default_location: Option<LocationName>,
 }
@@ -47,6 +53,8 @@ impl Default for ClusterFacts {
             automatic: BTreeSet::new(),
             listen_port: 51820,
             api_server: BTreeSet::new(),
+            services: BTreeSet::new(),
+            pods: BTreeSet::new(),
             default_location: None,
         }
     }
@@ -98,7 +106,35 @@ impl Selector {
     }
 }
 
+/// A value of a node or a location that can be there and not be readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// The location that an annotation names.
+    Location,
+    /// The location that a topology label names.
+    Region,
+    /// Where it is reached from outside.
+    Endpoints,
+    /// Its own addresses, from an annotation.
+    Addresses,
+    /// Whether it leads.
+    Leader,
+    /// The interval of keepalives.
+    Keepalive,
+    /// Networks that its location reaches.
+    Cidrs,
+    /// Its UDP port.
+    ListenPort,
+    /// Which nodes belong to a location.
+    Selector,
+    /// Which nodes may lead it.
+    LeaderSelector,
+}
+
 /// One Kubernetes node, with what its agent reports.
+///
+/// What stands in a Node and in the status of a MeshNode is written with credentials that lie on the node's disk:
+/// [`decide`](crate::decide()) grants of it what harms no other node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFact {
     /// When the Node object was created.
@@ -117,6 +153,14 @@ pub struct NodeFact {
     pub external: BTreeSet<IpAddr>,
     /// Its own addresses in the LAN (Node addresses of type InternalIP, or its annotation).
     pub addresses: BTreeSet<IpAddr>,
+    /// `addresses` are those of its annotation.
+    pub annotated: bool,
+    /// It is labelled as a node of the control plane, which no kubelet can do by itself.
+    pub control_plane: bool,
+    /// Since when its kubelet is silent or not ready. `None`: it is ready.
+    pub down_since: Option<Created>,
+    /// What it says that could not be read.
+    pub unread: BTreeSet<Field>,
     /// The networks of its pods.
     pub prefixes: BTreeSet<Prefix>,
     /// Networks other than pods and nodes that its location reaches, from its annotation. Private ranges only.
@@ -156,8 +200,66 @@ pub struct LocationFact {
     pub endpoint: Option<Endpoint>,
     /// Networks, other than pods and nodes, reachable here.
     pub cidrs: BTreeSet<Prefix>,
+    /// The networks within which its nodes have their addresses, public ones too. Empty: private addresses of any network.
+    pub node_cidrs: BTreeSet<Prefix>,
     /// The interval of keepalives of tunnels from here.
     pub keepalive: Option<Keepalive>,
+    /// What it says that could not be read.
+    pub unread: BTreeSet<Field>,
+}
+
+impl NodeFact {
+    /// The most addresses of a node that count.
+    pub const MAX_ADDRESSES: usize = 16;
+    /// The most endpoints of a node that count.
+    pub const MAX_ENDPOINTS: usize = 16;
+    /// The most networks of a node that count: those of its pods, then those of its annotation.
+    pub const MAX_NETWORKS: usize = 64;
+
+    /// Takes over from the fact before what could not be read now. Of a list, what can be read counts beside it, so that a
+    /// slip in one network of several takes none of them away.
+    pub fn keep(&mut self, before: &Self) {
+        for field in self.unread.clone() {
+            match field {
+                Field::Location => self.location.clone_from(&before.location),
+                Field::Region => self.region.clone_from(&before.region),
+                Field::Endpoints if self.endpoints.is_empty() => self.endpoints.clone_from(&before.endpoints),
+                Field::Addresses => {
+                    let room = Self::MAX_ADDRESSES.saturating_sub(self.addresses.len());
+                    let new = |address: &&IpAddr| !self.addresses.contains(*address);
+                    let kept: Vec<_> = before.addresses.iter().filter(new).take(room).copied().collect();
+                    self.addresses.extend(kept);
+                    self.annotated |= before.annotated;
+                }
+                Field::Leader => self.leader = before.leader,
+                Field::Keepalive => self.keepalive = before.keepalive,
+                Field::Cidrs => {
+                    let room = Self::MAX_NETWORKS.saturating_sub(self.prefixes.len() + self.cidrs.len());
+                    let new = |cidr: &&Prefix| !self.cidrs.contains(*cidr);
+                    let kept: Vec<_> = before.cidrs.iter().filter(new).take(room).copied().collect();
+                    self.cidrs.extend(kept);
+                }
+                Field::ListenPort => self.listen_port = before.listen_port,
+                Field::Endpoints | Field::Selector | Field::LeaderSelector => {}
+            }
+        }
+    }
+}
+
+impl LocationFact {
+    /// Takes over from the fact before what could not be read now.
+    pub fn keep(&mut self, before: &Self) {
+        for field in self.unread.clone() {
+            match field {
+                Field::Selector => self.selector.clone_from(&before.selector),
+                Field::LeaderSelector => self.leader_selector.clone_from(&before.leader_selector),
+                Field::Endpoints => self.endpoint.clone_from(&before.endpoint),
+                Field::Cidrs => self.cidrs.extend(&before.cidrs),
+                Field::Addresses => self.node_cidrs.extend(&before.node_cidrs),
+                Field::Location | Field::Region | Field::Leader | Field::Keepalive | Field::ListenPort => {}
+            }
+        }
+    }
 }
 
 /// One Peer object.

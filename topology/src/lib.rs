@@ -53,7 +53,8 @@ pub use dot::dot;
 pub use election::{Candidate, Seats, elect};
 pub use endpoint::{DnsName, Endpoint, EndpointError, EndpointHost};
 pub use facts::{
-    ClusterFacts, Created, Facts, Labels, LocationFact, NodeFact, Operator, PeerFact, Requirement, Selector,
+    ClusterFacts, Created, Facts, Field, Labels, LocationFact, NodeFact, Operator, PeerFact, Requirement,
+    Selector,
 };
 pub use key::{KeyError, PublicKey};
 pub use lint::{Diagnostic, Severity, lint};
@@ -62,5 +63,5 @@ pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{Party, Plan, Role, Route, Tunnel, TunnelPeer, Via, plan};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::Reachability;
-pub use rejected::{Claim, Claimant, Decision, RejectReason, Rejected};
+pub use rejected::{Claim, Claimant, Decision, LocationField, RejectReason, Rejected};
 pub use rendezvous::{carrier, weight};

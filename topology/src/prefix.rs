@@ -139,19 +139,46 @@ impl Prefix {
     /// Returns whether all of it is private: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local) or link-local.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        const PRIVATE: [&str; 7] = [
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "100.64.0.0/10",
-            "169.254.0.0/16",
-            "fc00::/7",
-            "fe80::/10",
+        /// Value, mask: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 169.254.0.0/16.
+        const V4: [(u32, u32); 5] = [
+            (0x0a00_0000, 0xff00_0000),
+            (0xac10_0000, 0xfff0_0000),
+            (0xc0a8_0000, 0xffff_0000),
+            (0x6440_0000, 0xffc0_0000),
+            (0xa9fe_0000, 0xffff_0000),
         ];
-        PRIVATE
-            .iter()
-            .filter_map(|text| text.parse::<Self>().ok())
-            .any(|private| private.covers(self))
+        /// The first 16 bits: fc00::/7, fe80::/10.
+        const V6: [(u16, u16); 2] = [(0xfc00, 0xfe00), (0xfe80, 0xffc0)];
+        let length = u32::from(self.length());
+        match self.address() {
+            IpAddr::V4(address) => {
+                let bits = u32::from(address);
+                let mut ranges = V4.iter();
+                ranges.any(|(value, mask)| bits & mask == *value && mask.count_ones() <= length)
+            }
+            IpAddr::V6(address) => {
+                let bits = address.segments()[0];
+                let mut ranges = V6.iter();
+                ranges.any(|(value, mask)| bits & mask == *value && mask.count_ones() <= length)
+            }
+        }
+    }
+
+    /// Returns whether it is a large part of all addresses of its family, as `0.0.0.0/1`, which next to `128.0.0.0/1` is a
+    /// default route: an IPv4 network of more than a /8, an IPv6 one of more than a /16 outside `fc00::/7`.
+    #[must_use]
+    pub fn is_vast(&self) -> bool {
+        let least = match self.family() {
+            Family::V4 => 8,
+            Family::V6 => 16,
+        };
+        self.length() < least && !self.is_private()
+    }
+
+    /// Returns the network of this length around this one; itself where it is not longer.
+    #[must_use]
+    pub fn around(&self, length: u8) -> Self {
+        Self::new(self.address(), length.min(self.length())).unwrap_or(*self)
     }
 }
 
@@ -268,5 +295,59 @@ mod tests {
         assert!(prefix("fd12::/48").is_private());
         assert!(!prefix("192.0.0.0/8").is_private());
         assert!(!prefix("8.8.8.0/24").is_private());
+        for private in [
+            "10.0.0.0/8",
+            "172.31.255.255",
+            "100.127.0.0/16",
+            "169.254.0.0/16",
+            "fc00::/7",
+            "fdff::1",
+            "febf::/64",
+        ] {
+            assert!(prefix(private).is_private(), "{private}");
+        }
+        for public in [
+            "10.0.0.0/7",
+            "172.32.0.0/16",
+            "100.128.0.0/16",
+            "172.0.0.0/8",
+            "fe00::/9",
+            "fec0::/10",
+            "f800::/5",
+            "2001:db8::1",
+        ] {
+            assert!(!prefix(public).is_private(), "{public}");
+        }
+    }
+
+    #[test]
+    fn halves_and_quarters_of_the_internet_are_vast_and_private_networks_are_not() {
+        for vast in [
+            "0.0.0.0/0",
+            "128.0.0.0/1",
+            "64.0.0.0/2",
+            "12.0.0.0/7",
+            "::/0",
+            "8000::/1",
+            "2000::/3",
+        ] {
+            assert!(prefix(vast).is_vast(), "{vast}");
+        }
+        for modest in [
+            "10.0.0.0/8",
+            "11.0.0.0/8",
+            "fc00::/7",
+            "fd00::/8",
+            "2001::/16",
+            "2001:db8::/32",
+        ] {
+            assert!(!prefix(modest).is_vast(), "{modest}");
+        }
+    }
+
+    #[test]
+    fn a_network_has_larger_ones_around_it() {
+        assert_eq!(prefix("10.244.7.0/24").around(16), prefix("10.244.0.0/16"));
+        assert_eq!(prefix("10.0.0.0/8").around(16), prefix("10.0.0.0/8"));
     }
 }

@@ -73,15 +73,52 @@ pub enum RejectReason {
     /// `0.0.0.0/0` or `::/0`.
     #[error("a default route cannot go through the mesh; name the networks that are meant")]
     DefaultRoute,
+    /// It is a large part of all addresses.
+    #[error("is a large part of all addresses, like half a default route; name the networks that are meant")]
+    Vast,
+    /// With the others of its object it is.
+    #[error(
+        "is, with the other public networks of this object, a large part of all addresses, like a default route in \
+         parts; name the networks that are meant"
+    )]
+    VastTogether,
     /// It contains the address at which nodes reach the API server.
     #[error("contains {0}, where nodes reach the API server; leave that address out")]
     ApiServer(Prefix),
+    /// A node claims the address at which nodes reach the API server.
+    #[error(
+        "is where nodes reach the API server, and this node is not labelled as one of the control plane; where the API \
+         server does run here, set the label `node-role.kubernetes.io/control-plane`, or write {0} in `spec.nodeCIDRs` of \
+         the Location {1}"
+    )]
+    NotControlPlane(Prefix, LocationName),
+    /// It overlaps a network from which services get their addresses.
+    #[error("overlaps {0}, from which services get their addresses; use another network")]
+    Services(Prefix),
+    /// A node claims a part of a network from which pod networks are allocated.
+    #[error(
+        "overlaps {0}, from which pod networks seem to be allocated; where it is no part of that, name it in {1} of the \
+         Location {2}"
+    )]
+    PodRange(Prefix, LocationField, LocationName),
+    /// It overlaps the pod network of a node.
+    #[error("overlaps {1}, the pod network of {0}; leave it out")]
+    Pods(NodeName, Prefix),
+    /// The Location says which addresses its nodes have, and this is none of them.
+    #[error("is outside of `spec.nodeCIDRs` of the Location {0}; add its network there where it is right")]
+    NotOfLocation(LocationName),
+    /// A range of IPv6 in which IPv4 addresses are written.
+    #[error("is of {0}, in which IPv4 addresses are written as IPv6; write the IPv4 network that is meant")]
+    Embedded(Prefix),
     /// It overlaps the pool of overlay addresses.
     #[error("overlaps {0}, from which the mesh takes its own addresses; use another network")]
     OverlayPool(Prefix),
-    /// A node's own credentials can write its annotations, so these may not claim public networks.
-    #[error("is not private; name it in `spec.cidrs` of the Location instead")]
-    NotPrivate,
+    /// What a node says is written with credentials on its disk, so it may not claim what is public.
+    #[error(
+        "is public, and the node's own credentials are enough to claim it; where it is to be reached through the mesh, name \
+         it in {0} of the Location {1}"
+    )]
+    NotPrivate(LocationField, LocationName),
     /// Loopback, multicast, link-local or unspecified.
     #[error("is loopback, multicast, link-local or unspecified, which cannot be routed; leave it out")]
     NotRoutable,
@@ -96,6 +133,17 @@ pub enum RejectReason {
     /// There is no location of this name.
     #[error("there is no such location; write one of those that `kubectl get locations` shows")]
     NoSuchLocation,
+}
+
+/// The field of a Location by which an administrator allows what nodes claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+pub enum LocationField {
+    /// Networks, other than pods and nodes.
+    #[error("`spec.cidrs`")]
+    Cidrs,
+    /// Networks of the nodes' own addresses.
+    #[error("`spec.nodeCIDRs`")]
+    NodeCidrs,
 }
 
 impl std::fmt::Display for Claimant {

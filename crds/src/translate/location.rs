@@ -1,7 +1,9 @@
 //! Location objects.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use spanwire_topology::{LocationFact, Operator, Requirement, Selector};
+use spanwire_topology::{Field, LocationFact, Operator, Requirement, Selector};
 
 use super::{Fields, Translated, created, keepalive};
 use crate::{FieldProblem, Location, Mode};
@@ -11,8 +13,12 @@ use crate::{FieldProblem, Location, Mode};
 pub fn location(location: &Location) -> Translated<LocationFact> {
     let spec = &location.spec;
     let mut fields = Fields::default();
-    let of = |fields: &mut Fields, field: &str, asked: &Option<LabelSelector>| {
-        asked.as_ref().and_then(|asked| selector(fields, field, asked))
+    let mut unread = BTreeSet::new();
+    let mut of = |fields: &mut Fields, field: &str, asked: &Option<LabelSelector>, what: Field| {
+        let asked = asked.as_ref()?;
+        let read = selector(fields, field, asked);
+        unread.extend(read.is_none().then_some(what));
+        read
     };
     if spec.mesh == Mode::Unknown {
         fields.problems.push(FieldProblem {
@@ -24,7 +30,12 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
     }
     let fact = LocationFact {
         created: created(&location.metadata),
-        selector: of(&mut fields, "spec.nodeSelector", &spec.node_selector),
+        selector: of(
+            &mut fields,
+            "spec.nodeSelector",
+            &spec.node_selector,
+            Field::Selector,
+        ),
         mode: spec.mesh.into(),
         active: spec.leaders.active.max(1),
         standby: spec.leaders.standby,
@@ -32,18 +43,45 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
             &mut fields,
             "spec.leaders.nodeSelector",
             &spec.leaders.node_selector,
+            Field::LeaderSelector,
         ),
         endpoint: spec
             .endpoint
             .as_ref()
             .and_then(|text| fields.one("spec.endpoint", text)),
         cidrs: fields.list("spec.cidrs", &spec.cidrs),
+        node_cidrs: fields.list("spec.nodeCIDRs", &spec.node_cidrs),
         keepalive: keepalive(spec.persistent_keepalive),
+        unread: BTreeSet::new(),
     };
+    let whole = |texts: usize, read: usize| texts == read;
+    let marks = [
+        (
+            Field::Endpoints,
+            spec.endpoint.is_none() || fact.endpoint.is_some(),
+        ),
+        (Field::Cidrs, whole(distinct(&spec.cidrs), fact.cidrs.len())),
+        (
+            Field::Addresses,
+            whole(distinct(&spec.node_cidrs), fact.node_cidrs.len()),
+        ),
+    ];
+    unread.extend(
+        marks
+            .into_iter()
+            .filter(|(_, read)| !read)
+            .map(|(field, _)| field),
+    );
+    let fact = LocationFact { unread, ..fact };
     Translated {
         fact,
         problems: fields.problems,
     }
+}
+
+/// Returns how many different values there are.
+fn distinct(texts: &[String]) -> usize {
+    texts.iter().collect::<BTreeSet<_>>().len()
 }
 
 /// Returns the selector, or `None` where a part of it cannot be read: a part alone would select more than was asked
@@ -100,10 +138,12 @@ mod tests {
             "leaders": {"active": 3, "standby": 0, "nodeSelector": {}},
             "endpoint": "vpn.example.com:51820",
             "cidrs": ["192.168.10.0/24", "fd00:10::/64"],
+            "nodeCIDRs": ["192.168.10.0/24", "203.0.113.0/24"],
             "persistentKeepalive": 25,
         }));
         assert_eq!(read.problems, []);
         let fact = read.fact;
+        assert_eq!((fact.node_cidrs.len(), fact.unread.len()), (2, 0));
         assert_eq!((fact.mode, fact.active, fact.standby), (MeshMode::Nodes, 3, 0));
         assert_eq!((fact.cidrs.len(), fact.keepalive), (2, Some(Keepalive(25))));
         assert_eq!(fact.endpoint, Some("vpn.example.com:51820".parse().unwrap()));
@@ -130,6 +170,7 @@ mod tests {
         let read =
             read(json!({"nodeSelector": {"matchLabels": {"a": "b"}, "matchExpressions": expressions}}));
         assert_eq!(read.fact.selector, None);
+        assert_eq!(read.fact.unread, [Field::Selector].into());
         assert!(read.problems[0].to_string().contains("write In, NotIn"));
     }
 
@@ -148,6 +189,7 @@ mod tests {
     fn one_bad_network_does_not_hide_the_others() {
         let read = read(json!({"cidrs": ["10.0.0.1/8", "10.0.0.0/8"], "endpoint": "x"}));
         assert_eq!((read.fact.cidrs.len(), read.fact.endpoint), (1, None));
+        assert_eq!(read.fact.unread, [Field::Endpoints, Field::Cidrs].into());
         let texts: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
         assert!(
             texts[0].starts_with("spec.endpoint: \"x\" has no port"),

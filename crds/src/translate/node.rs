@@ -1,14 +1,22 @@
 //! Kubernetes Nodes, trimmed to what Spanwire looks at.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use serde::Deserialize;
-use spanwire_topology::{Labels, LocationName, NodeFact};
+use spanwire_topology::{Created, Field, Labels, LocationName, NodeFact};
 
 use super::{Fields, Translated, created};
 use crate::{FieldProblem, annotations};
+
+/// The labels of nodes of the control plane. The admission plugin NodeRestriction keeps kubelets from setting labels of
+/// `node-role.kubernetes.io/` (Kubernetes enhancement 279).
+const CONTROL_PLANE: [&str; 2] = [
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/master",
+];
 
 /// A Kubernetes Node with the fields that Spanwire reads and no others, so that nothing else is ever in memory.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
@@ -64,6 +72,9 @@ pub struct NodeCondition {
     pub kind: String,
     /// True, False or Unknown.
     pub status: String,
+    /// Since when; only that of a node that is not ready counts.
+    #[serde(rename = "lastTransitionTime", default)]
+    pub since: Option<String>,
 }
 
 /// How Nodes are read.
@@ -93,22 +104,31 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
     let (said, problems) = annotations::parse(annotations, options.kilo_annotations);
     let mut fields = Fields { problems };
-    let region = labels
-        .get(&options.topology_label)
-        .and_then(|value| region(&mut fields, &options.topology_label, value));
-    let addresses = |fields: &mut Fields, kind: &str| {
-        let of_kind = node
-            .status
-            .addresses
-            .iter()
-            .filter(|address| address.kind == kind);
-        let field = format!("status.addresses {kind}");
-        of_kind
-            .filter_map(|address| fields.one(&field, &address.address))
-            .collect::<BTreeSet<_>>()
-    };
-    let internal = addresses(&mut fields, "InternalIP");
-    let external = addresses(&mut fields, "ExternalIP");
+    let mut unread = said.unread;
+    let label = labels.get(&options.topology_label);
+    let region = label.and_then(|value| region(&mut fields, &options.topology_label, value));
+    if label.is_some() && region.is_none() {
+        unread.insert(Field::Region);
+    }
+    let internal = addresses(&mut fields, node, "InternalIP");
+    let external = addresses(&mut fields, node, "ExternalIP");
+    let pods = &node.spec.pod_cidrs;
+    let counted = &pods[..pods.len().min(NodeFact::MAX_NETWORKS)];
+    if pods.len() > counted.len() {
+        let problem = annotations::too_many("spec.podCIDRs", pods.len(), counted.len());
+        fields.problems.push(problem);
+    }
+    let prefixes: BTreeSet<_> = fields.list("spec.podCIDRs", counted);
+    let room = NodeFact::MAX_NETWORKS - prefixes.len();
+    let mut cidrs = said.cidrs;
+    if cidrs.len() > room {
+        let field = format!("annotation {}", annotations::LOCATION_CIDRS);
+        fields
+            .problems
+            .push(annotations::too_many(&field, cidrs.len(), room));
+        cidrs = cidrs.into_iter().take(room).collect();
+    }
+    let ready = ready(node);
     let fact = NodeFact {
         created: created(&node.metadata),
         labels: Labels(labels.clone()),
@@ -117,12 +137,16 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
         leader: said.leader,
         endpoints: said.endpoints,
         external,
+        annotated: said.internal.is_some(),
         addresses: said.internal.unwrap_or(internal),
-        prefixes: fields.list("spec.podCIDRs", &node.spec.pod_cidrs),
-        cidrs: said.cidrs,
+        control_plane: CONTROL_PLANE.iter().any(|label| labels.contains_key(*label)),
+        down_since: (!ready).then(|| down_since(node)),
+        unread,
+        prefixes,
+        cidrs,
         keepalive: said.keepalive,
         listen_port: said.listen_port,
-        alive: ready(node),
+        alive: ready,
         cordoned: node.spec.unschedulable,
         ..NodeFact::default()
     };
@@ -132,22 +156,48 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     }
 }
 
-/// Returns the location that a topology label names. Labels may have upper-case letters and underscores, which names
-/// have not.
+/// Returns the first addresses of a kind; those behind them are reported together.
+fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> BTreeSet<IpAddr> {
+    let of_kind = || {
+        let addresses = node.status.addresses.iter();
+        addresses.filter(|address| address.kind == kind)
+    };
+    let field = format!("status.addresses {kind}");
+    let (count, most) = (of_kind().count(), NodeFact::MAX_ADDRESSES);
+    if count > most {
+        fields.problems.push(annotations::too_many(&field, count, most));
+    }
+    let read = |address: &NodeAddress| fields.one(&field, &address.address);
+    of_kind().take(most).filter_map(read).collect()
+}
+
+/// Returns the location that a topology label names.
 fn region(fields: &mut Fields, label: &str, value: &str) -> Option<LocationName> {
-    let name = value.to_ascii_lowercase().replace('_', "-");
     let refused = |problem: String| {
         let problem = format!("{problem}; or annotate the node with {}", annotations::LOCATION);
         fields
             .problems
             .push(FieldProblem::new(&format!("label {label}"), value, &problem));
     };
+    let name = annotations::folded(value);
     annotations::location_name(&name).map_err(refused).ok()
 }
 
 fn ready(node: &Node) -> bool {
     let mut conditions = node.status.conditions.iter();
     conditions.any(|condition| condition.kind == "Ready" && condition.status == "True")
+}
+
+/// Returns since when a node is not ready, as its condition says; else since it was made, as it never was.
+fn down_since(node: &Node) -> Created {
+    let mut conditions = node.status.conditions.iter();
+    let since = conditions
+        .find(|condition| condition.kind == "Ready")
+        .and_then(|ready| {
+            let since: Timestamp = ready.since.as_ref()?.parse().ok()?;
+            Some(Created(since.as_second()))
+        });
+    since.unwrap_or_else(|| created(&node.metadata))
 }
 
 #[cfg(test)]
@@ -210,6 +260,67 @@ mod tests {
             );
         }
         assert!(!read(json!({"metadata": {}})).fact.alive);
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_says_since_when() {
+        let since = |conditions: Value| {
+            let object = json!({
+                "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"conditions": conditions},
+            });
+            read(object).fact.down_since.map(|since| since.0)
+        };
+        let ready = |status: &str, time: &str| json!([{"type": "Ready", "status": status, "lastTransitionTime": time}]);
+        assert_eq!(since(ready("True", "2026-01-02T00:00:00Z")), None);
+        assert_eq!(
+            since(ready("Unknown", "2026-01-02T00:00:00Z")),
+            Some(1_767_312_000)
+        );
+        let made = Some(1_767_225_600);
+        assert_eq!(
+            since(ready("Unknown", "2026-01-02T00:00:00+99:99")),
+            made,
+            "a time that cannot be read"
+        );
+        assert_eq!(since(json!([])), made, "it never was ready");
+    }
+
+    #[test]
+    fn only_what_kubelets_cannot_set_makes_a_node_one_of_the_control_plane() {
+        let of = |label: &str| {
+            read(json!({"metadata": {"labels": {label: ""}}}))
+                .fact
+                .control_plane
+        };
+        assert!(of("node-role.kubernetes.io/control-plane"));
+        assert!(!of("node.kubernetes.io/control-plane") && !of("control-plane"));
+    }
+
+    #[test]
+    fn of_many_addresses_and_networks_the_first_count_and_the_rest_is_reported_once() {
+        let internal: Vec<Value> = (0..40)
+            .map(|n| json!({"type": "InternalIP", "address": format!("10.1.0.{n}")}))
+            .collect();
+        let pods: Vec<String> = (0..70).map(|n| format!("10.244.{n}.0/24")).collect();
+        let read = read(json!({
+            "metadata": {"annotations": {"spanwire.dev/location-cidrs": "172.20.0.0/24"}},
+            "spec": {"podCIDRs": pods}, "status": {"addresses": internal},
+        }));
+        let fact = &read.fact;
+        assert_eq!(
+            (fact.addresses.len(), fact.prefixes.len(), fact.cidrs.len()),
+            (16, 64, 0)
+        );
+        let texts: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        for (field, count) in [
+            ("status.addresses InternalIP", "40"),
+            ("spec.podCIDRs", "70"),
+            ("location-cidrs", "1"),
+        ] {
+            let named = |text: &String| text.contains(field) && text.contains(&format!("has {count} values"));
+            assert!(texts.iter().any(named), "{field}: {texts:?}");
+        }
     }
 
     #[test]

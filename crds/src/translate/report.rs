@@ -35,7 +35,13 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .public_key
             .as_ref()
             .and_then(|key| fields.one("status.publicKey", key)),
-        hop: fields.list("status.hopAddresses", &status.hop_addresses),
+        hop: {
+            let hops = &status.hop_addresses;
+            fields.list(
+                "status.hopAddresses",
+                &hops[..hops.len().min(NodeFact::MAX_ADDRESSES)],
+            )
+        },
         links: status
             .links
             .iter()

@@ -1,7 +1,5 @@
 //! The facts that decisions are made upon, kept in place: what changes is entered, nothing is copied for a decision.
 
-use std::collections::BTreeSet;
-
 use spanwire_crds::translate::Report;
 use spanwire_topology::{Mesh, NodeFact, NodeName};
 
@@ -11,8 +9,8 @@ use super::{
 };
 
 impl OperatorState {
-    /// Enters what a Node says, and returns whether it says something else than before. Its agent's part, and whether it
-    /// is alive, stay as they are until the next decision enters them.
+    /// Enters what a Node says, and returns whether it says something else than before. What cannot be read stays as it
+    /// was; so do its agent's part, and whether it is alive, until the next decision enters them.
     pub(super) fn enter_fact(&mut self, name: NodeName, mut fact: NodeFact) -> bool {
         let Some(known) = self.facts.nodes.get_mut(&name) else {
             self.stale.insert(name.clone());
@@ -23,6 +21,7 @@ impl OperatorState {
         fact.alive = known.alive;
         fact.hop.clone_from(&known.hop);
         fact.links.clone_from(&known.links);
+        fact.keep(known);
         let changed = fact != *known;
         if changed {
             *known = fact;
@@ -123,46 +122,6 @@ impl OperatorState {
     fn report(&self, name: &NodeName) -> Option<&Report> {
         let report = self.mesh_nodes.get(name).map(|record| &record.report);
         report.filter(|report| report.retired || report.public_key.is_some())
-    }
-
-    /// Takes the leaders of the locations in which no node that could lead seems to be alive for alive; returns them.
-    pub(super) fn revive(&mut self, previous: &Mesh) -> BTreeSet<NodeName> {
-        let could_lead =
-            |fact: &NodeFact| fact.alive && fact.public_key.is_some() && fact.leader != Some(false);
-        let mut revived = BTreeSet::new();
-        for location in previous
-            .locations
-            .values()
-            .filter(|location| !location.leaders.is_empty())
-        {
-            let mut members = location
-                .members
-                .keys()
-                .filter_map(|node| self.facts.nodes.get(node));
-            if members.any(could_lead) {
-                continue;
-            }
-            for leader in &location.leaders {
-                if self.facts.nodes.get(&leader.node).is_some_and(|fact| !fact.alive) {
-                    revived.insert(leader.node.clone());
-                }
-            }
-        }
-        for node in &revived {
-            if let Some(fact) = self.facts.nodes.get_mut(node) {
-                fact.alive = true;
-            }
-        }
-        revived
-    }
-
-    /// Takes these nodes for what they seem to be again.
-    pub(super) fn retract(&mut self, revived: BTreeSet<NodeName>) {
-        for node in revived {
-            if let Some(fact) = self.facts.nodes.get_mut(&node) {
-                fact.alive = false;
-            }
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_crds::{
     LocationStatus, PeerStatus,
-    annotations::LOCATION_CIDRS,
+    annotations::{INTERNAL_IP, LOCATION_CIDRS},
     conditions::{ConditionType, Finding, Reason, conditions},
     publication::accepted,
 };
@@ -85,10 +85,42 @@ impl OperatorState {
             }
         }
         for rejected in &decision.rejected {
-            let (field, text) = refused(rejected);
+            let (field, text) = self.refused(rejected);
             add(rejected.by.clone(), Reason::ClaimRejected, field, text);
         }
         all
+    }
+
+    /// Returns the field that the claim stands in, and a text with the object, the field, the value and what to do.
+    fn refused(&self, rejected: &Rejected) -> (String, String) {
+        let (by, reason) = (&rejected.by, &rejected.reason);
+        let (field, value) = match (by, &rejected.claim) {
+            (Claimant::Node(_), Claim::Cidr(cidr)) => {
+                (format!("annotation {LOCATION_CIDRS}"), cidr.to_string())
+            }
+            (_, Claim::Cidr(cidr)) => ("spec.cidrs".to_owned(), cidr.to_string()),
+            (_, Claim::PodPrefix(prefix)) => ("spec.podCIDRs".to_owned(), prefix.to_string()),
+            (Claimant::Node(node), Claim::NodeAddress(address)) if self.annotated(node) => {
+                (format!("annotation {INTERNAL_IP}"), address.to_string())
+            }
+            (_, Claim::NodeAddress(address)) => ("status.addresses".to_owned(), address.to_string()),
+            (_, Claim::AllowedIp(prefix)) => ("spec.allowedIPs".to_owned(), prefix.to_string()),
+            (Claimant::Peer(_), Claim::PublicKey(key)) => ("spec.publicKey".to_owned(), key.to_string()),
+            (_, Claim::PublicKey(key)) => ("status.publicKey of its MeshNode".to_owned(), key.to_string()),
+            (_, Claim::Location(location)) => ("spec.location".to_owned(), location.to_string()),
+            (_, claim @ (Claim::Selector(_) | Claim::Overlay(_))) => {
+                let text = claim.to_string();
+                let said = format!("{by}: {text}: {reason}");
+                return (text, said);
+            }
+        };
+        let text = format!("{by}: {field}: {value}: {reason}");
+        (field, text)
+    }
+
+    /// Returns whether the addresses of a node are those of its annotation.
+    fn annotated(&self, node: &NodeName) -> bool {
+        self.facts.nodes.get(node).is_some_and(|fact| fact.annotated)
     }
 
     /// Everything that is wrong, for Events.
@@ -361,28 +393,6 @@ impl OperatorState {
         }
         finding(about, false, Reason::WaitingForTunnel, parts.join("; "))
     }
-}
-
-/// Returns the field that the claim stands in, and a text with the object, the field, the value and what to do.
-fn refused(rejected: &Rejected) -> (String, String) {
-    let (by, reason) = (&rejected.by, &rejected.reason);
-    let (field, value) = match (by, &rejected.claim) {
-        (Claimant::Node(_), Claim::Cidr(cidr)) => (format!("annotation {LOCATION_CIDRS}"), cidr.to_string()),
-        (_, Claim::Cidr(cidr)) => ("spec.cidrs".to_owned(), cidr.to_string()),
-        (_, Claim::PodPrefix(prefix)) => ("spec.podCIDRs".to_owned(), prefix.to_string()),
-        (_, Claim::NodeAddress(address)) => ("status.addresses".to_owned(), address.to_string()),
-        (_, Claim::AllowedIp(prefix)) => ("spec.allowedIPs".to_owned(), prefix.to_string()),
-        (Claimant::Peer(_), Claim::PublicKey(key)) => ("spec.publicKey".to_owned(), key.to_string()),
-        (_, Claim::PublicKey(key)) => ("status.publicKey of its MeshNode".to_owned(), key.to_string()),
-        (_, Claim::Location(location)) => ("spec.location".to_owned(), location.to_string()),
-        (_, claim @ (Claim::Selector(_) | Claim::Overlay(_))) => {
-            let text = claim.to_string();
-            let said = format!("{by}: {text}: {reason}");
-            return (text, said);
-        }
-    };
-    let text = format!("{by}: {field}: {value}: {reason}");
-    (field, text)
 }
 
 fn shortened(mut note: String) -> String {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod incremental;
+mod kept;
 mod world;
 
 use std::collections::BTreeSet;
@@ -329,7 +330,7 @@ fn what_is_refused_names_object_field_and_remedy() {
     world.settle();
     let (_, message) = world.condition("left", "Accepted");
     let expected = format!(
-        "node {node}: annotation spanwire.dev/location-cidrs: 8.8.8.0/24: is not private; name it in"
+        "node {node}: annotation spanwire.dev/location-cidrs: 8.8.8.0/24: is public, and the node's own"
     );
     assert!(message.starts_with(&expected), "{message}");
     let (_, message) = world.condition("late", "Accepted");

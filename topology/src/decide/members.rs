@@ -48,8 +48,12 @@ pub(super) fn members<'a>(
 ) -> Vec<MemberUpdate<'a>> {
     let pools = [Family::V4, Family::V6].map(|family| pool(cluster, nodes, denied, family));
     let overlays = overlays(pools, nodes, rejected);
+    let translated = translated(nodes, objects.len());
     let update = |(node, overlay): (&Placed<'a>, Overlay)| {
-        let sketch = Sketch::new(cluster, node, objects[node.site], overlay, keyless, denied);
+        let sketch = Sketch {
+            translated: translated[node.site],
+            ..Sketch::new(cluster, node, objects[node.site], overlay, keyless, denied)
+        };
         let before = node.before.filter(|before| before.stayed);
         match before.filter(|before| sketch.is(before.member)) {
             Some(before) => MemberUpdate::Same(before.member),
@@ -68,6 +72,8 @@ struct Sketch<'a> {
     public_key: Option<PublicKey>,
     listen_port: u16,
     location: Option<&'a LocationFact>,
+    /// The private addresses of its location are translated on the way out.
+    translated: bool,
 }
 
 impl<'a> Sketch<'a> {
@@ -102,6 +108,7 @@ impl<'a> Sketch<'a> {
             public_key: fact.public_key.filter(|_| keyed),
             listen_port: fact.listen_port.unwrap_or(cluster.listen_port),
             location,
+            translated: false,
         }
     }
 
@@ -117,8 +124,9 @@ impl<'a> Sketch<'a> {
             && match self.endpoints() {
                 Reached::Named(endpoints) => *endpoints == member.endpoints,
                 Reached::At(addresses) => {
-                    at(addresses, self.listen_port).eq(member.endpoints.iter().cloned())
+                    at(addresses.iter(), self.listen_port).eq(member.endpoints.iter().cloned())
                 }
+                Reached::Own => at(self.own(), self.listen_port).eq(member.endpoints.iter().cloned()),
             }
     }
 
@@ -127,7 +135,8 @@ impl<'a> Sketch<'a> {
             generation,
             endpoints: match self.endpoints() {
                 Reached::Named(endpoints) => endpoints.clone(),
-                Reached::At(addresses) => at(addresses, self.listen_port).collect(),
+                Reached::At(addresses) => at(addresses.iter(), self.listen_port).collect(),
+                Reached::Own => at(self.own(), self.listen_port).collect(),
             },
             overlay: self.overlay().collect(),
             addresses: self.addresses.into_owned(),
@@ -146,7 +155,8 @@ impl<'a> Sketch<'a> {
 
     /// Returns where others reach a node, best first: what its annotation says; else, unless an endpoint of the
     /// location stands in front of it, its external addresses; else, unless keepalives say that it is behind a NAT, its
-    /// own addresses, which serve in an open routed network.
+    /// own addresses: public ones whether the mesh routes them or not, and private ones, which serve in an open routed
+    /// network, unless something says that a NAT is in front of them.
     fn endpoints(&self) -> Reached<'_> {
         let fact = self.fact;
         if !fact.endpoints.is_empty() {
@@ -158,8 +168,22 @@ impl<'a> Sketch<'a> {
         match (in_front, fact.external.is_empty(), kept_open) {
             (true, ..) | (false, true, true) => Reached::Named(const { &Vec::new() }),
             (false, false, _) => Reached::At(&fact.external),
-            (false, true, false) => Reached::At(&self.addresses),
+            (false, true, false) => Reached::Own,
         }
+    }
+
+    /// Returns its own addresses at which other locations reach it.
+    fn own(&self) -> impl Iterator<Item = &IpAddr> {
+        let public = |family: Family| {
+            let mut own = self.fact.addresses.iter();
+            own.any(|address| Family::of(*address) == family && is_public(*address))
+        };
+        let public = [public(Family::V4), public(Family::V6)];
+        let serves = move |address: &&IpAddr| {
+            let translated = self.translated || public[usize::from(address.is_ipv6())];
+            is_public(**address) || (!translated && self.addresses.contains(*address))
+        };
+        self.fact.addresses.iter().filter(serves)
     }
 }
 
@@ -167,14 +191,33 @@ impl<'a> Sketch<'a> {
 enum Reached<'a> {
     Named(&'a Vec<Endpoint>),
     At(&'a BTreeSet<IpAddr>),
+    Own,
 }
 
-fn at(addresses: &BTreeSet<IpAddr>, port: u16) -> impl Iterator<Item = Endpoint> {
+fn at<'a>(addresses: impl Iterator<Item = &'a IpAddr>, port: u16) -> impl Iterator<Item = Endpoint> {
     let endpoint = move |address: &IpAddr| Endpoint {
         host: EndpointHost::Address(*address),
         port,
     };
-    addresses.iter().map(endpoint)
+    addresses.map(endpoint)
+}
+
+fn is_public(address: IpAddr) -> bool {
+    let host = EndpointHost::Address(address);
+    Endpoint { host, port: 1 }.is_public()
+}
+
+/// Returns for each location whether its private addresses are translated on the way out, as far as anything says so: a
+/// node of it has a public endpoint or external address beside those that have none.
+fn translated(nodes: &[Placed<'_>], locations: usize) -> Vec<bool> {
+    let mut translated = vec![false; locations];
+    for node in nodes {
+        let fact = node.fact;
+        let outside = fact.endpoints.iter().any(Endpoint::is_public)
+            || fact.external.iter().any(|address| is_public(*address));
+        translated[node.site] |= outside;
+    }
+    translated
 }
 
 /// The overlay addresses of a node, one of each family.

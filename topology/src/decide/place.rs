@@ -3,8 +3,8 @@
 use std::{cmp::Ordering, collections::BTreeSet};
 
 use crate::{
-    Candidate, Claim, Claimant, Facts, Location, LocationFact, LocationName, Member, Mesh, NodeFact,
-    NodeName, RejectReason, Rejected,
+    Candidate, Claim, Claimant, Facts, Field, Leader, Location, LocationFact, LocationName, Member, Mesh,
+    NodeFact, NodeName, RejectReason, Rejected,
 };
 
 /// Every node in its location.
@@ -144,26 +144,41 @@ fn named<'a>(
     facts.nodes.iter().map(place).collect()
 }
 
-/// Returns the node as a candidate for leader: with a key, alive, allowed to lead, and with a way to connect. Who knows
-/// no address of its own can still begin, but has to keep the way open.
+/// Returns the node as a candidate for leader, whether it is alive or not: with a key, allowed to lead, and with a way to
+/// connect. Who knows no address of its own can still begin, but has to keep the way open.
 pub(super) fn candidate<'a>(
     node: &Placed<'a>,
     member: &Member,
     location: Option<&LocationFact>,
+    incumbents: &[Leader],
 ) -> Option<Candidate<'a>> {
     let fact = node.fact;
-    let allowed = location.and_then(|location| location.leader_selector.as_ref());
-    let may_lead =
-        fact.leader != Some(false) && allowed.is_none_or(|selector| selector.matches(&fact.labels));
+    let may_lead = fact.leader != Some(false) && selected(node, location, incumbents);
     let reachable = !fact.endpoints.is_empty() || !fact.external.is_empty();
     let connects = reachable
         || !member.addresses.is_empty()
+        || !member.endpoints.is_empty()
         || fact.keepalive.is_some()
         || location.is_some_and(|location| location.endpoint.is_some() || location.keepalive.is_some());
-    (member.public_key.is_some() && fact.alive && may_lead && connects).then_some(Candidate {
+    (member.public_key.is_some() && may_lead && connects).then_some(Candidate {
         node: node.name,
         preferred: fact.leader == Some(true),
         reachable,
         cordoned: fact.cordoned,
     })
+}
+
+/// Returns whether the Location allows the node to lead. A selector that cannot be read, and that was not known before,
+/// leaves the leaders where they are.
+fn selected(node: &Placed<'_>, location: Option<&LocationFact>, incumbents: &[Leader]) -> bool {
+    let Some(location) = location else {
+        return true;
+    };
+    match &location.leader_selector {
+        Some(selector) => selector.matches(&node.fact.labels),
+        None if location.unread.contains(&Field::LeaderSelector) => {
+            incumbents.is_empty() || incumbents.iter().any(|leader| leader.node == *node.name)
+        }
+        None => true,
+    }
 }

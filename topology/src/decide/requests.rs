@@ -1,29 +1,81 @@
-//! What is claimed, and what no object can have.
+//! What is claimed. What no object can have is judged in [`limits`](super::limits).
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use super::place::Placed;
+use super::{limits::Ranges, place::Placed};
 use crate::{
-    ClusterFacts, Facts, Family, LocationName, Mesh, Prefix, RejectReason,
+    Created, Facts, LocationName, Mesh, Prefix, PublicKey,
     claims::{ClaimRequest, ClaimantRef, Domain, KeyRequest, Purpose},
 };
 
-/// Networks that no table may send into a tunnel: "this network", loopback, link-local, multicast and broadcast (the
-/// IANA special-purpose registries, RFC 6890).
-const NOT_ROUTABLE: [&str; 9] = [
-    "0.0.0.0/8",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "224.0.0.0/4",
-    "255.255.255.255/32",
-    "::/128",
-    "::1/128",
-    "fe80::/10",
-    "ff00::/8",
-];
+/// How much later than its successor registered a node may have been found down: kubelets are waited for, 40 to 50 s as
+/// Kubernetes comes.
+const SLACK: i64 = 300;
 
-pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>]) -> Vec<KeyRequest<'a>> {
-    let nodes = placed.iter().filter_map(|node| {
+/// The claims for which a node that is down has a successor: another node of its location that is ready and was made after
+/// it went down. A machine that was renamed or installed again looks like that. A node that was there all the time is no
+/// successor, so none can wait for a neighbour to reboot and take over what it has.
+#[derive(Debug, Default)]
+pub(super) struct Stale<'a> {
+    addresses: BTreeSet<(usize, IpAddr)>,
+    keys: BTreeSet<(usize, PublicKey)>,
+    nodes: &'a [Placed<'a>],
+}
+
+impl<'a> Stale<'a> {
+    pub(super) fn new(nodes: &'a [Placed<'a>]) -> Self {
+        let mut addresses: BTreeMap<(usize, IpAddr), Vec<(usize, Created)>> = BTreeMap::new();
+        let mut keys: BTreeMap<(usize, PublicKey), Vec<(usize, Created)>> = BTreeMap::new();
+        for (place, node) in nodes.iter().enumerate() {
+            let Some(since) = node.fact.down_since else {
+                continue;
+            };
+            for address in &node.fact.addresses {
+                let down = addresses.entry((node.site, *address)).or_default();
+                down.push((place, since));
+            }
+            if let Some(key) = node.fact.public_key {
+                keys.entry((node.site, key)).or_default().push((place, since));
+            }
+        }
+        let mut stale = Self {
+            nodes,
+            ..Self::default()
+        };
+        if addresses.is_empty() && keys.is_empty() {
+            return stale;
+        }
+        for node in nodes.iter().filter(|node| node.fact.down_since.is_none()) {
+            let replaced = |down: &&(usize, Created)| down.1.0 <= node.fact.created.0.saturating_add(SLACK);
+            for address in &node.fact.addresses {
+                let down = addresses.get(&(node.site, *address)).into_iter().flatten();
+                let places = down.filter(replaced).map(|(place, _)| (*place, *address));
+                stale.addresses.extend(places);
+            }
+            if let Some(key) = node.fact.public_key {
+                let down = keys.get(&(node.site, key)).into_iter().flatten();
+                stale
+                    .keys
+                    .extend(down.filter(replaced).map(|(place, _)| (*place, key)));
+            }
+        }
+        stale
+    }
+
+    fn address(&self, place: usize, address: IpAddr) -> bool {
+        !self.addresses.is_empty() && self.addresses.contains(&(place, address))
+    }
+
+    fn key(&self, place: usize, key: PublicKey) -> bool {
+        !self.keys.is_empty() && self.keys.contains(&(place, key))
+    }
+}
+
+pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, stale: &Stale<'a>) -> Vec<KeyRequest<'a>> {
+    let nodes = stale.nodes.iter().enumerate().filter_map(|(place, node)| {
         let key = node.fact.public_key?;
         Some(KeyRequest {
             key,
@@ -32,6 +84,7 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>])
             standing: node
                 .before
                 .is_some_and(|before| before.member.public_key == Some(key)),
+            stale: stale.key(place, key),
         })
     });
     let peers = facts.peers.iter().map(|(name, peer)| KeyRequest {
@@ -42,6 +95,7 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>])
             .peers
             .get(name)
             .is_some_and(|before| before.public_key == peer.public_key),
+        stale: false,
     });
     nodes.chain(peers).collect()
 }
@@ -50,12 +104,13 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, placed: &[Placed<'a>])
 pub(super) fn networks<'a>(
     facts: &'a Facts,
     previous: &Mesh,
-    placed: &[Placed<'a>],
+    stale: &Stale<'a>,
+    ranges: &Ranges,
     keyless: &BTreeSet<ClaimantRef<'a>>,
 ) -> Vec<ClaimRequest<'a>> {
-    let mut requests = Vec::with_capacity(placed.len() * 4);
-    for node in placed {
-        of_node(node, previous, &mut requests);
+    let mut requests = Vec::with_capacity(stale.nodes.len() * 4);
+    for (place, node) in stale.nodes.iter().enumerate() {
+        of_node(place, node, previous, stale, ranges, &mut requests);
     }
     for (name, fact) in &facts.locations {
         requests.extend(fact.cidrs.iter().map(|cidr| ClaimRequest {
@@ -65,6 +120,9 @@ pub(super) fn networks<'a>(
             domain: Domain::Location(name),
             created: fact.created,
             standing: stood(previous, name, cidr),
+            stale: false,
+            pooled: false,
+            place: None,
         }));
     }
     for (name, peer) in &facts.peers {
@@ -79,6 +137,9 @@ pub(super) fn networks<'a>(
             domain: Domain::Peer(name),
             created: peer.created,
             standing: before.is_some_and(|before| before.allowed_ips.contains(prefix)),
+            stale: false,
+            pooled: false,
+            place: None,
         }));
     }
     requests
@@ -89,7 +150,14 @@ fn stood(previous: &Mesh, location: &LocationName, cidr: &Prefix) -> bool {
     before.is_some_and(|before| before.settings.cidrs.contains(cidr))
 }
 
-fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, requests: &mut Vec<ClaimRequest<'a>>) {
+fn of_node<'a>(
+    place: usize,
+    node: &Placed<'a>,
+    previous: &Mesh,
+    stale: &Stale<'a>,
+    ranges: &Ranges,
+    requests: &mut Vec<ClaimRequest<'a>>,
+) {
     let before = node.before.map(|before| before.member);
     let request = |prefix: Prefix, purpose: Purpose, standing: bool| ClaimRequest {
         prefix,
@@ -98,6 +166,9 @@ fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, requests: &mut Vec<ClaimReque
         domain: Domain::Location(node.location),
         created: node.fact.created,
         standing,
+        stale: false,
+        pooled: purpose != Purpose::Pods && ranges.of_pods(&prefix).is_some(),
+        place: Some(place),
     };
     requests.extend(node.fact.prefixes.iter().map(|prefix| {
         let standing = before.is_some_and(|member| member.prefixes.contains(prefix));
@@ -105,62 +176,11 @@ fn of_node<'a>(node: &Placed<'a>, previous: &Mesh, requests: &mut Vec<ClaimReque
     }));
     requests.extend(node.fact.addresses.iter().map(|address| {
         let standing = before.is_some_and(|member| member.addresses.contains(address));
-        request(Prefix::host(*address), Purpose::Address, standing)
+        ClaimRequest {
+            stale: stale.address(place, *address),
+            ..request(Prefix::host(*address), Purpose::Address, standing)
+        }
     }));
     let cidrs = node.fact.cidrs.iter();
     requests.extend(cidrs.map(|cidr| request(*cidr, Purpose::Cidr, stood(previous, node.location, cidr))));
-}
-
-/// What no object can have, and why.
-#[derive(Debug)]
-pub(super) struct Limits<'a> {
-    cluster: &'a ClusterFacts,
-    reserved: Vec<(Family, u128, u128, RejectReason)>,
-}
-
-impl<'a> Limits<'a> {
-    pub(super) fn new(cluster: &'a ClusterFacts) -> Self {
-        let unroutable = NOT_ROUTABLE.iter().filter_map(|text| text.parse().ok());
-        let pools = cluster
-            .overlay
-            .iter()
-            .chain(&cluster.automatic)
-            .map(|pool| (*pool, RejectReason::OverlayPool(*pool)));
-        let all = unroutable
-            .map(|prefix: Prefix| (prefix, RejectReason::NotRoutable))
-            .chain(pools);
-        let range = |(prefix, reason): (Prefix, RejectReason)| {
-            let (family, first, last) = prefix.range();
-            (family, first, last, reason)
-        };
-        let reserved = all.map(range).collect();
-        Self { cluster, reserved }
-    }
-
-    /// Returns why a claim fails whatever others claim. Only nodes may have the address of the API server: one of them
-    /// may be its host.
-    pub(super) fn refusal(&self, request: &ClaimRequest<'_>) -> Option<RejectReason> {
-        if request.prefix.is_default() {
-            return Some(RejectReason::DefaultRoute);
-        }
-        let (family, first, last) = request.prefix.range();
-        let mut reserved = self.reserved.iter();
-        let overlap = reserved.find(|(of, from, to, _)| *of == family && first <= *to && *from <= last);
-        if let Some((.., reason)) = overlap {
-            return Some(reason.clone());
-        }
-        if matches!(request.purpose, Purpose::Pods | Purpose::Address) {
-            return None;
-        }
-        let mut servers = self
-            .cluster
-            .api_server
-            .iter()
-            .map(|server| server.ip().to_canonical());
-        if let Some(server) = servers.find(|server| request.prefix.contains(*server)) {
-            return Some(RejectReason::ApiServer(Prefix::host(server)));
-        }
-        let annotated = request.purpose == Purpose::Cidr && matches!(request.by, ClaimantRef::Node(_));
-        (annotated && !request.prefix.is_private()).then_some(RejectReason::NotPrivate)
-    }
 }

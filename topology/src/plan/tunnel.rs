@@ -107,11 +107,11 @@ fn leaders(view: &View<'_>) -> Vec<(PublicKey, usize)> {
     leaders.into_iter().map(|(key, _, lead)| (key, lead)).collect()
 }
 
-/// Returns where a leader is reached: inside the own location at its own addresses; else what stands in front of its
-/// location, where it is the first, and then what is known of itself.
+/// Returns where a leader is reached: inside the own location at its own addresses, where the mesh knows any; else what
+/// stands in front of its location, where it is the first, and then what is known of itself.
 fn endpoints(view: &View<'_>, lead: usize) -> Vec<Endpoint> {
     let leader = &view.leads[lead];
-    if leader.site == view.mine {
+    if leader.site == view.mine && !leader.member.addresses.is_empty() {
         let port = leader.member.listen_port;
         let inside = leader
             .member

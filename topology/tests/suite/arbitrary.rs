@@ -40,7 +40,7 @@ pub(crate) fn sound_of(stacks: Vec<Stack>) -> impl Strategy<Value = Facts> {
     cluster(nodes, vec((0_u8..4, peer(false)), 0..3)).prop_map(move |mut facts| {
         facts.cluster.automatic = ["fd00:4::/64".parse().unwrap()].into();
         for ((index, node), stack) in (1_u8..).zip(facts.nodes.values_mut()).zip(&stacks) {
-            let v6: Ipv6Addr = format!("2001:db8::{index}").parse().unwrap();
+            let v6: Ipv6Addr = format!("fd00:1::{index}").parse().unwrap();
             let pods6: Prefix = format!("fd00:10:{index}::/64").parse().unwrap();
             node.addresses.clear();
             node.prefixes.clear();

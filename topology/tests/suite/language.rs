@@ -1,7 +1,8 @@
 //! The language of scenarios: one line, one fact or one command.
 //!
 //! ```text
-//! overlay 10.4.0.0/16                  # also: automatic POOLS, listen-port N, api-server ADDRESS:PORT, default-location NAME
+//! overlay 10.4.0.0/16                  # also: automatic POOLS, listen-port N, api-server ADDRESS:PORT, services NETWORKS,
+//!                                      # pod-ranges NETWORKS, default-location NAME
 //! location paris mode=nodes active=2 standby=0 cidrs=192.168.10.0/24 endpoint=vpn.example.com:51820
 //! node a1 region=paris addresses=192.168.10.1 pods=10.244.1.0/24 key=1 up=berlin
 //! node a1 dead                         # the same node again: only what is named changes; `pods=` empties

@@ -1,9 +1,12 @@
 //! Lines that change a fact.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use spanwire_topology::{
-    Created, Keepalive, Labels, LocationFact, LocationName, MeshMode, NodeFact, Operator, PeerFact,
+    Created, Field, Keepalive, Labels, LocationFact, LocationName, MeshMode, NodeFact, Operator, PeerFact,
     PublicKey, Requirement, Selector,
 };
 
@@ -31,6 +34,23 @@ fn optional<T: FromStr<Err: ToString>>(text: &str) -> Result<Option<T>, String> 
     } else {
         parse(text).map(Some)
     }
+}
+
+fn fields(text: &str) -> Result<BTreeSet<Field>, String> {
+    let field = |name: &str| match name {
+        "location" => Ok(Field::Location),
+        "region" => Ok(Field::Region),
+        "endpoints" => Ok(Field::Endpoints),
+        "addresses" => Ok(Field::Addresses),
+        "port" => Ok(Field::ListenPort),
+        "select" => Ok(Field::Selector),
+        "leaders" => Ok(Field::LeaderSelector),
+        _ => Err(format!("{name:?} is no field")),
+    };
+    text.split(',')
+        .filter(|name| !name.is_empty())
+        .map(field)
+        .collect()
 }
 
 fn keepalive(text: &str) -> Result<Option<Keepalive>, String> {
@@ -73,6 +93,8 @@ impl World {
             ["automatic", pools] => cluster.automatic = list(pools)?,
             ["listen-port", port] => cluster.listen_port = parse(port)?,
             ["api-server", servers] => cluster.api_server = list(servers)?,
+            ["services", ranges] => cluster.services = list(ranges)?,
+            ["pod-ranges", ranges] => cluster.pods = list(ranges)?,
             ["default-location", name] => cluster.default_location = Some(parse(name)?),
             ["node", name, words @ ..] => {
                 let node = self.facts.nodes.entry(parse(name)?).or_insert_with(|| NodeFact {
@@ -141,6 +163,9 @@ fn set_node(node: &mut NodeFact, word: &str) -> Result<(), String> {
         ("uncordoned", _) => node.cordoned = false,
         ("up", value) => link(node, value, true)?,
         ("down", value) => link(node, value, false)?,
+        ("control-plane", _) => node.control_plane = true,
+        ("down-since", value) => node.down_since = optional(value)?.map(Created),
+        ("unread", value) => node.unread = fields(value)?,
         _ => return Err(format!("a node has no {word:?}")),
     }
     Ok(())
@@ -157,6 +182,8 @@ fn set_location(location: &mut LocationFact, word: &str) -> Result<(), String> {
         ("leaders", value) => location.leader_selector = selector(value),
         ("endpoint", value) => location.endpoint = optional(value)?,
         ("cidrs", value) => location.cidrs = list(value)?,
+        ("node-cidrs", value) => location.node_cidrs = list(value)?,
+        ("unread", value) => location.unread = fields(value)?,
         ("keepalive", value) => location.keepalive = keepalive(value)?,
         _ => return Err(format!("a location has no {word:?}")),
     }

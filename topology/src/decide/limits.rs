@@ -1,0 +1,294 @@
+//! What no object can have, whatever others claim.
+//!
+//! What a node says of itself is written with credentials that lie on its disk. It is granted where it harms no other node;
+//! where an address or a network is needed that could, an administrator names it in the Location.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::place::Placed;
+use crate::{
+    ClusterFacts, Family, LocationFact, LocationField, NodeName, Prefix, RejectReason,
+    claims::{ClaimRequest, ClaimantRef, Purpose},
+};
+
+/// Networks that no table may send into a tunnel: "this network", loopback, link-local, multicast and broadcast (the
+/// IANA special-purpose registries, RFC 6890).
+const NOT_ROUTABLE: [&str; 9] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::1/128",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// IPv4 addresses written as IPv6 that are on no wire: mapped ones and, out of use, compatible ones (RFC 4291 section
+/// 2.5.5).
+const MAPPED: [&str; 2] = ["::ffff:0:0/96", "::/96"];
+/// What a NAT64 gateway makes the IPv4 internet of (RFC 6052, RFC 8215).
+const NAT64: [&str; 2] = ["64:ff9b::/96", "64:ff9b:1::/48"];
+
+/// How many bits shorter than a pod network that is which they are allocated from, as Kubernetes has it by default: /24 of
+/// a /16, /64 of a /56.
+const POOL_BITS: u8 = 8;
+
+/// The networks from which pod networks are allocated.
+///
+/// Nothing in Kubernetes says which they are. Where the configuration names none of a family, it is taken for one what is
+/// around the pod networks of at least two nodes, but only as long as at most one node has an address there: a LAN may
+/// stand beside the pod networks in one larger network.
+#[derive(Debug, Default)]
+pub(super) struct Ranges {
+    of_pods: Vec<Prefix>,
+}
+
+impl Ranges {
+    pub(super) fn new(cluster: &ClusterFacts, nodes: &[Placed<'_>]) -> Self {
+        let mut around: BTreeMap<Prefix, (&NodeName, bool)> = BTreeMap::new();
+        let named = |family: Family| cluster.pods.iter().any(|pods| pods.family() == family);
+        let named = [named(Family::V4), named(Family::V6)];
+        let mut last = None;
+        for node in nodes {
+            for pods in &node.fact.prefixes {
+                if named[usize::from(pods.family() == Family::V6)] || !pods.is_private() {
+                    continue;
+                }
+                let pool = pods.around(pods.length().saturating_sub(POOL_BITS));
+                // Nearly all are of one pool, which then has been found to have many.
+                if last == Some(pool) {
+                    continue;
+                }
+                let (first, many) = around.entry(pool).or_insert((node.name, false));
+                *many |= *first != node.name;
+                last = many.then_some(pool);
+            }
+        }
+        let many = around.into_iter().filter(|(_, (_, many))| *many);
+        let mut lans: Vec<(Prefix, usize)> = many.map(|(pool, _)| (pool, 0)).collect();
+        for (pool, count) in &mut lans {
+            let inside = |node: &&Placed<'_>| {
+                let mut addresses = node.fact.addresses.iter();
+                addresses.any(|address| pool.contains(*address))
+            };
+            *count = nodes.iter().filter(inside).take(2).count();
+        }
+        let derived = lans
+            .into_iter()
+            .filter(|(_, count)| *count < 2)
+            .map(|(pool, _)| pool);
+        Self {
+            of_pods: cluster.pods.iter().copied().chain(derived).collect(),
+        }
+    }
+
+    /// Returns the range that a network has a part of.
+    pub(super) fn of_pods(&self, prefix: &Prefix) -> Option<Prefix> {
+        self.of_pods.iter().find(|range| range.overlaps(prefix)).copied()
+    }
+}
+
+/// What no object can have, and why.
+pub(super) struct Limits<'a> {
+    cluster: &'a ClusterFacts,
+    ranges: &'a Ranges,
+    nodes: &'a [Placed<'a>],
+    /// The objects of the locations, by their index.
+    objects: &'a [Option<&'a LocationFact>],
+    reserved: Vec<(Family, u128, u128, RejectReason)>,
+    embedded: Vec<Prefix>,
+    /// Those whose public networks are too many.
+    vast: BTreeSet<(ClaimantRef<'a>, Family)>,
+}
+
+impl<'a> Limits<'a> {
+    pub(super) fn new(
+        cluster: &'a ClusterFacts,
+        ranges: &'a Ranges,
+        nodes: &'a [Placed<'a>],
+        objects: &'a [Option<&'a LocationFact>],
+        requests: &[ClaimRequest<'a>],
+    ) -> Self {
+        let parse = |text: &str| text.parse::<Prefix>().ok();
+        let unroutable = NOT_ROUTABLE.iter().filter_map(|text| parse(text));
+        let pools = cluster
+            .overlay
+            .iter()
+            .chain(&cluster.automatic)
+            .map(|pool| (*pool, RejectReason::OverlayPool(*pool)));
+        let mapped = MAPPED.iter().filter_map(|text| parse(text));
+        let mapped = mapped.map(|mapped| (mapped, RejectReason::Embedded(mapped)));
+        let unroutable = unroutable.map(|prefix| (prefix, RejectReason::NotRoutable));
+        let range = |(prefix, reason): (Prefix, RejectReason)| {
+            let (family, first, last) = prefix.range();
+            (family, first, last, reason)
+        };
+        let reserved = unroutable.chain(mapped).chain(pools);
+        Self {
+            cluster,
+            ranges,
+            nodes,
+            objects,
+            reserved: reserved.map(range).collect(),
+            embedded: NAT64.iter().filter_map(|text| parse(text)).collect(),
+            vast: vast(requests),
+        }
+    }
+
+    /// Returns why a claim fails whatever others claim.
+    pub(super) fn refusal(&self, request: &ClaimRequest<'a>) -> Option<RejectReason> {
+        let prefix = &request.prefix;
+        if prefix.is_default() {
+            return Some(RejectReason::DefaultRoute);
+        }
+        if prefix.is_vast() {
+            return Some(RejectReason::Vast);
+        }
+        let (family, first, last) = prefix.range();
+        let mut reserved = self.reserved.iter();
+        let overlap = reserved.find(|(of, from, to, _)| *of == family && first <= *to && *from <= last);
+        if let Some((.., reason)) = overlap {
+            return Some(reason.clone());
+        }
+        match request.place {
+            Some(place) => self.of_node(request, &self.nodes[place]),
+            None => self.of_object(request),
+        }
+    }
+
+    /// Of a Location or a Peer, which administrators write.
+    fn of_object(&self, request: &ClaimRequest<'a>) -> Option<RejectReason> {
+        let prefix = &request.prefix;
+        if let Some(server) = self.api_server(prefix) {
+            return Some(RejectReason::ApiServer(server));
+        }
+        if self.vast.contains(&(request.by, prefix.family())) && !prefix.is_private() {
+            return Some(RejectReason::VastTogether);
+        }
+        if request.purpose != Purpose::AllowedIp {
+            return None;
+        }
+        let embedded = self.embedded.iter().find(|range| range.overlaps(prefix));
+        let embedded = embedded.map(|range| RejectReason::Embedded(*range));
+        embedded.or_else(|| self.services(prefix))
+    }
+
+    /// Of a node.
+    fn of_node(&self, request: &ClaimRequest<'a>, node: &Placed<'a>) -> Option<RejectReason> {
+        let prefix = &request.prefix;
+        let object = self.objects[node.site];
+        let named = |cidrs: fn(&LocationFact) -> &BTreeSet<Prefix>| {
+            let mut cidrs = object.into_iter().flat_map(cidrs);
+            cidrs.any(|cidr| cidr.covers(prefix))
+        };
+        let by_cidrs = || named(|fact| &fact.cidrs);
+        match request.purpose {
+            Purpose::Pods => {
+                let known = |prefix: &Prefix| self.cluster.pods.iter().any(|pods| pods.covers(prefix));
+                self.services(prefix)
+                    .or_else(|| self.api_server(prefix).map(RejectReason::ApiServer))
+                    .or_else(|| {
+                        let allowed = prefix.is_private() || known(prefix) || by_cidrs();
+                        (!allowed).then(|| public(LocationField::Cidrs, node))
+                    })
+            }
+            // It has that by the Location already.
+            Purpose::Cidr if by_cidrs() => None,
+            Purpose::Cidr => {
+                let embedded = self.embedded.iter().find(|range| range.overlaps(prefix));
+                embedded
+                    .map(|range| RejectReason::Embedded(*range))
+                    .or_else(|| self.services(prefix))
+                    .or_else(|| self.api_server(prefix).map(RejectReason::ApiServer))
+                    .or_else(|| (!prefix.is_private()).then(|| public(LocationField::Cidrs, node)))
+                    .or_else(|| self.of_pods(request, LocationField::Cidrs, node))
+            }
+            Purpose::Address | Purpose::AllowedIp => {
+                let only = object.is_some_and(|object| !object.node_cidrs.is_empty());
+                let allowed = only && named(|fact| &fact.node_cidrs);
+                self.services(prefix)
+                    .or_else(|| self.of_control_plane(prefix, node, object))
+                    .or_else(|| match (only, allowed) {
+                        (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
+                        (true, true) => None,
+                        (false, _) => (!prefix.is_private())
+                            .then(|| public(LocationField::NodeCidrs, node))
+                            .or_else(|| self.of_pods(request, LocationField::NodeCidrs, node)),
+                    })
+            }
+        }
+    }
+
+    /// The API server's address is a node's own where the API server runs there.
+    fn of_control_plane(
+        &self,
+        prefix: &Prefix,
+        node: &Placed<'a>,
+        object: Option<&LocationFact>,
+    ) -> Option<RejectReason> {
+        let server = self.api_server(prefix)?;
+        let named = object.is_some_and(|object| object.node_cidrs.contains(&server));
+        let runs_here = node.fact.control_plane || named;
+        (!runs_here).then(|| RejectReason::NotControlPlane(server, node.location.clone()))
+    }
+
+    fn of_pods(
+        &self,
+        request: &ClaimRequest<'a>,
+        field: LocationField,
+        node: &Placed<'a>,
+    ) -> Option<RejectReason> {
+        let range = request.pooled.then(|| self.ranges.of_pods(&request.prefix))?;
+        range.map(|range| RejectReason::PodRange(range, field, node.location.clone()))
+    }
+
+    fn services(&self, prefix: &Prefix) -> Option<RejectReason> {
+        let mut services = self.cluster.services.iter();
+        let range = services.find(|range| range.overlaps(prefix));
+        range.map(|range| RejectReason::Services(*range))
+    }
+
+    /// Returns the address of the API server that is in a network.
+    fn api_server(&self, prefix: &Prefix) -> Option<Prefix> {
+        let servers = self.cluster.api_server.iter();
+        let mut servers = servers.map(|server| server.ip().to_canonical());
+        servers.find(|server| prefix.contains(*server)).map(Prefix::host)
+    }
+}
+
+fn public(field: LocationField, node: &Placed<'_>) -> RejectReason {
+    RejectReason::NotPrivate(field, node.location.clone())
+}
+
+/// Returns the Locations and Peers whose public networks of one family are together a quarter of all IPv4 addresses, or an
+/// eighth of the IPv6 addresses that are in use (2000::/3), or more.
+fn vast<'a>(requests: &[ClaimRequest<'a>]) -> BTreeSet<(ClaimantRef<'a>, Family)> {
+    let least = |family: Family| match family {
+        Family::V4 => 1_u128 << 30,
+        Family::V6 => 1_u128 << 122,
+    };
+    let mut claimed: BTreeMap<(ClaimantRef<'a>, Family), BTreeSet<Prefix>> = BTreeMap::new();
+    let of_objects = requests.iter().filter(|request| request.place.is_none());
+    for request in of_objects.filter(|request| !request.prefix.is_private() && !request.prefix.is_vast()) {
+        let key = (request.by, request.prefix.family());
+        claimed.entry(key).or_default().insert(request.prefix);
+    }
+    let size = |prefixes: &BTreeSet<Prefix>| {
+        let mut outer: Option<Prefix> = None;
+        let mut size = 0_u128;
+        for prefix in prefixes {
+            if outer.is_none_or(|outer| !outer.covers(prefix)) {
+                let (_, first, last) = prefix.range();
+                size = size.saturating_add(last - first + 1);
+                outer = Some(*prefix);
+            }
+        }
+        size
+    };
+    let vast = claimed
+        .into_iter()
+        .filter(|((_, family), prefixes)| size(prefixes) >= least(*family));
+    vast.map(|(key, _)| key).collect()
+}
