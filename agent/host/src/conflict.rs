@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use spanwire_topology::{Family, LocationName, NodeName, Prefix};
 use thiserror::Error;
 
-use crate::LinkName;
+use crate::{ChainName, LinkName};
 
 /// A part of the plan that is left out on this machine, and why. The rest of the plan stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
@@ -86,6 +86,17 @@ pub enum Conflict {
         /// No device of the node has IPv6; else some have, but none that Spanwire makes.
         everywhere: bool,
     },
+    /// A firewall drops packets of the mesh on a device that has others' packets too.
+    #[error(
+        "the chain {chain} of this node's firewall drops what is forwarded between pods here and other locations by \
+         {link}; let it accept what comes from and goes to the addresses of the mesh"
+    )]
+    Filtered {
+        /// The base chain.
+        chain: ChainName,
+        /// The device.
+        link: LinkName,
+    },
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]
     NoKey,
@@ -101,6 +112,7 @@ impl Conflict {
             | Self::Nodes { .. }
             | Self::NoHop { .. }
             | Self::Ipv6Disabled { .. }
+            | Self::Filtered { .. }
             | Self::NoKey => None,
         }
     }

@@ -5,6 +5,7 @@
 //! 1. the device: made or changed, kernel settings, addresses, up;
 //! 2. peers: added and changed, an allowed IP that changes hands in the one step that gives it to its new owner;
 //! 3. the nft table, so that the first packet on a new way already keeps its source (a connection's NAT is decided once);
+//!    and what lets packets of the mesh through the chains of others;
 //! 4. rules that exempt packets from the mesh, before any route could catch those packets;
 //! 5. routes and the rules that look up their tables, so that at each moment a packet is routed as before or as wanted
 //!    (`diff/tables.rs`), and never by a wider prefix that is only meant for the time after (`diff/routes.rs`);
@@ -17,7 +18,7 @@ mod routes;
 mod rules;
 mod tables;
 
-use crate::{Host, Step, Sysctl};
+use crate::{ChainName, Host, Passage, Step, Sysctl};
 
 /// Returns the steps that turn `actual` into `wanted`. An endpoint is set where one is wanted, and otherwise left alone.
 #[must_use]
@@ -36,10 +37,18 @@ pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
     let (early, late) = if leaves { (None, nft) } else { (nft, None) };
 
     steps.extend(early);
+    let missing = |(chain, passage): &(&ChainName, &Passage)| actual.passages.get(*chain) != Some(*passage);
+    let missing = wanted.passages.iter().filter(missing);
+    steps.extend(missing.map(|(chain, passage)| Step::SetPassage(chain.clone(), passage.clone())));
     rules::add(actual, wanted, rules::exempts, &mut steps);
     tables::change(actual, wanted, &mut steps);
     rules::delete(actual, wanted, rules::exempts, &mut steps);
     steps.extend(late);
+    let left = actual
+        .passages
+        .keys()
+        .filter(|chain| !wanted.passages.contains_key(*chain));
+    steps.extend(left.cloned().map(Step::DeletePassage));
     if actual.nft.is_some() && wanted.nft.is_none() {
         steps.push(Step::DeleteNft);
     }

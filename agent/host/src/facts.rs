@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use spanwire_topology::{Family, LocationName, PublicKey};
 
 use crate::{
-    LinkName, Owned,
+    Filter, LinkName, Owned,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -39,6 +40,8 @@ pub struct HostFacts {
     pub settled: BTreeSet<LocationName>,
     /// The WireGuard in use lets peers of one group send each other's sources.
     pub groups: bool,
+    /// What others filter forwarded packets by.
+    pub filters: Arc<Vec<Filter>>,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -52,6 +55,7 @@ impl HostFacts {
         self.ipv6_disabled = inventory.ipv6_disabled;
         self.ipv6_forwarded = inventory.ipv6_forwarded;
         self.groups = inventory.groups;
+        self.filters = inventory.filters;
     }
 
     /// Returns whether packets of the family can be in the tunnel of this machine.

@@ -125,6 +125,11 @@ impl FakeKernel {
                 Ok(())
             }
             Step::DeleteNft => found(self.host.nft.take().is_some()),
+            Step::SetPassage(chain, passage) => {
+                self.host.passages.insert(chain.clone(), passage.clone());
+                Ok(())
+            }
+            Step::DeletePassage(chain) => found(self.host.passages.remove(chain).is_some()),
             Step::SetSysctl(sysctl, value) => self.set_sysctl(sysctl, value),
         }
     }

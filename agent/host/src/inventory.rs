@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use spanwire_topology::{Family, Prefix};
 
-use crate::LinkName;
+use crate::{Filter, LinkName};
 
 /// What is found on the machine besides Spanwire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Inventory {
     pub ipv6_forwarded: bool,
     /// The WireGuard in use lets peers of one group send each other's sources.
     pub groups: bool,
+    /// What others filter forwarded packets by.
+    pub filters: Arc<Vec<Filter>>,
 }
 
 impl Inventory {

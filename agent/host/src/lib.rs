@@ -15,6 +15,7 @@ mod conflict;
 mod diff;
 mod facts;
 pub mod fake;
+mod firewall;
 mod inventory;
 mod lookup;
 mod nft;
@@ -29,6 +30,9 @@ mod text;
 pub use conflict::Conflict;
 pub use diff::diff;
 pub use facts::HostFacts;
+pub use firewall::{
+    ChainName, Direction, Fate, Filter, FilterRule, Match, Pass, Passage, Sample, TableFamily, Verdict,
+};
 pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};
 pub use owned::{Owned, OwnedError};

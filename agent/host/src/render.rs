@@ -6,6 +6,7 @@
 //! (`nft.rs`).
 
 mod device;
+mod passages;
 mod routing;
 mod sysctls;
 
@@ -26,6 +27,7 @@ pub fn render(plan: &Plan, facts: &HostFacts) -> Host {
         routes: routing::routes(plan, &resolved, facts).into(),
         rules: routing::rules(plan, &resolved, facts),
         nft: Some(nft::table(plan, &resolved, facts)),
+        passages: passages::passages(plan, &resolved, facts),
         sysctls: sysctls::sysctls(plan, &resolved, facts),
     }
 }
@@ -45,6 +47,8 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     }
     let key = (plan.tunnel.is_some() && facts.public_key.is_none()).then_some(Conflict::NoKey);
     let mut conflicts: Vec<Conflict> = key.into_iter().collect();
-    conflicts.extend(Resolved::new(plan, facts).conflicts);
+    let resolved = Resolved::new(plan, facts);
+    conflicts.extend(passages::filtered(plan, &resolved, facts));
+    conflicts.extend(resolved.conflicts);
     conflicts
 }

@@ -9,6 +9,8 @@ use std::{
 
 use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
+use crate::{ChainName, Passage};
+
 /// The name of a network device: 1 to 15 bytes without '/', white space or ':' (`dev_valid_name` of Linux).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkName(Arc<str>);
@@ -54,6 +56,8 @@ pub struct Host {
     pub rules: BTreeSet<Rule>,
     /// The nft table.
     pub nft: Option<NftTable>,
+    /// Rules in chains of others that let packets of the mesh through.
+    pub passages: BTreeMap<ChainName, Passage>,
     /// Kernel settings that the path needs, with their values; never reset by `diff` when no longer wanted, since others
     /// may need them too: cleanup puts back what was found.
     pub sysctls: BTreeMap<Sysctl, String>,
@@ -284,6 +288,10 @@ pub enum Step {
     SetNft(NftTable),
     /// Remove the nft table.
     DeleteNft,
+    /// Have these rules, and no others of Spanwire's, in a chain of another program.
+    SetPassage(ChainName, Passage),
+    /// Remove Spanwire's rules from a chain of another program.
+    DeletePassage(ChainName),
     /// Write a kernel setting.
     SetSysctl(Sysctl, String),
 }

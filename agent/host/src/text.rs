@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use spanwire_topology::{Family, Keepalive, Prefix};
 
 use crate::{
-    Device, DeviceKind, Host, LinkName, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
+    Device, DeviceKind, Host, LinkName, Passage, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
     RuleSelector, Step, WireGuard, WireGuardSettings,
 };
 
@@ -19,6 +19,9 @@ impl fmt::Display for Host {
         }
         for (key, route) in self.routes.iter() {
             writeln!(f, "route {}", RouteText(key, route))?;
+        }
+        for (chain, passage) in &self.passages {
+            writeln!(f, "chain {chain} accept{}", Passes(passage))?;
         }
         for (sysctl, value) in &self.sysctls {
             writeln!(f, "sysctl {} = {value}", sysctl.0)?;
@@ -191,6 +194,8 @@ impl fmt::Display for Step {
             Self::DeleteRule(rule) => write!(f, "rule delete {rule}"),
             Self::SetNft(_) => f.write_str("nft replace"),
             Self::DeleteNft => f.write_str("nft delete"),
+            Self::SetPassage(chain, passage) => write!(f, "accept{} in the chain {chain}", Passes(passage)),
+            Self::DeletePassage(chain) => write!(f, "accept nothing more in the chain {chain}"),
             Self::SetSysctl(sysctl, value) => write!(f, "sysctl {} = {value}", sysctl.0),
         }
     }
@@ -218,6 +223,20 @@ impl fmt::Display for PeerChange {
             write!(f, " remove {}", List(&self.remove))?;
         }
         Ok(())
+    }
+}
+
+/// Each with a space before it.
+struct Passes<'a>(&'a Passage);
+
+impl fmt::Display for Passes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Passage { passes, is_misplaced }) = self;
+        for (index, pass) in passes.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma} {pass}")?;
+        }
+        f.write_str(if *is_misplaced { " (misplaced)" } else { "" })
     }
 }
 

@@ -1,6 +1,9 @@
 //! Applying steps: those for routes, rules, links and addresses many at a time, the others one by one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use spanwire_host::{LinkName, PeerChange, Route, RouteKind, Step, WireGuardSettings};
 use spanwire_topology::PublicKey;
@@ -110,6 +113,8 @@ impl Kernel {
             | Step::DeletePeer(..)
             | Step::SetNft(_)
             | Step::DeleteNft
+            | Step::SetPassage(..)
+            | Step::DeletePassage(_)
             | Step::SetSysctl(..) => return Ok(None),
         }))
     }
@@ -168,6 +173,8 @@ impl Kernel {
             Step::DeletePeer(name, key) => self.device(name).change(&[Change::RemovePeer(*key)]).await,
             Step::SetNft(table) => Ok(self.nft.load(table.clone()).await?),
             Step::DeleteNft => Ok(self.nft.delete().await?),
+            Step::SetPassage(chain, passage) => Ok(self.nft.open_passage(chain, &passage.passes).await?),
+            Step::DeletePassage(chain) => Ok(self.nft.open_passage(chain, &BTreeSet::new()).await?),
             Step::SetSysctl(name, value) => self.sysctls.write(name, value),
             Step::SetMtu(..)
             | Step::SetUp(..)

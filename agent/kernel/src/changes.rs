@@ -3,7 +3,7 @@
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
 //! of which only statistics changed, routes outside of our tables except default routes, rules outside of our band, nft
-//! tables of others.
+//! tables of others but for their chains at the forward hook.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,7 @@ use crate::{
     address, link,
     netlink::{Ears, Message, NetlinkError, attributes},
     route,
+    watched::Watched,
 };
 
 /// Multicast groups of `NETLINK_ROUTE` (include/uapi/linux/rtnetlink.h): links, then addresses, routes and rules of IPv4
@@ -36,18 +37,20 @@ pub struct Changes {
     nft: Ears,
     owned: Owned,
     own_port: u32,
+    filters: Watched,
     devices: BTreeMap<u32, link::Device>,
     /// A change was heard and not yet reported: the future that waited for it was dropped.
     heard: bool,
 }
 
 impl Changes {
-    pub(crate) fn open(owned: &Owned, own_port: u32) -> Result<Self, NetlinkError> {
+    pub(crate) fn open(owned: &Owned, own_port: u32, filters: Watched) -> Result<Self, NetlinkError> {
         Ok(Self {
             route: Ears::open(NETLINK_ROUTE, &ROUTE_GROUPS)?,
             nft: Ears::open(NETLINK_NETFILTER, &NFT_GROUPS)?,
             owned: owned.clone(),
             own_port,
+            filters,
             devices: BTreeMap::new(),
             heard: false,
         })
@@ -83,7 +86,9 @@ impl Changes {
             }),
             heard = self.nft.hear() => Ok(match heard? {
                 None => true,
-                Some(messages) => messages.iter().any(|message| is_nft_table(message, &self.owned.nft_table)),
+                Some(messages) => messages.iter().any(|message| {
+                    is_nft_table(message, &self.owned.nft_table) || self.filters.concerns(message)
+                }),
             }),
         }
     }

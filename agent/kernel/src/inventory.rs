@@ -73,6 +73,7 @@ impl Kernel {
             && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6")?);
         inventory.ipv6_forwarded = self.ipv6_forwarded()?;
         inventory.groups = self.has_groups().await?;
+        inventory.filters = self.nft.filters().await;
         Ok(inventory)
     }
 }

@@ -108,7 +108,7 @@ impl Kernel {
     /// # Errors
     /// [`NetlinkError`] when the kernel does not let us listen.
     pub fn changes(&self) -> Result<Changes, NetlinkError> {
-        Changes::open(&self.owned, self.port.load(Ordering::Relaxed))
+        Changes::open(&self.owned, self.port.load(Ordering::Relaxed), self.nft.watched())
     }
 
     /// Sets the node's key, for devices made from now on.
@@ -195,6 +195,11 @@ impl Kernel {
         }
         host.routes = Arc::new(routes.into_iter().collect());
         host.nft = self.nft.read().await?;
+        let filters = self.nft.filters().await;
+        let passages = filters
+            .iter()
+            .filter_map(|filter| Some((filter.name.clone(), filter.passage()?)));
+        host.passages = passages.collect();
         for sysctl in wanted {
             if let Some(value) = self.sysctls.read(sysctl)? {
                 host.sysctls.insert(sysctl.clone(), value);

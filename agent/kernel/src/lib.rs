@@ -15,6 +15,7 @@ mod apply;
 mod changes;
 mod errno;
 mod error;
+mod firewall;
 mod inventory;
 mod kernel;
 mod link;
@@ -24,6 +25,7 @@ mod ownership;
 mod route;
 mod rule;
 mod sysctl;
+mod watched;
 mod wireguard;
 
 pub use apply::Report;

@@ -8,15 +8,19 @@
 //! After a restart nothing is remembered, so the table is loaded once more. That is one transaction: no packet sees a
 //! state between.
 
-use std::process::{Output, Stdio};
+use std::{
+    process::{Output, Stdio},
+    sync::Arc,
+};
 
 use nix::libc::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN};
-use spanwire_host::NftTable;
+use spanwire_host::{Filter, NftTable};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
     error::{NftError, ReadError},
     netlink::{Message, NetlinkError, Request, Socket, attributes},
+    watched::Watched,
 };
 
 /// The empty chain by which a table is known to be Spanwire's, whatever else is in it.
@@ -37,8 +41,11 @@ pub fn script(name: &str, wanted: &NftTable) -> String {
 
 /// The nft table of the machine.
 pub(crate) struct Nft {
-    table: String,
-    socket: Socket,
+    pub(crate) table: String,
+    pub(crate) socket: Socket,
+    /// What others filter by, and at which generation.
+    pub(crate) filters: Option<(u32, Arc<Vec<Filter>>)>,
+    pub(crate) watched: Watched,
     /// The wanted text in force and the listing right after it was loaded.
     loaded: Option<(NftTable, String)>,
     /// What was last read, and at which generation.
@@ -50,6 +57,8 @@ impl Nft {
         Ok(Self {
             table: table.to_owned(),
             socket: Socket::open(NETLINK_NETFILTER)?,
+            filters: None,
+            watched: Watched::default(),
             loaded: None,
             known: None,
         })
@@ -106,7 +115,7 @@ impl Nft {
         succeed(output).map(Some)
     }
 
-    async fn generation(&mut self) -> Result<u32, NetlinkError> {
+    pub(crate) async fn generation(&mut self) -> Result<u32, NetlinkError> {
         let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
         let request = Request {
             kind: subsystem | u16::try_from(NFT_MSG_GETGEN).unwrap_or_default(),
@@ -125,7 +134,7 @@ fn generation(message: &Message) -> Option<u32> {
     Some(u32::from_be_bytes(number.try_into().ok()?))
 }
 
-async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+pub(crate) async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let mut child = Command::new("nft")
         .args(arguments)
         // What it says is looked at.
@@ -147,7 +156,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     output.map_err(NftError::Run)
 }
 
-fn succeed(output: Output) -> Result<String, NftError> {
+pub(crate) fn succeed(output: Output) -> Result<String, NftError> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

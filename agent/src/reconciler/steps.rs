@@ -68,6 +68,8 @@ pub(super) fn is_search(
         | Step::DeleteRule(_)
         | Step::SetNft(_)
         | Step::DeleteNft
+        | Step::SetPassage(..)
+        | Step::DeletePassage(_)
         | Step::SetSysctl(..) => false,
     };
     steps.iter().all(search)

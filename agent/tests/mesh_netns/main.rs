@@ -7,6 +7,7 @@
 
 mod boot;
 mod failures;
+mod firewalls;
 mod mesh;
 mod moves;
 mod names;

@@ -282,6 +282,8 @@ fn command(step: &Step, wanted: &Host) -> String {
         | Step::SetMtu(..)
         | Step::SetUp(_, false)
         | Step::DeleteAddress(..)
+        | Step::SetPassage(..)
+        | Step::DeletePassage(_)
         | Step::SetWireGuard(..) => {
             panic!("no stage needs {step}")
         }

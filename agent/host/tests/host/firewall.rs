@@ -1,0 +1,69 @@
+//! What is asked of a firewall that drops what it does not know.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use spanwire_host::{ChainName, Direction, Filter, HostFacts, Passage, TableFamily, conflicts, render};
+use spanwire_topology::Plan;
+
+use crate::samples;
+
+fn closed(family: TableFamily) -> Filter {
+    Filter {
+        name: ChainName {
+            family,
+            table: "filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+        },
+        drops: true,
+        rules: Vec::new(),
+        chains: BTreeMap::new(),
+    }
+}
+
+fn behind((plan, mut facts): (Plan, HostFacts), families: &[TableFamily]) -> (Plan, HostFacts) {
+    facts.filters = Arc::new(families.iter().copied().map(closed).collect());
+    (plan, facts)
+}
+
+fn opened((plan, facts): &(Plan, HostFacts)) -> Vec<String> {
+    let text = |(chain, Passage { passes, .. }): (&ChainName, &Passage)| {
+        let way = |direction| passes.iter().any(|pass| pass.direction == direction);
+        assert!(way(Direction::In) && way(Direction::Out), "{chain}");
+        let links: std::collections::BTreeSet<String> =
+            passes.iter().map(|pass| pass.link.to_string()).collect();
+        format!("{chain}: {links:?}")
+    };
+    render(plan, facts).passages.iter().map(text).collect()
+}
+
+#[test]
+fn a_leader_opens_its_tunnel_and_a_follower_the_device_of_the_cni_of_the_families_in_use() {
+    let all = [TableFamily::Ip, TableFamily::Ip6, TableFamily::Inet];
+    let [ip, ip6, inet] = ["ip", "ip6", "inet"].map(|family| format!("{family} filter FORWARD"));
+    let leader = behind(samples::leader(), &all);
+    let tunnel = |chain: &String| format!("{chain}: {{\"spanwire0\"}}");
+    assert_eq!(opened(&leader), [tunnel(&ip), tunnel(&inet)]);
+    let dual = behind(samples::dual_stack(), &all);
+    assert_eq!(opened(&dual), [tunnel(&ip), tunnel(&ip6), tunnel(&inet)]);
+    let follower = behind(samples::follower(), &[TableFamily::Ip]);
+    assert_eq!(opened(&follower), [format!("{ip}: {{\"flannel.1\"}}")]);
+    for (plan, facts) in [leader, dual, follower] {
+        assert_eq!(conflicts(&plan, &facts), []);
+    }
+    let nowhere = behind(samples::outside(), &all);
+    assert!(opened(&nowhere).is_empty());
+}
+
+#[test]
+fn a_device_of_the_lan_is_not_opened_but_the_firewall_named() {
+    let (plan, facts) = behind(samples::direct_follower(), &[TableFamily::Ip]);
+    assert!(render(&plan, &facts).passages.is_empty());
+    let texts: Vec<String> = conflicts(&plan, &facts).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "the chain ip filter FORWARD of this node's firewall drops what is forwarded between pods here and other \
+             locations by eth0; let it accept what comes from and goes to the addresses of the mesh"
+        ]
+    );
+}

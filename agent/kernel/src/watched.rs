@@ -1,0 +1,148 @@
+//! Which messages of nf_tables are about the base chains of others at the forward hook.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::libc::{
+    NFNL_SUBSYS_NFTABLES, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWRULE,
+};
+use spanwire_host::{ChainName, TableFamily};
+
+use crate::netlink::{Message, attributes};
+
+/// Length of `struct nfgenmsg`.
+pub(crate) const HEADER: usize = 4;
+/// The forward hook (`NF_INET_FORWARD`).
+const FORWARD: u32 = 2;
+/// `NF_DROP`.
+const DROP: u32 = 0;
+
+/// The base chains at the forward hook that were found, for [`Changes`](crate::Changes) to heed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watched(Arc<Mutex<BTreeSet<ChainName>>>);
+
+impl Watched {
+    pub(crate) fn set(&self, chains: BTreeSet<ChainName>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = chains;
+    }
+
+    /// Whether a notification is about one of them, or about a new one.
+    pub(crate) fn concerns(&self, message: &Message) -> bool {
+        let Some(subject) = Subject::of(message) else {
+            return false;
+        };
+        let kind = i32::from(message.kind & 0xff);
+        if kind == NFT_MSG_NEWCHAIN && subject.is_forward {
+            return true;
+        }
+        let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.iter().any(|chain| {
+            let table = chain.family == subject.family && chain.table == subject.table;
+            table && (kind == NFT_MSG_DELTABLE || Some(&chain.chain) == subject.chain.as_ref())
+        })
+    }
+}
+
+/// What a message of nf_tables is about.
+pub(crate) struct Subject {
+    pub(crate) family: TableFamily,
+    pub(crate) table: String,
+    /// The chain, or that of the rule.
+    pub(crate) chain: Option<String>,
+    /// It is a base chain at the forward hook.
+    pub(crate) is_forward: bool,
+    /// Its policy is to drop.
+    pub(crate) drops: bool,
+}
+
+impl Subject {
+    pub(crate) fn of(message: &Message) -> Option<Self> {
+        if i32::from(message.kind >> 8) != NFNL_SUBSYS_NFTABLES {
+            return None;
+        }
+        // NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h.
+        let family = match message.body.first()? {
+            1 => TableFamily::Inet,
+            2 => TableFamily::Ip,
+            10 => TableFamily::Ip6,
+            _ => return None,
+        };
+        // NFTA_CHAIN_NAME, NFTA_RULE_CHAIN; NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY of linux/netfilter/nf_tables.h.
+        let (chain, hook, policy) = match i32::from(message.kind & 0xff) {
+            NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => (3, 4, 5),
+            NFT_MSG_NEWRULE | NFT_MSG_DELRULE => (2, 0, 0),
+            NFT_MSG_DELTABLE => (0, 0, 0),
+            _ => return None,
+        };
+        let found: BTreeMap<u16, &[u8]> = attributes(message.body.get(HEADER..)?).collect();
+        let text = |kind: u16| {
+            let bytes = found.get(&kind).filter(|_| kind != 0)?;
+            let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        };
+        let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+        let hook = found.get(&hook).filter(|_| hook != 0);
+        // NFTA_HOOK_HOOKNUM.
+        let hook = hook.and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
+        Some(Self {
+            family,
+            table: text(1)?,
+            chain: text(chain),
+            is_forward: hook.and_then(|(_, bytes)| number(bytes)) == Some(FORWARD),
+            drops: found
+                .get(&policy)
+                .filter(|_| policy != 0)
+                .and_then(|bytes| number(bytes))
+                == Some(DROP),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(kind: i32, attributes: &[(u16, &[u8])]) -> Message {
+        let mut body = vec![2, 0, 0, 0];
+        for (kind, value) in attributes {
+            body.extend(attribute(*kind, value));
+        }
+        let kind = u16::try_from(NFNL_SUBSYS_NFTABLES << 8 | kind).unwrap();
+        Message::new(kind, body)
+    }
+
+    #[test]
+    fn changes_of_the_chains_that_were_found_and_new_ones_at_the_hook_matter() {
+        let watched = Watched::default();
+        let forward = ChainName {
+            family: TableFamily::Ip,
+            table: "filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+        };
+        watched.set(BTreeSet::from([forward]));
+        let rule =
+            |kind, table: &[u8], chain: &[u8]| watched.concerns(&message(kind, &[(1, table), (2, chain)]));
+        assert!(rule(NFT_MSG_DELRULE, b"filter\0", b"FORWARD\0"));
+        assert!(rule(NFT_MSG_NEWRULE, b"filter\0", b"FORWARD\0"));
+        assert!(!rule(NFT_MSG_NEWRULE, b"filter\0", b"KUBE-FORWARD\0"));
+        assert!(!rule(NFT_MSG_NEWRULE, b"nat\0", b"FORWARD\0"));
+        assert!(watched.concerns(&message(NFT_MSG_DELTABLE, &[(1, b"filter\0")])));
+        let at_hook = |number: u8| {
+            let hook = attribute(1, &[0, 0, 0, number]);
+            message(NFT_MSG_NEWCHAIN, &[(1, b"other\0"), (3, b"chain\0"), (4, &hook)])
+        };
+        assert!(watched.concerns(&at_hook(2)));
+        assert!(!watched.concerns(&at_hook(3)));
+    }
+}

@@ -1,0 +1,149 @@
+//! Hosts whose own firewall drops what it does not know, on leaders and on followers.
+
+use std::time::Duration;
+
+use spanwire_testbed::wait_until;
+
+use crate::world::World;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Docker's, with what flannel adds.
+const DOCKER: &str = "
+    iptables -P FORWARD DROP
+    iptables -N DOCKER-USER
+    iptables -A DOCKER-USER -j RETURN
+    iptables -A FORWARD -j DOCKER-USER
+    iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    iptables -N FLANNEL-FWD
+    iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
+    iptables -A FLANNEL-FWD -s 10.244.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+    iptables -A FLANNEL-FWD -d 10.244.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT";
+
+/// What RHEL's iptables-services ends with.
+const REJECT: &str = "
+    iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    iptables -A FORWARD -s 10.244.0.0/16 -j ACCEPT
+    iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited";
+
+/// firewalld's forwarding, with the pods' network in the zone `trusted`, as k3s documents it.
+const FIREWALLD: &str = "nft -f - <<'END'
+    table inet firewalld {
+      chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname lo accept
+        ct state invalid drop
+        jump filter_FORWARD_ZONES
+        reject with icmpx admin-prohibited
+      }
+      chain filter_FORWARD_ZONES {
+        ip saddr 10.244.0.0/16 goto filter_FWD_trusted
+        iifname eth0 goto filter_FWD_public
+        goto filter_FWD_public
+      }
+      chain filter_FWD_trusted { accept; }
+      chain filter_FWD_public { ct state invalid drop; reject with icmpx admin-prohibited; }
+    }
+END";
+
+/// From nodes and pods of the followers to each other.
+const WAYS: [(&str, bool, &str); 6] = [
+    ("a2", false, "10.2.0.4"),
+    ("a2", false, "10.244.4.2"),
+    ("a2", true, "10.2.0.4"),
+    ("a2", true, "10.244.4.2"),
+    ("b2", false, "10.1.0.2"),
+    ("b2", false, "10.244.2.2"),
+];
+
+fn all_get_through(world: &mut World, what: &str) {
+    for (from, pod, to) in WAYS {
+        let node = world.node(from);
+        let from_there = if pod { &node.pod } else { &node.host };
+        let way = format!("{what}: {from} (pod: {pod}) to {to}");
+        wait_until(&way, 10 * SECOND, || from_there.pings(to));
+    }
+}
+
+fn rules(world: &mut World, name: &str) -> String {
+    world
+        .node(name)
+        .host
+        .run("nft -s list ruleset | sed '/^table inet spanwire/,/^}/d'")
+}
+
+#[test]
+fn what_a_firewall_does_not_know_of_the_mesh_gets_through_and_nothing_is_left() {
+    for (what, firewall) in [("Docker", DOCKER), ("reject", REJECT), ("firewalld", FIREWALLD)] {
+        let mut world = World::with_agents(true);
+        world.wait_for_pods();
+        all_get_through(&mut world, "before");
+        for name in ["a1", "a2", "b1", "b2"] {
+            world.node(name).host.run(firewall);
+        }
+        all_get_through(&mut world, what);
+        let opened = rules(&mut world, "a1");
+        assert!(opened.contains("iifname \"spanwire0\""), "{what}: {opened}");
+        assert!(opened.contains("oifname \"spanwire0\""), "{what}: {opened}");
+        for name in ["a1", "a2", "b1", "b2"] {
+            let theirs = without_ours(&rules(&mut world, name));
+            let node = world.node(name);
+            node.kill_agent();
+            node.cleanup(false);
+            assert_eq!(rules(&mut world, name), theirs, "{what}: left on {name}");
+        }
+    }
+}
+
+fn without_ours(rules: &str) -> String {
+    let others = rules
+        .lines()
+        .filter(|line| !line.contains("comment \"spanwire\""));
+    others.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn what_is_taken_from_a_firewall_is_back_and_what_decides_about_some_packets_decides_first() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let leader = world.node("a1");
+    leader.host.run(FIREWALLD);
+    all_get_through(&mut world, "firewalld");
+    let leader = world.node("a1");
+    // As firewalld reloads.
+    leader
+        .host
+        .run(&format!("nft delete table inet firewalld; {FIREWALLD}"));
+    all_get_through(&mut world, "firewalld, reloaded");
+    let leader = world.node("a1");
+    leader.host.run("nft delete table inet firewalld");
+    leader.host.run(DOCKER);
+    all_get_through(&mut world, "Docker");
+    // A rule behind which ours is of no use.
+    let leader = world.node("a1");
+    leader.host.run("iptables -I FORWARD 1 -j DROP");
+    all_get_through(&mut world, "a rule that drops all before ours");
+    let leader = world.node("a1");
+    leader.host.run("iptables -D FORWARD -j DROP");
+    // What an administrator forbids stays forbidden, wherever ours are.
+    leader
+        .host
+        .run("iptables -I DOCKER-USER 1 -s 10.2.0.4 -d 10.1.0.2 -j DROP");
+    let far = &world.node("b2").host;
+    wait_until("the administrator's rule to decide first", 5 * SECOND, || {
+        !far.pings("10.1.0.2")
+    });
+    let leader = world.node("a1");
+    leader
+        .host
+        .run("iptables -D DOCKER-USER -s 10.2.0.4 -d 10.1.0.2 -j DROP");
+    all_get_through(&mut world, "Docker, without the administrator's rule");
+    // Where the firewall no longer drops, nothing of ours is needed.
+    let leader = world.node("a1");
+    leader.host.run("iptables -P FORWARD ACCEPT");
+    wait_until("the rules to go", 5 * SECOND, || {
+        !leader.host.run("iptables -S FORWARD").contains("spanwire0")
+    });
+}
