@@ -32,6 +32,9 @@ pub struct Args {
     /// Where the API server is reached, when its in-cluster address does not work without the mesh.
     #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
     pub api_server: Option<Endpoint>,
+    /// The kubelet's kubeconfig: the servers in it are reached past the mesh.
+    #[arg(long, value_name = "PATH")]
+    pub kubelet_config: Option<PathBuf>,
     /// The namespace of the leaders' Leases.
     #[arg(long, env = "POD_NAMESPACE", default_value = "spanwire")]
     pub namespace: String,

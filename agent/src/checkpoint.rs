@@ -1,14 +1,15 @@
-//! The agent's checkpoint on disk: the last snapshot, so that it works without the API server, and the locations for
-//! which the tunnel is enforced.
+//! The agent's checkpoint on disk: the last snapshot, so that it works without the API server, where that is reached past
+//! the mesh, and the locations for which the tunnel is enforced.
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
-use spanwire_core::Snapshot;
+use spanwire_core::{ApiServer, Snapshot};
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
 use spanwire_topology::LocationName;
 use thiserror::Error;
@@ -26,6 +27,8 @@ pub struct Checkpoint {
     pub snapshot: Arc<Snapshot>,
     /// The locations for which the tunnel is enforced.
     pub enforced: BTreeSet<LocationName>,
+    /// Where the API server is.
+    pub api_server: ApiServer,
 }
 
 /// Why the checkpoint cannot be used or written.
@@ -53,6 +56,10 @@ struct Head {
 struct Body {
     version: u32,
     settled: BTreeSet<String>,
+    #[serde(default)]
+    api_server: BTreeSet<SocketAddr>,
+    #[serde(default)]
+    api_endpoints: BTreeSet<SocketAddr>,
     node: Option<MeshNode>,
     slices: Vec<LocationSlice>,
     peers: Vec<Peer>,
@@ -62,6 +69,8 @@ struct Body {
 struct BodyRef<'a> {
     version: u32,
     settled: BTreeSet<&'a str>,
+    api_server: &'a BTreeSet<SocketAddr>,
+    api_endpoints: &'a BTreeSet<SocketAddr>,
     node: Option<&'a MeshNode>,
     slices: Vec<&'a LocationSlice>,
     peers: Vec<&'a Peer>,
@@ -98,6 +107,8 @@ impl Checkpoint {
         let body = BodyRef {
             version: VERSION,
             settled: self.enforced.iter().map(LocationName::as_str).collect(),
+            api_server: &self.api_server.exempt,
+            api_endpoints: &self.api_server.endpoints,
             node: self.snapshot.node.as_deref(),
             slices: self.snapshot.slices.values().map(Arc::as_ref).collect(),
             peers: self.snapshot.peers.values().map(Arc::as_ref).collect(),
@@ -142,6 +153,10 @@ impl From<Body> for Checkpoint {
         Self {
             snapshot: Arc::new(snapshot),
             enforced,
+            api_server: ApiServer {
+                exempt: body.api_server,
+                endpoints: body.api_endpoints,
+            },
         }
     }
 }
@@ -172,6 +187,10 @@ mod tests {
         Checkpoint {
             snapshot: Arc::new(snapshot),
             enforced: ["b".parse().unwrap()].into(),
+            api_server: ApiServer {
+                exempt: ["10.96.0.1:443".parse().unwrap()].into(),
+                endpoints: ["[2001:db8::1]:6443".parse().unwrap()].into(),
+            },
         }
     }
 
@@ -183,6 +202,16 @@ mod tests {
         assert_eq!(Checkpoint::load(directory.path()).unwrap(), Some(checkpoint()));
         Checkpoint::forget(directory.path()).unwrap();
         assert_eq!(Checkpoint::load(directory.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_checkpoint_without_the_api_server_is_one_of_an_older_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = r#"{"version":1,"settled":["b"],"node":null,"slices":[],"peers":[]}"#;
+        fs::write(directory.path().join(FILE), text).unwrap();
+        let checkpoint = Checkpoint::load(directory.path()).unwrap().unwrap();
+        assert_eq!(checkpoint.api_server, ApiServer::default());
+        assert_eq!(checkpoint.enforced.len(), 1);
     }
 
     #[test]

@@ -13,7 +13,6 @@ mod reports;
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,8 +20,9 @@ use std::{
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
 use spanwire_cluster::backoff::{Backoff, jittered};
-use spanwire_core::{NodeState, Outcome, Snapshot, Trouble};
+use spanwire_core::{ApiServer, NodeState, Outcome, Snapshot, Trouble};
 use spanwire_crds::MeshNodeStatus;
 use spanwire_kernel::NetlinkError;
 use spanwire_topology::{DnsName, NodeName};
@@ -87,7 +87,9 @@ pub struct Inlets {
     /// Requests of the admin endpoint.
     pub queries: mpsc::Receiver<Query>,
     /// Where the API server is.
-    pub api_server: watch::Receiver<BTreeSet<SocketAddr>>,
+    pub api_server: watch::Receiver<ApiServer>,
+    /// By how many seconds the clock is behind the API server's, where that is known.
+    pub clock: watch::Receiver<Option<i64>>,
 }
 
 /// What the loop keeps over a restart, besides what is in the kernel.
@@ -120,6 +122,8 @@ pub struct EventLoop {
     logged: BTreeSet<String>,
     backoff: Backoff,
     changes: Option<Announcements>,
+    /// By how many seconds the clock was last found to be behind.
+    behind: Option<i64>,
     /// The machine may differ from what the reconciler knows of it.
     suspect: bool,
     /// When the machine was last to be read in full.
@@ -173,6 +177,7 @@ impl EventLoop {
             // The tunnel process may be about to start.
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(3)),
             changes: None,
+            behind: None,
             suspect: true,
             full_at: None,
             busy: None,
@@ -247,8 +252,12 @@ impl EventLoop {
                 Some(resolved) = inlets.names.recv() => self.take_resolved(resolved),
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 Ok(()) = inlets.api_server.changed() => {
-                    let addresses = inlets.api_server.borrow_and_update().clone();
-                    self.take_api_server(addresses);
+                    let server = inlets.api_server.borrow_and_update().clone();
+                    self.take_api_server(server);
+                }
+                Ok(()) = inlets.clock.changed() => {
+                    self.behind = *inlets.clock.borrow_and_update();
+                    self.compare_clock();
                 }
                 saved = finished(&mut self.saving) => self.take_saved(saved),
                 () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),
@@ -323,11 +332,20 @@ impl EventLoop {
         }
     }
 
-    /// The API server is reached at these addresses.
-    fn take_api_server(&mut self, addresses: BTreeSet<SocketAddr>) {
-        if self.state.handle_api_server(addresses) && self.reconciled_at.is_some() {
-            self.reconcile_by(Self::now());
+    /// The API server is elsewhere.
+    fn take_api_server(&mut self, server: ApiServer) {
+        let now = Self::now();
+        if self.state.handle_api_server(server) && self.reconciled_at.is_some() {
+            self.reconcile_by(now);
         }
+        if !self.is_expectant {
+            self.checkpoint_later(now);
+        }
+    }
+
+    fn compare_clock(&mut self) {
+        self.state.handle_clock(Timestamp::now(), self.behind);
+        self.log_troubles();
     }
 
     fn take_timeout(&mut self) {
@@ -391,7 +409,7 @@ impl EventLoop {
         self.suspect |= !outcome.is_as_wanted;
         let is_as_wanted = outcome.is_as_wanted;
         self.state.handle_outcome(outcome, now);
-        self.log_troubles();
+        self.compare_clock();
         self.reconciled_at = Some(now);
         if self.state.retired() {
             self.checkpoint_at = None;
@@ -489,11 +507,17 @@ impl EventLoop {
         };
         self.saved_at = Some(Self::now());
         let enforced = self.state.enforced().clone();
+        let api_server = self.state.api_server();
         let directory = self.storage.directory.clone();
         let mut guard = self.storage.guard.take();
         let table = self.state.host().nft.clone();
         let save = move || {
-            let saved = Checkpoint::save(&directory, &Checkpoint { snapshot, enforced }.bytes());
+            let checkpoint = Checkpoint {
+                snapshot,
+                enforced,
+                api_server,
+            };
+            let saved = Checkpoint::save(&directory, &checkpoint.bytes());
             let guarded = guard.as_mut().zip(table).map(|(guard, table)| guard.save(&table));
             let cause = saved.err().map(|error| chain(&error));
             let cause = cause.or(guarded.and_then(Result::err).map(|error| chain(&error)));

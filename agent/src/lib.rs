@@ -5,13 +5,16 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod api_server;
 pub mod args;
 pub mod atomic_file;
 pub mod checkpoint;
 pub mod cleanup;
+pub mod clock;
 pub mod eventloop;
 pub mod guard;
 pub mod identity;
+pub mod kubelet;
 pub mod lease;
 pub mod metrics;
 pub mod reconciler;

@@ -1,10 +1,13 @@
 //! Starts the parts of the agent, and connects them.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use spanwire_cluster::connect::{Connection, connect};
-use spanwire_core::NodeState;
+use spanwire_cluster::{
+    connect::{Connection, connect},
+    endpoints::watch_endpoints,
+};
+use spanwire_core::{ApiServer, NodeState};
 use spanwire_topology::NodeName;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -13,10 +16,13 @@ use tokio::{
 
 use crate::{
     admin,
+    api_server::Sources,
     args::{Args, Source},
     checkpoint::Checkpoint,
+    clock,
     eventloop::{EventLoop, Inlets, Outlets, Storage},
     guard::Guard,
+    kubelet,
     lease::{self, Owner},
     reconciler::{Job, Reconciler},
     resolve::{Resolved, Resolver},
@@ -33,15 +39,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let me = args.node_name.clone().context("no node name")?;
     let owned = args.paths.names.owned()?;
     tracing::info!(node = %me, version = env!("CARGO_PKG_VERSION"), "running");
-    let (enforced, snapshot) = load_checkpoint(&args)
-        .map(|checkpoint| (checkpoint.enforced, checkpoint.snapshot))
-        .unzip();
+    let checkpoint = load_checkpoint(&args);
+    let before = checkpoint.clone().unwrap_or_default();
+    let snapshot = checkpoint.map(|checkpoint| checkpoint.snapshot);
     let (outlets, receivers) = outlets();
     let (reported, mut reports) = mpsc::channel(8);
     let reconciler = Reconciler::new(args.paths.clone(), owned.clone());
     let reconciler = tokio::spawn(reconciler.run(receivers.jobs, reported));
     let storage = storage(&args);
-    let state = NodeState::new(me.clone(), owned, enforced.unwrap_or_default());
+    let mut state = NodeState::new(me.clone(), owned, before.enforced);
+    state.handle_api_server(before.api_server.clone());
     let mut events = EventLoop::new(me.clone(), state, storage, snapshot, outlets);
     // Before whatever may fail or take its time.
     events.enforce(&mut reports).await?;
@@ -51,13 +58,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     admin::serve(address, query_sender)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
-    let (snapshots, api_server) = connect_source(&args, &me, receivers.status, receivers.owner).await?;
+    let source = connect_source(&args, &me, before.api_server, receivers.status, receivers.owner).await?;
     let inlets = Inlets {
-        snapshots,
+        snapshots: source.snapshots,
         reports,
         names: receivers.names,
         queries,
-        api_server,
+        api_server: source.api_server,
+        clock: source.clock,
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {
@@ -124,26 +132,54 @@ fn outlets() -> (Outlets, Receivers) {
     (outlets, receivers)
 }
 
-/// Starts what talks to the source; returns what it publishes, and where the API server is.
+/// What the source says, besides its snapshots about the API server.
+struct Connected {
+    snapshots: Snapshots,
+    api_server: watch::Receiver<ApiServer>,
+    clock: watch::Receiver<Option<i64>>,
+}
+
+/// Starts what talks to the source. `before` is where the API server was.
 async fn connect_source(
     args: &Args,
     me: &NodeName,
+    before: ApiServer,
     statuses: watch::Receiver<PendingStatus>,
     owners: watch::Receiver<Owner>,
-) -> anyhow::Result<(Snapshots, watch::Receiver<BTreeSet<SocketAddr>>)> {
+) -> anyhow::Result<Connected> {
     let (publisher, snapshots) = source::channel();
-    let (addresses, api_server) = watch::channel(BTreeSet::new());
+    let (server_known, api_server) = watch::channel(before);
+    let (behind, clock) = watch::channel(None);
     match &args.source {
         Source::File(path) => {
             tokio::spawn(file::watch(path.clone(), me.clone(), publisher));
         }
         Source::Kubernetes => {
             let Connection { client, server, .. } = connect(args.api_server.as_ref()).await?;
+            let (named, of_named) = watch::channel(BTreeSet::new());
+            let (kubelet, of_kubelet) = watch::channel(BTreeSet::new());
+            let (endpoints, of_endpoints) = watch::channel(BTreeSet::new());
+            let sources = Sources {
+                named: of_named,
+                kubelet: of_kubelet,
+                endpoints: of_endpoints,
+                by_service: args.api_server.is_none(),
+            };
+            tokio::spawn(sources.merge(server_known));
+            tokio::spawn(server.watch_addresses(named));
+            tokio::spawn(watch_endpoints(client.clone(), endpoints));
+            if let Some(path) = args.kubelet_config.clone() {
+                tokio::spawn(kubelet::watch(path, kubelet));
+            }
+            tokio::spawn(clock::watch(client.clone(), behind));
             tokio::spawn(kubernetes::watch(client.clone(), me.clone(), publisher));
             tokio::spawn(status_writer::write(client.clone(), me.clone(), statuses));
             tokio::spawn(lease::renew(client, args.namespace.clone(), me.clone(), owners));
-            tokio::spawn(server.watch_addresses(addresses));
         }
     }
-    Ok((snapshots, api_server))
+    Ok(Connected {
+        snapshots,
+        api_server,
+        clock,
+    })
 }

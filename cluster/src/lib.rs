@@ -3,6 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`connect`] | finds the API server and makes a client |
+//! | [`endpoints`] | watches where the API server really runs |
 //! | [`model`] | the kinds that are watched; each is registered there and nowhere else |
 //! | [`observed`] | decodes objects one by one, so that one that cannot be read harms no other |
 //! | [`complaints`] | what is logged of those; sans I/O |
@@ -15,6 +16,7 @@
 pub mod backoff;
 pub mod complaints;
 pub mod connect;
+pub mod endpoints;
 pub mod model;
 pub mod observed;
 pub mod store;

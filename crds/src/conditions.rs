@@ -20,6 +20,8 @@ pub enum ConditionType {
     Connected,
     /// Of a Location or a Peer: everything that the object asks for was granted.
     Accepted,
+    /// Of a MeshNode: the API server's endpoints that lie in prefixes of other locations are reached without the mesh.
+    ApiServerPastMesh,
 }
 
 /// Why a condition is as it is.
@@ -55,11 +57,21 @@ pub enum Reason {
     Degraded,
     /// An agent carries its node's traffic, but something besides could not be done.
     Limited,
+    /// The API server is reached past the mesh.
+    Exempt,
+    /// An endpoint of the API server is reached through the mesh.
+    EndpointInMesh,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::LeaderElected, Self::Connected, Self::Accepted];
+    pub const ALL: [Self; 5] = [
+        Self::Ready,
+        Self::LeaderElected,
+        Self::Connected,
+        Self::Accepted,
+        Self::ApiServerPastMesh,
+    ];
 
     /// Returns the type as it stands in the condition.
     #[must_use]
@@ -69,6 +81,7 @@ impl ConditionType {
             Self::LeaderElected => "LeaderElected",
             Self::Connected => "Connected",
             Self::Accepted => "Accepted",
+            Self::ApiServerPastMesh => "ApiServerPastMesh",
         }
     }
 }
@@ -93,6 +106,8 @@ impl Reason {
             Self::NoHome => "NoHome",
             Self::Degraded => "Degraded",
             Self::Limited => "Limited",
+            Self::Exempt => "Exempt",
+            Self::EndpointInMesh => "EndpointInMesh",
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Drives the state: events of the watches in, decisions to the queue, its writes to the API server, and what they
 //! found back into the state. Nothing is waited for: while writes are on their way events are taken in.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -38,6 +42,8 @@ pub struct Outlets {
     pub writer: ApiWriter,
     /// Whether this operator leads.
     pub leads: watch::Receiver<bool>,
+    /// Where the API server really runs.
+    pub endpoints: watch::Receiver<BTreeSet<SocketAddr>>,
     /// What is counted.
     pub metrics: Metrics,
     /// What /healthz and /readyz serve.
@@ -109,6 +115,10 @@ impl EventLoop {
                 }
                 Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),
                 changed = self.outlets.leads.changed() => if changed.is_err() { return },
+                Ok(()) = self.outlets.endpoints.changed() => {
+                    let endpoints = self.outlets.endpoints.borrow_and_update().clone();
+                    self.state.handle_api_endpoints(&endpoints);
+                }
                 () = time::sleep_until(wake.into()) => {}
             }
             let now = Instant::now();

@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::stream::BoxStream;
@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use prometheus_client::registry::Registry;
 use spanwire_cluster::{
     connect::{Connection, connect},
+    endpoints::watch_endpoints,
     model::WatchEvent,
     watch::Watches,
 };
@@ -33,6 +34,9 @@ use crate::{
     state::{OperatorState, Options},
     writer::ApiWriter,
 };
+
+/// How long where the API server really runs is waited for.
+const ENDPOINTS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs what the command line asks for.
 ///
@@ -83,6 +87,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             kilo_annotations: run.kilo_annotations,
         },
     };
+    let endpoints = api_endpoints(&client).await;
     let (set_leads, leads) = watch::channel(false);
     let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
     let election = tokio::spawn(election.run(set_leads));
@@ -90,6 +95,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         events: watches(client.clone(), namespace),
         writer: ApiWriter::new(client.clone(), identity.clone()),
         leads,
+        endpoints,
         metrics,
         health,
     };
@@ -111,6 +117,21 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         tracing::debug!("lease not released; it expires by itself");
     }
     Ok(())
+}
+
+/// Watches where the API server really runs. The first answer is waited for, so that nothing is decided without it, but not for
+/// long: an older chart does not let the operator read it.
+async fn api_endpoints(client: &kube::Client) -> watch::Receiver<BTreeSet<SocketAddr>> {
+    let (sender, mut endpoints) = watch::channel(BTreeSet::new());
+    tokio::spawn(watch_endpoints(client.clone(), sender));
+    if time::timeout(ENDPOINTS_PATIENCE, endpoints.changed())
+        .await
+        .is_ok()
+    {
+        // For the loop it is news.
+        endpoints.mark_changed();
+    }
+    endpoints
 }
 
 /// Everything that the operator watches.

@@ -35,6 +35,7 @@ mod unreadable;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     str::FromStr,
     time::Instant,
 };
@@ -97,6 +98,10 @@ pub struct OperatorState {
     stale: BTreeSet<NodeName>,
     /// Nodes in whose object or report something could not be read.
     faulty: BTreeSet<NodeName>,
+    /// Nodes whose agents say that packets may be lost there.
+    degraded: BTreeSet<NodeName>,
+    /// Where the API server was said to be reached.
+    named_servers: BTreeSet<SocketAddr>,
     /// The decision before, as long as no other writer changed what is published.
     published: Option<Mesh>,
     publication: Publication,
@@ -117,6 +122,7 @@ impl OperatorState {
     pub fn new(options: Options) -> Self {
         Self {
             node_options: options.nodes,
+            named_servers: options.cluster.api_server.clone(),
             facts: Facts {
                 cluster: options.cluster,
                 ..Facts::default()
@@ -206,6 +212,15 @@ impl OperatorState {
         self.dirty |= !self.liveness.complete();
         self.liveness.handle(event, now);
         self.note_turned();
+    }
+
+    /// Handles where the API server really runs: nothing may claim these addresses either.
+    pub fn handle_api_endpoints(&mut self, endpoints: &BTreeSet<SocketAddr>) {
+        let servers = &self.named_servers | endpoints;
+        if self.facts.cluster.api_server != servers {
+            self.facts.cluster.api_server = servers;
+            self.dirty = true;
+        }
     }
 
     /// Handles the passing of time: leaders whose Lease has expired.

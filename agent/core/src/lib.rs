@@ -21,6 +21,7 @@
     )
 )]
 
+pub mod api_server;
 pub mod endpoints;
 pub mod enforcement;
 pub mod liveness;
@@ -29,6 +30,7 @@ pub mod state;
 pub mod target;
 pub mod trouble;
 
+pub use api_server::ApiServer;
 pub use snapshot::Snapshot;
 pub use state::NodeState;
 pub use target::{DeviceReading, Outcome, PeerUpdates, Survey, Target};

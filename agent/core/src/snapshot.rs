@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use k8s_openapi::jiff::Timestamp;
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
 use spanwire_topology::NodeName;
 
@@ -58,6 +59,19 @@ impl Snapshot {
             }
             _ => (self, false),
         }
+    }
+
+    /// Returns when the newest of the objects was created, by the API server's clock.
+    #[must_use]
+    pub fn newest(&self) -> Option<Timestamp> {
+        let slices = self.slices.values().map(|slice| &slice.metadata);
+        let peers = self.peers.values().map(|peer| &peer.metadata);
+        let node = self.node.iter().map(|node| &node.metadata);
+        let all = slices.chain(peers).chain(node);
+        all.filter_map(|metadata| Some(metadata.creation_timestamp.as_ref()?.0))
+            // One that cannot be read stands there as the latest of all.
+            .filter(|created| *created != Timestamp::MAX)
+            .max()
     }
 
     /// Returns whether the operator wants every trace of Spanwire removed from this node.

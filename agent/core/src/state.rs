@@ -10,14 +10,16 @@ use std::{
     time::Instant,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use spanwire_crds::{MeshNode, publication::Assembler};
 use spanwire_host::{Conflict, Host, HostFacts, Inventory, Owned, PeerStats, WireGuard, conflicts, render};
 use spanwire_topology::{
-    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, PublicKey, Reachability, Role,
-    Tunnel, plan,
+    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability,
+    Role, Tunnel, plan,
 };
 
 use crate::{
+    api_server::ApiServer,
     endpoints::Endpoints,
     enforcement::Enforcement,
     liveness::{Connectivity, Sessions, Stimulus},
@@ -25,6 +27,9 @@ use crate::{
     target::{DeviceReading, Outcome, Survey, Target},
     trouble::Trouble,
 };
+
+/// By how many seconds the clock may differ from that of the API server.
+pub const CLOCK_TOLERANCE: i64 = 30;
 
 /// Everything that the agent knows, and what follows from it.
 ///
@@ -50,8 +55,21 @@ pub struct NodeState {
     status: status::Known,
     /// There has been a snapshot, and an inventory.
     known: (bool, bool),
+    /// Where the API server really runs.
+    api_endpoints: BTreeSet<SocketAddr>,
+    /// When the newest of the published objects was created.
+    created: Option<Timestamp>,
     host: OnceCell<Arc<Host>>,
     conflicts: OnceCell<Vec<Conflict>>,
+    in_mesh: OnceCell<Vec<InMesh>>,
+}
+
+/// An endpoint of the API server in a prefix of another location: whether it is reached past the mesh.
+struct InMesh {
+    endpoint: SocketAddr,
+    prefix: Prefix,
+    location: LocationName,
+    exempt: bool,
 }
 
 impl NodeState {
@@ -80,14 +98,18 @@ impl NodeState {
             enforcement: Enforcement::new(enforced),
             status: status::Known::default(),
             known: (false, false),
+            api_endpoints: BTreeSet::new(),
+            created: None,
             host: OnceCell::new(),
             conflicts: OnceCell::new(),
+            in_mesh: OnceCell::new(),
         }
     }
 
     /// Takes the mesh as published. Returns whether this node may have to change.
     pub fn handle_snapshot(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
         let first = !std::mem::replace(&mut self.known.0, true);
+        self.created = snapshot.newest();
         self.node.clone_from(&snapshot.node);
         let retire = snapshot.retire();
         self.status.retired &= retire;
@@ -124,9 +146,37 @@ impl NodeState {
         std::mem::replace(&mut self.unpublished, unpublished) != unpublished
     }
 
-    /// Takes where this node reaches the API server. Returns whether that is news.
-    pub fn handle_api_server(&mut self, addresses: BTreeSet<SocketAddr>) -> bool {
-        self.handle_facts(|facts| facts.api_server = addresses)
+    /// Takes where the API server is. Returns whether this node may have to change.
+    pub fn handle_api_server(&mut self, server: ApiServer) -> bool {
+        if self.api_endpoints != server.endpoints {
+            self.api_endpoints = server.endpoints;
+            self.in_mesh.take();
+        }
+        self.handle_facts(|facts| facts.api_server = server.exempt)
+    }
+
+    /// Returns where the API server is, as last taken.
+    #[must_use]
+    pub fn api_server(&self) -> ApiServer {
+        ApiServer {
+            exempt: self.facts.api_server.clone(),
+            endpoints: self.api_endpoints.clone(),
+        }
+    }
+
+    /// Takes the present time by the wall clock, and by how many seconds that is behind the API server's (ahead of it, where
+    /// negative), where that is known.
+    pub fn handle_clock(&mut self, wall: Timestamp, behind: Option<i64>) {
+        let created = self
+            .created
+            .map_or(0, |created| created.as_second() - wall.as_second());
+        // A cluster may be as old as it likes.
+        let behind = behind.unwrap_or(created.max(0));
+        let trouble = (behind.abs() > CLOCK_TOLERANCE).then_some(Trouble::Clock { behind });
+        if self.status.clock != trouble {
+            self.status.clock = trouble;
+            self.gather_troubles();
+        }
     }
 
     /// Takes what was found on the machine.
@@ -379,6 +429,24 @@ impl NodeState {
     fn forget_rendered(&mut self) {
         self.host.take();
         self.conflicts.take();
+        self.in_mesh.take();
+    }
+
+    /// The endpoints of the API server that lie in prefixes of other locations.
+    fn in_mesh(&self) -> &[InMesh] {
+        self.in_mesh.get_or_init(|| {
+            let endpoint = |endpoint: &SocketAddr| {
+                let covers = |(prefix, _): &(&Prefix, _)| prefix.contains(endpoint.ip());
+                let (prefix, route) = self.plan.routes.iter().rfind(covers)?;
+                Some(InMesh {
+                    endpoint: *endpoint,
+                    prefix: *prefix,
+                    location: route.location.clone(),
+                    exempt: self.facts.api_server.contains(endpoint),
+                })
+            };
+            self.api_endpoints.iter().filter_map(endpoint).collect()
+        })
     }
 
     /// What of the plan this machine cannot have.
@@ -389,8 +457,9 @@ impl NodeState {
         let unpublished = self.unpublished.then_some(Trouble::Unpublished);
         let conflicts = self.conflicts.get_or_init(|| conflicts(&self.plan, &self.facts));
         let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
-        let storage = self.status.storage.clone();
-        unpublished.into_iter().chain(conflicts).chain(storage).collect()
+        let others = [self.status.storage.clone(), self.status.clock.clone()];
+        let others = others.into_iter().flatten();
+        unpublished.into_iter().chain(conflicts).chain(others).collect()
     }
 
     fn is_as_wanted(&self, device: Option<&WireGuard>) -> bool {

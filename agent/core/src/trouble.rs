@@ -47,6 +47,11 @@ pub enum Trouble {
     },
     /// The checkpoint cannot be written: the error with its causes.
     Storage(String),
+    /// The clock is wrong.
+    Clock {
+        /// By how many seconds it is behind; ahead, where negative.
+        behind: i64,
+    },
     /// What was found before Spanwire cannot be put back, or a file not be removed: the error with its causes.
     Cleanup(String),
 }
@@ -66,6 +71,7 @@ impl Trouble {
             Self::Machine(_) => "MachineUnreadable",
             Self::Key { .. } => "NoKey",
             Self::Storage(_) => "NotStored",
+            Self::Clock { .. } => "Clock",
             Self::Cleanup(_) => "CleanupFailed",
         }
     }
@@ -75,9 +81,12 @@ impl Trouble {
     pub fn stops_traffic(&self) -> bool {
         match self {
             // What a node that is to lead lacks without a key is a conflict of its own.
-            Self::Unpublished | Self::Key { .. } | Self::Storage(_) | Self::Cleanup(_) | Self::Left(_) => {
-                false
-            }
+            Self::Unpublished
+            | Self::Clock { .. }
+            | Self::Key { .. }
+            | Self::Storage(_)
+            | Self::Cleanup(_)
+            | Self::Left(_) => false,
             Self::Conflict(_)
             | Self::Ownership(_)
             | Self::Step { .. }
@@ -114,8 +123,38 @@ impl fmt::Display for Trouble {
                 "{cause}; after a boot this node would begin with what was decided before that, until it reaches the API \
                  server"
             ),
+            Self::Clock { behind } => {
+                let (direction, meanwhile) = if *behind > 0 {
+                    (
+                        "behind",
+                        "nodes that have heard it before refuse the handshakes that it begins, and certificates may seem \
+                         not to be valid yet",
+                    )
+                } else {
+                    (
+                        "ahead of",
+                        "once it is set right, nodes refuse the handshakes that it begins until they have forgotten it or \
+                         that time has come",
+                    )
+                };
+                write!(
+                    f,
+                    "this node's clock is about {} {direction} the cluster's: {meanwhile}; is its time synchronised?",
+                    rough(behind.unsigned_abs())
+                )
+            }
             Self::Machine(cause) | Self::Cleanup(cause) => f.write_str(cause),
         }
+    }
+}
+
+/// Returns a time in words that stay the same while it varies by little.
+fn rough(seconds: u64) -> String {
+    match seconds {
+        0..120 => "a minute".to_owned(),
+        120..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -138,6 +177,18 @@ mod tests {
         let steps = vec![Step::DeleteNft; NAMED + 2];
         assert!(texts(&steps).ends_with("nft delete; and 2 more"));
         assert_eq!(texts(&steps[..1]), "nft delete");
+    }
+
+    #[test]
+    fn a_wrong_clock_is_described_by_direction_and_rough_size() {
+        let text = |behind| Trouble::Clock { behind }.to_string();
+        assert!(
+            text(3 * 86_400 + 5).starts_with("this node's clock is about 3 days behind the cluster's: nodes")
+        );
+        assert!(
+            text(-3_599).starts_with("this node's clock is about 59 minutes ahead of the cluster's: once")
+        );
+        assert_eq!(text(7_201), text(7_300));
     }
 
     #[test]

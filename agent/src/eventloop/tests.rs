@@ -168,7 +168,8 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let mut events = EventLoop::new(me, state, storage, checkpoint.map(Arc::new), outlets);
     let log = Log::default();
     let (_queries, queries) = mpsc::channel(1);
-    let (_api_server, api_server) = watch::channel(BTreeSet::new());
+    let (_api_server, api_server) = watch::channel(ApiServer::default());
+    let (_clock, clock) = watch::channel(None);
     let others = Others {
         snapshots,
         announced,
@@ -186,6 +187,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             names,
             queries,
             api_server,
+            clock,
         };
         events.run(inlets, pending()).await
     };

@@ -5,10 +5,17 @@ use std::{
     net::IpAddr,
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use spanwire_topology::{LocationName, NodeFact, PublicKey};
 
 use super::{Fields, Translated};
-use crate::MeshNodeStatus;
+use crate::{
+    MeshNodeStatus,
+    conditions::{ConditionType, Reason},
+};
+
+/// How many letters of a message are kept.
+const LONGEST: usize = 200;
 
 /// What an agent reports, as far as the operator decides upon it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +28,8 @@ pub struct Report {
     pub links: BTreeMap<LocationName, bool>,
     /// No trace of Spanwire is left on the node.
     pub retired: bool,
+    /// What the agent cannot do, where packets may be lost for that; bounded, for it is the node's own word.
+    pub degraded: Option<String>,
 }
 
 /// Returns what the agent says.
@@ -48,11 +57,26 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .filter_map(|entry| link(&mut fields, entry))
             .collect(),
         retired: status.retired,
+        degraded: degraded(&status.conditions),
     };
     Translated {
         fact,
         problems: fields.problems,
     }
+}
+
+fn degraded(conditions: &[Condition]) -> Option<String> {
+    let ready = ConditionType::Ready.as_str();
+    let ready = conditions.iter().find(|condition| condition.type_ == ready)?;
+    let degraded = ready.status == "False" && ready.reason == Reason::Degraded.as_str();
+    let printable = ready.message.chars().filter(|letter| !letter.is_control());
+    degraded.then(|| {
+        let mut text: String = printable.take(LONGEST).collect();
+        if text.len() < ready.message.len() {
+            text.push('…');
+        }
+        text
+    })
 }
 
 impl Report {
@@ -97,6 +121,36 @@ mod tests {
         );
         assert_eq!(fact.public_key, Some(PublicKey::new([7; 32])));
         assert_eq!((fact.hop.len(), fact.links.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_an_agent_cannot_do_counts_where_packets_may_be_lost() {
+        let of = |about: &str, status: &str, reason: &str| {
+            let condition = serde_json::json!({
+                "type": about, "status": status, "reason": reason, "message": "no\nway".repeat(100),
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            report(&MeshNodeStatus {
+                conditions: vec![serde_json::from_value(condition).unwrap()],
+                ..MeshNodeStatus::default()
+            })
+        };
+        let degraded = of("Ready", "False", "Degraded").fact.degraded.unwrap();
+        assert!(
+            degraded.starts_with("nowayno") && degraded.chars().count() == LONGEST + 1,
+            "{degraded}"
+        );
+        for (about, status, reason) in [
+            ("Ready", "True", "AllWell"),
+            ("Ready", "False", "Limited"),
+            ("Other", "False", "Degraded"),
+        ] {
+            assert_eq!(
+                of(about, status, reason).fact.degraded,
+                None,
+                "{about} {status} {reason}"
+            );
+        }
     }
 
     #[test]

@@ -67,6 +67,15 @@ impl OperatorState {
             self.dirty = true;
         }
         self.note_faults(&name);
+        let degraded = self
+            .mesh_nodes
+            .get(&name)
+            .is_some_and(|record| record.report.degraded.is_some());
+        if degraded {
+            self.degraded.insert(name.clone());
+        } else {
+            self.degraded.remove(&name);
+        }
         if self.mesh_node_write(&name).is_some() {
             self.dirty = true;
         }

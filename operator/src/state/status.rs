@@ -206,6 +206,7 @@ impl OperatorState {
     ) -> Vec<Write> {
         let of_members = self.problems_of_members(problems);
         let nothing = Location::default();
+        let degraded = self.degraded_members();
         let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
         for (name, record) in self.locations.objects() {
             let location = decision.mesh.locations.get(name).unwrap_or(&nothing);
@@ -216,8 +217,15 @@ impl OperatorState {
             let of_members = of_members.get(name).into_iter().flatten().copied();
             let accepted = accepted_finding(own.chain(of_members).flatten());
             let elected = self.elected(location);
+            let degraded = degraded.get(name).map_or(&[][..], Vec::as_slice);
             let connected = self.connected(name, location, &decision.mesh);
-            let findings = vec![ready(&elected, &connected), elected, connected, accepted];
+            let connected = through_leaders(connected, location, degraded);
+            let findings = vec![
+                ready(&elected, &connected, degraded),
+                elected,
+                connected,
+                accepted,
+            ];
             let previous = record.status.as_ref();
             let previous = previous.map_or(&[][..], |status| &status.conditions);
             let generation = record.revision.generation;
@@ -239,6 +247,24 @@ impl OperatorState {
         }
         self.location_statuses = statuses;
         writes
+    }
+
+    /// The nodes of each location whose agents say that packets may be lost there. What a node that is not Ready said last is
+    /// no news of it.
+    fn degraded_members(&self) -> BTreeMap<LocationName, Vec<Degraded<'_>>> {
+        let mut of_locations: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for node in &self.degraded {
+            let ready = self.nodes.get(node).is_some_and(|record| record.ready);
+            let record = self.mesh_nodes.get(node).filter(|_| ready);
+            let cause = record.and_then(|record| record.report.degraded.as_deref());
+            if let (Some(cause), Some(location)) = (cause, self.assignments.home(node)) {
+                of_locations
+                    .entry(location.clone())
+                    .or_default()
+                    .push((node, cause));
+            }
+        }
+        of_locations
     }
 
     /// The problems of the members of each location.
@@ -413,9 +439,35 @@ fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -
     }
 }
 
-fn ready(elected: &Finding, connected: &Finding) -> Finding {
+/// A node, and what its agent cannot do.
+type Degraded<'a> = (&'a NodeName, &'a str);
+
+/// A tunnel that is up carries nothing where its leader drops what goes through it.
+fn through_leaders(connected: Finding, location: &Location, degraded: &[Degraded<'_>]) -> Finding {
+    let leads = |(node, _): &&Degraded<'_>| location.active().any(|leader| leader == *node);
+    let leaders: Vec<Degraded<'_>> = degraded.iter().filter(leads).copied().collect();
+    if !connected.holds || connected.reason == Reason::NothingToConnect || leaders.is_empty() {
+        return connected;
+    }
+    finding(connected.about, false, Reason::Degraded, nodes(&leaders))
+}
+
+/// Returns the nodes with what they cannot do.
+fn nodes(degraded: &[Degraded<'_>]) -> String {
+    let text = |(node, cause): &Degraded<'_>| format!("node {node}: {cause}");
+    let mut texts: Vec<String> = degraded.iter().take(NAMED).map(text).collect();
+    if degraded.len() > NAMED {
+        texts.push(format!("and {} more nodes", degraded.len() - NAMED));
+    }
+    texts.join("; ")
+}
+
+fn ready(elected: &Finding, connected: &Finding, degraded: &[Degraded<'_>]) -> Finding {
     if elected.holds && connected.holds {
-        return finding(ConditionType::Ready, true, Reason::AllWell, String::new());
+        return match degraded {
+            [] => finding(ConditionType::Ready, true, Reason::AllWell, String::new()),
+            degraded => finding(ConditionType::Ready, false, Reason::Degraded, nodes(degraded)),
+        };
     }
     let because = if elected.holds { connected } else { elected };
     finding(

@@ -4,6 +4,7 @@
 
 mod incremental;
 mod kept;
+mod truth;
 mod world;
 
 use std::collections::BTreeSet;

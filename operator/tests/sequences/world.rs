@@ -305,6 +305,14 @@ impl World {
             .handle_lease(Event::Apply(lease.into()), now(second).monotonic);
     }
 
+    /// Returns whether the endpoints of the API server lead to a decision.
+    pub(crate) fn handle_api_endpoints(&mut self, endpoints: &BTreeSet<std::net::SocketAddr>) -> bool {
+        self.state.handle_api_endpoints(endpoints);
+        let decides = self.state.poll_decide();
+        self.settle();
+        decides
+    }
+
     /// The watch delivers what a deserializer made of this text.
     pub(crate) fn send_mesh_node_as(&mut self, object: &serde_json::Value) {
         let observed = serde_json::from_value(object.clone()).unwrap();

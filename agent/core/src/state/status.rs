@@ -7,7 +7,7 @@ use spanwire_crds::{
 };
 use spanwire_host::Cni;
 
-use super::NodeState;
+use super::{InMesh, NodeState};
 use crate::trouble::Trouble;
 
 /// A longer message is cut off.
@@ -22,6 +22,8 @@ pub(super) struct Known {
     pub(super) undone: Option<Vec<Trouble>>,
     /// Why the checkpoint is not written.
     pub(super) storage: Option<Trouble>,
+    /// What is wrong with the clock.
+    pub(super) clock: Option<Trouble>,
     /// All that is wrong; `None` before the first outcome.
     pub(super) troubles: Option<Vec<Trouble>>,
     conditions: Vec<Condition>,
@@ -31,7 +33,8 @@ impl NodeState {
     /// Returns what is to be reported; nothing before the first outcome, or while there is no object to report to.
     pub fn poll_status(&mut self, now: Timestamp) -> Option<MeshNodeStatus> {
         let node = self.node.clone()?;
-        let ready = ready(self.status.troubles.as_deref()?);
+        let mut findings = vec![ready(self.status.troubles.as_deref()?)];
+        findings.extend(past_mesh(self.in_mesh()).filter(|_| !self.retire));
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -39,7 +42,7 @@ impl NodeState {
                 .unwrap_or_default();
         }
         let generation = node.metadata.generation;
-        self.status.conditions = conditions(vec![ready], &self.status.conditions, generation, now);
+        self.status.conditions = conditions(findings, &self.status.conditions, generation, now);
         let mut status = MeshNodeStatus {
             observed_generation: generation,
             conditions: self.status.conditions.clone(),
@@ -106,6 +109,40 @@ fn ready(troubles: &[Trouble]) -> Finding {
         },
         message,
     }
+}
+
+/// Whether the endpoints of the API server that lie in prefixes of other locations are reached past the mesh; nothing where
+/// none does.
+fn past_mesh(in_mesh: &[InMesh]) -> Option<Finding> {
+    let text = |of: &InMesh| format!("{} in {} of location {}", of.endpoint, of.prefix, of.location);
+    let (exempt, routed): (Vec<&InMesh>, Vec<&InMesh>) = in_mesh.iter().partition(|of| of.exempt);
+    let named = if routed.is_empty() { &exempt } else { &routed };
+    let (first, others) = named.split_first()?;
+    let others = match others.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    let holds = routed.is_empty();
+    let message = if holds {
+        format!("{}{others} is reached past the mesh", text(first))
+    } else {
+        format!(
+            "the API server's endpoint {}{others} is reached through the mesh: programs on this node's network that use the \
+             service kubernetes depend on the mesh; where it is reached without the mesh too, leave the chart's apiServer \
+             empty or name it there",
+            text(first)
+        )
+    };
+    Some(Finding {
+        about: ConditionType::ApiServerPastMesh,
+        holds,
+        reason: if holds {
+            Reason::Exempt
+        } else {
+            Reason::EndpointInMesh
+        },
+        message,
+    })
 }
 
 fn is_link_local(address: &std::net::IpAddr) -> bool {

@@ -427,3 +427,72 @@ fn the_device_is_wanted_with_the_mtu_of_the_way_out() {
     );
     assert_eq!(mtu(&state), Some(1420), "it talks over IPv6");
 }
+
+fn about(state: &mut NodeState, about: &str) -> Option<(String, String, String)> {
+    let status = state.poll_status(Timestamp::UNIX_EPOCH)?;
+    let condition = status
+        .conditions
+        .into_iter()
+        .find(|condition| condition.type_ == about)?;
+    Some((condition.status, condition.reason, condition.message))
+}
+
+#[test]
+fn an_endpoint_of_the_api_server_in_a_prefix_of_another_location_is_a_condition() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_outcome(taken(&target, &[]), now);
+    let set = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let server = |exempt: &[&str], endpoints: &[&str]| ApiServer {
+        exempt: set(exempt),
+        endpoints: set(endpoints),
+    };
+    const THERE: &str = "10.1.0.2:6443";
+    assert!(!state.handle_api_server(server(&[], &["192.0.2.77:6443"])));
+    assert_eq!(
+        about(&mut state, "ApiServerPastMesh"),
+        None,
+        "it is not in the mesh"
+    );
+    state.handle_api_server(server(&[], &[THERE, "10.244.2.9:1"]));
+    let (status, reason, message) = about(&mut state, "ApiServerPastMesh").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "EndpointInMesh"));
+    assert!(
+        message.contains("10.1.0.2:6443 in 10.1.0.2/32 of location b and 1 more"),
+        "{message}"
+    );
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True", "nothing is wrong");
+    assert!(
+        state.handle_api_server(server(&[THERE], &[THERE])),
+        "the rules change"
+    );
+    let (status, reason, _) = about(&mut state, "ApiServerPastMesh").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Exempt"));
+    let exempted = |rule: &&spanwire_host::Rule| rule.selector.dport == Some(6443);
+    assert_eq!(state.host().rules.iter().filter(exempted).count(), 1);
+}
+
+#[test]
+fn a_clock_in_the_past_is_a_trouble_until_it_is_right() {
+    let now = Instant::now();
+    let mut snapshot = snapshot(true);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let node = Arc::make_mut(snapshot.node.as_mut().unwrap());
+    let created = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1_000_000));
+    node.metadata.creation_timestamp = Some(created);
+    let mut state = state(&snapshot, now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_clock(at(0), None);
+    state.handle_outcome(taken(&target, &[]), now);
+    let (status, reason, message) = about(&mut state, "Ready").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Limited"));
+    assert!(message.contains("about 11 days behind"), "{message}");
+    // The API server says what is right, whatever was created when.
+    state.handle_clock(at(0), Some(-3_600));
+    assert!(about(&mut state, "Ready").unwrap().2.contains("60 minutes ahead"));
+    state.handle_clock(at(2_000_000), Some(CLOCK_TOLERANCE));
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+    state.handle_clock(at(2_000_000), None);
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+}

@@ -1,0 +1,96 @@
+//! By how much this node's clock differs from the API server's, which says in every answer what time it has.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::http::{HeaderMap, Request, header::DATE};
+use k8s_openapi::jiff::{Timestamp, fmt::rfc2822};
+use kube::{Client, client::Body};
+use spanwire_cluster::backoff::jittered;
+use spanwire_core::state::CLOCK_TOLERANCE;
+use tokio::sync::watch;
+
+/// How often a clock that is right is compared.
+const SELDOM: Duration = Duration::from_secs(6 * 60 * 60);
+/// How often one that is wrong, or that could not be compared.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How often it is looked whether the clock was set.
+const LOOK: Duration = Duration::from_secs(10);
+/// A clock that differs from itself by more has been set, or the node has slept.
+const STEP: i64 = 5;
+
+/// Sends by how many seconds the clock is behind (ahead, where negative), when it starts and when that changes, until
+/// nothing receives it.
+pub async fn watch(client: Client, behind: watch::Sender<Option<i64>>) {
+    let began = Instant::now();
+    while !behind.is_closed() {
+        let asked = ask(&client).await;
+        if asked.is_some() {
+            behind.send_if_modified(|known| std::mem::replace(known, asked) != asked);
+        }
+        let is_right = asked.is_some_and(|behind| behind.abs() <= CLOCK_TOLERANCE);
+        let longest = jittered(if is_right { SELDOM } else { AGAIN });
+        let (start, offset) = (Instant::now(), difference(began));
+        while start.elapsed() < longest && (difference(began) - offset).abs() <= STEP {
+            tokio::time::sleep(LOOK.min(longest)).await;
+        }
+    }
+}
+
+/// The wall clock less one that is never set.
+fn difference(began: Instant) -> i64 {
+    let elapsed = i64::try_from(began.elapsed().as_secs()).unwrap_or_default();
+    Timestamp::now().as_second() - elapsed
+}
+
+async fn ask(client: &Client) -> Option<i64> {
+    let request = Request::get("/version").body(Body::empty()).ok()?;
+    let before = SystemTime::now();
+    let answer = client.send(request).await;
+    let answer = answer
+        .inspect_err(|error| {
+            let error = error as &dyn std::error::Error;
+            tracing::debug!(error, "the clock cannot be compared with the API server's");
+        })
+        .ok()?;
+    let asked = Timestamp::try_from(before).ok()?;
+    Some(time_of(answer.headers())?.as_second() - asked.as_second())
+}
+
+fn time_of(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    rfc2822::parse(text).ok().map(|time| time.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::HeaderName};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_clock_is_compared_with_the_date_of_an_answer() {
+        for (date, seconds) in [
+            (Some(3_600), Some(3_600)),
+            (Some(-86_400), Some(-86_400)),
+            (None, None),
+        ] {
+            let answer = async move || {
+                let at = Timestamp::from_second(Timestamp::now().as_second() + date.unwrap_or_default());
+                let text = at.unwrap().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+                let name = if date.is_some() { "date" } else { "x-date" };
+                ([(HeaderName::from_static(name), text)], "{}")
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+            let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+            let behind = ask(&Client::try_from(config).unwrap()).await;
+            match seconds {
+                Some(seconds) => assert!((behind.unwrap() - seconds).abs() <= 2, "{behind:?}"),
+                // The server of this test puts its own in, and it is right.
+                None => assert!(behind.is_none_or(|behind| behind.abs() <= 2), "{behind:?}"),
+            }
+        }
+    }
+}

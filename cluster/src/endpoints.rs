@@ -1,0 +1,106 @@
+//! Where the API server really runs: the addresses behind the service `default/kubernetes`, which API servers write
+//! themselves into an EndpointSlice of that name.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{
+    Api, Client,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{Config, Event, watcher},
+    },
+};
+use tokio::sync::watch;
+
+use crate::watch::expired;
+
+const NAMESPACE: &str = "default";
+const NAME: &str = "kubernetes";
+
+/// Sends the endpoints, now and when they change, until nothing receives them. API servers that stop take themselves out;
+/// when the last is gone the endpoints stay, for it comes back where it was.
+pub async fn watch_endpoints(client: Client, endpoints: watch::Sender<BTreeSet<SocketAddr>>) {
+    let api: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
+    let config = Config::default().fields(&format!("metadata.name={NAME}"));
+    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut failing = false;
+    while let Some(event) = events.next().await {
+        if endpoints.is_closed() {
+            return;
+        }
+        let failed_before = std::mem::replace(&mut failing, event.is_err());
+        match event {
+            Ok(Event::InitApply(slice) | Event::Apply(slice)) => enter(&endpoints, addresses(&slice)),
+            Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
+            Err(error) if failed_before || expired(&error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "watching the API server's endpoints failed again");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "watching the API server's endpoints failed, backing off");
+            }
+        }
+    }
+}
+
+fn enter(endpoints: &watch::Sender<BTreeSet<SocketAddr>>, found: BTreeSet<SocketAddr>) {
+    endpoints.send_if_modified(|known| {
+        let changed = !found.is_empty() && *known != found;
+        if changed {
+            *known = found;
+        }
+        changed
+    });
+}
+
+/// Returns the TCP endpoints of a slice; addresses that cannot be read are left out.
+fn addresses(slice: &EndpointSlice) -> BTreeSet<SocketAddr> {
+    let ports = slice.ports.iter().flatten();
+    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    let ports: Vec<u16> = tcp.filter_map(|port| u16::try_from(port.port?).ok()).collect();
+    let addresses = slice
+        .endpoints
+        .iter()
+        .flatten()
+        .flat_map(|endpoint| &endpoint.addresses);
+    let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
+    addresses
+        .flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, *port)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(text: &str) -> EndpointSlice {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn every_address_with_every_tcp_port_is_an_endpoint() {
+        let slice = slice(
+            r#"{"addressType": "IPv4", "metadata": {"name": "kubernetes"},
+                "endpoints": [{"addresses": ["192.0.2.1", "192.0.2.2"], "conditions": {"ready": false}},
+                              {"addresses": ["what"]}],
+                "ports": [{"port": 6443, "name": "https", "protocol": "TCP"}, {"port": 7, "protocol": "UDP"}, {}]}"#,
+        );
+        let expected = ["192.0.2.1:6443", "192.0.2.2:6443"].map(|text| text.parse().unwrap());
+        assert_eq!(addresses(&slice), expected.into());
+    }
+
+    #[test]
+    fn when_no_api_server_is_left_its_endpoints_stay() {
+        let (sender, receiver) = watch::channel(BTreeSet::new());
+        let one: BTreeSet<SocketAddr> = ["192.0.2.1:6443".parse().unwrap()].into();
+        enter(&sender, one.clone());
+        enter(&sender, BTreeSet::new());
+        assert_eq!(*receiver.borrow(), one);
+    }
+}

@@ -1,0 +1,81 @@
+//! What Locations say of their nodes, and what nothing may claim.
+
+use crate::world::{self, Change, World};
+
+#[test]
+fn what_a_node_cannot_carry_stands_on_its_location_and_names_the_node() {
+    let mut world = World::of(&world::cluster());
+    let (left, right) = (
+        world.leaders()["left"][0].clone(),
+        world.leaders()["right"][0].clone(),
+    );
+    world.apply(Change::Link(left.clone(), "right", true));
+    world.apply(Change::Link(right, "left", true));
+    world.settle();
+    let follower = |node: &&String| !world.leaders()["left"].contains(*node);
+    let follower = world.members()["left"].iter().find(follower).cloned().unwrap();
+    let report = |node: &str, number: u8, reason: &str| {
+        let condition = serde_json::json!({
+            "type": "Ready", "status": if reason == "AllWell" { "True" } else { "False" }, "reason": reason,
+            "message": "no way to the leader", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        let status = spanwire_crds::MeshNodeStatus {
+            public_key: Some(spanwire_topology::PublicKey::new([number; 32]).to_string()),
+            links: vec![spanwire_crds::Link {
+                location: "right".to_owned(),
+                up: true,
+            }],
+            conditions: vec![serde_json::from_value(condition).unwrap()],
+            ..Default::default()
+        };
+        Change::Report(node.to_owned(), status)
+    };
+    let number = |node: &str| node[1..].parse::<u8>().unwrap();
+    let conditions = |world: &World| ["Ready", "Connected"].map(|about| world.condition("left", about).0);
+    for (node, reason, expected) in [
+        (&follower, "Degraded", ["False", "True"]),
+        (&follower, "Limited", ["True", "True"]),
+        (&left, "Degraded", ["False", "False"]),
+        (&left, "AllWell", ["True", "True"]),
+    ] {
+        world.apply(report(node, number(node), reason));
+        world.settle();
+        assert_eq!(conditions(&world), expected, "{node} {reason}");
+        let (_, message) = world.condition("left", "Ready");
+        let named = format!("node {node}: no way to the leader");
+        assert_eq!(message.contains(&named), reason == "Degraded", "{message}");
+    }
+    assert_eq!(world.condition("right", "Ready").0, "True");
+
+    world.apply(report(&follower, number(&follower), "Degraded"));
+    world.apply(Change::Ready(follower, false));
+    world.settle();
+    assert_eq!(
+        conditions(&world),
+        ["True", "True"],
+        "a node that is down says nothing"
+    );
+}
+
+#[test]
+fn nothing_may_claim_where_the_api_server_runs_also_where_only_its_service_is_known() {
+    let mut world = World::of(&world::cluster());
+    world.settle();
+    let before = world.mesh();
+    let endpoints = ["198.51.100.7:6443".parse().unwrap()].into();
+    assert!(world.handle_api_endpoints(&endpoints), "it is decided again");
+    assert!(!world.handle_api_endpoints(&endpoints), "it is no news");
+    assert_eq!(world.mesh().locations, before.locations);
+    let location: spanwire_crds::Location = serde_json::from_value(serde_json::json!({
+        "apiVersion": "spanwire.dev/v1alpha1", "kind": "Location", "metadata": {"name": "left"},
+        "spec": {"cidrs": ["198.51.100.0/24"]},
+    }))
+    .unwrap();
+    world.apply(Change::Location(Box::new(location)));
+    world.settle();
+    let (status, message) = world.condition("left", "Accepted");
+    assert!(
+        status == "False" && message.contains("198.51.100.0/24"),
+        "{message}"
+    );
+}
