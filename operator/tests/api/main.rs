@@ -5,6 +5,7 @@
 mod definitions;
 mod objects;
 mod operating;
+mod policies;
 mod publishing;
 mod server;
 mod unreadable;

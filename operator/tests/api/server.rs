@@ -103,7 +103,11 @@ impl Server {
         let key = at("accounts.key").display().to_string();
         let made = command("openssl").args(["genrsa", "-out", &key, "2048"]).output();
         assert!(made.unwrap().status.success(), "openssl makes no key");
-        fs::write(at("tokens.csv"), "test,admin,admin,system:masters\n").unwrap();
+        let tokens = "test,admin,admin,system:masters\n\
+                      kubelet-c2,system:node:c2,c2,system:nodes\n\
+                      kubelet-c9,system:node:c9,c9,system:nodes\n\
+                      cni,cni,cni,system:authenticated\n";
+        fs::write(at("tokens.csv"), tokens).unwrap();
         let api = Process::start(
             &bin.join("kube-apiserver"),
             &flags(&[
@@ -117,6 +121,7 @@ impl Server {
                 ("service-account-issuer", "https://kubernetes.default.svc"),
                 ("authorization-mode", "RBAC"),
                 ("disable-admission-plugins", "ServiceAccount"),
+                ("enable-admission-plugins", "NodeRestriction"),
                 ("service-cluster-ip-range", "10.96.0.0/16"),
                 ("endpoint-reconciler-type", "none"),
             ]),
@@ -197,7 +202,7 @@ pub(crate) fn port() -> u16 {
     ports()[0]
 }
 
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/tools/build");
     let where_ = command(&tools).arg("--where").output().unwrap();
     let bin = PathBuf::from(String::from_utf8(where_.stdout).unwrap().trim());
