@@ -15,6 +15,7 @@ use futures::{
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
 use spanwire_cluster::model::WatchEvent;
+use spanwire_topology::Prefix;
 use tokio::{sync::watch, time};
 
 use crate::{
@@ -44,6 +45,8 @@ pub struct Outlets {
     pub leads: watch::Receiver<bool>,
     /// Where the API server really runs.
     pub endpoints: watch::Receiver<BTreeSet<SocketAddr>>,
+    /// The networks of services.
+    pub services: watch::Receiver<BTreeSet<Prefix>>,
     /// What is counted.
     pub metrics: Metrics,
     /// What /healthz and /readyz serve.
@@ -118,6 +121,10 @@ impl EventLoop {
                 Ok(()) = self.outlets.endpoints.changed() => {
                     let endpoints = self.outlets.endpoints.borrow_and_update().clone();
                     self.state.handle_api_endpoints(&endpoints);
+                }
+                Ok(()) = self.outlets.services.changed() => {
+                    let services = self.outlets.services.borrow_and_update().clone();
+                    self.state.handle_services(&services);
                 }
                 () = time::sleep_until(wake.into()) => {}
             }

@@ -7,6 +7,7 @@
 //! | [`pace`] | when the next decision is made; sans I/O |
 //! | [`queue`] | in which order writes are done, and what becomes of those that fail; sans I/O |
 //! | [`writer`] | carries them out, upon the versions that were decided on |
+//! | [`services`] | follows the networks of services |
 //! | [`elector`] | elects the replica that leads; the others stay warm |
 //! | [`eventloop`] | drives the state |
 //! | [`runtime`] | puts these together |
@@ -25,5 +26,6 @@ pub mod queue;
 pub mod retire;
 pub mod runtime;
 pub mod serve;
+pub mod services;
 pub mod state;
 pub mod writer;

@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     retire::retire,
     serve::{Health, serve},
+    services,
     state::{OperatorState, Options},
     writer::ApiWriter,
 };
@@ -96,6 +97,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         writer: ApiWriter::new(client.clone(), identity.clone()),
         leads,
         endpoints,
+        services: services::follow(client.clone()).await,
         metrics,
         health,
     };

@@ -53,7 +53,7 @@ use spanwire_crds::{
     Location, LocationSlice, LocationStatus, MeshNode, Peer, PeerStatus, publication,
     translate::{Node, NodeOptions},
 };
-use spanwire_topology::{ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, decide};
+use spanwire_topology::{ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, Prefix, decide};
 
 use self::{liveness::Liveness, mesh_nodes::Assignments, slices::Publication, unreadable::Unreadable};
 use crate::batch::{Batch, ObjectKey, ObjectKind};
@@ -86,6 +86,8 @@ pub struct Sizes {
 #[derive(Debug, Default)]
 pub struct OperatorState {
     node_options: NodeOptions,
+    /// The networks of services that the configuration names.
+    named_services: BTreeSet<Prefix>,
     nodes: ObjectStore<NodeName, NodeRecord>,
     mesh_nodes: ObjectStore<NodeName, MeshNodeRecord>,
     locations: ObjectStore<LocationName, LocationRecord>,
@@ -123,6 +125,7 @@ impl OperatorState {
         Self {
             node_options: options.nodes,
             named_servers: options.cluster.api_server.clone(),
+            named_services: options.cluster.services.clone(),
             facts: Facts {
                 cluster: options.cluster,
                 ..Facts::default()
@@ -221,6 +224,13 @@ impl OperatorState {
             self.facts.cluster.api_server = servers;
             self.dirty = true;
         }
+    }
+
+    /// Handles what the API server tells of the networks of services.
+    pub fn handle_services(&mut self, known: &BTreeSet<Prefix>) {
+        let services = self.named_services.union(known).copied().collect();
+        self.dirty |= self.facts.cluster.services != services;
+        self.facts.cluster.services = services;
     }
 
     /// Handles the passing of time: leaders whose Lease has expired.

@@ -199,7 +199,7 @@ fn api(client: &Client, kind: &str) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &resource)
 }
 
-async fn create(client: &Client, kind: &str, name: &str, spec: Value) -> Result<Value, String> {
+pub(crate) async fn create(client: &Client, kind: &str, name: &str, spec: Value) -> Result<Value, String> {
     let object = json!({
         "apiVersion": "spanwire.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
     });

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod definitions;
+mod networks;
 mod objects;
 mod operating;
 mod policies;
 mod publishing;
+mod same_rules;
 mod server;
 mod unreadable;
