@@ -53,14 +53,16 @@ impl Ranges {
         let mut last = None;
         for node in nodes {
             for pods in &node.fact.prefixes {
+                let length = pods.length().saturating_sub(POOL_BITS);
+                // Nearly all are of one pool, which then has been found to have many.
+                let again = |pool: Prefix| pool.length() == length && pool.contains(pods.address());
+                if last.is_some_and(again) {
+                    continue;
+                }
                 if named[usize::from(pods.family() == Family::V6)] || !pods.is_private() {
                     continue;
                 }
-                let pool = pods.around(pods.length().saturating_sub(POOL_BITS));
-                // Nearly all are of one pool, which then has been found to have many.
-                if last == Some(pool) {
-                    continue;
-                }
+                let pool = pods.around(length);
                 let (first, many) = around.entry(pool).or_insert((node.name, false));
                 *many |= *first != node.name;
                 last = many.then_some(pool);
