@@ -21,6 +21,7 @@ use crate::watch::expired;
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
+const KIND: &str = "EndpointSlice";
 
 /// Sends the endpoints, now and when they change, until nothing receives them. API servers that stop take themselves out;
 /// when the last is gone the endpoints stay, for it comes back where it was.
@@ -34,16 +35,19 @@ pub async fn watch_endpoints(client: Client, endpoints: watch::Sender<BTreeSet<S
             return;
         }
         let failed_before = std::mem::replace(&mut failing, event.is_err());
+        if event.is_ok() && failed_before {
+            tracing::info!(kind = KIND, "watch re-established");
+        }
         match event {
             Ok(Event::InitApply(slice) | Event::Apply(slice)) => enter(&endpoints, addresses(&slice)),
             Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
             Err(error) if failed_before || expired(&error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "watching the API server's endpoints failed again");
+                tracing::debug!(kind = KIND, error, "watch failed again");
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "watching the API server's endpoints failed, backing off");
+                tracing::warn!(kind = KIND, error, "watch failed, backing off");
             }
         }
     }
