@@ -150,15 +150,22 @@ impl Kernel {
         self.sysctls.restore(pods)
     }
 
-    /// Whether there are devices of pods or containers, or of what connects them. Where that is not known there are.
+    /// Whether there are devices of pods or containers, or of what connects them. Where that is not known there are. A veth
+    /// pair alone says nothing: the uplink of a machine that is a container itself is one.
     async fn has_pods(&mut self) -> bool {
-        const KINDS: [&str; 7] = ["bridge", "veth", "vxlan", "geneve", "ipip", "macvlan", "ipvlan"];
+        const KINDS: [&str; 6] = ["bridge", "vxlan", "geneve", "ipip", "macvlan", "ipvlan"];
+        /// What the CNIs of AWS, Azure and Google call the host's ends of the pods' pairs.
+        const PAIRS: [&str; 3] = ["eni", "azv", "gke"];
         let Ok(devices) = link::devices(&mut self.route).await else {
             return true;
         };
+        let pair = |device: &link::Device| {
+            let name = device.name.as_str();
+            device.kind == "veth" && PAIRS.iter().any(|start| name.starts_with(start))
+        };
         let others = devices.iter().filter(|device| device.name != self.owned.link);
         let mut others = others.filter(|device| device.up);
-        others.any(|device| KINDS.contains(&device.kind.as_str()) || is_cni(&device.name))
+        others.any(|device| KINDS.contains(&device.kind.as_str()) || is_cni(&device.name) || pair(device))
     }
 
     /// Reads what is Spanwire's on this machine; of the kernel settings those that are `wanted`.
