@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
 use spanwire_crds::{Leaders, Location, LocationSpec};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -66,8 +69,10 @@ impl Probe {
             ..LocationSpec::default()
         };
         let location = Location::new(LOCATION, spec);
+        // The operator may have created it for its first node.
+        let params = PatchParams::apply("bench").force();
         Api::<Location>::all(self.client.clone())
-            .create(&PostParams::default(), &location)
+            .patch(LOCATION, &params, &Patch::Apply(&location))
             .await?;
         nodes::set_leader(&self.client, self.turns[0], true).await?;
         self.wait(self.turns[0], true).await

@@ -110,17 +110,27 @@ pub(crate) async fn change(path: &Path, changes: &[Change]) -> Result<(), UapiEr
 }
 
 async fn converse(path: &Path, request: &[u8]) -> Result<Zeroizing<String>, UapiError> {
-    let mut answer = Zeroizing::new(String::new());
+    let mut answer = Zeroizing::new(Vec::new());
     bounded(path, async {
         let stream = UnixStream::connect(path).await?;
         let mut stream = BufReader::new(stream.take(LONGEST_ANSWER));
         // A process that refuses a line may hang up before the last one is sent, and has said why.
         let sent = stream.get_mut().get_mut().write_all(request).await;
-        while stream.read_line(&mut answer).await? > 0 && !answer.ends_with("\n\n") {}
+        // As bytes: `read_line` would look at all that was read before once more for each line.
+        while stream.read_until(b'\n', &mut answer).await? > 0 && !answer.ends_with(b"\n\n") {}
         if answer.is_empty() { sent } else { Ok(()) }
     })
     .await?;
-    Ok(answer)
+    // No copy: the bytes are those of the answer, which holds a private key.
+    match String::from_utf8(std::mem::take(&mut answer)) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) => {
+            drop(Zeroizing::new(error.into_bytes()));
+            Err(UapiError::Malformed {
+                line: "bytes that are no UTF-8".to_owned(),
+            })
+        }
+    }
 }
 
 async fn bounded<T>(path: &Path, talk: impl Future<Output = io::Result<T>>) -> Result<T, UapiError> {
