@@ -5,12 +5,12 @@
 //!
 //! # How much is read
 //!
-//! In a large mesh reading all routes costs more than changing a few. The kernel acknowledges every route and every peer
-//! that it takes, and announces what other programs change in the routing tables. So where the machine was verified before
-//! and nothing has been announced since, a [job](Job::Reach) that is `incremental` starts from what is known, and, if it
-//! changes nothing but routes and peers, reads only the WireGuard device again, which announces nothing. Everything else
-//! (the first time, changes by others, every minute, a step that failed, any other kind of step) is read in full before
-//! and after.
+//! In a large mesh reading all routes costs more than changing a few. The kernel acknowledges every route, every peer and
+//! every transaction of nf_tables that it takes, and announces what other programs change in them. So where the machine was
+//! verified before and nothing has been announced since, a [job](Job::Reach) that is `incremental` starts from what is
+//! known, and, if it changes nothing but routes, peers and the nft table, reads only the WireGuard device again, which
+//! announces nothing. Everything else (the first time, changes by others, every minute, a step that failed, any other kind
+//! of step) is read in full before and after.
 
 mod steps;
 

@@ -5,7 +5,13 @@
 //! of which only statistics changed, routes outside of our tables except default routes, rules outside of our band, nft
 //! tables of others but for their chains at the forward hook.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleAttribute, rule::RuleMessage};
 use nix::libc::{
@@ -17,7 +23,7 @@ use spanwire_host::Owned;
 use crate::{
     address, link,
     netlink::{Ears, Message, NetlinkError, attributes},
-    route,
+    nft, route,
     watched::Watched,
 };
 
@@ -38,19 +44,30 @@ pub struct Changes {
     owned: Owned,
     own_port: u32,
     filters: Watched,
+    /// The generation that our own nft makes when it loads the table.
+    own_generation: Arc<AtomicU32>,
+    /// Spanwire's nft table was changed by the transaction of which the notifications are being heard.
+    table_changed: bool,
     devices: BTreeMap<u32, link::Device>,
     /// A change was heard and not yet reported: the future that waited for it was dropped.
     heard: bool,
 }
 
 impl Changes {
-    pub(crate) fn open(owned: &Owned, own_port: u32, filters: Watched) -> Result<Self, NetlinkError> {
+    pub(crate) fn open(
+        owned: &Owned,
+        own_port: u32,
+        filters: Watched,
+        own_generation: Arc<AtomicU32>,
+    ) -> Result<Self, NetlinkError> {
         Ok(Self {
             route: Ears::open(NETLINK_ROUTE, &ROUTE_GROUPS)?,
             nft: Ears::open(NETLINK_NETFILTER, &NFT_GROUPS)?,
             owned: owned.clone(),
             own_port,
             filters,
+            own_generation,
+            table_changed: false,
             devices: BTreeMap::new(),
             heard: false,
         })
@@ -86,11 +103,26 @@ impl Changes {
             }),
             heard = self.nft.hear() => Ok(match heard? {
                 None => true,
-                Some(messages) => messages.iter().any(|message| {
-                    is_nft_table(message, &self.owned.nft_table) || self.filters.concerns(message)
-                }),
+                // Every message is looked at: a transaction's can come in several parts.
+                Some(messages) => messages.iter().filter(|message| self.nft_matters(message)).count() > 0,
             }),
         }
+    }
+
+    /// Whether another program changed Spanwire's table, which is known at the end of its transaction, or what it filters by.
+    ///
+    /// One that comes just before our own has the generation that ours was to have, and is taken for ours; ours replaces what
+    /// it did.
+    fn nft_matters(&mut self, message: &Message) -> bool {
+        if let Some(generation) = nft::new_generation(message) {
+            let own = self.own_generation.load(Ordering::Relaxed);
+            return std::mem::take(&mut self.table_changed) && generation != own;
+        }
+        if is_nft_table(message, &self.owned.nft_table) {
+            self.table_changed = true;
+            return false;
+        }
+        self.filters.concerns(message)
     }
 
     fn matters(&mut self, message: &Message) -> bool {

@@ -108,7 +108,9 @@ impl Kernel {
     /// # Errors
     /// [`NetlinkError`] when the kernel does not let us listen.
     pub fn changes(&self) -> Result<Changes, NetlinkError> {
-        Changes::open(&self.owned, self.port.load(Ordering::Relaxed), self.nft.watched())
+        let port = self.port.load(Ordering::Relaxed);
+        let own_generation = Arc::clone(&self.nft.own_generation);
+        Changes::open(&self.owned, port, self.nft.watched(), own_generation)
     }
 
     /// Sets the node's key, for devices made from now on.

@@ -9,11 +9,19 @@
 //! state between.
 
 use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _},
     process::{Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use nix::libc::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN};
+use nix::{
+    libc::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFT_MSG_NEWGEN},
+    sys::memfd::{MFdFlags, memfd_create},
+};
 use spanwire_host::{Filter, NftTable};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
@@ -46,6 +54,8 @@ pub(crate) struct Nft {
     /// What others filter by, and at which generation.
     pub(crate) filters: Option<(u32, Arc<Vec<Filter>>)>,
     pub(crate) watched: Watched,
+    /// The generation that the last load of our own made, unless another program's transaction came between.
+    pub(crate) own_generation: Arc<AtomicU32>,
     /// The wanted text in force and the listing right after it was loaded.
     loaded: Option<(NftTable, String)>,
     /// What was last read, and at which generation.
@@ -59,6 +69,7 @@ impl Nft {
             socket: Socket::open(NETLINK_NETFILTER)?,
             filters: None,
             watched: Watched::default(),
+            own_generation: Arc::default(),
             loaded: None,
             known: None,
         })
@@ -85,9 +96,23 @@ impl Nft {
     pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
         let text = script(&self.table, &wanted);
         (self.known, self.loaded) = (None, None);
+        // Without it everything is read once more, and right all the same.
+        let own = self.generation().await.ok().map(following);
+        self.own_generation
+            .store(own.unwrap_or_default(), Ordering::Relaxed);
         succeed(nft(&["-f", "-"], &text).await?)?;
         let listing = self.listing().await?;
-        self.loaded = listing.map(|listing| (wanted, listing));
+        let listed = self.generation().await.ok();
+        if let Some(listing) = listing {
+            self.loaded = Some((wanted.clone(), listing));
+            if let Some(own) = own.filter(|own| listed == Some(*own)) {
+                self.known = Some((own, Some(wanted)));
+                // No other table was changed by it.
+                if let Some((read, _)) = self.filters.as_mut().filter(|(read, _)| following(*read) == own) {
+                    *read = own;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -128,6 +153,17 @@ impl Nft {
     }
 }
 
+/// Returns the generation after this one; there is no generation 0 (`nf_tables_commit` in net/netfilter/nf_tables_api.c).
+fn following(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
+/// Returns the generation that a transaction made, from the message that ends the notifications of it.
+pub(crate) fn new_generation(message: &Message) -> Option<u32> {
+    let kind = u16::try_from(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN).unwrap_or_default();
+    (message.kind == kind).then(|| generation(message)).flatten()
+}
+
 fn generation(message: &Message) -> Option<u32> {
     const NFTA_GEN_ID: u16 = 1;
     let (_, number) = attributes(message.body.get(HEADER..)?).find(|(kind, _)| *kind == NFTA_GEN_ID)?;
@@ -135,12 +171,16 @@ fn generation(message: &Message) -> Option<u32> {
 }
 
 pub(crate) async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+    // nft writes a listing piece by piece. Into a pipe each of thousands of pieces would wake this process up.
+    let mut listing = memfd_create(c"nft", MFdFlags::MFD_CLOEXEC)
+        .map(File::from)
+        .map_err(|errno| NftError::Run(errno.into()))?;
     let mut child = Command::new("nft")
         .args(arguments)
         // What it says is looked at.
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(listing.try_clone().map_err(NftError::Run)?)
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -153,7 +193,16 @@ pub(crate) async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftEr
         }
     };
     let ((), output) = tokio::join!(feed, child.wait_with_output());
-    output.map_err(NftError::Run)
+    let mut output = output.map_err(NftError::Run)?;
+    output.stdout = contents(&mut listing).map_err(NftError::Run)?;
+    Ok(output)
+}
+
+fn contents(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 pub(crate) fn succeed(output: Output) -> Result<String, NftError> {

@@ -108,7 +108,11 @@ pub(super) fn failures(mut failed: Vec<(Step, ApplyError)>) -> Vec<Trouble> {
 pub(super) fn is_acknowledged(step: &Step) -> bool {
     matches!(
         step,
-        Step::SetRoute(..) | Step::DeleteRoute(_) | Step::SetPeer(..) | Step::DeletePeer(..)
+        Step::SetRoute(..)
+            | Step::DeleteRoute(_)
+            | Step::SetPeer(..)
+            | Step::DeletePeer(..)
+            | Step::SetNft(_)
     )
 }
 
@@ -124,6 +128,7 @@ pub(super) fn advance(mut host: Host, steps: &[Step]) -> Host {
             Step::DeleteRoute(key) => {
                 routes.remove(key);
             }
+            Step::SetNft(table) => host.nft = Some(table.clone()),
             _ => {}
         }
     }

@@ -100,6 +100,39 @@ fn what_we_do_ourselves_and_what_cannot_matter_is_not_heard() {
     });
 }
 
+#[test]
+fn what_we_load_is_not_heard_and_what_others_make_of_it_is() {
+    lab(async |lab| {
+        let mut changes = lab.kernel.changes().unwrap();
+        // Its notifications come in several parts.
+        let addresses: Vec<_> = (0..1_000)
+            .map(|i| format!("10.{}.{}.1", i / 250, i % 250))
+            .collect();
+        let table = |mark: u32| NftTable {
+            text: format!(
+                "table inet spanwire {{\n set s {{ type ipv4_addr; elements = {{ {} }} }}\n chain c {{\n type filter hook forward priority 0;\n meta mark {mark} counter;\n }}\n}}\n",
+                addresses.join(", ")
+            ),
+        };
+        for mark in [1, 2] {
+            lab.apply(vec![Step::SetNft(table(mark))]).await;
+            assert!(!hears(&mut changes).await, "our own");
+            assert!(lab.read().await.nft == Some(table(mark)), "the table is intact");
+        }
+        for command in [
+            "nft delete element inet spanwire s '{ 10.3.249.1 }'",
+            "nft flush chain inet spanwire c",
+            "nft flush ruleset",
+        ] {
+            lab.apply(vec![Step::SetNft(table(3))]).await;
+            run(command);
+            assert!(hears(&mut changes).await, "{command}");
+            assert!(lab.read().await.nft != Some(table(3)), "{command}");
+            silence(&mut changes).await;
+        }
+    });
+}
+
 /// Adds that many routes to a table in one go.
 fn flood(count: u32, table: u32) {
     run(&format!(
