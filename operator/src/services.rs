@@ -40,18 +40,27 @@ async fn poll(client: Client, networks: watch::Sender<BTreeSet<Prefix>>) {
                     changed
                 });
             }
-            Err(error) => {
+            // An API server that is away is reported by the watches.
+            Err(error) if failing || !refused(&error) => {
                 let error = &error as &dyn std::error::Error;
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(
-                        error,
-                        "the networks of services cannot be read; what --service-cidr names counts"
-                    );
-                }
+                tracing::debug!(error, "the networks of services cannot be read now");
+            }
+            Err(error) => {
+                failing = true;
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "the networks of services cannot be read; what --service-cidr names counts"
+                );
             }
         }
         time::sleep(INTERVAL).await;
     }
+}
+
+/// Returns whether the API server answers that it will not say.
+fn refused(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
 }
 
 /// Returns the networks; none where the API server does not know the kind.
@@ -90,6 +99,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_refusal_is_worth_a_warning() {
+        let answered = |code| {
+            let status = kube::core::Status::failure("no", "Reason").with_code(code);
+            refused(&kube::Error::Api(Box::new(status)))
+        };
+        assert!(answered(403));
+        assert!(!answered(429) && !answered(503));
+    }
 
     #[test]
     fn networks_are_taken_from_the_spec_and_nothing_else_is_needed() {
