@@ -16,12 +16,16 @@ use spanwire_cluster::observed::Observed;
 use thiserror::Error;
 use tokio::{sync::watch, time};
 
-use crate::writer::FIELD_MANAGER;
+use crate::{
+    rival::{RENEWED_WITHIN, Rivals, Verdict},
+    writer::FIELD_MANAGER,
+};
 
 /// The name of the operators' Lease.
 pub const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
 /// How long the Lease holds without renewal.
 pub const TERM: Duration = Duration::from_secs(15);
+const _: () = assert!(TERM.as_secs() <= RENEWED_WITHIN.as_secs());
 /// A holder that could not renew for so long takes the Lease for lost.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How often the holder renews.
@@ -29,10 +33,19 @@ pub const RENEW: Duration = Duration::from_secs(5);
 /// How often the others read the Lease, and how soon a failed attempt is retried.
 pub const RETRY: Duration = Duration::from_secs(2);
 
-/// The Lease is lost; nothing may be written any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("lease lost")]
-pub struct Lost;
+/// Why nothing may be written any more.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Lost {
+    /// The Lease is lost.
+    #[error("lease lost")]
+    Lease,
+    /// Another installation leads.
+    #[error(
+        "Spanwire runs in this cluster already, in the namespace {0}, and a cluster has one mesh: uninstall this \
+         release, which has done nothing, or the other one first"
+    )]
+    Rival(String),
+}
 
 /// What is to be done now.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,8 +146,11 @@ impl LeaderElector {
 
 /// Runs a [`LeaderElector`] upon the Lease at the API server.
 pub struct ElectionLoop {
+    client: Client,
+    namespace: String,
     api: Api<Observed<Lease>>,
     elector: LeaderElector,
+    rivals: Rivals,
 }
 
 impl ElectionLoop {
@@ -142,19 +158,31 @@ impl ElectionLoop {
     #[must_use]
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            client,
+            namespace: namespace.to_owned(),
             elector: LeaderElector::new(identity),
+            rivals: Rivals::default(),
         }
     }
 
     /// Takes part: sets `leads` when the Lease is held, and returns when it is lost again.
     pub async fn run(mut self, leads: watch::Sender<bool>) -> Lost {
-        let mut led = false;
+        let (mut led, mut doubts) = (false, false);
         loop {
             let answer = time::timeout(RETRY * 2, self.attempt()).await;
             let held = self.elector.holds(Instant::now());
             match &answer {
-                Ok(Ok(())) => {}
+                Ok(Ok(Verdict::Alone)) => {}
+                Ok(Ok(Verdict::Unknown)) if !doubts => {
+                    doubts = true;
+                    tracing::info!("another installation has a Lease; looking whether it is renewed");
+                }
+                Ok(Ok(Verdict::Unknown)) => {}
+                Ok(Ok(Verdict::Rival(rival))) => {
+                    leads.send_replace(false);
+                    return Lost::Rival(rival.clone());
+                }
                 Ok(Err(Error::Api(status))) if status.code == 409 => {
                     tracing::debug!("another operator took the lease first");
                 }
@@ -168,30 +196,35 @@ impl ElectionLoop {
             }
             if led && !held {
                 leads.send_replace(false);
-                return Lost;
+                return Lost::Lease;
             }
             if held && !led {
                 tracing::info!(lease = LEASE, "lease acquired, leading");
                 led = true;
                 leads.send_replace(true);
             }
-            let renewed = matches!(answer, Ok(Ok(()))) && held;
+            let renewed = matches!(answer, Ok(Ok(Verdict::Alone))) && held;
             time::sleep(if renewed { RENEW } else { RETRY }).await;
         }
     }
 
-    async fn attempt(&mut self) -> Result<(), Error> {
+    /// Takes the Lease or renews it, where that may be done; it is taken only where no other installation runs.
+    async fn attempt(&mut self) -> Result<Verdict, Error> {
         let asked = Instant::now();
         let lease = self.api.get_opt(LEASE).await?;
         let spec = lease.as_ref().map(said);
-        match self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now()) {
-            Step::Wait => Ok(()),
-            Step::Write(spec) => {
-                let written = write(&self.api, lease, *spec).await?;
-                self.elector.handle_written(written, asked);
-                Ok(())
+        let Step::Write(spec) = self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now()) else {
+            return Ok(Verdict::Alone);
+        };
+        if !self.elector.holds(asked) {
+            let verdict = self.rivals.look(&self.client, &self.namespace).await?;
+            if verdict != Verdict::Alone {
+                return Ok(verdict);
             }
         }
+        let written = write(&self.api, lease, *spec).await?;
+        self.elector.handle_written(written, asked);
+        Ok(Verdict::Alone)
     }
 }
 

@@ -24,6 +24,7 @@ pub mod notifier;
 pub mod pace;
 pub mod queue;
 pub mod retire;
+pub mod rival;
 pub mod runtime;
 pub mod serve;
 pub mod services;

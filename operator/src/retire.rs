@@ -14,7 +14,7 @@ use serde_json::json;
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::MeshNode;
 
-use crate::elector;
+use crate::{elector, rival::Rivals};
 
 /// How long the operators keep still after the last node, so that helm can delete them first. A new installation
 /// waits for so long too; then it takes the nodes back.
@@ -41,6 +41,13 @@ pub async fn retire(
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(error),
     };
+    if let Some(rival) = Rivals::find(&client, namespace).await? {
+        tracing::warn!(
+            namespace = rival,
+            "the nodes belong to the installation in another namespace; none is asked to remove anything"
+        );
+        return Ok(());
+    }
     // An operator that leads would still give work to the agents; one that does not hold the Lease does not.
     elector::seize(&client, namespace, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");

@@ -92,6 +92,8 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let (set_leads, leads) = watch::channel(false);
     let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
     let election = tokio::spawn(election.run(set_leads));
+    // The loop must not end because the election has: why that ended is to be said.
+    let _open = set_leads.clone();
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
         writer: ApiWriter::new(client.clone(), identity.clone()),

@@ -264,6 +264,36 @@ async fn nodes_are_retired_once_and_taken_back_by_the_next_installation() {
     .await;
 }
 
+#[tokio::test]
+async fn a_second_installation_neither_leads_nor_retires_the_nodes_of_the_first() {
+    let server = Server::start().await;
+    let client = &server.client;
+    let _first = operator(&server, "one");
+    node(client, "l1", 1, "left").await;
+    let mesh_nodes: Api<MeshNode> = Api::all(client.clone());
+    until("the node has a MeshNode", async || {
+        mesh_nodes.get_opt("l1").await.unwrap()
+    })
+    .await;
+    report(client, "l1", 1, &[]).await;
+    let elsewhere = "--namespace=kube-system";
+    let address = format!("--status-address=127.0.0.1:{}", port());
+    let mut second = start(&server, &["--identity=two", elsewhere, &address], "two.log");
+    let ended = tokio::task::spawn_blocking(move || second.wait()).await.unwrap();
+    let log = std::fs::read_to_string(server.file("two.log")).unwrap();
+    assert!(!ended && log.contains("in the namespace default"), "{log}");
+    let mut retire = start(
+        &server,
+        &["retire", "--wait=5", "--identity=hook", elsewhere],
+        "retire.log",
+    );
+    let waited = tokio::task::spawn_blocking(move || retire.wait()).await.unwrap();
+    let log = std::fs::read_to_string(server.file("retire.log")).unwrap();
+    assert!(waited && log.contains("belong to the installation"), "{log}");
+    assert!(!mesh_nodes.get("l1").await.unwrap().spec.retire);
+    assert_eq!(holder(&server).await.as_deref(), Some("one"));
+}
+
 const NODES: [(&str, u8, &str); 4] = [
     ("l1", 1, "left"),
     ("l2", 2, "left"),
