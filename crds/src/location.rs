@@ -141,6 +141,11 @@ pub struct LocationStatus {
     /// How many nodes are here.
     #[serde(default)]
     pub nodes: u32,
+    /// The other locations with which traffic is in the tunnel or nowhere, as published in the LocationSlice. Kept here too,
+    /// for the operator to find where the LocationSlices were deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(max = 63)))]
+    pub established: Vec<String>,
     /// Ready, LeaderElected, Connected, Accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -57,6 +57,10 @@ pub struct Head {
     /// The other locations with which traffic is in the tunnel or nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub established: Vec<String>,
+    /// The slices with the members of the location. One that is named here and is not there was deleted by mistake: what it
+    /// said holds until it is published again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_slices: Vec<String>,
 }
 
 /// A leader and its part.

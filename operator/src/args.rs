@@ -73,6 +73,10 @@ pub struct Run {
     /// The location of nodes about which nothing says anything.
     #[arg(long, default_value = "default", value_parser = spanwire_crds::annotations::location_name)]
     pub default_location: LocationName,
+    /// No traffic between two locations is ever plaintext, also before a tunnel between them was proven: it is in the tunnel
+    /// or nowhere.
+    #[arg(long)]
+    pub tunnel_only: bool,
     /// Read Kilo's annotations too, where Spanwire's own are absent.
     #[arg(long)]
     pub kilo_annotations: bool,

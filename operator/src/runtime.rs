@@ -82,6 +82,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             services: run.service_cidr.into_iter().collect(),
             pods: run.pod_cidr.into_iter().collect(),
             default_location: Some(run.default_location),
+            tunnel_only: run.tunnel_only,
         },
         nodes: NodeOptions {
             topology_label: run.topology_label,
@@ -91,9 +92,9 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let endpoints = api_endpoints(&client).await;
     let (set_leads, leads) = watch::channel(false);
     let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
-    let election = tokio::spawn(election.run(set_leads));
     // The loop must not end because the election has: why that ended is to be said.
     let _open = set_leads.clone();
+    let election = tokio::spawn(election.run(set_leads));
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
         writer: ApiWriter::new(client.clone(), identity.clone()),

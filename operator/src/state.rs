@@ -373,7 +373,24 @@ impl OperatorState {
             .iter()
             .filter_map(|(name, record)| Some((name.as_str(), record.status.as_ref()?.accepted.as_ref()?)))
             .collect();
-        let mesh = publication::assemble(slices.map(|(name, record)| (name.as_str(), &record.spec)), peers);
+        let mut mesh =
+            publication::assemble(slices.map(|(name, record)| (name.as_str(), &record.spec)), peers);
+        // LocationSlices can be deleted by mistake; what was established stays so.
+        for (name, record) in self.locations.objects() {
+            let Some(status) = record
+                .status
+                .as_ref()
+                .filter(|status| !status.established.is_empty())
+            else {
+                continue;
+            };
+            let known = status.established.iter().filter_map(|name| name.parse().ok());
+            mesh.locations
+                .entry(name.clone())
+                .or_default()
+                .established
+                .extend(known);
+        }
         self.suspect_reports();
         mesh
     }

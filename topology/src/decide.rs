@@ -5,7 +5,7 @@
 //!    the cluster has its family.
 //! 3. Every location elects its leaders, keeping incumbents. While no node that may lead is alive they stay: it is more
 //!    likely that the way to the API server is cut than that all died, and without them it could never come back.
-//! 4. Pairs of locations whose leaders both report the link become established, and stay so.
+//! 4. Pairs of locations whose leaders both report the link become established, and stay so when one has no node any more.
 //! 5. Peers get a home, the one they had where it still serves.
 //! 6. What differs from the decision before gets a new generation.
 //!

@@ -44,6 +44,8 @@ pub struct ClusterFacts {
     pub pods: BTreeSet<Prefix>,
     /// The name of the location of nodes about which nothing says anything.
     pub default_location: Option<LocationName>,
+    /// Every pair of locations is established from the start: no traffic between two is ever plaintext.
+    pub tunnel_only: bool,
 }
 
 impl Default for ClusterFacts {
@@ -56,6 +58,7 @@ impl Default for ClusterFacts {
             services: BTreeSet::new(),
             pods: BTreeSet::new(),
             default_location: None,
+            tunnel_only: false,
         }
     }
 }

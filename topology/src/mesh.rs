@@ -22,7 +22,7 @@ pub struct Keepalive(pub u16);
 pub struct Mesh {
     /// Which decision this is.
     pub generation: Generation,
-    /// Every location that has a node or an object.
+    /// Every location that has a node or an object, and every other one that is still established with some.
     pub locations: BTreeMap<LocationName, Location>,
     /// Every accepted Peer.
     pub peers: BTreeMap<PeerName, Peer>,
@@ -37,7 +37,8 @@ pub struct Location {
     /// What holds for the whole location.
     pub settings: Settings,
     /// The other locations with which traffic is in the tunnel or nowhere. With [`MeshMode::Nodes`] the location's own
-    /// name may be among them. Established is mutual: both sides list each other, and it stays.
+    /// name may be among them. Established is mutual: both sides list each other, and it stays, also when the last node
+    /// of a side goes.
     pub established: BTreeSet<LocationName>,
     /// Its nodes. Shared: a decision that leaves a location's members as they were takes over the map of the decision
     /// before, so most of a large mesh is neither copied nor compared.

@@ -46,6 +46,57 @@ impl Snapshot {
     /// it can be retired meanwhile.
     #[must_use]
     pub fn or_before(self: Arc<Self>, before: Option<&Self>, me: &NodeName) -> (Arc<Self>, bool) {
+        let this = match before {
+            Some(before) => self.completed(before),
+            None => self,
+        };
+        this.or_all_before(before, me)
+    }
+
+    /// Returns the snapshot with the slices that vanished although nothing took them back. The operator changes the heads
+    /// that speak of a slice or of a location before it deletes what they speak of. So what is missing was deleted by others,
+    /// and holds as it was:
+    ///
+    /// * a member slice that the head of its location names;
+    /// * a head, while there are members of its location, or while another head has the location as established;
+    /// * every head, where none at all is left.
+    fn completed(self: Arc<Self>, before: &Self) -> Arc<Self> {
+        let gone = || {
+            let slices = before.slices.iter();
+            slices.filter(|(name, _)| !self.slices.contains_key(*name))
+        };
+        if gone().next().is_none() {
+            return self;
+        }
+        let headless = !self.slices.values().any(|slice| slice.spec.head.is_some());
+        let mut slices = self.slices.clone();
+        loop {
+            let missed = gone().filter(|(name, slice)| {
+                !slices.contains_key(*name)
+                    && match &slice.spec.head {
+                        Some(_) => headless || misses_head(&slices, &slice.spec.location),
+                        None => names(&slices, &slice.spec.location, name),
+                    }
+            });
+            let missed: Vec<_> = missed
+                .map(|(name, slice)| (name.clone(), Arc::clone(slice)))
+                .collect();
+            if missed.is_empty() {
+                break;
+            }
+            slices.extend(missed);
+        }
+        if slices.len() == self.slices.len() {
+            return self;
+        }
+        Arc::new(Self {
+            slices,
+            peers: self.peers.clone(),
+            node: self.node.clone(),
+        })
+    }
+
+    fn or_all_before(self: Arc<Self>, before: Option<&Self>, me: &NodeName) -> (Arc<Self>, bool) {
         let located = self
             .node
             .as_ref()
@@ -79,6 +130,28 @@ impl Snapshot {
     pub fn retire(&self) -> bool {
         self.node.as_ref().is_some_and(|node| node.spec.retire)
     }
+}
+
+type Slices = BTreeMap<String, Arc<LocationSlice>>;
+
+/// Returns whether the location has no head, and should have one.
+fn misses_head(slices: &Slices, location: &str) -> bool {
+    let (mut expected, mut has) = (false, false);
+    for slice in slices.values().map(|slice| &slice.spec) {
+        let here = slice.location == location;
+        has |= here && slice.head.is_some();
+        expected |= here && !slice.members.is_empty();
+        let established = slice.head.as_ref().map(|head| &head.established);
+        expected |= established.is_some_and(|names| names.iter().any(|name| name == location));
+    }
+    expected && !has
+}
+
+/// Returns whether the head of the location names this slice.
+fn names(slices: &Slices, location: &str, name: &str) -> bool {
+    let here = slices.values().filter(|slice| slice.spec.location == location);
+    let mut heads = here.filter_map(|slice| slice.spec.head.as_ref());
+    heads.any(|head| head.member_slices.iter().any(|named| named == name))
 }
 
 fn same_objects<K: PartialEq>(objects: &BTreeMap<String, Arc<K>>, others: &BTreeMap<String, Arc<K>>) -> bool {
@@ -149,6 +222,90 @@ mod tests {
         let elsewhere = snapshot(&["b"], here);
         let (_, held) = snapshot(&[], here).or_before(Some(&elsewhere), &me);
         assert!(!held, "it was in no decision yet");
+    }
+
+    /// Two locations, established with each other; `here` has two member slices.
+    fn mesh() -> Snapshot {
+        let slice = |name: &str, spec: serde_json::Value| {
+            let spec: LocationSliceSpec = serde_json::from_value(spec).unwrap();
+            (name.to_owned(), Arc::new(LocationSlice::new(name, spec)))
+        };
+        let members = |location: &str, node: &str| {
+            serde_json::json!({
+                "location": location, "members": [{"node": node, "generation": 1, "listenPort": 51820}],
+            })
+        };
+        let head = |location: &str, other: &str, slices: &[&str]| {
+            serde_json::json!({"location": location, "head": {
+                "meshGeneration": 1, "established": [other], "memberSlices": slices,
+            }})
+        };
+        let slices = [
+            slice("here-head", head("here", "there", &["here-m1", "here-m2"])),
+            slice("here-m1", members("here", "a")),
+            slice("here-m2", members("here", "b")),
+            slice("there-head", head("there", "here", &["there-m1"])),
+            slice("there-m1", members("there", "c")),
+        ];
+        Snapshot {
+            slices: slices.into(),
+            ..Snapshot::default()
+        }
+    }
+
+    /// All orders of so few things.
+    fn orders(names: &[String]) -> Vec<Vec<String>> {
+        let Some((first, rest)) = names.split_first() else {
+            return vec![Vec::new()];
+        };
+        let mut all = Vec::new();
+        for order in orders(rest) {
+            for place in 0..=order.len() {
+                let mut order = order.clone();
+                order.insert(place, first.clone());
+                all.push(order);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn slices_that_are_deleted_in_any_order_leave_the_last_complete_decision() {
+        let whole = mesh();
+        let me = "a".parse().unwrap();
+        let names: Vec<String> = whole.slices.keys().cloned().collect();
+        for order in orders(&names) {
+            let (mut published, mut followed) = (whole.clone(), Arc::new(whole.clone()));
+            for name in &order {
+                published.slices.remove(name);
+                (followed, _) = Arc::new(published.clone()).or_before(Some(&followed), &me);
+                assert_eq!(*followed, whole, "{order:?} at {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_operator_takes_back_before_it_goes_is_gone() {
+        let me = "a".parse().unwrap();
+        let edit = |snapshot: &mut Snapshot, name: &str, change: &dyn Fn(&mut spanwire_crds::Head)| {
+            let slice = Arc::make_mut(snapshot.slices.get_mut(name).unwrap());
+            change(slice.spec.head.as_mut().unwrap());
+        };
+        // A member slice whose nodes are gone: the head names it no longer.
+        let mut next = mesh();
+        edit(&mut next, "here-head", &|head| {
+            head.member_slices = vec!["here-m1".to_owned()]
+        });
+        next.slices.remove("here-m2");
+        let (followed, _) = Arc::new(next.clone()).or_before(Some(&mesh()), &me);
+        assert_eq!(*followed, next);
+        // A location: no other has it as established any more.
+        let mut next = mesh();
+        edit(&mut next, "here-head", &|head| head.established.clear());
+        let unlisted = next.clone();
+        next.slices.retain(|name, _| name.starts_with("here"));
+        let (followed, _) = Arc::new(next.clone()).or_before(Some(&unlisted), &me);
+        assert_eq!(*followed, next);
     }
 
     #[test]

@@ -12,6 +12,7 @@ impl From<(Generation, &Location)> for Head {
             leaders: location.leaders.iter().map(SliceLeader::from).collect(),
             settings: SliceSettings::from(&location.settings),
             established: texts(&location.established),
+            member_slices: Vec::new(),
         }
     }
 }

@@ -51,9 +51,11 @@ pub fn location_slices<'a>(
             }
         }
     }
-    let head = head(generation, location, old_head);
+    let seated = seat(name, location, seats);
+    let names = seated.keys().cloned().collect();
+    let head = head(generation, location, names, old_head);
     let mut wanted = BTreeMap::from([(head_name, slice(name, Some(head), Vec::new()))]);
-    for (slice_name, members) in seat(name, location, seats) {
+    for (slice_name, members) in seated {
         let members = members.into_iter().map(SliceMember::from).collect();
         wanted.insert(slice_name, slice(name, None, members));
     }
@@ -133,8 +135,16 @@ fn slice(location: &LocationName, head: Option<Head>, members: Vec<SliceMember>)
 }
 
 /// Returns the head, with the generation that it had where nothing else differs.
-fn head(generation: Generation, location: &Location, published: Option<&Head>) -> Head {
-    let mut head = Head::from((generation, location));
+fn head(
+    generation: Generation,
+    location: &Location,
+    member_slices: Vec<String>,
+    published: Option<&Head>,
+) -> Head {
+    let mut head = Head {
+        member_slices,
+        ..Head::from((generation, location))
+    };
     if let Some(old) = published {
         let fresh = std::mem::replace(&mut head.mesh_generation, old.mesh_generation);
         if head != *old {

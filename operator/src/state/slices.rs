@@ -81,7 +81,7 @@ fn remove(map: &mut BTreeMap<String, BTreeSet<String>>, key: &str, slice: &str) 
 /// Writes of slices, in the order in which they have to be done.
 #[derive(Debug, Default)]
 pub(super) struct SliceWrites {
-    /// Heads that name a leader that is on its way from one location to another.
+    /// Heads that name a leader that is on its way from one location to another, or that establish.
     pub(super) announced: Vec<Write>,
     pub(super) members: Vec<Write>,
     pub(super) heads: Vec<Write>,
@@ -138,8 +138,10 @@ impl OperatorState {
                     continue;
                 }
                 expected.insert(name.clone(), Some(spec.clone()));
+                let early = self.establishes(&spec, record);
                 writes.push(
                     &moving,
+                    early,
                     Write::Slice {
                         version: record.map(|record| record.revision.version()),
                         name: name.clone(),
@@ -178,6 +180,19 @@ impl OperatorState {
         mesh.locations.iter().filter(unclean).map(render).collect()
     }
 
+    /// Whether a head establishes a pair and can be published before the members: that the tunnel is the only way to a
+    /// location is to be known before there is any of its nodes. Its leaders have to be members already, for agents can use a
+    /// member without a leader and not the other way round.
+    fn establishes(&self, spec: &LocationSliceSpec, record: Option<&SliceRecord>) -> bool {
+        let Some(head) = &spec.head else {
+            return false;
+        };
+        let published = record.and_then(|record| record.spec.head.as_ref());
+        let known = |name: &String| published.is_some_and(|head| head.established.contains(name));
+        let seated = |leader: &SliceLeader| self.publication.seats.contains_key(&leader.node);
+        !head.established.iter().all(known) && head.leaders.iter().all(seated)
+    }
+
     /// The members that are to sit in a slice that does not have them yet, and sit in another one.
     fn moving<'a>(
         &self,
@@ -197,12 +212,12 @@ impl OperatorState {
 }
 
 impl SliceWrites {
-    fn push(&mut self, moving: &BTreeSet<String>, write: Write) {
+    fn push(&mut self, moving: &BTreeSet<String>, early: bool, write: Write) {
         let Write::Slice { spec, .. } = &write else {
             return;
         };
         let phase = match &spec.head {
-            Some(head) if head.leaders.iter().any(|leader| moving.contains(&leader.node)) => {
+            Some(head) if early || head.leaders.iter().any(|leader| moving.contains(&leader.node)) => {
                 &mut self.announced
             }
             Some(_) => &mut self.heads,

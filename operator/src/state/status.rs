@@ -234,6 +234,7 @@ impl OperatorState {
                 leaders: leaders.map(|leader| leader.node.to_string()).collect(),
                 endpoint: self.reached_at(location),
                 nodes: u32::try_from(location.members.len()).unwrap_or(u32::MAX),
+                established: location.established.iter().map(ToString::to_string).collect(),
                 conditions: conditions(findings, previous, generation, now.wall),
             };
             if record.status.as_ref() != Some(&status) {

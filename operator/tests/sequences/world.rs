@@ -152,7 +152,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let mut state = OperatorState::new(options());
+        Self::with(options())
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        let mut state = OperatorState::new(options);
         list_all(&mut state, |_| true);
         Self {
             state,

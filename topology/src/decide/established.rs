@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{Facts, Location, LocationName, Mesh, MeshMode};
 
 /// A pair becomes established when both sides have an active leader that reports the link to the other as up; it stays
-/// so while both locations exist. A location whose nodes all lead themselves is established with itself when each of at
+/// so also while one of them has no node; what ends it is that a person removes all there is of one that has none (its
+/// Location and its head). With [`tunnel_only`](crate::ClusterFacts::tunnel_only) every pair is established from the start. A
+/// location whose nodes all lead themselves is established with itself when each of at
 /// least two leaders reports its links inside the location as up.
 ///
 /// A location whose nodes all come from elsewhere (one that is split off, or renamed) is established with what all of
@@ -52,7 +54,18 @@ fn newly(facts: &Facts, previous: &Mesh, mesh: &Mesh) -> Vec<(LocationName, Loca
         let inherited = inherited(previous, name, location).into_iter();
         let inherited = inherited.filter(|other| *other != name && mesh.locations.contains_key(*other));
         let own = whole(facts, name, location).then_some(name);
-        let all = one_sided.chain(proven).chain(inherited).chain(own);
+        let nodes = location.settings.mode == MeshMode::Nodes;
+        let every = facts
+            .cluster
+            .tunnel_only
+            .then_some(&mesh.locations)
+            .into_iter()
+            .flatten();
+        let every = every
+            .map(|(other, _)| other)
+            .filter(|other| *other > name || (*other == name && nodes));
+        let every = every.filter(|other| !location.established.contains(*other));
+        let all = one_sided.chain(proven).chain(inherited).chain(own).chain(every);
         pairs.extend(all.map(|other| (name.clone(), other.clone())));
     }
     pairs

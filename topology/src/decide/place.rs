@@ -10,7 +10,7 @@ use crate::{
 /// Every node in its location.
 #[derive(Debug)]
 pub(super) struct Places<'a> {
-    /// Every location that has an object or a node, sorted.
+    /// Every location that has an object or a node, or is remembered, sorted.
     pub(super) locations: Vec<&'a LocationName>,
     /// Every node, sorted by name.
     pub(super) nodes: Vec<Placed<'a>>,
@@ -61,6 +61,8 @@ pub(super) fn place<'a>(
             last = Some(*name);
         }
     }
+    let remembered = remembered(previous, &locations);
+    locations.extend(remembered);
     let mut places = Places {
         locations: locations.into_iter().collect(),
         nodes: Vec::with_capacity(named.len()),
@@ -101,6 +103,23 @@ pub(super) fn place<'a>(
         });
     }
     places
+}
+
+/// How many locations are remembered that have neither a node nor an object. Nodes that move to and fro leave one each time,
+/// and who may move a node may do it often.
+const REMEMBERED: usize = 256;
+
+/// Returns the locations that have neither a node nor an object any more and are established with others. When a node comes
+/// back into one, its traffic is in the tunnel or nowhere, as before it went.
+fn remembered<'a>(previous: &'a Mesh, present: &BTreeSet<&LocationName>) -> Vec<&'a LocationName> {
+    let gone = |(name, location): &(&LocationName, &Location)| {
+        !present.contains(*name) && !location.established.is_empty()
+    };
+    let gone = previous.locations.iter().filter(gone);
+    // Those that were remembered before stay so.
+    let (empty, emptied): (Vec<_>, Vec<_>) = gone.partition(|(_, location)| location.members.is_empty());
+    let all = empty.into_iter().chain(emptied).map(|(name, _)| name);
+    all.take(REMEMBERED).collect()
 }
 
 /// Returns what was decided of a node in another location, where it was last.

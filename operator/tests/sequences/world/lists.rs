@@ -39,6 +39,12 @@ impl World {
         self.state.handle_slice(Event::InitDone);
     }
 
+    /// A user deletes a LocationSlice.
+    pub(crate) fn delete_slice(&mut self, name: &str) {
+        let object = self.slices.remove(name).unwrap();
+        self.state.handle_slice(Event::Delete(object.into()));
+    }
+
     pub(crate) fn take_nodes(&mut self) -> BTreeMap<String, serde_json::Value> {
         std::mem::take(&mut self.nodes)
     }

@@ -95,6 +95,7 @@ impl World {
             ["api-server", servers] => cluster.api_server = list(servers)?,
             ["services", ranges] => cluster.services = list(ranges)?,
             ["pod-ranges", ranges] => cluster.pods = list(ranges)?,
+            ["tunnel-only"] => cluster.tunnel_only = true,
             ["default-location", name] => cluster.default_location = Some(parse(name)?),
             ["node", name, words @ ..] => {
                 let node = self.facts.nodes.entry(parse(name)?).or_insert_with(|| NodeFact {
