@@ -61,6 +61,19 @@ pub enum Conflict {
         /// How many there are.
         count: usize,
     },
+    /// A rule of another program takes packets of the mesh before Spanwire's rules do.
+    #[error(
+        "an {family} rule of another program (protocol {protocol}) has the priority {priority} and takes packets of the mesh \
+         before Spanwire's rules do, for which no earlier priorities are left: give it a priority from 17 on, or remove it"
+    )]
+    Overtaken {
+        /// The family.
+        family: Family,
+        /// Its priority.
+        priority: u32,
+        /// Its `rtm_protocol`, which names the program that made it.
+        protocol: u8,
+    },
     /// A leader cannot be reached in a family over the CNI's device, nor is it in a connected network.
     #[error(
         "no {family} way to {node}, which leads here: it has reported no {family} address on the CNI's device or, \
@@ -109,6 +122,7 @@ impl Conflict {
         match self {
             Self::Connected { prefix, .. } => Some(*prefix),
             Self::Inside { .. }
+            | Self::Overtaken { .. }
             | Self::Nodes { .. }
             | Self::NoHop { .. }
             | Self::Ipv6Disabled { .. }

@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, LocationName, PublicKey};
 
 use crate::{
-    Filter, LinkName, Owned,
+    Filter, LinkName, OtherRule, Owned,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -42,6 +42,8 @@ pub struct HostFacts {
     pub groups: bool,
     /// What others filter forwarded packets by.
     pub filters: Arc<Vec<Filter>>,
+    /// Rules of other programs.
+    pub rules: BTreeSet<OtherRule>,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -56,6 +58,7 @@ impl HostFacts {
         self.ipv6_forwarded = inventory.ipv6_forwarded;
         self.groups = inventory.groups;
         self.filters = inventory.filters;
+        self.rules = inventory.rules;
     }
 
     /// Returns whether packets of the family can be in the tunnel of this machine.

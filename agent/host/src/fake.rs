@@ -276,7 +276,8 @@ impl FakeKernel {
     }
 
     fn add_rule(&mut self, rule: &Rule) -> Result<(), Refused> {
-        let band = self.owned.rule_priority..self.owned.rule_priority + Owned::RULE_BAND;
+        // Its rules may have to be ahead of others.
+        let band = 1..self.owned.rule_priority + Owned::RULE_BAND;
         if !band.contains(&rule.priority) {
             return Err(Refused::Foreign);
         }

@@ -9,7 +9,7 @@ use std::{
 
 use spanwire_topology::{Family, Prefix};
 
-use crate::{Filter, LinkName};
+use crate::{Filter, LinkName, OtherRule};
 
 /// What is found on the machine besides Spanwire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Inventory {
     pub cni: Cni,
     /// The smallest MTU on the ways to the endpoints, or, with none of them reachable, on the default routes.
     pub underlay_mtu: Option<u32>,
+    /// Rules of other programs.
+    pub rules: BTreeSet<OtherRule>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
     /// IPv6 is off on new devices and, where there is one, on Spanwire's (also where the kernel has no IPv6).

@@ -19,6 +19,7 @@ mod firewall;
 mod inventory;
 mod lookup;
 mod nft;
+mod overtaking;
 mod owned;
 mod ownership;
 mod prefixes;
@@ -35,6 +36,7 @@ pub use firewall::{
 };
 pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};
+pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
 pub use render::{conflicts, render, wireguard};

@@ -24,13 +24,14 @@ pub struct Owned {
     pub table: TableId,
     /// The routing table of what leaves the tunnel for a follower's node address.
     pub return_table: TableId,
-    /// The first of the sixteen rule priorities that are Spanwire's; below `main` (32766).
+    /// The first of the sixteen rule priorities that are Spanwire's; below `main` (32766). Where rules of others would take
+    /// packets before these do, Spanwire's have earlier ones.
     pub rule_priority: u32,
     /// The protocol number on every route and rule (`rtm_protocol`, above RTPROT_STATIC; see rtnetlink(7)).
     pub protocol: u8,
     /// The name of the nft table, of family `inet`.
     pub nft_table: String,
-    /// The bit that WireGuard sets on its own packets; value and mask are the same.
+    /// The bit that WireGuard sets on its own packets. Packets with other bits beside it are those of other programs.
     pub mark: u32,
     /// The bit by which kube-proxy marks packets that it will masquerade (`--iptables-masquerade-bit`). Not Spanwire's;
     /// such packets keep the source that kube-proxy gives them, which through the tunnel is the node's address.

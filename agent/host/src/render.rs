@@ -12,7 +12,7 @@ mod sysctls;
 
 use spanwire_topology::Plan;
 
-use crate::{Conflict, Device, Host, HostFacts, LinkName, nft, resolve::Resolved};
+use crate::{Conflict, Device, Host, HostFacts, LinkName, nft, overtaking, resolve::Resolved};
 
 /// Returns what the machine should look like for this plan. Where the mesh does not know the node, that is nothing of
 /// Spanwire.
@@ -49,6 +49,7 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     let mut conflicts: Vec<Conflict> = key.into_iter().collect();
     let resolved = Resolved::new(plan, facts);
     conflicts.extend(passages::filtered(plan, &resolved, facts));
+    conflicts.extend(overtaking::first_priority(plan, &resolved, facts).1);
     conflicts.extend(resolved.conflicts);
     conflicts
 }

@@ -2,7 +2,7 @@
 //!
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
-//! of which only statistics changed, routes outside of our tables except default routes, rules outside of our band, nft
+//! of which only statistics changed, routes outside of our tables except default routes, rules for single addresses, nft
 //! tables of others but for their chains at the forward hook.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleAttribute, rule::RuleMessage};
+use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleMessage};
 use nix::libc::{
     NETLINK_NETFILTER, NETLINK_ROUTE, NFNL_SUBSYS_NFTABLES, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE,
     RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
@@ -143,7 +143,7 @@ impl Changes {
             }),
             RTM_NEWRULE | RTM_DELRULE => message
                 .parse::<RuleMessage>()
-                .is_some_and(|rule| self.in_band(&rule)),
+                .is_some_and(|rule| Self::concerns(&rule)),
             _ => false,
         }
     }
@@ -165,14 +165,16 @@ impl Changes {
         matters
     }
 
-    fn in_band(&self, rule: &RuleMessage) -> bool {
-        let first = self.owned.rule_priority;
-        let band = first..first.saturating_add(Owned::RULE_BAND);
-        let known = matches!(rule.header.family, AddressFamily::Inet | AddressFamily::Inet6);
-        known
-            && rule.attributes.iter().any(
-                |attribute| matches!(attribute, RuleAttribute::Priority(priority) if band.contains(priority)),
-            )
+    /// Whether a rule may concern the mesh. The AWS VPC CNI adds one for what is bound for each pod of the node: of those
+    /// we learn when everything is read.
+    fn concerns(rule: &RuleMessage) -> bool {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "multicast has rules, too")]
+        let one = match rule.header.family {
+            AddressFamily::Inet => 32,
+            AddressFamily::Inet6 => 128,
+            _ => return false,
+        };
+        rule.header.dst_len != one
     }
 }
 

@@ -38,15 +38,6 @@ pub enum ReadError {
     /// The command `nft` failed.
     #[error(transparent)]
     Nft(#[from] NftError),
-    /// A kernel setting cannot be read.
-    #[error("cannot read {path}", path = path.display())]
-    Sysctl {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
 }
 
 impl ReadError {

@@ -9,7 +9,7 @@ use netlink_packet_route::route::RouteType;
 use spanwire_host::{Cni, Inventory, LinkName, OtherLink, Sysctl, TableId};
 use spanwire_topology::Family;
 
-use crate::{Kernel, address, error::ReadError, link, route, wireguard::Backend};
+use crate::{Kernel, address, error::ReadError, link, route, rule, wireguard::Backend};
 
 /// The routing table `main`.
 const MAIN: TableId = TableId(254);
@@ -42,10 +42,10 @@ impl Kernel {
                     .map(|assigned| (assigned.address, assigned.length))
                     .collect(),
                 cni: is_cni(&device.name),
-                ipv6_disabled: self.ipv6_setting(device.name.as_str(), "disable_ipv6")? != Some(0),
+                ipv6_disabled: self.ipv6_setting(device.name.as_str(), "disable_ipv6") != Some(0),
                 // Nothing advertises on loopback, where the setting is 1 as well.
                 advertisements: device.name.as_str() != "lo"
-                    && self.ipv6_setting(device.name.as_str(), "accept_ra")? == Some(1),
+                    && self.ipv6_setting(device.name.as_str(), "accept_ra") == Some(1),
             };
             inventory.links.insert(device.name.clone(), other);
         }
@@ -65,13 +65,17 @@ impl Kernel {
                 inventory.default_routes.insert(family);
             }
             defaults.extend(found);
+            let rules = rule::rules(&mut self.route, family).await;
+            let rules = rules.map_err(ReadError::netlink("the rules"))?;
+            let others = rules.into_iter().filter(|rule| !self.is_own_rule(rule));
+            inventory.rules.extend(others.filter_map(|rule| rule.other));
         }
         let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
         let on = |value: Option<i32>| value == Some(0);
-        inventory.ipv6_disabled = !on(self.ipv6_setting("default", "disable_ipv6")?)
-            && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6")?);
-        inventory.ipv6_forwarded = self.ipv6_forwarded()?;
+        inventory.ipv6_disabled = !on(self.ipv6_setting("default", "disable_ipv6"))
+            && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6"));
+        inventory.ipv6_forwarded = self.ipv6_forwarded();
         inventory.groups = self.has_groups().await?;
         inventory.filters = self.nft.filters().await;
         Ok(inventory)
@@ -79,20 +83,20 @@ impl Kernel {
 }
 
 impl Kernel {
-    /// Reads a number of `net/ipv6/conf`; `None` where the kernel has no IPv6 or no such device.
-    fn ipv6_setting(&self, device: &str, name: &str) -> Result<Option<i32>, ReadError> {
+    /// Reads a number of `net/ipv6/conf`; `None` where the kernel has no IPv6 or no such device, or does not say.
+    fn ipv6_setting(&self, device: &str, name: &str) -> Option<i32> {
         let sysctl = Sysctl(format!("net/ipv6/conf/{device}/{name}"));
-        Ok(self.sysctls.read(&sysctl)?.and_then(|value| value.parse().ok()))
+        self.sysctls.read(&sysctl)?.parse().ok()
     }
 
     /// Whether IPv6 was forwarded before Spanwire came.
-    fn ipv6_forwarded(&self) -> Result<bool, ReadError> {
+    fn ipv6_forwarded(&self) -> bool {
         let forwarding = Sysctl::ipv6_forwarding();
         let found = match self.sysctls.remembered().get(&forwarding) {
             Some(remembered) => Some(remembered.found.clone()),
-            None => self.sysctls.read(&forwarding)?,
+            None => self.sysctls.read(&forwarding),
         };
-        Ok(found.is_some_and(|value| value != "0"))
+        found.is_some_and(|value| value != "0")
     }
 
     /// Where there is no device yet, the process that will make it is taken for the tunnel of this version; the steps after

@@ -210,7 +210,7 @@ impl Kernel {
             .filter_map(|filter| Some((filter.name.clone(), filter.passage()?)));
         host.passages = passages.collect();
         for sysctl in wanted {
-            if let Some(value) = self.sysctls.read(sysctl)? {
+            if let Some(value) = self.sysctls.read(sysctl) {
                 host.sysctls.insert(sysctl.clone(), value);
             }
         }
@@ -268,8 +268,14 @@ impl Kernel {
         (first..first.saturating_add(Owned::RULE_BAND)).contains(&observed.priority)
     }
 
-    fn is_own_rule(&self, observed: &rule::ObservedRule) -> bool {
-        self.in_band(observed) && observed.protocol == self.owned.protocol
+    /// Whether a rule stands in the usual place of Spanwire's, or before it.
+    pub(crate) fn is_ahead(&self, observed: &rule::ObservedRule) -> bool {
+        observed.priority < self.owned.rule_priority.saturating_add(Owned::RULE_BAND)
+    }
+
+    /// Whether a rule is Spanwire's, which stand in their usual place or, ahead of others, before it.
+    pub(crate) fn is_own_rule(&self, observed: &rule::ObservedRule) -> bool {
+        self.is_ahead(observed) && observed.protocol == self.owned.protocol
     }
 }
 

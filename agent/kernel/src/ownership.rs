@@ -46,7 +46,12 @@ impl Kernel {
         }
         for family in [Family::V4, Family::V6] {
             let rules = rule::rules(&mut self.route, family).await;
-            for rule in rules.map_err(ReadError::netlink("the rules"))? {
+            let rules = rules.map_err(ReadError::netlink("the rules"))?;
+            // Ahead of other rules they have another place.
+            let elsewhere = rules
+                .iter()
+                .any(|rule| self.is_own_rule(rule) && !self.in_band(rule));
+            for rule in rules.into_iter().filter(|_| !elsewhere) {
                 let foreign = rule.protocol != self.owned.protocol || rule.rule.is_none();
                 if self.in_band(&rule) && foreign {
                     conflicts.push(OwnershipConflict::Rule {

@@ -8,7 +8,7 @@ use netlink_packet_route::{
     rule::{RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RulePortRange},
 };
 use nix::libc::{NLM_F_CREATE, NLM_F_EXCL, RTM_DELRULE, RTM_GETRULE, RTM_NEWRULE};
-use spanwire_host::{LinkName, Rule, RuleAction, RuleSelector, TableId};
+use spanwire_host::{LinkName, OtherRule, Rule, RuleAction, RuleSelector, TableId};
 use spanwire_topology::{Family, Prefix};
 
 use crate::{
@@ -25,6 +25,8 @@ pub(crate) struct ObservedRule {
     pub(crate) protocol: u8,
     /// The rule in our terms; `None` when it says what ours never do.
     pub(crate) rule: Option<Rule>,
+    /// The rule as one of another program; `None` where it ends no look-up that could concern the mesh.
+    pub(crate) other: Option<OtherRule>,
 }
 
 /// Reads all rules of a family.
@@ -56,6 +58,7 @@ fn observe(message: &Message, of: Family) -> Option<ObservedRule> {
         priority,
         protocol,
         rule: ours(&message, of, priority),
+        other: other(&message, of, (priority, protocol)),
     })
 }
 
@@ -115,6 +118,59 @@ fn ours(message: &RuleMessage, of: Family, priority: u32) -> Option<Rule> {
         selector,
         action,
     })
+}
+
+/// Returns what a rule of another program takes, at the least; what else it selects by only narrows that.
+fn other(message: &RuleMessage, of: Family, (priority, protocol): (u32, u8)) -> Option<OtherRule> {
+    /// The routing table `local`, which has the addresses of the machine alone.
+    const LOCAL: u32 = 255;
+    let mut table = u32::from(message.header.table);
+    let mut rule = OtherRule {
+        family: of,
+        priority,
+        protocol,
+        from: None,
+        to: None,
+        iif: None,
+        mark: None,
+        inverted: message.header.flags.contains(RuleFlags::Invert),
+        table: None,
+    };
+    let (mut mark, mut mask) = (0, 0);
+    for attribute in &message.attributes {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the others only narrow what it takes"
+        )]
+        match attribute {
+            RuleAttribute::Table(found) => table = *found,
+            RuleAttribute::FwMark(found) => mark = *found,
+            RuleAttribute::FwMask(found) => mask = *found,
+            RuleAttribute::Iifname(name) => rule.iif = LinkName::new(name),
+            RuleAttribute::Source(address) => rule.from = Prefix::new(*address, message.header.src_len).ok(),
+            RuleAttribute::Destination(address) => {
+                rule.to = Prefix::new(*address, message.header.dst_len).ok()
+            }
+            // Sockets that are bound to a device, and devices of a VRF.
+            RuleAttribute::Oifname(_) => return None,
+            RuleAttribute::L3MDev(true) => return None,
+            _ => {}
+        }
+    }
+    rule.mark = (mask != 0).then_some((mark, mask));
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever else it does ends the look-up"
+    )]
+    match message.header.action {
+        Action::Nop => None,
+        Action::ToTable if table == LOCAL => None,
+        Action::ToTable => Some(OtherRule {
+            table: Some(TableId(table)),
+            ..rule
+        }),
+        _ => Some(rule),
+    }
 }
 
 /// Whether an attribute is the mask of a port with all its bits, which Linux dumps from 6.14 on (FRA_SPORT_MASK,

@@ -1,6 +1,6 @@
 //! A step that always fails: what the others achieve stands, and nothing is done over and over because of it.
 
-use std::{fs, os::unix::fs::symlink, thread, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, thread, time::Duration};
 
 use spanwire_testbed::wait_until;
 
@@ -10,13 +10,19 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Makes the kernel setting that every leader needs one that can be read and not written: that of another file.
 fn refuse_forwarding(world: &mut World, name: &str) {
+    let folder = with_settings(world, name);
+    symlink("/proc/uptime", folder.join("net/ipv4/ip_forward")).unwrap();
+}
+
+/// Gives a node's agent a folder of settings in which that of forwarding is missing.
+fn with_settings(world: &mut World, name: &str) -> PathBuf {
     let folder = world.folder.path().join("settings");
     fs::create_dir_all(folder.join("net/ipv4")).unwrap();
     symlink("/proc/sys/net/ipv6", folder.join("net/ipv6")).unwrap();
     symlink("/proc/sys/net/ipv4/conf", folder.join("net/ipv4/conf")).unwrap();
-    symlink("/proc/uptime", folder.join("net/ipv4/ip_forward")).unwrap();
     let flag = format!("--proc-sys={}", folder.display());
     world.node(name).flags = vec![flag.leak() as &str].leak();
+    folder
 }
 
 /// How often the agent has deleted a peer in order to create it again.
@@ -134,4 +140,39 @@ fn a_step_that_always_fails_does_not_make_the_agent_fight_a_peer_that_roams() {
     assert_eq!(times(), before, "{}", a1.agent_log());
     let (sent, _) = answers.stop();
     assert!(sent > 0, "the other leader has been sending");
+}
+
+#[test]
+fn a_setting_that_can_be_neither_read_nor_written_keeps_no_packet_from_flowing() {
+    let mut world = World::new(true);
+    let folder = with_settings(&mut world, "a1");
+    fs::create_dir(folder.join("net/ipv4/ip_forward")).unwrap();
+    let mesh = world.mesh_file();
+    world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+    world.wait_for_pods();
+    let log = world.node("a1").agent_log();
+    assert!(log.contains("net/ipv4/ip_forward"), "{log}");
+}
+
+#[test]
+fn a_route_that_is_refused_is_unreachable_and_not_the_cnis_and_comes_when_it_can() {
+    let mut world = World::new(true);
+    // A neighbour that is an address of the machine is none (fib_check_nh).
+    world.node("a2").host.run("ip address add 10.244.1.0/32 dev lo");
+    let mesh = world.mesh_file();
+    world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+    let follower = world.node("a2");
+    wait_until("the report", 10 * SECOND, || {
+        follower
+            .agent_log()
+            .contains("route set 10.244.4.0/24 via 10.244.1.0")
+            && follower.agent_log().contains("the kernel refused it")
+    });
+    let refused = follower.host.try_run("ping -c 1 -W 1 10.244.4.2");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("No route to host"),
+        "{refused:?}"
+    );
+    follower.host.run("ip address del 10.244.1.0/32 dev lo");
+    world.wait_for_pods();
 }

@@ -11,5 +11,6 @@ mod firewalls;
 mod mesh;
 mod moves;
 mod names;
+mod neighbours;
 mod scenes;
 mod world;

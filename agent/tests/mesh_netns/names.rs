@@ -48,8 +48,11 @@ fn under_other_names_the_mesh_is_the_same_and_no_trace_is_left() {
         let [usual, other] = found(node);
         assert!(usual == 0 && other > 5, "{}: {usual} {other}", node.name);
     }
-    let marked = world.node("a1").host.run("ip rule show priority 301");
-    assert!(marked.contains("fwmark 0x20 iif lo goto 315"), "{marked}");
+    let marked = world.node("a1").host.run("ip rule show priority 302");
+    assert!(
+        marked.contains("fwmark 0x20/0xffffffef iif lo goto 315"),
+        "{marked}"
+    );
     for (node, before) in world.nodes.iter_mut().zip(before) {
         node.kill_agent();
         node.cleanup(false);

@@ -8,6 +8,7 @@ use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role};
 use super::device::tunnel_mtu;
 use crate::{
     HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector,
+    overtaking::{MAIN, captured, first_priority},
     resolve::{NextHop, Resolved, ResolvedRoute, own_overlay},
 };
 
@@ -22,7 +23,8 @@ const TCP: u8 = 6;
 /// Places in the band of rule priorities.
 const EXEMPT: u32 = 0;
 const DATAGRAMS: u32 = 1;
-const MOVING: u32 = 2;
+const DATAGRAMS_ON: u32 = 2;
+const MOVING: u32 = 3;
 const RETURNS: u32 = 4;
 const OWN: u32 = 6;
 const BROUGHT: u32 = 7;
@@ -171,9 +173,10 @@ fn arrived(by: &LinkName, owned: &Owned) -> RuleSelector {
 /// Returns the rules, of the families in which something is routed: a kernel without IPv6 refuses IPv6 rules.
 pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> BTreeSet<Rule> {
     let owned = &facts.owned;
+    let (first, _) = first_priority(plan, resolved, facts);
     let rule = |family, place, selector, action| Rule {
         family,
-        priority: owned.rule_priority + place,
+        priority: first + place,
         selector,
         action,
     };
@@ -184,8 +187,8 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         }
         let all = RuleSelector::default();
         rules.insert(rule(family, TABLE, all, RuleAction::Lookup(owned.table)));
-        for (place, selector) in past(plan, resolved, facts, family) {
-            let action = RuleAction::Goto(owned.rule_priority + LANDING);
+        let on = RuleAction::Goto(first + LANDING);
+        for (place, selector, action) in past(plan, resolved, facts, (family, on)) {
             rules.insert(rule(family, place, selector, action));
             rules.insert(rule(family, LANDING, RuleSelector::default(), RuleAction::Nop));
         }
@@ -231,8 +234,7 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             }
         };
         let family = Family::of(exempt.address.ip());
-        let past = owned.rule_priority + LANDING;
-        rules.insert(rule(family, EXEMPT, selector, RuleAction::Goto(past)));
+        rules.insert(rule(family, EXEMPT, selector, RuleAction::Goto(first + LANDING)));
         rules.insert(rule(family, LANDING, RuleSelector::default(), RuleAction::Nop));
     }
     rules
@@ -245,9 +247,15 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
 /// * what this machine sends: the tunnel's own datagrams, and the look-up of the way back by which Linux checks the
 ///   source of those that arrive (`fib_validate_source`), which is asked as if the machine sent it. Protocol and port are not
 ///   asked for: of a way back Linux knows them only where it has looked into every packet (`fib_rules_early_flow_dissect`),
-///   and the nft table does ask for them;
+///   and the nft table does ask for them. They take `main`, or whatever the rules of this machine say, where it has several
+///   uplinks; where a VPN is to take everything they take `main` first, since the tunnel is not to end with the VPN;
 /// * while traffic moves into the mesh, what comes from there and is not in it yet, for the same check.
-fn past(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Vec<(u32, RuleSelector)> {
+fn past(
+    plan: &Plan,
+    resolved: &Resolved<'_>,
+    facts: &HostFacts,
+    (family, on): (Family, RuleAction),
+) -> Vec<(u32, RuleSelector, RuleAction)> {
     let exactly = || RuleSelector {
         // On what kube-proxy masquerades its bit comes to it.
         mark: Some((facts.owned.mark, !facts.owned.masquerade_mark, false)),
@@ -259,10 +267,13 @@ fn past(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family)
             iif: LinkName::new("lo"),
             ..exactly()
         };
-        past.push((DATAGRAMS, sent_here));
+        if captured(facts, family) {
+            past.push((DATAGRAMS, sent_here.clone(), RuleAction::Lookup(MAIN)));
+        }
+        past.push((DATAGRAMS_ON, sent_here, on.clone()));
     }
     if resolved.moves(plan, facts, family) {
-        past.push((MOVING, exactly()));
+        past.push((MOVING, exactly(), on));
     }
     past
 }

@@ -45,6 +45,9 @@ fn what_others_do_to_ours_and_to_what_we_build_on_is_heard() {
             "ip rule add lookup 51830 pref 2100",
             "ip -6 rule add lookup 51830 pref 2115",
             "ip rule del pref 2100",
+            "ip rule add lookup 7 pref 7",
+            "ip -6 rule add lookup 7 pref 32000",
+            "ip rule add not fwmark 51820 lookup 51820 pref 2099",
             "nft add chain inet spanwire c",
             "nft delete table inet spanwire",
             "ip link del eth1",
@@ -91,7 +94,7 @@ fn what_we_do_ourselves_and_what_cannot_matter_is_not_heard() {
             "ip addr add 10.8.0.1/24 dev veth0",
             "ip route add 10.7.0.0/16 dev eth0",
             "ip route add 10.7.0.0/16 dev eth0 table 7",
-            "ip rule add lookup 7 pref 2099",
+            "ip rule add to 10.7.0.9 lookup main pref 512",
             "nft add table inet other && nft add chain inet other c && nft delete table inet other",
         ] {
             run(command);

@@ -1,0 +1,343 @@
+//! Rules of other programs that take packets before Spanwire's do, and how Spanwire's get ahead of them.
+//!
+//! A rule that is added without a priority gets the one before the first rule behind `local` (`fib_default_rule_pref`,
+//! net/core/fib_rules.c): before Spanwire's, once they are there. wg-quick adds two such rules for a tunnel that is to take
+//! everything. What they take is looked up in another table, or by the CNI's own route.
+//!
+//! Spanwire's rules stand in front of every rule that may take packets of the mesh, whatever its table has now: what
+//! Spanwire's own table has none of goes on to the others. They go back when there is no such rule any more.
+
+use spanwire_topology::{Family, Plan, Prefix};
+
+use crate::{Conflict, HostFacts, LinkName, Owned, TableId, resolve::Resolved};
+
+/// A rule of another program that ends, or may end, the look-up of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OtherRule {
+    /// Its family.
+    pub family: Family,
+    /// Its priority; smaller is earlier.
+    pub priority: u32,
+    /// Its `rtm_protocol`, which names the program that made it.
+    pub protocol: u8,
+    /// From this network.
+    pub from: Option<Prefix>,
+    /// To this network.
+    pub to: Option<Prefix>,
+    /// Arrived through this device.
+    pub iif: Option<LinkName>,
+    /// The packet's mark under the second is the first.
+    pub mark: Option<(u32, u32)>,
+    /// It is for all packets but those.
+    pub inverted: bool,
+    /// The table that it looks up; `None` where it does something else.
+    pub table: Option<TableId>,
+}
+
+/// The routing tables `main` and `default`, which every machine looks up.
+pub(crate) const MAIN: TableId = TableId(254);
+const DEFAULT: TableId = TableId(253);
+
+impl OtherRule {
+    /// Whether it selects by where packets come from or go to.
+    fn is_about_addresses(&self) -> bool {
+        self.from.is_some() || self.to.is_some() || self.iif.is_some()
+    }
+
+    fn is_for_mark(&self, mark: u32) -> bool {
+        self.mark.is_none_or(|(value, mask)| mark & mask == value) != self.inverted
+    }
+
+    /// Whether it sends whatever carries the mark, wherever from and to, by a table of its own, as that of a VPN that is to
+    /// take everything.
+    fn captures(&self, mark: u32) -> bool {
+        let own = self.table.is_some_and(|table| table != MAIN && table != DEFAULT);
+        own && !self.is_about_addresses() && self.is_for_mark(mark)
+    }
+}
+
+/// Whether the tunnel's own datagrams of a family would be sent through a VPN of this machine.
+pub(crate) fn captured(facts: &HostFacts, family: Family) -> bool {
+    let mut rules = facts.rules.iter().filter(|rule| rule.family == family);
+    rules.any(|rule| rule.captures(facts.owned.mark))
+}
+
+/// Returns the first of the priorities that Spanwire's rules have, and why they cannot have a better one.
+pub(crate) fn first_priority(
+    plan: &Plan,
+    resolved: &Resolved<'_>,
+    facts: &HostFacts,
+) -> (u32, Option<Conflict>) {
+    let usual = facts.owned.rule_priority;
+    let before = |rule: &&OtherRule| rule.priority < usual.saturating_add(Owned::RULE_BAND);
+    let taking = facts.rules.iter().filter(before);
+    let first = taking
+        .filter(|rule| takes(rule, plan, resolved, facts))
+        .min_by_key(|rule| rule.priority);
+    let Some(rule) = first else {
+        return (usual, None);
+    };
+    match rule.priority.checked_sub(Owned::RULE_BAND) {
+        Some(priority) if priority > 0 => (priority, None),
+        // The priority 0 is that of `local`.
+        _ => (1, Some(overtaken(rule))),
+    }
+}
+
+fn overtaken(rule: &OtherRule) -> Conflict {
+    Conflict::Overtaken {
+        family: rule.family,
+        priority: rule.priority,
+        protocol: rule.protocol,
+    }
+}
+
+/// Whether a rule may take packets of the mesh.
+fn takes(rule: &OtherRule, plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> bool {
+    if !resolved.uses(rule.family) {
+        return false;
+    }
+    // What programs mark is theirs, but for kube-proxy's, which is on packets of the mesh.
+    let marks = [0, facts.owned.masquerade_mark];
+    let marked = marks.iter().any(|mark| rule.is_for_mark(*mark));
+    if rule.inverted {
+        return marked || rule.is_about_addresses();
+    }
+    let routed = |prefix: &Prefix| {
+        let mut from = plan.routes.range(prefix..).map(|(other, _)| other);
+        overlaps(prefix, from.next(), |around| plan.routes.contains_key(around))
+    };
+    let here = |prefix: &Prefix| {
+        [&plan.local, &plan.own]
+            .into_iter()
+            .any(|set| overlaps(prefix, set.range(prefix..).next(), |around| set.contains(around)))
+    };
+    marked
+        && rule.to.as_ref().is_none_or(routed)
+        && rule
+            .from
+            .as_ref()
+            .is_none_or(|prefix| here(prefix) || routed(prefix))
+        && rule.iif.as_ref().is_none_or(|link| brings(link, resolved, facts))
+}
+
+/// Whether a prefix overlaps one of an ordered set, given the first of that which is not before it: a prefix sorts right
+/// before what it contains. Some CNIs have a rule for each pod, and a mesh has thousands of prefixes.
+fn overlaps(prefix: &Prefix, next: Option<&Prefix>, contains: impl Fn(&Prefix) -> bool) -> bool {
+    let mut around = (0..prefix.length()).filter_map(|length| Prefix::new(prefix.address(), length).ok());
+    next.is_some_and(|next| prefix.covers(next)) || around.any(|prefix| contains(&prefix))
+}
+
+/// Whether packets for other locations may come in by a device: pods', a hop's, the tunnel's, and what the node itself sends.
+/// By a LAN's or a VPN's that is no hop none do.
+fn brings(link: &LinkName, resolved: &Resolved<'_>, facts: &HostFacts) -> bool {
+    let other = facts.links.get(link);
+    let outside = other.is_some_and(|other| !other.cni && !other.addresses.is_empty());
+    link.as_str() == "lo" || !outside || resolved.hops.contains(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OtherLink, inventory::Cni};
+
+    const ALL: OtherRule = OtherRule {
+        family: Family::V4,
+        priority: 2_000,
+        protocol: 3,
+        from: None,
+        to: None,
+        iif: None,
+        mark: None,
+        inverted: false,
+        table: Some(TableId(51_820)),
+    };
+
+    fn prefix(text: &str) -> Option<Prefix> {
+        Some(text.parse().unwrap())
+    }
+
+    fn link(name: &str) -> LinkName {
+        LinkName::new(name).unwrap()
+    }
+
+    /// A follower with pods in 10.244.1.0/24 whose leader is reached by flannel.1; 10.244.2.0/24 is remote.
+    fn follower() -> (Plan, HostFacts) {
+        use spanwire_topology::{Role, Route, Via};
+        let own = |address: &str, length, cni| OtherLink {
+            mtu: 1500,
+            addresses: [(address.parse().unwrap(), length)].into(),
+            cni,
+            ..OtherLink::default()
+        };
+        let hop = Via::Hop {
+            node: "a1".parse().unwrap(),
+            hop: std::sync::Arc::new(["10.244.9.0".parse().unwrap()].into()),
+            addresses: std::sync::Arc::default(),
+        };
+        let route = Route {
+            via: hop.clone(),
+            location: "b".parse().unwrap(),
+            node: false,
+        };
+        let plan = Plan {
+            me: "a2".parse().unwrap(),
+            location: "a".parse().ok(),
+            role: Role::Follower,
+            tunnel: None,
+            routes: [("10.244.2.0/24".parse().unwrap(), route)].into(),
+            local: prefix("10.244.1.0/24").into_iter().collect(),
+            own: prefix("10.244.1.0/24").into_iter().collect(),
+            returns: std::collections::BTreeMap::new(),
+            leaders: vec![hop],
+        };
+        let facts = HostFacts {
+            links: [
+                (link("eth0"), own("192.168.1.5", 24, false)),
+                (link("flannel.1"), own("10.244.1.0", 32, true)),
+                (link("cni0"), own("10.244.1.1", 24, true)),
+            ]
+            .into(),
+            cni: Cni::Overlay {
+                links: [link("flannel.1")].into(),
+            },
+            ..HostFacts::default()
+        };
+        (plan, facts)
+    }
+
+    fn first(rules: &[OtherRule]) -> (u32, bool) {
+        let (plan, mut facts) = follower();
+        facts.rules = rules.iter().cloned().collect();
+        let resolved = Resolved::new(&plan, &facts);
+        let (first, conflict) = first_priority(&plan, &resolved, &facts);
+        (first, conflict.is_some())
+    }
+
+    #[test]
+    fn what_may_take_packets_of_the_mesh_is_overtaken() {
+        let taking = [
+            ALL,
+            // wg-quick's, NetBird's.
+            OtherRule {
+                mark: Some((0xca6c, u32::MAX)),
+                inverted: true,
+                ..ALL
+            },
+            // AWS VPC CNI's for a pod of this node.
+            OtherRule {
+                from: prefix("10.244.1.7"),
+                ..ALL
+            },
+            OtherRule {
+                to: prefix("10.0.0.0/8"),
+                ..ALL
+            },
+            OtherRule {
+                to: prefix("10.244.2.7"),
+                ..ALL
+            },
+            OtherRule {
+                iif: Some(link("cni0")),
+                ..ALL
+            },
+            OtherRule {
+                iif: Some(link("lo")),
+                ..ALL
+            },
+            OtherRule {
+                iif: Some(link("eth0")),
+                inverted: true,
+                ..ALL
+            },
+            OtherRule {
+                mark: Some((0x4000, 0x4000)),
+                ..ALL
+            },
+        ];
+        for rule in taking {
+            assert_eq!(first(std::slice::from_ref(&rule)), (1_984, false), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_vpn_that_is_to_take_everything_would_take_the_tunnel_too() {
+        let captured = |rule: OtherRule| {
+            let facts = HostFacts {
+                rules: [rule].into(),
+                ..HostFacts::default()
+            };
+            [Family::V4, Family::V6].map(|family| captured(&facts, family))
+        };
+        let priority = 32_765;
+        let wg_quick = OtherRule {
+            priority,
+            mark: Some((0xca6c, u32::MAX)),
+            inverted: true,
+            ..ALL
+        };
+        assert_eq!(captured(wg_quick.clone()), [true, false]);
+        assert_eq!(captured(OtherRule { priority, ..ALL }), [true, false]);
+        let table = Some(MAIN);
+        assert_eq!(captured(OtherRule { table, ..ALL }), [false, false]);
+        let own_mark = Some((0x2000, u32::MAX));
+        assert_eq!(
+            captured(OtherRule {
+                mark: own_mark,
+                ..wg_quick
+            }),
+            [false, false]
+        );
+        // Of several uplinks each has its own table.
+        let from = prefix("198.51.100.7");
+        assert_eq!(captured(OtherRule { from, ..ALL }), [false, false]);
+    }
+
+    #[test]
+    fn what_takes_none_is_left_where_it_is() {
+        let harmless = [
+            OtherRule {
+                family: Family::V6,
+                ..ALL
+            },
+            OtherRule {
+                mark: Some((0x80000, 0xff0000)),
+                ..ALL
+            },
+            OtherRule {
+                mark: Some((0, 0x80000)),
+                inverted: true,
+                ..ALL
+            },
+            OtherRule {
+                to: prefix("10.244.1.7"),
+                ..ALL
+            },
+            OtherRule {
+                from: prefix("198.51.100.7"),
+                ..ALL
+            },
+            OtherRule {
+                iif: Some(link("eth0")),
+                ..ALL
+            },
+            OtherRule {
+                priority: 2_116,
+                ..ALL
+            },
+        ];
+        for rule in harmless {
+            assert_eq!(first(std::slice::from_ref(&rule)), (2_100, false), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_counts_and_where_there_is_no_room_that_is_said() {
+        let at = |priority| OtherRule { priority, ..ALL };
+        assert_eq!(first(&[at(2_099), at(512), at(2_105)]), (496, false));
+        assert_eq!(first(&[at(2_108)]), (2_092, false));
+        assert_eq!(first(&[at(17)]), (1, false));
+        assert_eq!(first(&[at(16)]), (1, true));
+        assert_eq!(first(&[at(0)]), (1, true));
+    }
+}

@@ -1,0 +1,171 @@
+//! What other programs bring to a node while its agent runs.
+
+use std::time::Duration;
+
+use spanwire_testbed::wait_until;
+
+use crate::world::{Node, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn followers_reach_each_other(world: &mut World, what: &str) {
+    for (from, to) in [("a2", "10.244.4.2"), ("b2", "10.244.2.2")] {
+        let pod = &world.node(from).pod;
+        wait_until(what, 10 * SECOND, || pod.pings(to));
+    }
+}
+
+fn shows(node: &Node, command: &str, what: &str) -> bool {
+    let output = node.host.try_run(command);
+    String::from_utf8_lossy(&output.stdout).contains(what)
+}
+
+/// What wg-quick adds for a tunnel that is to take everything, whose other end does not answer: no rule has a priority.
+const VPN: &str = "ip link add wgvpn type bridge; ip link set wgvpn up; ip addr add 10.77.0.2/32 dev wgvpn
+ip route add default dev wgvpn table 51820
+ip rule add not fwmark 51820 table 51820
+ip rule add table main suppress_prefixlength 0";
+
+const AGAIN: &str =
+    "ip rule add not fwmark 51821 table 51820; ip rule add table main suppress_prefixlength 0";
+const WITHOUT_AGAIN: &str =
+    "ip rule del not fwmark 51821 table 51820; ip rule del table main suppress_prefixlength 0";
+const WITHOUT_VPN: &str =
+    "ip rule del table 51820; ip rule del table main suppress_prefixlength 0; ip link del wgvpn";
+
+/// Whether the first rule for Spanwire's table stands before every rule of the VPN.
+fn is_ahead(node: &Node) -> bool {
+    let rules = node.host.run("ip rule");
+    let first = |what: &[&str]| {
+        rules
+            .lines()
+            .position(|rule| what.iter().any(|part| rule.contains(part)))
+    };
+    let (ours, theirs) = (
+        first(&["lookup 51830"]),
+        first(&["51820", "suppress_prefixlength"]),
+    );
+    ours.is_some_and(|ours| theirs.is_some_and(|theirs| ours < theirs))
+}
+
+#[test]
+fn rules_that_a_vpn_puts_first_are_overtaken_and_ours_go_back_when_it_goes() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    for name in ["a1", "a2"] {
+        let node = world.node(name);
+        node.host.run(VPN);
+        wait_until("ahead", 5 * SECOND, || is_ahead(node));
+        assert!(node.ask("/readyz").contains("200 OK"));
+    }
+    followers_reach_each_other(&mut world, "ahead of the VPN");
+    // Another such tunnel is started, and is ahead once more.
+    for name in ["a1", "a2"] {
+        let node = world.node(name);
+        node.host.run(AGAIN);
+        wait_until("ahead again", 5 * SECOND, || is_ahead(node));
+    }
+    followers_reach_each_other(&mut world, "ahead of the VPN again");
+    for name in ["a1", "a2"] {
+        let node = world.node(name);
+        node.host.run(&format!("{WITHOUT_AGAIN}; {WITHOUT_VPN}"));
+        wait_until("as before", 5 * SECOND, || {
+            shows(node, "ip rule show pref 2108", "lookup 51830")
+        });
+        let rules = node.host.run("ip rule");
+        assert_eq!(rules.matches("lookup 51830").count(), 1, "{rules}");
+    }
+    followers_reach_each_other(&mut world, "without the VPN");
+}
+
+#[test]
+fn a_rule_with_nothing_before_it_is_reported_and_the_report_goes_with_it() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let follower = world.node("a2");
+    follower
+        .host
+        .run("ip rule add pref 3 from 10.244.0.0/16 table main");
+    wait_until("the report", 5 * SECOND, || {
+        follower
+            .agent_log()
+            .contains("has the priority 3 and takes packets of the mesh before Spanwire's rules do")
+    });
+    // In the open it is not sent all the same.
+    assert!(!follower.pod.pings("10.244.4.2"));
+    follower.host.run("ip rule del pref 3");
+    wait_until("as before", 5 * SECOND, || {
+        shows(follower, "ip rule show pref 2108", "lookup 51830")
+    });
+    followers_reach_each_other(&mut world, "without the rule");
+}
+
+#[test]
+fn a_network_with_a_short_mask_cuts_no_pod_off() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let add = |node: &Node, address: &str| {
+        node.host.run(&format!(
+            "ip link add wide0 type bridge; ip link set wide0 up; ip addr add {address} dev wide0"
+        ));
+    };
+    // The way to the other leader's endpoint is not in it.
+    add(world.node("a1"), "10.244.200.5/16");
+    let follower = world.node("a2");
+    add(follower, "10.200.0.5/8");
+    // The nodes of b have addresses in it.
+    wait_until("the report", 5 * SECOND, || {
+        follower
+            .agent_log()
+            .contains("lies in 10.0.0.0/8, which is connected here by wide0")
+    });
+    let refused = follower.host.try_run("ping -c 1 -W 1 10.2.0.4");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("No route to host"),
+        "{refused:?}"
+    );
+    followers_reach_each_other(&mut world, "beside a wide network");
+    let follower = world.node("a2");
+    follower.host.run("ip link del wide0");
+    wait_until("host to host", 5 * SECOND, || follower.host.pings("10.2.0.4"));
+    let leader = world.node("a1");
+    assert!(!leader.agent_log().contains("WARN"), "{}", leader.agent_log());
+}
+
+#[test]
+fn the_network_of_remote_pods_on_a_device_stays_there_and_comes_back_with_its_end() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let follower = world.node("a2");
+    follower
+        .host
+        .run("ip link add twin0 type bridge; ip link set twin0 up; ip addr add 10.244.4.77/24 dev twin0");
+    wait_until("the report", 5 * SECOND, || {
+        follower
+            .agent_log()
+            .contains("10.244.4.0/24 of location b is connected here, too, by twin0")
+    });
+    wait_until("the device", 5 * SECOND, || {
+        shows(follower, "ip route get 10.244.4.2", "dev twin0")
+    });
+    follower.host.run("ip link del twin0");
+    world.wait_for_pods();
+}
+
+#[test]
+fn rules_and_nft_tables_that_are_flushed_together_are_back() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    for name in ["a1", "a2"] {
+        let node = world.node(name);
+        node.host
+            .run("ip rule flush; ip rule add pref 32766 lookup main; nft flush ruleset");
+        wait_until("the rule", 5 * SECOND, || {
+            shows(node, "ip rule show pref 2108", "lookup 51830")
+        });
+        wait_until("the nft table", 5 * SECOND, || {
+            shows(node, "nft list tables", "inet spanwire")
+        });
+    }
+    followers_reach_each_other(&mut world, "after the flush");
+}
