@@ -13,7 +13,7 @@ use std::{
 
 use nix::errno::Errno;
 use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
-use spanwire_topology::{Keepalive, LocationName, PublicKey};
+use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
@@ -196,6 +196,8 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
     let mut device = WireGuard::default();
     let mut peers: BTreeMap<PublicKey, WireGuardPeer> = BTreeMap::new();
     let mut peer = None;
+    // A set is made of all of a peer's at once: one by one is what reading a large mesh would mostly be.
+    let mut allowed_ips: Vec<Prefix> = Vec::new();
     let mut errno = None;
     for line in answer.lines().filter(|line| !line.is_empty()) {
         let malformed = || UapiError::Malformed {
@@ -215,8 +217,11 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
             }
             ("listen_port", _) => device.listen_port = value.parse().map_err(|_| malformed())?,
             ("fwmark", _) => device.mark = value.parse().map_err(|_| malformed())?,
-            ("public_key", _) => {
+            ("public_key", of_peer) => {
                 let key = PublicKey::new(*unhex(value).ok_or_else(malformed)?);
+                if let Some(of_peer) = of_peer {
+                    of_peer.allowed_ips = allowed_ips.drain(..).collect();
+                }
                 peers.insert(key, WireGuardPeer::default());
                 peer = Some(key);
             }
@@ -231,14 +236,13 @@ fn parse(answer: &str) -> Result<WireGuard, UapiError> {
             }
             // A group with a name that no location can have, made by another program, reads as none.
             ("group", Some(of_peer)) => of_peer.group = value.parse().ok(),
-            ("allowed_ip", Some(of_peer)) => {
-                of_peer
-                    .allowed_ips
-                    .insert(value.parse().map_err(|_| malformed())?);
-            }
+            ("allowed_ip", Some(_)) => allowed_ips.push(value.parse().map_err(|_| malformed())?),
             // Statistics, the protocol version, and what newer versions add.
             _ => {}
         }
+    }
+    if let Some(of_peer) = peer.and_then(|key| peers.get_mut(&key)) {
+        of_peer.allowed_ips = allowed_ips.into_iter().collect();
     }
     match errno {
         Some(0) => {
