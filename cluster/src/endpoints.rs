@@ -23,7 +23,8 @@ const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
 const KIND: &str = "EndpointSlice";
 
-/// Sends the endpoints, now and when they change, until nothing receives them. API servers that stop take themselves out;
+/// Sends the endpoints, now and when they change, until nothing receives them; the first time also where there are none. API
+/// servers that stop take themselves out;
 /// when the last is gone the endpoints stay, for it comes back where it was.
 pub async fn watch_endpoints(client: Client, endpoints: watch::Sender<BTreeSet<SocketAddr>>) {
     let api: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
@@ -40,7 +41,9 @@ pub async fn watch_endpoints(client: Client, endpoints: watch::Sender<BTreeSet<S
         }
         match event {
             Ok(Event::InitApply(slice) | Event::Apply(slice)) => enter(&endpoints, addresses(&slice)),
-            Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
+            // Also where there is none, so that it is not waited for.
+            Ok(Event::InitDone) => endpoints.send_modify(|_| {}),
+            Ok(Event::Init | Event::Delete(_)) => {}
             Err(error) if failed_before || expired(&error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(kind = KIND, error, "watch failed again");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod definitions;
+mod endpoints;
 mod networks;
 mod objects;
 mod operating;
