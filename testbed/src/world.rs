@@ -228,28 +228,38 @@ impl Node {
         let number = self.number;
         let (length, nodad) = lan_length(family);
         let (lan, gateway) = (lan(number, family), gateway(lan_number(number), family));
-        let (device, mtu) = vxlan(family);
-        let (hardware, hop) = (hardware(number, family), hop(number, family));
         self.host.run(&format!(
             "ip address add {lan}/{length} dev eth0{nodad}
              ip route add default via {gateway}
-             ip link add {device} mtu {mtu} address {hardware} type vxlan id 1 dstport 8472 \
-               local {lan} dev eth0 nolearning
-             ip address add {hop}/{host_length} dev {device}{nodad}
-             ip link set {device} up
              ip address add {bridge}/{length} dev pod0{nodad}",
-            host_length = if lan.is_ipv4() { 32 } else { 128 },
             bridge = bridge(number, family),
         ));
-        for (_, _, other) in NODES.into_iter().filter(|(_, _, other)| *other != number) {
-            self.host.run(&neighbour(other, family));
-        }
+        self.start_flannel(family);
         self.pod.run(&format!(
             "ip address add {}/{length} dev eth0{nodad}
              ip route add default via {}",
             pod(number, family),
             bridge(number, family),
         ));
+    }
+
+    /// Makes its vxlan device of a family with the ways to the other nodes, as flannel does when it starts and there is none.
+    pub fn start_flannel(&self, family: Family) {
+        let number = self.number;
+        let (_, nodad) = lan_length(family);
+        let lan = lan(number, family);
+        let (device, mtu) = vxlan(family);
+        let (hardware, hop) = (hardware(number, family), hop(number, family));
+        self.host.run(&format!(
+            "ip link add {device} mtu {mtu} address {hardware} type vxlan id 1 dstport 8472 \
+               local {lan} dev eth0 nolearning
+             ip address add {hop}/{host_length} dev {device}{nodad}
+             ip link set {device} up",
+            host_length = if lan.is_ipv4() { 32 } else { 128 },
+        ));
+        for (_, _, other) in NODES.into_iter().filter(|(_, _, other)| *other != number) {
+            self.host.run(&neighbour(other, family));
+        }
     }
 }
 

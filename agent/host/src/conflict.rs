@@ -85,6 +85,25 @@ pub enum Conflict {
         /// The family that has to go through it.
         family: Family,
     },
+    /// This node lacks the device by which the other nodes of its location have reported to be reached.
+    #[error(
+        "the CNI's device for {family} is missing on this node (flannel.1, flannel-v6.1), while other nodes of its location \
+         have theirs: other locations are not reached from pods here, nor pods behind this node from there; see to it that \
+         the CNI runs here"
+    )]
+    NoCniDevice {
+        /// The family.
+        family: Family,
+    },
+    /// The CNI takes nothing from other locations.
+    #[error(
+        "the CNI carries pods by {link}, which takes no packets from other locations; give flannel the back-end vxlan or \
+         host-gw (k3s: --flannel-backend)"
+    )]
+    CniUnsupported {
+        /// Its device.
+        link: LinkName,
+    },
     /// The plan has IPv6 for this node, which has IPv6 switched off.
     #[error(
         "IPv6 is switched off {what}, but the mesh has IPv6 prefixes here and elsewhere: these are not routed; switch \
@@ -125,6 +144,8 @@ impl Conflict {
             | Self::Overtaken { .. }
             | Self::Nodes { .. }
             | Self::NoHop { .. }
+            | Self::NoCniDevice { .. }
+            | Self::CniUnsupported { .. }
             | Self::Ipv6Disabled { .. }
             | Self::Filtered { .. }
             | Self::NoKey => None,

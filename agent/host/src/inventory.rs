@@ -77,6 +77,12 @@ pub enum Cni {
         /// The devices.
         links: BTreeSet<LinkName>,
     },
+    /// In a way that takes nothing from other locations, as flannel's WireGuard back-end, whose peers are allowed each its
+    /// own pods alone.
+    Unsupported {
+        /// The device.
+        link: LinkName,
+    },
 }
 
 /// What the WireGuard device counts for one peer.

@@ -10,6 +10,7 @@
 //! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
 //! | `again` | prerouting, after conntrack | marks all packets of a connection that kube-proxy masquerades as it marks the first |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
+//! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address |
 //! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
@@ -18,6 +19,7 @@
 //! what leaves by a hop has to go to a leader (`rt nexthop`).
 
 mod classes;
+mod landing;
 
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
@@ -28,6 +30,7 @@ use crate::{
     resolve::{Exempt, Held, Resolved, nameable, own_address},
 };
 use classes::{Class, Traffic};
+use landing::Sets;
 
 /// How many hops a packet has left that goes from hop to hop: a leader here, one there, the node behind it and some
 /// routers in its LAN.
@@ -50,7 +53,10 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     }
     put(arrive(plan, facts, &families, &ways));
     put(again(facts, &families));
-    put(forward(resolved, facts, &families, &ways));
+    if plan.tunnel.is_some() {
+        put(landing::chains(resolved, facts, &families));
+    }
+    put(forward(plan, resolved, facts, &families, &ways));
     put(leave(plan, facts, &families, &ways));
     let held = held(resolved, facts, &families);
     put(stray(plan, resolved, facts, &families, &held));
@@ -77,6 +83,8 @@ struct Words {
     settled: bool,
     moving: bool,
     own: Option<IpAddr>,
+    /// Where there is a tunnel, what may leave it.
+    landing: Option<Sets>,
 }
 
 impl Words {
@@ -103,6 +111,10 @@ impl Words {
             classes,
             leads: plan.tunnel.is_some(),
             own: own_address(plan, facts, family),
+            landing: plan
+                .tunnel
+                .is_some()
+                .then(|| Sets::new(plan, resolved, facts, family)),
         }
     }
 }
@@ -134,11 +146,17 @@ fn sets(words: &Words) -> String {
     };
     let remote = |class: Class| matches!(class, Class::Remote(_));
     let mut text = String::new();
+    let mut named = |name: &str, ranges: &mut dyn Iterator<Item = &str>| {
+        text += &format!("\tset {name}{v} {{\n\t\ttype {kind}\n\t\tflags interval\n");
+        elements(ranges, &mut text);
+        text += "\t}\n";
+    };
+    for (name, ranges) in words.landing.iter().flat_map(Sets::named) {
+        named(name, &mut ranges.iter().map(String::as_str));
+    }
     let mut set = |name: &str, has: &dyn Fn(Class) -> bool| {
         let ranges = classes.iter().filter(|(_, class)| has(*class));
-        text += &format!("\tset {name}{v} {{\n\t\ttype {kind}\n\t\tflags interval\n");
-        elements(ranges.map(|(range, _)| range.as_str()), &mut text);
-        text += "\t}\n";
+        named(name, &mut ranges.map(|(range, _)| range.as_str()));
     };
     set("mesh", &|class| {
         matches!(class, Class::Own | Class::Local) || remote(class)
@@ -229,9 +247,18 @@ fn again(facts: &HostFacts, families: &[Words]) -> String {
     chain("again", "filter hook prerouting priority mangle", &rules)
 }
 
-fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+fn forward(
+    plan: &Plan,
+    resolved: &Resolved<'_>,
+    facts: &HostFacts,
+    families: &[Words],
+    ways: &str,
+) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
     let mut rules = Vec::new();
+    if plan.tunnel.is_some() {
+        rules.push(format!("iifname \"{}\" jump landed", facts.owned.link));
+    }
     // Routing is done; a program that masquerades by a mark of the same bit (the CNI's portmap does) must not see it.
     for Words { ip, v, .. } in families.iter().filter(|words| words.moving) {
         let rest = !facts.owned.mark;
@@ -260,20 +287,19 @@ fn forward(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways:
     chain("forward", "filter hook forward priority mangle", &rules)
 }
 
-/// Returns what the tunnel's own datagrams are known by: others set marks in which the same bit is set.
-fn datagrams(plan: &Plan, facts: &HostFacts) -> Option<String> {
+/// Returns what the tunnel's own datagrams are known by when they are routed: others set marks in which the same bit is set,
+/// but none of them has the port.
+fn datagrams(plan: &Plan) -> Option<String> {
     let port = plan.tunnel.as_ref()?.listen_port;
-    let mark = facts.owned.mark;
-    Some(format!(
-        "meta mark & {mark:#010x} == {mark:#010x} udp sport {port} fib saddr type local"
-    ))
+    Some(format!("udp sport {port} fib saddr type local"))
 }
 
 fn leave(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let others = facts.owned.masquerade_mark;
     let mut rules = masqueraded(facts, families);
     rules.push(format!("meta mark & {others:#010x} != 0 accept"));
-    rules.extend(datagrams(plan, facts).map(|own| format!("{own} accept")));
+    // Their mark is gone by now.
+    rules.extend(datagrams(plan).map(|own| format!("{own} accept")));
     let mut kept = String::new();
     for Words { ip, v, own, .. } in families {
         rules.push(format!("oifname {ways} {ip} daddr @remote{v} jump keep{v}"));
@@ -308,7 +334,15 @@ fn stray(
 ) -> String {
     let ways = ways(resolved, facts);
     let hops = names(resolved.hops.iter());
-    let own = datagrams(plan, facts).map(|own| format!("{own} accept"));
+    // The mark is for routing, which is done. A program that masquerades by a mark of the same bit (the CNI's portmap does)
+    // must not see it.
+    let mark = facts.owned.mark;
+    let own = datagrams(plan).map(|own| {
+        let rest = !mark;
+        format!(
+            "meta mark & {mark:#010x} == {mark:#010x} {own} meta mark set meta mark & {rest:#010x} accept"
+        )
+    });
     let mut rules: Vec<String> = own.into_iter().collect();
     for Words { family, ip, v, .. } in families.iter().filter(|words| words.settled) {
         rules.push(format!("oifname != {ways} {ip} daddr @settled{v} jump strayed"));

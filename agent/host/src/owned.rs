@@ -14,7 +14,7 @@ use crate::{LinkName, TableId};
 /// | Cilium | fwmark 0x0f00 and 0x1e00, rule priorities 9 to 110, tables 2004 and 2005 |
 /// | Tailscale | fwmark 0xff0000, rule priorities 5210 to 5270, table 52 |
 /// | AWS VPC CNI | fwmark 0x80, rule priorities 512 to 1536 |
-/// | CNI portmap | fwmark 0x2000, on the first packet from a pod to a host port of its own node: it goes to a local pod, where neither rules nor NAT of Spanwire matter |
+/// | CNI portmap | fwmark 0x2000, on the first packet from a pod to a host port of its own node, which is masqueraded by it: the tunnel's datagrams lose theirs before that |
 /// | wg-quick | fwmark and table 51820, port 51820 |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned {

@@ -38,6 +38,8 @@ pub(crate) struct Resolved<'a> {
     pub(crate) hops: BTreeSet<LinkName>,
     /// The addresses of the neighbours to which packets of the mesh go by these devices, or may next: the other leaders.
     pub(crate) neighbours: BTreeSet<IpAddr>,
+    /// The families in which a leader reaches no other node of its location, because it lacks the CNI's device.
+    pub(crate) stranded: BTreeSet<Family>,
     /// The addresses of the API server that are reached past the mesh.
     pub(crate) exempt: BTreeSet<Exempt>,
     /// What had to be left out.
@@ -108,6 +110,8 @@ impl<'a> Resolved<'a> {
             ));
         }
         conflicts.append(&mut resolver.conflicts);
+        let stranded = stranded(plan, facts);
+        conflicts.extend(stranded.values().cloned());
         let routed = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
         connected.report(routed, &mut conflicts);
 
@@ -124,6 +128,7 @@ impl<'a> Resolved<'a> {
             throws,
             returns,
             hops,
+            stranded: stranded.into_keys().collect(),
             neighbours: plan.leaders.iter().flat_map(neighbours).collect(),
             exempt: BTreeSet::new(),
             conflicts,
@@ -307,6 +312,21 @@ fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Pref
     };
     here.filter(|(prefix, _)| facts.has(prefix.family()))
         .filter_map(entry)
+        .collect()
+}
+
+/// Returns the families in which a leader cannot hand on what comes for other nodes of its location, each with why.
+fn stranded(plan: &Plan, facts: &HostFacts) -> BTreeMap<Family, Conflict> {
+    let here = plan.returns.iter().filter(|_| plan.tunnel.is_some());
+    let why = |(prefix, via): (&Prefix, &Via)| match via {
+        Via::Hop { hop, .. } => {
+            let family = prefix.family();
+            Some((family, next_hop::stranded(facts, family, hop)?))
+        }
+        Via::Tunnel | Via::Unreachable => None,
+    };
+    here.filter(|(prefix, _)| facts.has(prefix.family()))
+        .filter_map(why)
         .collect()
 }
 

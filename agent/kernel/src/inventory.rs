@@ -151,17 +151,24 @@ fn is_dockers_bridge(name: &str) -> bool {
     id.len() == 12 && id.chars().all(|c| c.is_ascii_hexdigit())
 }
 
-/// flannel's VXLAN devices, one per family, make the CNI an overlay; everything else is reached directly.
+/// flannel's VXLAN devices, one per family, make the CNI an overlay. Its other devices (flannel-wg, flannel.ipip, flannel0
+/// of the udp back-end) are none that a leader can be reached by. Where it has none everything is reached directly.
 fn cni(devices: &[link::Device]) -> Cni {
-    let links: BTreeSet<LinkName> = devices
-        .iter()
-        .filter(|device| device.up && device.kind == "vxlan" && device.name.as_str().starts_with("flannel"))
+    let of_flannel = || {
+        let flannel = |device: &&link::Device| device.up && device.name.as_str().starts_with("flannel");
+        devices.iter().filter(flannel)
+    };
+    let links: BTreeSet<LinkName> = of_flannel()
+        .filter(|device| device.kind == "vxlan")
         .map(|device| device.name.clone())
         .collect();
-    if links.is_empty() {
-        Cni::Direct
-    } else {
-        Cni::Overlay { links }
+    match of_flannel().next() {
+        None => Cni::Direct,
+        // What another back-end had may be left over.
+        Some(_) if !links.is_empty() => Cni::Overlay { links },
+        Some(device) => Cni::Unsupported {
+            link: device.name.clone(),
+        },
     }
 }
 
@@ -225,5 +232,18 @@ mod tests {
             cni(&[device("cni0", "bridge"), device("vxlan.calico", "vxlan")]),
             Cni::Direct
         );
+        let unsupported = |name: &str| Cni::Unsupported {
+            link: LinkName::new(name).unwrap(),
+        };
+        for (name, kind) in [
+            ("flannel-wg", "wireguard"),
+            ("flannel-wg", "tun"),
+            ("flannel.ipip", "ipip"),
+        ] {
+            assert_eq!(
+                cni(&[device("cni0", "bridge"), device(name, kind)]),
+                unsupported(name)
+            );
+        }
     }
 }

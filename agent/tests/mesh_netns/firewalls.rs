@@ -147,3 +147,36 @@ fn what_is_taken_from_a_firewall_is_back_and_what_decides_about_some_packets_dec
         !leader.host.run("iptables -S FORWARD").contains("spanwire0")
     });
 }
+
+#[test]
+fn who_masquerades_by_the_same_mark_does_not_touch_the_tunnels_datagrams() {
+    let mut world = World::new(true);
+    // As the CNI's portmap does for a pod with a host port, and where it can be seen.
+    world.node("a1").host.run(
+        "iptables -t nat -A POSTROUTING -p udp -m mark --mark 0x2000/0x2000 -j MASQUERADE --to-ports 40000-40999",
+    );
+    world.node("b1").host.nft(
+        "table inet seen {
+           chain input {
+             type filter hook input priority raw
+             udp dport 51820 udp sport != 51820 counter
+           }
+         }",
+    );
+    // Only the first packet of a connection meets the rule, so it has to be one of a1's.
+    let mesh = world.mesh_file();
+    let near = world.node("a1");
+    near.start_agent(&mesh);
+    wait_until("the first datagram of a1", 10 * SECOND, || {
+        let tracked = near
+            .host
+            .run("conntrack -L -p udp --orig-port-src 51820 2>/dev/null || true");
+        tracked.contains("dport=51820")
+    });
+    for name in ["a2", "b1", "b2"] {
+        world.node(name).start_agent(&mesh);
+    }
+    world.wait_for_pods();
+    let seen = world.node("b1").host.run("nft list chain inet seen input");
+    assert!(seen.contains("packets 0 "), "{seen}");
+}

@@ -6,8 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod boot;
+mod cni;
 mod failures;
 mod firewalls;
+mod landing;
 mod mesh;
 mod moves;
 mod names;

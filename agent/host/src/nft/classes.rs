@@ -135,6 +135,15 @@ pub(super) fn classes<'a>(
     flatten(known)
 }
 
+/// Returns the addresses of a family in these prefixes, in ascending ranges that do not touch.
+pub(super) fn ranges(prefixes: impl Iterator<Item = Prefix>, family: Family) -> Vec<Range> {
+    let of_family = prefixes.filter(|prefix| prefix.family() == family);
+    let mut known: Vec<(Prefix, Class)> = of_family.map(|prefix| (prefix, Class::Local)).collect();
+    known.sort();
+    known.dedup();
+    flatten(known).into_iter().map(|(range, _)| range).collect()
+}
+
 /// Returns what WireGuard lets in, apart from what cannot be routed here.
 fn expected<'a>(plan: &'a Plan, resolved: &Resolved<'_>) -> impl Iterator<Item = &'a Prefix> {
     let refused: BTreeSet<Prefix> = resolved.conflicts.iter().filter_map(Conflict::prefix).collect();

@@ -61,9 +61,12 @@ impl<'a> Resolver<'a> {
             return next_hop.clone();
         }
         let next_hop = self.next_hop(family, via);
-        if let (Via::Hop { node, .. }, None) = (via, &next_hop) {
-            let node = node.clone();
-            self.conflicts.insert(Conflict::NoHop { node, family });
+        if let (Via::Hop { node, hop, .. }, None) = (via, &next_hop) {
+            let conflict = stranded(self.facts, family, hop).unwrap_or_else(|| {
+                let node = node.clone();
+                Conflict::NoHop { node, family }
+            });
+            self.conflicts.insert(conflict);
         }
         self.resolved.push((family, via, next_hop.clone()));
         next_hop
@@ -114,8 +117,28 @@ pub(crate) fn nameable(link: &LinkName) -> bool {
     !link.as_str().contains(['"', '*', '\\'])
 }
 
-/// Returns the next hop over the CNI's device; outer `None` where no device of the CNI carries the family.
+/// Returns the next hop over the CNI's device; outer `None` where the CNI has no device for the family.
 fn over_cni(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Option<NextHop>> {
+    let address = hop.iter().find(|address| Family::of(**address) == family);
+    match (carrier(facts, family), address) {
+        (Some(link), address) => Some(address.map(|address| NextHop::Overlay(link.clone(), *address))),
+        (None, _) if stranded(facts, family, hop).is_some() => Some(None),
+        (None, _) => None,
+    }
+}
+
+/// Returns why nothing gets over the CNI's device to a node that is reached by one: without its own, what this node sends in
+/// the LAN would be nothing that the other one expects there.
+pub(super) fn stranded(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Conflict> {
+    if let Cni::Unsupported { link } = &facts.cni {
+        return Some(Conflict::CniUnsupported { link: link.clone() });
+    }
+    let theirs = hop.iter().any(|address| Family::of(*address) == family);
+    (theirs && carrier(facts, family).is_none()).then_some(Conflict::NoCniDevice { family })
+}
+
+/// Returns the device of the CNI that carries a family.
+fn carrier(facts: &HostFacts, family: Family) -> Option<&LinkName> {
     let Cni::Overlay { links } = &facts.cni else {
         return None;
     };
@@ -125,9 +148,7 @@ fn over_cni(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option
             addresses.any(|address| Family::of(address) == family && !link_local(address))
         })
     };
-    let link = links.iter().find(carries)?;
-    let address = hop.iter().find(|address| Family::of(**address) == family);
-    Some(address.map(|address| NextHop::Overlay(link.clone(), *address)))
+    links.iter().find(carries)
 }
 
 fn link_local(address: IpAddr) -> bool {

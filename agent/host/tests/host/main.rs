@@ -7,6 +7,7 @@
     reason = "the crate is pure; its tests read committed files and ask Linux"
 )]
 
+mod cni;
 mod firewall;
 mod ipv6;
 mod neighbours;

@@ -34,6 +34,19 @@ fn leaves_by(host: &Host, to: &str) -> String {
     }
 }
 
+/// Returns the nft table without the addresses of the node that are not the mesh's.
+fn filters(plan: &Plan, facts: &HostFacts) -> String {
+    let text = render(plan, facts).nft.unwrap().text;
+    let mut parts = text.split("\tset private4 {");
+    let (before, rest) = (parts.next().unwrap(), parts.next());
+    let after = rest.map_or("", |rest| rest.split_once("\n\t}\n").unwrap().1);
+    let lines = before.lines().chain(after.lines());
+    lines
+        .filter(|line| !line.contains("@private4"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
 #[test]
 fn a_network_with_a_shorter_mask_takes_nothing_from_the_mesh() {
     let nodes: [(&str, (Plan, HostFacts)); 5] = [
@@ -63,7 +76,7 @@ fn a_network_with_a_shorter_mask_takes_nothing_from_the_mesh() {
                     render(&plan, &facts).routes,
                     "{what}"
                 );
-                assert_eq!(render(&plan, &other).nft, render(&plan, &facts).nft, "{what}");
+                assert_eq!(filters(&plan, &other), filters(&plan, &facts), "{what}");
             }
         }
     }

@@ -143,7 +143,7 @@ impl Machines {
                 role,
             };
             let members = NODES.into_iter().filter(|(of, _, _)| *of == here);
-            let members = members.map(|(_, name, number)| (node(name), self.member(number)));
+            let members = members.map(|(_, name, number)| (node(name), self.member(stage, number)));
             let location_here = Location {
                 leaders: leaders.iter().zip(roles).map(lead).collect(),
                 established: stage.established.then_some(location(far)).into_iter().collect(),
@@ -158,7 +158,8 @@ impl Machines {
         }
     }
 
-    fn member(&self, number: u8) -> Member {
+    fn member(&self, stage: &Stage, number: u8) -> Member {
+        let hops = FAMILIES.into_iter().filter(|_| !stage.direct);
         let networks = FAMILIES.map(|family| {
             let (network, length) = pods(number, family);
             format!("{network}/{length}")
@@ -168,7 +169,7 @@ impl Machines {
             addresses: FAMILIES.map(|family| lan(number, family)).into(),
             prefixes: prefixes(&networks.each_ref().map(String::as_str)),
             overlay: addresses(&overlays.each_ref().map(String::as_str)),
-            hop: FAMILIES.map(|family| hop(number, family)).into(),
+            hop: hops.map(|family| hop(number, family)).collect(),
             public_key: Some(self.public[&number]),
             listen_port: 51820,
             ..Member::default()

@@ -1,0 +1,112 @@
+//! Where packets that leave the tunnel may go.
+//!
+//! WireGuard vouches for their source, not for their destination: a leader of another location, or a Peer, could name
+//! anything that this machine reaches, its LAN or its cloud's metadata service. What it has business with is `here`: what
+//! the mesh has in this location, Peers that are attached to it included. `guests`, those Peers themselves, have
+//! business with the whole mesh. Answers to what began here arrive, and what this node's own DNAT (kube-proxy's) has
+//! sent elsewhere goes there.
+
+use spanwire_topology::{Family, Party, Plan, Prefix};
+
+use super::{Words, chain, classes::ranges};
+use crate::{HostFacts, prefixes::Prefixes, resolve::Resolved};
+
+/// What has been sent elsewhere here, and the answer to what began here.
+const KNOWN: [&str; 2] = [
+    "ct status dnat return",
+    "ct state { established, related } ct direction reply return",
+];
+
+/// The sets of one family, as nft writes their elements.
+pub(super) struct Sets {
+    /// What packets from the tunnel may be for.
+    here: Vec<String>,
+    /// The sources of attached Peers.
+    guests: Vec<String>,
+    /// Addresses of this machine that are not the mesh's.
+    private: Vec<String>,
+    /// What is on this machine, where nothing else is reached.
+    own: Option<Vec<String>>,
+}
+
+impl Sets {
+    pub(super) fn new(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Self {
+        let alone = resolved.stranded.contains(&family);
+        let own = || texts(plan.own.iter().copied(), family);
+        let attached = plan
+            .routes
+            .iter()
+            .filter(|(_, route)| Some(&route.location) == plan.location.as_ref());
+        let attached = attached.map(|(prefix, _)| prefix);
+        let here = plan.local.iter().chain(&plan.own).chain(plan.returns.keys());
+        let here: Vec<Prefix> = here.chain(attached).copied().collect();
+        let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+        let guests = peers.filter(|peer| matches!(peer.party, Party::Peer(_)));
+        let guests = guests.flat_map(|peer| peer.allowed_ips.iter().copied());
+        let known: Prefixes = here.iter().copied().collect();
+        let addresses = facts.links.values().flat_map(|link| &link.addresses);
+        let private: Vec<Prefix> = addresses
+            .map(|(address, _)| Prefix::host(*address))
+            .filter(|address| known.covering(address).is_none())
+            .collect();
+        Self {
+            here: texts(here.into_iter(), family),
+            guests: texts(guests, family),
+            private: texts(private.into_iter(), family),
+            own: alone.then(own),
+        }
+    }
+
+    /// Returns those that are needed, by name.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        let some = |ranges: &'_ Vec<String>| !ranges.is_empty();
+        let all = [
+            ("here", Some(&self.here)),
+            ("guests", Some(&self.guests).filter(|ranges| some(ranges))),
+            ("private", Some(&self.private).filter(|ranges| some(ranges))),
+            ("own", self.own.as_ref()),
+        ];
+        all.into_iter()
+            .filter_map(|(name, ranges)| Some((name, ranges?.as_slice())))
+    }
+}
+
+fn texts(prefixes: impl Iterator<Item = Prefix>, family: Family) -> Vec<String> {
+    let ranges = ranges(prefixes, family);
+    ranges.iter().map(ToString::to_string).collect()
+}
+
+/// Returns the end of what another node of the location is to have and cannot be given; the CNI's route to it is gone with
+/// the device, and what is left is one to the gateway.
+fn stranded(resolved: &Resolved<'_>, facts: &HostFacts, words: &Words) -> Option<String> {
+    let Words { family, ip, v, .. } = words;
+    let link = &facts.owned.link;
+    resolved.stranded.contains(family).then(|| {
+        format!("oifname != \"{link}\" {ip} daddr != @own{v} counter reject with icmpx host-unreachable")
+    })
+}
+
+/// Returns the chains; `forward` jumps to the first.
+pub(super) fn chains(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> String {
+    let stranded = families
+        .iter()
+        .filter_map(|words| stranded(resolved, facts, words));
+    let mut forwarded: Vec<String> = stranded.collect();
+    forwarded.extend(KNOWN.map(str::to_owned));
+    let link = &facts.owned.link;
+    let mut entering = vec![format!("iifname != \"{link}\" accept")];
+    entering.extend(KNOWN.map(str::to_owned));
+    entering.push("fib daddr type != local counter drop".to_owned());
+    for Words { ip, v, landing, .. } in families {
+        let Some(landing) = landing else { continue };
+        forwarded.push(format!("{ip} daddr @here{v} return"));
+        if !landing.guests.is_empty() {
+            forwarded.push(format!("{ip} saddr @guests{v} {ip} daddr @remote{v} return"));
+        }
+        if !landing.private.is_empty() {
+            entering.push(format!("{ip} daddr @private{v} counter drop"));
+        }
+    }
+    forwarded.push("counter drop".to_owned());
+    chain("landed", "", &forwarded) + &chain("enter", "filter hook input priority mangle", &entering)
+}

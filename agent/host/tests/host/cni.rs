@@ -1,0 +1,59 @@
+//! A CNI without its device, or with one that takes nothing from other locations.
+
+use spanwire_host::{Cni, Conflict, HostFacts, RouteKind, conflicts, render};
+use spanwire_topology::{Family, Plan};
+
+use crate::samples::{self, link};
+
+fn without_device((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
+    facts.links.remove(&link("flannel.1"));
+    facts.cni = Cni::Direct;
+    (plan, facts)
+}
+
+fn by_wireguard((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
+    let device = facts.links.remove(&link("flannel.1")).unwrap();
+    facts.links.insert(link("flannel-wg"), device);
+    let link = link("flannel-wg");
+    facts.cni = Cni::Unsupported { link };
+    (plan, facts)
+}
+
+/// Whether every route of a machine ends as 'unreachable'.
+fn goes_nowhere(plan: &Plan, facts: &HostFacts) -> bool {
+    let host = render(plan, facts);
+    let mut kinds = host.routes.values().map(|route| &route.kind);
+    !host.routes.is_empty() && kinds.all(|kind| *kind == RouteKind::Unreachable)
+}
+
+#[test]
+fn where_the_cnis_device_is_missing_a_follower_sends_nothing_through_the_lan() {
+    let missing = Conflict::NoCniDevice { family: Family::V4 };
+    let (plan, facts) = without_device(samples::follower());
+    assert!(goes_nowhere(&plan, &facts));
+    assert_eq!(conflicts(&plan, &facts), std::slice::from_ref(&missing));
+    let (plan, facts) = without_device(samples::leader());
+    assert_eq!(conflicts(&plan, &facts), [missing]);
+    let table = render(&plan, &facts).nft.unwrap().text;
+    let rejects = "oifname != \"spanwire0\" ip daddr != @own4 counter reject with icmpx host-unreachable";
+    assert!(table.contains(rejects), "{table}");
+    // host-gw: nobody has such a device.
+    let (plan, facts) = samples::direct_follower();
+    assert!(!goes_nowhere(&plan, &facts));
+    assert_eq!(conflicts(&plan, &facts), []);
+}
+
+#[test]
+fn flannels_wireguard_is_refused_by_name() {
+    for (plan, facts) in [by_wireguard(samples::follower()), by_wireguard(samples::leader())] {
+        let texts: Vec<String> = conflicts(&plan, &facts).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "the CNI carries pods by flannel-wg, which takes no packets from other locations; give flannel the back-end \
+                 vxlan or host-gw (k3s: --flannel-backend)"
+            ]
+        );
+        assert!(plan.tunnel.is_some() || goes_nowhere(&plan, &facts));
+    }
+}
