@@ -11,7 +11,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Ends agent and tunnel, and takes from the node what a boot takes.
 fn shut_down(node: &mut Node) {
-    wait_until("ledger", 5 * SECOND, || node.state().join("ledger.json").exists());
+    wait_until("checkpoint", 5 * SECOND, || {
+        node.state().join("ledger.json").exists()
+    });
     node.kill_agent();
     node.kill_tunnel();
     node.host.run(

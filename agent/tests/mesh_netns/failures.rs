@@ -58,7 +58,9 @@ fn damaged_and_leftover_state_disables_no_agent() {
     world.wait_for_pods();
     for (name, key) in ["a1", "a2"].into_iter().zip(keys) {
         let node = world.node(name);
-        wait_until("ledger", 5 * SECOND, || node.state().join("ledger.json").exists());
+        wait_until("checkpoint", 5 * SECOND, || {
+            node.state().join("ledger.json").exists()
+        });
         node.kill_agent();
         for file in ["found-sysctls.json", "ledger.json", "key"] {
             fs::write(node.state().join(file), "{\"version\":").unwrap();

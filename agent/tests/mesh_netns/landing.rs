@@ -1,4 +1,4 @@
-//! What a leader reaches of another location when somebody has broken into it.
+//! What a leader reaches of another location that was broken into.
 
 use std::time::Duration;
 

@@ -231,12 +231,12 @@ fn deleted(node: &Node, what: &str, delete: &str, back: &str, limit: Duration) {
 }
 
 #[test]
-fn an_agent_without_a_source_goes_on_from_its_ledger() {
+fn an_agent_without_a_source_goes_on_from_its_checkpoint() {
     let mut world = World::with_agents(true);
     world.wait_for_pods();
     let follower = world.node("a2");
-    // The ledger is written a second after the snapshot.
-    wait_until("ledger", 5 * SECOND, || {
+    // The checkpoint is written a second after the snapshot.
+    wait_until("checkpoint", 5 * SECOND, || {
         follower.state().join("ledger.json").exists()
     });
     follower.kill_agent();

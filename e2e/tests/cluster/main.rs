@@ -44,6 +44,8 @@ const PROVOKED: [Provoked; 23] = [
     agent(STOPPED, "client error"),
     agent(STOPPED, "peer closed connection"),
     agent(STOPPED, "going on from the"),
+    // The test takes the agent's device away.
+    agent(STOPPED, "repaired what another program had changed"),
     operator(STOPPED, "client error"),
     operator(STOPPED, "peer closed connection"),
     operator(STOPPED, "too old resource version"),
@@ -60,7 +62,7 @@ const PROVOKED: [Provoked; 23] = [
 
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
 const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
-const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_ledger";
+const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_checkpoint";
 
 const fn agent(by: &'static str, says: &'static str) -> Provoked {
     let program = "agent";
@@ -155,7 +157,7 @@ fn main() -> ExitCode {
             ("agents_killed_hard_lose_no_packet", restarts::agents_killed),
             ("rolling_the_agents_loses_no_packet", restarts::agents_rolled),
             (RESTARTED, restarts::control),
-            (STOPPED, restarts::ledger),
+            (STOPPED, restarts::checkpoint),
             (TUNNEL_STOPPED, plaintext::tunnel_stopped),
             ("a_crashed_follower_comes_back", restarts::follower_crash),
             ("a_rebooted_leader_keeps_its_key", restarts::leader_reboot),

@@ -82,7 +82,7 @@ pub(crate) fn control(lab: &Lab) -> Result<()> {
     .context("the API server was restarted")
 }
 
-pub(crate) fn ledger(lab: &Lab) -> Result<()> {
+pub(crate) fn checkpoint(lab: &Lab) -> Result<()> {
     let node = leader(lab, "b")?;
     loses_nothing(lab, || {
         lab.control_plane().stop_service("kube-apiserver")?;
@@ -93,9 +93,11 @@ pub(crate) fn ledger(lab: &Lab) -> Result<()> {
         })?;
         let taken_away = lab.node(&node).and_then(|node| {
             node.run(["ip", "link", "del", "dev", "spanwire0"])?;
-            wait_until("the agent makes the device again, from its ledger", SOON, || {
-                Ok(node.finish(["ip", "link", "show", "spanwire0"])?.code == 0)
-            })
+            wait_until(
+                "the agent makes the device again, from its checkpoint",
+                SOON,
+                || Ok(node.finish(["ip", "link", "show", "spanwire0"])?.code == 0),
+            )
         });
         lab.control_plane().start_service("kube-apiserver")?;
         taken_away

@@ -31,7 +31,7 @@ fn settings_are_written_read_and_put_back_also_by_an_agent_that_restarts() {
         assert_eq!(values(), "1\n1\n1\n");
         assert_ne!(before, values());
         let missing = name("net/ipv4/conf/gone/rp_filter");
-        // A folder is what is there and cannot be read, whoever asks.
+        // A folder is what is there and cannot be read, also by root.
         let unreadable = name("net/ipv4/conf");
         let others = [missing.clone(), unreadable];
         let wanted: Vec<Sysctl> = names.iter().cloned().chain(others).collect();
