@@ -46,11 +46,15 @@ impl Snapshot {
     /// it can be retired meanwhile.
     #[must_use]
     pub fn or_before(self: Arc<Self>, before: Option<&Self>, me: &NodeName) -> (Arc<Self>, bool) {
+        let published = self.knows(me);
         let this = match before {
             Some(before) => self.completed(before),
             None => self,
         };
-        this.or_all_before(before, me)
+        // A slice with this node may be among those that vanished.
+        let vanished = !published && this.knows(me);
+        let (this, unpublished) = this.or_all_before(before, me);
+        (this, unpublished || vanished)
     }
 
     /// Returns the snapshot with the slices that vanished although nothing took them back. The operator changes the heads
