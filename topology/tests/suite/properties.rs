@@ -124,8 +124,9 @@ proptest! {
             merged.nodes.entry(name).or_insert(node);
         }
         merged.peers.extend(after.peers.into_iter().filter(|(name, _)| !before.peers.contains_key(name)));
-        // What a node says of itself goes behind pod networks, where these are allocated.
-        let pods: Vec<Prefix> = merged.nodes.values().flat_map(|node| &node.prefixes).copied().collect();
+        // What a node says of itself goes behind pod networks, also those that are not handed out yet of the range around them.
+        let pods = merged.nodes.values().flat_map(|node| &node.prefixes);
+        let pods: Vec<Prefix> = pods.map(|pods| pods.around(pods.length().saturating_sub(8))).collect();
         let new = decide(&merged, &old).mesh;
         for (name, location) in &old.locations {
             for (node, member) in location.members.iter() {
