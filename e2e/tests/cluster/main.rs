@@ -58,8 +58,15 @@ const PROVOKED: [Provoked; 23] = [
     ),
     // The hook that has the nodes cleaned takes the Lease.
     operator("uninstall_leaves_every_node_as_it_was", "the operator ends"),
+    // Its permissions go before it does.
+    operator("uninstall_leaves_every_node_as_it_was", "is forbidden"),
+    // A machine that is busy with starting all agents at once.
+    agent("rolling_the_agents_loses_no_packet", SLOW),
+    agent("agents_killed_hard_lose_no_packet", SLOW),
+    agent(STOPPED, SLOW),
 ];
 
+const SLOW: &str = "enforcing the checkpoint takes long";
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
 const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
 const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_checkpoint";
