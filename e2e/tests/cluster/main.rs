@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use spanwire_e2e::{Lab, Provoked, suite};
 
 /// What tests do on purpose that programs warn of.
-const PROVOKED: [Provoked; 23] = [
+const PROVOKED: &[Provoked] = &[
     agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
     // The node's own network is also that of the location it has left.
     agent(
@@ -175,6 +175,6 @@ fn main() -> ExitCode {
                 plaintext::inverse,
             ),
         ],
-        &PROVOKED,
+        PROVOKED,
     )
 }
