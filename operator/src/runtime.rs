@@ -79,6 +79,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             overlay: pools,
             listen_port: run.listen_port,
             api_server: connection.server.addresses().await,
+            api_endpoints: BTreeSet::new(),
             services: run.service_cidr.into_iter().collect(),
             pods: run.pod_cidr.into_iter().collect(),
             default_location: Some(run.default_location),

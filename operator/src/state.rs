@@ -102,8 +102,6 @@ pub struct OperatorState {
     faulty: BTreeSet<NodeName>,
     /// Nodes whose agents say that packets may be lost there.
     degraded: BTreeSet<NodeName>,
-    /// Where the API server was said to be reached.
-    named_servers: BTreeSet<SocketAddr>,
     /// The decision before, as long as no other writer changed what is published.
     published: Option<Mesh>,
     publication: Publication,
@@ -124,7 +122,6 @@ impl OperatorState {
     pub fn new(options: Options) -> Self {
         Self {
             node_options: options.nodes,
-            named_servers: options.cluster.api_server.clone(),
             named_services: options.cluster.services.clone(),
             facts: Facts {
                 cluster: options.cluster,
@@ -219,9 +216,8 @@ impl OperatorState {
 
     /// Handles where the API server really runs: nothing may claim these addresses either.
     pub fn handle_api_endpoints(&mut self, endpoints: &BTreeSet<SocketAddr>) {
-        let servers = &self.named_servers | endpoints;
-        if self.facts.cluster.api_server != servers {
-            self.facts.cluster.api_server = servers;
+        if self.facts.cluster.api_endpoints != *endpoints {
+            self.facts.cluster.api_endpoints.clone_from(endpoints);
             self.dirty = true;
         }
     }

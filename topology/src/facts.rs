@@ -34,9 +34,12 @@ pub struct ClusterFacts {
     pub automatic: BTreeSet<Prefix>,
     /// The UDP port of WireGuard where a node does not say otherwise.
     pub listen_port: u16,
-    /// Where agents, kubelets and pods reach the API server: as configured, and the endpoints of the service `kubernetes`.
-    /// Nothing may claim these addresses for the mesh, but a node of the control plane its own.
+    /// Where agents, kubelets and pods reach the API server, as configured. Nothing may claim these addresses for the mesh,
+    /// but a node of the control plane its own.
     pub api_server: BTreeSet<SocketAddr>,
+    /// Where it really runs: the endpoints of the service `kubernetes`. The same holds of these addresses, but that the
+    /// network of a Location may have them in it: it is often the LAN of the node that runs the API server.
+    pub api_endpoints: BTreeSet<SocketAddr>,
     /// The networks from which services get their addresses. No node and no Peer may claim a part of them.
     pub services: BTreeSet<Prefix>,
     /// The networks from which pod networks are allocated, where they are named. A node claims nothing of them but the
@@ -55,6 +58,7 @@ impl Default for ClusterFacts {
             automatic: BTreeSet::new(),
             listen_port: 51820,
             api_server: BTreeSet::new(),
+            api_endpoints: BTreeSet::new(),
             services: BTreeSet::new(),
             pods: BTreeSet::new(),
             default_location: None,

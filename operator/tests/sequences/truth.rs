@@ -68,14 +68,14 @@ fn nothing_may_claim_where_the_api_server_runs_also_where_only_its_service_is_kn
     assert_eq!(world.mesh().locations, before.locations);
     let location: spanwire_crds::Location = serde_json::from_value(serde_json::json!({
         "apiVersion": "spanwire.dev/v1alpha1", "kind": "Location", "metadata": {"name": "left"},
-        "spec": {"cidrs": ["198.51.100.0/24"]},
+        "spec": {"cidrs": ["198.51.100.7/32"]},
     }))
     .unwrap();
     world.apply(Change::Location(Box::new(location)));
     world.settle();
     let (status, message) = world.condition("left", "Accepted");
     assert!(
-        status == "False" && message.contains("198.51.100.0/24"),
+        status == "False" && message.contains("198.51.100.7/32"),
         "{message}"
     );
 }

@@ -3,7 +3,10 @@
 //! What a node says of itself is written with credentials that lie on its disk. It is granted where it harms no other node;
 //! where an address or a network is needed that could, an administrator names it in the Location.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use super::place::Placed;
 use crate::{
@@ -163,7 +166,13 @@ impl<'a> Limits<'a> {
     /// Of a Location or a Peer, which administrators write.
     fn of_object(&self, request: &ClaimRequest<'a>) -> Option<RejectReason> {
         let prefix = &request.prefix;
-        if let Some(server) = self.api_server(prefix) {
+        let every = prefix.is_host() || request.purpose == Purpose::AllowedIp;
+        let server = if every {
+            self.api_server(prefix)
+        } else {
+            within(&self.cluster.api_server, prefix)
+        };
+        if let Some(server) = server {
             return Some(RejectReason::ApiServer(server));
         }
         if self.vast.contains(&(request.by, prefix.family())) && !prefix.is_private() {
@@ -196,8 +205,10 @@ impl<'a> Limits<'a> {
                         (!allowed).then(|| public(LocationField::Cidrs, node))
                     })
             }
-            // It has that by the Location already.
-            Purpose::Cidr if by_cidrs() => None,
+            // It has that by the Location already, or has not for the same reason.
+            Purpose::Cidr if by_cidrs() => {
+                within(&self.cluster.api_server, prefix).map(RejectReason::ApiServer)
+            }
             Purpose::Cidr => {
                 let embedded = self.embedded.iter().find(|range| range.overlaps(prefix));
                 embedded
@@ -254,10 +265,19 @@ impl<'a> Limits<'a> {
 
     /// Returns the address of the API server that is in a network.
     fn api_server(&self, prefix: &Prefix) -> Option<Prefix> {
-        let servers = self.cluster.api_server.iter();
-        let mut servers = servers.map(|server| server.ip().to_canonical());
-        servers.find(|server| prefix.contains(*server)).map(Prefix::host)
+        let ClusterFacts {
+            api_server,
+            api_endpoints,
+            ..
+        } = self.cluster;
+        within(api_server, prefix).or_else(|| within(api_endpoints, prefix))
     }
+}
+
+/// Returns the first of the addresses that is in a network.
+fn within(servers: &BTreeSet<SocketAddr>, prefix: &Prefix) -> Option<Prefix> {
+    let mut servers = servers.iter().map(|server| server.ip().to_canonical());
+    servers.find(|server| prefix.contains(*server)).map(Prefix::host)
 }
 
 fn public(field: LocationField, node: &Placed<'_>) -> RejectReason {

@@ -93,6 +93,7 @@ impl World {
             ["automatic", pools] => cluster.automatic = list(pools)?,
             ["listen-port", port] => cluster.listen_port = parse(port)?,
             ["api-server", servers] => cluster.api_server = list(servers)?,
+            ["api-endpoints", servers] => cluster.api_endpoints = list(servers)?,
             ["services", ranges] => cluster.services = list(ranges)?,
             ["pod-ranges", ranges] => cluster.pods = list(ranges)?,
             ["tunnel-only"] => cluster.tunnel_only = true,
