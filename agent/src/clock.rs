@@ -52,8 +52,21 @@ async fn ask(client: &Client) -> Option<i64> {
             tracing::debug!(error, "the clock cannot be compared with the API server's");
         })
         .ok()?;
-    let asked = Timestamp::try_from(before).ok()?;
-    Some(time_of(answer.headers())?.as_second() - asked.as_second())
+    let (asked, answered) = (Timestamp::try_from(before).ok()?, Timestamp::now());
+    Some(beside(
+        time_of(answer.headers())?.as_second(),
+        asked.as_second(),
+        answered.as_second(),
+    ))
+}
+
+/// Returns how far a time is from those between two others. An answer may have been long on its way.
+fn beside(time: i64, first: i64, last: i64) -> i64 {
+    if time < first {
+        time - first
+    } else {
+        (time - last).max(0)
+    }
 }
 
 fn time_of(headers: &HeaderMap) -> Option<Timestamp> {
@@ -67,6 +80,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn an_answer_that_was_long_on_its_way_says_nothing_against_the_clock() {
+        for (time, difference) in [(90, -10), (100, 0), (130, 0), (160, 0), (170, 10)] {
+            assert_eq!(beside(time, 100, 160), difference, "{time}");
+        }
+    }
 
     #[tokio::test]
     async fn the_clock_is_compared_with_the_date_of_an_answer() {

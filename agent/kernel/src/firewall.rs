@@ -57,9 +57,11 @@ impl Nft {
             }
             Err(error) => {
                 // A table that has just gone, or a version of nft that lacks what a host's own has.
+                // What was found last holds until it can be listed again: to take none for granted would take away what lets
+                // the mesh through.
                 tracing::debug!(error, "the firewalls of others cannot be listed");
-                self.filters = None;
-                Arc::default()
+                let known = self.filters.as_ref();
+                known.map(|(_, filters)| Arc::clone(filters)).unwrap_or_default()
             }
         }
     }
