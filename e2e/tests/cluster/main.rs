@@ -46,6 +46,8 @@ const PROVOKED: &[Provoked] = &[
     agent(STOPPED, "going on from the"),
     // The test takes the agent's device away.
     agent(STOPPED, "repaired what another program had changed"),
+    agent(STOPPED, "applied, but not so when read again"),
+    agent(STOPPED, "cannot read the WireGuard device"),
     operator(STOPPED, "client error"),
     operator(STOPPED, "peer closed connection"),
     operator(STOPPED, "too old resource version"),
