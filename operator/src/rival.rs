@@ -1,8 +1,10 @@
 //! Whether another installation runs in this cluster. Two would decide against each other, and uninstalling one would take
 //! the nodes of the other; so the one that comes later neither leads nor retires.
 //!
-//! Every installation has the Lease `spanwire-operator` in its namespace. One in another namespace that is renewed is the
-//! sign of another installation; one that nobody renews any more is left from one that was killed, and means nothing.
+//! Every installation has the Lease `spanwire-operator` in its namespace. One in another namespace that is older than the own
+//! and is renewed is the sign of an installation that was here before; one that is renewed no more is left from one
+//! that was killed, and means nothing. The API server says when a Lease was created. So who may write Leases in some other
+//! namespace does not keep an installation that runs from leading again, or from retiring its nodes.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +12,16 @@ use std::{
 };
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use kube::{Api, Client, Error, api::ListParams};
+use kube::{
+    Api, Client, Error,
+    api::{ListParams, ObjectMeta},
+};
 use spanwire_cluster::observed::Observed;
 
 /// The name of the operators' Leases.
 const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
+/// The namespace of the Leases of nodes, of which one may have that name.
+const NODE_LEASES: &str = "kube-node-lease";
 /// A Lease that stays the same for so long is not renewed; no less than its term.
 pub const RENEWED_WITHIN: Duration = Duration::from_secs(15);
 /// How often it is looked while it is not known.
@@ -70,12 +77,8 @@ impl Rivals {
         let api: Api<Observed<Lease>> = Api::all(client.clone());
         // What may be listed is this name alone.
         let named = ListParams::default().fields(&format!("metadata.name={LEASE}"));
-        let leases = api.list(&named).await?.items.into_iter();
-        let others = leases.filter_map(|lease| {
-            let of = lease.metadata.namespace?;
-            Some((of, lease.object?.spec?)).filter(|(of, _)| of != namespace)
-        });
-        Ok(self.handle_leases(others.collect(), Instant::now()))
+        let leases = api.list(&named).await?.items;
+        Ok(self.handle_leases(before(leases, namespace), Instant::now()))
     }
 
     /// Looks until it is known whether there is another installation; returns its namespace.
@@ -94,9 +97,65 @@ impl Rivals {
     }
 }
 
+/// Returns what the Leases say that were there before the one in `namespace`, by namespace: all where there is none.
+fn before(leases: Vec<Observed<Lease>>, namespace: &str) -> BTreeMap<String, LeaseSpec> {
+    // Of two created in the same second the first by name.
+    let age = |lease: &Observed<Lease>| {
+        let ObjectMeta {
+            creation_timestamp,
+            namespace,
+            ..
+        } = &lease.metadata;
+        (creation_timestamp.as_ref().map(|time| time.0), namespace.clone())
+    };
+    let is_own = |lease: &Observed<Lease>| lease.metadata.namespace.as_deref() == Some(namespace);
+    let own = leases.iter().find(|lease| is_own(lease)).map(age);
+    let older = leases
+        .into_iter()
+        .filter(|lease| !is_own(lease) && own.as_ref().is_none_or(|own| age(lease) < *own));
+    let spec = |lease: Observed<Lease>| Some((lease.metadata.namespace?, lease.object?.spec?));
+    older
+        .filter_map(spec)
+        .filter(|(of, _)| of != NODE_LEASES)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
     use super::*;
+
+    fn created(namespace: &str, second: i64) -> Observed<Lease> {
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(LEASE.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                creation_timestamp: Some(Time(Timestamp::from_second(second).unwrap())),
+                ..ObjectMeta::default()
+            },
+            spec: Some(lease(namespace, 0)),
+        }
+        .into()
+    }
+
+    #[test]
+    fn what_came_later_and_what_a_node_renews_is_no_rival() {
+        let rivals = |others: &[(&str, i64)]| -> Vec<String> {
+            let leases = others
+                .iter()
+                .map(|(namespace, second)| created(namespace, *second));
+            before(leases.collect(), "own").into_keys().collect()
+        };
+        let others = [("first", 1), ("forged", 3), (NODE_LEASES, 1)];
+        assert_eq!(
+            rivals(&others),
+            ["first", "forged"],
+            "there is none of its own yet"
+        );
+        assert_eq!(rivals(&[&others[..], &[("own", 2)]].concat()), ["first"]);
+        assert_eq!(rivals(&[("mine", 2), ("own", 2), ("zone", 2)]), ["mine"]);
+    }
 
     fn lease(holder: &str, transitions: i32) -> LeaseSpec {
         LeaseSpec {
