@@ -37,7 +37,7 @@ fn where_the_cnis_device_is_missing_a_follower_sends_nothing_through_the_lan() {
     let table = render(&plan, &facts).nft.unwrap().text;
     let rejects = "oifname != \"spanwire0\" ip daddr != @own4 counter reject with icmpx host-unreachable";
     assert!(table.contains(rejects), "{table}");
-    // host-gw: nobody has such a device.
+    // host-gw: no node has such a device.
     let (plan, facts) = samples::direct_follower();
     assert!(!goes_nowhere(&plan, &facts));
     assert_eq!(conflicts(&plan, &facts), []);

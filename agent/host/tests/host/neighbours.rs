@@ -133,7 +133,7 @@ fn a_network_inside_a_remote_prefix_is_a_hole_in_it_and_is_reported_unless_it_is
             location: location("b"),
         };
         assert_eq!(conflicts(&plan, &other), [conflict], "{device:?}");
-        // What the location has of it is nobody's question.
+        // What the location has of it does not matter.
         let mut known = plan.clone();
         known.local.extend(prefixes(&["172.17.0.0/16"]));
         assert_eq!(conflicts(&known, &other), [], "{device:?}");
