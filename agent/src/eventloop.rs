@@ -368,7 +368,7 @@ impl EventLoop {
         match (report, busy) {
             (Report::Surveyed(survey, changes), Some(Busy::Reconciling { full, .. })) => {
                 self.changes = changes.or(self.changes.take());
-                match survey {
+                match *survey {
                     Ok(survey) => self.state.handle_survey(survey, now),
                     Err(trouble) => return self.take_outcome(failed(trouble), busy, now),
                 }

@@ -92,7 +92,7 @@ pub type Announcements = BoxStream<'static, Result<(), NetlinkError>>;
 /// What came of a job.
 pub enum Report {
     /// The survey, and the subscription where one was asked for and can be had.
-    Surveyed(Result<Survey, Trouble>, Option<Announcements>),
+    Surveyed(Box<Result<Survey, Trouble>>, Option<Announcements>),
     /// What came of a target.
     Reached(Box<Outcome>),
     /// The WireGuard device.
@@ -182,7 +182,7 @@ impl Reconciler {
             self.forget_known();
             Trouble::Machine(chain(&error))
         });
-        Report::Surveyed(survey, changes)
+        Report::Surveyed(Box::new(survey), changes)
     }
 
     async fn survey_opened(&mut self, request: SurveyRequest) -> Result<Survey, ReconcileError> {

@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, LocationName, PublicKey};
 
 use crate::{
-    Filter, LinkName, OtherRule, Owned,
+    Filter, LinkName, OtherRule, Owned, TableId,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -44,6 +44,8 @@ pub struct HostFacts {
     pub filters: Arc<Vec<Filter>>,
     /// Rules of other programs.
     pub rules: BTreeSet<OtherRule>,
+    /// Those of their tables that have a route for everything, or for half of it.
+    pub wide_tables: BTreeSet<(Family, TableId)>,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -59,6 +61,7 @@ impl HostFacts {
         self.groups = inventory.groups;
         self.filters = inventory.filters;
         self.rules = inventory.rules;
+        self.wide_tables = inventory.wide_tables;
     }
 
     /// Returns whether packets of the family can be in the tunnel of this machine.

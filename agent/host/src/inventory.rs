@@ -9,7 +9,7 @@ use std::{
 
 use spanwire_topology::{Family, Prefix};
 
-use crate::{Filter, LinkName, OtherRule};
+use crate::{Filter, LinkName, OtherRule, TableId};
 
 /// What is found on the machine besides Spanwire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Inventory {
     pub underlay_mtu: Option<u32>,
     /// Rules of other programs.
     pub rules: BTreeSet<OtherRule>,
+    /// Those of their tables that have a route for everything, or for half of it.
+    pub wide_tables: BTreeSet<(Family, TableId)>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
     /// IPv6 is off on new devices and, where there is one, on Spanwire's (also where the kernel has no IPv6).

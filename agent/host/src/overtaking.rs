@@ -48,18 +48,24 @@ impl OtherRule {
         self.mark.is_none_or(|(value, mask)| mark & mask == value) != self.inverted
     }
 
-    /// Whether it sends whatever carries the mark, wherever from and to, by a table of its own, as that of a VPN that is to
-    /// take everything.
-    fn captures(&self, mark: u32) -> bool {
-        let own = self.table.is_some_and(|table| table != MAIN && table != DEFAULT);
-        own && !self.is_about_addresses() && self.is_for_mark(mark)
+    /// Returns the table by which it sends packets wherever from and to, where that is one of its own.
+    #[must_use]
+    pub fn table_for_all(&self) -> Option<TableId> {
+        let own = self.table.filter(|table| *table != MAIN && *table != DEFAULT);
+        own.filter(|_| !self.is_about_addresses())
     }
 }
 
-/// Whether the tunnel's own datagrams of a family would be sent through a VPN of this machine.
+/// Whether the tunnel's own datagrams of a family would all be sent through a VPN of this machine. One that has routes to its
+/// own networks only (Tailscale's without an exit node, say) may be the way to an endpoint, and takes no other.
 pub(crate) fn captured(facts: &HostFacts, family: Family) -> bool {
     let mut rules = facts.rules.iter().filter(|rule| rule.family == family);
-    rules.any(|rule| rule.captures(facts.owned.mark))
+    rules.any(|rule| {
+        let table = rule
+            .table_for_all()
+            .filter(|_| rule.is_for_mark(facts.owned.mark));
+        table.is_some_and(|table| facts.wide_tables.contains(&(family, table)))
+    })
 }
 
 /// Returns the first of the priorities that Spanwire's rules have, and why they cannot have a better one.
@@ -265,6 +271,7 @@ mod tests {
         let captured = |rule: OtherRule| {
             let facts = HostFacts {
                 rules: [rule].into(),
+                wide_tables: [(Family::V4, TableId(51_820)), (Family::V4, MAIN)].into(),
                 ..HostFacts::default()
             };
             [Family::V4, Family::V6].map(|family| captured(&facts, family))
@@ -278,8 +285,10 @@ mod tests {
         };
         assert_eq!(captured(wg_quick.clone()), [true, false]);
         assert_eq!(captured(OtherRule { priority, ..ALL }), [true, false]);
-        let table = Some(MAIN);
-        assert_eq!(captured(OtherRule { table, ..ALL }), [false, false]);
+        for table in [Some(MAIN), Some(TableId(52))] {
+            let to_its_own_networks = OtherRule { table, ..ALL };
+            assert_eq!(captured(to_its_own_networks), [false, false], "{table:?}");
+        }
         let own_mark = Some((0x2000, u32::MAX));
         assert_eq!(
             captured(OtherRule {

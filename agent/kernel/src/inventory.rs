@@ -6,7 +6,7 @@ use std::{
 };
 
 use netlink_packet_route::route::RouteType;
-use spanwire_host::{Cni, Inventory, LinkName, OtherLink, Sysctl, TableId};
+use spanwire_host::{Cni, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId};
 use spanwire_topology::Family;
 
 use crate::{Kernel, address, error::ReadError, link, route, rule, wireguard::Backend};
@@ -68,7 +68,16 @@ impl Kernel {
             let rules = rule::rules(&mut self.route, family).await;
             let rules = rules.map_err(ReadError::netlink("the rules"))?;
             let others = rules.into_iter().filter(|rule| !self.is_own_rule(rule));
-            inventory.rules.extend(others.filter_map(|rule| rule.other));
+            let others = others.filter_map(|rule| rule.other).collect::<Vec<_>>();
+            let tables: BTreeSet<TableId> = others.iter().filter_map(OtherRule::table_for_all).collect();
+            for table in tables {
+                let routes = route::routes(&mut self.route, family, table, None).await;
+                let routes = routes.map_err(ReadError::netlink("the routes"))?;
+                if routes.iter().any(is_wide) {
+                    inventory.wide_tables.insert((family, table));
+                }
+            }
+            inventory.rules.extend(others);
         }
         let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
@@ -115,6 +124,11 @@ impl Kernel {
 
 fn is_default(route: &route::ObservedRoute) -> bool {
     route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.is_default())
+}
+
+/// Whether it is for everything, or for half of it, as programs write it that leave the default route alone.
+fn is_wide(route: &route::ObservedRoute) -> bool {
+    route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.length() <= 1)
 }
 
 fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {

@@ -125,7 +125,10 @@ async fn reconcile(
                     inventory: Some(inventory()),
                     ..Survey::default()
                 };
-                Report::Surveyed(Ok(survey), announcements.take().filter(|_| request.subscribe))
+                Report::Surveyed(
+                    Box::new(Ok(survey)),
+                    announcements.take().filter(|_| request.subscribe),
+                )
             }
             Job::Reach { target, incremental } => {
                 note(Given::Reach(target.host.routes.len(), incremental));

@@ -1,4 +1,4 @@
-use spanwire_host::{Cni, OtherLink};
+use spanwire_host::{Cni, OtherLink, TableId};
 use spanwire_topology::Family;
 
 use crate::lab::{lab, link, p, run};
@@ -80,5 +80,25 @@ fn the_underlay_is_what_leads_to_the_endpoints_else_to_the_default_route() {
             lab.kernel.inventory(&[]).await.unwrap().default_routes,
             [Family::V4, Family::V6].into()
         );
+    });
+}
+
+#[test]
+fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
+    lab(async |lab| {
+        machine();
+        run("ip rule add pref 5270 lookup 52 && ip rule add pref 5271 from 10.1.0.5 lookup 53");
+        run("ip route add 100.64.0.0/10 dev eth0 table 52 && ip route add default dev eth0 table 53");
+        let mut wide = async || lab.kernel.inventory(&[]).await.unwrap().wide_tables;
+        assert!(
+            wide().await.is_empty(),
+            "what is for some addresses is no VPN's for everything"
+        );
+        for (route, is_wide) in [("default", true), ("0.0.0.0/1", true), ("0.0.0.0/2", false)] {
+            run(&format!("ip route add {route} dev eth0 table 52"));
+            let expected = is_wide.then_some((Family::V4, TableId(52)));
+            assert_eq!(wide().await, expected.into_iter().collect(), "{route}");
+            run(&format!("ip route del {route} dev eth0 table 52"));
+        }
     });
 }
