@@ -95,6 +95,12 @@ pub enum RejectReason {
     /// It overlaps a network from which services get their addresses.
     #[error("overlaps {0}, from which services get their addresses; use another network")]
     Services(Prefix),
+    /// A node claims an address that a service may have.
+    #[error(
+        "is in {0}, from which services get their addresses; where nodes of the Location {1} have addresses there, name their \
+         network in its `spec.nodeCIDRs`"
+    )]
+    NodeInServices(Prefix, LocationName),
     /// A node claims a part of a network from which pod networks are allocated.
     #[error(
         "overlaps {0}, from which pod networks seem to be allocated; where it is no part of that, name it in {1} of the \

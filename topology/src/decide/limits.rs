@@ -221,7 +221,10 @@ impl<'a> Limits<'a> {
             Purpose::Address | Purpose::AllowedIp => {
                 let only = object.is_some_and(|object| !object.node_cidrs.is_empty());
                 let allowed = only && named(|fact| &fact.node_cidrs);
-                self.services(prefix)
+                // The range of services is often far larger than what is used of it.
+                let range = self.service_range(prefix).filter(|_| !allowed);
+                let services = range.map(|range| RejectReason::NodeInServices(range, node.location.clone()));
+                services
                     .or_else(|| self.of_control_plane(prefix, node, object))
                     .or_else(|| match (only, allowed) {
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
@@ -258,9 +261,13 @@ impl<'a> Limits<'a> {
     }
 
     fn services(&self, prefix: &Prefix) -> Option<RejectReason> {
+        self.service_range(prefix).map(RejectReason::Services)
+    }
+
+    /// Returns the range of services that a network has a part of.
+    fn service_range(&self, prefix: &Prefix) -> Option<Prefix> {
         let mut services = self.cluster.services.iter();
-        let range = services.find(|range| range.overlaps(prefix));
-        range.map(|range| RejectReason::Services(*range))
+        services.find(|range| range.overlaps(prefix)).copied()
     }
 
     /// Returns the address of the API server that is in a network.

@@ -103,6 +103,7 @@ proptest! {
                 | RejectReason::VastTogether
                 | RejectReason::NotControlPlane(..)
                 | RejectReason::Services(_)
+                | RejectReason::NodeInServices(..)
                 | RejectReason::PodRange(..)
                 | RejectReason::Pods(..)
                 | RejectReason::NotOfLocation(_)
