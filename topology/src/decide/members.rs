@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
-use super::place::Placed;
+use super::place::{Placed, may_lead};
 use crate::{
     Claim, Claimant, ClusterFacts, Endpoint, EndpointHost, Family, Generation, LocationFact, Member,
     NodeFact, Prefix, PublicKey, RejectReason, Rejected,
@@ -48,7 +48,7 @@ pub(super) fn members<'a>(
 ) -> Vec<MemberUpdate<'a>> {
     let pools = [Family::V4, Family::V6].map(|family| pool(cluster, nodes, denied, family));
     let overlays = overlays(pools, nodes, rejected);
-    let translated = translated(nodes, objects.len());
+    let translated = translated(nodes, objects);
     let update = |(node, overlay): (&Placed<'a>, Overlay)| {
         let sketch = Sketch {
             translated: translated[node.site],
@@ -208,14 +208,15 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// Returns for each location whether its private addresses are translated on the way out, as far as anything says so: a
-/// node of it has a public endpoint or external address beside those that have none.
-fn translated(nodes: &[Placed<'_>], locations: usize) -> Vec<bool> {
-    let mut translated = vec![false; locations];
+/// node of it has a public endpoint or external address beside those that have none. What a node says that may not lead is
+/// not asked: it has no part in how the leaders are reached.
+fn translated(nodes: &[Placed<'_>], objects: &[Option<&LocationFact>]) -> Vec<bool> {
+    let mut translated = vec![false; objects.len()];
     for node in nodes {
         let fact = node.fact;
         let outside = fact.endpoints.iter().any(Endpoint::is_public)
             || fact.external.iter().any(|address| is_public(*address));
-        translated[node.site] |= outside;
+        translated[node.site] |= outside && may_lead(node, objects[node.site], &[]);
     }
     translated
 }

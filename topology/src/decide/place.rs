@@ -172,7 +172,7 @@ pub(super) fn candidate<'a>(
     incumbents: &[Leader],
 ) -> Option<Candidate<'a>> {
     let fact = node.fact;
-    let may_lead = fact.leader != Some(false) && selected(node, location, incumbents);
+    let may_lead = may_lead(node, location, incumbents);
     let reachable = !fact.endpoints.is_empty() || !fact.external.is_empty();
     let connects = reachable
         || !member.addresses.is_empty()
@@ -185,6 +185,11 @@ pub(super) fn candidate<'a>(
         reachable,
         cordoned: fact.cordoned,
     })
+}
+
+/// Returns whether the node is allowed to lead.
+pub(super) fn may_lead(node: &Placed<'_>, location: Option<&LocationFact>, incumbents: &[Leader]) -> bool {
+    node.fact.leader != Some(false) && selected(node, location, incumbents)
 }
 
 /// Returns whether the Location allows the node to lead. A selector that cannot be read, and that was not known before,
