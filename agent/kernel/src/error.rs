@@ -55,6 +55,11 @@ pub enum NftError {
     /// It failed.
     #[error("nft failed: {0}")]
     Failed(String),
+    /// It loaded the table again and again, and each time another program changed nf_tables before it was listed.
+    #[error(
+        "other programs change nf_tables so often that nothing tells whether Spanwire's table is as it was loaded"
+    )]
+    Disturbed,
 }
 
 /// Why the userspace WireGuard did not do it.

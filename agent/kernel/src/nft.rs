@@ -1,7 +1,7 @@
 //! The nft table, by the command `nft` (docs/decisions/0002-nft-by-its-command.md).
 //!
 //! What the kernel lists is never the text that was loaded: sets are sorted and merged, names are resolved. So right after
-//! a load the listing is remembered, and from then on the table is intact as long as the kernel still lists the same,
+//! a load, and before any other transaction, the listing is remembered, and from then on the table is intact as long as the kernel still lists the same,
 //! counters left out. Listing thousands of elements costs tens of milliseconds; it is done only when the generation
 //! number of nf_tables has moved (`NFT_MSG_GETGEN`), which any change does.
 //!
@@ -36,6 +36,10 @@ const SIGN: &str = "made-by-spanwire-agent";
 
 /// Length of `struct nfgenmsg`.
 const HEADER: usize = 4;
+
+/// How often the table is loaded at most until nobody disturbs it. One load and listing takes some milliseconds, in a large
+/// mesh a tenth of a second; kube-proxy, the busiest of neighbours, has a transaction a second.
+const LOADS: usize = 8;
 
 /// Returns what `nft -f` is given to replace the table with this name by `wanted` in one transaction, so that it is known to
 /// be Spanwire's afterwards.
@@ -94,26 +98,35 @@ impl Nft {
 
     /// Replaces the table, in one transaction.
     pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
+        self.load_beside(wanted, async || ()).await
+    }
+
+    /// Loads the table until no transaction of another program comes between the load and the listing that is remembered:
+    /// one that changed the table would be taken for what was loaded. `others` is what tests have other programs do there.
+    async fn load_beside(&mut self, wanted: NftTable, others: impl AsyncFn()) -> Result<(), NftError> {
         let text = script(&self.table, &wanted);
         (self.known, self.loaded) = (None, None);
-        // Without it everything is read once more, and right all the same.
-        let own = self.generation().await.ok().map(following);
-        self.own_generation
-            .store(own.unwrap_or_default(), Ordering::Relaxed);
-        succeed(nft(&["-f", "-"], &text).await?)?;
-        let listing = self.listing().await?;
-        let listed = self.generation().await.ok();
-        if let Some(listing) = listing {
+        for _ in 0..LOADS {
+            let own = self.generation().await.ok().map(following);
+            // Without it everything is read once more, and right all the same.
+            self.own_generation
+                .store(own.unwrap_or_default(), Ordering::Relaxed);
+            succeed(nft(&["-f", "-"], &text).await?)?;
+            others().await;
+            let listing = self.listing().await?;
+            let listed = self.generation().await.ok();
+            let (Some(listing), Some(own)) = (listing, own.filter(|own| listed == Some(*own))) else {
+                continue;
+            };
             self.loaded = Some((wanted.clone(), listing));
-            if let Some(own) = own.filter(|own| listed == Some(*own)) {
-                self.known = Some((own, Some(wanted)));
-                // No other table was changed by it.
-                if let Some((read, _)) = self.filters.as_mut().filter(|(read, _)| following(*read) == own) {
-                    *read = own;
-                }
+            self.known = Some((own, Some(wanted)));
+            // No other table was changed by it.
+            if let Some((read, _)) = self.filters.as_mut().filter(|(read, _)| following(*read) == own) {
+                *read = own;
             }
+            return Ok(());
         }
-        Ok(())
+        Err(NftError::Disturbed)
     }
 
     /// Removes the table, if there is one.
@@ -212,4 +225,79 @@ pub(crate) fn succeed(output: Output) -> Result<String, NftError> {
     Err(NftError::Failed(
         String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     ))
+}
+
+#[cfg(test)]
+mod netns {
+    use std::cell::Cell;
+
+    use spanwire_testbed as testbed;
+
+    use super::*;
+
+    fn run(script: &str) -> String {
+        testbed::Command::shell(script).run()
+    }
+
+    /// Loads the table while another program does this, so often at most, right after each load.
+    fn load_beside(
+        script: &'static str,
+        times: usize,
+        test: impl FnOnce(Result<(), NftError>, Option<String>) + Send + 'static,
+    ) {
+        testbed::isolated(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut nft = Nft::open("spanwire").unwrap();
+                let wanted = NftTable {
+                    text: "table inet spanwire { set remote { type ipv4_addr; elements = { 10.0.0.1 }; }; }"
+                        .to_owned(),
+                };
+                let left = Cell::new(times);
+                let others = async || {
+                    if let Some(less) = left.get().checked_sub(1) {
+                        left.set(less);
+                        run(script);
+                    }
+                };
+                let loaded = nft.load_beside(wanted, others).await;
+                let read = nft.read().await.unwrap();
+                test(loaded, read.map(|table| table.text));
+            });
+        });
+    }
+
+    #[test]
+    fn what_another_program_changes_right_after_a_load_is_not_taken_for_what_was_loaded() {
+        for change in [
+            "nft add element inet spanwire remote '{ 192.0.2.1 }'",
+            "nft delete table inet spanwire",
+            "nft flush ruleset",
+        ] {
+            load_beside(change, 1, |loaded, read| {
+                assert!(loaded.is_ok(), "{loaded:?}");
+                assert!(read.is_some_and(|text| text.contains("10.0.0.1")));
+                let listing = run("nft list table inet spanwire");
+                assert!(
+                    listing.contains("10.0.0.1") && !listing.contains("192.0.2.1"),
+                    "{listing}"
+                );
+            });
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_changed_after_every_load_is_not_known_to_be_intact() {
+        load_beside(
+            "nft add element inet spanwire remote '{ 192.0.2.1 }'",
+            usize::MAX,
+            |loaded, read| {
+                assert!(matches!(loaded, Err(NftError::Disturbed)), "{loaded:?}");
+                assert_eq!(read.as_deref(), Some(""));
+            },
+        );
+    }
 }
