@@ -518,7 +518,7 @@ impl EventLoop {
                 api_server,
             };
             let saved = Checkpoint::save(&directory, &checkpoint.bytes());
-            let guarded = guard.as_mut().zip(table).map(|(guard, table)| guard.save(&table));
+            let guarded = guard.as_mut().map(|guard| guard.save(table.as_ref()));
             let cause = saved.err().map(|error| chain(&error));
             let cause = cause.or(guarded.and_then(Result::err).map(|error| chain(&error)));
             (cause, guard)

@@ -166,7 +166,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let directory = folder.path().to_owned();
     let storage = Storage {
         directory: directory.clone(),
-        guard: None,
+        guard: Some(Guard::new(&directory, "spanwire")),
     };
     let mut events = EventLoop::new(me, state, storage, checkpoint.map(Arc::new), outlets);
     let log = Log::default();
@@ -343,6 +343,35 @@ async fn the_checkpoint_is_written_a_second_after_the_first_change_and_then_ever
         }
         after(CHECKPOINT_PAUSE - 9 * SECOND).await;
         assert!(is(11));
+    })
+    .await;
+}
+
+/// A mesh that does not have node `c`, whose MeshNode stays.
+fn without_me() -> Snapshot {
+    let mut snapshot = snapshot(1);
+    for slice in snapshot.slices.values_mut() {
+        Arc::make_mut(slice)
+            .spec
+            .members
+            .retain(|member| member.node != "c");
+    }
+    snapshot
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_guard_goes_with_a_node_that_is_put_outside_the_mesh_and_comes_back_with_it() {
+    beside(None, async |others| {
+        let guard = Guard::path(&others.state_directory);
+        let wait = CHECKPOINT_PAUSE + SECOND;
+        for round in 0..2 {
+            others.publish(1);
+            after(wait).await;
+            assert!(guard.exists(), "round {round}");
+            others.snapshots.send_replace(Some(Arc::new(without_me())));
+            after(wait).await;
+            assert!(!guard.exists(), "round {round}");
+        }
     })
     .await;
 }
