@@ -136,28 +136,44 @@ impl Prefix {
         }
     }
 
-    /// Returns whether all of it is private: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local) or link-local.
+    /// Returns whether all of it is private: what no router of the internet has a route to (the IANA special-purpose
+    /// registries, "globally reachable: false"), and sites give to their own machines.
+    ///
+    /// Private are RFC 1918, the shared space of RFC 6598, unique local (RFC 4193) and link-local addresses; and, because
+    /// clouds give them to nodes and pods where RFC 1918 is used up, the networks for benchmarks (RFC 2544; IPv6: RFC 5180)
+    /// and the class E of IPv4 (RFC 1112). Not private are networks for documentation, site-local addresses (given up by
+    /// RFC 3879), and those with addresses that are the same everywhere (192.0.0.0/24, 192.88.99.0/24).
     #[must_use]
     pub fn is_private(&self) -> bool {
-        /// Value, mask: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 169.254.0.0/16.
-        const V4: [(u32, u32); 5] = [
+        /// Value, mask: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 169.254.0.0/16, 198.18.0.0/15,
+        /// 240.0.0.0/4.
+        const V4: [(u32, u32); 7] = [
             (0x0a00_0000, 0xff00_0000),
             (0xac10_0000, 0xfff0_0000),
             (0xc0a8_0000, 0xffff_0000),
             (0x6440_0000, 0xffc0_0000),
             (0xa9fe_0000, 0xffff_0000),
+            (0xc612_0000, 0xfffe_0000),
+            (0xf000_0000, 0xf000_0000),
         ];
-        /// The first 16 bits: fc00::/7, fe80::/10.
-        const V6: [(u16, u16); 2] = [(0xfc00, 0xfe00), (0xfe80, 0xffc0)];
+        /// The first 48 bits: fc00::/7, fe80::/10, 2001:2::/48.
+        const V6: [(u64, u64); 3] = [
+            (0xfc00_0000_0000, 0xfe00_0000_0000),
+            (0xfe80_0000_0000, 0xffc0_0000_0000),
+            (0x2001_0002_0000, 0xffff_ffff_ffff),
+        ];
         let length = u32::from(self.length());
         match self.address() {
             IpAddr::V4(address) => {
                 let bits = u32::from(address);
                 let mut ranges = V4.iter();
-                ranges.any(|(value, mask)| bits & mask == *value && mask.count_ones() <= length)
+                let private =
+                    ranges.any(|(value, mask)| bits & mask == *value && mask.count_ones() <= length);
+                private && !address.is_broadcast()
             }
             IpAddr::V6(address) => {
-                let bits = address.segments()[0];
+                let [first, second, third, ..] = address.segments().map(u64::from);
+                let bits = first << 32 | second << 16 | third;
                 let mut ranges = V6.iter();
                 ranges.any(|(value, mask)| bits & mask == *value && mask.count_ones() <= length)
             }
@@ -300,9 +316,15 @@ mod tests {
             "172.31.255.255",
             "100.127.0.0/16",
             "169.254.0.0/16",
+            "198.18.0.0/15",
+            "198.19.255.255",
+            "240.0.0.0/4",
+            "255.255.255.0/24",
             "fc00::/7",
             "fdff::1",
             "febf::/64",
+            "2001:2::/48",
+            "2001:2::7",
         ] {
             assert!(prefix(private).is_private(), "{private}");
         }
@@ -311,6 +333,17 @@ mod tests {
             "172.32.0.0/16",
             "100.128.0.0/16",
             "172.0.0.0/8",
+            "198.16.0.0/14",
+            "198.17.255.0/24",
+            "198.20.0.0/16",
+            "224.0.0.0/3",
+            "239.255.0.0/16",
+            "255.255.255.255",
+            "192.0.0.170",
+            "203.0.113.0/24",
+            "2001:2::/47",
+            "2001:2:1::/48",
+            "2001:3::1",
             "fe00::/9",
             "fec0::/10",
             "f800::/5",
@@ -327,6 +360,7 @@ mod tests {
             "128.0.0.0/1",
             "64.0.0.0/2",
             "12.0.0.0/7",
+            "224.0.0.0/3",
             "::/0",
             "8000::/1",
             "2000::/3",
@@ -336,6 +370,7 @@ mod tests {
         for modest in [
             "10.0.0.0/8",
             "11.0.0.0/8",
+            "240.0.0.0/4",
             "fc00::/7",
             "fd00::/8",
             "2001::/16",

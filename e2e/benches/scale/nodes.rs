@@ -70,10 +70,11 @@ pub(crate) fn hop_address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + node * 256)
 }
 
-/// Returns where its WireGuard is reached from outside, as every node's router forwards a port.
+/// Returns where its WireGuard is reached from outside, as a router forwards a port to every node: 250 routers, which is
+/// what a network for documentation has room for.
 fn endpoint(node: u32) -> String {
-    let router = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + node);
-    format!("{router}:51820")
+    let router = Ipv4Addr::from(u32::from(Ipv4Addr::new(203, 0, 113, 1)) + node % 250);
+    format!("{router}:{}", 51820 + node / 250)
 }
 
 /// Creates a node that is Ready, and its Lease.

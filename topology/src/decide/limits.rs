@@ -42,7 +42,9 @@ const POOL_BITS: u8 = 8;
 ///
 /// Nothing in Kubernetes says which they are. Where the configuration names none of a family, it is taken for one what is
 /// around the pod networks of at least two nodes, but only as long as at most one node has an address there: a LAN may
-/// stand beside the pod networks in one larger network.
+/// stand beside the pod networks in one larger network. For the same reason a range that was taken for one takes nothing
+/// away from a node that has it: when all nodes of such a LAN but one go, that one stays. Only a pod network that is
+/// handed out goes before.
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
     of_pods: Vec<Prefix>,
@@ -225,7 +227,7 @@ impl<'a> Limits<'a> {
                 let range = self.service_range(prefix).filter(|_| !allowed);
                 let services = range.map(|range| RejectReason::NodeInServices(range, node.location.clone()));
                 services
-                    .or_else(|| self.of_control_plane(prefix, node, object))
+                    .or_else(|| self.of_control_plane(request, node, object))
                     .or_else(|| match (only, allowed) {
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
                         (true, true) => None,
@@ -237,14 +239,19 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// The API server's address is a node's own where the API server runs there.
+    /// The API server's address is a node's own where the API server runs there: on a node of the control plane, and on one
+    /// that had the address before the API server was found at it, as a machine has that joins the control plane and is
+    /// labelled last of all.
     fn of_control_plane(
         &self,
-        prefix: &Prefix,
+        request: &ClaimRequest<'a>,
         node: &Placed<'a>,
         object: Option<&LocationFact>,
     ) -> Option<RejectReason> {
-        let server = self.api_server(prefix)?;
+        let prefix = &request.prefix;
+        let configured = within(&self.cluster.api_server, prefix);
+        let found = || within(&self.cluster.api_endpoints, prefix).filter(|_| !request.standing);
+        let server = configured.or_else(found)?;
         let named = object.is_some_and(|object| object.node_cidrs.contains(&server));
         let runs_here = node.fact.control_plane || named;
         (!runs_here).then(|| RejectReason::NotControlPlane(server, node.location.clone()))
@@ -256,8 +263,9 @@ impl<'a> Limits<'a> {
         field: LocationField,
         node: &Placed<'a>,
     ) -> Option<RejectReason> {
-        let range = request.pooled.then(|| self.ranges.of_pods(&request.prefix))?;
-        range.map(|range| RejectReason::PodRange(range, field, node.location.clone()))
+        let range = request.pooled.then(|| self.ranges.of_pods(&request.prefix))??;
+        let named = self.cluster.pods.contains(&range);
+        (named || !request.standing).then(|| RejectReason::PodRange(range, field, node.location.clone()))
     }
 
     fn services(&self, prefix: &Prefix) -> Option<RejectReason> {

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 use spanwire_topology::{
     Claimant, Facts, Family, LocationName, Mesh, NodeFact, NodeName, PeerName, Prefix, PublicKey,
     Reachability, RejectReason, Severity, Via, carrier, decide, dot, lint, plan,
@@ -125,9 +125,8 @@ proptest! {
             merged.nodes.entry(name).or_insert(node);
         }
         merged.peers.extend(after.peers.into_iter().filter(|(name, _)| !before.peers.contains_key(name)));
-        // What a node says of itself goes behind pod networks, also those that are not handed out yet of the range around them.
-        let pods = merged.nodes.values().flat_map(|node| &node.prefixes);
-        let pods: Vec<Prefix> = pods.map(|pods| pods.around(pods.length().saturating_sub(8))).collect();
+        // What a node says of itself goes behind pod networks that are handed out.
+        let pods: Vec<Prefix> = merged.nodes.values().flat_map(|node| &node.prefixes).copied().collect();
         let new = decide(&merged, &old).mesh;
         for (name, location) in &old.locations {
             for (node, member) in location.members.iter() {
@@ -138,6 +137,31 @@ proptest! {
                     prop_assert!(of_pods || after.addresses.contains(address), "{}: {}", node, address);
                 }
                 prop_assert!(member.public_key.is_none() || after.public_key == member.public_key, "{}", node);
+            }
+        }
+    }
+
+    #[test]
+    fn who_goes_takes_nothing_from_who_stays(
+        facts in sound(),
+        among_pods in vec(any::<bool>(), 12),
+        stays in vec(any::<bool>(), 12),
+    ) {
+        let mut facts = facts;
+        // Some of them have a LAN beside the pod networks.
+        for (index, (node, _)) in (1..).zip(facts.nodes.values_mut().zip(among_pods).filter(|(_, lan)| *lan)) {
+            node.addresses = [Ipv4Addr::new(10, 244, 200, index).into()].into();
+        }
+        let old = decide(&facts, &Mesh::default()).mesh;
+        let mut fewer = facts;
+        let mut stays = stays.into_iter();
+        fewer.nodes.retain(|_, _| stays.next().unwrap_or(true));
+        let new = decide(&fewer, &old).mesh;
+        for (name, location) in &old.locations {
+            for (node, member) in location.members.iter().filter(|(node, _)| fewer.nodes.contains_key(*node)) {
+                let after = &new.locations[name].members[node];
+                prop_assert!(after.prefixes.is_superset(&member.prefixes), "{}", node);
+                prop_assert!(after.addresses.is_superset(&member.addresses), "{}", node);
             }
         }
     }
