@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod configure;
+mod events;
 mod sharding;
 
 pub use sharding::ShardIndex;
@@ -116,6 +117,10 @@ pub struct Device {
     drops: Drops,
     mtu: usize,
     copy_dscp: bool,
+    /// Handshakes begin before there are packets.
+    eager: bool,
+    /// What is sent leaves.
+    up: bool,
     scratch: Vec<u8>,
     /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
     due: Option<Instant>,
@@ -141,6 +146,8 @@ impl Device {
             drops: Drops::default(),
             mtu,
             copy_dscp: false,
+            eager: false,
+            up: true,
             scratch: vec![0; SCRATCH],
             due: None,
             looks: 0,
@@ -173,6 +180,7 @@ impl Device {
         let Peer {
             noise: Some(noise),
             endpoint,
+            configured,
             local,
             tx_bytes,
             ..
@@ -189,7 +197,7 @@ impl Device {
         let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
         buffer[length..padded].fill(0);
         let ready = {
-            let mut send = sticking(now, wire, remote, local, tx_bytes);
+            let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
             noise.is_ready(now, &mut self.scratch, &mut send)
         };
         if ready && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room()) {
@@ -202,7 +210,7 @@ impl Device {
             let local = local.addr;
             wire.commit(Path { remote, local }, tos, sealed);
         } else {
-            let mut send = sticking(now, wire, remote, local, tx_bytes);
+            let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
             noise.defer(now, &buffer[..padded], &mut self.scratch, &mut send);
         }
         self.due = earliest(self.due, noise.poll_timeout(now));
@@ -323,7 +331,7 @@ impl Device {
         }
         *rx_bytes += datagram.len() as u64;
         *endpoint = Some(source.remote);
-        local.received(now, source.local);
+        local.received(now, source.local, datagram);
         if established {
             *last_handshake = Some(SystemTime::now());
             *wants = Wants::default();
@@ -343,6 +351,7 @@ impl Device {
             let Peer {
                 noise,
                 endpoint,
+                configured,
                 local,
                 tx_bytes,
                 ..
@@ -351,7 +360,7 @@ impl Device {
             if noise.poll_timeout(now).is_some_and(|at| at <= now) {
                 let mut send = |datagram: &[u8]| {
                     if let Some(remote) = *endpoint {
-                        sticking(now, wire, remote, local, tx_bytes)(datagram);
+                        sticking(now, wire, remote, *configured, local, tx_bytes)(datagram);
                     }
                 };
                 noise.handle_timeout(now, &mut self.scratch, &mut send);
@@ -363,44 +372,6 @@ impl Device {
     /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due
-    }
-
-    /// Starts a handshake with every peer with an endpoint: the interface came up, or its sockets are new.
-    ///
-    /// The other side may still hold a session that died with the process before; WireGuard's own timers would notice
-    /// after up to 15 seconds.
-    pub fn handle_up(&mut self, now: Instant, wire: &mut impl Wire) {
-        for peer in self.peers.iter_mut().flatten() {
-            self.due = Some(now);
-            peer.wants.handshake = true;
-            configure::settle(peer, now, &mut self.scratch, wire);
-        }
-    }
-
-    /// Sends a keepalive to every peer: the device writes from another port, and what peers send goes to the old one
-    /// until then.
-    pub fn handle_moved(&mut self, now: Instant, wire: &mut impl Wire) {
-        for peer in self.peers.iter_mut().flatten() {
-            self.due = Some(now);
-            peer.wants.keepalive = true;
-            configure::settle(peer, now, &mut self.scratch, wire);
-        }
-    }
-
-    /// Follows the wall clock; wanted about once a second, for a machine may learn the time after its start.
-    pub fn handle_clock(&mut self, now: Instant, wall: SystemTime, wire: &mut impl Wire) {
-        for peer in self.peers.iter_mut().flatten() {
-            if peer
-                .noise
-                .as_mut()
-                .is_some_and(|noise| noise.handle_clock(now, wall))
-            {
-                tracing::info!(peer = ?peer.public, "the clock was set, starting the handshake again");
-                self.due = Some(now);
-                peer.wants.handshake = true;
-                configure::settle(peer, now, &mut self.scratch, wire);
-            }
-        }
     }
 
     /// Sets the interface's MTU.
@@ -471,12 +442,13 @@ fn sticking<'a>(
     now: Instant,
     wire: &'a mut impl Wire,
     remote: SocketAddr,
+    configured: Option<SocketAddr>,
     local: &'a mut Local,
     tx_bytes: &'a mut u64,
 ) -> impl FnMut(&[u8]) + 'a {
     move |datagram| {
-        let local = local.choose(now, datagram);
-        counted(wire, Path { remote, local }, tx_bytes)(datagram);
+        let path = local.choose(now, remote, configured, datagram);
+        counted(wire, path, tx_bytes)(datagram);
     }
 }
 

@@ -39,6 +39,9 @@ mod timers;
 const WAITING_PACKETS: usize = 128;
 const WAITING_BYTES: usize = 64 * 1024;
 
+/// An answer that takes longer than around the world is lost, or there was nobody to answer.
+const ANSWERED_BY_NOW: Duration = Duration::from_millis(250);
+
 /// How far the wall clock may run ahead of a `Tunn`'s timestamps.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
@@ -88,6 +91,8 @@ pub struct Noise {
     session: bool,
     /// Our index in the newest session that the peer began and has not used yet.
     unconfirmed: Option<u32>,
+    /// When an initiation was sent for which no packet waited, if that is the one under way.
+    unprompted: Option<Instant>,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
 }
@@ -145,6 +150,7 @@ impl Noise {
             ticks: Ticks::new(now),
             session: false,
             unconfirmed: None,
+            unprompted: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
         }
@@ -179,10 +185,22 @@ impl Noise {
         self.session
     }
 
-    /// Keeps a padded packet from the tunnel and starts a handshake.
+    /// Keeps a padded packet from the tunnel and starts a handshake; another one when that under way began before there
+    /// was a packet, and an answer is overdue: perhaps the other side did not know this one then.
     pub fn defer(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
         self.keep(packet);
-        self.initiate(now, false, scratch, send);
+        let overdue = |at| now.saturating_duration_since(at) >= ANSWERED_BY_NOW;
+        self.initiate(now, self.unprompted.is_some_and(overdue), scratch, send);
+    }
+
+    /// Returns whether packets could be encrypted at the last look.
+    pub fn has_session(&self) -> bool {
+        self.session
+    }
+
+    /// Returns whether packets wait for a session.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Encrypts a padded packet into `room`, if there is a session; returns the datagram's length.
@@ -215,6 +233,7 @@ impl Noise {
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
             self.timers.traversed(now);
             self.ticks.initiated(now);
+            self.unprompted = self.waiting.is_empty().then_some(now);
             send(datagram);
         }
     }
@@ -284,6 +303,7 @@ impl Noise {
         };
         if established {
             self.session = true;
+            self.unprompted = None;
             self.ticks.established();
         }
         Intake {
@@ -353,6 +373,7 @@ impl Noise {
             TunnResult::WriteToNetwork(datagram) if datagram[0] == INITIATION => {
                 self.timers.traversed(now);
                 self.ticks.initiated(now);
+                self.unprompted = self.waiting.is_empty().then_some(now);
                 send(datagram);
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) => {

@@ -20,6 +20,8 @@ pub struct Peer {
     pub preshared: Option<PresharedKey>,
     /// Where its last authentic message came from, or what was configured since.
     pub endpoint: Option<SocketAddr>,
+    /// The endpoint that was configured last.
+    pub(crate) configured: Option<SocketAddr>,
     /// Which of this machine's addresses it is written to from.
     pub(crate) local: Local,
     /// Seconds between keepalives; zero is none.
@@ -49,6 +51,7 @@ impl Peer {
             public,
             preshared: None,
             endpoint: None,
+            configured: None,
             local: Local::default(),
             keepalive: 0,
             last_handshake: None,
@@ -57,6 +60,16 @@ impl Peer {
             noise: None,
             wants: Wants::default(),
         }
+    }
+
+    /// Returns whether packets can be encrypted for it now.
+    pub(crate) fn has_session(&self) -> bool {
+        self.noise.as_ref().is_some_and(Noise::has_session)
+    }
+
+    /// Returns whether packets wait for a session with it.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.noise.as_ref().is_some_and(Noise::has_waiting)
     }
 
     /// Returns how it is reached, if that is known.
@@ -78,26 +91,46 @@ pub(crate) struct Local {
     /// None also since the endpoint was configured, and while the peer is silent.
     pub(crate) addr: Option<IpAddr>,
     heard: Option<Instant>,
+    /// Initiations sent since the peer sent anything that proves that it receives what is sent to it.
+    unanswered: u32,
 }
 
 impl Local {
-    /// Records that an authentic message came.
-    pub(crate) fn received(&mut self, now: Instant, addr: Option<IpAddr>) {
-        let heard = Some(now);
-        *self = Self { addr, heard };
+    /// Records that an authentic message came. An initiation does not say that its sender can be reached where it came
+    /// from.
+    pub(crate) fn received(&mut self, now: Instant, addr: Option<IpAddr>, datagram: &[u8]) {
+        let initiation = datagram.first() == Some(&INITIATION);
+        *self = Self {
+            addr,
+            heard: Some(now),
+            unanswered: if initiation { self.unanswered } else { 0 },
+        };
     }
 
-    /// Returns what this datagram is to be sent from. A silent peer is sent its initiations, and what follows, from
-    /// wherever the kernel chooses, as the kernel's WireGuard does (`wg_expired_new_handshake`,
-    /// `wg_expired_retransmit_handshake`).
-    pub(crate) fn choose(&mut self, now: Instant, datagram: &[u8]) -> Option<IpAddr> {
-        let silent = || {
-            self.heard
-                .is_none_or(|at| now.saturating_duration_since(at) >= SILENCE)
-        };
-        if self.addr.is_some() && datagram.first() == Some(&INITIATION) && silent() {
-            self.addr = None;
+    /// Returns how this datagram is to be sent to a peer with this endpoint, which was learned if another is configured. A
+    /// silent peer is sent its initiations, and what follows, from wherever the kernel chooses, as the kernel's WireGuard
+    /// does (`wg_expired_new_handshake`, `wg_expired_retransmit_handshake`). Every other initiation that gets no answer
+    /// goes to the configured endpoint: a peer whose address was not usable yet writes from one that leads nowhere.
+    pub(crate) fn choose(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        configured: Option<SocketAddr>,
+        datagram: &[u8],
+    ) -> Path {
+        if datagram.first() == Some(&INITIATION) {
+            let is_silent = |at| now.saturating_duration_since(at) >= SILENCE;
+            if self.heard.is_none_or(is_silent) {
+                self.addr = None;
+            }
+            self.unanswered = self.unanswered.wrapping_add(1);
+            if self.unanswered.is_multiple_of(2)
+                && let Some(remote) = configured.filter(|configured| *configured != remote)
+            {
+                return Path::from(remote);
+            }
         }
-        self.addr
+        let local = self.addr;
+        Path { remote, local }
     }
 }

@@ -229,6 +229,7 @@ fn shards(options: Options) -> Vec<Device> {
         .map(|index| {
             let mut device = Device::shard(index, usize::from(DEFAULT_MTU));
             device.set_copy_dscp(options.copy_dscp);
+            device.handle_down();
             device
         })
         .collect()

@@ -25,6 +25,8 @@ pub mod server;
 pub trait Ports: Wire {
     /// Returns the UDP port in use, or the one that will be; zero when any will do.
     fn listen_port(&self) -> u16;
+    /// Returns whether what is sent leaves: the interface is up, and the port was available.
+    fn is_open(&self) -> bool;
     /// Listens on another port; zero picks one.
     fn set_listen_port(&mut self, port: u16) -> io::Result<()>;
     /// Returns the mark on the device's own packets; zero is none.
@@ -247,12 +249,14 @@ fn set_device(
             }
         }
         DeviceLine::ListenPort(port) => {
-            let before = ports.listen_port();
+            let before = (ports.listen_port(), ports.is_open());
             ports
                 .set_listen_port(port)
                 .map_err(|source| UapiError::ListenPort { port, source })?;
-            if ports.listen_port() != before {
-                for shard in device {
+            for shard in device {
+                if ports.is_open() && !before.1 {
+                    shard.handle_up(now, ports);
+                } else if ports.listen_port() != before.0 {
                     shard.handle_moved(now, ports);
                 }
             }
@@ -262,6 +266,7 @@ fn set_device(
                 .set_fwmark(mark)
                 .map_err(|source| UapiError::Fwmark { mark, source })?;
         }
+        DeviceLine::Eager(eager) => device.iter_mut().for_each(|shard| shard.set_eager(eager)),
         DeviceLine::ReplacePeers => device.iter_mut().for_each(|shard| shard.remove_all_peers()),
     }
     Ok(())

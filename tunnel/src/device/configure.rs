@@ -30,6 +30,7 @@ impl Device {
             return;
         }
         self.identity = identity;
+        let eager = self.eager;
         let me = self
             .identity
             .as_ref()
@@ -45,8 +46,8 @@ impl Device {
                 (Some(identity), Some(noise)) => noise.set_private_key(&identity.private),
                 (Some(identity), None) => peer.noise = Some(begin(now, identity, peer, PeerId(index))),
             }
-            peer.wants.handshake = true;
-            settle(peer, now, &mut self.scratch, wire);
+            peer.wants.handshake |= eager;
+            settle(peer, now, self.up, &mut self.scratch, wire);
         }
     }
 
@@ -123,17 +124,29 @@ impl Device {
                 noise.adopt_waiting(before);
             }
             peer.noise = Some(noise);
-            peer.wants.handshake = true;
+            peer.wants.handshake |= self.eager;
         }
     }
 
-    /// Sets where a peer is.
+    /// Sets where a peer is, and forgets from which address of this machine it was written to.
     pub fn set_endpoint(&mut self, id: PeerId, endpoint: SocketAddr) {
-        let changed = peer_mut(&mut self.peers, id).filter(|peer| peer.endpoint != Some(endpoint));
-        if let Some(peer) = changed {
-            (peer.endpoint, peer.local.addr) = (Some(endpoint), None);
-            peer.wants.handshake = true;
-        }
+        let Some(peer) = peer_mut(&mut self.peers, id) else {
+            return;
+        };
+        peer.wants.handshake |= self.eager && peer.endpoint != Some(endpoint);
+        peer.local.addr = None;
+        (peer.endpoint, peer.configured) = (Some(endpoint), Some(endpoint));
+    }
+
+    /// Sets whether a handshake begins as soon as a peer can be reached: when it gets an endpoint or another key, and when
+    /// the device comes up. Otherwise, as in every WireGuard, the first packet begins it.
+    pub fn set_eager(&mut self, eager: bool) {
+        self.eager = eager;
+    }
+
+    /// Returns whether handshakes begin before there are packets.
+    pub fn is_eager(&self) -> bool {
+        self.eager
     }
 
     /// Sets the seconds between a peer's keepalives; zero is none.
@@ -171,7 +184,7 @@ impl Device {
     /// Sends what the changes of a peer's configuration made due, now that it is complete.
     pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
         if let Some(peer) = peer_mut(&mut self.peers, id) {
-            settle(peer, now, &mut self.scratch, wire);
+            settle(peer, now, self.up, &mut self.scratch, wire);
             self.due = earliest(
                 self.due,
                 peer.noise.as_ref().and_then(|noise| noise.poll_timeout(now)),
@@ -180,17 +193,27 @@ impl Device {
     }
 }
 
-/// Sends what a peer wants. One without a key of this device or without an endpoint keeps wanting until it has both.
-pub(super) fn settle(peer: &mut Peer, now: Instant, scratch: &mut [u8], wire: &mut impl Wire) {
-    let (Some(remote), Some(noise)) = (peer.endpoint, &mut peer.noise) else {
+/// Sends what a peer wants, and starts the handshake that packets wait for. One without a key of this device or without an
+/// endpoint keeps wanting until it has both and the device is `up`.
+pub(super) fn settle(peer: &mut Peer, now: Instant, up: bool, scratch: &mut [u8], wire: &mut impl Wire) {
+    let (true, Some(remote), Some(noise)) = (up, peer.endpoint, &mut peer.noise) else {
         return;
     };
     let Wants { handshake, keepalive } = std::mem::take(&mut peer.wants);
-    let mut send = sticking(now, wire, remote, &mut peer.local, &mut peer.tx_bytes);
+    let mut send = sticking(
+        now,
+        wire,
+        remote,
+        peer.configured,
+        &mut peer.local,
+        &mut peer.tx_bytes,
+    );
     if handshake {
         noise.initiate(now, true, scratch, &mut send);
     } else if keepalive {
         noise.send_keepalive(now, scratch, &mut send);
+    } else if noise.has_waiting() {
+        noise.initiate(now, false, scratch, &mut send);
     }
 }
 

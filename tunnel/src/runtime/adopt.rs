@@ -194,7 +194,7 @@ impl PreparedAdoption {
             main.shard.io.listen(sockets);
             main.with_all_shards(pool, |all| {
                 for device in &mut all.devices {
-                    device.handle_up(now, &mut all.sockets);
+                    device.handle_succession(now, &mut all.sockets);
                 }
             });
             main.shard.io.flush_network();

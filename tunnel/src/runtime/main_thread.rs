@@ -257,6 +257,9 @@ impl AllShards<'_> {
         if sockets.settings.up && !up {
             tracing::info!("interface down");
             sockets.close();
+            for device in devices.iter_mut() {
+                device.handle_down();
+            }
         }
         sockets.settings.up = up;
         if !up || sockets.io.sockets.is_some() {

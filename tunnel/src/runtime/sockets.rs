@@ -149,6 +149,10 @@ impl Ports for SocketSet<'_> {
         self.settings.port
     }
 
+    fn is_open(&self) -> bool {
+        self.io.sockets.is_some()
+    }
+
     /// Listens on another port; the old sockets stay when it is not available.
     fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
         if port == self.settings.port && port != 0 {

@@ -26,6 +26,9 @@ fn write(text: &mut String, tables: &Device, shards: &[&Device], ports: &impl Po
     if ports.fwmark() != 0 {
         writeln!(text, "fwmark={}", ports.fwmark())?;
     }
+    if tables.is_eager() {
+        writeln!(text, "eager=true")?;
+    }
     let mut peers: Vec<_> = shards.iter().flat_map(|shard| shard.peers()).collect();
     peers.sort_by_key(|(id, _)| *id);
     for (id, peer) in peers {

@@ -18,6 +18,7 @@ pub(crate) enum DeviceLine {
     ListenPort(u16),
     Fwmark(u32),
     ReplacePeers,
+    Eager(bool),
 }
 
 /// What a line of a peer's section says.
@@ -49,6 +50,11 @@ impl DeviceLine {
             "replace_peers" => {
                 exactly("true", value, Self::ReplacePeers).ok_or_else(invalid("replace_peers"))
             }
+            "eager" => match value {
+                "true" => Ok(Self::Eager(true)),
+                "false" => Ok(Self::Eager(false)),
+                _ => Err(invalid("eager")()),
+            },
             _ => Err(UapiError::UnknownKey { key: key.into() }),
         }
     }
@@ -153,6 +159,12 @@ mod tests {
             DeviceLine::parse("replace_peers", "true").unwrap(),
             DeviceLine::ReplacePeers
         );
+        for (value, eager) in [("true", true), ("false", false)] {
+            assert_eq!(
+                DeviceLine::parse("eager", value).unwrap(),
+                DeviceLine::Eager(eager)
+            );
+        }
     }
 
     #[test]
@@ -208,6 +220,8 @@ mod tests {
             ("listen_port", ""),
             ("fwmark", "0x10"),
             ("replace_peers", "false"),
+            ("eager", "1"),
+            ("eager", ""),
             ("endpoint", "192.0.2.1:5"),
         ] {
             assert_eq!(errno(DeviceLine::parse(key, value)), -22, "{key}={value}");

@@ -24,7 +24,7 @@ pub(crate) struct RestoredPorts {
 }
 
 /// Makes a fresh device what the answer says, counters and all. Nothing is sent: peers want a handshake when
-/// [`Device::handle_up`] is called.
+/// [`Device::handle_succession`] is called.
 pub(crate) fn restore(
     now: Instant,
     answer: &str,
@@ -88,6 +88,10 @@ impl Ports for RestoredPorts {
         self.port
     }
 
+    fn is_open(&self) -> bool {
+        false
+    }
+
     fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
         self.port = port;
         Ok(())
@@ -111,7 +115,7 @@ mod tests {
     fn answer() -> String {
         let [private, alone, known, shared] = ["40", "02", "03", "04"].map(|byte| byte.repeat(32));
         format!(
-            "private_key={private}\nlisten_port=51820\nfwmark=8192\n\
+            "private_key={private}\nlisten_port=51820\nfwmark=8192\neager=true\n\
              public_key={alone}\npreshared_key={none}\nprotocol_version=1\n\
              last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n\
              persistent_keepalive_interval=0\n\

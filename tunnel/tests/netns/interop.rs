@@ -140,8 +140,9 @@ fn assert_fragments(world: &World) {
 }
 
 #[test]
-fn peers_configured_before_the_device_is_up_hear_of_us_when_it_is() {
+fn peers_configured_before_an_eager_device_is_up_hear_of_us_when_it_is() {
     let world = World::new(Engine::Ours, other());
+    world.a.hurry();
     world.a.run(&["ip", "link", "set", &world.a.device, "down"]);
     world.b.know(&world.a, None);
     world.a.know(&world.b, Some(world.b.outer[0]));
@@ -154,8 +155,9 @@ fn peers_configured_before_the_device_is_up_hear_of_us_when_it_is() {
 }
 
 #[test]
-fn we_initiate_as_soon_as_a_peer_has_an_endpoint() {
+fn an_eager_device_initiates_as_soon_as_a_peer_has_an_endpoint() {
     let world = World::new(Engine::Ours, other());
+    world.a.hurry();
     world.b.know(&world.a, None);
     world.a.know(&world.b, Some(world.b.outer[0]));
     wait_for("a handshake without traffic", || {
@@ -277,12 +279,13 @@ fn a_source_that_does_not_belong_to_the_peer_is_dropped() {
 }
 
 #[test]
-fn a_killed_and_restarted_device_is_back_at_once() {
+fn a_killed_and_restarted_device_that_is_eager_is_back_at_once() {
     let mut world = World::joined(Engine::Ours, other(), false);
     assert_carries(&world);
     world.a.crash();
     world.a.start();
     world.a.dress();
+    world.a.hurry();
     let start = Instant::now();
     world.a.know(&world.b, Some(world.b.outer[0]));
     // The other side still holds the dead session, and speaks first.

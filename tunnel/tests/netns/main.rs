@@ -10,6 +10,7 @@ mod conformance;
 mod declined;
 mod flood;
 mod handover;
+mod initiations;
 mod interop;
 mod kept;
 mod lifecycle;

@@ -26,6 +26,8 @@ struct Crowd {
 impl Crowd {
     fn new() -> Self {
         let world = World::joined(Engine::Threads(THREADS), Engine::Plain, false);
+        world.a.hurry();
+        assert!(world.a.pings(world.b.inner[0], 1));
         let others = (3..2 + PEERS).map(|number| beside(&world, number)).collect();
         Self { world, others }
     }

@@ -66,6 +66,7 @@ fn streams_survive_ten_rekeys_and_changes_of_port_mtu_and_address() {
 /// Streams both ways while everything changes; returns how often the session was renewed.
 fn undergo(world: &World, ordeal: Ordeal) -> u32 {
     let World { a, b } = world;
+    a.hurry();
     let done = &AtomicBool::new(false);
     let renewals = thread::scope(|scope| {
         for (from, to, address) in [(a, b, b.inner[0]), (b, a, a.inner[1])] {

@@ -67,6 +67,10 @@ impl Ports for Kept {
         self.port
     }
 
+    fn is_open(&self) -> bool {
+        true
+    }
+
     fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
         self.port = port;
         Ok(())
@@ -92,7 +96,15 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// An eager one: it starts handshakes by itself.
     pub(crate) fn new(number: u8) -> Self {
+        let mut bench = Self::quiet(number);
+        bench.set(&["eager=true"]);
+        bench
+    }
+
+    /// One that starts a handshake when there is a packet.
+    pub(crate) fn quiet(number: u8) -> Self {
         let mut bench = Self {
             device: Device::new(1420),
             kept: Kept::default(),

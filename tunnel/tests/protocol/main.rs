@@ -7,6 +7,7 @@ mod day;
 mod flood;
 mod groups;
 mod hostile;
+mod initiations;
 mod many;
 mod peers;
 mod reorder;

@@ -178,7 +178,7 @@ fn peers_of_one_group_vouch_for_each_other_across_shards() {
 
 #[test]
 fn what_is_configured_is_what_a_whole_device_says_of_itself() {
-    let (mut split, mut whole) = (Split::new(), Bench::new(1));
+    let (mut split, mut whole) = (Split::new(), Bench::quiet(1));
     let key = |byte: u8| format!("{byte:02x}").repeat(32);
     let steps = [
         vec![format!("public_key={}", key(2)), "allowed_ip=10.2.0.0/16".into()],

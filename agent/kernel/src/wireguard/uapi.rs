@@ -103,8 +103,23 @@ pub(crate) async fn has_groups(path: &Path) -> Result<bool, UapiError> {
     }
 }
 
-/// Makes the changes in one conversation.
+/// What has spanwire-tunnel start handshakes as soon as peers can be reached, and not with the first packet.
+const EAGER: &[u8] = b"set=1\neager=true\n\n";
+
+/// Makes the changes in one conversation, after one that has the process start handshakes at once where it can.
 pub(crate) async fn change(path: &Path, changes: &[Change]) -> Result<(), UapiError> {
+    let reaches = |change: &Change| match change {
+        Change::Device { .. } => true,
+        Change::Peer(peer) => peer.endpoint.is_some(),
+        Change::RemovePeer(_) => false,
+    };
+    if changes.iter().any(reaches) {
+        match parse(&converse(path, EAGER).await?) {
+            // Others have no such key.
+            Ok(_) | Err(UapiError::Refused { errno: Errno::EINVAL }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let answer = converse(path, request(changes).as_bytes()).await?;
     parse(&answer).map(|_| ())
 }

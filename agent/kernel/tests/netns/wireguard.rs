@@ -205,6 +205,29 @@ fn peers_have_groups_where_the_wireguard_has_them() {
 }
 
 #[test]
+fn the_tunnel_is_asked_to_start_handshakes_before_there_are_packets() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        let change = PeerChange {
+            endpoint: Some(p("192.0.2.7:51820")),
+            ..PeerChange::default()
+        };
+        // Others have no such key, and are set up all the same.
+        lab.apply(vec![lab.add_link(), Step::SetPeer(name.clone(), A, change)])
+            .await;
+        assert!(lab.wireguard().await.unwrap().peers.contains_key(&A));
+        if tested() == Tested::Tunnel {
+            let socket = format!("{}/{name}.sock", crate::userspace::SOCKETS);
+            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+            std::io::Write::write_all(&mut stream, b"get=1\n\n").unwrap();
+            let lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
+            let mut lines = lines.map(Result::unwrap).take_while(|line| !line.is_empty());
+            assert!(lines.any(|line| line == "eager=true"));
+        }
+    });
+}
+
+#[test]
 fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
     lab(async |lab| {
         let name = lab.name.clone();

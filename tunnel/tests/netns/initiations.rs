@@ -1,0 +1,61 @@
+//! When a device speaks first, and how soon packets flow when the other side, or an address, is there later.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::world::{Engine, World, other, wait_for};
+
+/// Field of `wg show dump` with the bytes sent to a peer.
+const SENT: usize = 6;
+
+#[test]
+fn a_device_that_has_nothing_to_say_is_silent_and_the_first_packet_waits_for_nothing() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    a.know(b, Some(b.outer[0]));
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    a.run(&["ip", "link", "set", &a.device, "up"]);
+    wait_for("the port to open again", || {
+        a.run(&["ss", "-uln"]).contains(":51820")
+    });
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(a.peer_dump()[SENT], "0");
+    b.know(a, None);
+    let start = Instant::now();
+    assert!(a.pings(b.inner[0], 1));
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[test]
+fn endpoints_set_while_an_address_is_still_checked_for_duplicates_come_to_work() {
+    for engine in [Engine::Ours, other()] {
+        let world = World::new(Engine::Ours, engine);
+        let World { a, b } = &world;
+        let far = b.namespace.pid().to_string();
+        for side in [a, b] {
+            side.run(&["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=1"]);
+        }
+        a.run(&[
+            "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", &far,
+        ]);
+        for (side, address) in [(a, "fd00:aa::1/64"), (b, "fd00:aa::2/64")] {
+            side.run(&["ip", "addr", "add", address, "dev", "eth1"]);
+            side.run(&["ip", "link", "set", "eth1", "up"]);
+        }
+        b.know(a, Some("fd00:aa::1".parse().unwrap()));
+        a.know(b, Some("fd00:aa::2".parse().unwrap()));
+        let start = Instant::now();
+        while !a.reaches(b.inner[0]) {
+            let waited = start.elapsed();
+            assert!(
+                waited < Duration::from_secs(12),
+                "with {engine:?}: {} and {}",
+                a.endpoint(),
+                b.endpoint()
+            );
+        }
+    }
+}

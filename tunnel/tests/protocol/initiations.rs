@@ -1,0 +1,127 @@
+//! When handshakes begin, and where initiations go.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    bench::{Bench, converse, packet},
+    sim,
+};
+
+const INITIATION: u8 = 1;
+
+fn first_bytes(bench: &Bench) -> Vec<u8> {
+    bench.kept.sent.iter().map(|(_, datagram)| datagram[0]).collect()
+}
+
+/// Where the initiations went that were sent since the last call.
+fn called(bench: &mut Bench) -> Vec<SocketAddr> {
+    let sent = std::mem::take(&mut bench.kept.sent);
+    sent.iter()
+        .filter(|(_, datagram)| datagram[0] == INITIATION)
+        .map(|(to, _)| *to)
+        .collect()
+}
+
+#[test]
+fn a_device_is_silent_until_there_is_a_packet() {
+    sim::freeze();
+    let (mut a, b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    a.set(&[
+        &format!("public_key={}", b.key()),
+        &format!("preshared_key={}", "07".repeat(32)),
+        "endpoint=192.0.2.9:9",
+    ]);
+    a.set(&[&format!("private_key={}", "08".repeat(32)), "listen_port=4000"]);
+    a.device.handle_down();
+    a.device.handle_up(a.now, &mut a.kept);
+    a.wait(Duration::from_secs(60));
+    assert_eq!(first_bytes(&a), [0; 0]);
+    assert_eq!(a.device.poll_timeout(), None, "nothing is to be repeated");
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(first_bytes(&a), [INITIATION]);
+}
+
+#[test]
+fn a_packet_does_not_wait_for_an_initiation_that_came_before_it_and_got_no_answer() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::new(1), Bench::quiet(2));
+    a.know(&b, true);
+    assert_eq!(first_bytes(&a), [INITIATION], "it is eager");
+    // The other side does not know this one yet.
+    converse(&mut a, &mut b);
+    a.wait(Duration::from_millis(300));
+    b.know(&a, false);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+}
+
+#[test]
+fn packets_start_no_more_than_one_handshake() {
+    let (mut a, b) = (Bench::new(1), Bench::new(2));
+    a.know(&b, true);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(called(&mut a).len(), 1, "the answer may be under way");
+    a.wait(Duration::from_millis(300));
+    for _ in 0..10 {
+        a.wait(Duration::from_millis(400));
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    }
+    assert_eq!(called(&mut a).len(), 1);
+}
+
+#[test]
+fn who_is_to_be_kept_alive_is_called_when_that_is_set_and_when_the_device_comes_up() {
+    let (mut a, b) = (Bench::quiet(1), Bench::quiet(2));
+    a.device.handle_down();
+    a.know(&b, true);
+    a.set(&[
+        &format!("public_key={}", b.key()),
+        "persistent_keepalive_interval=25",
+    ]);
+    assert_eq!(called(&mut a), [], "it is down");
+    a.device.handle_up(a.now, &mut a.kept);
+    assert_eq!(called(&mut a), [b.at]);
+    let c = Bench::quiet(3);
+    a.set(&[
+        &format!("public_key={}", c.key()),
+        &format!("endpoint={}", c.at),
+        "persistent_keepalive_interval=25",
+    ]);
+    assert_eq!(called(&mut a), [c.at]);
+}
+
+#[test]
+fn an_eager_device_says_so_and_can_be_calmed() {
+    let mut a = Bench::new(1);
+    assert!(a.get().contains("\neager=true\n"));
+    a.set(&["eager=false"]);
+    assert!(!a.get().contains("eager"));
+    a.know(&Bench::new(2), true);
+    assert_eq!(called(&mut a), []);
+}
+
+#[test]
+fn a_learned_endpoint_that_never_answers_is_given_up_for_the_configured_one() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    b.know(&a, true);
+    // What `b` sends first comes from an address that leads nowhere.
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 8));
+    let (_, initiation) = b.kept.sent.remove(0);
+    let nowhere = "[fe80::7%3]:7".parse().unwrap();
+    a.hear(nowhere, &initiation);
+    assert_eq!(a.peer().endpoint, Some(nowhere));
+    a.kept.sent.clear();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(called(&mut a), [nowhere]);
+    a.wait(Duration::from_millis(5333));
+    assert_eq!(called(&mut a), [b.at]);
+    a.wait(Duration::from_millis(5333));
+    assert_eq!(called(&mut a), [nowhere], "it may have been the right one");
+    a.wait(Duration::from_millis(5333));
+    converse(&mut a, &mut b);
+    assert_eq!((a.peer().endpoint, b.delivered().len()), (Some(b.at), 1));
+}
