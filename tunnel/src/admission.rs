@@ -17,7 +17,7 @@ use boringtun::{
     x25519,
 };
 
-use crate::key::{PrivateKey, PublicKey};
+use crate::key::{PrivateKey, PublicKey, is_low_order};
 
 /// Handshake messages a second that are answered without a cookie. One costs about 0.2 ms, so that many take a tenth of
 /// a core, and hundreds of peers that come back at once all get in.
@@ -55,6 +55,16 @@ pub fn receiver(datagram: &[u8]) -> Option<u32> {
         Packet::PacketCookieReply(reply) => Some(reply.receiver_idx >> 8),
         Packet::HandshakeInit(_) | Packet::HandshakeResponse(_) => None,
     }
+}
+
+/// Returns the ephemeral public key in a handshake message.
+pub(crate) fn ephemeral(datagram: &[u8]) -> Option<&[u8; 32]> {
+    let at = match datagram.first()? {
+        1 => 8,
+        2 => 12,
+        _ => return None,
+    };
+    datagram.get(at..)?.first_chunk()
 }
 
 /// Admits handshakes under one identity.
@@ -142,6 +152,8 @@ impl Admission {
             return Verdict::TooMany;
         }
         match verified {
+            // What follows would be a secret known to everybody, and the answer would tell that.
+            Ok(Packet::HandshakeInit(_)) if ephemeral(datagram).is_none_or(is_low_order) => Verdict::Unknown,
             Ok(Packet::HandshakeInit(initiation)) => {
                 match parse_handshake_anon(&self.private, &self.public, &initiation) {
                     Ok(half) => Verdict::From(PublicKey(half.peer_static_public)),

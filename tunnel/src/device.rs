@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use boringtun::noise::Tunn;
@@ -121,6 +121,8 @@ pub struct Device {
     eager: bool,
     /// What is sent leaves.
     up: bool,
+    /// The last moment, by a clock that stands while the machine is suspended, and by one that does not.
+    awake: Option<(Instant, Duration)>,
     scratch: Vec<u8>,
     /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
     due: Option<Instant>,
@@ -148,6 +150,7 @@ impl Device {
             copy_dscp: false,
             eager: false,
             up: true,
+            awake: None,
             scratch: vec![0; SCRATCH],
             due: None,
             looks: 0,

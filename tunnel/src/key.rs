@@ -30,6 +30,39 @@ impl PublicKey {
     }
 }
 
+/// The u-coordinates of the points of low order on Curve25519 and its twist, canonical and not: with them every
+/// Diffie–Hellman operation gives zeros (<https://cr.yp.to/ecdh.html#validate>).
+const LOW_ORDER: [[u8; 32]; 7] = [
+    [0; 32],
+    ends(1, 0, 0),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda,
+        0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04,
+        0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ],
+    // 2^255 - 19 less one, itself, and one more.
+    ends(0xec, 0xff, 0x7f),
+    ends(0xed, 0xff, 0x7f),
+    ends(0xee, 0xff, 0x7f),
+];
+
+const fn ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [between; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
+
+/// Returns whether a secret agreed on with this public key would be known to everybody. The highest bit does not count.
+pub fn is_low_order(key: &[u8; 32]) -> bool {
+    let mut key = *key;
+    key[31] &= 0x7f;
+    LOW_ORDER.contains(&key)
+}
+
 impl FromStr for PublicKey {
     type Err = KeyError;
 
@@ -166,6 +199,31 @@ mod tests {
         assert_eq!(PresharedKey::parse(&zeros), Ok(None));
         let clamped = PrivateKey::parse(&"f".repeat(64)).unwrap().unwrap().to_string();
         assert!(clamped.starts_with("f8") && clamped.ends_with("7f"), "{clamped}");
+    }
+
+    #[test]
+    fn what_is_of_low_order_gives_no_secret_and_everything_else_does() {
+        let shared = |key: [u8; 32]| {
+            let ours = PrivateKey::from([7; 32]).to_x25519();
+            ours.diffie_hellman(&PublicKey(key).to_x25519()).to_bytes()
+        };
+        for mut key in LOW_ORDER {
+            for bit in [0, 0x80] {
+                key[31] |= bit;
+                assert_eq!(shared(key), [0; 32], "{key:?}");
+                assert!(is_low_order(&key), "{key:?}");
+            }
+        }
+        for key in [
+            [9; 32],
+            ends(2, 0, 0),
+            ends(0xeb, 0xff, 0x7f),
+            ends(0xef, 0xff, 0x7f),
+            PrivateKey::from([5; 32]).public().0,
+        ] {
+            assert_ne!(shared(key), [0; 32], "{key:?}");
+            assert!(!is_low_order(&key), "{key:?}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`id`], [`path`], [`key`], [`prefix`] | values |
+//! | [`id`], [`path`], [`key`], [`prefix`], [`clock`] | values |
 //! | [`allowed_ips`], [`group`], [`admission`], [`noise`], [`peer`], [`device`] | all protocol state. They know no socket, file or thread: bytes in, bytes out to a [`device::Wire`] |
 //! | [`offload`], [`ecn`] | functions over packets: cutting, joining, congestion marks |
 //! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], the private `sys` | the kernel |
@@ -40,6 +40,7 @@
 //! | [`serve`] | several devices in one process |
 pub mod admission;
 pub mod allowed_ips;
+pub mod clock;
 pub mod device;
 pub mod ecn;
 pub mod group;

@@ -12,26 +12,27 @@
 //! * Its queue for packets that wait for a session is bounded in number but not in bytes, and an expired handshake
 //!   empties it. Waiting packets stand here instead.
 //! * It takes any counter; one near 2^64 overflows its replay window.
-//! * Its preshared key is fixed: changing it means a new `Tunn`.
-//! * The timestamps of its handshakes count from the wall clock at its birth. On a machine that learns the time after
-//!   the start, they stay in the past, and who has seen later ones never answers again.
+//! * Its preshared key is fixed, and its clock is the one at its birth: another one means a new `Tunn` (`renewal.rs`).
+//! * It agrees on keys with a public key of low order: everybody knows the secret then.
 
 use std::{
     collections::VecDeque,
     net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
+use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError};
 
 use crate::{
-    key::{PresharedKey, PrivateKey, PublicKey},
-    noise::{ticks::Ticks, timers::Timers},
+    admission::ephemeral,
+    clock::Moment,
+    key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
+    noise::{renewal::TunnParameters, ticks::Ticks, timers::Timers},
 };
 
 #[cfg(spanwire_null_cipher)]
 mod null;
+mod renewal;
 mod ticks;
 mod timers;
 
@@ -42,9 +43,6 @@ const WAITING_BYTES: usize = 64 * 1024;
 /// An answer that takes longer than around the world is lost, or there was nobody to answer.
 const ANSWERED_BY_NOW: Duration = Duration::from_millis(250);
 
-/// How far the wall clock may run ahead of a `Tunn`'s timestamps.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
-
 /// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
@@ -54,6 +52,7 @@ pub const SCRATCH: usize = 65_536 + 256;
 const DATA: u8 = 4;
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
+const INITIATION_LENGTH: usize = 148;
 
 /// What a datagram turned out to be.
 #[derive(Debug)]
@@ -83,8 +82,10 @@ pub struct Intake<'a> {
 pub struct Noise {
     tunn: Tunn,
     parameters: TunnParameters,
-    /// When `tunn` began, by both clocks.
-    born: (Instant, SystemTime),
+    /// When `tunn` began.
+    born: Moment,
+    /// The newest initiation of the peer that was accepted, and the key it was made for.
+    newest: Option<(PrivateKey, [u8; INITIATION_LENGTH])>,
     timers: Timers,
     ticks: Ticks,
     /// Whether packets can be encrypted now.
@@ -95,33 +96,6 @@ pub struct Noise {
     unprompted: Option<Instant>,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
-}
-
-/// What makes a `Tunn`.
-struct TunnParameters {
-    private: PrivateKey,
-    peer: PublicKey,
-    preshared: Option<PresharedKey>,
-    index: u32,
-}
-
-impl TunnParameters {
-    fn begin(&self) -> Tunn {
-        Tunn::new(
-            self.private.to_x25519(),
-            self.peer.to_x25519(),
-            self.preshared.as_ref().map(PresharedKey::bytes),
-            None,
-            self.index,
-            Some(unlimited(&self.private)),
-        )
-    }
-}
-
-/// Returns no limit: the device admits handshakes (`admission.rs`), and a second limit in each `Tunn` would count every
-/// message twice.
-fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
-    Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX))
 }
 
 impl Noise {
@@ -145,7 +119,8 @@ impl Noise {
         Self {
             tunn: parameters.begin(),
             parameters,
-            born: (now, SystemTime::now()),
+            born: Moment::now(),
+            newest: None,
             timers,
             ticks: Ticks::new(now),
             session: false,
@@ -160,7 +135,7 @@ impl Noise {
     pub fn set_private_key(&mut self, private: &PrivateKey) {
         let public = private.public().to_x25519();
         self.tunn
-            .set_static_private(private.to_x25519(), public, Some(unlimited(private)));
+            .set_static_private(private.to_x25519(), public, Some(renewal::unlimited(private)));
         self.parameters.private = private.clone();
         self.timers.reset();
         self.ticks.clear();
@@ -173,12 +148,6 @@ impl Noise {
         self.timers.set_interval(now, seconds);
     }
 
-    /// Takes over the packets that wait for `other`'s session.
-    pub fn adopt_waiting(&mut self, other: &mut Self) {
-        self.waiting = std::mem::take(&mut other.waiting);
-        self.waiting_bytes = std::mem::take(&mut other.waiting_bytes);
-    }
-
     /// Does what is overdue; returns whether packets can be encrypted now.
     pub fn is_ready(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) -> bool {
         self.refresh(now, scratch, send);
@@ -188,6 +157,9 @@ impl Noise {
     /// Keeps a padded packet from the tunnel and starts a handshake; another one when that under way began before there
     /// was a packet, and an answer is overdue: perhaps the other side did not know this one then.
     pub fn defer(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        if self.parameters.is_weak() {
+            return;
+        }
         self.keep(packet);
         let overdue = |at| now.saturating_duration_since(at) >= ANSWERED_BY_NOW;
         self.initiate(now, self.unprompted.is_some_and(overdue), scratch, send);
@@ -230,6 +202,9 @@ impl Noise {
     /// Starts a handshake; with `force` even when one is under way.
     pub fn initiate(&mut self, now: Instant, force: bool, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
         self.refresh(now, scratch, send);
+        if self.parameters.is_weak() {
+            return;
+        }
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
             self.timers.traversed(now);
             self.ticks.initiated(now);
@@ -247,10 +222,16 @@ impl Noise {
         send: &mut dyn FnMut(&[u8]),
     ) -> Intake<'a> {
         let kind = datagram.first().copied().unwrap_or(0);
-        if kind == DATA && field(datagram, 8).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) {
-            let received = Received::Rejected(WireGuardError::InvalidCounter);
+        let refusal = match kind {
+            DATA if field(datagram, 8).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) => {
+                Some(WireGuardError::InvalidCounter)
+            }
+            INITIATION | RESPONSE if self.is_weak(datagram) => Some(WireGuardError::WrongKey),
+            _ => None,
+        };
+        if let Some(error) = refusal {
             return Intake {
-                received,
+                received: Received::Rejected(error),
                 established: false,
             };
         }
@@ -284,6 +265,9 @@ impl Noise {
                 self.ticks.keyed(now);
                 if kind == INITIATION {
                     self.unconfirmed = index(answer);
+                    self.newest = datagram
+                        .first_chunk()
+                        .map(|initiation| (self.parameters.private.clone(), *initiation));
                 }
                 if kind == RESPONSE {
                     self.timers.established(now, true);
@@ -339,19 +323,6 @@ impl Noise {
         }
     }
 
-    /// Compares the clocks. When the wall clock has run ahead and there is no session to lose, starts over; returns whether
-    /// a handshake under way has to be started again.
-    pub fn handle_clock(&mut self, now: Instant, wall: SystemTime) -> bool {
-        let expected = self.born.1 + now.saturating_duration_since(self.born.0) + CLOCK_TOLERANCE;
-        if self.session || wall <= expected {
-            return false;
-        }
-        self.tunn = self.parameters.begin();
-        self.born = (now, wall);
-        self.unconfirmed = None;
-        self.ticks.clear()
-    }
-
     /// Returns when [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         [self.ticks.poll_timeout(), self.timers.poll_timeout(now)]
@@ -396,6 +367,11 @@ impl Noise {
         }
     }
 
+    /// Returns whether a handshake message would give keys that everybody knows.
+    fn is_weak(&self, handshake: &[u8]) -> bool {
+        self.parameters.is_weak() || ephemeral(handshake).is_none_or(is_low_order)
+    }
+
     /// Keeps the newest packets that fit.
     fn keep(&mut self, packet: &[u8]) {
         self.waiting_bytes += packet.len();
@@ -434,42 +410,6 @@ impl std::fmt::Debug for Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_wall_clock_that_jumps_ahead_makes_handshakes_start_over() {
-        let (start, wall) = (Instant::now(), SystemTime::now());
-        let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
-        let mut noise = Noise::new(start, &me, other, None, 5, 0);
-        // A fresh `Tunn` begins with the first of its indices.
-        let initiate = |noise: &mut Noise, now| {
-            let mut sent = Vec::new();
-            noise.initiate(now, true, &mut [0; 2048], &mut |datagram| {
-                sent.push(index(datagram))
-            });
-            sent
-        };
-        assert_eq!(initiate(&mut noise, start), [Some(0x501)]);
-        let later = start + Duration::from_millis(10);
-        assert!(!noise.handle_clock(later, wall + Duration::from_millis(10)));
-        assert!(
-            !noise.handle_clock(later, wall - Duration::from_secs(3600)),
-            "a step back changes nothing"
-        );
-        assert_eq!(initiate(&mut noise, later), [Some(0x502)]);
-        assert!(
-            noise.handle_clock(later, wall + Duration::from_secs(3600)),
-            "a handshake was under way"
-        );
-        assert!(!noise.handle_clock(later, wall + Duration::from_secs(3600)));
-        assert_eq!(initiate(&mut noise, later), [Some(0x501)]);
-        noise.session = true;
-        assert!(!noise.handle_clock(later, wall + Duration::from_secs(7200)));
-        assert_eq!(
-            initiate(&mut noise, later),
-            [Some(0x502)],
-            "a session is not given up"
-        );
-    }
 
     #[test]
     fn a_counter_near_its_end_is_refused_before_boringtun_sees_it() {

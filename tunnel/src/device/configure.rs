@@ -117,13 +117,9 @@ impl Device {
         let Some(peer) = peer_mut(&mut self.peers, id).filter(|peer| peer.preshared != preshared) else {
             return;
         };
-        peer.preshared = preshared;
-        if let Some(identity) = &self.identity {
-            let mut noise = begin(now, identity, peer, id);
-            if let Some(before) = &mut peer.noise {
-                noise.adopt_waiting(before);
-            }
-            peer.noise = Some(noise);
+        peer.preshared = preshared.clone();
+        if let Some(noise) = &mut peer.noise {
+            noise.set_preshared(now, preshared, &mut self.scratch);
             peer.wants.handshake |= self.eager;
         }
     }

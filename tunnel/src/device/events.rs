@@ -1,11 +1,15 @@
 //! What happens to a device as a whole: its interface goes up or down, its port changes, the clock is set.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::{
+    clock::Moment,
     device::{Device, Wire, configure::settle},
     peer::{Peer, Wants},
 };
+
+/// The two clocks are not read at once; a suspended machine sleeps for longer than it takes to read one.
+const SUSPENDED: Duration = Duration::from_millis(500);
 
 impl Device {
     /// The interface came up, and what is sent leaves from now on: to peers that are to be kept alive or for which packets
@@ -58,19 +62,36 @@ impl Device {
         }
     }
 
-    /// Follows the wall clock; wanted about once a second, for a machine may learn the time after its start.
-    pub fn handle_clock(&mut self, now: Instant, wall: SystemTime, wire: &mut impl Wire) {
+    /// Follows the clocks; wanted about once a second, for a machine may learn the time after its start, or be suspended.
+    pub fn handle_clock(&mut self, now: Instant, moment: Moment, wire: &mut impl Wire) {
+        let suspended = self.suspended(now, moment.uptime);
+        if suspended {
+            tracing::info!("the machine was suspended, all keys are dropped");
+        }
+        let eager = self.eager;
         for peer in self.peers.iter_mut().flatten() {
-            if peer
-                .noise
-                .as_mut()
-                .is_some_and(|noise| noise.handle_clock(now, wall))
-            {
-                tracing::info!(peer = ?peer.public, "the clock was set, starting the handshake again");
+            let Some(noise) = &mut peer.noise else { continue };
+            let again = if suspended {
+                noise.drop_keys(now, &mut self.scratch);
+                eager
+            } else {
+                noise.handle_clock(now, moment, &mut self.scratch)
+            };
+            if again || suspended {
+                tracing::debug!(peer = ?peer.public, "protocol state made new");
                 self.due = Some(now);
-                peer.wants.handshake = true;
+                peer.wants.handshake |= again;
                 settle(peer, now, self.up, &mut self.scratch, wire);
             }
         }
+    }
+
+    /// Returns whether the machine was suspended since this was asked last.
+    fn suspended(&mut self, now: Instant, uptime: Duration) -> bool {
+        let (at, then) = self.awake.replace((now, uptime)).unwrap_or((now, uptime));
+        let asleep = uptime
+            .saturating_sub(then)
+            .saturating_sub(now.saturating_duration_since(at));
+        asleep >= SUSPENDED
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use nix::{
@@ -13,6 +13,7 @@ use nix::{
 };
 
 use crate::{
+    clock::Moment,
     device::Device,
     handover::protocol::Request,
     link::{Link, Notifier},
@@ -238,7 +239,7 @@ impl MainThread {
             return Some(End::SocketGone);
         }
         let Shard { device, io, .. } = &mut self.shard;
-        device.handle_clock(now, SystemTime::now(), io);
+        device.handle_clock(now, Moment::now(), io);
         let changed = up != self.settings.up || up != io.sockets.is_some() || mtu != device.mtu();
         if changed {
             self.with_all_shards(pool, |all| all.follow(now, up, mtu));

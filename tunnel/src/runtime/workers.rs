@@ -10,7 +10,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use nix::{
@@ -19,6 +19,7 @@ use nix::{
 };
 
 use crate::{
+    clock::Moment,
     device::Device,
     runtime::{
         INSPECTION,
@@ -101,7 +102,7 @@ impl Worker {
             device.handle_timeout(now, io);
             if now.saturating_duration_since(inspected) >= INSPECTION {
                 inspected = now;
-                device.handle_clock(now, SystemTime::now(), io);
+                device.handle_clock(now, Moment::now(), io);
             }
             // What is left of a turn that did not empty the interface goes with the packets of the next.
             if !more {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use spanwire_tunnel::{
+    clock::Moment,
     device::{Device, PADDING, Wire},
     ecn,
     key::{PrivateKey, PublicKey},
@@ -187,6 +188,11 @@ impl Bench {
         sim::pass(time);
         self.now += time;
         self.device.handle_timeout(self.now, &mut self.kept);
+    }
+
+    /// Looks at the clocks, as a running device does once a second.
+    pub(crate) fn look_at_clocks(&mut self) {
+        self.device.handle_clock(self.now, Moment::now(), &mut self.kept);
     }
 
     /// Returns the only peer.

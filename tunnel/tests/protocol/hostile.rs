@@ -1,5 +1,7 @@
 //! Whatever comes in, nothing panics, and nothing but the peer's own packets comes out.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use spanwire_tunnel::uapi::{Reply, Session};
 
@@ -130,6 +132,35 @@ proptest! {
         }
         session.handle_end(bench.now, &mut [&mut bench.device], &mut bench.kept);
         prop_assert!(bench.get().ends_with("errno=0\n\n"));
+    }
+}
+
+/// Public keys with which everybody knows the secret, as the kernel's own test has them, in hexadecimal.
+const LOW_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+#[test]
+fn a_peer_whose_secret_everybody_knows_is_sent_nothing() {
+    for key in LOW_ORDER {
+        let mut a = Bench::new(1);
+        a.set(&[
+            &format!("public_key={key}"),
+            "endpoint=192.0.2.9:9",
+            "allowed_ip=10.0.2.0/24",
+            "persistent_keepalive_interval=1",
+        ]);
+        for _ in 0..10 {
+            a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+            a.wait(Duration::from_secs(1));
+        }
+        assert!(a.kept.sent.is_empty(), "{key}: {:?}", a.kept.sent);
     }
 }
 

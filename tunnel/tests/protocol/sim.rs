@@ -17,6 +17,9 @@ use std::{
 thread_local! {
     /// How far the frozen clocks of this thread stand behind 2020; `None` is the real time.
     static FROZEN: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// How long the machine was suspended; how far its time was set ahead.
+    static SUSPENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static STEPPED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// Bytes allocated and not freed by this thread.
     static HEAP: Cell<isize> = const { Cell::new(0) };
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -33,6 +36,16 @@ pub(crate) fn freeze() {
 /// Lets time pass, if it is frozen.
 pub(crate) fn pass(time: Duration) {
     FROZEN.set(FROZEN.get().map(|now| now + time));
+}
+
+/// The machine is suspended for a while.
+pub(crate) fn suspend(time: Duration) {
+    SUSPENDED.set(SUSPENDED.get() + time);
+}
+
+/// The machine's time is set ahead.
+pub(crate) fn step(time: Duration) {
+    STEPPED.set(STEPPED.get() + time);
 }
 
 /// Returns the bytes this thread has on the heap, above what it had when the thread began or began to free for others.
@@ -56,7 +69,12 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, to: *mut libc::timesp
     match FROZEN.try_with(Cell::get) {
         Ok(Some(passed)) => {
             READINGS.set(READINGS.get() + 1);
-            let now = START + passed;
+            let since = match clock {
+                libc::CLOCK_REALTIME => SUSPENDED.get() + STEPPED.get(),
+                libc::CLOCK_BOOTTIME => SUSPENDED.get(),
+                _ => Duration::ZERO,
+            };
+            let now = START + passed + since;
             // SAFETY: the caller's promise.
             unsafe {
                 (*to).tv_sec = now.as_secs().try_into().unwrap_or(libc::time_t::MAX);

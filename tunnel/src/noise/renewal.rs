@@ -1,0 +1,156 @@
+//! A new `Tunn` in the place of one whose preshared key or clock is out of date, with what the old one knew of replays.
+//!
+//! * The timestamps of a `Tunn`'s handshakes count from the wall clock at its birth. On a machine that learns the time after
+//!   the start they stay in the past, and who has seen later ones from an earlier process never answers again.
+//! * A `Tunn` refuses initiations that are not newer than all it has seen, and a new one has seen none: a recorded one would
+//!   be answered, and whoever sent it would be taken for the peer. So a new one is given the newest that was accepted
+//!   before anything else, and its answer is thrown away.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boringtun::noise::{Tunn, rate_limiter::RateLimiter};
+
+use crate::{
+    clock::Moment,
+    key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
+    noise::Noise,
+};
+
+/// How far the wall clock may run ahead of a `Tunn`'s timestamps.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// What makes a `Tunn`.
+pub(super) struct TunnParameters {
+    pub(super) private: PrivateKey,
+    pub(super) peer: PublicKey,
+    pub(super) preshared: Option<PresharedKey>,
+    pub(super) index: u32,
+}
+
+impl TunnParameters {
+    pub(super) fn begin(&self) -> Tunn {
+        self.begin_as(&self.private)
+    }
+
+    fn begin_as(&self, private: &PrivateKey) -> Tunn {
+        Tunn::new(
+            private.to_x25519(),
+            self.peer.to_x25519(),
+            self.preshared.as_ref().map(PresharedKey::bytes),
+            None,
+            self.index,
+            Some(unlimited(private)),
+        )
+    }
+
+    /// Returns whether everybody knows the secret shared with this peer.
+    pub(super) fn is_weak(&self) -> bool {
+        is_low_order(&self.peer.0)
+    }
+}
+
+/// Returns no limit: the device admits handshakes (`admission.rs`), and a second limit in each `Tunn` would count every
+/// message twice.
+pub(super) fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
+    Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX))
+}
+
+impl Noise {
+    /// Takes another preshared key; all sessions end, and packets go on waiting.
+    pub fn set_preshared(&mut self, now: Instant, preshared: Option<PresharedKey>, scratch: &mut [u8]) {
+        self.parameters.preshared = preshared;
+        self.renew(now, scratch);
+    }
+
+    /// Follows the wall clock. When it was set ahead and there is no session to lose, starts over; returns whether a
+    /// handshake under way has to be started again.
+    pub fn handle_clock(&mut self, now: Instant, moment: Moment, scratch: &mut [u8]) -> bool {
+        if self.session || moment.set_ahead_since(self.born) <= CLOCK_TOLERANCE {
+            return false;
+        }
+        self.renew(now, scratch)
+    }
+
+    /// Forgets all keys, for the machine was suspended and its memory may have been written somewhere.
+    pub fn drop_keys(&mut self, now: Instant, scratch: &mut [u8]) {
+        self.renew(now, scratch);
+    }
+
+    /// Begins again with everything but replays; returns whether there were keys or handshakes.
+    fn renew(&mut self, now: Instant, scratch: &mut [u8]) -> bool {
+        self.tunn = match &self.newest {
+            None => self.parameters.begin(),
+            Some((private, initiation)) => {
+                let mut tunn = self.parameters.begin_as(private);
+                tunn.decapsulate(None, initiation, scratch);
+                if *private != self.parameters.private {
+                    let private = &self.parameters.private;
+                    let public = private.public().to_x25519();
+                    tunn.set_static_private(private.to_x25519(), public, Some(unlimited(private)));
+                }
+                tunn
+            }
+        };
+        self.born = Moment::now();
+        self.timers.reset();
+        self.ticks.refreshed(now);
+        self.session = false;
+        self.unconfirmed = None;
+        self.unprompted = None;
+        self.ticks.clear()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::index;
+
+    #[test]
+    fn a_wall_clock_that_jumps_ahead_makes_handshakes_start_over() {
+        let (start, born) = (Instant::now(), Moment::now());
+        let after = |wall: Duration, uptime: Duration| Moment {
+            wall: born.wall + wall,
+            uptime: born.uptime + uptime,
+        };
+        let (moment, hour) = (Duration::from_millis(10), Duration::from_secs(3600));
+        let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
+        let mut noise = Noise::new(start, &me, other, None, 5, 0);
+        // A fresh `Tunn` begins with the first of its indices.
+        let initiate = |noise: &mut Noise, now| {
+            let mut sent = Vec::new();
+            noise.initiate(now, true, &mut [0; 2048], &mut |datagram| {
+                sent.push(index(datagram))
+            });
+            sent
+        };
+        assert_eq!(initiate(&mut noise, start), [Some(0x501)]);
+        let later = start + Duration::from_millis(10);
+        let scratch = &mut [0; 2048];
+        assert!(!noise.handle_clock(later, after(moment, moment), scratch));
+        assert!(
+            !noise.handle_clock(later, after(moment, hour), scratch),
+            "a step back changes nothing"
+        );
+        assert!(
+            !noise.handle_clock(later, after(hour, hour), scratch),
+            "the machine was suspended, and boringtun knows"
+        );
+        assert_eq!(initiate(&mut noise, later), [Some(0x502)]);
+        assert!(
+            noise.handle_clock(later, after(hour, moment), scratch),
+            "a handshake was under way"
+        );
+        assert_eq!(initiate(&mut noise, later), [Some(0x501)]);
+        noise.session = true;
+        assert!(!noise.handle_clock(later, after(2 * hour, moment), scratch));
+        assert_eq!(
+            initiate(&mut noise, later),
+            [Some(0x502)],
+            "a session is not given up"
+        );
+    }
+}
