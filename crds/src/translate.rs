@@ -6,7 +6,7 @@ mod node;
 mod peer;
 mod report;
 
-use std::{fmt::Display, str::FromStr};
+use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use location::location;
@@ -29,6 +29,11 @@ pub struct Translated<T> {
 fn created(metadata: &ObjectMeta) -> Created {
     let time = metadata.creation_timestamp.as_ref();
     Created(time.map_or(0, |time| time.0.as_second()))
+}
+
+/// Returns how many different values there are.
+fn distinct(texts: &[String]) -> usize {
+    texts.iter().collect::<BTreeSet<_>>().len()
 }
 
 fn keepalive(seconds: Option<u16>) -> Option<Keepalive> {

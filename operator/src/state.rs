@@ -113,6 +113,8 @@ pub struct OperatorState {
     unreadable: Unreadable,
     /// Nodes that an earlier installation retired; `None` before this operator has led.
     unretire: Option<BTreeSet<NodeName>>,
+    /// What was published before this operator decided has been taken over where it cannot be read.
+    remembered: bool,
     dirty: bool,
 }
 
@@ -278,6 +280,9 @@ impl OperatorState {
             self.unretire = Some(retired.map(|(name, _)| name.clone()).collect());
         }
         let previous = self.previous();
+        if !std::mem::replace(&mut self.remembered, true) {
+            self.facts.remember(&previous);
+        }
         self.refresh(&previous);
         let decision = decide(&self.facts, &previous);
         let leaders = decision
@@ -431,8 +436,14 @@ impl OperatorState {
                 self.published = None;
             }
         }
-        match now.and_then(|record| record.fact.clone()) {
-            Some(fact) => self.facts.peers.insert(name, fact),
+        match now {
+            Some(record) => {
+                let mut fact = record.fact.clone();
+                if let Some(known) = self.facts.peers.get(&name) {
+                    fact.keep(known);
+                }
+                self.facts.peers.insert(name, fact)
+            }
             None => self.facts.peers.remove(&name),
         };
     }

@@ -7,6 +7,7 @@
 //! | decide_from_nothing | 50 ms |
 //! | decide_after_one_change | 5 ms |
 //! | decide_after_a_clash | 5 ms |
+//! | decide_with_a_value_that_cannot_be_read | 5 ms |
 //! | plan_follower | 5 ms |
 //! | plan_leader | 5 ms |
 
@@ -14,8 +15,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use divan::{Bencher, black_box};
 use spanwire_topology::{
-    Created, Facts, Generation, LeaderRole, LocationFact, LocationName, Mesh, NodeFact, NodeName, PeerFact,
-    Prefix, PublicKey, Reachability, decide, plan,
+    Created, Facts, Field, Generation, LeaderRole, LocationFact, LocationName, Mesh, NodeFact, NodeName,
+    PeerFact, Prefix, PublicKey, Reachability, decide, plan,
 };
 
 const LOCATIONS: u8 = 50;
@@ -53,6 +54,19 @@ fn decide_after_a_clash(bencher: Bencher<'_, '_>) {
     bencher.bench(|| {
         let decision = decide(black_box(&facts), black_box(&before));
         assert_eq!(decision.rejected.len(), 1);
+        decision
+    });
+}
+
+#[divan::bench]
+fn decide_with_a_value_that_cannot_be_read(bencher: Bencher<'_, '_>) {
+    let mut facts = facts();
+    let before = settled(&facts);
+    let node = facts.nodes.get_mut(&name(17, 42)).expect("the node is there");
+    node.unread.insert(Field::Keepalive);
+    bencher.bench(|| {
+        let decision = decide(black_box(&facts), black_box(&before));
+        assert_eq!(decision.mesh.generation, before.generation);
         decision
     });
 }
@@ -112,11 +126,12 @@ fn facts() -> Facts {
         key[0] = index;
         let peer = PeerFact {
             created: Created(i64::from(index)),
-            public_key: PublicKey::new(key),
+            public_key: Some(PublicKey::new(key)),
             allowed_ips: [prefix4([10, 99, index, 0], 24)].into(),
             endpoint: None,
             keepalive: None,
             location: Some(place(index)),
+            unread: [].into(),
         };
         facts
             .peers

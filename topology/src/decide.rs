@@ -30,6 +30,7 @@ use crate::{
     claims::{self, ClaimantRef, Denied, Purpose},
     elect,
 };
+use kept::Kept;
 use limits::{Limits, Ranges};
 use members::MemberUpdate;
 use place::{Placed, Places};
@@ -39,27 +40,20 @@ use requests::Stale;
 #[must_use]
 pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
     let mut rejected = Vec::new();
-    let facts = &*kept::kept(facts, previous);
-    let fallback = facts
-        .cluster
-        .default_location
-        .clone()
-        .unwrap_or_else(default_location);
-    let places = place::place(facts, previous, &fallback, &mut rejected);
-    let objects: Vec<_> = places
-        .locations
-        .iter()
-        .map(|name| facts.locations.get(*name))
-        .collect();
+    let kept = Kept::new(facts, previous);
+    let cluster = &facts.cluster;
+    let fallback = cluster.default_location.clone().unwrap_or_else(default_location);
+    let places = place::place(&kept, previous, &fallback, &mut rejected);
+    let objects: Vec<_> = places.locations.iter().map(|name| kept.location(name)).collect();
     let stale = Stale::new(&places.nodes);
-    let keyless = claims::keys(&requests::keys(facts, previous, &stale), &mut rejected);
-    let ranges = Ranges::new(&facts.cluster, &places.nodes);
-    let requests = requests::networks(facts, previous, &stale, &ranges, &keyless);
-    let limits = Limits::new(&facts.cluster, &ranges, &places.nodes, &objects, &requests);
+    let keyless = claims::keys(&requests::keys(&kept, previous, &stale), &mut rejected);
+    let ranges = Ranges::new(cluster, &places.nodes);
+    let requests = requests::networks(&kept, previous, &stale, &ranges, &keyless);
+    let limits = Limits::new(cluster, &ranges, &places.nodes, &objects, &requests);
     let denied = claims::networks(&requests, |request| limits.refusal(request), &mut rejected);
     let generation = later(previous);
     let members = members::members(
-        &facts.cluster,
+        cluster,
         &places.nodes,
         &objects,
         &keyless,
@@ -74,7 +68,7 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         ..Mesh::default()
     };
     established::establish(facts, previous, &mut mesh);
-    peers::attach(facts, previous, &keyless, &denied, &mut mesh, &mut rejected);
+    peers::attach(&kept, previous, &keyless, &denied, &mut mesh, &mut rejected);
     if same(&mesh, previous) {
         mesh.generation = previous.generation;
     }
@@ -110,25 +104,28 @@ fn same(mesh: &Mesh, previous: &Mesh) -> bool {
 }
 
 /// Returns every location with its settings, members and leaders.
-fn locations(
-    previous: &Mesh,
-    places: &Places<'_>,
-    objects: &[Option<&LocationFact>],
+fn locations<'a>(
+    previous: &'a Mesh,
+    places: &Places<'a>,
+    objects: &[Option<&'a LocationFact>],
     denied: &Denied<'_>,
-    members: Vec<MemberUpdate<'_>>,
+    members: Vec<MemberUpdate<'a>>,
 ) -> BTreeMap<LocationName, Location> {
     let named = places.locations.iter().zip(objects);
-    let mut sites: Vec<Site<'_>> = named.map(|(name, fact)| Site::new(name, *fact)).collect();
     let incumbents = |name: &LocationName| {
         previous
             .locations
             .get(name)
             .map_or(&[][..], |before| &before.leaders)
     };
+    let site = |(name, fact): (&&'a LocationName, &Option<&'a LocationFact>)| {
+        Site::new(name, *fact, incumbents(name))
+    };
+    let mut sites: Vec<Site<'_>> = named.map(site).collect();
     for (node, member) in places.nodes.iter().zip(members) {
         let site = &mut sites[node.site];
-        let candidate = place::candidate(node, member.get(), site.fact, incumbents(site.name));
-        site.propose(node, candidate, incumbents(site.name));
+        let candidate = place::candidate(node, member.get(), site.fact, &site.incumbents);
+        site.propose(node, candidate);
         let by = ClaimantRef::Node(node.name);
         let granted = node
             .fact
@@ -188,6 +185,8 @@ fn together(
 struct Site<'a> {
     name: &'a LocationName,
     fact: Option<&'a LocationFact>,
+    /// Its leaders in the decision before; with [`MeshMode::Nodes`] nearly all of its nodes.
+    incumbents: BTreeSet<&'a NodeName>,
     /// Those that are alive.
     candidates: Vec<Candidate<'a>>,
     /// Incumbents that are not.
@@ -197,10 +196,11 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(name: &'a LocationName, fact: Option<&'a LocationFact>) -> Self {
+    fn new(name: &'a LocationName, fact: Option<&'a LocationFact>, incumbents: &'a [Leader]) -> Self {
         Self {
             name,
             fact,
+            incumbents: incumbents.iter().map(|leader| &leader.node).collect(),
             candidates: Vec::new(),
             silent: Vec::new(),
             cidrs: Vec::new(),
@@ -208,10 +208,10 @@ impl<'a> Site<'a> {
         }
     }
 
-    fn propose(&mut self, node: &Placed<'a>, candidate: Option<Candidate<'a>>, incumbents: &[Leader]) {
+    fn propose(&mut self, node: &Placed<'a>, candidate: Option<Candidate<'a>>) {
         if node.fact.alive {
             self.candidates.extend(candidate);
-        } else if incumbents.iter().any(|leader| leader.node == *node.name) {
+        } else if self.incumbents.contains(node.name) {
             self.silent.extend(candidate);
         }
     }

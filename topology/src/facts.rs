@@ -136,6 +136,10 @@ pub enum Field {
     Selector,
     /// Which nodes may lead it.
     LeaderSelector,
+    /// Who leads whom in it.
+    Mode,
+    /// The key of a Peer.
+    PublicKey,
 }
 
 /// One Kubernetes node, with what its agent reports.
@@ -231,12 +235,16 @@ impl NodeFact {
                 Field::Location => self.location.clone_from(&before.location),
                 Field::Region => self.region.clone_from(&before.region),
                 Field::Endpoints if self.endpoints.is_empty() => self.endpoints.clone_from(&before.endpoints),
+                // None of the annotation can be read, and these are those that it stood for.
+                Field::Addresses if !self.annotated && before.annotated => {
+                    self.addresses.clone_from(&before.addresses);
+                    self.annotated = true;
+                }
                 Field::Addresses => {
                     let room = Self::MAX_ADDRESSES.saturating_sub(self.addresses.len());
                     let new = |address: &&IpAddr| !self.addresses.contains(*address);
                     let kept: Vec<_> = before.addresses.iter().filter(new).take(room).copied().collect();
                     self.addresses.extend(kept);
-                    self.annotated |= before.annotated;
                 }
                 Field::Leader => self.leader = before.leader,
                 Field::Keepalive => self.keepalive = before.keepalive,
@@ -247,7 +255,11 @@ impl NodeFact {
                     self.cidrs.extend(kept);
                 }
                 Field::ListenPort => self.listen_port = before.listen_port,
-                Field::Endpoints | Field::Selector | Field::LeaderSelector => {}
+                Field::Endpoints
+                | Field::Selector
+                | Field::LeaderSelector
+                | Field::Mode
+                | Field::PublicKey => {}
             }
         }
     }
@@ -263,19 +275,25 @@ impl LocationFact {
                 Field::Endpoints => self.endpoint.clone_from(&before.endpoint),
                 Field::Cidrs => self.cidrs.extend(&before.cidrs),
                 Field::Addresses => self.node_cidrs.extend(&before.node_cidrs),
-                Field::Location | Field::Region | Field::Leader | Field::Keepalive | Field::ListenPort => {}
+                Field::Mode => self.mode = before.mode,
+                Field::Location
+                | Field::Region
+                | Field::Leader
+                | Field::Keepalive
+                | Field::ListenPort
+                | Field::PublicKey => {}
             }
         }
     }
 }
 
 /// One Peer object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerFact {
     /// When the object was created.
     pub created: Created,
-    /// Its WireGuard key.
-    pub public_key: PublicKey,
+    /// Its WireGuard key. `None`: it cannot be read, and without one it is no Peer.
+    pub public_key: Option<PublicKey>,
     /// The networks behind it.
     pub allowed_ips: BTreeSet<Prefix>,
     /// Where it is reached, where it can be.
@@ -284,4 +302,39 @@ pub struct PeerFact {
     pub keepalive: Option<Keepalive>,
     /// The location it attaches to. `None`: every location whose leaders anyone can reach.
     pub location: Option<LocationName>,
+    /// What it says that could not be read. With [`Field::Location`] among it, it is attached nowhere: it would be where it
+    /// is not wanted.
+    pub unread: BTreeSet<Field>,
+}
+
+impl PeerFact {
+    /// Takes over from the fact before what could not be read now.
+    pub fn keep(&mut self, before: &Self) {
+        for field in self.unread.clone() {
+            match field {
+                Field::PublicKey => self.public_key = self.public_key.or(before.public_key),
+                Field::Cidrs => self.allowed_ips.extend(&before.allowed_ips),
+                Field::Endpoints => self.endpoint.clone_from(&before.endpoint),
+                Field::Location if !before.unread.contains(&field) => {
+                    self.location.clone_from(&before.location);
+                    self.unread.remove(&field);
+                }
+                Field::Location
+                | Field::Region
+                | Field::Addresses
+                | Field::Leader
+                | Field::Keepalive
+                | Field::ListenPort
+                | Field::Selector
+                | Field::LeaderSelector
+                | Field::Mode => {}
+            }
+        }
+    }
+
+    /// Returns its key, where enough of it is known to be in the mesh.
+    pub(crate) fn key(&self) -> Option<PublicKey> {
+        self.public_key
+            .filter(|_| !self.unread.contains(&Field::Location))
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use spanwire_topology::{Field, LocationFact, Operator, Requirement, Selector};
 
-use super::{Fields, Translated, created, keepalive};
+use super::{Fields, Translated, created, distinct, keepalive};
 use crate::{FieldProblem, Location, Mode};
 
 /// Returns what a Location asks for.
@@ -24,7 +24,8 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
         fields.problems.push(FieldProblem {
             field: "spec.mesh".to_owned(),
             problem:
-                "is a mode of another version of Spanwire, and counts as Leaders; write Leaders or Nodes"
+                "is a mode of another version of Spanwire; what was there before stays, at first Leaders; write \
+                 Leaders or Nodes"
                     .to_owned(),
         });
     }
@@ -56,6 +57,7 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
     };
     let whole = |texts: usize, read: usize| texts == read;
     let marks = [
+        (Field::Mode, spec.mesh != Mode::Unknown),
         (
             Field::Endpoints,
             spec.endpoint.is_none() || fact.endpoint.is_some(),
@@ -77,11 +79,6 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
         fact,
         problems: fields.problems,
     }
-}
-
-/// Returns how many different values there are.
-fn distinct(texts: &[String]) -> usize {
-    texts.iter().collect::<BTreeSet<_>>().len()
 }
 
 /// Returns the selector, or `None` where a part of it cannot be read: a part alone would select more than was asked

@@ -1,18 +1,20 @@
 //! Peer objects.
 
-use spanwire_topology::PeerFact;
+use std::collections::BTreeSet;
 
-use super::{Fields, Translated, created, keepalive};
+use spanwire_topology::{Field, PeerFact, Prefix};
+
+use super::{Fields, Translated, created, distinct, keepalive};
 use crate::{FieldProblem, Peer, annotations};
 
-/// Returns what a Peer asks for; nothing where its key or its location cannot be read, because without the one there is
-/// no tunnel, and without the other it would be attached where it is not wanted.
+/// Returns what a Peer asks for. Without its key there is no tunnel, and without its location it would be attached where it is
+/// not wanted; where one of these was read before, that stays.
 #[must_use]
-pub fn peer(peer: &Peer) -> Translated<Option<PeerFact>> {
+pub fn peer(peer: &Peer) -> Translated<PeerFact> {
     let spec = &peer.spec;
     let mut fields = Fields::default();
-    let key = fields.one("spec.publicKey", &spec.public_key);
-    let location = spec.location.as_ref().map(|text| {
+    let public_key = fields.one("spec.publicKey", &spec.public_key);
+    let location = spec.location.as_ref().and_then(|text| {
         let refused = |problem: String| {
             fields
                 .problems
@@ -20,24 +22,28 @@ pub fn peer(peer: &Peer) -> Translated<Option<PeerFact>> {
         };
         annotations::location_name(text).map_err(refused).ok()
     });
-    let allowed_ips = fields.list("spec.allowedIPs", &spec.allowed_ips);
+    let allowed_ips: BTreeSet<Prefix> = fields.list("spec.allowedIPs", &spec.allowed_ips);
     let endpoint = spec
         .endpoint
         .as_ref()
         .and_then(|text| fields.one("spec.endpoint", text));
-    let fact = match (key, location) {
-        (None, _) | (_, Some(None)) => None,
-        (Some(public_key), location) => Some(PeerFact {
+    let marks = [
+        (Field::PublicKey, public_key.is_some()),
+        (Field::Location, spec.location.is_none() || location.is_some()),
+        (Field::Cidrs, distinct(&spec.allowed_ips) == allowed_ips.len()),
+        (Field::Endpoints, spec.endpoint.is_none() || endpoint.is_some()),
+    ];
+    let unread = marks.into_iter().filter(|(_, read)| !read);
+    Translated {
+        fact: PeerFact {
             created: created(&peer.metadata),
             public_key,
             allowed_ips,
             endpoint,
             keepalive: keepalive(spec.persistent_keepalive),
-            location: location.flatten(),
-        }),
-    };
-    Translated {
-        fact,
+            location,
+            unread: unread.map(|(field, _)| field).collect(),
+        },
         problems: fields.problems,
     }
 }
@@ -58,8 +64,11 @@ mod tests {
             ..spec()
         });
         assert_eq!(read.problems, []);
-        let fact = read.fact.unwrap();
-        assert_eq!(fact.public_key, PublicKey::new([7; 32]));
+        let fact = read.fact;
+        assert_eq!(
+            (fact.public_key, fact.unread.len()),
+            (Some(PublicKey::new([7; 32])), 0)
+        );
         assert_eq!((fact.allowed_ips.len(), fact.keepalive), (2, Some(Keepalive(25))));
         assert_eq!(fact.location, Some("a".parse().unwrap()));
         assert!(fact.endpoint.is_some());
@@ -71,7 +80,10 @@ mod tests {
             public_key: "x".to_owned(),
             ..spec()
         });
-        assert_eq!(read.fact, None);
+        assert_eq!(
+            (read.fact.public_key, read.fact.unread),
+            (None, [Field::PublicKey].into())
+        );
         assert!(read.problems[0].to_string().contains("wg pubkey"));
     }
 
@@ -81,7 +93,7 @@ mod tests {
             location: Some("A!".to_owned()),
             ..spec()
         });
-        assert_eq!(read.fact, None);
+        assert_eq!(read.fact.unread, [Field::Location].into());
         assert!(read.problems[0].to_string().starts_with("spec.location"));
     }
 
@@ -92,8 +104,9 @@ mod tests {
             endpoint: Some("y".to_owned()),
             ..spec()
         });
-        let fact = read.fact.unwrap();
+        let fact = read.fact;
         assert_eq!((fact.allowed_ips.len(), fact.endpoint), (1, None));
+        assert_eq!(fact.unread, [Field::Cidrs, Field::Endpoints].into());
         assert_eq!(read.problems.len(), 2);
     }
 
@@ -107,7 +120,7 @@ mod tests {
         }
     }
 
-    fn read(spec: PeerSpec) -> Translated<Option<PeerFact>> {
+    fn read(spec: PeerSpec) -> Translated<PeerFact> {
         peer(&Peer::new("p", spec))
     }
 }

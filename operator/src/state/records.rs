@@ -90,7 +90,7 @@ pub(crate) struct LocationRecord {
 pub(crate) struct PeerRecord {
     pub(crate) revision: Revision,
     pub(crate) status: Option<PeerStatus>,
-    pub(crate) fact: Option<PeerFact>,
+    pub(crate) fact: PeerFact,
     pub(crate) problems: Vec<FieldProblem>,
 }
 

@@ -1,6 +1,7 @@
 //! A likeness of the API server, small enough to be seen whole.
 
 mod lists;
+mod peers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use k8s_openapi::{
 use kube::{ResourceExt as _, runtime::watcher::Event};
 use serde_json::json;
 use spanwire_crds::{
-    Link, Location, LocationSlice, LocationSpec, MeshNode, MeshNodeSpec, MeshNodeStatus,
+    Link, Location, LocationSlice, LocationSpec, MeshNode, MeshNodeSpec, MeshNodeStatus, Peer,
     publication::{MANAGED_LABEL, assemble},
     translate::Node,
 };
@@ -145,6 +146,7 @@ pub(crate) struct World {
     mesh_nodes: BTreeMap<String, MeshNode>,
     locations: BTreeMap<String, Location>,
     slices: BTreeMap<String, LocationSlice>,
+    peers: BTreeMap<String, Peer>,
     notifier: Notifier,
     notices: Vec<Notice>,
     pending: Vec<Write>,
@@ -426,6 +428,9 @@ impl World {
         for object in self.slices.clone().into_values() {
             self.state.handle_slice(Event::Apply(object.into()));
         }
+        for object in self.peers.clone().into_values() {
+            self.state.handle_peer(Event::Apply(object.into()));
+        }
     }
 
     fn write(&mut self, write: Write) -> bool {
@@ -475,7 +480,7 @@ impl World {
                 object.status = Some(status);
                 self.apply(Change::Location(Box::new(object)));
             }
-            Write::PeerStatus { .. } => panic!("there is no Peer"),
+            Write::PeerStatus { name, status, .. } => self.put_peer_status(&name, status),
         }
         true
     }

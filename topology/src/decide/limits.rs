@@ -10,7 +10,7 @@ use std::{
 
 use super::place::Placed;
 use crate::{
-    ClusterFacts, Family, LocationFact, LocationField, NodeName, Prefix, RejectReason,
+    ClusterFacts, Family, Field, LocationFact, LocationField, NodeName, Prefix, RejectReason,
     claims::{ClaimRequest, ClaimantRef, Purpose},
 };
 
@@ -222,16 +222,16 @@ impl<'a> Limits<'a> {
             }
             Purpose::Address | Purpose::AllowedIp => {
                 let only = object.is_some_and(|object| !object.node_cidrs.is_empty());
-                let allowed = only && named(|fact| &fact.node_cidrs);
+                let allowed = named(|fact| &fact.node_cidrs) || lost(request, object);
                 // The range of services is often far larger than what is used of it.
                 let range = self.service_range(prefix).filter(|_| !allowed);
                 let services = range.map(|range| RejectReason::NodeInServices(range, node.location.clone()));
                 services
                     .or_else(|| self.of_control_plane(request, node, object))
                     .or_else(|| match (only, allowed) {
+                        (_, true) => None,
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
-                        (true, true) => None,
-                        (false, _) => (!prefix.is_private())
+                        (false, false) => (!prefix.is_private())
                             .then(|| public(LocationField::NodeCidrs, node))
                             .or_else(|| self.of_pods(request, LocationField::NodeCidrs, node)),
                     })
@@ -253,7 +253,7 @@ impl<'a> Limits<'a> {
         let found = || within(&self.cluster.api_endpoints, prefix).filter(|_| !request.standing);
         let server = configured.or_else(found)?;
         let named = object.is_some_and(|object| object.node_cidrs.contains(&server));
-        let runs_here = node.fact.control_plane || named;
+        let runs_here = node.fact.control_plane || named || lost(request, object);
         (!runs_here).then(|| RejectReason::NotControlPlane(server, node.location.clone()))
     }
 
@@ -293,6 +293,12 @@ impl<'a> Limits<'a> {
 fn within(servers: &BTreeSet<SocketAddr>, prefix: &Prefix) -> Option<Prefix> {
     let mut servers = servers.iter().map(|server| server.ip().to_canonical());
     servers.find(|server| prefix.contains(*server)).map(Prefix::host)
+}
+
+/// Returns whether a claim stands that the Location may name where its `nodeCIDRs` could not be read.
+fn lost(request: &ClaimRequest<'_>, object: Option<&LocationFact>) -> bool {
+    let unread = object.is_some_and(|object| object.unread.contains(&Field::Addresses));
+    unread && request.standing
 }
 
 fn public(field: LocationField, node: &Placed<'_>) -> RejectReason {

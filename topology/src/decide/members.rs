@@ -216,7 +216,7 @@ fn translated(nodes: &[Placed<'_>], objects: &[Option<&LocationFact>]) -> Vec<bo
         let fact = node.fact;
         let outside = fact.endpoints.iter().any(Endpoint::is_public)
             || fact.external.iter().any(|address| is_public(*address));
-        translated[node.site] |= outside && may_lead(node, objects[node.site], &[]);
+        translated[node.site] |= outside && may_lead(node, objects[node.site], &BTreeSet::new());
     }
     translated
 }

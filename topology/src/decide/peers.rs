@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use super::kept::Kept;
 use crate::{
-    Claim, Claimant, Facts, LocationName, Mesh, Peer, PeerFact, PeerName, RejectReason, Rejected,
+    Claim, Claimant, LocationName, Mesh, Peer, PeerFact, PeerName, RejectReason, Rejected,
     claims::{ClaimantRef, Denied, Purpose},
 };
 
 /// Puts every Peer that has its key into the mesh.
 pub(super) fn attach(
-    facts: &Facts,
+    facts: &Kept<'_>,
     previous: &Mesh,
     keyless: &BTreeSet<ClaimantRef<'_>>,
     denied: &Denied<'_>,
@@ -17,11 +18,11 @@ pub(super) fn attach(
     rejected: &mut Vec<Rejected>,
 ) {
     let open = open_locations(facts, mesh);
-    for (name, fact) in &facts.peers {
+    for (name, fact) in facts.peers() {
         let by = ClaimantRef::Peer(name);
-        if keyless.contains(&by) {
+        let Some(public_key) = fact.key().filter(|_| !keyless.contains(&by)) else {
             continue;
-        }
+        };
         let attachments = attachments(name, fact, &open, mesh, rejected);
         let incumbent = previous.peers.get(name).and_then(|before| before.home.as_ref());
         let granted = fact
@@ -29,7 +30,7 @@ pub(super) fn attach(
             .iter()
             .filter(|prefix| denied.granted(by, Purpose::AllowedIp, **prefix));
         let peer = Peer {
-            public_key: fact.public_key,
+            public_key,
             allowed_ips: granted.copied().collect(),
             endpoint: fact.endpoint.clone(),
             keepalive: fact.keepalive,
@@ -41,12 +42,9 @@ pub(super) fn attach(
 }
 
 /// Returns the locations whose first active leader anyone can reach.
-fn open_locations(facts: &Facts, mesh: &Mesh) -> BTreeSet<LocationName> {
+fn open_locations(facts: &Kept<'_>, mesh: &Mesh) -> BTreeSet<LocationName> {
     let open = mesh.locations.iter().filter(|(_, location)| {
-        let first = location
-            .active()
-            .next()
-            .and_then(|leader| facts.nodes.get(leader));
+        let first = location.active().next().and_then(|leader| facts.node(leader));
         let reachable =
             |leader: &crate::NodeFact| !leader.endpoints.is_empty() || !leader.external.is_empty();
         first.is_some_and(|leader| location.settings.endpoint.is_some() || reachable(leader))

@@ -2,9 +2,10 @@
 
 use std::{cmp::Ordering, collections::BTreeSet};
 
+use super::kept::Kept;
 use crate::{
-    Candidate, Claim, Claimant, Facts, Field, Leader, Location, LocationFact, LocationName, Member, Mesh,
-    NodeFact, NodeName, RejectReason, Rejected,
+    Candidate, Claim, Claimant, Field, Location, LocationFact, LocationName, Member, Mesh, NodeFact,
+    NodeName, RejectReason, Rejected,
 };
 
 /// Every node in its location.
@@ -46,13 +47,13 @@ impl<'a> Places<'a> {
 /// Returns every node in its location: its annotation, else the selector of the Location with the lowest name, else its
 /// topology label, else the default.
 pub(super) fn place<'a>(
-    facts: &'a Facts,
+    facts: &'a Kept<'_>,
     previous: &'a Mesh,
     fallback: &'a LocationName,
     rejected: &mut Vec<Rejected>,
 ) -> Places<'a> {
     let named = named(facts, fallback, rejected);
-    let mut locations: BTreeSet<&LocationName> = facts.locations.keys().collect();
+    let mut locations: BTreeSet<&LocationName> = facts.locations().map(|(name, _)| name).collect();
     let mut last = None;
     for name in &named {
         // Names of nodes often go by location, so the last answer is likely to serve again.
@@ -76,7 +77,7 @@ pub(super) fn place<'a>(
         members.into_iter().flatten().peekable()
     };
     let mut decided: Vec<_> = places.locations.iter().map(decided).collect();
-    for ((name, fact), location) in facts.nodes.iter().zip(named) {
+    for ((name, fact), location) in facts.nodes().zip(named) {
         let again = places
             .nodes
             .last()
@@ -135,13 +136,12 @@ fn moved<'a>(previous: &'a Mesh, name: &NodeName) -> Option<Before<'a>> {
 
 /// Returns the location of every node, in the order of the nodes.
 fn named<'a>(
-    facts: &'a Facts,
+    facts: &'a Kept<'_>,
     fallback: &'a LocationName,
     rejected: &mut Vec<Rejected>,
 ) -> Vec<&'a LocationName> {
     let selecting: Vec<_> = facts
-        .locations
-        .iter()
+        .locations()
         .filter_map(|(name, fact)| Some((name, fact.selector.as_ref()?)))
         .collect();
     let mut selected = |name: &NodeName, fact: &NodeFact| {
@@ -160,7 +160,7 @@ fn named<'a>(
         let location = fact.location.as_ref().or_else(|| selected(name, fact));
         location.or(fact.region.as_ref()).unwrap_or(fallback)
     };
-    facts.nodes.iter().map(place).collect()
+    facts.nodes().map(place).collect()
 }
 
 /// Returns the node as a candidate for leader, whether it is alive or not: with a key, allowed to lead, and with a way to
@@ -169,7 +169,7 @@ pub(super) fn candidate<'a>(
     node: &Placed<'a>,
     member: &Member,
     location: Option<&LocationFact>,
-    incumbents: &[Leader],
+    incumbents: &BTreeSet<&NodeName>,
 ) -> Option<Candidate<'a>> {
     let fact = node.fact;
     let may_lead = may_lead(node, location, incumbents);
@@ -188,20 +188,24 @@ pub(super) fn candidate<'a>(
 }
 
 /// Returns whether the node is allowed to lead.
-pub(super) fn may_lead(node: &Placed<'_>, location: Option<&LocationFact>, incumbents: &[Leader]) -> bool {
+pub(super) fn may_lead(
+    node: &Placed<'_>,
+    location: Option<&LocationFact>,
+    incumbents: &BTreeSet<&NodeName>,
+) -> bool {
     node.fact.leader != Some(false) && selected(node, location, incumbents)
 }
 
 /// Returns whether the Location allows the node to lead. A selector that cannot be read, and that was not known before,
 /// leaves the leaders where they are.
-fn selected(node: &Placed<'_>, location: Option<&LocationFact>, incumbents: &[Leader]) -> bool {
+fn selected(node: &Placed<'_>, location: Option<&LocationFact>, incumbents: &BTreeSet<&NodeName>) -> bool {
     let Some(location) = location else {
         return true;
     };
     match &location.leader_selector {
         Some(selector) => selector.matches(&node.fact.labels),
         None if location.unread.contains(&Field::LeaderSelector) => {
-            incumbents.is_empty() || incumbents.iter().any(|leader| leader.node == *node.name)
+            incumbents.is_empty() || incumbents.contains(node.name)
         }
         None => true,
     }

@@ -5,9 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use super::{limits::Ranges, place::Placed};
+use super::{kept::Kept, limits::Ranges, place::Placed};
 use crate::{
-    Created, Facts, LocationName, Mesh, Prefix, PublicKey,
+    Created, LocationName, Mesh, Prefix, PublicKey,
     claims::{ClaimRequest, ClaimantRef, Domain, KeyRequest, Purpose},
 };
 
@@ -74,7 +74,7 @@ impl<'a> Stale<'a> {
     }
 }
 
-pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, stale: &Stale<'a>) -> Vec<KeyRequest<'a>> {
+pub(super) fn keys<'a>(facts: &'a Kept<'_>, previous: &Mesh, stale: &Stale<'a>) -> Vec<KeyRequest<'a>> {
     let nodes = stale.nodes.iter().enumerate().filter_map(|(place, node)| {
         let key = node.fact.public_key?;
         Some(KeyRequest {
@@ -87,22 +87,23 @@ pub(super) fn keys<'a>(facts: &'a Facts, previous: &Mesh, stale: &Stale<'a>) -> 
             stale: stale.key(place, key),
         })
     });
-    let peers = facts.peers.iter().map(|(name, peer)| KeyRequest {
-        key: peer.public_key,
-        by: ClaimantRef::Peer(name),
-        created: peer.created,
-        standing: previous
-            .peers
-            .get(name)
-            .is_some_and(|before| before.public_key == peer.public_key),
-        stale: false,
+    let peers = facts.peers().filter_map(|(name, peer)| {
+        let key = peer.key()?;
+        let before = previous.peers.get(name);
+        Some(KeyRequest {
+            key,
+            by: ClaimantRef::Peer(name),
+            created: peer.created,
+            standing: before.is_some_and(|before| before.public_key == key),
+            stale: false,
+        })
     });
     nodes.chain(peers).collect()
 }
 
 /// Returns all claims of networks, but of Peers that have no key.
 pub(super) fn networks<'a>(
-    facts: &'a Facts,
+    facts: &'a Kept<'_>,
     previous: &Mesh,
     stale: &Stale<'a>,
     ranges: &Ranges,
@@ -112,7 +113,7 @@ pub(super) fn networks<'a>(
     for (place, node) in stale.nodes.iter().enumerate() {
         of_node(place, node, previous, stale, ranges, &mut requests);
     }
-    for (name, fact) in &facts.locations {
+    for (name, fact) in facts.locations() {
         requests.extend(fact.cidrs.iter().map(|cidr| ClaimRequest {
             prefix: *cidr,
             purpose: Purpose::Cidr,
@@ -125,8 +126,8 @@ pub(super) fn networks<'a>(
             place: None,
         }));
     }
-    for (name, peer) in &facts.peers {
-        if keyless.contains(&ClaimantRef::Peer(name)) {
+    for (name, peer) in facts.peers() {
+        if peer.key().is_none() || keyless.contains(&ClaimantRef::Peer(name)) {
             continue;
         }
         let before = previous.peers.get(name);

@@ -55,7 +55,7 @@ pub(crate) fn sound_of(stacks: Vec<Stack>) -> impl Strategy<Value = Facts> {
             node.public_key = node.public_key.map(|_| PublicKey::new([index; 32]));
         }
         for (index, peer) in (1..).zip(facts.peers.values_mut()) {
-            peer.public_key = PublicKey::new([100 + index; 32]);
+            peer.public_key = Some(PublicKey::new([100 + index; 32]));
             peer.allowed_ips = [prefix([10, 99, index, 0], 24)].into();
         }
         for (index, location) in (1..).zip(facts.locations.values_mut()) {
@@ -182,10 +182,9 @@ fn peer(messy: bool) -> impl Strategy<Value = PeerFact> {
     let place = proptest::option::weighted(0.6, place());
     (claims, place, 0_i64..3).prop_map(|((key, allowed), location, created)| PeerFact {
         created: Created(created),
-        public_key: key.unwrap_or(PublicKey::new([9; 32])),
+        public_key: key.or(Some(PublicKey::new([9; 32]))),
         allowed_ips: allowed.into_iter().collect(),
-        endpoint: None,
-        keepalive: None,
         location,
+        ..PeerFact::default()
     })
 }

@@ -43,6 +43,9 @@ fn fields(text: &str) -> Result<BTreeSet<Field>, String> {
         "endpoints" => Ok(Field::Endpoints),
         "addresses" => Ok(Field::Addresses),
         "port" => Ok(Field::ListenPort),
+        "cidrs" => Ok(Field::Cidrs),
+        "mode" => Ok(Field::Mode),
+        "key" => Ok(Field::PublicKey),
         "select" => Ok(Field::Selector),
         "leaders" => Ok(Field::LeaderSelector),
         _ => Err(format!("{name:?} is no field")),
@@ -119,12 +122,8 @@ impl World {
             }
             ["peer", name, words @ ..] => {
                 let peer = self.facts.peers.entry(parse(name)?).or_insert_with(|| PeerFact {
-                    created: Created::default(),
-                    public_key: key(255),
-                    allowed_ips: [].into(),
-                    endpoint: None,
-                    keepalive: None,
-                    location: None,
+                    public_key: Some(key(255)),
+                    ..PeerFact::default()
                 });
                 words.iter().try_for_each(|word| set_peer(peer, word))?;
             }
@@ -195,11 +194,12 @@ fn set_location(location: &mut LocationFact, word: &str) -> Result<(), String> {
 fn set_peer(peer: &mut PeerFact, word: &str) -> Result<(), String> {
     match word.split_once('=').unwrap_or((word, "")) {
         ("created", value) => peer.created = Created(parse(value)?),
-        ("key", value) => peer.public_key = key(parse(value)?),
+        ("key", value) => peer.public_key = optional(value)?.map(key),
         ("allowed", value) => peer.allowed_ips = list(value)?,
         ("endpoint", value) => peer.endpoint = optional(value)?,
         ("keepalive", value) => peer.keepalive = keepalive(value)?,
         ("location", value) => peer.location = optional(value)?,
+        ("unread", value) => peer.unread = fields(value)?,
         _ => return Err(format!("a peer has no {word:?}")),
     }
     Ok(())

@@ -1,0 +1,45 @@
+//! Peers, and what of them agents follow.
+
+use kube::{ResourceExt as _, runtime::watcher::Event};
+use spanwire_crds::{AcceptedPeer, Peer, PeerSpec, PeerStatus};
+
+use super::World;
+
+impl World {
+    /// A user writes a Peer.
+    pub(crate) fn put_peer(&mut self, name: &str, spec: PeerSpec) {
+        let mut object = Peer::new(name, spec);
+        if let Some(known) = self.peers.get(name) {
+            object.metadata = known.metadata.clone();
+            object.status.clone_from(&known.status);
+        }
+        self.send_peer(object);
+    }
+
+    pub(super) fn put_peer_status(&mut self, name: &str, status: PeerStatus) {
+        let mut object = self.peers[name].clone();
+        object.status = Some(status);
+        self.send_peer(object);
+    }
+
+    fn send_peer(&mut self, mut object: Peer) {
+        self.stamp(&mut object.metadata);
+        self.peers.insert(object.name_any(), object.clone());
+        self.state.handle_peer(Event::Apply(object.into()));
+    }
+
+    /// What agents follow of a Peer.
+    pub(crate) fn accepted(&self, name: &str) -> Option<AcceptedPeer> {
+        self.peers[name].status.clone()?.accepted
+    }
+
+    /// Whether all of a Peer is accepted, and if not, why.
+    pub(crate) fn peer_condition(&self, name: &str) -> (String, String) {
+        let conditions = &self.peers[name].status.as_ref().unwrap().conditions;
+        let mut conditions = conditions.iter();
+        let found = conditions
+            .find(|condition| condition.type_ == "Accepted")
+            .unwrap();
+        (found.status.clone(), found.message.clone())
+    }
+}
