@@ -354,6 +354,7 @@ impl EventLoop {
             self.checkpoint_later(now);
             self.reconcile_by(now);
         }
+        self.log_troubles();
         if due(self.checkpoint_at, now) && self.saving.is_none() {
             self.save();
         } else if due(self.checkpoint_at, now) {

@@ -28,7 +28,9 @@ use futures::{
     stream::{self, BoxStream},
 };
 use spanwire_core::{
-    DeviceReading, Outcome, PeerUpdates, Survey, Target, Trouble, state::same_but_for_endpoints,
+    DeviceReading, Outcome, PeerUpdates, Survey, Target, Trouble,
+    fights::{Subject, subjects},
+    state::same_but_for_endpoints,
     trouble::texts,
 };
 use spanwire_host::{Host, LinkName, Owned, OwnershipConflict, Step, WireGuard, diff};
@@ -47,6 +49,7 @@ use crate::{
     guard::Guard,
     identity::Identity,
 };
+pub use steps::chain;
 use steps::{
     advance, close_first, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers,
 };
@@ -299,16 +302,29 @@ impl Reconciler {
         } else {
             let search = is_search(&steps, &target.endpoints, &renewed);
             let achieved = self.achieved.take();
-            outcome.repaired = achieved.is_some_and(|achieved| is_same(&achieved, &target.host)) && !search;
+            if achieved
+                .as_ref()
+                .is_some_and(|achieved| is_same(achieved, &target.host))
+            {
+                let news = |step: &&Step| !is_search(std::slice::from_ref(step), &target.endpoints, &renewed);
+                outcome.repaired = subjects(steps.iter().filter(news));
+            }
             let acknowledged = incremental && steps.iter().all(is_acknowledged);
             let advanced = acknowledged.then(|| advance(actual, &steps));
-            updates.refused = apply(kernel, steps, search, outcome).await;
+            let news = |subject: &Subject| !target.contested.contains(subject);
+            let quiet = search || !(outcome.repaired.is_empty() || outcome.repaired.keys().any(news));
+            updates.refused = apply(kernel, steps, quiet, outcome).await;
             updates.renewed = &renewed - &updates.refused;
             // At once: whatever fails from here on, the device has these.
             outcome.peers = Some(updates);
             actual = match self.verify(target, advanced, outcome).await? {
                 Some(actual) => actual,
-                None => return Ok(()),
+                None => {
+                    // What is gone again at once was there before.
+                    let taken = outcome.failed == 0 && !outcome.repaired.is_empty();
+                    self.achieved = achieved.filter(|_| taken);
+                    return Ok(());
+                }
             };
         }
         self.known = Some(actual);
@@ -552,11 +568,12 @@ fn is_same(host: &Arc<Host>, other: &Arc<Host>) -> bool {
     Arc::ptr_eq(host, other) || host == other
 }
 
-/// Applies the steps; returns the peers that the device did not take as wanted.
+/// Applies the steps; returns the peers that the device did not take as wanted. What is tried or done over and over is no
+/// line of the log each time: a fight is one trouble, as long as it lasts.
 async fn apply(
     kernel: &mut Kernel,
     steps: Vec<Step>,
-    search: bool,
+    quiet: bool,
     outcome: &mut Outcome,
 ) -> BTreeSet<PublicKey> {
     let described = texts(&steps);
@@ -565,24 +582,12 @@ async fn apply(
     outcome.failed = report.failed.len();
     let refused = refused_peers(&report.failed);
     outcome.troubles.extend(failures(report.failed));
-    if search || report.done == 0 {
+    if quiet || report.done == 0 {
         tracing::debug!(count = outcome.applied, steps = described, "tried");
-    } else if outcome.repaired {
+    } else if !outcome.repaired.is_empty() {
         tracing::warn!(steps = described, "repaired what another program had changed");
     } else {
         tracing::info!(count = outcome.applied, steps = described, "changed the machine");
     }
     refused
-}
-
-/// Returns an error with its causes.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

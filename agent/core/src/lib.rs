@@ -24,6 +24,7 @@
 pub mod api_server;
 pub mod endpoints;
 pub mod enforcement;
+pub mod fights;
 pub mod liveness;
 pub mod snapshot;
 pub mod state;

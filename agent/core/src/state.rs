@@ -12,7 +12,9 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use spanwire_crds::{MeshNode, publication::Assembler};
-use spanwire_host::{Conflict, Host, HostFacts, Inventory, Owned, PeerStats, WireGuard, conflicts, render};
+use spanwire_host::{
+    Conflict, Host, HostFacts, Inventory, Owned, PeerStats, Rule, RuleAction, WireGuard, conflicts, render,
+};
 use spanwire_topology::{
     DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability,
     Role, Tunnel, plan,
@@ -22,6 +24,7 @@ use crate::{
     api_server::ApiServer,
     endpoints::Endpoints,
     enforcement::Enforcement,
+    fights::{Fights, Repaired, Subject, subjects},
     liveness::{Connectivity, Sessions, Stimulus},
     snapshot::Snapshot,
     target::{DeviceReading, Outcome, Survey, Target},
@@ -52,6 +55,9 @@ pub struct NodeState {
     endpoints: Endpoints,
     connectivity: Connectivity,
     enforcement: Enforcement,
+    fights: Fights,
+    /// The priority of the rule that looks up Spanwire's table, as it was last given to the reconciler.
+    place: Option<u32>,
     status: status::Known,
     /// There has been a snapshot, and an inventory.
     known: (bool, bool),
@@ -96,6 +102,8 @@ impl NodeState {
             endpoints: Endpoints::default(),
             connectivity: Connectivity::default(),
             enforcement: Enforcement::new(enforced),
+            fights: Fights::default(),
+            place: None,
             status: status::Known::default(),
             known: (false, false),
             api_endpoints: BTreeSet::new(),
@@ -241,9 +249,25 @@ impl NodeState {
         if let Some(reading) = outcome.device {
             self.handle_device(reading, now);
         }
+        self.handle_repaired(outcome.repaired, &outcome.troubles, now);
         self.status.undone = Some(outcome.troubles);
         self.status.retired = outcome.retired && self.retire;
         self.gather_troubles();
+    }
+
+    /// Takes what other programs had taken away, and whether they made the rules move ahead of theirs.
+    fn handle_repaired(&mut self, mut repaired: Repaired, troubles: &[Trouble], now: Instant) {
+        let host = self.host();
+        let looks_up = |rule: &&Rule| rule.action == RuleAction::Lookup(self.facts.owned.table);
+        let place = host.rules.iter().find(looks_up).map(|rule| rule.priority);
+        let moved = self.place.zip(place).is_some_and(|(before, now)| now < before);
+        self.place = place.or(self.place);
+        if moved {
+            repaired.insert(Subject::Place, String::new());
+        }
+        let undone = troubles.iter().filter_map(Trouble::not_in_effect);
+        self.fights.handle_not_in_effect(subjects(undone.flatten()), now);
+        self.fights.handle_repaired(repaired, now);
     }
 
     /// Takes why the checkpoint could not be written; `None` when it was.
@@ -256,13 +280,24 @@ impl NodeState {
     fn gather_troubles(&mut self) {
         if let Some(undone) = self.status.undone.clone() {
             let mut troubles = self.own_troubles();
-            troubles.extend(undone);
+            // What is taken away at once is a part of the fight about it.
+            let contested = |trouble: &Trouble| {
+                let mut steps = trouble.not_in_effect().into_iter().flatten().peekable();
+                steps.peek().is_some() && steps.all(|step| self.fights.is_contested(&Subject::of(step)))
+            };
+            troubles.extend(undone.into_iter().filter(|trouble| !contested(trouble)));
+            if !self.retire {
+                troubles.extend(self.fights.lasting().map(Trouble::Fight));
+            }
             self.status.troubles = Some(troubles);
         }
     }
 
     /// Takes the present time. Returns whether this node may have to change.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        if self.fights.handle_timeout(now) {
+            self.gather_troubles();
+        }
         self.enforcement.handle_timeout(now);
         self.handle_enforced()
     }
@@ -278,6 +313,7 @@ impl NodeState {
             device,
             self.endpoints.poll_timeout(now),
             self.enforcement.poll_timeout(),
+            self.fights.poll_timeout(),
         ];
         others.into_iter().flatten().min()
     }
@@ -298,6 +334,7 @@ impl NodeState {
             renewals,
             listen_port: self.listen_port(),
             retire: self.retire,
+            contested: self.fights.lasting().map(|fight| fight.subject).collect(),
         })
     }
 

@@ -10,7 +10,10 @@ use spanwire_crds::Backend;
 use spanwire_host::{Host, Inventory, PeerStats, WireGuard};
 use spanwire_topology::PublicKey;
 
-use crate::Trouble;
+use crate::{
+    Trouble,
+    fights::{Repaired, Subject},
+};
 
 /// What the reconciler is to achieve.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,8 @@ pub struct Target {
     pub listen_port: Option<u16>,
     /// Every trace of Spanwire is to be removed.
     pub retire: bool,
+    /// What is known to be taken away again and again; that it is put back is no news.
+    pub contested: BTreeSet<Subject>,
 }
 
 /// What is found on the machine before a [`Target`] is set.
@@ -56,8 +61,8 @@ pub struct Outcome {
     pub failed: usize,
     /// The machine was found as wanted, as far as it can be.
     pub is_as_wanted: bool,
-    /// The steps undid what another program had changed.
-    pub repaired: bool,
+    /// What another program had changed, and the steps undid.
+    pub repaired: Repaired,
     /// Every trace of Spanwire has been removed.
     pub retired: bool,
     /// What the device took; `None` where it did not come to that.

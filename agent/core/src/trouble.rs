@@ -4,6 +4,8 @@ use std::fmt;
 
 use spanwire_host::{Conflict, OwnershipConflict, Step};
 
+use crate::fights::Fight;
+
 /// How many steps a text names.
 const NAMED: usize = 6;
 
@@ -16,6 +18,8 @@ pub enum Trouble {
     Conflict(Conflict),
     /// Another program uses what is Spanwire's.
     Ownership(OwnershipConflict),
+    /// Another program takes away what is Spanwire's again and again.
+    Fight(Fight),
     /// A step failed.
     Step {
         /// The step.
@@ -64,6 +68,7 @@ impl Trouble {
             Self::Unpublished => "Unpublished",
             Self::Conflict(_) => "Conflict",
             Self::Ownership(_) => "OwnershipConflict",
+            Self::Fight(_) => "Contested",
             Self::Step { .. } => "StepFailed",
             Self::Device { .. } => "NoDevice",
             Self::NotInEffect(_) => "NotInEffect",
@@ -73,6 +78,15 @@ impl Trouble {
             Self::Storage(_) => "NotStored",
             Self::Clock { .. } => "Clock",
             Self::Cleanup(_) => "CleanupFailed",
+        }
+    }
+
+    /// Returns the steps that had no effect, where that is the trouble.
+    pub(crate) fn not_in_effect(&self) -> Option<&[Step]> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "all others are other troubles")]
+        match self {
+            Self::NotInEffect(steps) => Some(steps),
+            _ => None,
         }
     }
 
@@ -89,6 +103,7 @@ impl Trouble {
             | Self::Left(_) => false,
             Self::Conflict(_)
             | Self::Ownership(_)
+            | Self::Fight(_)
             | Self::Step { .. }
             | Self::Device { .. }
             | Self::NotInEffect(_)
@@ -107,6 +122,7 @@ impl fmt::Display for Trouble {
             ),
             Self::Conflict(conflict) => conflict.fmt(f),
             Self::Ownership(conflict) => conflict.fmt(f),
+            Self::Fight(fight) => fight.fmt(f),
             Self::Step { step, cause } => write!(f, "{step}: {cause}"),
             Self::Device { step, cause, others } => {
                 write!(f, "{step}: {cause}; and {others} steps that need the device")

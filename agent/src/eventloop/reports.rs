@@ -43,7 +43,9 @@ impl EventLoop {
     pub(super) fn count(&self, outcome: &Outcome, time: Duration) {
         self.metrics.steps.inc_by(outcome.applied as u64);
         self.metrics.failures.inc_by(outcome.failed as u64);
-        self.metrics.repairs.inc_by(u64::from(outcome.repaired));
+        self.metrics
+            .repairs
+            .inc_by(u64::from(!outcome.repaired.is_empty()));
         self.metrics.reconciled(time);
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     net::SocketAddr,
     sync::Arc,
 };
@@ -10,8 +11,6 @@ use spanwire_core::Trouble;
 use spanwire_host::{Host, OwnershipConflict, PeerChange, Step};
 use spanwire_kernel::ApplyError;
 use spanwire_topology::PublicKey;
-
-use super::chain;
 
 /// Takes the peers that are to be recreated out of what was read, so that they are created; returns those that were there.
 pub(super) fn forget_peers(actual: &mut Host, renewals: &BTreeSet<PublicKey>) -> BTreeSet<PublicKey> {
@@ -133,6 +132,18 @@ pub(super) fn advance(mut host: Host, steps: &[Step]) -> Host {
         }
     }
     host
+}
+
+/// Returns an error with its causes.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

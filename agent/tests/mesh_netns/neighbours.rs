@@ -169,3 +169,43 @@ fn rules_and_nft_tables_that_are_flushed_together_are_back() {
     }
     followers_reach_each_other(&mut world, "after the flush");
 }
+
+/// A program that takes away what is Spanwire's as soon as it is there, as networkd and some firewalls do on each event.
+#[test]
+fn what_another_program_takes_again_and_again_is_said_while_it_lasts_and_costs_little() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let node = world.node("a1");
+    let said = [
+        "takes from Spanwire routing rules again and again, about every",
+        "takes from Spanwire routes of the table 51830 again and again, about every",
+        "takes from Spanwire its nft table again and again, about every",
+    ];
+    let lines = || {
+        let log = node.agent_log();
+        log.lines().filter(|line| !line.contains(" DEBUG ")).count()
+    };
+    let before = lines();
+    let enemy = "set +e; for i in $(seq 80); do ip rule del pref 2108; ip route flush table 51830; nft delete table inet spanwire; \
+         sleep 0.1; done 2>/dev/null; true";
+    node.host.run(enemy);
+    for said in said {
+        assert!(node.agent_log().contains(said), "{said}: {}", node.agent_log());
+    }
+    assert!(node.ask("/metrics").contains("spanwire_agent_ready 0"));
+    assert!(lines() - before < 20, "{}", node.agent_log());
+    let metrics = node.ask("/metrics");
+    let mut repairs = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("spanwire_agent_repairs_total "));
+    let repairs: u32 = repairs.next().unwrap().parse().unwrap();
+    assert!((4..=40).contains(&repairs), "two a second at most: {repairs}");
+    let took = wait_until("the end of it", 40 * SECOND, || {
+        node.ask("/metrics").contains("\nspanwire_agent_ready 1\n")
+    });
+    assert!(
+        took > 15 * SECOND,
+        "the end is not said at the first chance: {took:?}"
+    );
+    followers_reach_each_other(&mut world, "after the fight");
+}

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use spanwire_crds::{LocationSlice, MeshNodeSpec, MeshNodeStatus, publication::slices};
-use spanwire_host::{Cni, LinkName, OtherLink, WireGuardPeer};
+use spanwire_host::{Cni, LinkName, OtherLink, OtherRule, Step, TableId, WireGuardPeer};
 use spanwire_topology::{Generation, Leader, Location, Member};
 
 use super::*;
@@ -495,4 +495,85 @@ fn a_clock_in_the_past_is_a_trouble_until_it_is_right() {
     assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
     state.handle_clock(at(2_000_000), None);
     assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+}
+
+/// An outcome in which something of another program was undone.
+fn repaired(target: &Target, step: Step) -> Outcome {
+    Outcome {
+        repaired: subjects(&[step]),
+        ..taken(target, &[])
+    }
+}
+
+#[test]
+fn what_is_taken_away_again_and_again_is_a_trouble_for_as_long_as_it_lasts() {
+    let start = Instant::now();
+    let mut state = state(&snapshot(true), start);
+    let mut last = start;
+    for second in 0..10 {
+        last = start + second * SECOND;
+        let target = state.poll_target(last).unwrap();
+        assert_eq!(target.contested.contains(&Subject::Nft), second >= 4, "{second}");
+        state.handle_outcome(repaired(&target, Step::DeleteNft), last);
+    }
+    let (status, reason, message) = about(&mut state, "Ready").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Degraded"));
+    assert!(
+        message.contains("its nft table again and again, about every second"),
+        "{message}"
+    );
+    // What was gone again as soon as it was there is a part of it, and flaps no condition.
+    let target = state.poll_target(last).unwrap();
+    let gone = Outcome {
+        troubles: vec![Trouble::NotInEffect(vec![Step::DeleteNft])],
+        ..taken(&target, &[])
+    };
+    state.handle_outcome(gone, last);
+    assert_eq!(about(&mut state, "Ready").unwrap().2, message);
+    state.handle_outcome(taken(&target, &[]), last);
+    assert_eq!(
+        about(&mut state, "Ready").unwrap().2,
+        message,
+        "one quiet reconcile is no end"
+    );
+    let over = last + 20 * SECOND;
+    assert!(state.poll_timeout(over).is_some_and(|at| at <= over));
+    state.handle_timeout(over);
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+}
+
+#[test]
+fn rules_of_others_that_are_put_first_again_and_again_are_a_trouble() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    for times in 0..6_u32 {
+        let mut inventory = inventory();
+        let rule = || OtherRule {
+            family: Family::V4,
+            priority: 2_100 - 18 * (times - 1),
+            protocol: 3,
+            from: None,
+            to: None,
+            iif: None,
+            mark: None,
+            inverted: false,
+            table: Some(TableId(51_820)),
+        };
+        inventory.rules = (times > 0).then(rule).into_iter().collect();
+        let inventory = Some(inventory);
+        let at = now + times * SECOND;
+        state.handle_survey(
+            Survey {
+                inventory,
+                ..survey()
+            },
+            at,
+        );
+        let target = state.poll_target(at).unwrap();
+        state.handle_outcome(taken(&target, &[]), at);
+        let ready = about(&mut state, "Ready").unwrap().0;
+        assert_eq!(ready == "False", times >= 4, "{times}");
+    }
+    let (_, _, message) = about(&mut state, "Ready").unwrap();
+    assert!(message.contains("the place of its routing rules"), "{message}");
 }
