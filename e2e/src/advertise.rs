@@ -1,9 +1,11 @@
 //! Router advertisements (RFC 4861, section 4.2) on a location's LAN, as an IPv6 provider's router sends them.
 
 use std::{
+    fs,
     net::{Ipv6Addr, SocketAddrV6},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::process::CommandExt},
     path::Path,
+    process::Stdio,
     thread,
     time::Duration,
 };
@@ -20,6 +22,7 @@ use nix::{
 use crate::{
     lab::Lab,
     machine::{Background, Machine},
+    profile::Profile,
     wait::wait_until,
 };
 
@@ -66,6 +69,31 @@ fn message() -> Vec<u8> {
     message.extend([3, 4, 64, 0xc0, 0, 0, 0, 60, 0, 0, 0, 30, 0, 0, 0, 0]);
     message.extend(PREFIX.octets());
     message
+}
+
+/// Starts it on the routers of the locations that have a host with such a profile; they end with the lab.
+pub(crate) fn start(lab: &Lab, program: Option<&Path>) -> Result<()> {
+    for location in &lab.layout.locations {
+        let wants = |node: &crate::NodeLayout| node.profiles.contains(&Profile::RouterAdvertisements);
+        if !location.nodes.iter().any(wants) {
+            continue;
+        }
+        let program = program.context("the profile router-advertisements needs the command `lab`")?;
+        let log = fs::File::create(lab.store.path(format!("advertise-{}.log", location.name)))?;
+        let mut command = lab
+            .network(&location.name)?
+            .cmd([&program.to_string_lossy(), "advertise", "lan"])?
+            .into_command()?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0);
+        let mut child = command.spawn()?;
+        // Reaps it if this process lives to see its end.
+        thread::spawn(move || child.wait());
+    }
+    Ok(())
 }
 
 /// A location's router that advertises itself until it is dropped.

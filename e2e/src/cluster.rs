@@ -12,7 +12,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    command::tail, images::TEST, lab::Lab, layout::TEST_NAMESPACE, node, progress::Progress, wait::wait_until,
+    command::tail,
+    images::TEST,
+    lab::Lab,
+    layout::{NodeLayout, TEST_NAMESPACE},
+    node,
+    profile::Profile,
+    progress::Progress,
+    wait::wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(120);
@@ -48,6 +55,11 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
         .args(["create", "-f", "-"])
         .input(rights().to_string())
         .run()?;
+    for node in lab.layout.nodes() {
+        if node.profiles.contains(&Profile::StaleNode) {
+            add_stale(lab, node)?;
+        }
+    }
     lab.store.write("ready", "")?;
     progress.stage("nodes registered, flannel has its networks", || {
         let nodes: Vec<_> = lab.layout.nodes().map(|n| n.name.clone()).collect();
@@ -140,7 +152,15 @@ pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
             say("its test pod does not run");
         }
     }
+    // What a stale Node object is to run never becomes Ready.
+    let stale = of("Node")
+        .into_iter()
+        .filter(|node| !is_real(lab, &node["metadata"]["name"]));
+    let stale = u64::try_from(stale.count())?;
     for pod in of("Pod") {
+        if !is_real(lab, &pod["spec"]["nodeName"]) {
+            continue;
+        }
         let node = text(&pod["spec"]["nodeName"]);
         if let Some(why) = unready(pod) {
             let why: String = why.chars().take(300).collect();
@@ -157,7 +177,7 @@ pub(crate) fn missing(lab: &Lab) -> Result<Vec<String>> {
         let count = |key: &str| status[key].as_u64().unwrap_or(0);
         let wanted = set["spec"]["replicas"]
             .as_u64()
-            .unwrap_or_else(|| count("desiredNumberScheduled"));
+            .unwrap_or_else(|| count("desiredNumberScheduled").saturating_sub(stale));
         let ready = count("numberReady").max(count("readyReplicas"));
         if status["observedGeneration"] != set["metadata"]["generation"] || ready < wanted {
             missing.push(format!(
@@ -188,6 +208,44 @@ fn last_words(lab: &Lab, pod: &Value) -> Option<String> {
     (!said.is_empty()).then(|| said.chars().take(300).collect())
 }
 
+/// Creates the Node object of a machine that fell silent long ago and had the address of this node.
+fn add_stale(lab: &Lab, node: &NodeLayout) -> Result<()> {
+    let name = format!("{}-old", node.name);
+    let object = json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "annotations": {"spanwire.dev/location": node.location}},
+        "spec": {"unschedulable": true}});
+    lab.client("kubectl")
+        .args(["create", "-f", "-"])
+        .input(object.to_string())
+        .run()?;
+    let addresses = node.addresses.iter();
+    let addresses: Vec<_> = addresses
+        .map(|address| json!({"type": "InternalIP", "address": address}))
+        .collect();
+    let then = "2026-01-01T00:00:00Z";
+    let status = json!({"status": {"addresses": addresses, "conditions": [{
+        "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
+        "message": "Kubelet stopped posting node status.", "lastHeartbeatTime": then, "lastTransitionTime": then}]}});
+    lab.client("kubectl")
+        .args([
+            "patch",
+            "node",
+            &name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+        ])
+        .arg(status.to_string())
+        .run()
+        .map(drop)
+}
+
+/// Returns whether there is a machine for a Node object, or for what is bound to it.
+fn is_real(lab: &Lab, node: &Value) -> bool {
+    node.as_str()
+        .is_none_or(|name| lab.layout.nodes().any(|node| node.name == name))
+}
+
 fn full_name(object: &Value) -> String {
     format!(
         "{}/{}",
@@ -203,7 +261,7 @@ fn pods(lab: &Lab) -> Result<BTreeMap<String, Vec<IpAddr>>> {
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|pod| is_test(pod))
+        .filter(|pod| is_test(pod) && is_real(lab, &pod["spec"]["nodeName"]))
     {
         let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
         let addresses = ips.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect();

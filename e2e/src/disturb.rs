@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::{lab::Lab, net, node, scenario::Routers};
+use crate::{lab::Lab, net, node, profile::Profile, scenario::Routers};
 
 impl Lab {
     /// Captures what passes a segment (`internet`, or a location's LAN) while something runs, as tcpdump writes it.
@@ -49,6 +49,18 @@ impl Lab {
     /// Opens or closes plain routing between the locations.
     pub fn set_routers(&self, routers: Routers) -> Result<()> {
         net::set_routers(&self.store, &self.record.scenario, &self.layout, routers)
+    }
+
+    /// Brings a neighbour to a node that runs.
+    pub fn neighbour_comes(&self, node: &str, profile: Profile) -> Result<()> {
+        self.node_layout(node)?;
+        net::change_neighbour(&self.store, node, profile, true)
+    }
+
+    /// Takes a neighbour from a node that runs.
+    pub fn neighbour_goes(&self, node: &str, profile: Profile) -> Result<()> {
+        self.node_layout(node)?;
+        net::change_neighbour(&self.store, node, profile, false)
     }
 
     /// Cuts a node's power.

@@ -1,7 +1,7 @@
 //! A lab that is up: what it is made of, and its clients of the API server.
 //!
-//! What is done with it, its verbs, are methods that the modules above this one add: `up`, `machine`, `cluster`, `chart`,
-//! `ping`, `status` and `disturb`.
+//! What is done with it, its verbs, are methods that the modules above this one add: `up`, `machine`, `credentials`,
+//! `cluster`, `chart`, `ping`, `status` and `disturb`.
 
 use std::path::Path;
 

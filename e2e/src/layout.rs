@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use crate::scenario::{Family, Scenario};
+use crate::{
+    profile::Profile,
+    scenario::{Family, Scenario},
+};
 
 /// The namespace of the test pods.
 pub(crate) const TEST_NAMESPACE: &str = "lab";
@@ -13,6 +16,8 @@ pub(crate) const TEST_NAMESPACE: &str = "lab";
 pub(crate) const API_PORT: u16 = 6443;
 /// Port on which nodes speak WireGuard unless an annotation says otherwise.
 pub(crate) const WIREGUARD_PORT: u16 = 51820;
+/// The port of flannel's VXLAN on Linux.
+pub(crate) const VXLAN_PORT: u16 = 8472;
 /// Addresses that the internet segment drops.
 pub(crate) const PRIVATE_V4: &str = "{ 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 }";
 /// Addresses of the other family that the internet segment drops.
@@ -65,6 +70,8 @@ pub struct NodeLayout {
     pub annotations: BTreeMap<String, String>,
     /// Settings of its kernel.
     pub sysctls: BTreeMap<String, i64>,
+    /// What other programs and networks do to it.
+    pub profiles: Vec<Profile>,
 }
 
 impl Layout {
@@ -106,6 +113,7 @@ impl Layout {
                         labels: node.labels.clone(),
                         annotations: annotations(&location.name, node, public[0]),
                         sysctls: node.sysctls.clone(),
+                        profiles: scenario.hosts.get(&node.name).cloned().unwrap_or_default(),
                     })
                     .collect();
                 LocationLayout {

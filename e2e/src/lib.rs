@@ -5,9 +5,9 @@
 //! on an *internet* that drops private addresses. A lab outlives the process that made it, so [`Lab::attach`]
 //! finds it again and [`Lab::down`] removes it, whatever became of its maker.
 //!
-//! * `scenario`, `layout`: what the user wants, and the addresses that follow from it.
+//! * `scenario`, `layout`: what the user wants, and the addresses that follow from it. `profile`: what neighbours do to hosts.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
-//! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `ping`, `status`, `disturb`: what is done with it.
+//! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `status`, `disturb`: what is done with it.
 //! * `expect`, `reach`, `mesh`, `logs`, `suite`: what tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
@@ -15,6 +15,7 @@ mod cgroup;
 mod chart;
 mod cluster;
 mod command;
+mod credentials;
 mod disturb;
 mod images;
 mod lab;
@@ -28,6 +29,7 @@ mod net;
 mod node;
 mod ping;
 mod pki;
+mod profile;
 mod progress;
 mod status;
 mod store;
@@ -43,12 +45,14 @@ pub mod scenario;
 pub mod suite;
 
 pub use command::{Cmd, Finished};
+pub use credentials::{Answer, Credentials, Holder};
 pub use lab::Lab;
 pub use laptop::Laptop;
 pub use layout::{Layout, LocationLayout, NodeLayout};
 pub use logs::Provoked;
 pub use machine::{Background, Machine};
 pub use ping::{Matrix, Ping, PingReport};
+pub use profile::{FOREIGN_MARK, Profile};
 pub use progress::Progress;
 pub use scenario::Scenario;
 pub use status::{NodeStatus, Status};

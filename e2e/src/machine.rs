@@ -113,6 +113,16 @@ impl Lab {
         })
     }
 
+    /// Returns the host behind the device that the profile `foreign-marks` has brought to a node.
+    pub fn guest_of(&self, node: &str) -> Result<Machine<'_>> {
+        self.node_layout(node)?;
+        Ok(Machine {
+            lab: self,
+            name: net::guest(node),
+            kind: Kind::Network,
+        })
+    }
+
     /// Returns a host on the internet, outside the cluster.
     pub fn outside(&self) -> Machine<'_> {
         Machine {

@@ -40,7 +40,11 @@ fn of(items: &[Value], nodes: &[String]) -> Vec<String> {
     if !items.iter().any(|item| item["kind"] == "Location") {
         unready.push("there is no Location".to_owned());
     }
-    unready.extend(items.iter().filter_map(why));
+    // A stale Node object has a MeshNode, and no agent that could report.
+    let counts = |item: &&Value| {
+        item["kind"] != "MeshNode" || nodes.iter().any(|node| item["metadata"]["name"] == node.as_str())
+    };
+    unready.extend(items.iter().filter(counts).filter_map(why));
     unready
 }
 
@@ -77,6 +81,7 @@ mod tests {
         let silent = json!({"kind": "MeshNode", "metadata": {"name": "a2"}});
         let items = [
             object("MeshNode", "a1", "True"),
+            object("MeshNode", "a1-old", "Unknown"),
             silent,
             object("Location", "a", "False"),
         ];

@@ -3,6 +3,7 @@
 //! Every node, every router (with the LAN's bridge in it), the internet (a bridge) and one host on it are
 //! network namespaces named LAB.THING. Nothing is made in the machine's own namespace.
 
+mod neighbours;
 mod rules;
 
 use std::{fs, thread};
@@ -19,6 +20,8 @@ use crate::{
     scenario::{Family, Routers, Scenario},
     store::Store,
 };
+
+pub(crate) use neighbours::{change as change_neighbour, guest};
 
 /// The namespace of the segment on which the routers meet.
 pub(crate) const INTERNET: &str = "internet";
@@ -56,7 +59,9 @@ fn plug_in(store: &Store, scenario: &Scenario, location: &LocationLayout, node: 
          ip link set dev {name} master lan up\n"
     );
     in_namespace(store, &location.name, &cable)?;
-    in_namespace(store, name, &node_script(location, node))
+    let guest = store.namespace(&neighbours::guest(name));
+    let neighbours = neighbours::script(&node.profiles, &guest);
+    in_namespace(store, name, &(node_script(location, node) + &neighbours))
 }
 
 /// Pulls the cable of a node, at once and for good.

@@ -174,32 +174,36 @@ pub(crate) fn kubeconfig(store: &Store, file: &str, certificate: &str, server: &
     Ok(())
 }
 
+/// Returns the address at which the nodes of a location reach the API server. As in a real cluster, the node that it runs
+/// on and its neighbours use the private one.
+pub(crate) fn server(layout: &Layout, location: &str) -> IpAddr {
+    if location == layout.control_plane().location {
+        layout.control_plane().addresses[0]
+    } else {
+        layout.api()
+    }
+}
+
 /// Writes the kubeconfigs of all components.
 pub(crate) fn kubeconfigs(store: &Store, layout: &Layout) -> Result<()> {
     let url = |host: IpAddr| format!("https://{}", std::net::SocketAddr::new(host, API_PORT));
-    let (local, public) = (format!("https://127.0.0.1:{API_PORT}"), url(layout.api()));
+    let local = format!("https://127.0.0.1:{API_PORT}");
     for user in ["kube-controller-manager", "kube-scheduler"] {
         kubeconfig(store, &format!("kubeconfig/{user}"), user, &local)?;
     }
     kubeconfig(store, "kubeconfig/admin", "admin", &local)?;
-    // As in a real cluster, the control plane's node and its neighbours use the private address.
-    let private = url(layout.control_plane().addresses[0]);
     for location in &layout.locations {
-        let server = if location.name == layout.locations[0].name {
-            &private
-        } else {
-            &public
-        };
+        let server = url(server(layout, &location.name));
         for node in &location.nodes {
             let folder = format!("nodes/{}", node.name);
             kubeconfig(
                 store,
                 &format!("{folder}/kubelet.conf"),
                 &format!("node-{}", node.name),
-                server,
+                &server,
             )?;
-            kubeconfig(store, &format!("{folder}/kube-proxy.conf"), "kube-proxy", server)?;
-            kubeconfig(store, &format!("{folder}/flannel.conf"), "flannel", server)?;
+            kubeconfig(store, &format!("{folder}/kube-proxy.conf"), "kube-proxy", &server)?;
+            kubeconfig(store, &format!("{folder}/flannel.conf"), "flannel", &server)?;
         }
     }
     Ok(())

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::profile::Profile;
+
 /// A cluster of several locations, and what lies between them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -17,6 +19,9 @@ pub struct Scenario {
     pub network: Network,
     /// The locations; the control plane runs on the first node of the first.
     pub locations: Vec<Location>,
+    /// What other programs and networks do to hosts, by node.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, Vec<Profile>>,
     /// Values for the chart, as in a values file.
     #[serde(default)]
     pub values: serde_json::Map<String, serde_json::Value>,
@@ -203,6 +208,41 @@ impl Scenario {
             network.cni == Cni::Vxlan || !network.strict_lans,
             "cni host-gw puts pod addresses on the LAN, which a strict LAN drops: say strictLans: false"
         );
+        self.check_hosts()
+    }
+
+    fn check_hosts(&self) -> Result<()> {
+        let nodes = self.locations.iter().flat_map(|l| &l.nodes);
+        let names: Vec<_> = nodes.map(|node| node.name.as_str()).collect();
+        for (host, profiles) in &self.hosts {
+            ensure!(
+                names.contains(&host.as_str()),
+                "hosts: there is no node {host}; there are {}",
+                names.join(", ")
+            );
+            let different: BTreeSet<_> = profiles.iter().collect();
+            ensure!(
+                different.len() == profiles.len(),
+                "hosts: {host} has a profile twice"
+            );
+        }
+        let external = |node: &&Node| {
+            let profiles = self.hosts.get(&node.name).into_iter().flatten();
+            profiles
+                .into_iter()
+                .any(|profile| *profile == Profile::ExternalVtep)
+        };
+        for Location { name, nodes, .. } in &self.locations {
+            let count = nodes.iter().filter(external).count();
+            ensure!(
+                count <= 1,
+                "hosts: one of location {name} can be external-vtep, for the router has one internet address"
+            );
+            ensure!(
+                count == 0 || self.network.cni == Cni::Vxlan,
+                "hosts: external-vtep needs the cni vxlan"
+            );
+        }
         Ok(())
     }
 }
@@ -267,6 +307,51 @@ mod tests {
             "{locations: [{name: a, nodes: [{name: a1}]}], colour: red}",
             "colour",
         );
+    }
+
+    fn with_hosts(hosts: &str, cni: &str) -> Result<Scenario> {
+        Scenario::parse(&format!(
+            "{{network: {{cni: {cni}, strictLans: false}}, hosts: {{{hosts}}}, locations: [{{name: a, nodes: [{{name: a1}}, {{name: a2}}]}}]}}"
+        ))
+    }
+
+    fn hosts_are_rejected(hosts: &str, cni: &str, words: &[&str]) {
+        let error = format!("{:#}", with_hosts(hosts, cni).unwrap_err());
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_profile_is_refused_with_those_that_there_are() {
+        hosts_are_rejected(
+            "a1: [dokcer]",
+            "vxlan",
+            &[
+                "dokcer",
+                "docker",
+                "firewalld",
+                "wide-lan",
+                "no-ipv6",
+                "router-advertisements",
+            ],
+        );
+        hosts_are_rejected(
+            "a1: [dokcer]",
+            "vxlan",
+            &["vpn-rules", "foreign-marks", "external-vtep", "stale-node"],
+        );
+    }
+
+    #[test]
+    fn profiles_of_hosts_that_are_no_nodes_and_of_two_external_ends_are_refused() {
+        hosts_are_rejected("b1: [docker]", "vxlan", &["b1", "a1, a2"]);
+        hosts_are_rejected("a1: [docker, docker]", "vxlan", &["a1", "twice"]);
+        hosts_are_rejected(
+            "a1: [external-vtep], a2: [external-vtep]",
+            "vxlan",
+            &["external-vtep"],
+        );
+        hosts_are_rejected("a1: [external-vtep]", "host-gw", &["vxlan"]);
+        with_hosts("a1: [docker, wide-lan], a2: [external-vtep]", "vxlan").unwrap();
     }
 
     #[test]

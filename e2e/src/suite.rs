@@ -136,6 +136,7 @@ pub fn options(spanwire: bool) -> Options {
     Options {
         spanwire,
         forward: None,
+        advertise: None,
         progress: Progress::shown(),
     }
 }

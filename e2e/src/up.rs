@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use crate::{
-    cgroup, chart, cluster,
+    advertise, cgroup, chart, cluster,
     command::Cmd,
     forward, images,
     lab::Lab,
@@ -29,6 +29,8 @@ pub struct Options {
     pub spanwire: bool,
     /// The command `lab`, which then makes the API server reachable on 127.0.0.1.
     pub forward: Option<PathBuf>,
+    /// The command `lab`, which sends router advertisements where a host's profile wants them.
+    pub advertise: Option<PathBuf>,
     /// How stages are reported.
     pub progress: Progress,
 }
@@ -38,6 +40,7 @@ impl Default for Options {
         Self {
             spanwire: true,
             forward: None,
+            advertise: None,
             progress: Progress::shown(),
         }
     }
@@ -85,7 +88,10 @@ impl Lab {
             pki::create(&store, &layout)?;
             pki::kubeconfigs(&store, &layout)
         })?;
-        progress.stage("network", || net::create(&store, &record.scenario, &layout))?;
+        progress.stage("network", || {
+            net::create(&store, &record.scenario, &layout)?;
+            advertise::start(&lab, options.advertise.as_deref())
+        })?;
         progress.stage("nodes", || lab.start_all(&image_store))?;
         if let Some(program) = &options.forward {
             record.port = Some(forward::start(&store, &record, &layout, program)?);

@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use spanwire_e2e::{Lab, Options, Progress, Scenario, advertise, forward, scenario::Routers};
+use spanwire_e2e::{
+    Holder, Lab, Options, Profile, Progress, Scenario, advertise, forward, scenario::Routers,
+};
 
 /// A real Kubernetes cluster of several locations on this machine, in seconds.
 #[derive(Debug, Parser)]
@@ -89,6 +91,30 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run a command, such as kubectl, with the credentials of a node's kubelet, in the node's network (a shell without one).
+    Kubelet {
+        /// The node.
+        node: String,
+        /// The command.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// The same with the token of the node's agent.
+    Agent {
+        /// The node.
+        node: String,
+        /// The command.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// The same with the credentials of the node's CNI.
+    Cni {
+        /// The node.
+        node: String,
+        /// The command.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
     /// Show what passes the `internet` or a location's LAN.
     Capture {
         /// `internet` or a location.
@@ -114,6 +140,20 @@ enum Verb {
         /// What the routers let through.
         #[arg(value_enum)]
         state: RouterState,
+    },
+    /// Bring a neighbour, one of the profiles of `hosts` in a scenario, to a node.
+    Comes {
+        /// The node.
+        node: String,
+        /// The profile.
+        profile: String,
+    },
+    /// Take a neighbour from a node.
+    Goes {
+        /// The node.
+        node: String,
+        /// The profile.
+        profile: String,
     },
     /// Cut the power of a node.
     Crash {
@@ -204,6 +244,9 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             .network(&place)?
             .by_hand(or_shell(command, "bash"))?
             .passthrough(),
+        Verb::Kubelet { node, command } => speak(&lab()?, &node, Holder::Kubelet, command),
+        Verb::Agent { node, command } => speak(&lab()?, &node, Holder::Agent, command),
+        Verb::Cni { node, command } => speak(&lab()?, &node, Holder::Cni, command),
         Verb::Kubectl { args } => lab()?.client("kubectl").args(args).passthrough(),
         Verb::Helm { args } => lab()?.client("helm").args(args).passthrough(),
         Verb::Capture {
@@ -219,6 +262,8 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
         Verb::Routers {
             state: RouterState::Closed,
         } => done(lab()?.set_routers(Routers::Closed)),
+        Verb::Comes { node, profile } => done(lab()?.neighbour_comes(&node, Profile::named(&profile)?)),
+        Verb::Goes { node, profile } => done(lab()?.neighbour_goes(&node, Profile::named(&profile)?)),
         Verb::Crash { node } => done(lab()?.crash(&node)),
         Verb::Reboot { node } => {
             let lab = lab()?;
@@ -251,9 +296,11 @@ fn install(lab: &Lab) -> Result<()> {
 
 fn up(name: &str, file: &Path, spanwire: bool) -> Result<u8> {
     let scenario = Scenario::load(file)?;
+    let own = std::env::current_exe()?;
     let options = Options {
         spanwire,
-        forward: Some(std::env::current_exe()?),
+        forward: Some(own.clone()),
+        advertise: Some(own),
         progress: Progress::shown(),
     };
     let lab = Lab::up(name, &scenario, &options)
@@ -261,6 +308,12 @@ fn up(name: &str, file: &Path, spanwire: bool) -> Result<u8> {
     options.progress.say("up");
     say(&lab.status()?.to_string())?;
     Ok(0)
+}
+
+fn speak(lab: &Lab, node: &str, holder: Holder, command: Vec<String>) -> Result<u8> {
+    lab.credentials(node, holder)?
+        .by_hand(or_shell(command, "bash"))
+        .passthrough()
 }
 
 fn capture(lab: &Lab, segment: &str, seconds: Option<u32>, filter: Vec<String>) -> Result<u8> {

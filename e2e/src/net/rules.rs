@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use crate::{
-    layout::{API_PORT, Layout, LocationLayout, PRIVATE_V4, PRIVATE_V6, WIREGUARD_PORT},
+    layout::{API_PORT, Layout, LocationLayout, PRIVATE_V4, PRIVATE_V6, VXLAN_PORT, WIREGUARD_PORT},
+    profile::Profile,
     scenario::Routers,
 };
 
@@ -57,6 +58,9 @@ pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Router
         for node in &location.nodes {
             if let Some(port) = node.forward {
                 to("udp", port, node.addresses[index], WIREGUARD_PORT);
+            }
+            if node.profiles.contains(&Profile::ExternalVtep) {
+                to("udp", VXLAN_PORT, node.addresses[index], VXLAN_PORT);
             }
         }
         // A node that asks for its own router's internet address must get its answer from there.
@@ -153,6 +157,15 @@ mod tests {
         );
         assert!(!text.contains("192.168.2.0"), "{text}");
         assert!(!router(&layout, &layout.locations[1], Routers::Closed).contains("dnat ip to"));
+    }
+
+    #[test]
+    fn what_is_for_an_external_vtep_is_forwarded_to_it() {
+        let text = "{hosts: {a1: [external-vtep]}, locations: [{name: a, nodes: [{name: a1}]}]}";
+        let layout = Layout::of(&Scenario::parse(text).unwrap());
+        let text = router(&layout, &layout.locations[0], Routers::Closed);
+        let forward = "ip daddr 203.0.113.11 udp dport 8472 dnat ip to 192.168.1.11:8472";
+        assert!(text.contains(forward), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Cmd, Lab, Ping, scenario::Routers, suite, wait_until};
+use spanwire_e2e::{Cmd, Lab, Ping, Profile, scenario::Routers, suite, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -28,6 +28,11 @@ fn main() -> ExitCode {
             ("a_steady_ping_counts_what_a_cut_costs", ping),
             ("a_crashed_node_is_silent_and_comes_back_with_its_files", crash),
             ("a_killed_service_is_started_again", service),
+            (
+                "a_node_speaks_with_the_credentials_of_its_kubelet_and_no_others",
+                kubelet,
+            ),
+            ("neighbours_come_to_a_node_and_leave_it_as_it_was", neighbours),
             ("a_lab_whose_maker_was_killed_goes_down_without_a_trace", killed),
         ],
         &[],
@@ -195,6 +200,74 @@ fn service(lab: &Lab) -> Result<()> {
     ensure!(!node.has("/run/lab/kubelet.pid"), "a stopped service runs");
     node.start_service("kubelet")?;
     wait_until("the kubelet runs", SOON, || Ok(node.has("/run/lab/kubelet.pid")))
+}
+
+fn kubelet(lab: &Lab) -> Result<()> {
+    let speak = |verb: &str, node: &str, words: &[&str]| {
+        Cmd::new(env!("CARGO_BIN_EXE_lab"))
+            .args(["--name", lab.name(), verb, node, "--", "kubectl"])
+            .args(words)
+            .finish()
+    };
+    // Of a location that reaches the API server by its private address, and of one that does not.
+    for node in ["a2", "b1"] {
+        let who = speak("kubelet", node, &["auth", "whoami", "-o", "json"])?;
+        let user = format!("\"system:node:{node}\"");
+        ensure!(
+            who.stdout.contains(&user) && who.stdout.contains("\"system:nodes\""),
+            "{who:?}"
+        );
+    }
+    let own = speak(
+        "kubelet",
+        "a2",
+        &["annotate", "node", "a2", "lab.test/x=y", "--overwrite"],
+    )?;
+    ensure!(own.code == 0, "its own Node: {own:?}");
+    let other = speak("kubelet", "a2", &["annotate", "node", "b1", "lab.test/x=y"])?;
+    ensure!(
+        other.code != 0 && other.stderr.contains("User \"system:node:a2\" cannot"),
+        "another's Node: {other:?}"
+    );
+    let cni = speak("cni", "a2", &["auth", "whoami", "-o", "json"])?;
+    ensure!(cni.stdout.contains("\"flannel\""), "{cni:?}");
+    let agent = speak("agent", "a2", &["auth", "whoami"])?;
+    ensure!(
+        agent.code != 0 && agent.stderr.contains("no agent runs on a2"),
+        "there is no agent here: {agent:?}"
+    );
+    Ok(())
+}
+
+fn neighbours(lab: &Lab) -> Result<()> {
+    let node = lab.node("a2")?;
+    // What each leaves behind that somebody could take for its own: not the kernel's numbers, counters and empty chains.
+    let traces = "ip -br link | sed -E 's/@if[0-9]+//; s/ .*//' | sort; ip -br -4 address | sort; ip rule; \
+                  ip -4 route show table all; nft list tables | sort; iptables -S; iptables -t nat -S; \
+                  echo IPv6 is off: $(cat /proc/sys/net/ipv6/conf/all/disable_ipv6)";
+    let before = node.sh(traces)?;
+    let marks = [
+        (Profile::Docker, "-P FORWARD DROP"),
+        (Profile::Firewalld, "table inet firewalld"),
+        (Profile::WideLan, "10.0.0.5/8"),
+        (Profile::NoIpv6, "IPv6 is off: 1"),
+        (Profile::VpnRules, "not from all fwmark 0xca6c lookup 51820"),
+        (Profile::ForeignMarks, "100.64.9.1/24"),
+    ];
+    for (profile, mark) in marks {
+        lab.neighbour_comes("a2", profile)?;
+        let with = node.sh(traces)?;
+        lab.neighbour_goes("a2", profile)?;
+        ensure!(with.contains(mark), "{profile:?} is not seen:\n{with}");
+        let after = node.sh(traces)?;
+        ensure!(
+            before == after,
+            "{profile:?} leaves something:\n{before}\n{after}"
+        );
+    }
+    let fixed = lab.neighbour_comes("a2", Profile::StaleNode);
+    ensure!(fixed.is_err(), "a stale Node does not come to a node that runs");
+    Ok(())
 }
 
 fn killed(lab: &Lab) -> Result<()> {
