@@ -18,7 +18,8 @@ pub enum ConditionType {
     LeaderElected,
     /// Of a Location: its traffic with every other location is in the tunnel.
     Connected,
-    /// Of a Location or a Peer: everything that the object asks for was granted.
+    /// Of a Location or a Peer: everything that the object asks for was granted. Of a MeshNode: everything that its Node and
+    /// its agent claim; only where that once was not so.
     Accepted,
     /// Of a MeshNode: the API server's endpoints that lie in prefixes of other locations are reached without the mesh.
     ApiServerPastMesh,
@@ -131,6 +132,13 @@ pub fn is_known(condition: &Condition) -> bool {
     ConditionType::ALL
         .iter()
         .any(|known| known.as_str() == condition.type_)
+}
+
+/// Returns whether a condition of a MeshNode is its agent's; the operator adds [`ConditionType::Accepted`].
+#[must_use]
+pub fn is_of_agent(condition: &Condition) -> bool {
+    let agent = [ConditionType::Ready, ConditionType::ApiServerPastMesh];
+    agent.iter().any(|own| own.as_str() == condition.type_)
 }
 
 /// Returns the conditions that say what was found of an object in this `generation`. The time of the last transition is

@@ -59,7 +59,7 @@ pub struct MeshNodeSpec {
     pub retire: bool,
 }
 
-/// What the agent of one node reports: on change, never on a timer. Written by that agent alone.
+/// What the agent of one node reports: on change, never on a timer. Written by that agent, but for one condition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshNodeStatus {
@@ -92,7 +92,8 @@ pub struct MeshNodeStatus {
     /// No trace of Spanwire is left on the node, as `spec.retire` asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
-    /// Ready: False says what the agent cannot do, and what would help.
+    /// Ready: False says what the agent cannot do, and what would help. Accepted, by the operator: False says what of the
+    /// node's claims was not granted, or cannot be read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

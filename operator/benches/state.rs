@@ -170,7 +170,8 @@ fn write(state: &mut OperatorState) {
             Write::DeleteSlice(_)
             | Write::DeleteMeshNode(_)
             | Write::DeleteLocation(_)
-            | Write::PeerStatus { .. } => {}
+            | Write::PeerStatus { .. }
+            | Write::MeshNodeStatus { .. } => {}
         }
     }
     state.handle_published(true);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use spanwire_crds::{LocationSliceSpec, LocationStatus, MeshNodeSpec, PeerStatus};
 use spanwire_topology::Generation;
 
@@ -26,8 +27,8 @@ pub struct Batch {
     pub generation: Generation,
     /// What agents derive the mesh from: a phase only after the one before, its parts in any order.
     pub phases: Vec<Vec<Write>>,
-    /// Everything else, in any order, each on its own. All writes of Locations and Peers that are due are here; of
-    /// MeshNodes those that were decided upon.
+    /// Everything else, in any order, each on its own. All writes of Locations and Peers, and of what MeshNodes say of claims,
+    /// that are due are here; of MeshNodes themselves those that were decided upon.
     pub rest: Vec<Write>,
     /// MeshNodes that were decided upon and need no write: one that waits is no longer wanted.
     pub settled: BTreeSet<ObjectKey>,
@@ -51,6 +52,8 @@ pub enum ObjectKind {
     Slice,
     /// A MeshNode.
     MeshNode,
+    /// What a MeshNode says of its node's claims: its agent's part and the spec are written apart from that.
+    MeshNodeStatus,
     /// A Location.
     Location,
     /// A Peer.
@@ -94,6 +97,15 @@ pub enum Write {
         node_uid: String,
         /// What is to be there.
         spec: MeshNodeSpec,
+    },
+    /// Reports on the MeshNode what became of its node's claims.
+    MeshNodeStatus {
+        /// Its name, which is the node's.
+        name: String,
+        /// What is there now.
+        version: Version,
+        /// The condition that is to be there.
+        condition: Box<Condition>,
     },
     /// Removes the MeshNode of a Node that is gone.
     DeleteMeshNode(Target),
@@ -160,6 +172,7 @@ impl Write {
             Self::Slice { .. } => "slice",
             Self::DeleteSlice(_) => "delete_slice",
             Self::MeshNode { .. } => "mesh_node",
+            Self::MeshNodeStatus { .. } => "mesh_node_status",
             Self::DeleteMeshNode(_) => "delete_mesh_node",
             Self::CreateLocation { .. } => "create_location",
             Self::DeleteLocation(_) => "delete_location",
@@ -174,6 +187,7 @@ impl Write {
         let kind = match self {
             Self::Slice { .. } | Self::DeleteSlice(_) => ObjectKind::Slice,
             Self::MeshNode { .. } | Self::DeleteMeshNode(_) => ObjectKind::MeshNode,
+            Self::MeshNodeStatus { .. } => ObjectKind::MeshNodeStatus,
             Self::CreateLocation { .. } | Self::DeleteLocation(_) | Self::LocationStatus { .. } => {
                 ObjectKind::Location
             }
@@ -200,6 +214,9 @@ impl Write {
                     ..
                 },
             ) => (one, node_uid) == (other, other_uid),
+            (Self::MeshNodeStatus { condition: one, .. }, Self::MeshNodeStatus { condition: other, .. }) => {
+                one == other
+            }
             (Self::LocationStatus { status: one, .. }, Self::LocationStatus { status: other, .. }) => {
                 one == other
             }
@@ -214,6 +231,7 @@ impl Write {
         match self {
             Self::Slice { name, .. }
             | Self::MeshNode { name, .. }
+            | Self::MeshNodeStatus { name, .. }
             | Self::CreateLocation { name }
             | Self::LocationStatus { name, .. }
             | Self::PeerStatus { name, .. } => name,

@@ -32,6 +32,8 @@ use crate::{
 
 /// The loop comes by at least this often.
 pub const TICK: Duration = Duration::from_secs(10);
+/// So many conflicts of one object in a row are no accident.
+const CONFLICTS: u32 = 8;
 /// How many events are entered before anything else is looked at.
 const EVENTS: usize = 1000;
 
@@ -291,7 +293,8 @@ impl EventLoop {
             self.state.handle_unwritten(&key);
         }
         let kind = write.kind();
-        let result = outcome.error.map_or("done", failed);
+        let times = self.queue.refusals(&write.key());
+        let result = outcome.error.map_or("done", |error| failed(&error, times));
         let labels = WriteLabels { kind, result };
         self.outlets.metrics.writes.get_or_create(&labels).inc();
     }
@@ -304,12 +307,25 @@ async fn apply_definitions(client: &kube::Client) {
     }
 }
 
-fn failed(error: WriteError) -> &'static str {
-    let cause = &error as &dyn std::error::Error;
-    if matches!(error, WriteError::Conflict { .. }) {
-        tracing::debug!(error = cause, "write conflict, deciding again");
-        return "conflict";
+/// Logs why a write failed, of an object that was refused so many `times` in a row, and returns the same for the metrics.
+fn failed(error: &WriteError, times: u32) -> &'static str {
+    let cause = error as &dyn std::error::Error;
+    match error {
+        WriteError::Conflict { .. } if times == CONFLICTS => {
+            tracing::warn!(error = cause, "write conflicts again and again, backing off");
+            "conflict"
+        }
+        WriteError::Conflict { .. } => {
+            tracing::debug!(error = cause, "write conflict, deciding again");
+            "conflict"
+        }
+        WriteError::Refused { .. } if times > 1 => {
+            tracing::debug!(error = cause, "write refused again, backing off");
+            "failed"
+        }
+        WriteError::Refused { .. } | WriteError::Unanswered { .. } | WriteError::Late { .. } => {
+            tracing::warn!(error = cause, "write failed, backing off");
+            "failed"
+        }
     }
-    tracing::warn!(error = cause, "write failed, backing off");
-    "failed"
 }

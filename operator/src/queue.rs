@@ -6,7 +6,10 @@
 //! * A change of one object behind the first writes of thousands: changes of objects that exist overtake first writes,
 //!   and each class has a bound of its own, so that none waits for another to end.
 //! * A write that is refused for good holds up everything: it is retried less and less often, and delays only its own
-//!   object, and of the mesh the later writes of its own location.
+//!   object, and of the mesh the later writes of its own location. A conflict is decided upon again at once, but of an object
+//!   that has one each time (a definition is missing, a webhook answers so, somebody writes without end) less and less
+//!   often as well.
+//! * Thousands of writes that were refused together are tried again together: each waits for a little less than all.
 //! * An API server that is away is asked by all writes at once: the first write that gets no answer pauses all.
 //! * A write that waits while its object changes: a later decision replaces it or takes it back.
 
@@ -24,7 +27,7 @@ mod tests;
 const MESH: usize = 12;
 /// How many writes of each other class are.
 const OTHERS: [usize; 3] = [4, 8, 2];
-/// How long to wait after a failure, at first and at last.
+/// How long to wait after a failure, at first and at last; for a refused write it is half of that at least.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 
 /// What became of a write.
@@ -92,11 +95,20 @@ struct Publishing {
 struct Refusal {
     write: Write,
     until: Instant,
-    delay: Duration,
+    /// How often it was, one after the other.
+    times: u32,
+    /// The object was not the one that was decided upon, so other content has to wait too.
+    conflict: bool,
     /// The next decision has to write it again.
     of_mesh: bool,
     /// The state knows that it is to be tried again.
     retried: bool,
+}
+
+impl Refusal {
+    fn holds(&self, write: &Write, now: Instant) -> bool {
+        self.until > now && (self.conflict || self.write.same_content(write))
+    }
 }
 
 /// Writes that do not wait for those of another class.
@@ -116,7 +128,7 @@ impl Class {
     const fn of(write: &Write) -> Self {
         match write {
             Write::MeshNode { version: None, .. } => Self::Create,
-            Write::LocationStatus { .. } => Self::Report,
+            Write::LocationStatus { .. } | Write::MeshNodeStatus { .. } => Self::Report,
             Write::Slice { .. }
             | Write::DeleteSlice(_)
             | Write::MeshNode { .. }
@@ -148,7 +160,9 @@ impl WriteQueue {
         let wanted: BTreeSet<ObjectKey> = batch.rest.iter().map(Write::key).collect();
         let taken_back = |key: &ObjectKey| match key.kind {
             ObjectKind::MeshNode => batch.settled.contains(key),
-            ObjectKind::Slice | ObjectKind::Location | ObjectKind::Peer => !wanted.contains(key),
+            ObjectKind::Slice | ObjectKind::Location | ObjectKind::Peer | ObjectKind::MeshNodeStatus => {
+                !wanted.contains(key)
+            }
         };
         let gone: Vec<ObjectKey> = self
             .waiting
@@ -259,9 +273,7 @@ impl WriteQueue {
             };
             let key = write.key();
             let refusal = self.refusals.get(&key);
-            let refused =
-                refusal.is_some_and(|refusal| refusal.until > now && refusal.write.same_content(&write));
-            if refused || publishing.gave_up(&write) {
+            if refusal.is_some_and(|refusal| refusal.holds(&write, now)) || publishing.gave_up(&write) {
                 publishing.give_up(&write);
                 continue;
             }
@@ -310,13 +322,14 @@ impl WriteQueue {
         }
         publishing.give_up(write);
         match outcome {
-            Outcome::Refused => self.refuse(key, write, true, now),
+            Outcome::Refused => self.refuse(key, write, true, false, now),
             Outcome::Unanswered => {
                 publishing.unknown = true;
                 self.phases.clear();
             }
             Outcome::Conflict | Outcome::Done => {
                 publishing.unknown = true;
+                self.refuse(key.clone(), write, true, true, now);
                 return Some(key);
             }
         }
@@ -338,7 +351,7 @@ impl WriteQueue {
             }
             Outcome::Conflict => {
                 self.remove(&key);
-                self.refusals.remove(&key);
+                self.refuse(key.clone(), write, false, true, now);
                 Some(key)
             }
             Outcome::Refused | Outcome::Unanswered => {
@@ -347,23 +360,33 @@ impl WriteQueue {
                 }
                 self.push(write.clone());
                 if outcome == Outcome::Refused {
-                    self.refuse(key, write, false, now);
+                    self.refuse(key, write, false, false, now);
                 }
                 None
             }
         }
     }
 
-    fn refuse(&mut self, key: ObjectKey, write: &Write, of_mesh: bool, now: Instant) {
-        let before = self
-            .refusals
-            .get(&key)
-            .filter(|refusal| refusal.write.same_content(write));
-        let delay = before.map_or(RETRY.0, |refusal| (refusal.delay * 2).min(RETRY.1));
+    /// How often in a row this object's writes were refused, or met another object than was decided upon.
+    #[must_use]
+    pub fn refusals(&self, key: &ObjectKey) -> u32 {
+        self.refusals.get(key).map_or(0, |refusal| refusal.times)
+    }
+
+    fn refuse(&mut self, key: ObjectKey, write: &Write, of_mesh: bool, conflict: bool, now: Instant) {
+        let before = self.refusals.get(&key);
+        let before = before.filter(|refusal| conflict || refusal.write.same_content(write));
+        let times = before.map_or(1, |refusal| refusal.times.saturating_add(1));
+        // Two writers meet now and then.
+        let delay = match times - u32::from(conflict) {
+            0 => Duration::ZERO,
+            waits => RETRY.0.saturating_mul(1 << (waits - 1).min(16)).min(RETRY.1),
+        };
         let refusal = Refusal {
             write: write.clone(),
-            until: now + delay,
-            delay,
+            until: now + delay.mul_f64(share(&key, times)),
+            times,
+            conflict,
             of_mesh,
             retried: false,
         };
@@ -387,7 +410,7 @@ impl WriteQueue {
             number = if known == class { before } else { number };
         }
         let refused = self.refusals.get(&key);
-        if refused.is_some_and(|refusal| !refusal.write.same_content(&write)) {
+        if refused.is_some_and(|refusal| !refusal.conflict && !refusal.write.same_content(&write)) {
             self.refusals.remove(&key);
         }
         self.waiting.insert(key, (class, number));
@@ -418,4 +441,13 @@ impl Publishing {
         let given_up = self.given_up.get(&spec.location);
         given_up.is_some_and(|phase| *phase < self.phase)
     }
+}
+
+/// Returns which part of a delay an object waits, from a half to all of it: another one for each object and each time.
+fn share(key: &ObjectKey, times: u32) -> f64 {
+    // FNV-1a (RFC 9923): spread is all that is asked of it.
+    let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let start = (key.kind as u32 ^ times).wrapping_mul(0x9E37_79B9) ^ 0x811C_9DC5;
+    let hash = key.name.bytes().fold(start, hash);
+    0.5 + f64::from(hash) / f64::from(u32::MAX) / 2.0
 }

@@ -24,6 +24,7 @@
 //!   not renewed. It is named in an Event, and nothing else is harmed.
 //! * Everything dead: when no node of a location that may lead it seems to be alive, its leaders stay (`decide`).
 
+mod answers;
 mod batch;
 mod facts;
 mod liveness;
@@ -40,7 +41,7 @@ use std::{
     time::Instant,
 };
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::runtime::watcher::Event;
 pub use liveness::{GRACE, LEASE_PREFIX, Now};
 use records::{LocationRecord, MeshNodeRecord, NodeRecord, PeerRecord, SliceRecord};
@@ -109,6 +110,10 @@ pub struct OperatorState {
     /// The statuses that the last decision leads to.
     location_statuses: BTreeMap<LocationName, LocationStatus>,
     peer_statuses: BTreeMap<PeerName, PeerStatus>,
+    /// What MeshNodes are to say of the claims of their nodes, where they say anything.
+    answers: BTreeMap<NodeName, Condition>,
+    /// MeshNodes that say something of it.
+    answered: BTreeSet<NodeName>,
     /// Objects that are there and cannot be read.
     unreadable: Unreadable,
     /// Nodes that an earlier installation retired; `None` before this operator has led.

@@ -225,6 +225,16 @@ impl ApiWriter {
                     .await
                     .map(peer)
             }
+            Write::MeshNodeStatus {
+                name,
+                version,
+                condition,
+            } => {
+                let status = json!({"conditions": [condition]});
+                apply_status(&self.mesh_nodes, name, version.as_ref(), status)
+                    .await
+                    .map(mesh_node)
+            }
             Write::DeleteSlice(target) => {
                 delete(&self.slices, target).await?;
                 Ok(Found::Gone(Gone::Slice(target.name.clone())))
@@ -254,10 +264,12 @@ impl ApiWriter {
                 Some(object) => slice(object),
                 None => Found::Gone(Gone::Slice(name.to_owned())),
             },
-            Write::MeshNode { .. } | Write::DeleteMeshNode(_) => match self.mesh_nodes.get_opt(name).await? {
-                Some(object) => mesh_node(object),
-                None => gone(name.parse().ok().map(Gone::MeshNode)),
-            },
+            Write::MeshNode { .. } | Write::MeshNodeStatus { .. } | Write::DeleteMeshNode(_) => {
+                match self.mesh_nodes.get_opt(name).await? {
+                    Some(object) => mesh_node(object),
+                    None => gone(name.parse().ok().map(Gone::MeshNode)),
+                }
+            }
             Write::CreateLocation { .. } | Write::DeleteLocation(_) | Write::LocationStatus { .. } => {
                 match self.locations.get_opt(name).await? {
                     Some(object) => location(object),

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use spanwire_core::Outcome;
+use spanwire_crds::conditions::is_of_agent;
 
 use super::EventLoop;
 
@@ -31,7 +32,11 @@ impl EventLoop {
         let Some(status) = self.state.poll_status(Timestamp::now()) else {
             return;
         };
-        let observed = self.state.observed_status().cloned();
+        let mut observed = self.state.observed_status().cloned();
+        if let Some(observed) = &mut observed {
+            // What others say there is no reason to repeat the report.
+            observed.conditions.retain(is_of_agent);
+        }
         let pair = (Some(status.clone()), observed);
         if pair.0 != pair.1 && pair != self.last_reported {
             self.outlets.status.send_replace(Some(Arc::new(status)));

@@ -208,6 +208,86 @@ fn a_conflict_is_decided_again() {
 }
 
 #[test]
+fn an_object_that_has_a_conflict_each_time_is_tried_less_and_less_often_and_delays_nothing_else() {
+    let mut world = World::default();
+    let (mut attempts, mut others, mut of_mesh) = (0, 0, 0);
+    let mut content = 0;
+    for step in 0..600 {
+        // Decided again at each step, ten times a second, and with other content each time.
+        content += 1;
+        let again = mesh_node("bad", Some(&content.to_string()), content);
+        let fine = mesh_node(&format!("n{step}"), Some("1"), 1);
+        let phases = vec![
+            vec![slice("a-m1", usize::from(content)), slice("b-m1", 1)],
+            vec![slice("b-head", 1)],
+        ];
+        world.enqueue(phases, vec![again, fine]);
+        loop {
+            let writes = world.poll_all();
+            if writes.is_empty() {
+                break;
+            }
+            for write in writes {
+                match write.name() {
+                    "bad" | "a-m1" => {
+                        *(if write.name() == "bad" {
+                            &mut attempts
+                        } else {
+                            &mut of_mesh
+                        }) += 1;
+                        let key = world.queue.handle_outcome(&write, Outcome::Conflict, world.now);
+                        assert_eq!(key, Some(write.key()));
+                    }
+                    _ => {
+                        others += 1;
+                        world.done(&write);
+                    }
+                }
+            }
+        }
+        world.queue.poll_published(world.now).unwrap();
+        world.pass(Duration::from_millis(100));
+    }
+    assert!((6..15).contains(&attempts), "{attempts} attempts in a minute");
+    assert!((6..15).contains(&of_mesh), "{of_mesh} attempts in a minute");
+    assert_eq!(others, 600 * 3, "nothing else waits");
+    assert_eq!(world.queue.refusals(&mesh_node("bad", None, 1).key()), attempts);
+}
+
+#[test]
+fn a_conflict_now_and_then_delays_nothing() {
+    let mut world = World::default();
+    for content in 1..20 {
+        world.enqueue(vec![], vec![mesh_node("x", Some("1"), content)]);
+        let write = world.poll_all();
+        world
+            .queue
+            .handle_outcome(&write[0], Outcome::Conflict, world.now);
+        world.enqueue(vec![], vec![mesh_node("x", Some("2"), content)]);
+        let again = world.poll_all();
+        assert_eq!(names(&again), ["x"], "at once");
+        world.done(&again[0]);
+    }
+}
+
+#[test]
+fn what_was_refused_together_is_not_tried_again_together() {
+    let mut world = World::default();
+    let writes: Vec<Write> = (0..8)
+        .map(|number| mesh_node(&format!("n{number}"), None, 1))
+        .collect();
+    world.enqueue(vec![], writes);
+    let mut times = BTreeSet::new();
+    for write in world.poll_all() {
+        world.refuse(&write);
+        times.insert(world.queue.refusals[&write.key()].until);
+    }
+    assert_eq!(times.len(), 8);
+    let [first, last] = [times.first(), times.last()].map(|time| *time.unwrap() - world.now);
+    assert!(first >= RETRY.0 / 2 && last <= RETRY.0, "{first:?} {last:?}");
+}
+
+#[test]
 fn an_api_server_that_gives_no_answer_is_left_alone_for_longer_and_longer() {
     let mut world = World::default();
     world.enqueue(

@@ -27,6 +27,8 @@ impl OperatorState {
         let statuses = self.location_status_writes(decision, &problems, now);
         let (followed, others) = self.peer_status_writes(decision, &problems, now);
         batch.rest.extend(statuses);
+        let answers = self.answer_writes(&problems, now);
+        batch.rest.extend(answers);
         batch.rest.extend(others);
         batch.notices = self.notices(problems);
         let mut leading = heads;

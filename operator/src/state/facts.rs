@@ -66,6 +66,10 @@ impl OperatorState {
             self.stale.insert(name.clone());
             self.dirty = true;
         }
+        let accepted = now.accepted.as_ref();
+        // Somebody else wrote it, or it was written as decided.
+        self.dirty |= self.answers.get(&name) != accepted;
+        let is_answered = accepted.is_some();
         self.note_faults(&name);
         let degraded = self
             .mesh_nodes
@@ -75,6 +79,11 @@ impl OperatorState {
             self.degraded.insert(name.clone());
         } else {
             self.degraded.remove(&name);
+        }
+        if is_answered {
+            self.answered.insert(name.clone());
+        } else {
+            self.answered.remove(&name);
         }
         if self.mesh_node_write(&name).is_some() {
             self.dirty = true;

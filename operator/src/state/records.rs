@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use spanwire_cluster::{observed::Observed, store::Record};
 use spanwire_crds::{
     FieldProblem, Location, LocationSlice, LocationSliceSpec, LocationSpec, LocationStatus, MeshNode,
     MeshNodeSpec, Peer, PeerStatus,
-    conditions::is_known,
+    conditions::{ConditionType, is_known},
     publication::MANAGED_LABEL,
     translate::{self, Node, NodeOptions, Report},
 };
@@ -73,6 +73,8 @@ pub(crate) struct MeshNodeRecord {
     /// `None`: it cannot be read, and is to be written again.
     pub(crate) spec: Option<MeshNodeSpec>,
     pub(crate) report: Report,
+    /// What the operator said of the claims of the node.
+    pub(crate) accepted: Option<Condition>,
     pub(crate) problems: Vec<FieldProblem>,
 }
 
@@ -132,7 +134,7 @@ macro_rules! versioned {
     };
 }
 
-versioned!(MeshNodeRecord: node_uid, spec, report, problems);
+versioned!(MeshNodeRecord: node_uid, spec, report, accepted, problems);
 versioned!(LocationRecord: disposable, status, fact, problems);
 versioned!(PeerRecord: status, fact, problems);
 versioned!(SliceRecord: spec);
@@ -183,7 +185,8 @@ pub(crate) fn mesh_node(observed: Observed<MeshNode>) -> Option<(NodeName, MeshN
         .filter(|owner| owner.kind == "Node")
         .map(|owner| owner.uid.clone());
     let (spec, status) = observed.object.map(|object| (object.spec, object.status)).unzip();
-    let mut translated = translate::report(&status.flatten().unwrap_or_default());
+    let status = status.flatten().unwrap_or_default();
+    let mut translated = translate::report(&status);
     translated
         .problems
         .extend(observed.problems.into_iter().map(|problem| FieldProblem {
@@ -195,6 +198,10 @@ pub(crate) fn mesh_node(observed: Observed<MeshNode>) -> Option<(NodeName, MeshN
         node_uid: node_uid.next_back(),
         spec,
         report: translated.fact,
+        accepted: status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == ConditionType::Accepted.as_str()),
         problems: bounded(translated.problems),
     };
     Some((name(&observed.metadata)?, record))

@@ -484,7 +484,9 @@ fn ready(elected: &Finding, connected: &Finding, degraded: &[Degraded<'_>]) -> F
     )
 }
 
-fn accepted_finding<'a>(problems: impl Iterator<Item = (&'a (Reason, String), &'a Problem)>) -> Finding {
+pub(super) fn accepted_finding<'a>(
+    problems: impl Iterator<Item = (&'a (Reason, String), &'a Problem)>,
+) -> Finding {
     let about = ConditionType::Accepted;
     let problems: Vec<(&(Reason, String), &Problem)> = problems.collect();
     let Some(((reason, _), _)) = problems.first() else {

@@ -149,6 +149,13 @@ async fn annotations_and_peers_are_followed_and_bad_ones_are_reported() {
     ] {
         assert!(reported.1.contains(part), "{part}: {}", reported.1);
     }
+    until("and on the MeshNode", async || {
+        let node = Api::<MeshNode>::all(client.clone()).get("r1").await.unwrap();
+        let mut conditions = node.status.unwrap_or_default().conditions.into_iter();
+        let said = conditions.find(|condition| condition.type_ == "Accepted")?;
+        (said.status == "False" && said.message.contains("often")).then_some(())
+    })
+    .await;
     let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(client.clone(), "default");
     until("and in an Event on the node", async || {
         let events = events.list(&ListParams::default()).await.unwrap().items;

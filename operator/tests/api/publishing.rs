@@ -126,6 +126,70 @@ async fn a_status_leaves_the_spec_alone() {
     assert_eq!((found.spec, found.status.unwrap().nodes), (spec, 7));
 }
 
+#[tokio::test]
+async fn what_the_operator_says_on_a_mesh_node_and_what_its_agent_says_leave_each_other_alone() {
+    let server = Server::start().await;
+    let writer = ApiWriter::new(server.client.clone(), "test".to_owned());
+    let api: Api<MeshNode> = Api::all(server.client.clone());
+    let made = writer
+        .write(&Write::MeshNode {
+            name: "a1".to_owned(),
+            version: None,
+            node_uid: "u".to_owned(),
+            spec: spanwire_crds::MeshNodeSpec {
+                location: Some("a".to_owned()),
+                ..Default::default()
+            },
+        })
+        .await;
+    let made = mesh_node(made.found);
+    let condition = |about: &str, status: &str| {
+        let condition = serde_json::json!({
+            "type": about, "status": status, "reason": "X", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>(condition)
+            .unwrap()
+    };
+    let report = async |status: &str| {
+        let patch = Patch::Apply(serde_json::json!({
+            "apiVersion": "spanwire.dev/v1alpha1", "kind": "MeshNode", "metadata": {"name": "a1"},
+            "status": {"cni": "x", "conditions": [condition("Ready", status)]},
+        }));
+        let agent = PatchParams::apply(spanwire_crds::names::AGENT).force();
+        api.patch_status("a1", &agent, &patch).await.unwrap()
+    };
+    let answer = |on: &MeshNode, status: &str| Write::MeshNodeStatus {
+        name: "a1".to_owned(),
+        version: version_of(on),
+        condition: Box::new(condition("Accepted", status)),
+    };
+    let said = |node: &MeshNode| -> Vec<String> {
+        let status = node.status.clone().unwrap_or_default();
+        let of = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+            format!("{} {}", condition.type_, condition.status)
+        };
+        let mut said: Vec<String> = status.conditions.iter().map(of).collect();
+        said.sort();
+        said
+    };
+    let stale = answer(&made, "False");
+    let outcome = writer.write(&stale).await;
+    assert!(outcome.error.is_none(), "{:?}", outcome.error);
+    assert_eq!(said(&report("True").await), ["Accepted False", "Ready True"]);
+    let outcome = writer.write(&stale).await;
+    assert!(
+        matches!(outcome.error, Some(WriteError::Conflict { .. })),
+        "it was decided upon another version: {:?}",
+        outcome.error
+    );
+    let found = mesh_node(outcome.found);
+    let outcome = writer.write(&answer(&found, "True")).await;
+    let written = mesh_node(outcome.found);
+    assert_eq!(said(&written), ["Accepted True", "Ready True"]);
+    assert_eq!(written.spec.location.as_deref(), Some("a"));
+    assert_eq!(said(&report("False").await), ["Accepted True", "Ready False"]);
+}
+
 fn write(version: Option<ObjectVersion>, generation: u64) -> Write {
     Write::Slice {
         name: "a-head".to_owned(),

@@ -11,7 +11,7 @@ use std::{
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta, OwnerReference},
     jiff::Timestamp,
 };
 use kube::{ResourceExt as _, runtime::watcher::Event};
@@ -147,6 +147,7 @@ pub(crate) struct World {
     locations: BTreeMap<String, Location>,
     slices: BTreeMap<String, LocationSlice>,
     peers: BTreeMap<String, Peer>,
+    answers: BTreeMap<String, Condition>,
     notifier: Notifier,
     notices: Vec<Notice>,
     pending: Vec<Write>,
@@ -250,7 +251,7 @@ impl World {
             .get(name)
             .cloned()
             .unwrap_or_else(|| MeshNode::new(name, MeshNodeSpec::default()));
-        object.status = self.reports.get(name).cloned();
+        object.status = self.status(name);
         self.put_mesh_node(object);
     }
 
@@ -459,9 +460,10 @@ impl World {
                     uid: node_uid,
                     ..OwnerReference::default()
                 }]);
-                object.status = self.reports.get(&name).cloned();
+                object.status = self.status(&name);
                 self.put_mesh_node(object);
             }
+            Write::MeshNodeStatus { name, condition, .. } => self.put_answer(&name, *condition),
             Write::DeleteMeshNode(Target { name, .. }) => {
                 self.mesh_nodes.remove(&name);
                 self.state.handle_gone(Gone::MeshNode(name.parse().unwrap()));

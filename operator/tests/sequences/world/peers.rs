@@ -1,7 +1,8 @@
-//! Peers, and what of them agents follow.
+//! Peers, and what of them agents follow; and what MeshNodes say of claims.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{ResourceExt as _, runtime::watcher::Event};
-use spanwire_crds::{AcceptedPeer, Peer, PeerSpec, PeerStatus};
+use spanwire_crds::{AcceptedPeer, MeshNodeStatus, Peer, PeerSpec, PeerStatus};
 
 use super::World;
 
@@ -20,6 +21,27 @@ impl World {
         let mut object = self.peers[name].clone();
         object.status = Some(status);
         self.send_peer(object);
+    }
+
+    /// What a MeshNode says: its agent's report, and the operator's condition.
+    pub(super) fn status(&self, name: &str) -> Option<MeshNodeStatus> {
+        let (report, answer) = (self.reports.get(name), self.answers.get(name));
+        let mut status = report
+            .cloned()
+            .or_else(|| answer.map(|_| MeshNodeStatus::default()))?;
+        status.conditions.extend(answer.cloned());
+        Some(status)
+    }
+
+    pub(crate) fn put_answer(&mut self, name: &str, condition: Condition) {
+        self.answers.insert(name.to_owned(), condition);
+        self.send_report(name);
+    }
+
+    /// What the MeshNode of a node says of the node's claims.
+    pub(crate) fn answer(&self, name: &str) -> Option<(String, String)> {
+        let condition = self.answers.get(name)?;
+        Some((condition.status.clone(), condition.message.clone()))
     }
 
     fn send_peer(&mut self, mut object: Peer) {
