@@ -12,10 +12,13 @@ use super::{Fields, Translated, created};
 use crate::{FieldProblem, annotations};
 
 /// The labels of nodes of the control plane. The admission plugin NodeRestriction keeps kubelets from setting labels of
-/// `node-role.kubernetes.io/` (Kubernetes enhancement 279).
-const CONTROL_PLANE: [&str; 2] = [
+/// `node-role.kubernetes.io/` (Kubernetes enhancement 279): kubeadm, k3s and RKE2 set the first; older ones the second; RKE the
+/// third. The kubelets of MicroK8s set the last when they register; the chart's policy keeps them from setting it later.
+const CONTROL_PLANE: [&str; 4] = [
     "node-role.kubernetes.io/control-plane",
     "node-role.kubernetes.io/master",
+    "node-role.kubernetes.io/controlplane",
+    "node.kubernetes.io/microk8s-controlplane",
 ];
 
 /// A Kubernetes Node with the fields that Spanwire reads and no others, so that nothing else is ever in memory.
@@ -286,14 +289,32 @@ mod tests {
     }
 
     #[test]
-    fn only_what_kubelets_cannot_set_makes_a_node_one_of_the_control_plane() {
-        let of = |label: &str| {
-            read(json!({"metadata": {"labels": {label: ""}}}))
+    fn the_labels_of_installers_and_no_other_make_a_node_one_of_the_control_plane() {
+        let of = |label: &str, value: &str| {
+            read(json!({"metadata": {"labels": {label: value}}}))
                 .fact
                 .control_plane
         };
-        assert!(of("node-role.kubernetes.io/control-plane"));
-        assert!(!of("node.kubernetes.io/control-plane") && !of("control-plane"));
+        for (label, value) in [
+            ("node-role.kubernetes.io/control-plane", ""),
+            ("node-role.kubernetes.io/control-plane", "true"),
+            ("node-role.kubernetes.io/master", ""),
+            ("node-role.kubernetes.io/controlplane", "true"),
+            (
+                "node.kubernetes.io/microk8s-controlplane",
+                "microk8s-controlplane",
+            ),
+        ] {
+            assert!(of(label, value), "{label}");
+        }
+        for label in [
+            "node.kubernetes.io/control-plane",
+            "control-plane",
+            "node-role.kubernetes.io/worker",
+            "node.kubernetes.io/microk8s-worker",
+        ] {
+            assert!(!of(label, "true"), "{label}");
+        }
     }
 
     #[test]

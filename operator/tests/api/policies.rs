@@ -171,6 +171,9 @@ async fn what_lies_on_the_disk_of_a_node_says_nothing_to_the_mesh_that_an_admini
         says(r#"{"metadata": {"labels": {"spanwire.dev/location": "b"}}}"#);
         says(r#"{"metadata": {"labels": {"topology.kubernetes.io/region": "b"}}}"#);
         says(r#"{"metadata": {"labels": {"topology.kubernetes.io/region": null}}}"#);
+        says(
+            r#"{"metadata": {"labels": {"node.kubernetes.io/microk8s-controlplane": "microk8s-controlplane"}}}"#,
+        );
         says(r#"{"metadata": {"labels": {"site": "b"}}}"#);
         says(r#"{"metadata": {"labels": {"hall": "7"}}}"#);
         says(r#"{"metadata": {"labels": {"gateway": "yes"}}}"#);
@@ -230,7 +233,9 @@ async fn what_lies_on_the_disk_of_a_node_says_nothing_to_the_mesh_that_an_admini
         &["label", "node", "c2", "--overwrite", "rack=r3"],
         "",
     );
-    let registers = new("labels: {topology.kubernetes.io/region: c, site: c}");
+    let registers = new(
+        "labels: {topology.kubernetes.io/region: c, site: c, node.kubernetes.io/microk8s-controlplane: x}",
+    );
     server.done(By::Newcomer, &create, &registers);
     for change in [
         ["annotate", "spanwire.dev/location=b"],
