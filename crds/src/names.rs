@@ -26,6 +26,9 @@ pub const LEADER_LEASE_PREFIX: &str = "spanwire-leader-";
 
 /// The label of a LocationSlice with the name of its location, and of nothing else.
 pub const LOCATION_LABEL: &str = "spanwire.dev/location";
+/// The label of the head of a location with the namespace of the installation that published it. Only operators may write
+/// LocationSlices, so it says which installation has the mesh.
+pub const INSTALLATION_LABEL: &str = "spanwire.dev/installation";
 /// The label of a Location that the operator created, and deletes again when no node mentions it and no user changed it.
 pub const MANAGED_LABEL: &str = "spanwire.dev/managed";
 
@@ -65,9 +68,14 @@ mod tests {
         );
         let prefix = format!("{GROUP}/");
         assert!(
-            [LOCATION_LABEL, MANAGED_LABEL, annotations::PREFIX]
-                .iter()
-                .all(|key| key.starts_with(&prefix))
+            [
+                LOCATION_LABEL,
+                MANAGED_LABEL,
+                INSTALLATION_LABEL,
+                annotations::PREFIX
+            ]
+            .iter()
+            .all(|key| key.starts_with(&prefix))
         );
     }
 

@@ -30,6 +30,8 @@ const _: () = assert!(TERM.as_secs() <= RENEWED_WITHIN.as_secs());
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How often the holder renews.
 pub const RENEW: Duration = Duration::from_secs(5);
+/// How often who leads looks whether another installation has the cluster.
+const LOOK: Duration = Duration::from_secs(60);
 /// How often the others read the Lease, and how soon a failed attempt is retried.
 pub const RETRY: Duration = Duration::from_secs(2);
 
@@ -42,7 +44,7 @@ pub enum Lost {
     /// Another installation leads.
     #[error(
         "Spanwire runs in this cluster already, in the namespace {0}, and a cluster has one mesh: uninstall this \
-         release, which has done nothing, or the other one first"
+         release, which leaves the nodes of the other one alone, or the other one first"
     )]
     Rival(String),
 }
@@ -147,10 +149,12 @@ impl LeaderElector {
 /// Runs a [`LeaderElector`] upon the Lease at the API server.
 pub struct ElectionLoop {
     client: Client,
-    namespace: String,
     api: Api<Observed<Lease>>,
     elector: LeaderElector,
     rivals: Rivals,
+    /// The own Lease is new, so another installation may not have seen it when it created its own.
+    is_new: bool,
+    looked: Option<Instant>,
 }
 
 impl ElectionLoop {
@@ -160,9 +164,10 @@ impl ElectionLoop {
         Self {
             api: Api::namespaced(client.clone(), namespace),
             client,
-            namespace: namespace.to_owned(),
             elector: LeaderElector::new(identity),
-            rivals: Rivals::default(),
+            rivals: Rivals::new(namespace),
+            is_new: false,
+            looked: None,
         }
     }
 
@@ -171,14 +176,17 @@ impl ElectionLoop {
         let (mut led, mut doubts) = (false, false);
         loop {
             let answer = time::timeout(RETRY * 2, self.attempt()).await;
-            let held = self.elector.holds(Instant::now());
+            let held = self.elector.holds(Instant::now()) && !self.is_new;
             match &answer {
                 Ok(Ok(Verdict::Alone)) => {}
-                Ok(Ok(Verdict::Unknown)) if !doubts => {
+                Ok(Ok(Verdict::Unknown(namespace))) if !doubts => {
                     doubts = true;
-                    tracing::info!("another installation has a Lease; looking whether it is renewed");
+                    tracing::info!(
+                        namespace,
+                        "another installation has a Lease; looking whether it is renewed and publishes anything"
+                    );
                 }
-                Ok(Ok(Verdict::Unknown)) => {}
+                Ok(Ok(Verdict::Unknown(_))) => {}
                 Ok(Ok(Verdict::Rival(rival))) => {
                     leads.send_replace(false);
                     return Lost::Rival(rival.clone());
@@ -203,12 +211,13 @@ impl ElectionLoop {
                 led = true;
                 leads.send_replace(true);
             }
-            let renewed = matches!(answer, Ok(Ok(Verdict::Alone))) && held;
+            let renewed = matches!(answer, Ok(Ok(_))) && held;
             time::sleep(if renewed { RENEW } else { RETRY }).await;
         }
     }
 
-    /// Takes the Lease or renews it, where that may be done; it is taken only where no other installation runs.
+    /// Takes the Lease or renews it, where that may be done; it is taken only where the cluster is not another installation's,
+    /// and kept only as long as that is so.
     async fn attempt(&mut self) -> Result<Verdict, Error> {
         let asked = Instant::now();
         let lease = self.api.get_opt(LEASE).await?;
@@ -216,15 +225,24 @@ impl ElectionLoop {
         let Step::Write(spec) = self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now()) else {
             return Ok(Verdict::Alone);
         };
-        if !self.elector.holds(asked) {
-            let verdict = self.rivals.look(&self.client, &self.namespace).await?;
-            if verdict != Verdict::Alone {
+        let held = self.elector.holds(asked);
+        let due = self
+            .looked
+            .is_none_or(|looked| asked.saturating_duration_since(looked) >= LOOK);
+        let mut verdict = Verdict::Alone;
+        if !held || self.is_new || due {
+            verdict = self.rivals.look(&self.client).await?;
+            self.looked = (verdict == Verdict::Alone).then_some(asked);
+            if matches!(verdict, Verdict::Rival(_)) || !held && verdict != Verdict::Alone {
                 return Ok(verdict);
             }
         }
+        let is_new = lease.is_none() && !held;
         let written = write(&self.api, lease, *spec).await?;
         self.elector.handle_written(written, asked);
-        Ok(Verdict::Alone)
+        // The next look finds every Lease that was created before it was known that this one is there.
+        self.is_new = is_new || self.is_new && verdict != Verdict::Alone;
+        Ok(verdict)
     }
 }
 

@@ -89,6 +89,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             topology_label: run.topology_label,
             kilo_annotations: run.kilo_annotations,
         },
+        installation: Some(namespace.to_owned()),
     };
     let endpoints = api_endpoints(&client).await;
     let (set_leads, leads) = watch::channel(false);
@@ -98,7 +99,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let election = tokio::spawn(election.run(set_leads));
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
-        writer: ApiWriter::new(client.clone(), identity.clone()),
+        writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(namespace),
         leads,
         endpoints,
         services: services::follow(client.clone()).await,

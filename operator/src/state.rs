@@ -66,6 +66,8 @@ pub struct Options {
     pub cluster: ClusterFacts,
     /// How Nodes are read.
     pub nodes: NodeOptions,
+    /// The namespace of this installation, which the heads of locations name; `None`: they name none.
+    pub installation: Option<String>,
 }
 
 /// How many objects of each kind are known.
@@ -86,6 +88,7 @@ pub struct Sizes {
 /// Everything the operator knows.
 #[derive(Debug, Default)]
 pub struct OperatorState {
+    installation: Option<String>,
     node_options: NodeOptions,
     /// The networks of services that the configuration names.
     named_services: BTreeSet<Prefix>,
@@ -129,6 +132,7 @@ impl OperatorState {
     pub fn new(options: Options) -> Self {
         Self {
             node_options: options.nodes,
+            installation: options.installation,
             named_services: options.cluster.services.clone(),
             facts: Facts {
                 cluster: options.cluster,

@@ -3,7 +3,7 @@
 //! What exists is written by server-side apply with the version that the decision was made on, what does not exist is
 //! created; so a replica that decided on something else gets a conflict, and a Lease that was lost unnoticed does no harm.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use spanwire_cluster::observed::{Observable, Observed};
 use spanwire_crds::{
     Location, LocationSlice, LocationSpec, MeshNode, Peer,
-    publication::{LOCATION_LABEL, MANAGED_LABEL},
+    publication::{INSTALLATION_LABEL, LOCATION_LABEL, MANAGED_LABEL},
 };
 use thiserror::Error;
 use tokio::time::timeout;
@@ -128,6 +128,7 @@ pub struct ApiWriter {
     peers: Api<Observed<Peer>>,
     events: Api<Event>,
     instance: String,
+    installation: Option<String>,
 }
 
 impl ApiWriter {
@@ -142,6 +143,16 @@ impl ApiWriter {
             // Events on objects without a namespace lie in `default`.
             events: Api::namespaced(client, "default"),
             instance,
+            installation: None,
+        }
+    }
+
+    /// The same for the installation in this namespace, which the heads of locations name.
+    #[must_use]
+    pub fn of_installation(self, namespace: &str) -> Self {
+        Self {
+            installation: Some(namespace.to_owned()),
+            ..self
         }
     }
 
@@ -183,9 +194,12 @@ impl ApiWriter {
     async fn attempt(&self, write: &Write) -> Result<Found, Error> {
         match write {
             Write::Slice { name, version, spec } => {
-                let labels = [(LOCATION_LABEL.to_owned(), spec.location.clone())];
+                let mut labels = BTreeMap::from([(LOCATION_LABEL.to_owned(), spec.location.clone())]);
+                if let Some(namespace) = self.installation.as_ref().filter(|_| spec.head.is_some()) {
+                    labels.insert(INSTALLATION_LABEL.to_owned(), namespace.clone());
+                }
                 let mut object = LocationSlice::new(name, spec.clone());
-                object.metadata.labels = Some(labels.into());
+                object.metadata.labels = Some(labels);
                 put(&self.slices, object, version.as_ref()).await.map(slice)
             }
             Write::MeshNode {

@@ -8,7 +8,7 @@ use spanwire_crds::{
     FieldProblem, Location, LocationSlice, LocationSliceSpec, LocationSpec, LocationStatus, MeshNode,
     MeshNodeSpec, Peer, PeerStatus,
     conditions::{ConditionType, is_known},
-    publication::MANAGED_LABEL,
+    publication::{INSTALLATION_LABEL, MANAGED_LABEL},
     translate::{self, Node, NodeOptions, Report},
 };
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
@@ -99,6 +99,8 @@ pub(crate) struct PeerRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SliceRecord {
     pub(crate) revision: Revision,
+    /// The namespace of the installation that published it, where it is a head.
+    pub(crate) installation: Option<String>,
     pub(crate) spec: LocationSliceSpec,
 }
 
@@ -137,7 +139,7 @@ macro_rules! versioned {
 versioned!(MeshNodeRecord: node_uid, spec, report, accepted, problems);
 versioned!(LocationRecord: disposable, status, fact, problems);
 versioned!(PeerRecord: status, fact, problems);
-versioned!(SliceRecord: spec);
+versioned!(SliceRecord: installation, spec);
 
 impl MeshNodeRecord {
     /// Whether the agent is asked to remove every trace.
@@ -246,8 +248,10 @@ pub(crate) fn peer(observed: Observed<Peer>) -> Option<(PeerName, PeerRecord)> {
 
 /// One that cannot be read counts as one without content, so that it is written again or removed.
 pub(crate) fn slice(observed: Observed<LocationSlice>) -> Option<(String, SliceRecord)> {
+    let labels = observed.metadata.labels.as_ref();
     let record = SliceRecord {
         revision: Revision::of(&observed.metadata),
+        installation: labels.and_then(|labels| labels.get(INSTALLATION_LABEL).cloned()),
         spec: observed.object.map(|object| object.spec).unwrap_or_default(),
     };
     Some((observed.metadata.name?, record))

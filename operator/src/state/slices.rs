@@ -126,7 +126,8 @@ impl OperatorState {
             let mut right = !surplus;
             for (name, spec) in slices {
                 let record = self.slices.get(name);
-                if record.is_some_and(|record| record.spec == *spec) {
+                let own = record.is_some_and(|record| self.owns(record));
+                if own && record.is_some_and(|record| record.spec == *spec) {
                     continue;
                 }
                 right = false;
@@ -134,7 +135,7 @@ impl OperatorState {
                 if let Some(record) = record {
                     keep(&mut spec, record, &moving);
                 }
-                if record.is_some_and(|record| record.spec == spec) {
+                if own && record.is_some_and(|record| record.spec == spec) {
                     continue;
                 }
                 expected.insert(name.clone(), Some(spec.clone()));
@@ -164,6 +165,12 @@ impl OperatorState {
         self.publication.expected = expected;
         self.publication.held_back = !moving.is_empty();
         writes
+    }
+
+    /// Whether a slice names the installation that published it, where it is to, and that is this one.
+    fn owns(&self, record: &SliceRecord) -> bool {
+        let is_head = record.spec.head.is_some();
+        !is_head || self.installation.is_none() || record.installation == self.installation
     }
 
     /// The slices of every location that may not be published as decided.

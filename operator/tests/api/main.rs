@@ -4,6 +4,7 @@
 
 mod definitions;
 mod endpoints;
+mod installations;
 mod networks;
 mod objects;
 mod operating;

@@ -66,6 +66,11 @@ impl Process {
         self.0.wait().unwrap().success()
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     /// Waits until it ends by itself.
     pub(crate) fn wait(&mut self) -> bool {
         self.0.wait().unwrap().success()
