@@ -1,9 +1,10 @@
 //! The first look at a datagram from the network: whose it is, and whether this device has time for it.
 //!
-//! Handshake messages cost Diffie–Hellman operations, so they pass boringtun's rate limiter first: above a rate, a
-//! sender must return a cookie that proves it receives at the address and port it writes from. boringtun binds cookies
-//! to addresses alone; the port is brought in by handing it, instead of the address, a keyed hash of both. Nor does it
-//! limit who returns cookies; that is done here.
+//! Handshake messages cost Diffie–Hellman operations: above a rate, a sender must return a cookie that proves it receives at
+//! the address and port it writes from. boringtun's rate limiter makes and verifies the cookies; when they are wanted, and
+//! how much who returns one gets, is decided here, for it counts everything alike, also the answers to what this device
+//! sent. It binds cookies to addresses alone; the port is brought in by handing it, instead of the address, a keyed hash
+//! of both.
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +20,13 @@ use boringtun::{
 
 use crate::key::{PrivateKey, PublicKey, is_low_order};
 
-/// Handshake messages a second that are answered without a cookie. One costs about 0.2 ms, so that many take a tenth of
-/// a core, and hundreds of peers that come back at once all get in.
-const HANDSHAKES_PER_SECOND: u64 = 500;
+/// What is worked on in a second without a cookie: 500 handshakes, or twice as many initiations of nobody's. A handshake
+/// costs about 0.2 ms, so that this takes a tenth of a core, and hundreds of peers that come back at once all get in.
+const WORK_PER_SECOND: u32 = 500 * HANDSHAKE;
+/// A whole handshake: five Diffie–Hellman operations.
+const HANDSHAKE: u32 = 2;
+/// Finding out that an initiation is of no peer: one such operation.
+const LOOK: u32 = 1;
 
 /// Beyond that rate, handshake messages a second of one IPv4 address or IPv6 network of 64 bits that returned its cookie:
 /// as many as the kernel allows.
@@ -67,36 +72,48 @@ pub(crate) fn ephemeral(datagram: &[u8]) -> Option<&[u8; 32]> {
     datagram.get(at..)?.first_chunk()
 }
 
+/// Returns which initiation a handshake response answers, by its index.
+pub(crate) fn answered(datagram: &[u8]) -> Option<u32> {
+    match Tunn::parse_incoming_packet(datagram).ok()? {
+        Packet::HandshakeResponse(response) => Some(response.receiver_idx),
+        Packet::HandshakeInit(_) | Packet::PacketCookieReply(_) | Packet::PacketData(_) => None,
+    }
+}
+
 /// Admits handshakes under one identity.
 pub struct Admission {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
-    limiter: RateLimiter,
+    /// Wants no cookies, and takes the first look.
+    open: RateLimiter,
+    /// Wants a cookie with everything.
+    guarded: RateLimiter,
     hashers: [RandomState; 2],
     quota: Quota,
 }
 
-/// The handshake messages admitted in the current second.
+/// What was done for handshakes in the current second.
 struct Quota {
-    per_second: u64,
+    per_second: u32,
     since: Instant,
-    admitted: u64,
-    /// Those beyond `per_second`, by address.
+    spent: u32,
+    /// What was admitted beyond `per_second`, by address.
     proven: BTreeMap<IpAddr, u32>,
 }
 
 impl Quota {
-    /// Returns whether there is time for a message from this address.
-    fn admit(&mut self, now: Instant, source: IpAddr) -> bool {
+    /// Returns whether this second's work is done.
+    fn is_spent(&mut self, now: Instant) -> bool {
         if now.saturating_duration_since(self.since) >= SECOND {
             self.since = now;
-            self.admitted = 0;
+            self.spent = 0;
             self.proven.clear();
         }
-        if self.admitted < self.per_second {
-            self.admitted += 1;
-            return true;
-        }
+        self.spent >= self.per_second
+    }
+
+    /// Returns whether there is time nevertheless for a message from this address.
+    fn admit(&mut self, source: IpAddr) -> bool {
         let network = network(source);
         if self.proven.len() >= PROVEN_ADDRESSES && !self.proven.contains_key(&network) {
             return false;
@@ -118,52 +135,70 @@ fn network(source: IpAddr) -> IpAddr {
 impl Admission {
     /// Makes one for the identity with this private key.
     pub fn new(private: &PrivateKey) -> Self {
-        Self::limited(private, HANDSHAKES_PER_SECOND)
+        Self::limited(private, WORK_PER_SECOND)
     }
 
-    fn limited(private: &PrivateKey, per_second: u64) -> Self {
+    fn limited(private: &PrivateKey, per_second: u32) -> Self {
         let public = private.public().to_x25519();
         Self {
             private: private.to_x25519(),
             public,
-            limiter: RateLimiter::new(&public, per_second),
+            open: RateLimiter::new(&public, u64::MAX),
+            guarded: RateLimiter::new(&public, 0),
             hashers: [RandomState::new(), RandomState::new()],
             quota: Quota {
                 per_second,
                 since: Instant::now(),
-                admitted: 0,
+                spent: 0,
                 proven: BTreeMap::new(),
             },
         }
     }
 
-    /// Looks at a datagram that has no [`receiver`]; `scratch` takes a cookie reply.
+    /// Looks at a handshake response that one of this device's own initiations waits for. It is no load: its number is
+    /// bounded by what this device has sent.
+    pub fn admit_awaited(&self, datagram: &[u8]) -> Verdict<'static> {
+        match self.open.verify_packet(None, datagram, &mut []) {
+            Ok(Packet::HandshakeResponse(response)) => Verdict::For(response.receiver_idx >> 8),
+            _ => Verdict::Unknown,
+        }
+    }
+
+    /// Looks at a datagram that has no [`receiver`]; `scratch` takes a cookie reply, and `is_peer` says who has a peer's key.
     pub fn admit<'a>(
         &mut self,
         now: Instant,
         source: SocketAddr,
         datagram: &[u8],
+        is_peer: impl Fn(PublicKey) -> bool,
         scratch: &'a mut [u8],
     ) -> Verdict<'a> {
-        self.limiter.reset_count();
-        let origin = self.origin(source);
-        let verified = self.limiter.verify_packet(Some(origin), datagram, scratch);
-        if verified.is_ok() && !self.quota.admit(now, source.ip()) {
+        let loaded = self.quota.is_spent(now);
+        let limiter = if loaded { &self.guarded } else { &self.open };
+        let verified = limiter.verify_packet(Some(self.origin(source)), datagram, scratch);
+        if loaded && verified.is_ok() && !self.quota.admit(source.ip()) {
             return Verdict::TooMany;
         }
-        match verified {
+        let (verdict, cost) = match verified {
             // What follows would be a secret known to everybody, and the answer would tell that.
-            Ok(Packet::HandshakeInit(_)) if ephemeral(datagram).is_none_or(is_low_order) => Verdict::Unknown,
+            Ok(Packet::HandshakeInit(_)) if ephemeral(datagram).is_none_or(is_low_order) => {
+                (Verdict::Unknown, 0)
+            }
             Ok(Packet::HandshakeInit(initiation)) => {
                 match parse_handshake_anon(&self.private, &self.public, &initiation) {
-                    Ok(half) => Verdict::From(PublicKey(half.peer_static_public)),
-                    Err(_) => Verdict::Unknown,
+                    Ok(half) => {
+                        let key = PublicKey(half.peer_static_public);
+                        (Verdict::From(key), if is_peer(key) { HANDSHAKE } else { LOOK })
+                    }
+                    Err(_) => (Verdict::Unknown, LOOK),
                 }
             }
-            Ok(Packet::HandshakeResponse(response)) => Verdict::For(response.receiver_idx >> 8),
-            Err(TunnResult::WriteToNetwork(cookie)) => Verdict::Cookie(cookie),
-            _ => Verdict::Unknown,
-        }
+            Ok(Packet::HandshakeResponse(response)) => (Verdict::For(response.receiver_idx >> 8), HANDSHAKE),
+            Err(TunnResult::WriteToNetwork(cookie)) => (Verdict::Cookie(cookie), 0),
+            _ => (Verdict::Unknown, 0),
+        };
+        self.quota.spent = self.quota.spent.saturating_add(cost);
+        verdict
     }
 
     /// Returns what stands for an address and port in a cookie.
@@ -199,19 +234,21 @@ mod tests {
     #[test]
     fn an_initiation_names_its_sender_and_a_flood_is_answered_with_cookies() {
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
-        let mut admission = Admission::limited(&me, 2);
+        let mut admission = Admission::limited(&me, 2 * HANDSHAKE);
         let now = Instant::now();
         let source: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let datagram = initiation(&me, &other);
         let cookies: Vec<bool> = (0..4)
-            .map(|_| match admission.admit(now, source, &datagram, &mut [0; 200]) {
-                Verdict::From(key) => {
-                    assert_eq!(key, other.public());
-                    false
-                }
-                Verdict::Cookie(reply) => reply.len() == 64,
-                entry @ (Verdict::For(_) | Verdict::TooMany | Verdict::Unknown) => panic!("{entry:?}"),
-            })
+            .map(
+                |_| match admission.admit(now, source, &datagram, |_| true, &mut [0; 200]) {
+                    Verdict::From(key) => {
+                        assert_eq!(key, other.public());
+                        false
+                    }
+                    Verdict::Cookie(reply) => reply.len() == 64,
+                    entry @ (Verdict::For(_) | Verdict::TooMany | Verdict::Unknown) => panic!("{entry:?}"),
+                },
+            )
             .collect();
         assert_eq!(cookies, [false, false, true, true]);
     }
@@ -232,21 +269,29 @@ mod tests {
         let datagram = initiation(&other, &me);
         let (now, source) = (Instant::now(), "192.0.2.1:1000".parse().unwrap());
         assert_eq!(
-            Admission::new(&me).admit(now, source, &datagram, &mut [0; 200]),
+            Admission::new(&me).admit(now, source, &datagram, |_| true, &mut [0; 200]),
             Verdict::Unknown
         );
         assert_eq!(
-            Admission::new(&me).admit(now, source, b"hello", &mut [0; 200]),
+            Admission::new(&me).admit(now, source, b"hello", |_| true, &mut [0; 200]),
             Verdict::Unknown
         );
     }
+
     #[test]
     fn under_load_every_address_has_its_share_and_no_more() {
         let mut quota = Admission::limited(&PrivateKey::from([1; 32]), 3).quota;
         let start = quota.since;
         let mut admitted = |now, source: &str| {
             let source = source.parse().unwrap();
-            (0..100).filter(|_| quota.admit(now, source)).count()
+            let mut admit = || {
+                if quota.is_spent(now) {
+                    return quota.admit(source);
+                }
+                quota.spent += 1;
+                true
+            };
+            (0..100).filter(|_| admit()).count()
         };
         assert_eq!(admitted(start, "192.0.2.1"), 3 + 20);
         assert_eq!(admitted(start, "::ffff:192.0.2.1"), 0, "it is the same");
@@ -260,15 +305,14 @@ mod tests {
     #[test]
     fn addresses_are_counted_up_to_a_bound() {
         let mut quota = Admission::limited(&PrivateKey::from([1; 32]), 0).quota;
-        let now = quota.since;
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let admitted = (0..100_000)
-            .filter(|number| quota.admit(now, address(*number)))
+            .filter(|number| quota.admit(address(*number)))
             .count();
         assert_eq!(
             (admitted, quota.proven.len()),
             (PROVEN_ADDRESSES, PROVEN_ADDRESSES)
         );
-        assert!(quota.admit(now, address(7)), "who is counted has its share");
+        assert!(quota.admit(address(7)), "who is counted has its share");
     }
 }

@@ -247,11 +247,15 @@ impl Device {
     fn admit(&mut self, now: Instant, source: Path, datagram: &[u8], wire: &mut impl Wire) -> Option<PeerId> {
         let entry = match (admission::receiver(datagram), &self.identity) {
             (Some(index), Some(_)) => Verdict::For(index),
-            (None, Some(identity)) => identity
-                .admission
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .admit(now, source.remote, datagram, &mut self.scratch),
+            (None, Some(identity)) => {
+                let mut admission = identity.admission.lock().unwrap_or_else(PoisonError::into_inner);
+                if expects(&mut self.peers, datagram) {
+                    admission.admit_awaited(datagram)
+                } else {
+                    let is_peer = |key| self.by_key.contains_key(&key);
+                    admission.admit(now, source.remote, datagram, is_peer, &mut self.scratch)
+                }
+            }
             (_, None) => Verdict::Unknown,
         };
         let id = match entry {
@@ -438,6 +442,16 @@ fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 
 fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {
     peers.get_mut(id.0 as usize)?.as_mut()
+}
+
+/// Returns whether a datagram says that it answers an initiation of one of these peers.
+fn expects(peers: &mut [Option<Peer>], datagram: &[u8]) -> bool {
+    let Some(index) = admission::answered(datagram) else {
+        return false;
+    };
+    peer_mut(peers, PeerId(index >> 8))
+        .and_then(|peer| peer.noise.as_mut())
+        .is_some_and(|noise| noise.expects(index))
 }
 
 /// Sends to one peer from the address that it last wrote to, unless it is silent, and counts the bytes.

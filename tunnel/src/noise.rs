@@ -46,6 +46,12 @@ const ANSWERED_BY_NOW: Duration = Duration::from_millis(250);
 /// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
+/// A peer is answered at most 50 initiations a second, as by the kernel (INITIATIONS_PER_SECOND).
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// So many answers to an initiation are worked on whatever else there is to do.
+const ANSWERS: u8 = 4;
+
 /// Room for the largest datagram in either direction, with more than boringtun asks for.
 pub const SCRATCH: usize = 65_536 + 256;
 
@@ -84,6 +90,8 @@ pub struct Noise {
     parameters: TunnParameters,
     /// When `tunn` began.
     born: Moment,
+    /// When an initiation of the peer was accepted last.
+    accepted: Option<Instant>,
     /// The newest initiation of the peer that was accepted, and the key it was made for.
     newest: Option<(PrivateKey, [u8; INITIATION_LENGTH])>,
     timers: Timers,
@@ -94,6 +102,8 @@ pub struct Noise {
     unconfirmed: Option<u32>,
     /// When an initiation was sent for which no packet waited, if that is the one under way.
     unprompted: Option<Instant>,
+    /// Our index in the newest initiation, and for how many answers it may still be taken to wait.
+    called: Option<(u32, u8)>,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
 }
@@ -120,12 +130,14 @@ impl Noise {
             tunn: parameters.begin(),
             parameters,
             born: Moment::now(),
+            accepted: None,
             newest: None,
             timers,
             ticks: Ticks::new(now),
             session: false,
             unconfirmed: None,
             unprompted: None,
+            called: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
         }
@@ -206,10 +218,27 @@ impl Noise {
             return;
         }
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
-            self.timers.traversed(now);
-            self.ticks.initiated(now);
-            self.unprompted = self.waiting.is_empty().then_some(now);
             send(datagram);
+            self.called = index(datagram).map(|index| (index, ANSWERS));
+            self.note_initiation(now);
+        }
+    }
+
+    fn note_initiation(&mut self, now: Instant) {
+        self.timers.traversed(now);
+        self.ticks.initiated(now);
+        self.unprompted = self.waiting.is_empty().then_some(now);
+    }
+
+    /// Returns whether the newest initiation waits for an answer with this index. Forged ones may come before the real one;
+    /// a few are waited for.
+    pub fn expects(&mut self, index: u32) -> bool {
+        match &mut self.called {
+            Some((called, left)) if *called == index && *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -225,6 +254,13 @@ impl Noise {
         let refusal = match kind {
             DATA if field(datagram, 8).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) => {
                 Some(WireGuardError::InvalidCounter)
+            }
+            INITIATION
+                if self
+                    .accepted
+                    .is_some_and(|at| now.saturating_duration_since(at) < PAUSE) =>
+            {
+                Some(WireGuardError::UnderLoad)
             }
             INITIATION | RESPONSE if self.is_weak(datagram) => Some(WireGuardError::WrongKey),
             _ => None,
@@ -265,11 +301,13 @@ impl Noise {
                 self.ticks.keyed(now);
                 if kind == INITIATION {
                     self.unconfirmed = index(answer);
+                    self.accepted = Some(now);
                     self.newest = datagram
                         .first_chunk()
                         .map(|initiation| (self.parameters.private.clone(), *initiation));
                 }
                 if kind == RESPONSE {
+                    self.called = None;
                     self.timers.established(now, true);
                 }
                 kind == RESPONSE
@@ -342,10 +380,9 @@ impl Noise {
     fn update(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
         match self.tunn.update_timers(scratch) {
             TunnResult::WriteToNetwork(datagram) if datagram[0] == INITIATION => {
-                self.timers.traversed(now);
-                self.ticks.initiated(now);
-                self.unprompted = self.waiting.is_empty().then_some(now);
                 send(datagram);
+                self.called = index(datagram).map(|index| (index, ANSWERS));
+                self.note_initiation(now);
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) => {
                 self.ticks.clear();
