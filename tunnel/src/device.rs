@@ -210,8 +210,11 @@ impl Device {
             } else {
                 ecn::of(&buffer[..length])
             };
-            let local = local.addr;
-            wire.commit(Path { remote, local }, tos, sealed);
+            let to = Path {
+                local: local.addr,
+                ..Path::from(remote)
+            };
+            wire.commit(to, tos, sealed);
         } else {
             let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
             noise.defer(now, &buffer[..padded], &mut self.scratch, &mut send);
@@ -262,7 +265,7 @@ impl Device {
             Verdict::From(key) => self.by_key.get(&key).copied(),
             Verdict::For(index) => Some(PeerId(index)),
             Verdict::Cookie(reply) => {
-                wire.send(source, reply);
+                wire.send(source.reversed(), reply);
                 return None;
             }
             Verdict::TooMany => {
@@ -304,6 +307,7 @@ impl Device {
             return;
         };
 
+        let back = source.reversed();
         let mut send_overdue = |datagram: &[u8]| {
             if let Some(before) = before {
                 counted(wire, before, tx_bytes)(datagram);
@@ -322,7 +326,7 @@ impl Device {
                 return;
             }
             Received::Cookie => return,
-            Received::Handshake(answer) => counted(wire, source, tx_bytes)(answer),
+            Received::Handshake(answer) => counted(wire, back, tx_bytes)(answer),
             Received::Keepalive => {}
             Received::Packet(packet, address) => {
                 let owner = self.allowed_ips.lookup(address);
@@ -338,11 +342,11 @@ impl Device {
         }
         *rx_bytes += datagram.len() as u64;
         *endpoint = Some(source.remote);
-        local.received(now, source.local, datagram);
+        local.received(now, source, datagram);
         if established {
             *last_handshake = Some(SystemTime::now());
             *wants = Wants::default();
-            noise.send_waiting(now, &mut self.scratch, &mut counted(wire, source, tx_bytes));
+            noise.send_waiting(now, &mut self.scratch, &mut counted(wire, back, tx_bytes));
         }
         self.due = earliest(self.due, noise.poll_timeout(now));
     }

@@ -33,7 +33,7 @@
 //! | [`id`], [`path`], [`key`], [`prefix`], [`clock`] | values |
 //! | [`allowed_ips`], [`group`], [`admission`], [`noise`], [`peer`], [`device`] | all protocol state. They know no socket, file or thread: bytes in, bytes out to a [`device::Wire`] |
 //! | [`offload`], [`ecn`] | functions over packets: cutting, joining, congestion marks |
-//! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], the private `sys` | the kernel |
+//! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], the private `sys` and `rtnetlink` | the kernel |
 //! | [`handover`] | what two processes say when one takes over from the other; it knows no device |
 //! | [`uapi`] | text into changes of a device, and back |
 //! | [`runtime`] | joins everything in a loop for each thread |
@@ -55,6 +55,7 @@ pub mod offload;
 pub mod path;
 pub mod peer;
 pub mod prefix;
+mod rtnetlink;
 pub mod runtime;
 pub mod serve;
 mod sys;

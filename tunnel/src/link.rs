@@ -1,4 +1,4 @@
-//! What others do to the tunnel interface: up, down, another MTU, renamed, moved, removed.
+//! What others do to the tunnel interface: up, down, another MTU, renamed, moved, removed; and to the routes of its sockets.
 
 use std::{
     fs, io,
@@ -6,10 +6,12 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
+    thread,
 };
 
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, setns},
     sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
     },
@@ -19,8 +21,13 @@ use crate::sys;
 
 pub(crate) mod alias;
 
-/// The netlink group that is notified of every change to a link.
-const RTMGRP_LINK: u32 = 1;
+/// The netlink groups that are notified of changes to links, addresses, routes, rules and nexthops: RTNLGRP_* of
+/// linux/rtnetlink.h, of which group n is bit n - 1.
+const GROUPS: u32 = bit(1) | bit(5) | bit(7) | bit(8) | bit(9) | bit(11) | bit(19) | bit(32);
+
+const fn bit(group: u32) -> u32 {
+    1 << (group - 1)
+}
 
 /// What an interface is like now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +38,12 @@ pub enum Link {
     Present {
         /// Whether it is up.
         up: bool,
-        /// Its MTU.
-        mtu: usize,
+        /// Its MTU; `None` when it cannot be known.
+        mtu: Option<usize>,
     },
 }
 
-/// Tells when links have to be read again. Of the kernel's notifications only the arrival counts; the state is read afterwards.
+/// Tells when links and routes have to be read again. Of the kernel's notifications only the arrival counts; the state is read afterwards.
 #[derive(Debug)]
 pub struct Notifier {
     socket: OwnedFd,
@@ -52,18 +59,22 @@ impl Notifier {
             flags,
             Some(SockProtocol::NetlinkRoute),
         )?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, RTMGRP_LINK))?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
         Ok(Self { socket })
     }
 
-    /// Discards the notifications that have arrived.
-    pub fn clear(&self) {
+    /// Discards the notifications that have arrived; returns whether there were any.
+    pub fn clear(&self) -> bool {
         let mut buffer = [0; 4096];
+        let mut any = false;
         // ENOBUFS only says that some notifications were lost; one is enough.
         while matches!(
             recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()),
             Ok(1..) | Err(Errno::ENOBUFS)
-        ) {}
+        ) {
+            any = true;
+        }
+        any
     }
 }
 
@@ -78,14 +89,22 @@ pub(crate) fn network() -> Option<u64> {
     fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.ino())
 }
 
-/// Returns what an interface that exists is like.
+/// Returns what an interface of this network namespace is like.
 pub(crate) fn read(name: &str) -> Link {
-    match (sys::link_is_up(name), sys::link_mtu(name)) {
-        (Ok(up), Ok(mtu)) => Link::Present { up, mtu },
-        // It exists, but not here: it was moved to another network namespace, where it carries packets as before.
-        _ => Link::Present {
-            up: true,
-            mtu: usize::from(u16::MAX),
-        },
+    Link::Present {
+        up: sys::link_is_up(name).unwrap_or(true),
+        mtu: sys::link_mtu(name).ok(),
     }
+}
+
+/// Returns what an interface in another network namespace is like. It counts as up, for it carries packets as before. To
+/// look into the namespace takes CAP_SYS_ADMIN; no descriptor is kept that would keep the namespace.
+pub(crate) fn read_in(namespace: &OwnedFd, name: &str) -> Link {
+    let look = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).ok()?;
+        sys::link_mtu(name).ok()
+    };
+    // A thread of its own, which ends there: this one stays where it is.
+    let mtu = thread::scope(|scope| scope.spawn(look).join().ok().flatten());
+    Link::Present { up: true, mtu }
 }

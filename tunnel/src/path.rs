@@ -9,10 +9,23 @@ pub struct Path {
     pub remote: SocketAddr,
     /// This side; `None` lets the kernel choose.
     pub local: Option<IpAddr>,
+    /// The interface that it came in by; zero when that is not known, and for what is sent.
+    pub interface: u32,
+}
+
+impl Path {
+    /// Returns the way back of what came this way.
+    pub fn reversed(self) -> Self {
+        Self { interface: 0, ..self }
+    }
 }
 
 impl From<SocketAddr> for Path {
     fn from(remote: SocketAddr) -> Self {
-        Self { remote, local: None }
+        Self {
+            remote,
+            local: None,
+            interface: 0,
+        }
     }
 }

@@ -74,8 +74,10 @@ impl Peer {
 
     /// Returns how it is reached, if that is known.
     pub(crate) fn path(&self) -> Option<Path> {
-        let (remote, local) = (self.endpoint?, self.local.addr);
-        Some(Path { remote, local })
+        Some(Path {
+            local: self.local.addr,
+            ..Path::from(self.endpoint?)
+        })
     }
 }
 
@@ -90,6 +92,8 @@ const INITIATION: u8 = 1;
 pub(crate) struct Local {
     /// None also since the endpoint was configured, and while the peer is silent.
     pub(crate) addr: Option<IpAddr>,
+    /// By which interface that came in; zero when it is not known.
+    pub(crate) interface: u32,
     heard: Option<Instant>,
     /// Initiations sent since the peer sent anything that proves that it receives what is sent to it.
     unanswered: u32,
@@ -98,10 +102,11 @@ pub(crate) struct Local {
 impl Local {
     /// Records that an authentic message came. An initiation does not say that its sender can be reached where it came
     /// from.
-    pub(crate) fn received(&mut self, now: Instant, addr: Option<IpAddr>, datagram: &[u8]) {
+    pub(crate) fn received(&mut self, now: Instant, source: Path, datagram: &[u8]) {
         let initiation = datagram.first() == Some(&INITIATION);
         *self = Self {
-            addr,
+            addr: source.local,
+            interface: source.interface,
             heard: Some(now),
             unanswered: if initiation { self.unanswered } else { 0 },
         };
@@ -130,7 +135,9 @@ impl Local {
                 return Path::from(remote);
             }
         }
-        let local = self.addr;
-        Path { remote, local }
+        Path {
+            local: self.addr,
+            ..Path::from(remote)
+        }
     }
 }

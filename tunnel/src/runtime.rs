@@ -36,6 +36,7 @@ use crate::{
 pub mod adopt;
 mod mailbox;
 mod main_thread;
+mod routes;
 mod shard;
 mod shard_io;
 mod sockets;

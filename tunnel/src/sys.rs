@@ -247,6 +247,8 @@ pub(crate) struct Arrival {
     pub(crate) ecn: u8,
     /// Which address of this machine it was sent to, if one can be sent from without naming an interface, too.
     pub(crate) local: Option<IpAddr>,
+    /// The interface that it came in by; zero when the kernel does not say.
+    pub(crate) interface: u32,
 }
 
 /// Room for every control message that is asked for or sent here, aligned as the kernel wants it.
@@ -273,7 +275,7 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
 
-    let (mut segment, mut ecn, mut local) = (None, 0, None);
+    let (mut segment, mut ecn, mut local, mut interface) = (None, 0, None, 0);
     // SAFETY: the kernel has written `msg_controllen` bytes of whole control messages, which these macros walk.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -290,10 +292,12 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
                     local = usable_v4(u32::from_be(info.ipi_spec_dst.s_addr).into());
+                    interface = info.ipi_ifindex.cast_unsigned();
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
                     local = usable_v6(info.ipi6_addr.s6_addr.into());
+                    interface = info.ipi6_ifindex;
                 }
                 _ => {}
             }
@@ -309,6 +313,7 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
         segment: segment.filter(|size| *size > 0),
         ecn,
         local,
+        interface,
     })
 }
 

@@ -88,6 +88,14 @@ impl TunOffloads {
     }
 }
 
+/// Where an interface is.
+enum Place {
+    /// In the network namespace of this process.
+    Here,
+    /// In this one.
+    Elsewhere(OwnedFd),
+}
+
 /// A TUN interface.
 #[derive(Debug)]
 pub struct Tun {
@@ -154,8 +162,7 @@ impl Tun {
     /// interface can have one only, or is not in this process's network namespace, where it would be looked for by its
     /// name.
     pub fn queue(&self) -> io::Result<Self> {
-        let there = File::from(sys::tun_namespace(&self.file)?).metadata()?.ino();
-        if !self.queues || network() != Some(there) {
+        if !self.queues || !matches!(self.place()?, Place::Here) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let file = open()?;
@@ -181,7 +188,8 @@ impl Tun {
 
     /// Sets whether the interface stays, with its addresses and routes, when this process ends, however it does.
     pub fn keep(&self, keep: bool) -> io::Result<()> {
-        if keep {
+        // Elsewhere another interface may have the name here.
+        if keep && !matches!(self.place(), Ok(Place::Elsewhere(_))) {
             alias::set(&self.name()?, MARK)?;
         }
         sys::tun_set_persist(&self.file, keep)
@@ -194,7 +202,23 @@ impl Tun {
 
     /// Returns what the interface is like now.
     pub fn link(&self) -> Link {
-        self.name().map_or(Link::Gone, |name| link::read(&name))
+        match (self.name(), self.place()) {
+            (Err(_), _) => Link::Gone,
+            (Ok(name), Ok(Place::Elsewhere(namespace))) => link::read_in(&namespace, &name),
+            // Kernels before 5.2 do not say where it is: as long as there is one of that name, it is that.
+            (Ok(name), Ok(Place::Here) | Err(_)) => link::read(&name),
+        }
+    }
+
+    /// Returns whether the interface is in the network namespace of this process.
+    fn place(&self) -> io::Result<Place> {
+        let namespace = sys::tun_namespace(&self.file)?;
+        let there = File::from(namespace.try_clone()?).metadata()?.ino();
+        Ok(if network() == Some(there) {
+            Place::Here
+        } else {
+            Place::Elsewhere(namespace)
+        })
     }
 
     /// Returns what it and its kernel agreed on.

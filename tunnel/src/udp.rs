@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -42,9 +42,10 @@ pub struct UdpSockets {
     v6: Option<UdpSocket>,
     port: u16,
     offloads: UdpOffloads,
-    /// Receivers that batches cannot be sent to, and with port 0 addresses of this machine that cannot be sent from; and
-    /// until when not to try.
+    /// Receivers that batches cannot be sent to, and until when not to try.
     refused: Vec<(SocketAddr, Instant)>,
+    /// Addresses of this machine that could not be sent from; who is written to from them has not been changed yet.
+    gone: Vec<IpAddr>,
 }
 
 impl UdpSockets {
@@ -112,6 +113,7 @@ impl UdpSockets {
             port: self.port,
             offloads: self.offloads,
             refused: Vec::new(),
+            gone: Vec::new(),
         })
     }
 
@@ -140,6 +142,7 @@ impl UdpSockets {
             port,
             offloads,
             refused: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -205,24 +208,29 @@ impl UdpSockets {
 
     /// Sends from the batch's own address, or, when that is not possible any more, from the one that the kernel chooses.
     fn send_from(&mut self, batch: &Batch<'_>, datagrams: &[u8], segment: Option<u16>) -> io::Result<()> {
-        let Path { remote, local } = batch.to;
+        let Path { remote, local, .. } = batch.to;
         let socket = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
         let socket = socket.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let to = SockAddr::from(remote);
-        let from = local.filter(|local| !is_refused(&mut self.refused, (*local, 0).into()));
+        let from = local.filter(|local| !self.gone.contains(local));
         let sent = sys::send(socket, &to, from, datagrams, segment, batch.tos);
         let Some(from) = from else { return sent };
         match sent.as_ref().map_err(io::Error::raw_os_error) {
             Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
                 let sent = sys::send(socket, &to, None, datagrams, segment, batch.tos);
                 if sent.is_ok() {
-                    tracing::info!(%from, "an address cannot be sent from for a minute");
-                    refuse(&mut self.refused, (from, 0).into());
+                    tracing::info!(%from, "an address cannot be sent from");
+                    self.gone.push(from);
                 }
                 sent
             }
             _ => sent,
         }
+    }
+
+    /// Returns the addresses of this machine that could not be sent from since the last call.
+    pub fn take_gone(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.gone)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     clock::Moment,
     device::{Device, Wire, configure::settle},
+    path::Path,
     peer::{Peer, Wants},
 };
 
@@ -49,6 +50,45 @@ impl Device {
             handshake: false,
             keepalive: eager || peer.has_session(),
         });
+    }
+
+    /// Returns by which ways peers are written to from a certain address of this machine.
+    pub fn paths(&self) -> impl Iterator<Item = Path> {
+        self.peers.iter().flatten().filter_map(|peer| {
+            let Path { remote, local, .. } = peer.path()?;
+            local?;
+            let interface = peer.local.interface;
+            Some(Path {
+                remote,
+                local,
+                interface,
+            })
+        })
+    }
+
+    /// These ways lead nowhere any more: the peers are written to from whatever address the kernel chooses, until they write
+    /// to one again. Those with a session are sent a keepalive, so that they learn it.
+    pub fn handle_lost(&mut self, now: Instant, lost: &dyn Fn(Path) -> bool, wire: &mut impl Wire) {
+        for peer in self.peers.iter_mut().flatten() {
+            let Some(Path { remote, local, .. }) = peer.path() else {
+                continue;
+            };
+            let interface = peer.local.interface;
+            if local.is_none()
+                || !lost(Path {
+                    remote,
+                    local,
+                    interface,
+                })
+            {
+                continue;
+            }
+            tracing::debug!(peer = ?peer.public, ?local, "not written to from this address any more");
+            peer.local.addr = None;
+            self.due = Some(now);
+            peer.wants.keepalive |= peer.has_session();
+            settle(peer, now, self.up, &mut self.scratch, wire);
+        }
     }
 
     /// Sends every peer what it wants now.

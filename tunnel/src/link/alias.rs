@@ -1,19 +1,15 @@
 //! An interface's alias (IFLA_IFALIAS), by rtnetlink(7): neither an ioctl nor, in every mount namespace, sysfs has it.
 
-use std::{io, os::fd::AsRawFd};
+use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
 };
-use nix::{
-    net::if_::if_nametoindex,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
-};
+use nix::net::if_::if_nametoindex;
 
-/// An answer with all attributes of a link is far below.
-const ROOM: usize = 64 * 1024;
+use crate::rtnetlink::RouteSocket;
 
 /// What is known of an interface by its name.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,7 +22,9 @@ pub(crate) struct Label {
 
 /// Returns what an interface of this network namespace says of itself.
 pub(crate) fn read(name: &str) -> io::Result<Label> {
-    let Some(RouteNetlinkMessage::NewLink(link)) = ask(RouteNetlinkMessage::GetLink(link(name)?), 0)? else {
+    let Some(RouteNetlinkMessage::NewLink(link)) =
+        RouteSocket::open()?.ask(RouteNetlinkMessage::GetLink(link(name)?), 0)?
+    else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let mut label = Label::default();
@@ -44,46 +42,15 @@ pub(crate) fn read(name: &str) -> io::Result<Label> {
 pub(crate) fn set(name: &str, alias: &str) -> io::Result<()> {
     let mut link = link(name)?;
     link.attributes.push(LinkAttribute::IfAlias(alias.into()));
-    ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(drop)
+    RouteSocket::open()?
+        .ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+        .map(drop)
 }
 
 fn link(name: &str) -> io::Result<LinkMessage> {
     let mut link = LinkMessage::default();
     link.header.index = if_nametoindex(name)?;
     Ok(link)
-}
-
-/// Sends one request and returns the kernel's answer to it; `None` when that is a mere acknowledgement.
-fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len().max(ROOM)];
-    request.serialize(&mut buffer);
-
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        Some(SockProtocol::NetlinkRoute),
-    )?;
-    send(
-        socket.as_raw_fd(),
-        &buffer[..request.buffer_len()],
-        MsgFlags::empty(),
-    )?;
-    let received = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let answer = NetlinkMessage::deserialize(&buffer[..received]).map_err(io::Error::other)?;
-    if let NetlinkPayload::Error(error) = &answer.payload
-        && error.code.is_some()
-    {
-        return Err(error.to_io());
-    }
-    let NetlinkPayload::InnerMessage(answer) = answer.payload else {
-        return Ok(None);
-    };
-    Ok(Some(answer))
 }
 
 #[cfg(test)]

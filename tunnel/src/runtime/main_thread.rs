@@ -19,6 +19,7 @@ use crate::{
     link::{Link, Notifier},
     runtime::{
         End, INSPECTION, RuntimeError,
+        routes::RouteChanges,
         shard::Shard,
         sockets::{Settings, SocketSet},
         workers::{ShardGuard, WorkerPool},
@@ -43,6 +44,7 @@ pub(super) struct MainThread {
     notifier: Notifier,
     pub(super) server: Server,
     inspected: Instant,
+    routes: RouteChanges,
 }
 
 /// What the poll found.
@@ -84,6 +86,7 @@ impl MainThread {
             notifier,
             server,
             inspected: Instant::now(),
+            routes: RouteChanges::default(),
         }
     }
 
@@ -146,14 +149,36 @@ impl MainThread {
             device.handle_timeout(now, io);
             // What is left of a turn that did not empty the interface goes with the packets of the next.
             if !more {
-                io.flush_network();
+                self.shard.flush_network(now);
             }
             if ready.links || now.saturating_duration_since(self.inspected) >= INSPECTION {
-                self.notifier.clear();
+                if self.notifier.clear() {
+                    self.routes.handle_change();
+                }
                 if let Some(end) = self.inspect(now, pool) {
                     return Ok(end);
                 }
             }
+            if self.routes.is_due(now) {
+                self.follow_routes(now, pool);
+            }
+        }
+    }
+
+    /// Finds out which peers are written to from addresses that the routes do not lead out of any more.
+    fn follow_routes(&mut self, now: Instant, pool: &WorkerPool) {
+        let paths = self.with_all_shards(pool, |all| {
+            let devices = all.devices.iter();
+            devices.flat_map(|device| device.paths()).collect()
+        });
+        let lost = self.routes.ask(paths, self.settings.mark());
+        if !lost.is_empty() {
+            self.with_all_shards(pool, |all| {
+                for device in &mut all.devices {
+                    device.handle_lost(now, &|path| lost.contains(&path), &mut all.sockets);
+                }
+            });
+            self.shard.flush_network(now);
         }
     }
 
@@ -222,7 +247,8 @@ impl MainThread {
         let now = Instant::now();
         let inspection = self.inspected + INSPECTION;
         let due = self.shard.device.poll_timeout();
-        let next = due.map_or(inspection, |at| at.min(inspection));
+        let routes = self.routes.poll_timeout().unwrap_or(inspection);
+        let next = due.map_or(inspection, |at| at.min(inspection)).min(routes);
         let left = next.saturating_duration_since(now).as_micros().div_ceil(1000);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
     }
@@ -240,6 +266,7 @@ impl MainThread {
         }
         let Shard { device, io, .. } = &mut self.shard;
         device.handle_clock(now, Moment::now(), io);
+        let mtu = mtu.unwrap_or_else(|| device.mtu());
         let changed = up != self.settings.up || up != io.sockets.is_some() || mtu != device.mtu();
         if changed {
             self.with_all_shards(pool, |all| all.follow(now, up, mtu));

@@ -41,6 +41,18 @@ impl Shard {
         }
     }
 
+    /// Sends what was gathered for the network. Peers are not written to any more from addresses that turned out to be
+    /// gone.
+    pub(super) fn flush_network(&mut self, now: Instant) {
+        self.io.flush_network();
+        let gone = self.io.take_gone();
+        if !gone.is_empty() {
+            let lost = |path: Path| path.local.is_some_and(|local| gone.contains(&local));
+            self.device.handle_lost(now, &lost, &mut self.io);
+            self.io.flush_network();
+        }
+    }
+
     /// Takes packets from the interface until it is empty or the network has to have its turn; returns `true` when more
     /// wait.
     pub(super) fn read_tun(&mut self, now: Instant, mailboxes: &[Mailbox]) -> bool {
@@ -95,10 +107,12 @@ impl Shard {
             segment,
             ecn,
             local,
+            interface,
         } = arrival;
         let source = Path {
             remote: source,
             local,
+            interface,
         };
         let size = segment.unwrap_or(length).max(1);
         for start in (0..length).step_by(size) {

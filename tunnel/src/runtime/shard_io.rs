@@ -1,6 +1,9 @@
 //! What a shard writes to: its queue of the interface, its sockets, and what gathers packets for them.
 
-use std::{io, net::UdpSocket};
+use std::{
+    io,
+    net::{IpAddr, UdpSocket},
+};
 
 use crate::{
     device::Wire,
@@ -84,6 +87,14 @@ impl ShardIo {
     pub(super) fn flush_network(&mut self) {
         self.to_network
             .flush(&mut |batch| dispatch(&mut self.sockets, &mut self.lost, batch));
+    }
+
+    /// Returns the addresses of this machine from which nothing could be sent since the last call.
+    pub(super) fn take_gone(&mut self) -> Vec<IpAddr> {
+        self.sockets
+            .as_mut()
+            .map(UdpSockets::take_gone)
+            .unwrap_or_default()
     }
 
     /// Writes what was gathered for the interface.

@@ -57,6 +57,11 @@ impl Settings {
         RestoredPorts { port, mark }
     }
 
+    /// Returns the mark on the device's own packets.
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
+    }
+
     fn listening(&mut self, sockets: &UdpSockets) {
         tracing::info!(port = sockets.port(), offloads = ?sockets.offloads(), "listening");
         self.port = sockets.port();
@@ -153,12 +158,15 @@ impl Ports for SocketSet<'_> {
         self.io.sockets.is_some()
     }
 
-    /// Listens on another port; the old sockets stay when it is not available.
+    /// Listens on another port; the old sockets stay when it is not available. While the interface is down, it is tried.
     fn set_listen_port(&mut self, port: u16) -> io::Result<()> {
-        if port == self.settings.port && port != 0 {
+        if port == self.settings.port && port != 0 && self.is_open() {
             return Ok(());
         }
         if !self.settings.up {
+            if port != 0 {
+                UdpSockets::bind(port, 0, false)?;
+            }
             self.settings.port = port;
             return Ok(());
         }

@@ -106,9 +106,9 @@ impl Worker {
             }
             // What is left of a turn that did not empty the interface goes with the packets of the next.
             if !more {
-                io.flush_network();
+                shard.flush_network(now);
             }
-            patience = device.poll_timeout().map_or(EpollTimeout::NONE, |due| {
+            patience = shard.device.poll_timeout().map_or(EpollTimeout::NONE, |due| {
                 let left = due.saturating_duration_since(Instant::now()).as_micros();
                 EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
             });

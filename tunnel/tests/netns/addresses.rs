@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -57,6 +58,143 @@ fn an_address_that_is_gone_is_not_insisted_on() {
         assert!(a.pings(b.inner[0], 3), "nothing leaves without the address");
         let endpoint = SocketAddr::new(a.outer[usize::from(v6)], 51820).to_string();
         assert_eq!(b.endpoint(), endpoint);
+    }
+}
+
+#[test]
+fn an_address_that_goes_for_a_moment_is_sent_from_again_as_soon_as_it_is_back() {
+    for v6 in [false, true] {
+        let (world, address) = written_to(other(), v6);
+        let World { a, b } = &world;
+        // The other side is behind a filter that lets through only what it asked for.
+        b.run(&["nft", "add table inet t"]);
+        b.run(&["nft", "add chain inet t i { type filter hook input priority 0; }"]);
+        b.run(&[
+            "nft",
+            "add rule inet t i udp sport 51820 ct state != established drop",
+        ]);
+        assert!(b.pings(a.inner[0], 2));
+        let net = format!("{address}/{}", if v6 { 128 } else { 24 });
+        a.run(&["ip", "addr", "del", &net, "dev", "eth0"]);
+        assert!(!a.reaches(b.inner[0]));
+        thread::sleep(Duration::from_secs(1));
+        second(a, v6);
+        let start = Instant::now();
+        while !b.reaches(a.inner[0]) {
+            assert!(
+                start.elapsed() < Duration::from_secs(8),
+                "it is not used any more"
+            );
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "after {:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
+fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
+    for v6 in [false, true] {
+        let [near, far, next_hop, second_hop, net, remote] = if v6 {
+            [
+                "2001:db8:2::1",
+                "2001:db8:2::2",
+                "2001:db8::2",
+                "2001:db8:2::2",
+                "2001:db8:2::/64",
+                "2001:db8:9::2",
+            ]
+        } else {
+            [
+                "198.51.100.1",
+                "198.51.100.2",
+                "192.0.2.2",
+                "198.51.100.2",
+                "198.51.100.0/24",
+                "203.0.113.2",
+            ]
+        };
+        let [family, bits, host] = if v6 {
+            ["ip6", "64", "128"]
+        } else {
+            ["ip", "24", "32"]
+        };
+        let world = World::new(Engine::Ours, Engine::Ours);
+        let World { a, b } = &world;
+        let pid = b.namespace.pid().to_string();
+        a.run(&[
+            "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", &pid,
+        ]);
+        for (side, address) in [(a, near), (b, far)] {
+            side.run(&[
+                "sysctl",
+                "-qw",
+                "net.ipv4.conf.all.rp_filter=0",
+                "net.ipv4.conf.eth0.rp_filter=0",
+                "net.ipv4.conf.eth1.rp_filter=0",
+            ]);
+            side.run(&["ip", "link", "set", "eth1", "up"]);
+            let net = format!("{address}/{bits}");
+            let mut words = vec!["ip", "addr", "add", &net, "dev", "eth1"];
+            if v6 {
+                words.push("nodad");
+            }
+            side.run(&words);
+        }
+        let remote_net = format!("{remote}/{host}");
+        b.run(&["ip", "addr", "add", &remote_net, "dev", "lo"]);
+        // The second provider takes only its own addresses.
+        b.run(&["nft", "add table inet t"]);
+        b.run(&["nft", "add chain inet t i { type filter hook input priority 0; }"]);
+        b.run(&[
+            "nft", "add", "rule", "inet", "t", "i", "iifname", "eth1", "udp", "dport", "51820", family,
+            "saddr", "!=", net, "drop",
+        ]);
+        a.run(&[
+            "ip",
+            "route",
+            "add",
+            &remote_net,
+            "via",
+            next_hop,
+            "dev",
+            "eth0",
+            "metric",
+            "20",
+        ]);
+        b.know(a, None);
+        a.know(b, Some(remote.parse().unwrap()));
+        assert!(a.pings(b.inner[0], 2));
+        a.run(&[
+            "ip",
+            "route",
+            "add",
+            &remote_net,
+            "via",
+            second_hop,
+            "dev",
+            "eth1",
+            "metric",
+            "10",
+        ]);
+        let start = Instant::now();
+        while !a.reaches(b.inner[0]) {
+            assert!(
+                start.elapsed() < Duration::from_secs(8),
+                "the old address is insisted on"
+            );
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "after {:?}",
+            start.elapsed()
+        );
+        assert_eq!(
+            b.endpoint(),
+            SocketAddr::new(near.parse().unwrap(), 51820).to_string()
+        );
     }
 }
 

@@ -4,6 +4,8 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     process::{Child, Stdio},
+    thread,
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -159,6 +161,44 @@ fn a_port_in_use_is_refused_and_the_old_one_kept() {
     a.wg(&["listen-port", "0"]);
     assert_ne!(a.run(&["wg", "show", &a.device, "listen-port"]).trim(), "51820");
     assert!(a.pings(b.inner[0], 2));
+}
+
+#[test]
+fn a_port_in_use_is_refused_while_the_interface_is_down_and_while_nothing_listens() {
+    let world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &world;
+    let hold = |port: u16| {
+        a.namespace
+            .inside(move || std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap())
+    };
+    let set = |port: &str| {
+        let set = a.try_run(&["wg", "set", &a.device, "listen-port", port]);
+        (
+            set.status.success(),
+            String::from_utf8_lossy(&set.stderr).into_owned(),
+        )
+    };
+    let refused = |port: &str| {
+        let (done, said) = set(port);
+        assert!(!done && said.contains("Address already in use"), "{said}");
+    };
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    wait_for("the port to close", || !a.run(&["ss", "-uln"]).contains(":51820"));
+    let holders = [hold(4000), hold(51820)];
+    refused("4000");
+    assert_eq!(a.run(&["wg", "show", &a.device, "listen-port"]).trim(), "51820");
+    // What was its port is taken when it comes up.
+    a.run(&["ip", "link", "set", &a.device, "up"]);
+    thread::sleep(Duration::from_millis(300));
+    refused("51820");
+    refused("4000");
+    drop(holders);
+    assert_eq!(set("4001"), (true, String::new()));
+    assert!(a.pings(b.inner[0], 2), "it listens at once");
+    // That its port was taken is logged as an error, and is none of this test.
+    let log = fs::read_to_string(a.log.path()).unwrap();
+    assert_eq!(log.matches("ERROR").count(), 1, "{log}");
+    fs::write(a.log.path(), "").unwrap();
 }
 
 #[test]

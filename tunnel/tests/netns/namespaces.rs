@@ -1,6 +1,8 @@
 //! Sockets in one network namespace and the interface in another, so that whatever is in the other has the tunnel and nothing
 //! else (<https://www.wireguard.com/netns/>).
 
+use std::{thread, time::Duration};
+
 use spanwire_testbed::Namespace;
 
 use crate::world::{Engine, World, ends, other, wait_for};
@@ -47,4 +49,79 @@ fn the_interface_carries_packets_from_another_namespace_until_it_is_removed_ther
     inside.run(&format!("ip link del {device}"));
     assert!(ends(a.process.as_mut().unwrap()));
     assert!(!a.socket().exists());
+}
+
+/// Puts the interface of ours into a namespace of its own, where it has its addresses and is up.
+fn move_inside(side: &crate::world::Side) -> Namespace {
+    let inside = Namespace::new();
+    let pid = inside.pid().to_string();
+    side.run(&["ip", "link", "set", &side.device, "netns", &pid]);
+    for address in side.inner {
+        let net = format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
+        inside.run(&format!("ip addr add {net} dev {}", side.device));
+    }
+    inside.run(&format!("ip link set {} up", side.device));
+    inside
+}
+
+#[test]
+fn a_namesake_in_the_first_namespace_is_not_taken_for_the_interface_that_was_moved() {
+    let world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &world;
+    assert!(a.pings(b.inner[0], 1));
+    let inside = move_inside(a);
+    let peer = b.inner[0].to_string();
+    wait_for("the tunnel from the other namespace", || {
+        reaches(&inside, &peer, "56")
+    });
+    let changes = [
+        format!("ip link add {} type veth peer name namesake", a.device),
+        format!("ip link set {} mtu 600 up", a.device),
+        format!("ip link del {}", a.device),
+    ];
+    for change in changes {
+        a.namespace.run(&change);
+        // It looks once a second at the latest.
+        thread::sleep(Duration::from_millis(1200));
+        assert!(
+            a.run(&["ss", "-uln"]).contains(":51820"),
+            "the port is closed after {change}"
+        );
+        assert!(reaches(&inside, &peer, "1372"), "nothing arrives after {change}");
+    }
+}
+
+#[test]
+fn packets_are_padded_up_to_the_mtu_of_an_interface_that_was_moved() {
+    let world = World::joined(Engine::Ours, other(), true);
+    let World { a, b } = &world;
+    let fragments = || {
+        let counters = a.run(&["cat", "/proc/net/snmp6"]);
+        let line = counters.lines().find(|line| line.starts_with("Ip6FragCreates"));
+        line.and_then(|line| line.split_whitespace().last())
+            .and_then(|count| count.parse::<u64>().ok())
+            .unwrap()
+    };
+    assert!(a.pings(b.inner[0], 1));
+    let peer = b.inner[0].to_string();
+    let inside = move_inside(a);
+    for mtu in ["1420", "1411"] {
+        inside.run(&format!("ip link set {} mtu {mtu}", a.device));
+        thread::sleep(Duration::from_millis(1200));
+        let received = b.received();
+        let length = (mtu.parse::<u64>().unwrap() - 28).to_string();
+        wait_for("the tunnel from the other namespace", || {
+            reaches(&inside, &peer, &length)
+        });
+        assert_eq!(
+            fragments(),
+            0,
+            "a packet of {mtu} bytes is padded beyond the wire"
+        );
+        assert_eq!(
+            (b.received() - received) % (mtu.parse::<u64>().unwrap() + 32),
+            0,
+            "{mtu}"
+        );
+    }
 }

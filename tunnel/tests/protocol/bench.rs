@@ -176,7 +176,10 @@ impl Bench {
         let local = Some(local);
         self.device.handle_datagram(
             self.now,
-            Path { remote, local },
+            Path {
+                local,
+                ..Path::from(remote)
+            },
             ecn::NONE,
             datagram,
             &mut self.kept,

@@ -126,6 +126,13 @@ fn what_is_sent_leaves_from_the_address_that_an_authentic_message_was_sent_to() 
     b.set(&[&format!("public_key={}", a.key()), "endpoint=192.0.2.1:9"]);
     b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
     assert_eq!(b.kept.local, None, "another endpoint may need another address");
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+    let (_, datagram) = a.kept.sent.remove(0);
+    b.hear_at([192, 0, 2, 7].into(), a.at, &datagram);
+    let same = b.peer().endpoint.unwrap();
+    b.set(&[&format!("public_key={}", a.key()), &format!("endpoint={same}")]);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    assert_eq!(b.kept.local, None, "so does the same one, set again");
 }
 
 #[test]

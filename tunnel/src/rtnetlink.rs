@@ -1,0 +1,127 @@
+//! Questions to the kernel by rtnetlink(7).
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    AddressFamily as Family, RouteNetlinkMessage,
+    route::{RouteAttribute, RouteMessage, RouteType},
+};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+/// An answer with all attributes of a link is far below.
+const ROOM: usize = 64 * 1024;
+
+/// A socket for questions in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct RouteSocket {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl RouteSocket {
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            Some(SockProtocol::NetlinkRoute),
+        )?;
+        let buffer = vec![0; ROOM];
+        Ok(Self { socket, buffer })
+    }
+
+    /// Sends one request and returns the kernel's answer to it; `None` when that is a mere acknowledgement.
+    pub(crate) fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Option<RouteNetlinkMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        request.finalize();
+        let length = request.buffer_len();
+        self.buffer.resize(length.max(ROOM), 0);
+        request.serialize(&mut self.buffer);
+        send(self.socket.as_raw_fd(), &self.buffer[..length], MsgFlags::empty())?;
+        let received = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+        let answer = NetlinkMessage::deserialize(&self.buffer[..received]).map_err(io::Error::other)?;
+        if let NetlinkPayload::Error(error) = &answer.payload
+            && error.code.is_some()
+        {
+            return Err(error.to_io());
+        }
+        let NetlinkPayload::InnerMessage(answer) = answer.payload else {
+            return Ok(None);
+        };
+        Ok(Some(answer))
+    }
+
+    /// Returns by which interface a datagram with this mark leaves for `remote` when it is sent from `local`. It fails when
+    /// there is no route, and for IPv4 when that is no address of this machine.
+    pub(crate) fn way_out(&mut self, remote: IpAddr, local: IpAddr, mark: u32) -> io::Result<Option<u32>> {
+        let mut question = to(remote);
+        question.header.source_prefix_length = question.header.destination_prefix_length;
+        question.attributes.push(RouteAttribute::Source(local.into()));
+        if mark != 0 {
+            question.attributes.push(RouteAttribute::Mark(mark));
+        }
+        let route = self.route(question)?;
+        let way = route.attributes.iter().find_map(|attribute| {
+            let RouteAttribute::Oif(interface) = attribute else {
+                return None;
+            };
+            Some(*interface)
+        });
+        Ok(way)
+    }
+
+    /// Returns whether this is an address of this machine.
+    pub(crate) fn is_own(&mut self, address: IpAddr) -> bool {
+        self.route(to(address))
+            .is_ok_and(|route| route.header.kind == RouteType::Local)
+    }
+
+    fn route(&mut self, question: RouteMessage) -> io::Result<RouteMessage> {
+        match self.ask(RouteNetlinkMessage::GetRoute(question), 0)? {
+            Some(RouteNetlinkMessage::NewRoute(route)) => Ok(route),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+fn to(remote: IpAddr) -> RouteMessage {
+    let (family, bits) = match remote {
+        IpAddr::V4(_) => (Family::Inet, 32),
+        IpAddr::V6(_) => (Family::Inet6, 128),
+    };
+    let mut question = RouteMessage::default();
+    question.header.address_family = family;
+    question.header.destination_prefix_length = bits;
+    question
+        .attributes
+        .push(RouteAttribute::Destination(remote.into()));
+    question
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_this_machine_leaves_by_the_loopback_and_no_foreign_address_is_sent_from() {
+        let mut socket = RouteSocket::open().unwrap();
+        for (own, foreign) in [("127.0.0.1", "192.0.2.77"), ("::1", "2001:db8::77")] {
+            let [own, foreign]: [IpAddr; 2] = [own, foreign].map(|text| text.parse().unwrap());
+            for mark in [0, 7] {
+                assert_eq!(socket.way_out(own, own, mark).unwrap(), Some(1));
+            }
+            assert!(socket.is_own(own) && !socket.is_own(foreign));
+        }
+    }
+}

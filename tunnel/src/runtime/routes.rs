@@ -1,0 +1,85 @@
+//! Which peers are written to by a way that the routes do not take any more.
+//!
+//! A peer is written to from the address of this machine that it wrote to last. When another route to it takes precedence, that
+//! address may belong to an uplink that packets do not leave by any more, and a provider that filters sources drops them.
+//! The kernel's WireGuard looks at the route of every datagram; here the kernel is asked after it said that something has
+//! changed (links, addresses, routes, rules, nexthops).
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::{path::Path, rtnetlink::RouteSocket};
+
+/// Changes come in swarms; what is asked after the first of them is asked again after this time.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Asking takes one part in so many of this thread's time at most.
+const SHARE: u32 = 20;
+
+/// Changes to routes that no question followed yet.
+#[derive(Debug, Default)]
+pub(super) struct RouteChanges {
+    changed: bool,
+    not_before: Option<Instant>,
+}
+
+impl RouteChanges {
+    /// Something has changed.
+    pub(super) fn handle_change(&mut self) {
+        self.changed = true;
+    }
+
+    /// Returns whether it is time to ask.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.changed && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// Returns when it is time to ask, if that is not now.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.not_before.filter(|_| self.changed)
+    }
+
+    /// Returns those of the paths by which the kernel would not send any more: the local address is gone, or what is sent
+    /// from it leaves by another interface than the one by which the peer's datagrams came in.
+    pub(super) fn ask(&mut self, paths: Vec<Path>, mark: u32) -> Vec<Path> {
+        let start = Instant::now();
+        let mut lost = Vec::new();
+        match RouteSocket::open() {
+            Ok(mut socket) => {
+                let mut asked = BTreeSet::new();
+                for path in paths {
+                    let Some(local) = path.local.filter(|local| is_asked_for(path.remote, *local)) else {
+                        continue;
+                    };
+                    if path.interface != 0
+                        && asked.insert((path.remote, local, path.interface))
+                        && is_lost(&mut socket, path, local, mark)
+                    {
+                        lost.push(path);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot ask for routes"),
+        }
+        self.changed = false;
+        self.not_before = Some(Instant::now() + PAUSE.max(start.elapsed() * SHARE));
+        lost
+    }
+}
+
+/// A link-local address has its interface in it.
+fn is_asked_for(remote: SocketAddr, local: IpAddr) -> bool {
+    match (remote, local) {
+        (SocketAddr::V4(_), IpAddr::V4(_)) => true,
+        (SocketAddr::V6(remote), IpAddr::V6(_)) => remote.scope_id() == 0,
+        (SocketAddr::V4(_), IpAddr::V6(_)) | (SocketAddr::V6(_), IpAddr::V4(_)) => false,
+    }
+}
+
+fn is_lost(socket: &mut RouteSocket, path: Path, local: IpAddr, mark: u32) -> bool {
+    // Without any route for a moment the address stays the right one.
+    let way = socket.way_out(path.remote.ip(), local, mark).ok().flatten();
+    way.is_some_and(|interface| interface != path.interface) || !socket.is_own(local)
+}
