@@ -47,10 +47,13 @@ fn finish(definition: CustomResourceDefinition) -> CustomResourceDefinition {
         fields["properties"]["spec"]["default"] = json!({});
         fields.insert(
             "x-kubernetes-validations".to_owned(),
-            json!([rule(
-                "self.metadata.name.size() <= 63",
-                "the name of a location has at most 63 characters; choose a shorter one",
-            )]),
+            // Of the whole object, which every write of its status changes: one that is older than the rule would get no
+            // status any more. Rules about fields are asked of changed fields alone.
+            json!([{
+                "rule": "oldSelf.hasValue() || self.metadata.name.size() <= 63",
+                "message": "the name of a location has at most 63 characters; choose a shorter one",
+                "optionalOldSelf": true,
+            }]),
         );
     }
     serde_json::from_value(value).expect("a definition is still one after its schema was trimmed")

@@ -1,20 +1,14 @@
-//! What the operator keeps at the API server beside the mesh: its memory, and the CustomResourceDefinitions.
+//! What the operator keeps at the API server beside the mesh: its memory.
 
 use std::{collections::BTreeSet, fs::File, io::Read as _};
 
-use k8s_openapi::{
-    api::core::v1::ConfigMap,
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
 use spanwire_topology::{Family, Prefix};
 use thiserror::Error;
-
-use crate::writer::FIELD_MANAGER;
 
 /// The ConfigMap in which the operator remembers what it made up.
 const MEMORY: &str = spanwire_crds::names::OPERATOR_MEMORY;
@@ -114,20 +108,6 @@ fn local(random: [u8; 5]) -> Prefix {
     bytes[0] = 0xfd;
     bytes[1..6].copy_from_slice(&random);
     Prefix::new(std::net::Ipv6Addr::from(bytes).into(), 64).expect("64 bits are less than 128")
-}
-
-/// Makes the CustomResourceDefinitions what this version knows them to be.
-///
-/// # Errors
-/// The error of the API server.
-pub async fn apply_definitions(client: &Client) -> Result<(), kube::Error> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    for definition in spanwire_crds::definitions() {
-        let name = definition.metadata.name.clone().unwrap_or_default();
-        api.patch(&name, &params, &Patch::Apply(&definition)).await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use spanwire_topology::Prefix;
 use tokio::{sync::watch, time};
 
 use crate::{
-    api,
     batch::{Notice, Write},
+    definitions,
     metrics::{Metrics, WriteLabels},
     notifier::Notifier,
     pace::Pace,
@@ -301,7 +301,7 @@ impl EventLoop {
 }
 
 async fn apply_definitions(client: &kube::Client) {
-    if let Err(error) = api::apply_definitions(client).await {
+    if let Err(error) = definitions::apply(client).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(error, "the CustomResourceDefinitions cannot be kept up to date");
     }
@@ -318,6 +318,17 @@ fn failed(error: &WriteError, times: u32) -> &'static str {
         WriteError::Conflict { .. } => {
             tracing::debug!(error = cause, "write conflict, deciding again");
             "conflict"
+        }
+        // The words of the API server for a field that a definition does not have.
+        WriteError::Refused { source, .. }
+            if times == 1 && source.to_string().contains("not declared in schema") =>
+        {
+            tracing::warn!(
+                error = cause,
+                "write refused, for the CustomResourceDefinitions are older than this operator: {}",
+                definitions::REMEDY
+            );
+            "failed"
         }
         WriteError::Refused { .. } if times > 1 => {
             tracing::debug!(error = cause, "write refused again, backing off");

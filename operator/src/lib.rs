@@ -17,6 +17,7 @@
 pub mod api;
 pub mod args;
 pub mod batch;
+pub mod definitions;
 pub mod elector;
 pub mod eventloop;
 pub mod metrics;

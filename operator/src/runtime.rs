@@ -26,6 +26,7 @@ use tokio::{
 use crate::{
     api,
     args::{Args, Command, Run},
+    definitions,
     elector::{self, ElectionLoop},
     eventloop::{EventLoop, Outlets},
     metrics::Metrics,
@@ -71,7 +72,19 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let health = Health::new(registry);
-    let serving = tokio::spawn(serve(run.status_address, health.clone()));
+    let mut serving = tokio::spawn(serve(run.status_address, health.clone()));
+    if !run.manage_crds {
+        // Where the operator that leads is an older one it goes on meanwhile: this one is not ready, so it is not replaced.
+        tokio::select! {
+            () = definitions::wait(&client, || health.tick(false)) => {}
+            served = &mut serving => {
+                served?.with_context(|| format!("cannot serve on {}", run.status_address))?;
+                bail!("stopped serving on {}", run.status_address)
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
     let pools = run.pools().map_err(|problem| anyhow!(problem))?;
     let options = Options {
         cluster: ClusterFacts {

@@ -72,7 +72,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "the first lists are not complete yet\n",
+            "the first lists are not complete yet, or the log says what is waited for\n",
         )
     }
 }
