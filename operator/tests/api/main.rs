@@ -10,6 +10,7 @@ mod objects;
 mod operating;
 mod policies;
 mod publishing;
+mod rights;
 mod same_rules;
 mod server;
 mod unreadable;

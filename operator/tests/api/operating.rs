@@ -318,12 +318,17 @@ pub(crate) fn operator(server: &Server, name: &str) -> Process {
 }
 
 pub(crate) fn start(server: &Server, arguments: &[&str], log: &str) -> Process {
+    start_as(server, &server.kubeconfig, arguments, log)
+}
+
+/// Starts the operator with these credentials.
+pub(crate) fn start_as(server: &Server, kubeconfig: &Path, arguments: &[&str], log: &str) -> Process {
     let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
     let program = Path::new(env!("CARGO_BIN_EXE_spanwire-operator"));
     Process::start(
         program,
         &arguments,
-        &[("KUBECONFIG", &server.kubeconfig)],
+        &[("KUBECONFIG", kubeconfig)],
         &server.file(log),
     )
 }

@@ -59,19 +59,21 @@ spec:
   leaders: {nodeSelector: {matchLabels: {gateway: "yes"}}}
 "#;
 
-/// An administrator, the kubelet of c2, that of a new node, and the CNI's pod on c2.
+/// An administrator, the operator, the kubelet of c2, that of a new node, and the CNI's pod on c2.
 #[derive(Clone, Copy)]
-enum By {
+pub(crate) enum By {
     Admin,
+    Operator,
     Kubelet,
     Newcomer,
     Cni,
 }
 
 impl Server {
-    fn kubectl(&self, by: By, args: &[&str], input: &str) -> Output {
+    pub(crate) fn kubectl(&self, by: By, args: &[&str], input: &str) -> Output {
         let token = match by {
             By::Admin => "test",
+            By::Operator => "operator",
             By::Kubelet => "kubelet-c2",
             By::Newcomer => "kubelet-c9",
             By::Cni => "cni",
@@ -90,7 +92,7 @@ impl Server {
         child.wait_with_output().unwrap()
     }
 
-    fn done(&self, by: By, args: &[&str], input: &str) {
+    pub(crate) fn done(&self, by: By, args: &[&str], input: &str) {
         let out = self.kubectl(by, args, input);
         assert!(
             out.status.success(),
@@ -110,6 +112,11 @@ impl Server {
 }
 
 fn rendered(settings: &[&str]) -> String {
+    template("policy", settings)
+}
+
+/// One template of the chart, rendered for the release x in the namespace spanwire.
+pub(crate) fn template(name: &str, settings: &[&str]) -> String {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/spanwire");
     let out = command(programs().join("helm"))
         .args([
@@ -119,7 +126,7 @@ fn rendered(settings: &[&str]) -> String {
             "--namespace",
             "spanwire",
             "--show-only",
-            "templates/policy.yaml",
+            &format!("templates/{name}.yaml"),
         ])
         .args(settings)
         .output()

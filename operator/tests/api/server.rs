@@ -111,7 +111,8 @@ impl Server {
         let tokens = "test,admin,admin,system:masters\n\
                       kubelet-c2,system:node:c2,c2,system:nodes\n\
                       kubelet-c9,system:node:c9,c9,system:nodes\n\
-                      cni,cni,cni,system:authenticated\n";
+                      cni,cni,cni,system:authenticated\n\
+                      operator,system:serviceaccount:spanwire:x-spanwire-operator,operator,system:authenticated\n";
         fs::write(at("tokens.csv"), tokens).unwrap();
         let api = Process::start(
             &bin.join("kube-apiserver"),
@@ -175,6 +176,16 @@ impl Server {
             })
             .await;
         }
+    }
+
+    /// A kubeconfig with another token than the administrator's.
+    pub(crate) fn kubeconfig_of(&self, token: &str) -> PathBuf {
+        let text = fs::read_to_string(&self.kubeconfig).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["users"][0]["user"]["token"] = token.into();
+        let path = self.file(&format!("kubeconfig-{token}"));
+        fs::write(&path, config.to_string()).unwrap();
+        path
     }
 
     /// A file of this server's folder, for logs.
