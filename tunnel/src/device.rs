@@ -26,6 +26,7 @@ use boringtun::noise::Tunn;
 use crate::{
     admission::{self, Admission, Verdict},
     allowed_ips::AllowedIps,
+    device::{drops::Answers, sharding::Ids},
     ecn,
     group::{Group, Groups},
     id::PeerId,
@@ -36,9 +37,11 @@ use crate::{
 };
 
 mod configure;
+mod drops;
 mod events;
 mod sharding;
 
+pub use drops::Drops;
 pub use sharding::ShardIndex;
 
 /// Packets are padded to a multiple of this, so that their length tells less.
@@ -58,29 +61,6 @@ pub trait Wire {
         self.room()[..datagram.len()].copy_from_slice(datagram);
         self.commit(to, ecn::NONE, datagram.len());
     }
-}
-
-/// What was dropped, by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drops {
-    /// Packets from the interface that contradict their virtio-net header.
-    pub malformed: u64,
-    /// Packets from the interface that are no IP.
-    pub not_ip: u64,
-    /// Packets from the interface whose destination belongs to no peer.
-    pub no_peer: u64,
-    /// Packets from the interface for a peer whose endpoint is not known.
-    pub no_endpoint: u64,
-    /// Datagrams that are no WireGuard message for this device.
-    pub unknown: u64,
-    /// Handshake messages that there was no time for, from addresses that had their share.
-    pub too_many: u64,
-    /// Datagrams that their peer's protocol state rejects: forged, replayed, expired.
-    pub rejected: u64,
-    /// Packets whose source address belongs neither to the peer that sent them nor to another of its group.
-    pub wrong_source: u64,
-    /// Packets marked as congested on the way whose sender does not understand that (RFC 6040).
-    pub congested: u64,
 }
 
 /// The device's own key and what follows from it.
@@ -107,6 +87,7 @@ impl DeviceIdentity {
 pub struct Device {
     index: ShardIndex,
     identity: Option<DeviceIdentity>,
+    ids: Ids,
     /// Who has which id; ids are used again.
     keys: Vec<Option<PublicKey>>,
     /// Those that this shard serves, by id.
@@ -115,6 +96,9 @@ pub struct Device {
     allowed_ips: AllowedIps,
     groups: Groups,
     drops: Drops,
+    answers: Answers,
+    /// The port that datagrams leave from; zero when it is not known.
+    port: u16,
     mtu: usize,
     copy_dscp: bool,
     /// Handshakes begin before there are packets.
@@ -140,12 +124,15 @@ impl Device {
         Self {
             index,
             identity: None,
+            ids: Ids::new(index),
             keys: Vec::new(),
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             allowed_ips: AllowedIps::default(),
             groups: Groups::default(),
             drops: Drops::default(),
+            answers: Answers::default(),
+            port: 0,
             mtu,
             copy_dscp: false,
             eager: false,
@@ -178,6 +165,7 @@ impl Device {
             .and_then(|id| peer_mut(&mut self.peers, id));
         let Some(peer) = peer else {
             self.drops.no_peer += 1;
+            self.refuse(now, &buffer[..length], wire);
             return;
         };
         let Peer {
@@ -194,8 +182,13 @@ impl Device {
         };
         let Some(remote) = *endpoint else {
             self.drops.no_endpoint += 1;
+            self.refuse(now, &buffer[..length], wire);
             return;
         };
+        if drops::is_own(&buffer[..length], self.port, [*endpoint, *configured]) {
+            self.drops.looped += 1;
+            return;
+        }
         // Padding never makes a packet longer than the interface's MTU allows.
         let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
         buffer[length..padded].fill(0);
@@ -383,6 +376,11 @@ impl Device {
     /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// Sets which port datagrams leave from.
+    pub fn set_port(&mut self, port: u16) {
+        self.port = port;
     }
 
     /// Sets the interface's MTU.

@@ -32,7 +32,7 @@
 //! |---|---|
 //! | [`id`], [`path`], [`key`], [`prefix`], [`clock`] | values |
 //! | [`allowed_ips`], [`group`], [`admission`], [`noise`], [`peer`], [`device`] | all protocol state. They know no socket, file or thread: bytes in, bytes out to a [`device::Wire`] |
-//! | [`offload`], [`ecn`] | functions over packets: cutting, joining, congestion marks |
+//! | [`offload`], [`ecn`], [`unreachable`] | functions over packets: cutting, joining, congestion marks, ICMP errors |
 //! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], the private `sys` and `rtnetlink` | the kernel |
 //! | [`handover`] | what two processes say when one takes over from the other; it knows no device |
 //! | [`uapi`] | text into changes of a device, and back |
@@ -62,3 +62,4 @@ mod sys;
 pub mod tun;
 pub mod uapi;
 pub mod udp;
+pub mod unreachable;

@@ -22,7 +22,7 @@ use std::{
     },
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -166,7 +166,7 @@ impl Devices {
             if !ready.next().copied().unwrap_or(false) {
                 return true;
             }
-            match client.handle_ready(now, |line| self.handle_line(line)) {
+            match client.handle_ready(now, Duration::MAX, |line| self.handle_line(line)) {
                 Ok(()) => return true,
                 Err(Over::Closed) => {}
                 Err(Over::HandOver(asked)) => request = Some(asked),

@@ -254,6 +254,7 @@ fn set_device(
                 .set_listen_port(port)
                 .map_err(|source| UapiError::ListenPort { port, source })?;
             for shard in device {
+                shard.set_port(ports.listen_port());
                 if ports.is_open() && !before.1 {
                     shard.handle_up(now, ports);
                 } else if ports.listen_port() != before.0 {

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crate::{
-    device::{Device, DeviceIdentity, Wire, earliest, peer_mut, sticking},
+    device::{Device, DeviceIdentity, Wire, earliest, peer_mut, sharding::Ids, sticking},
     group::{Group, Groups},
     id::PeerId,
     key::{PresharedKey, PrivateKey, PublicKey},
@@ -73,7 +73,7 @@ impl Device {
         if let Some(id) = self.peer(key) {
             return Some(id);
         }
-        let id = self.index.free_id(&self.keys)?;
+        let id = self.ids.take(self.index)?;
         let index = id.0 as usize;
         if index >= self.keys.len() {
             self.keys.resize(index + 1, None);
@@ -97,6 +97,7 @@ impl Device {
         let index = id.0 as usize;
         if let Some(key) = self.keys.get_mut(index).and_then(Option::take) {
             self.peers[index] = None;
+            self.ids.give_back(self.index, id);
             self.by_key.remove(&key);
             self.allowed_ips.remove_all(id);
             self.groups.set(id, None);
@@ -106,6 +107,7 @@ impl Device {
     /// Removes all peers.
     pub fn remove_all_peers(&mut self) {
         self.keys.clear();
+        self.ids = Ids::new(self.index);
         self.peers.clear();
         self.by_key.clear();
         self.allowed_ips = crate::allowed_ips::AllowedIps::default();

@@ -4,6 +4,8 @@
 //! alone. Which those are follows from a peer's id, which also stands in every message that the peer sends
 //! ([`PeerId`]): the kernel can tell whose datagram it is.
 
+use std::collections::BTreeSet;
+
 use crate::id::PeerId;
 
 /// Which shard of how many this is.
@@ -40,20 +42,63 @@ impl ShardIndex {
     pub fn other(self, id: PeerId) -> Option<usize> {
         Some(self.of(id)).filter(|shard| *shard != self.shard)
     }
+}
 
-    /// Returns the lowest free id of the shard that serves fewest peers; ids have 24 bits.
-    pub(super) fn free_id<T>(self, taken: &[Option<T>]) -> Option<PeerId> {
-        let id = |index: usize| u32::try_from(index).ok().filter(|id| *id < 1 << 24).map(PeerId);
-        let mut peers = [0_usize; Self::MAX];
-        for (index, _) in taken.iter().enumerate().filter(|(_, holder)| holder.is_some()) {
-            peers[self.of(id(index)?)] += 1;
+/// Ids have 24 bits.
+const END: u32 = 1 << 24;
+
+/// Which ids are taken, by the shard that serves them. Taking and giving back cost the same however many there are.
+#[derive(Debug)]
+pub(super) struct Ids {
+    of: usize,
+    shards: [ShardIds; ShardIndex::MAX],
+}
+
+#[derive(Clone, Debug, Default)]
+struct ShardIds {
+    taken: usize,
+    /// Below `next`, and free again.
+    freed: BTreeSet<u32>,
+    /// From here on none was ever taken.
+    next: u32,
+}
+
+impl Ids {
+    pub(super) fn new(index: ShardIndex) -> Self {
+        Self {
+            of: index.of,
+            shards: Default::default(),
         }
-        let fewest = (0..self.of).min_by_key(|shard| peers[*shard])?;
-        let is_free = |index: &usize| taken.get(*index).is_none_or(Option::is_none);
-        (0..)
-            .filter(is_free)
-            .map_while(id)
-            .find(|id| self.of(*id) == fewest)
+    }
+
+    /// Takes the lowest free id of the shard that serves fewest peers.
+    pub(super) fn take(&mut self, index: ShardIndex) -> Option<PeerId> {
+        let mut by_peers: Vec<usize> = (0..self.of).collect();
+        by_peers.sort_by_key(|shard| self.shards[*shard].taken);
+        let (shard, id) = by_peers
+            .into_iter()
+            .find_map(|shard| Some((shard, self.shards[shard].lowest(index, shard)?)))?;
+        let ids = &mut self.shards[shard];
+        if !ids.freed.remove(&id) {
+            ids.next = id + 1;
+        }
+        ids.taken += 1;
+        Some(PeerId(id))
+    }
+
+    /// Gives back an id that was taken.
+    pub(super) fn give_back(&mut self, index: ShardIndex, id: PeerId) {
+        let ids = &mut self.shards[index.of(id)];
+        ids.taken -= 1;
+        ids.freed.insert(id.0);
+    }
+}
+
+impl ShardIds {
+    fn lowest(&self, index: ShardIndex, shard: usize) -> Option<u32> {
+        let freed = self.freed.first().copied();
+        // One of a few in a row is of every shard.
+        freed.or_else(|| (self.next..END).find(|id| index.of(PeerId(*id)) == shard))
     }
 }
 
@@ -61,19 +106,17 @@ impl ShardIndex {
 mod tests {
     use super::*;
 
-    fn add(place: ShardIndex, taken: &mut Vec<Option<()>>) -> u32 {
-        let PeerId(id) = place.free_id(taken).unwrap();
-        let index = id as usize;
-        taken.resize(taken.len().max(index + 1), None);
-        taken[index] = Some(());
-        id
-    }
-
     #[test]
     fn the_whole_takes_the_lowest_free_id() {
-        let mut taken = vec![Some(()), None, Some(())];
-        let ids: Vec<u32> = (0..3).map(|_| add(ShardIndex::WHOLE, &mut taken)).collect();
-        assert_eq!(ids, [1, 3, 4]);
+        let mut ids = Ids::new(ShardIndex::WHOLE);
+        let mut take = |freed: Option<u32>| {
+            if let Some(id) = freed {
+                ids.give_back(ShardIndex::WHOLE, PeerId(id));
+            }
+            ids.take(ShardIndex::WHOLE).unwrap().0
+        };
+        let taken = [None, None, None, Some(1), None, Some(0)].map(&mut take);
+        assert_eq!(taken, [0, 1, 2, 1, 3, 0]);
         assert_eq!(ShardIndex::WHOLE.other(PeerId(77)), None);
     }
 
@@ -81,29 +124,43 @@ mod tests {
     fn peers_are_spread_evenly_whatever_was_removed() {
         for of in 1..=ShardIndex::MAX {
             let place = ShardIndex::all(of).last().unwrap();
-            let mut taken = Vec::new();
-            for _ in 0..1000 {
-                add(place, &mut taken);
-            }
+            let mut ids = Ids::new(place);
+            let mut taken: BTreeSet<u32> = (0..1000).map(|_| ids.take(place).unwrap().0).collect();
+            assert_eq!(taken.len(), 1000);
             // All of the first shard go; as many come.
-            let first: Vec<usize> = (0..taken.len())
-                .filter(|index| place.of(PeerId(*index as u32)) == 0)
+            let first: Vec<u32> = taken
+                .iter()
+                .copied()
+                .filter(|id| place.of(PeerId(*id)) == 0)
                 .collect();
-            for index in &first {
-                taken[*index] = None;
+            for id in &first {
+                taken.remove(id);
+                ids.give_back(place, PeerId(*id));
             }
             for _ in &first {
-                add(place, &mut taken);
+                assert!(taken.insert(ids.take(place).unwrap().0), "an id is taken twice");
             }
             let mut peers = vec![0; of];
-            for (index, _) in taken.iter().enumerate().filter(|(_, holder)| holder.is_some()) {
-                peers[place.of(PeerId(index as u32))] += 1;
+            for id in &taken {
+                peers[place.of(PeerId(*id))] += 1;
             }
             assert!(
                 peers.iter().max().unwrap() - peers.iter().min().unwrap() <= 1,
                 "{peers:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_id_costs_the_same_however_many_are_taken() {
+        let place = ShardIndex::all(ShardIndex::MAX).next().unwrap();
+        let mut ids = Ids::new(place);
+        let start = std::time::Instant::now();
+        for _ in 0..300_000 {
+            ids.take(place).unwrap();
+        }
+        // Looking through all of them each time takes minutes.
+        assert!(start.elapsed() < std::time::Duration::from_secs(10));
     }
 
     #[test]
@@ -119,8 +176,15 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_id_beyond_24_bits() {
-        let taken = vec![Some(()); 1 << 24];
-        assert_eq!(ShardIndex::WHOLE.free_id(&taken), None);
+    fn there_is_no_id_beyond_24_bits_but_one_that_is_free_again() {
+        let place = ShardIndex::all(3).next().unwrap();
+        let mut ids = Ids::new(place);
+        let first = ids.take(place).unwrap();
+        for shard in &mut ids.shards {
+            shard.next = END;
+        }
+        assert_eq!(ids.take(place), None);
+        ids.give_back(place, first);
+        assert_eq!(ids.take(place), Some(first));
     }
 }

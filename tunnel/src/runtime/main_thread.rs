@@ -214,7 +214,13 @@ impl MainThread {
             count += 1;
         }
         let fds = &mut fds[..count];
-        match poll(fds, self.patience()) {
+        let unfinished = self.server.unfinished().any(|more| more);
+        let patience = if unfinished {
+            PollTimeout::ZERO
+        } else {
+            self.patience()
+        };
+        match poll(fds, patience) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -234,8 +240,9 @@ impl MainThread {
         for (ready, fd) in ready.network.iter_mut().zip(sockets) {
             *ready = is_ready(fd);
         }
-        for (ready, fd) in ready.clients.iter_mut().zip(clients) {
-            *ready = is_ready(fd);
+        let clients = clients.iter().zip(self.server.unfinished());
+        for (ready, (fd, unfinished)) in ready.clients.iter_mut().zip(clients) {
+            *ready = unfinished || is_ready(fd);
         }
         ready.mailbox = mailbox.iter().any(is_ready);
         Ok(ready)
@@ -297,6 +304,7 @@ impl AllShards<'_> {
             Ok(()) => {
                 tracing::info!(port = sockets.listen_port(), "interface up");
                 for device in devices {
+                    device.set_port(sockets.listen_port());
                     device.handle_up(now, sockets);
                 }
             }

@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::poll::PollFlags;
@@ -23,8 +23,10 @@ use crate::{
 pub(crate) const MAX_CLIENTS: usize = 16;
 /// The longest line is far below.
 const MAX_LINE: usize = 4096;
-/// How much of a request is read before packets have their turn again.
+/// How much of a request is read at once.
 const CHUNK: usize = 64 * 1024;
+/// For how long a request is worked on before packets have their turn again.
+const TURN: Duration = Duration::from_millis(5);
 
 /// A client's bytes, cut into lines, and the answer it has not read yet.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct Lines {
     /// How much of `outgoing` is sent.
     sent: usize,
     last_heard: Instant,
+    has_more: bool,
 }
 
 /// A connection is over.
@@ -55,7 +58,13 @@ impl Lines {
             outgoing: Vec::new(),
             sent: 0,
             last_heard: now,
+            has_more: false,
         }
+    }
+
+    /// Returns whether lines wait that were read already.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// Returns what to poll for: a client reads its answer before its next line is read.
@@ -70,15 +79,26 @@ impl Lines {
     /// Reads what is there, gives every whole line to `handle`, and sends its answers.
     ///
     /// Lines behind an answer wait until it is sent.
-    pub fn handle_ready(&mut self, now: Instant, mut handle: impl FnMut(&str) -> Reply) -> Result<(), Over> {
+    /// After `most` the rest waits for the next call, see [`Self::has_more`].
+    pub fn handle_ready(
+        &mut self,
+        now: Instant,
+        most: Duration,
+        mut handle: impl FnMut(&str) -> Reply,
+    ) -> Result<(), Over> {
         self.last_heard = now;
         let mut ended = false;
-        if self.outgoing.is_empty() {
+        if self.outgoing.is_empty() && !self.has_more {
             ended = self.fill()?;
         }
         self.flush()?;
-        let mut start = 0;
+        let (mut start, begin) = (0, Instant::now());
+        self.has_more = false;
         while self.outgoing.is_empty() {
+            if begin.elapsed() >= most {
+                self.has_more = true;
+                break;
+            }
             let Some(end) = self.incoming[start..].iter().position(|byte| *byte == b'\n') else {
                 break;
             };
@@ -98,7 +118,8 @@ impl Lines {
             }
         }
         self.incoming.drain(..start);
-        if ended || (self.outgoing.is_empty() && self.incoming.len() > MAX_LINE) {
+        let endless = self.incoming.len() > MAX_LINE && !self.has_more;
+        if ended || (self.outgoing.is_empty() && endless) {
             Err(Over::Closed)
         } else {
             Ok(())
@@ -175,6 +196,11 @@ impl Server {
             .map(|(lines, _)| (lines.as_fd(), lines.interest()))
     }
 
+    /// Returns which clients' requests are not worked on to the end, in the order of [`Self::clients`].
+    pub fn unfinished(&self) -> impl Iterator<Item = bool> {
+        self.clients.iter().map(|(lines, _)| lines.has_more())
+    }
+
     /// Accepts a client. When too many are there, the one unheard for longest has to go.
     pub fn handle_connection(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {
         let Some(stream) = self.listener.accept() else {
@@ -209,7 +235,7 @@ impl Server {
             if !ready.next().copied().unwrap_or(false) {
                 return true;
             }
-            let open = lines.handle_ready(now, |line| session.handle_line(now, line, device, ports));
+            let open = lines.handle_ready(now, TURN, |line| session.handle_line(now, line, device, ports));
             match open {
                 Ok(()) => return true,
                 Err(Over::Closed) => {}

@@ -366,6 +366,47 @@ fn three_hundred_peers_with_a_hundred_prefixes_each_are_set_in_about_a_second() 
 }
 
 #[test]
+fn packets_flow_while_thousands_of_peers_are_added() {
+    let world = World::joined(Engine::Ours, Engine::Ours, false);
+    let World { a, b } = &world;
+    assert!(a.pings(b.inner[0], 2));
+    let mut request = "set=1\n".to_owned();
+    for peer in 0..3000_u32 {
+        request += &format!(
+            "public_key={:08x}{}\nallowed_ip=10.{}.{}.1/32\n",
+            peer.swap_bytes() | 9,
+            "5a".repeat(28),
+            peer / 256,
+            peer % 256
+        );
+    }
+    let mut ping = a.command(&["ping", "-q", "-i", "0.02", "-w", "60", &b.inner[0].to_string()]);
+    ping = ping.stdout(std::process::Stdio::piped());
+    let mut ping = ping.spawn();
+    let mut stream = UnixStream::connect(a.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all((request + "\n").as_bytes()).unwrap();
+    let mut answer = [0; 9];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"errno=0\n\n");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(ping.id().try_into().unwrap()),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let mut said = String::new();
+    ping.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    ping.wait().unwrap();
+    // rtt min/avg/max/mdev = 0.1/0.2/0.3/0.4 ms
+    let longest: f64 = said
+        .rsplit_once("= ")
+        .and_then(|(_, times)| times.split('/').nth(2)?.parse().ok())
+        .unwrap_or_else(|| panic!("{said}"));
+    eprintln!("{said}");
+    assert!(longest < 150.0, "a ping took {longest} ms");
+}
+
+#[test]
 fn slow_and_broken_clients_stop_nothing() {
     let world = World::joined(Engine::Ours, Engine::Ours, false);
     let connect = || UnixStream::connect(world.a.socket()).unwrap();

@@ -17,6 +17,7 @@ mod lifecycle;
 mod namespaces;
 mod offloads;
 mod others;
+mod refused;
 mod serve;
 mod shards;
 mod soak;

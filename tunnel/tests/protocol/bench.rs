@@ -236,6 +236,8 @@ pub(crate) fn pair() -> (Bench, Bench) {
 /// Returns an IPv4 packet whose length is `20 + payload`.
 pub(crate) fn packet(source: &str, destination: &str, payload: usize) -> Vec<u8> {
     let mut packet = vec![0x45; 20];
+    // No fragment.
+    packet[6..8].fill(0);
     packet[2..4].copy_from_slice(&u16::try_from(20 + payload).unwrap().to_be_bytes());
     for (at, address) in [(12, source), (16, destination)] {
         let IpAddr::V4(address) = address.parse().unwrap() else {

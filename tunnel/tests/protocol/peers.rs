@@ -1,5 +1,7 @@
 //! Configuration and what packets make of it.
 
+use std::net::IpAddr;
+
 use crate::bench::{Bench, converse, packet, pair};
 
 /// Returns how many of five packets arrive.
@@ -21,6 +23,67 @@ fn a_packet_for_nobody_is_dropped_and_counted() {
     let drops = a.device.drops();
     assert_eq!((drops.no_peer, drops.no_endpoint, drops.not_ip), (1, 1, 1));
     assert!(a.kept.sent.is_empty());
+    let answers = a.delivered();
+    let kinds: Vec<_> = answers.iter().map(|answer| &answer[20..22]).collect();
+    assert_eq!(kinds, [[3, 1]; 2], "the sender hears that there is no way");
+    assert_eq!(answers[0][12..20], [10, 9, 9, 9, 10, 0, 1, 1]);
+}
+
+#[test]
+fn a_thousand_senders_a_second_hear_that_there_is_no_way() {
+    let mut a = Bench::new(1);
+    for second in 0..3 {
+        for _ in 0..5000 {
+            a.emit(&packet("10.0.1.1", "10.9.9.9", 8));
+        }
+        assert_eq!(a.delivered().len(), 1000, "in second {second}");
+        a.wait(std::time::Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn what_the_device_sends_into_itself_goes_round_no_second_time() {
+    for v6 in [false, true] {
+        let (mut a, b) = (Bench::quiet(1), Bench::quiet(2));
+        let (endpoint, own) = if v6 {
+            ("[fd00::2]:7", "fd00::1")
+        } else {
+            ("192.0.2.2:7", "192.0.2.1")
+        };
+        a.set(&[
+            "listen_port=51820",
+            &format!("public_key={}", b.key()),
+            &format!("endpoint={endpoint}"),
+            "allowed_ip=0.0.0.0/0",
+            "allowed_ip=::/0",
+        ]);
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+        let (to, initiation) = a.kept.sent.remove(0);
+        let datagram = |source: u16, payload: &[u8]| {
+            let length = u16::try_from(8 + payload.len()).unwrap();
+            let ports = [source, 7, length, 0].map(u16::to_be_bytes).concat();
+            match (own.parse().unwrap(), to.ip()) {
+                (IpAddr::V6(from), IpAddr::V6(to)) => {
+                    let head = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[17, 64]].concat();
+                    [&head[..], &from.octets(), &to.octets(), &ports, payload].concat()
+                }
+                _ => {
+                    let mut outer = packet(own, &to.ip().to_string(), 0);
+                    outer[2..4].copy_from_slice(&(20 + length).to_be_bytes());
+                    outer[9] = 17;
+                    [&outer[..], &ports, payload].concat()
+                }
+            }
+        };
+        a.wait(std::time::Duration::from_secs(1));
+        let held = |a: &Bench| a.device.drops().looped;
+        a.emit(&datagram(51820, &initiation));
+        assert_eq!(held(&a), 1);
+        // Another program's datagram, and what is no WireGuard's.
+        a.emit(&datagram(4000, &initiation));
+        a.emit(&datagram(51820, b"hello"));
+        assert_eq!(held(&a), 1);
+    }
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! Packets without a way, and packets whose way is a circle: as with the kernel's WireGuard.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::world::{Engine, World, other};
+
+#[test]
+fn who_sends_to_nobody_hears_at_once_that_there_is_no_way() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    a.know(b, None);
+    for (nobody, no_endpoint, said) in [
+        ("10.77.0.99", b.inner[0], "Destination Host Unreachable"),
+        ("fd77::99", b.inner[1], "Address unreachable"),
+    ] {
+        for to in [nobody, &no_endpoint.to_string()] {
+            let start = Instant::now();
+            let ping = a.try_run(&["ping", "-c", "1", "-W", "5", to]);
+            let output = String::from_utf8_lossy(&ping.stdout).into_owned();
+            assert!(output.contains(said), "{output}");
+            assert!(
+                start.elapsed() < Duration::from_secs(2),
+                "after {:?}",
+                start.elapsed()
+            );
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
+    for v6 in [false, true] {
+        let world = World::joined(Engine::Ours, other(), v6);
+        let World { a, b } = &world;
+        assert!(a.pings(b.inner[0], 2));
+        a.wg(&["peer", &b.public, "allowed-ips", "0.0.0.0/0,::/0"]);
+        let endpoint = b.outer[usize::from(v6)].to_string();
+        a.run(&["ip", "route", "add", &endpoint, "dev", &a.device]);
+        let sent = || a.peer_dump()[6].parse::<u64>().unwrap();
+        let before = sent();
+        a.reaches(b.inner[0]);
+        thread::sleep(Duration::from_secs(1));
+        let bytes = sent() - before;
+        assert!((1..10_000).contains(&bytes), "one ping became {bytes} bytes");
+        // And the tunnel is as before when the route is.
+        a.run(&["ip", "route", "del", &endpoint, "dev", &a.device]);
+        assert!(a.pings(b.inner[0], 2));
+    }
+}
