@@ -446,6 +446,7 @@ impl EventLoop {
                 full,
                 retire: self.state.retire(),
                 listen_port: self.state.listen_port(),
+                leads: self.state.leads(),
                 subscribe: self.changes.is_none(),
             };
             if full {

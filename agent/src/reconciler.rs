@@ -85,6 +85,8 @@ pub struct SurveyRequest {
     pub retire: bool,
     /// The UDP port on which this node listens, or will when it comes to lead.
     pub listen_port: Option<u16>,
+    /// The node leads.
+    pub leads: bool,
     /// Subscribe to changes by other programs.
     pub subscribe: bool,
 }
@@ -200,7 +202,7 @@ impl Reconciler {
         let endpoints: BTreeSet<SocketAddr> =
             device.peers.values().filter_map(|peer| peer.endpoint).collect();
         let inventory = if request.full || endpoints != self.endpoints {
-            let inventory = kernel.inventory(&endpoints).await?;
+            let inventory = kernel.inventory(&endpoints, request.leads).await?;
             self.endpoints = endpoints;
             Some(inventory)
         } else {

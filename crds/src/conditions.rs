@@ -23,6 +23,8 @@ pub enum ConditionType {
     Accepted,
     /// Of a MeshNode: the API server's endpoints that lie in prefixes of other locations are reached without the mesh.
     ApiServerPastMesh,
+    /// Of a MeshNode that leads: other leaders can begin a session with it. Only said where its own firewall forbids it.
+    PortOpen,
 }
 
 /// Why a condition is as it is.
@@ -62,16 +64,19 @@ pub enum Reason {
     Exempt,
     /// An endpoint of the API server is reached through the mesh.
     EndpointInMesh,
+    /// The node's firewall drops what comes to WireGuard's port.
+    WireGuardPortClosed,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Ready,
         Self::LeaderElected,
         Self::Connected,
         Self::Accepted,
         Self::ApiServerPastMesh,
+        Self::PortOpen,
     ];
 
     /// Returns the type as it stands in the condition.
@@ -83,6 +88,7 @@ impl ConditionType {
             Self::Connected => "Connected",
             Self::Accepted => "Accepted",
             Self::ApiServerPastMesh => "ApiServerPastMesh",
+            Self::PortOpen => "PortOpen",
         }
     }
 }
@@ -109,6 +115,7 @@ impl Reason {
             Self::Limited => "Limited",
             Self::Exempt => "Exempt",
             Self::EndpointInMesh => "EndpointInMesh",
+            Self::WireGuardPortClosed => "WireGuardPortClosed",
         }
     }
 }

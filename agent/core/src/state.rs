@@ -13,7 +13,8 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use spanwire_crds::{MeshNode, publication::Assembler};
 use spanwire_host::{
-    Conflict, Host, HostFacts, Inventory, Owned, PeerStats, Rule, RuleAction, WireGuard, conflicts, render,
+    ClosedPort, Conflict, Host, HostFacts, Inventory, Owned, PeerStats, Rule, RuleAction, WireGuard,
+    closed_port, conflicts, render,
 };
 use spanwire_topology::{
     DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability,
@@ -67,6 +68,7 @@ pub struct NodeState {
     created: Option<Timestamp>,
     host: OnceCell<Arc<Host>>,
     conflicts: OnceCell<Vec<Conflict>>,
+    closed_port: OnceCell<Option<ClosedPort>>,
     in_mesh: OnceCell<Vec<InMesh>>,
 }
 
@@ -110,6 +112,7 @@ impl NodeState {
             created: None,
             host: OnceCell::new(),
             conflicts: OnceCell::new(),
+            closed_port: OnceCell::new(),
             in_mesh: OnceCell::new(),
         }
     }
@@ -466,6 +469,7 @@ impl NodeState {
     fn forget_rendered(&mut self) {
         self.host.take();
         self.conflicts.take();
+        self.closed_port.take();
         self.in_mesh.take();
     }
 
@@ -486,6 +490,16 @@ impl NodeState {
         })
     }
 
+    /// What lets no other leader begin a session here, where others are to.
+    fn closed_port(&self) -> Option<&ClosedPort> {
+        let location = self.mesh.locations.get(self.plan.location.as_ref()?)?;
+        let is_looked_for = !location.members.get(&self.me)?.endpoints.is_empty() && !self.retire;
+        let closed = self
+            .closed_port
+            .get_or_init(|| closed_port(&self.plan, &self.facts));
+        closed.as_ref().filter(|_| is_looked_for)
+    }
+
     /// What of the plan this machine cannot have.
     fn own_troubles(&self) -> Vec<Trouble> {
         if self.retire {
@@ -496,6 +510,9 @@ impl NodeState {
         let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
         let others = [self.status.storage.clone(), self.status.clock.clone()];
         let others = others.into_iter().flatten();
+        let is_cut_off = self.links().values().any(|up| !up);
+        let closed_port = self.closed_port().filter(|_| is_cut_off).cloned();
+        let others = others.chain(closed_port.map(Trouble::ClosedPort));
         unpublished.into_iter().chain(conflicts).chain(others).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use spanwire_host::{Conflict, OwnershipConflict, Step};
+use spanwire_host::{ClosedPort, Conflict, OwnershipConflict, Step};
 
 use crate::fights::Fight;
 
@@ -18,6 +18,8 @@ pub enum Trouble {
     Conflict(Conflict),
     /// Another program uses what is Spanwire's.
     Ownership(OwnershipConflict),
+    /// A location is not reached, and the firewall of this node lets its leaders begin no session.
+    ClosedPort(ClosedPort),
     /// Another program takes away what is Spanwire's again and again.
     Fight(Fight),
     /// A step failed.
@@ -68,6 +70,7 @@ impl Trouble {
             Self::Unpublished => "Unpublished",
             Self::Conflict(_) => "Conflict",
             Self::Ownership(_) => "OwnershipConflict",
+            Self::ClosedPort(_) => "WireGuardPortClosed",
             Self::Fight(_) => "Contested",
             Self::Step { .. } => "StepFailed",
             Self::Device { .. } => "NoDevice",
@@ -103,6 +106,7 @@ impl Trouble {
             | Self::Left(_) => false,
             Self::Conflict(_)
             | Self::Ownership(_)
+            | Self::ClosedPort(_)
             | Self::Fight(_)
             | Self::Step { .. }
             | Self::Device { .. }
@@ -122,6 +126,7 @@ impl fmt::Display for Trouble {
             ),
             Self::Conflict(conflict) => conflict.fmt(f),
             Self::Ownership(conflict) => conflict.fmt(f),
+            Self::ClosedPort(closed) => closed.fmt(f),
             Self::Fight(fight) => fight.fmt(f),
             Self::Step { step, cause } => write!(f, "{step}: {cause}"),
             Self::Device { step, cause, others } => {

@@ -1,11 +1,11 @@
 //! What of a plan a machine cannot have.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use spanwire_topology::{Family, LocationName, NodeName, Prefix};
 use thiserror::Error;
 
-use crate::{ChainName, LinkName};
+use crate::{ChainName, LinkName, TableFamily};
 
 /// A part of the plan that is left out on this machine, and why. The rest of the plan stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
@@ -118,16 +118,21 @@ pub enum Conflict {
         /// No device of the node has IPv6; else some have, but none that Spanwire makes.
         everywhere: bool,
     },
-    /// A firewall drops packets of the mesh on a device that has others' packets too.
-    #[error(
-        "the chain {chain} of this node's firewall drops what is forwarded between pods here and other locations by \
-         {link}; let it accept what comes from and goes to the addresses of the mesh"
-    )]
+    /// A firewall drops packets of the mesh, and Spanwire does not change it.
+    #[error("the chain {chain}{why} of this node's firewall drops what is forwarded between {what} by {link}; {remedy}",
+        why = if *why == Unopened::Legacy { " of iptables-legacy" } else { "" },
+        what = match why {
+            Unopened::Shared => "pods here and other locations",
+            Unopened::Legacy | Unopened::Some => "this and other locations",
+        },
+        remedy = why.remedy(chain, link))]
     Filtered {
         /// The base chain.
         chain: ChainName,
         /// The device.
         link: LinkName,
+        /// Why it is not changed.
+        why: Unopened,
     },
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]
@@ -150,5 +155,85 @@ impl Conflict {
             | Self::Filtered { .. }
             | Self::NoKey => None,
         }
+    }
+}
+
+/// Why a chain of another program is left as it is although it drops packets of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unopened {
+    /// The device has others' packets, too.
+    Shared,
+    /// Spanwire changes no tables of iptables-legacy.
+    Legacy,
+    /// Some packets are dropped, by a rule about their connections or addresses.
+    Some,
+}
+
+impl Unopened {
+    fn remedy(self, chain: &ChainName, link: &LinkName) -> String {
+        match self {
+            Self::Shared => "let it accept what comes from and goes to the addresses of the mesh".to_owned(),
+            Self::Legacy => {
+                let (command, table, chain) = (legacy_command(chain), &chain.table, &chain.chain);
+                format!(
+                    "let it accept them: `{command} -t {table} -I {chain} -i {link} -j ACCEPT`, and the same with `-o {link}`"
+                )
+            }
+            Self::Some => {
+                "transit of the mesh is not tracked (`ct state untracked`), and what begins for pods here is new: let it \
+                 accept both on this device before that"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+fn legacy_command(chain: &ChainName) -> &'static str {
+    match chain.family {
+        TableFamily::Ip6 => "ip6tables-legacy",
+        TableFamily::Ip | TableFamily::Inet => "iptables-legacy",
+    }
+}
+
+/// A firewall of this machine that lets no other leader begin a session here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedPort {
+    /// The UDP port.
+    pub port: u16,
+    /// The base chain.
+    pub chain: ChainName,
+    /// It is one of iptables-legacy.
+    pub is_legacy: bool,
+    /// The number of the rule of the base chain that drops it, or leads to one that does; `None`: its policy, or not known.
+    pub rule: Option<u64>,
+}
+
+impl fmt::Display for ClosedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            port,
+            chain,
+            is_legacy,
+            rule,
+        } = self;
+        write!(f, "the chain {chain}")?;
+        f.write_str(if *is_legacy { " of iptables-legacy" } else { "" })?;
+        write!(
+            f,
+            " of this node's firewall drops UDP to WireGuard's port {port} ("
+        )?;
+        match rule {
+            Some(handle) => write!(f, "rule {handle}")?,
+            None if *is_legacy => f.write_str("its last rule or policy")?,
+            None => f.write_str("policy drop")?,
+        }
+        f.write_str("), so other locations cannot begin a session here; open it: `")?;
+        if *is_legacy {
+            let (command, chain) = (legacy_command(chain), &chain.chain);
+            write!(f, "{command} -I {chain} -p udp --dport {port} -j ACCEPT`")?;
+        } else {
+            write!(f, "nft insert rule {chain} udp dport {port} accept`")?;
+        }
+        f.write_str(", or with what manages that firewall")
     }
 }

@@ -42,6 +42,10 @@ pub struct HostFacts {
     pub groups: bool,
     /// What others filter forwarded packets by.
     pub filters: Arc<Vec<Filter>>,
+    /// What others filter packets for this machine by; only of a leader.
+    pub inputs: Arc<Vec<Filter>>,
+    /// The devices by which endpoints are reached, or, with none of them known, what is anywhere.
+    pub uplinks: BTreeSet<LinkName>,
     /// Rules of other programs.
     pub rules: BTreeSet<OtherRule>,
     /// Those of their tables that have a route for everything, or for half of it.
@@ -60,6 +64,8 @@ impl HostFacts {
         self.ipv6_forwarded = inventory.ipv6_forwarded;
         self.groups = inventory.groups;
         self.filters = inventory.filters;
+        self.inputs = inventory.inputs;
+        self.uplinks = inventory.uplinks;
         self.rules = inventory.rules;
         self.wide_tables = inventory.wide_tables;
     }

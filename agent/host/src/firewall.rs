@@ -6,21 +6,21 @@
 //! is certain to drop the packet, so that whatever decides about some packets (network policies, DOCKER-USER, rules of the
 //! administrator) decides first.
 //!
-//! What is certain is found out by walking the rules with a packet of which the device is known and, for a [`Sample`], the
-//! addresses. A match on anything else may hold or not, and then nothing follows from the rule.
+//! What is certain is found out by walking the rules with a packet of which the device is known and, for a [`Sample`], more
+//! (`firewall/walk.rs`). Tables of iptables-legacy are read and not changed: what they drop is said.
+
+mod walk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
 };
 
 use spanwire_topology::Family;
 
 use crate::LinkName;
-
-/// How deep chains may call each other; the kernel has a limit of 16 (`NFT_JUMP_STACK_SIZE`).
-const DEEPEST: u32 = 16;
+use walk::Walk;
+pub use walk::{Fate, FilterRule, Match, Sample, State, Verdict};
 
 /// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +34,7 @@ pub enum TableFamily {
 }
 
 impl TableFamily {
-    fn has(self, family: Family) -> bool {
+    pub(crate) fn has(self, family: Family) -> bool {
         match self {
             Self::Ip => family == Family::V4,
             Self::Ip6 => family == Family::V6,
@@ -110,11 +110,13 @@ pub struct Passage {
     pub is_misplaced: bool,
 }
 
-/// A base chain of another program at the forward hook, with the chains that it leads to, as far as they are known.
+/// A base chain of another program at the forward or the input hook, with the chains that it leads to, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// The base chain.
     pub name: ChainName,
+    /// It is one of iptables-legacy.
+    pub is_legacy: bool,
     /// It drops what no rule decides about.
     pub drops: bool,
     /// Its rules.
@@ -123,119 +125,42 @@ pub struct Filter {
     pub chains: BTreeMap<String, Vec<FilterRule>>,
 }
 
-/// A rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterRule {
-    /// Its number in the table.
-    pub handle: u64,
-    /// What it accepts, where Spanwire made it.
-    pub own: Option<Pass>,
-    /// What all must hold.
-    pub matches: Vec<Match>,
-    /// What then.
-    pub verdict: Verdict,
-}
-
-/// What a rule asks of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// It passes one of these devices; a name that ends in '*' stands for all with this beginning.
-    Device {
-        /// Which way.
-        direction: Direction,
-        /// The devices.
-        names: Vec<String>,
-        /// It passes none of them.
-        not: bool,
-    },
-    /// An address of it is in one of these ranges (first and last address).
-    Address {
-        /// The source, else the destination.
-        source: bool,
-        /// The ranges.
-        ranges: Vec<(IpAddr, IpAddr)>,
-        /// It is in none of them.
-        not: bool,
-    },
-    /// Something else.
-    Unknown,
-}
-
-/// What a rule does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Go on.
-    Continue,
-    /// Accept it.
-    Accept,
-    /// Drop or reject it.
-    Drop,
-    /// Go back to where the chain was called.
-    Return,
-    /// Go on in another chain of the table, then with the next rule.
-    Jump(String),
-    /// Go on in another chain of the table, then as if this one had ended.
-    Goto(String),
-    /// Something else.
-    Unknown,
-}
-
-/// A packet, as far as it is known.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sample {
-    /// Its device.
-    pub pass: Pass,
-    /// Its source and destination.
-    pub ends: Option<(IpAddr, IpAddr)>,
-}
-
-/// What becomes of a packet in a [`Filter`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    /// It is certain to be dropped, by the policy or by the rule of this number, if no rule before decides otherwise.
-    Dropped(Option<u64>),
-    /// It is accepted.
-    Accepted,
-}
-
-/// Where a walk through a chain ends.
-enum End {
-    Accepted,
-    Dropped,
-    /// The chain was left.
-    Left,
-}
-
 impl Filter {
-    /// Returns what becomes of a packet, as if Spanwire's own rules were not there.
+    /// Returns what becomes of a packet, as if Spanwire's own rules were not there, and what is not known decided nothing.
     #[must_use]
     pub fn fate(&self, sample: &Sample) -> Fate {
-        for rule in &self.rules {
-            match self.decide(rule, sample, 0) {
-                Some(End::Accepted) => return Fate::Accepted,
-                Some(End::Dropped) => return Fate::Dropped(Some(rule.handle)),
-                Some(End::Left) => break,
-                None => {}
-            }
+        Walk::new(self, sample).fate()
+    }
+
+    /// Returns what drops a packet in any case, whatever is not known of it: the rule of this number, or the policy.
+    #[must_use]
+    pub fn certain_drop(&self, sample: &Sample) -> Option<Option<u64>> {
+        let mut walk = Walk::new(self, sample);
+        match walk.fate() {
+            Fate::Dropped(by) if !walk.is_in_doubt() => Some(by),
+            Fate::Dropped(_) | Fate::Accepted => None,
         }
-        if self.drops {
-            Fate::Dropped(None)
-        } else {
-            Fate::Accepted
-        }
+    }
+
+    fn is_of(&self, sample: &Sample) -> bool {
+        let family = sample.ends.map(|(source, _)| Family::of(source));
+        family.is_none_or(|family| self.name.family.has(family))
+    }
+
+    /// Whether one of the packets that pass so is certain to be dropped.
+    pub(crate) fn surely_drops(&self, pass: &Pass, samples: &[Sample]) -> bool {
+        let mut samples = samples
+            .iter()
+            .filter(|sample| sample.pass == *pass && self.is_of(sample));
+        samples.any(|sample| self.certain_drop(sample).is_some())
     }
 
     /// Whether packets that pass so are certain to be dropped, and one of the samples is not accepted before that.
     pub(crate) fn drops(&self, pass: &Pass, samples: &[Sample]) -> bool {
-        let any = Sample {
-            pass: pass.clone(),
-            ends: None,
-        };
-        let concerned = |sample: &&Sample| {
-            let family = sample.ends.map(|(source, _)| Family::of(source));
-            sample.pass == *pass && family.is_none_or(|family| self.name.family.has(family))
-        };
-        let mut samples = samples.iter().filter(concerned);
+        let any = Sample::new(pass.clone());
+        let mut samples = samples
+            .iter()
+            .filter(|sample| sample.pass == *pass && self.is_of(sample));
         self.fate(&any) != Fate::Accepted && samples.any(|sample| self.fate(sample) != Fate::Accepted)
     }
 
@@ -264,71 +189,12 @@ impl Filter {
     fn position(&self, passes: &BTreeSet<Pass>) -> Option<usize> {
         let dropped = |pass: &Pass| {
             let pass = pass.clone();
-            match self.fate(&Sample { pass, ends: None }) {
+            match self.fate(&Sample::new(pass)) {
                 Fate::Dropped(Some(handle)) => self.rules.iter().position(|rule| rule.handle == handle),
                 Fate::Dropped(None) | Fate::Accepted => None,
             }
         };
         passes.iter().filter_map(dropped).min()
-    }
-
-    /// `None`: the next rule.
-    fn decide(&self, rule: &FilterRule, sample: &Sample, depth: u32) -> Option<End> {
-        let certain = rule
-            .matches
-            .iter()
-            .all(|found| holds(found, sample) == Some(true));
-        if rule.own.is_some() || !certain {
-            return None;
-        }
-        match &rule.verdict {
-            Verdict::Continue | Verdict::Unknown => None,
-            Verdict::Accept => Some(End::Accepted),
-            Verdict::Drop => Some(End::Dropped),
-            Verdict::Return => Some(End::Left),
-            Verdict::Jump(chain) => match self.walk(chain, sample, depth) {
-                End::Left => None,
-                end @ (End::Accepted | End::Dropped) => Some(end),
-            },
-            Verdict::Goto(chain) => Some(self.walk(chain, sample, depth)),
-        }
-    }
-
-    fn walk(&self, chain: &str, sample: &Sample, depth: u32) -> End {
-        let rules = self.chains.get(chain).filter(|_| depth < DEEPEST);
-        let mut ends = rules
-            .into_iter()
-            .flatten()
-            .filter_map(|rule| self.decide(rule, sample, depth + 1));
-        ends.next().unwrap_or(End::Left)
-    }
-}
-
-/// Whether a match holds; `None` where that is not known.
-fn holds(found: &Match, sample: &Sample) -> Option<bool> {
-    match found {
-        Match::Device {
-            direction,
-            names,
-            not,
-        } => {
-            let link = sample.pass.link.as_str();
-            let is = |name: &String| match name.strip_suffix('*') {
-                Some(start) => link.starts_with(start),
-                None => link == name,
-            };
-            (*direction == sample.pass.direction).then(|| names.iter().any(is) != *not)
-        }
-        Match::Address { source, ranges, not } => {
-            let (from, to) = sample.ends?;
-            let address = if *source { from } else { to };
-            // A match on addresses of the other family never holds, inverted or not.
-            let family = |other: &IpAddr| Family::of(*other) == Family::of(address);
-            let of_family = ranges.iter().all(|(first, _)| family(first));
-            let inside = |(first, last): &(IpAddr, IpAddr)| *first <= address && address <= *last;
-            Some(of_family && ranges.iter().any(inside) != *not)
-        }
-        Match::Unknown => None,
     }
 }
 
@@ -355,8 +221,8 @@ mod tests {
         };
         let [from, to] = ends.map(|end| end.parse().unwrap());
         Sample {
-            pass: from_tunnel(),
             ends: Some((from, to)),
+            ..Sample::new(from_tunnel())
         }
     }
 
@@ -406,6 +272,7 @@ mod tests {
                 table: "filter".to_owned(),
                 chain: "FORWARD".to_owned(),
             },
+            is_legacy: false,
             drops,
             rules,
             chains: chains.collect(),
@@ -490,14 +357,55 @@ mod tests {
         assert_eq!(circle.fate(&between(false)), Fate::Dropped(None));
     }
 
+    fn states(states: &[State], not: bool) -> Match {
+        Match::State {
+            states: states.iter().copied().collect(),
+            not,
+        }
+    }
+
     #[test]
-    fn an_inverted_match_on_the_other_family_does_not_hold() {
-        let v6: IpAddr = "fd00::1".parse().unwrap();
-        let not = Match::Address {
-            source: true,
-            ranges: vec![(v6, v6)],
-            not: true,
+    fn what_depends_on_the_connection_decides_where_its_state_is_known() {
+        let known = &[State::Established, State::Related];
+        let of = |state| Sample {
+            state: Some(state),
+            ..between(false)
         };
-        assert_eq!(holds(&not, &between(false)), Some(false));
+        let invalid = rule(1, vec![states(&[State::Invalid], false)], Verdict::Drop);
+        let answers = rule(2, vec![states(known, false)], Verdict::Accept);
+        let begun = rule(3, vec![states(known, true)], Verdict::Drop);
+        let stateful = filter(false, vec![invalid, answers.clone(), begun], &[]);
+        for state in [State::New, State::Untracked] {
+            assert_eq!(stateful.fate(&of(state)), Fate::Dropped(Some(3)), "{state:?}");
+            assert_eq!(stateful.certain_drop(&of(state)), Some(Some(3)));
+        }
+        assert_eq!(stateful.fate(&of(State::Established)), Fate::Accepted);
+        assert_eq!(stateful.certain_drop(&between(false)), None, "not known");
+        assert!(
+            !stateful.drops(&from_tunnel(), &[of(State::Untracked)]),
+            "only some of all"
+        );
+        assert!(stateful.surely_drops(&from_tunnel(), &[of(State::Untracked)]));
+        let unknown = |verdict| rule(9, vec![Match::Unknown], verdict);
+        let behind = |verdict| filter(true, vec![unknown(verdict), answers.clone()], &[]);
+        for verdict in [
+            Verdict::Accept,
+            Verdict::Return,
+            Verdict::Unknown,
+            Verdict::Jump("x".to_owned()),
+        ] {
+            assert_eq!(
+                behind(verdict.clone()).certain_drop(&of(State::New)),
+                None,
+                "{verdict:?}"
+            );
+        }
+        for verdict in [Verdict::Drop, Verdict::Continue] {
+            assert_eq!(
+                behind(verdict.clone()).certain_drop(&of(State::New)),
+                Some(None),
+                "{verdict:?}"
+            );
+        }
     }
 }

@@ -34,6 +34,10 @@ pub struct Inventory {
     pub groups: bool,
     /// What others filter forwarded packets by.
     pub filters: Arc<Vec<Filter>>,
+    /// What others filter packets for this machine by; only of a leader.
+    pub inputs: Arc<Vec<Filter>>,
+    /// The devices by which endpoints are reached, or, with none of them known, what is anywhere.
+    pub uplinks: BTreeSet<LinkName>,
 }
 
 impl Inventory {

@@ -28,18 +28,18 @@ mod resolve;
 mod state;
 mod text;
 
-pub use conflict::Conflict;
+pub use conflict::{ClosedPort, Conflict, Unopened};
 pub use diff::diff;
 pub use facts::HostFacts;
 pub use firewall::{
-    ChainName, Direction, Fate, Filter, FilterRule, Match, Pass, Passage, Sample, TableFamily, Verdict,
+    ChainName, Direction, Fate, Filter, FilterRule, Match, Pass, Passage, Sample, State, TableFamily, Verdict,
 };
 pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};
 pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
-pub use render::{conflicts, render, wireguard};
+pub use render::{closed_port, conflicts, render, wireguard};
 pub use state::{
     Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
     RuleSelector, Step, Sysctl, TableId, WireGuard, WireGuardPeer, WireGuardSettings,

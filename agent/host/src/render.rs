@@ -12,7 +12,7 @@ mod sysctls;
 
 use spanwire_topology::Plan;
 
-use crate::{Conflict, Device, Host, HostFacts, LinkName, nft, overtaking, resolve::Resolved};
+use crate::{ClosedPort, Conflict, Device, Host, HostFacts, LinkName, nft, overtaking, resolve::Resolved};
 
 /// Returns what the machine should look like for this plan. Where the mesh does not know the node, that is nothing of
 /// Spanwire.
@@ -52,4 +52,11 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     conflicts.extend(overtaking::first_priority(plan, &resolved, facts).1);
     conflicts.extend(resolved.conflicts);
     conflicts
+}
+
+/// Returns the firewall of this machine that lets nobody begin a session at the port on which this node listens, where that
+/// is certain. What has begun here is answered all the same.
+#[must_use]
+pub fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> {
+    passages::closed_port(plan, facts)
 }

@@ -1,12 +1,14 @@
-//! The firewalls of others, as far as packets that are forwarded meet them in nf_tables.
+//! The firewalls of others, as far as packets that are forwarded meet them, and on leaders those for the machine itself.
 //!
-//! Base chains at the forward hook are found by netlink, which costs little where kube-proxy has thousands of others; their
+//! Base chains of nf_tables are found by netlink, which costs little where kube-proxy has thousands of others; their
 //! rules, and those of the chains that they lead to, are listed by `nft -j`. Both are done only when the generation number
 //! of nf_tables has moved. What cannot be listed is taken to decide nothing.
 //!
 //! Rules of Spanwire's in such a chain carry its table's name as their comment. They are written so that iptables-nft lists
 //! and keeps them as any of its own (`-A FORWARD -i spanwire0 -m comment --comment spanwire -j ACCEPT`).
 
+mod extensions;
+mod legacy;
 mod listing;
 
 use std::{
@@ -18,11 +20,12 @@ use std::{
 use nix::libc::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN};
 use spanwire_host::{ChainName, Filter, FilterRule, Match, Pass, TableFamily, Verdict};
 
+pub(crate) use self::legacy::legacy;
 use crate::{
     error::NftError,
     netlink::{Message, NetlinkError, Request},
     nft::{Nft, nft, succeed},
-    watched::{HEADER, Subject, Watched},
+    watched::{HEADER, Hook, Known, Subject, Watched},
 };
 
 /// More chains than firewalls have between their base chain and a rule that ends all; what lies beyond is not looked at,
@@ -41,34 +44,59 @@ impl Nft {
         self.watched.clone()
     }
 
-    /// Returns what others filter forwarded packets by.
+    /// Returns what others filter forwarded packets by, in nf_tables.
     pub(crate) async fn filters(&mut self) -> Arc<Vec<Filter>> {
+        let known = self.filters.take();
+        let (filters, known) = self.filters_at(Hook::Forward, known).await;
+        self.filters = known;
+        filters
+    }
+
+    /// Returns what others filter packets for this machine by, in nf_tables.
+    pub(crate) async fn inputs(&mut self) -> Arc<Vec<Filter>> {
+        let known = self.inputs.take();
+        let (inputs, known) = self.filters_at(Hook::Input, known).await;
+        self.inputs = known;
+        inputs
+    }
+
+    /// What others filter packets for this machine by is of no concern any more.
+    pub(crate) fn forget_inputs(&mut self) {
+        self.inputs = None;
+        self.watched.forget_input();
+    }
+
+    /// Returns what others filter by, and with it what is known from now on.
+    async fn filters_at(&mut self, hook: Hook, known: Known) -> (Arc<Vec<Filter>>, Known) {
         let generation = self.generation().await.ok();
-        if let (Some((known, filters)), Some(generation)) = (&self.filters, generation)
-            && *known == generation
+        if let (Some((read, filters)), Some(generation)) = (&known, generation)
+            && *read == generation
         {
-            return Arc::clone(filters);
+            return (Arc::clone(filters), known);
         }
-        match self.read_filters().await {
+        match self.read_filters(hook).await {
             Ok(filters) => {
                 let filters = Arc::new(filters);
-                self.filters = generation.map(|generation| (generation, Arc::clone(&filters)));
-                filters
+                let known = generation.map(|generation| (generation, Arc::clone(&filters)));
+                (filters, known)
             }
             Err(error) => {
                 // A table that has just gone, or a version of nft that lacks what a host's own has.
                 // What was found last holds until it can be listed again: to take none for granted would take away what lets
                 // the mesh through.
                 tracing::debug!(error, "the firewalls of others cannot be listed");
-                let known = self.filters.as_ref();
-                known.map(|(_, filters)| Arc::clone(filters)).unwrap_or_default()
+                let filters = known.as_ref();
+                let filters = filters
+                    .map(|(_, filters)| Arc::clone(filters))
+                    .unwrap_or_default();
+                (filters, known)
             }
         }
     }
 
-    async fn read_filters(&mut self) -> Result<Vec<Filter>, String> {
-        let bases = self.base_chains().await.map_err(|error| error.to_string())?;
-        self.watched.set(bases.keys().cloned().collect());
+    async fn read_filters(&mut self, hook: Hook) -> Result<Vec<Filter>, String> {
+        let bases = self.base_chains(hook).await.map_err(|error| error.to_string())?;
+        self.watched.set(hook, bases.keys().cloned().collect());
         let mut filters = Vec::new();
         for (name, drops) in bases {
             filters.push(
@@ -80,8 +108,8 @@ impl Nft {
         Ok(filters)
     }
 
-    /// Returns the base chains of others at the forward hook, each with whether its policy is to drop; in order.
-    async fn base_chains(&mut self) -> Result<BTreeMap<ChainName, bool>, NetlinkError> {
+    /// Returns the base chains of others at a hook, each with whether its policy is to drop; in order.
+    async fn base_chains(&mut self, hook: Hook) -> Result<BTreeMap<ChainName, bool>, NetlinkError> {
         let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
         let request = Request {
             kind: subsystem | u16::try_from(NFT_MSG_GETCHAIN).unwrap_or_default(),
@@ -90,7 +118,7 @@ impl Nft {
         };
         let chains = self.socket.dump(&request).await?;
         let base = |message: &Message| {
-            let subject = Subject::of(message).filter(|subject| subject.is_forward)?;
+            let subject = Subject::of(message).filter(|subject| subject.hook == Some(hook))?;
             let name = ChainName {
                 family: subject.family,
                 table: subject.table,
@@ -114,7 +142,18 @@ impl Nft {
             let command = format!("list chain {family} {table} {chain}");
             // One at a time: nft 1.0.6 finds no other chains than that of the first command.
             let text = succeed(nft(&["-j", "-t", &command], "").await?)?;
-            let rules = listing::rules(&text, &self.table);
+            let extensions = if listing::has_extensions(&text) {
+                let chain = ChainName {
+                    family,
+                    table: table.clone(),
+                    chain: chain.clone(),
+                };
+                // Without it they are not known to hold or not.
+                self.extensions(&chain).await.unwrap_or_default()
+            } else {
+                BTreeMap::new()
+            };
+            let rules = listing::rules(&text, &self.table, &extensions);
             // A call that may or may not happen decides nothing, whatever it leads to.
             let certain = rules
                 .iter()
@@ -130,6 +169,7 @@ impl Nft {
         Ok(Filter {
             rules: chains.remove(&name.chain).unwrap_or_default(),
             name,
+            is_legacy: false,
             drops,
             chains,
         })

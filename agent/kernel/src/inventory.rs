@@ -3,25 +3,30 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use netlink_packet_route::route::RouteType;
-use spanwire_host::{Cni, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId};
+use spanwire_host::{Cni, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId};
 use spanwire_topology::Family;
 
-use crate::{Kernel, address, error::ReadError, link, route, rule, wireguard::Backend};
+use crate::{
+    Kernel, address, error::ReadError, firewall::legacy, link, route, rule, watched::Hook, wireguard::Backend,
+};
 
 /// The routing table `main`.
 const MAIN: TableId = TableId(254);
 
 impl Kernel {
-    /// Takes the inventory of what is not Spanwire's, and of the ways to `endpoints` outside of the mesh.
+    /// Takes the inventory of what is not Spanwire's, and of the ways to `endpoints` outside of the mesh. Of a node that
+    /// `leads` also what filters packets for itself.
     ///
     /// # Errors
     /// [`ReadError`] says what could not be read.
     pub async fn inventory(
         &mut self,
         endpoints: impl IntoIterator<Item = &SocketAddr>,
+        leads: bool,
     ) -> Result<Inventory, ReadError> {
         let devices = link::devices(&mut self.route).await;
         let devices = devices.map_err(ReadError::netlink("the devices"))?;
@@ -86,7 +91,19 @@ impl Kernel {
             && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6"));
         inventory.ipv6_forwarded = self.ipv6_forwarded();
         inventory.groups = self.has_groups().await?;
-        inventory.filters = self.nft.filters().await;
+        let uplinks = if ways.is_empty() { &defaults } else { &ways };
+        let numbers: BTreeSet<u32> = uplinks
+            .iter()
+            .flat_map(|way| way.device.iter().chain(&way.hops).copied())
+            .collect();
+        let uplinks = devices.iter().filter(|device| numbers.contains(&device.index));
+        inventory.uplinks = uplinks.map(|device| device.name.clone()).collect();
+        inventory.filters = with(self.nft.filters().await, legacy(Hook::Forward));
+        if leads {
+            inventory.inputs = with(self.nft.inputs().await, legacy(Hook::Input));
+        } else {
+            self.nft.forget_inputs();
+        }
         Ok(inventory)
     }
 }
@@ -120,6 +137,13 @@ impl Kernel {
             other => other,
         }
     }
+}
+
+fn with(filters: Arc<Vec<Filter>>, others: Vec<Filter>) -> Arc<Vec<Filter>> {
+    if others.is_empty() {
+        return filters;
+    }
+    Arc::new(filters.iter().cloned().chain(others).collect())
 }
 
 fn is_default(route: &route::ObservedRoute) -> bool {

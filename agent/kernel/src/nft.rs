@@ -22,13 +22,13 @@ use nix::{
     libc::{NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFT_MSG_NEWGEN},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use spanwire_host::{Filter, NftTable};
+use spanwire_host::NftTable;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
     error::{NftError, ReadError},
     netlink::{Message, NetlinkError, Request, Socket, attributes},
-    watched::Watched,
+    watched::{Known, Watched},
 };
 
 /// The empty chain by which a table is known to be Spanwire's, whatever else is in it.
@@ -55,8 +55,10 @@ pub fn script(name: &str, wanted: &NftTable) -> String {
 pub(crate) struct Nft {
     pub(crate) table: String,
     pub(crate) socket: Socket,
-    /// What others filter by, and at which generation.
-    pub(crate) filters: Option<(u32, Arc<Vec<Filter>>)>,
+    /// What others filter forwarded packets by.
+    pub(crate) filters: Known,
+    /// What others filter packets for this machine by.
+    pub(crate) inputs: Known,
     pub(crate) watched: Watched,
     /// The generation that the last load of our own made, unless another program's transaction came between.
     pub(crate) own_generation: Arc<AtomicU32>,
@@ -72,6 +74,7 @@ impl Nft {
             table: table.to_owned(),
             socket: Socket::open(NETLINK_NETFILTER)?,
             filters: None,
+            inputs: None,
             watched: Watched::default(),
             own_generation: Arc::default(),
             loaded: None,
@@ -121,7 +124,8 @@ impl Nft {
             self.loaded = Some((wanted.clone(), listing));
             self.known = Some((own, Some(wanted)));
             // No other table was changed by it.
-            if let Some((read, _)) = self.filters.as_mut().filter(|(read, _)| following(*read) == own) {
+            let others = self.filters.iter_mut().chain(&mut self.inputs);
+            for (read, _) in others.filter(|(read, _)| following(*read) == own) {
                 *read = own;
             }
             return Ok(());

@@ -1,4 +1,4 @@
-//! Which messages of nf_tables are about the base chains of others at the forward hook.
+//! Which messages of nf_tables are about the base chains of others at the forward and the input hook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,24 +9,58 @@ use nix::libc::{
     NFNL_SUBSYS_NFTABLES, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWRULE,
 };
-use spanwire_host::{ChainName, TableFamily};
+use spanwire_host::{ChainName, Filter, TableFamily};
 
 use crate::netlink::{Message, attributes};
 
 /// Length of `struct nfgenmsg`.
 pub(crate) const HEADER: usize = 4;
-/// The forward hook (`NF_INET_FORWARD`).
-const FORWARD: u32 = 2;
+/// A hook at which others filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// What is for this machine (`NF_INET_LOCAL_IN`).
+    Input = 1,
+    /// What it sends on (`NF_INET_FORWARD`).
+    Forward = 2,
+}
+
+impl Hook {
+    fn of(number: u32) -> Option<Self> {
+        [Self::Input, Self::Forward]
+            .into_iter()
+            .find(|hook| *hook as u32 == number)
+    }
+}
+
 /// `NF_DROP`.
 const DROP: u32 = 0;
 
-/// The base chains at the forward hook that were found, for [`Changes`](crate::Changes) to heed.
+/// Base chains with what they lead to, and at which generation that was.
+pub(crate) type Known = Option<(u32, Arc<Vec<Filter>>)>;
+
+/// The base chains that were found, for [`Changes`](crate::Changes) to heed; those at the input
+/// hook are looked for on leaders alone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Watched(Arc<Mutex<BTreeSet<ChainName>>>);
+pub(crate) struct Watched(Arc<Mutex<Found>>);
+
+#[derive(Debug, Default)]
+struct Found {
+    forward: BTreeSet<ChainName>,
+    input: Option<BTreeSet<ChainName>>,
+}
 
 impl Watched {
-    pub(crate) fn set(&self, chains: BTreeSet<ChainName>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = chains;
+    pub(crate) fn set(&self, hook: Hook, chains: BTreeSet<ChainName>) {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match hook {
+            Hook::Forward => found.forward = chains,
+            Hook::Input => found.input = Some(chains),
+        }
+    }
+
+    /// What is for this machine is looked at no more.
+    pub(crate) fn forget_input(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).input = None;
     }
 
     /// Whether a notification is about one of them, or about a new one.
@@ -35,11 +69,18 @@ impl Watched {
             return false;
         };
         let kind = i32::from(message.kind & 0xff);
-        if kind == NFT_MSG_NEWCHAIN && subject.is_forward {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kind == NFT_MSG_NEWCHAIN
+            && match subject.hook {
+                Some(Hook::Forward) => true,
+                Some(Hook::Input) => found.input.is_some(),
+                None => false,
+            }
+        {
             return true;
         }
-        let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.iter().any(|chain| {
+        let mut watched = found.forward.iter().chain(found.input.iter().flatten());
+        watched.any(|chain| {
             let table = chain.family == subject.family && chain.table == subject.table;
             table && (kind == NFT_MSG_DELTABLE || Some(&chain.chain) == subject.chain.as_ref())
         })
@@ -52,8 +93,8 @@ pub(crate) struct Subject {
     pub(crate) table: String,
     /// The chain, or that of the rule.
     pub(crate) chain: Option<String>,
-    /// It is a base chain at the forward hook.
-    pub(crate) is_forward: bool,
+    /// Where it is a base chain, its hook.
+    pub(crate) hook: Option<Hook>,
     /// Its policy is to drop.
     pub(crate) drops: bool,
 }
@@ -91,7 +132,7 @@ impl Subject {
             family,
             table: text(1)?,
             chain: text(chain),
-            is_forward: hook.and_then(|(_, bytes)| number(bytes)) == Some(FORWARD),
+            hook: hook.and_then(|(_, bytes)| Hook::of(number(bytes)?)),
             drops: found
                 .get(&policy)
                 .filter(|_| policy != 0)
@@ -130,7 +171,7 @@ mod tests {
             table: "filter".to_owned(),
             chain: "FORWARD".to_owned(),
         };
-        watched.set(BTreeSet::from([forward]));
+        watched.set(Hook::Forward, BTreeSet::from([forward]));
         let rule =
             |kind, table: &[u8], chain: &[u8]| watched.concerns(&message(kind, &[(1, table), (2, chain)]));
         assert!(rule(NFT_MSG_DELRULE, b"filter\0", b"FORWARD\0"));
@@ -144,5 +185,10 @@ mod tests {
         };
         assert!(watched.concerns(&at_hook(2)));
         assert!(!watched.concerns(&at_hook(3)));
+        assert!(!watched.concerns(&at_hook(1)));
+        watched.set(Hook::Input, BTreeSet::new());
+        assert!(watched.concerns(&at_hook(1)));
+        watched.forget_input();
+        assert!(!watched.concerns(&at_hook(1)));
     }
 }

@@ -180,3 +180,97 @@ fn who_masquerades_by_the_same_mark_does_not_touch_the_tunnels_datagrams() {
     let seen = world.node("b1").host.run("nft list chain inet seen input");
     assert!(seen.contains("packets 0 "), "{seen}");
 }
+
+#[test]
+fn what_iptables_legacy_or_a_rule_about_states_drops_is_named_until_it_is_gone() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let leader = world.node("a1");
+    for (drop, open, undo, said) in [
+        (
+            "iptables-legacy -A FORWARD -s 10.244.0.0/16 -j ACCEPT; iptables-legacy -P FORWARD DROP",
+            "iptables-legacy -I FORWARD -i spanwire0 -j ACCEPT; iptables-legacy -I FORWARD -o spanwire0 -j ACCEPT",
+            "iptables-legacy -F; iptables-legacy -P FORWARD ACCEPT",
+            "the chain ip filter FORWARD of iptables-legacy of this node's firewall drops what is forwarded between this \
+             and other locations by spanwire0",
+        ),
+        (
+            "nft add table inet states
+             nft add chain inet states f '{ type filter hook forward priority 5; }'
+             nft add rule inet states f ct state untracked drop",
+            "nft insert rule inet states f iifname spanwire0 accept; nft insert rule inet states f oifname spanwire0 accept",
+            "nft delete table inet states",
+            "the chain inet states f of this node's firewall drops what is forwarded between this and other locations by \
+             spanwire0; transit of the mesh is not tracked",
+        ),
+    ] {
+        leader.host.run(drop);
+        // Nothing announces a change of iptables-legacy's tables; any other has all read.
+        leader.host.run("ip link add some0 type bridge");
+        wait_until("the report", 5 * SECOND, || leader.agent_log().contains(said));
+        assert!(leader.ask("/metrics").contains("\nspanwire_agent_ready 0\n"));
+        leader.host.run(open);
+        leader.host.run("ip link del some0");
+        wait_until("the end of it", 5 * SECOND, || {
+            leader.ask("/metrics").contains("\nspanwire_agent_ready 1\n")
+        });
+        leader.host.run(undo);
+    }
+    all_get_through(&mut world, "after all");
+}
+
+/// As firewalld has it, and a policy as most people write it by hand; each without WireGuard's port.
+const CLOSED: [&str; 2] = [
+    "table inet firewalld {
+      chain filter_INPUT {
+        type filter hook input priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname lo accept
+        ct state invalid drop
+        jump filter_INPUT_ZONES
+        reject with icmpx admin-prohibited
+      }
+      chain filter_INPUT_ZONES { iifname docker0 goto filter_IN_docker; goto filter_IN_public; }
+      chain filter_IN_docker { accept; }
+      chain filter_IN_public { tcp dport 22 accept; udp dport 8472 accept; meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx admin-prohibited; }
+    }",
+    "table inet hand {
+      chain in {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        ct state established,related accept
+        iifname flannel.1 accept
+        ip protocol icmp accept
+        udp dport { 8472, 500-600 } accept
+      }
+    }",
+];
+
+#[test]
+fn a_leader_says_which_firewall_closes_the_port_of_the_tunnel_while_nobody_gets_in() {
+    for (closed, chain, by) in [
+        (CLOSED[0], "inet firewalld filter_INPUT", "rule "),
+        (CLOSED[1], "inet hand in", "policy drop"),
+    ] {
+        let mut world = World::new(true);
+        let mesh = world.mesh_file();
+        let node = world.node("a1");
+        node.host.nft(closed);
+        // Alone, so that nothing that it begins itself opens the port for the answer.
+        node.start_agent(&mesh);
+        let said =
+            format!("the chain {chain} of this node's firewall drops UDP to WireGuard's port 51820 ({by}");
+        wait_until("the report", 10 * SECOND, || node.agent_log().contains(&said));
+        // As the message advises.
+        node.host
+            .run(&format!("nft insert rule {chain} udp dport 51820 accept"));
+        wait_until("the end of it", 10 * SECOND, || {
+            node.ask("/metrics").contains("\nspanwire_agent_ready 1\n")
+        });
+        for name in ["a2", "b1", "b2"] {
+            world.node(name).start_agent(&mesh);
+        }
+        world.wait_for_pods();
+    }
+}

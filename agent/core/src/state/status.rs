@@ -5,7 +5,7 @@ use spanwire_crds::{
     Backend, Link, MeshNodeStatus,
     conditions::{ConditionType, Finding, Reason, conditions},
 };
-use spanwire_host::Cni;
+use spanwire_host::{ClosedPort, Cni};
 
 use super::{InMesh, NodeState};
 use crate::trouble::Trouble;
@@ -35,6 +35,7 @@ impl NodeState {
         let node = self.node.clone()?;
         let mut findings = vec![ready(self.status.troubles.as_deref()?)];
         findings.extend(past_mesh(self.in_mesh()).filter(|_| !self.retire));
+        findings.extend(self.closed_port().map(unreached));
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -108,6 +109,17 @@ fn ready(troubles: &[Trouble]) -> Finding {
             (false, false) => Reason::Limited,
         },
         message,
+    }
+}
+
+/// What is said of a port that nobody reaches. A port that something may let in is none to speak of: what is in front of
+/// this machine is not known.
+fn unreached(closed: &ClosedPort) -> Finding {
+    Finding {
+        about: ConditionType::PortOpen,
+        holds: false,
+        reason: Reason::WireGuardPortClosed,
+        message: closed.to_string(),
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
 use spanwire_topology::{Family, Plan, Prefix};
 
 use crate::{
-    ChainName, Conflict, Direction, HostFacts, LinkName, Pass, Passage, Sample,
+    ChainName, ClosedPort, Conflict, Direction, Filter, HostFacts, LinkName, Pass, Passage, Sample, State,
+    conflict::Unopened,
     resolve::{NextHop, Resolved},
 };
 
@@ -22,9 +23,7 @@ pub(super) fn passages(
     let samples = samples(plan, resolved, facts);
     let passes: BTreeSet<&Pass> = samples.iter().map(|sample| &sample.pass).collect();
     let passages = facts.filters.iter().filter_map(|filter| {
-        let dropped = passes
-            .iter()
-            .filter(|pass| is_ours_to_open(&pass.link, facts) && filter.drops(pass, &samples));
+        let dropped = passes.iter().filter(|pass| opens(filter, pass, &samples, facts));
         let passes: BTreeSet<Pass> = dropped.map(|pass| (*pass).clone()).collect();
         let is_misplaced = false;
         (!passes.is_empty()).then(|| (filter.name.clone(), Passage { passes, is_misplaced }))
@@ -32,22 +31,71 @@ pub(super) fn passages(
     passages.collect()
 }
 
-/// Returns the chains of others that drop packets of the mesh on a device that has others' packets too.
+/// Whether packets that pass so need a rule in this chain, and can have it.
+fn opens(filter: &Filter, pass: &Pass, samples: &[Sample], facts: &HostFacts) -> bool {
+    !filter.is_legacy && is_ours_to_open(&pass.link, facts) && filter.drops(pass, samples)
+}
+
+/// Returns the chains of others that are certain to drop packets of the mesh, and are not opened.
 pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Conflict> {
     let samples = samples(plan, resolved, facts);
     let passes: BTreeSet<&Pass> = samples.iter().map(|sample| &sample.pass).collect();
     let mut conflicts = BTreeSet::new();
     for filter in facts.filters.iter() {
-        for pass in passes.iter().filter(|pass| !is_ours_to_open(&pass.link, facts)) {
-            if filter.drops(pass, &samples) {
-                conflicts.insert(Conflict::Filtered {
-                    chain: filter.name.clone(),
-                    link: pass.link.clone(),
-                });
+        for pass in &passes {
+            if opens(filter, pass, &samples, facts) || !filter.surely_drops(pass, &samples) {
+                continue;
             }
+            let why = match (filter.is_legacy, is_ours_to_open(&pass.link, facts)) {
+                (true, _) => Unopened::Legacy,
+                (false, false) => Unopened::Shared,
+                (false, true) => Unopened::Some,
+            };
+            conflicts.insert(Conflict::Filtered {
+                chain: filter.name.clone(),
+                link: pass.link.clone(),
+                why,
+            });
         }
     }
     conflicts.into_iter().collect()
+}
+
+/// Returns what is certain to drop the first datagram of any other leader, in every family in which there are endpoints
+/// and on every device by which they are reached; nothing where something may let it in.
+pub(super) fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> {
+    let port = plan.tunnel.as_ref()?.listen_port;
+    let families: &[Family] = if facts.underlay_v4_only {
+        &[Family::V4]
+    } else {
+        &[Family::V4, Family::V6]
+    };
+    let drops = |family: Family, link: &LinkName| {
+        let pass = Pass {
+            direction: Direction::In,
+            link: link.clone(),
+        };
+        let sample = Sample {
+            state: Some(State::New),
+            datagram_to: Some(port),
+            ..Sample::new(pass)
+        };
+        let mut inputs = facts
+            .inputs
+            .iter()
+            .filter(|filter| filter.name.family.has(family));
+        inputs.find_map(|filter| Some((filter, filter.certain_drop(&sample)?)))
+    };
+    let mut ways = families
+        .iter()
+        .flat_map(|family| facts.uplinks.iter().map(|link| drops(*family, link)));
+    let (filter, rule) = ways.next()??;
+    ways.all(|dropped| dropped.is_some()).then(|| ClosedPort {
+        port,
+        chain: filter.name.clone(),
+        is_legacy: filter.is_legacy,
+        rule: rule.filter(|_| !filter.is_legacy),
+    })
 }
 
 /// Whether nothing but the mesh and pods is on a device, so that all of it may pass.
@@ -71,26 +119,30 @@ fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sampl
             .filter(|(_, route)| route.next_hop.is_some());
         let remote = remote.map(|(prefix, _)| prefix);
         let leads = plan.tunnel.is_some() && facts.public_key.is_some() && facts.tunnels(family);
-        let (near, links) = if leads {
-            let near = kinds(plan.local.iter().chain(&plan.own), family);
-            (near, vec![facts.owned.link.clone()])
+        let pods = plan.own.iter().filter(|prefix| !prefix.is_host());
+        let pods = kinds(pods, family).into_iter().map(|near| (near, State::New));
+        let (near, link) = if leads {
+            // What does not end on this node is not tracked.
+            let others = plan.local.iter().filter(|prefix| !plan.own.contains(prefix));
+            let others = kinds(others, family).into_iter();
+            let transit = others.map(|near| (near, State::Untracked));
+            (pods.chain(transit).collect(), Some(facts.owned.link.clone()))
         } else {
-            let pods = plan.own.iter().filter(|prefix| !prefix.is_host());
             let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
-            let hop = hop.and_then(NextHop::link).cloned();
-            (kinds(pods, family), hop.into_iter().collect())
+            (pods.collect::<Vec<_>>(), hop.and_then(NextHop::link).cloned())
         };
         let far = kinds(remote, family);
-        for link in links {
-            for (near, far) in near
+        if let Some(link) = link {
+            let pairs = near
                 .iter()
-                .flat_map(|near| far.iter().map(move |far| (*near, *far)))
-            {
+                .flat_map(|near| far.iter().map(move |far| (*near, *far)));
+            for ((near, state), far) in pairs {
                 for (direction, ends) in [(Direction::In, (far, near)), (Direction::Out, (near, far))] {
                     let link = link.clone();
                     samples.push(Sample {
-                        pass: Pass { direction, link },
                         ends: Some(ends),
+                        state: Some(state),
+                        ..Sample::new(Pass { direction, link })
                     });
                 }
             }

@@ -14,6 +14,7 @@ fn closed(family: TableFamily) -> Filter {
             table: "filter".to_owned(),
             chain: "FORWARD".to_owned(),
         },
+        is_legacy: false,
         drops: true,
         rules: Vec::new(),
         chains: BTreeMap::new(),

@@ -1,21 +1,33 @@
 //! What `nft -j` lists (libnftables-json(5)).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde_json::Value;
-use spanwire_host::{Direction, FilterRule, LinkName, Match, Pass, Verdict};
+use spanwire_host::{Direction, FilterRule, LinkName, Match, Pass, State, Verdict};
+
+use super::extensions::CONNTRACK;
+
+/// Whether a listing has matches of iptables on the state of connections, of which it says no more.
+pub(super) fn has_extensions(text: &str) -> bool {
+    CONNTRACK.iter().any(|name| text.contains(&format!("\"{name}\"")))
+}
 
 /// Returns the rules of a listing of one chain, in order. Those that accept the packets of one device and have this comment
-/// are Spanwire's.
-pub(super) fn rules(text: &str, comment: &str) -> Vec<FilterRule> {
+/// are Spanwire's. `extensions` are what matches of iptables on connections say, by the number of the rule, in order.
+pub(super) fn rules(text: &str, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> Vec<FilterRule> {
     let document: Value = serde_json::from_str(text).unwrap_or_default();
     let objects = document["nftables"].as_array().into_iter().flatten();
     objects
-        .filter_map(|object| read(object.get("rule")?, comment))
+        .filter_map(|object| read(object.get("rule")?, comment, extensions))
         .collect()
 }
 
-fn read(rule: &Value, comment: &str) -> Option<FilterRule> {
+fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> Option<FilterRule> {
+    let handle = rule["handle"].as_u64()?;
+    let mut extensions = extensions.get(&handle).into_iter().flatten();
     let mut matches = Vec::new();
     let mut verdict = Verdict::Continue;
     for expression in rule["expr"].as_array()? {
@@ -32,6 +44,9 @@ fn read(rule: &Value, comment: &str) -> Option<FilterRule> {
             // What iptables-nft has no expression of nf_tables for.
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
                 (Some("match"), Some("comment")) => {}
+                (Some("match"), Some(name)) if CONNTRACK.contains(&name) => {
+                    matches.push(extensions.next().cloned().unwrap_or(Match::Unknown));
+                }
                 (Some("target"), Some("REJECT")) => verdict = Verdict::Drop,
                 (Some("target"), Some("LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS")) => {}
                 (Some("target"), _) => verdict = Verdict::Unknown,
@@ -43,8 +58,13 @@ fn read(rule: &Value, comment: &str) -> Option<FilterRule> {
             "return" => verdict = Verdict::Return,
             "jump" => verdict = Verdict::Jump(target()),
             "goto" => verdict = Verdict::Goto(target()),
-            // A limit, a verdict map, a queue …
-            _ => matches.push(Match::Unknown),
+            // A limit, say.
+            "limit" | "quota" | "connlimit" => matches.push(Match::Unknown),
+            // A verdict map, a queue …
+            _ => {
+                matches.push(Match::Unknown);
+                verdict = Verdict::Unknown;
+            }
         }
     }
     let own = match matches.as_slice() {
@@ -64,7 +84,7 @@ fn read(rule: &Value, comment: &str) -> Option<FilterRule> {
         _ => None,
     };
     Some(FilterRule {
-        handle: rule["handle"].as_u64()?,
+        handle,
         own,
         matches,
         verdict,
@@ -72,13 +92,15 @@ fn read(rule: &Value, comment: &str) -> Option<FilterRule> {
 }
 
 fn matched(value: &Value) -> Match {
+    let (left, right) = (&value["left"], &value["right"]);
     let not = match value["op"].as_str() {
         Some("==" | "in") => false,
         Some("!=") => true,
+        // None of these bits.
+        Some("!") if left["ct"]["key"].as_str() == Some("state") => true,
         _ => return Match::Unknown,
     };
-    let (left, right) = (&value["left"], &value["right"]);
-    let several = right["set"].as_array();
+    let several = right["set"].as_array().or(right.as_array());
     let single = [right.clone()];
     let elements = several.map_or(&single[..], Vec::as_slice);
     let direction = match left["meta"]["key"].as_str() {
@@ -98,7 +120,17 @@ fn matched(value: &Value) -> Match {
             not,
         });
     }
+    if left["ct"]["key"].as_str() == Some("state") {
+        let states = elements.iter().map(|element| state(element.as_str()?)).collect();
+        return Option::map_or(states, Match::Unknown, |states| Match::State { states, not });
+    }
+    if left["ct"]["key"].as_str() == Some("status") && right.as_str() == Some("dnat") {
+        return Match::Translated { not };
+    }
     let payload = &left["payload"];
+    if let Some(found) = transport(left, elements, not) {
+        return found;
+    }
     let source = match (payload["protocol"].as_str(), payload["field"].as_str()) {
         (Some("ip" | "ip6"), Some("saddr")) => true,
         (Some("ip" | "ip6"), Some("daddr")) => false,
@@ -106,6 +138,76 @@ fn matched(value: &Value) -> Match {
     };
     let ranges: Option<Vec<_>> = elements.iter().map(range).collect();
     ranges.map_or(Match::Unknown, |ranges| Match::Address { source, ranges, not })
+}
+
+fn state(name: &str) -> Option<State> {
+    Some(match name {
+        "invalid" => State::Invalid,
+        "established" => State::Established,
+        "related" => State::Related,
+        "new" => State::New,
+        "untracked" => State::Untracked,
+        _ => return None,
+    })
+}
+
+/// Returns a match on the protocol above IP, or on its ports; `None` where it is none.
+fn transport(left: &Value, elements: &[Value], not: bool) -> Option<Match> {
+    let payload = &left["payload"];
+    let field = payload["field"].as_str();
+    let meta = left["meta"]["key"].as_str() == Some("l4proto");
+    let of_packet = match (payload["protocol"].as_str(), field) {
+        (Some("ip"), Some("protocol")) => true,
+        (Some(protocol @ ("tcp" | "udp" | "udplite" | "sctp" | "dccp" | "th")), Some("sport" | "dport")) => {
+            let protocol = match protocol {
+                "th" => None,
+                name => Some(number(name)?),
+            };
+            let ranges: Option<Vec<(u16, u16)>> = elements.iter().map(ports).collect();
+            return Some(ranges.map_or(Match::Unknown, |ranges| Match::Port {
+                protocol,
+                source: field == Some("sport"),
+                ranges,
+                not,
+            }));
+        }
+        _ => false,
+    };
+    (meta || of_packet).then(|| {
+        let protocol = |element: &Value| match element.as_u64() {
+            Some(number) => u8::try_from(number).ok(),
+            None => number(element.as_str()?),
+        };
+        let protocols: Option<Vec<u8>> = elements.iter().map(protocol).collect();
+        protocols.map_or(Match::Unknown, |protocols| Match::Protocol { protocols, not })
+    })
+}
+
+/// Returns the number of a protocol (protocols(5)), of those that firewalls name.
+fn number(name: &str) -> Option<u8> {
+    Some(match name {
+        "icmp" => 1,
+        "igmp" => 2,
+        "tcp" => 6,
+        "udp" => 17,
+        "dccp" => 33,
+        "gre" => 47,
+        "esp" => 50,
+        "ah" => 51,
+        "icmpv6" | "ipv6-icmp" => 58,
+        "vrrp" => 112,
+        "sctp" => 132,
+        "udplite" => 136,
+        _ => return None,
+    })
+}
+
+fn ports(element: &Value) -> Option<(u16, u16)> {
+    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
+    match element["range"].as_array().map(Vec::as_slice) {
+        Some([first, last]) => Some((port(first)?, port(last)?)),
+        _ => port(element).map(|port| (port, port)),
+    }
 }
 
 fn range(element: &Value) -> Option<(IpAddr, IpAddr)> {
@@ -141,7 +243,14 @@ mod tests {
             r#"{{"nftables": [{{"metainfo": {{}}}}, {{"rule": {{"family": "ip", "table": "filter", "chain": "FORWARD",
                "handle": 7, "comment": "{comment}", "expr": [{expressions}]}}}}]}}"#
         );
-        let rules = rules(&text, "spanwire");
+        let extensions = [(
+            7,
+            vec![Match::State {
+                states: [State::Established].into(),
+                not: false,
+            }],
+        )];
+        let rules = rules(&text, "spanwire", &extensions.into());
         let [rule] = rules.as_slice() else {
             panic!("{rules:?}");
         };
@@ -155,6 +264,16 @@ mod tests {
             direction: Direction::In,
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             not,
+        };
+        let states = |states: &[State], not| Match::State {
+            states: states.iter().copied().collect(),
+            not,
+        };
+        let port = |protocol, ranges: &[(u16, u16)]| Match::Port {
+            protocol,
+            source: false,
+            ranges: ranges.to_vec(),
+            not: false,
         };
         let comment =
             r#"{"xt": {"type": "match", "name": "comment"}}, {"counter": {"packets": 0, "bytes": 0}}"#;
@@ -180,8 +299,9 @@ mod tests {
                 Verdict::Unknown,
             ),
             (
-                r#"{"xt": {"type": "match", "name": "conntrack"}}, {"accept": null}"#,
-                vec![Match::Unknown],
+                r#"{"xt": {"type": "match", "name": "conntrack"}}, {"xt": {"type": "match", "name": "state"}},
+                   {"accept": null}"#,
+                vec![states(&[State::Established], false), Match::Unknown],
                 Verdict::Accept,
             ),
             (
@@ -202,13 +322,55 @@ mod tests {
             ),
             (
                 r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}, {"drop": null}"#,
-                vec![Match::Unknown],
+                vec![states(&[State::Invalid], false)],
                 Verdict::Drop,
+            ),
+            (
+                r#"{"match": {"op": "!", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
+                   {"drop": null}"#,
+                vec![states(&[State::Established, State::Related], true)],
+                Verdict::Drop,
+            ),
+            (
+                r#"{"match": {"op": "!=", "left": {"ct": {"key": "state"}}, "right": {"set": ["new", "untracked"]}}},
+                   {"drop": null}"#,
+                vec![states(&[State::New, State::Untracked], true)],
+                Verdict::Drop,
+            ),
+            (
+                r#"{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "udp"]}}},
+                   {"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}},
+                    "right": {"set": [53, {"range": [100, 200]}]}}}, {"accept": null}"#,
+                vec![
+                    Match::Protocol {
+                        protocols: vec![6, 17],
+                        not: false,
+                    },
+                    port(None, &[(53, 53), (100, 200)]),
+                ],
+                Verdict::Accept,
+            ),
+            (
+                r#"{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 51820}},
+                   {"accept": null}"#,
+                vec![port(Some(17), &[(51_820, 51_820)])],
+                Verdict::Accept,
+            ),
+            (
+                r#"{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": "@open"}},
+                   {"accept": null}"#,
+                vec![Match::Unknown],
+                Verdict::Accept,
+            ),
+            (
+                r#"{"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}, {"accept": null}"#,
+                vec![Match::Translated { not: false }],
+                Verdict::Accept,
             ),
             (
                 r#"{"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": []}}}"#,
                 vec![Match::Unknown],
-                Verdict::Continue,
+                Verdict::Unknown,
             ),
         ] {
             let rule = one(expressions, "spanwire");

@@ -65,7 +65,7 @@ async fn carry_out(lab: &mut Lab, plan: &Plan) -> Vec<Conflict> {
         public_key: Some(key().public()),
         ..HostFacts::default()
     };
-    facts.handle_inventory(lab.kernel.inventory([]).await.unwrap());
+    facts.handle_inventory(lab.kernel.inventory([], false).await.unwrap());
     // Not every WireGuard that is tested here has groups.
     facts.groups = false;
     let wanted = render(plan, &facts);
@@ -125,8 +125,8 @@ fn where_new_devices_have_no_ipv6_no_step_fails_and_it_comes_back_when_it_is_swi
 fn a_kernel_without_ipv6_has_it_on_no_device() {
     lab(async |lab| {
         machine();
-        assert!(!lab.kernel.inventory([]).await.unwrap().ipv6_disabled);
-        let inventory = lab.without_ipv6().await.inventory([]).await.unwrap();
+        assert!(!lab.kernel.inventory([], false).await.unwrap().ipv6_disabled);
+        let inventory = lab.without_ipv6().await.inventory([], false).await.unwrap();
         assert!(inventory.ipv6_disabled && !inventory.ipv6_forwarded);
         assert!(
             inventory

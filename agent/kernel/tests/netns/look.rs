@@ -24,7 +24,7 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_di
         run("ip link add cni0 type bridge && ip link set cni0 up && ip addr add 10.244.1.1/24 dev cni0");
         lab.apply(vec![lab.add_link(), lab.up()]).await;
 
-        let look = lab.kernel.inventory(&[]).await.unwrap();
+        let look = lab.kernel.inventory(&[], false).await.unwrap();
 
         assert_eq!(
             look.cni,
@@ -51,11 +51,15 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_di
 #[test]
 fn the_underlay_is_what_leads_to_the_endpoints_else_to_the_default_route() {
     lab(async |lab| {
-        assert_eq!(lab.kernel.inventory(&[]).await.unwrap().underlay_mtu, None);
+        assert_eq!(lab.kernel.inventory(&[], false).await.unwrap().underlay_mtu, None);
         machine();
         let mtu = async |lab: &mut crate::lab::Lab, endpoints: &[&str]| {
             let endpoints: Vec<_> = endpoints.iter().map(|text| p(text)).collect();
-            lab.kernel.inventory(&endpoints).await.unwrap().underlay_mtu
+            lab.kernel
+                .inventory(&endpoints, false)
+                .await
+                .unwrap()
+                .underlay_mtu
         };
         assert_eq!(mtu(lab, &[]).await, Some(1450));
         assert_eq!(mtu(lab, &["10.2.0.9:51820"]).await, Some(9000));
@@ -70,14 +74,14 @@ fn the_underlay_is_what_leads_to_the_endpoints_else_to_the_default_route() {
         );
         assert_eq!(mtu(lab, &["10.2.0.9:51820"]).await, Some(9000));
 
-        let look = lab.kernel.inventory(&[]).await.unwrap();
+        let look = lab.kernel.inventory(&[], false).await.unwrap();
         assert_eq!(
             (look.cni, look.default_routes),
             (Cni::Direct, [Family::V4].into())
         );
         run("ip -6 route add default via fd01::1");
         assert_eq!(
-            lab.kernel.inventory(&[]).await.unwrap().default_routes,
+            lab.kernel.inventory(&[], false).await.unwrap().default_routes,
             [Family::V4, Family::V6].into()
         );
     });
@@ -89,7 +93,7 @@ fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
         machine();
         run("ip rule add pref 5270 lookup 52 && ip rule add pref 5271 from 10.1.0.5 lookup 53");
         run("ip route add 100.64.0.0/10 dev eth0 table 52 && ip route add default dev eth0 table 53");
-        let mut wide = async || lab.kernel.inventory(&[]).await.unwrap().wide_tables;
+        let mut wide = async || lab.kernel.inventory(&[], false).await.unwrap().wide_tables;
         assert!(
             wide().await.is_empty(),
             "what is for some addresses is no VPN's for everything"

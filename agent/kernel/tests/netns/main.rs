@@ -7,6 +7,7 @@
 
 mod changes;
 mod clashes;
+mod firewalls;
 mod ipv6;
 mod lab;
 mod links;

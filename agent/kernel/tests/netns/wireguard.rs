@@ -174,7 +174,7 @@ fn peers_have_groups_where_the_wireguard_has_them() {
         lab.apply(vec![lab.add_link(), set_peer(&name, A, &["10.0.0.0/24"], &[])])
             .await;
         let before = lab.wireguard().await;
-        let groups = lab.kernel.inventory([]).await.unwrap().groups;
+        let groups = lab.kernel.inventory([], false).await.unwrap().groups;
         assert_eq!(groups, tested() == Tested::Tunnel);
         assert_eq!(lab.wireguard().await, before, "to ask changes nothing");
         let group = |group: Option<&str>| {

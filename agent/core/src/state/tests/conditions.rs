@@ -1,0 +1,213 @@
+use spanwire_host::{ChainName, Filter, OtherRule, Step, TableFamily, TableId};
+
+use super::*;
+
+fn about(state: &mut NodeState, about: &str) -> Option<(String, String, String)> {
+    let status = state.poll_status(Timestamp::UNIX_EPOCH)?;
+    let condition = status
+        .conditions
+        .into_iter()
+        .find(|condition| condition.type_ == about)?;
+    Some((condition.status, condition.reason, condition.message))
+}
+
+#[test]
+fn an_endpoint_of_the_api_server_in_a_prefix_of_another_location_is_a_condition() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_outcome(taken(&target, &[]), now);
+    let set = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let server = |exempt: &[&str], endpoints: &[&str]| ApiServer {
+        exempt: set(exempt),
+        endpoints: set(endpoints),
+    };
+    const THERE: &str = "10.1.0.2:6443";
+    assert!(!state.handle_api_server(server(&[], &["192.0.2.77:6443"])));
+    assert_eq!(
+        about(&mut state, "ApiServerPastMesh"),
+        None,
+        "it is not in the mesh"
+    );
+    state.handle_api_server(server(&[], &[THERE, "10.244.2.9:1"]));
+    let (status, reason, message) = about(&mut state, "ApiServerPastMesh").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "EndpointInMesh"));
+    assert!(
+        message.contains("10.1.0.2:6443 in 10.1.0.2/32 of location b and 1 more"),
+        "{message}"
+    );
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True", "nothing is wrong");
+    assert!(
+        state.handle_api_server(server(&[THERE], &[THERE])),
+        "the rules change"
+    );
+    let (status, reason, _) = about(&mut state, "ApiServerPastMesh").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Exempt"));
+    let exempted = |rule: &&spanwire_host::Rule| rule.selector.dport == Some(6443);
+    assert_eq!(state.host().rules.iter().filter(exempted).count(), 1);
+}
+
+#[test]
+fn a_clock_in_the_past_is_a_trouble_until_it_is_right() {
+    let now = Instant::now();
+    let mut snapshot = snapshot(true);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let node = Arc::make_mut(snapshot.node.as_mut().unwrap());
+    let created = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1_000_000));
+    node.metadata.creation_timestamp = Some(created);
+    let mut state = state(&snapshot, now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_clock(at(0), None);
+    state.handle_outcome(taken(&target, &[]), now);
+    let (status, reason, message) = about(&mut state, "Ready").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Limited"));
+    assert!(message.contains("about 11 days behind"), "{message}");
+    // The API server says what is right, whatever was created when.
+    state.handle_clock(at(0), Some(-3_600));
+    assert!(about(&mut state, "Ready").unwrap().2.contains("60 minutes ahead"));
+    state.handle_clock(at(2_000_000), Some(CLOCK_TOLERANCE));
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+    state.handle_clock(at(2_000_000), None);
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+}
+
+/// An outcome in which something of another program was undone.
+fn repaired(target: &Target, step: Step) -> Outcome {
+    Outcome {
+        repaired: subjects(&[step]),
+        ..taken(target, &[])
+    }
+}
+
+#[test]
+fn what_is_taken_away_again_and_again_is_a_trouble_for_as_long_as_it_lasts() {
+    let start = Instant::now();
+    let mut state = state(&snapshot(true), start);
+    let mut last = start;
+    for second in 0..10 {
+        last = start + second * SECOND;
+        let target = state.poll_target(last).unwrap();
+        assert_eq!(target.contested.contains(&Subject::Nft), second >= 4, "{second}");
+        state.handle_outcome(repaired(&target, Step::DeleteNft), last);
+    }
+    let (status, reason, message) = about(&mut state, "Ready").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Degraded"));
+    assert!(
+        message.contains("its nft table again and again, about every second"),
+        "{message}"
+    );
+    // What was gone again as soon as it was there is a part of it, and flaps no condition.
+    let target = state.poll_target(last).unwrap();
+    let gone = Outcome {
+        troubles: vec![Trouble::NotInEffect(vec![Step::DeleteNft])],
+        ..taken(&target, &[])
+    };
+    state.handle_outcome(gone, last);
+    assert_eq!(about(&mut state, "Ready").unwrap().2, message);
+    state.handle_outcome(taken(&target, &[]), last);
+    assert_eq!(
+        about(&mut state, "Ready").unwrap().2,
+        message,
+        "one quiet reconcile is no end"
+    );
+    let over = last + 20 * SECOND;
+    assert!(state.poll_timeout(over).is_some_and(|at| at <= over));
+    state.handle_timeout(over);
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+}
+
+#[test]
+fn rules_of_others_that_are_put_first_again_and_again_are_a_trouble() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    for times in 0..6_u32 {
+        let mut inventory = inventory();
+        let rule = || OtherRule {
+            family: Family::V4,
+            priority: 2_100 - 18 * (times - 1),
+            protocol: 3,
+            from: None,
+            to: None,
+            iif: None,
+            mark: None,
+            inverted: false,
+            table: Some(TableId(51_820)),
+        };
+        inventory.rules = (times > 0).then(rule).into_iter().collect();
+        let inventory = Some(inventory);
+        let at = now + times * SECOND;
+        state.handle_survey(
+            Survey {
+                inventory,
+                ..survey()
+            },
+            at,
+        );
+        let target = state.poll_target(at).unwrap();
+        state.handle_outcome(taken(&target, &[]), at);
+        let ready = about(&mut state, "Ready").unwrap().0;
+        assert_eq!(ready == "False", times >= 4, "{times}");
+    }
+    let (_, _, message) = about(&mut state, "Ready").unwrap();
+    assert!(message.contains("the place of its routing rules"), "{message}");
+}
+
+/// A firewall without a rule for WireGuard.
+fn closed() -> Filter {
+    Filter {
+        name: ChainName {
+            family: TableFamily::Inet,
+            table: "host".to_owned(),
+            chain: "in".to_owned(),
+        },
+        is_legacy: false,
+        drops: true,
+        rules: Vec::new(),
+        chains: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn a_closed_port_is_a_condition_of_a_leader_that_others_look_for_and_a_trouble_while_a_link_is_down() {
+    let now = Instant::now();
+    let snapshot = snapshot(true);
+    let mut state = state(&snapshot, now);
+    let filtered = |inputs: Vec<Filter>| Survey {
+        inventory: Some(Inventory {
+            inputs: Arc::new(inputs),
+            uplinks: [LinkName::new("eth0").unwrap()].into(),
+            ..inventory()
+        }),
+        ..survey()
+    };
+    let report = |state: &mut NodeState| {
+        let target = state.poll_target(now).unwrap();
+        state.handle_outcome(taken(&target, &[]), now);
+        (about(state, "PortOpen"), about(state, "Ready").unwrap())
+    };
+    assert_eq!(report(&mut state).0, None);
+    state.handle_survey(filtered(vec![closed()]), now);
+    let (port, ready) = report(&mut state);
+    let (status, reason, message) = port.unwrap();
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "WireGuardPortClosed")
+    );
+    assert!(
+        message.contains("the chain inet host in of this node's firewall drops UDP"),
+        "{message}"
+    );
+    assert_eq!(
+        (ready.0.as_str(), ready.1.as_str()),
+        ("False", "Degraded"),
+        "the link is down"
+    );
+    // What has begun here is answered.
+    let (device, peers) = device(&state, answering());
+    state.handle_device(reading(Some(&device), peers), now);
+    let (port, ready) = report(&mut state);
+    assert!(port.is_some());
+    assert_eq!(ready.0, "True", "{ready:?}");
+    state.handle_survey(filtered(Vec::new()), now);
+    assert_eq!(report(&mut state).0, None);
+}
