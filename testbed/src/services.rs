@@ -23,17 +23,19 @@ const WILDCARD: u16 = 28081;
 /// Where one listens that is bound to the address of its node or pod.
 const BOUND: u16 = 28082;
 
-/// A node or its pod.
+/// A node, its pod, or the router of both LANs, which is no part of the mesh and runs no server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Host(&'static str),
     Pod(&'static str),
+    Outside,
 }
 
 fn at(world: &World, place: Place) -> &Namespace {
     match place {
         Place::Host(name) => &world.node(name).host,
         Place::Pod(name) => &world.node(name).pod,
+        Place::Outside => &world.router,
     }
 }
 
@@ -47,6 +49,7 @@ fn serving(place: Place, number: u8, family: Family) -> IpAddr {
     match place {
         Place::Host(_) => lan(number, family),
         Place::Pod(_) => pod(number, family),
+        Place::Outside => unreachable!("no server is there"),
     }
 }
 
@@ -55,6 +58,7 @@ fn kind(server: Place) -> &'static str {
     match server {
         Place::Host(_) => "1",
         Place::Pod(_) => "2",
+        Place::Outside => unreachable!("no server is there"),
     }
 }
 
@@ -247,6 +251,7 @@ struct Question {
 
 /// Every server as it is asked from one place.
 ///
+/// From outside those are the node ports alone.
 /// A pod does not ask a wildcard UDP socket of its own node for what goes on no other: with or without Spanwire that answers
 /// from the bridge's address.
 fn questions(from: Place, family: Family) -> Vec<Question> {
@@ -262,9 +267,11 @@ fn questions(from: Place, family: Family) -> Vec<Question> {
                 datagrams: elsewhere || port == BOUND || !beside,
             });
         };
-        add("the address of", SocketAddr::new(direct, port), false);
+        if from != Place::Outside {
+            add("the address of", SocketAddr::new(direct, port), false);
+        }
         // A pod that is its own service's only server needs a CNI that lets it ask itself.
-        if from != server {
+        if from != server && from != Place::Outside {
             let service = SocketAddr::new(service(kind, number, family), port);
             add("the service of", service, false);
         }
@@ -281,7 +288,7 @@ fn questions(from: Place, family: Family) -> Vec<Question> {
     questions
 }
 
-/// Asks every server from every host and every pod, whichever way it can be asked.
+/// Asks every server from every host, every pod and from outside, whichever way it can be asked.
 ///
 /// # Panics
 /// One does not answer, or another one does.
@@ -290,7 +297,8 @@ pub fn all_answer(world: &World, family: Family) {
         node.host.nft(&kube_proxy(node.number, family));
     }
     let _servers = Servers::start(world, family);
-    let clients = places().map(|(from, _)| {
+    let from = places().map(|(from, _)| from).chain([Place::Outside]);
+    let clients = from.map(|from| {
         let namespace = at(world, from).clone();
         thread::spawn(move || {
             namespace.inside(move || {

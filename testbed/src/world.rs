@@ -138,6 +138,19 @@ impl World {
         Self { router, nodes }
     }
 
+    /// Makes the CNI one without a device of its own for IPv4: the nodes of a LAN route to each other's pods (flannel's
+    /// host-gw).
+    pub fn route_pods_in_lans(&self) {
+        for (node, other) in [(1, 2), (2, 1), (3, 4), (4, 3)] {
+            let (network, length) = pods(other, Family::V4);
+            let host = &self.nodes[node - 1].host;
+            host.run(&format!(
+                "ip link delete flannel.1; ip route add {network}/{length} via {}",
+                lan(other, Family::V4)
+            ));
+        }
+    }
+
     /// Returns the node of that name.
     ///
     /// # Panics

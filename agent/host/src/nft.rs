@@ -231,14 +231,17 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
 }
 
 /// Returns the chain by which routing sees kube-proxy's mark on more than the first packet, which alone meets its rules: a
-/// leader's rules tell by it what goes the way of `main`.
+/// leader's rules tell by it what goes the way of `main`. A connection that kube-proxy masquerades has a server other than
+/// who was asked, and a client other than who asks, who may be no part of the mesh (a node port); the kernel ends it when a
+/// later packet would leave by another device than the first.
 fn again(facts: &HostFacts, families: &[Words]) -> String {
     let mark = facts.owned.masquerade_mark;
     let leading = families.iter().filter(|words| words.leads);
     let rules: Vec<String> = leading
         .map(|Words { ip, v, .. }| {
-            let meshed = format!("{ip} saddr @mesh{v} {ip} daddr @mesh{v}");
-            format!("{meshed} ct status snat meta mark set meta mark | {mark:#010x}")
+            let masqueraded =
+                format!("ct reply {ip} saddr @mesh{v} ct status & (snat | dnat) == (snat | dnat)");
+            format!("{masqueraded} meta mark set meta mark | {mark:#010x}")
         })
         .collect();
     if rules.is_empty() {

@@ -58,6 +58,15 @@ pub(crate) fn led_in_order(mut mesh: Mesh, order: [&str; 2]) -> Mesh {
     mesh
 }
 
+/// The same where no node has an address on a device of the CNI.
+pub(crate) fn without_hops(mut mesh: Mesh) -> Mesh {
+    for location in mesh.locations.values_mut() {
+        let members = location.members_mut().values_mut();
+        members.for_each(|member| member.hop.clear());
+    }
+    mesh
+}
+
 fn member(number: u8, key: PublicKey) -> Member {
     let lan = lan(number, Family::V4);
     let (network, length) = pods(number, Family::V4);

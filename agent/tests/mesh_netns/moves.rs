@@ -13,8 +13,7 @@ const FIRST: [&str; 2] = ["a1", "a2"];
 const SECOND: [&str; 2] = ["a2", "a1"];
 
 /// Two locations, one of them with a standby leader that has its own tunnel.
-fn with_standby() -> World {
-    let mut world = World::new(true);
+fn with_standby(mut world: World) -> World {
     for name in ["a1", "a2", "b1", "b2"] {
         world.publish_to(name, FIRST);
         let mesh = world.mesh_of(name);
@@ -29,13 +28,21 @@ fn with_standby() -> World {
 
 #[test]
 fn every_server_answers_beside_a_standby_leader_that_takes_on_what_it_is_brought() {
-    let world = with_standby();
+    let world = with_standby(World::new(true));
+    services::all_answer(&world.network, Family::V4);
+}
+
+/// There, what asks a standby leader from outside the mesh comes in by the same device as what a node of the location has
+/// it take on.
+#[test]
+fn every_server_answers_beside_a_standby_leader_where_the_cni_has_no_device() {
+    let world = with_standby(World::without_cni_device());
     services::all_answer(&world.network, Family::V4);
 }
 
 #[test]
 fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
-    let mut world = with_standby();
+    let mut world = with_standby(World::new(true));
     let pings = [("a2", "10.244.4.2"), ("b2", "10.244.1.2"), ("a1", "10.244.3.2")];
     let running = pings.map(|(from, to)| world.node(from).pod.start_ping(to));
     // First both of a are standby leaders, or both active; first near, first far, and in turns.

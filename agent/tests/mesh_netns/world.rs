@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: testbed::World,
     pub(crate) folder: TempDir,
+    /// The nodes say that they have no address on a device of the CNI.
+    hopless: bool,
 }
 
 pub(crate) struct Node {
@@ -56,9 +58,18 @@ impl World {
             nodes: nodes.collect(),
             network,
             folder,
+            hopless: false,
         };
         world.publish(established, &[]);
         world.nodes.iter_mut().for_each(Node::start_tunnel);
+        world
+    }
+
+    /// The same where the CNI has no device of its own (flannel's host-gw).
+    pub(crate) fn without_cni_device() -> Self {
+        let mut world = Self::new(true);
+        world.network.route_pods_in_lans();
+        world.hopless = true;
         world
     }
 
@@ -99,7 +110,10 @@ impl World {
     /// Publishes to a node that these two lead location a, the first of them actively.
     pub(crate) fn publish_to(&self, node: &str, order: [&str; 2]) {
         let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
-        let mesh = mesh::led_in_order(mesh::mesh(&keys, true), order);
+        let mut mesh = mesh::led_in_order(mesh::mesh(&keys, true), order);
+        if self.hopless {
+            mesh = mesh::without_hops(mesh);
+        }
         let fresh = self.folder.path().join("fresh");
         fs::write(&fresh, mesh::documents(&mesh, &[])).unwrap();
         fs::rename(fresh, self.mesh_of(node)).unwrap();

@@ -188,17 +188,35 @@ fn every_server_answers_whichever_service_and_node_it_is_asked_by() {
     for stage in [SETTLED, MOVED] {
         machines.bring(&network, Some(&stage));
         for family in FAMILIES {
-            // A handshake may take a second try.
-            for (from, to) in [("b2", "a1"), ("b2", "a2"), ("a1", "b2"), ("a2", "b1")] {
-                let to = network.address(Pod(to), family).to_string();
-                wait_until("a session", Duration::from_secs(20), || {
-                    network.at(Pod(from)).pings(&to)
-                });
-            }
-            services::all_answer(&network.world, family);
+            all_answer(&network, family);
         }
     }
     assert_eq!(network.foreign(), 0, "foreign packets in the LANs");
+}
+
+/// There, what asks a node from outside the mesh comes in by the same device as what a node of the location sends here.
+#[test]
+fn every_server_answers_where_the_cni_has_no_device_of_its_own() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (network, mut machines) = (Network::new(), Machines::new());
+    network.world.route_pods_in_lans();
+    network.close_router();
+    for stage in [SETTLED, MOVED] {
+        machines.bring(&network, Some(&stage.direct()));
+        all_answer(&network, Family::V4);
+    }
+    assert_eq!(network.plaintext(), 0, "plaintext between the LANs");
+}
+
+fn all_answer(network: &Network, family: Family) {
+    // A handshake may take a second try.
+    for (from, to) in [("b2", "a1"), ("b2", "a2"), ("a1", "b2"), ("a2", "b1")] {
+        let to = network.address(Pod(to), family).to_string();
+        wait_until("a session", Duration::from_secs(20), || {
+            network.at(Pod(from)).pings(&to)
+        });
+    }
+    services::all_answer(&network.world, family);
 }
 
 /// Moves into the mesh, while pings flow and the router is open.

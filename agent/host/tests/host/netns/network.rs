@@ -146,6 +146,11 @@ impl Network {
         self.world.router.nft(CLOSE);
     }
 
+    /// Lets nothing but WireGuard from LAN to LAN, and everything inside them.
+    pub(super) fn close_router(&self) {
+        self.world.router.nft("add rule inet router closed drop");
+    }
+
     /// Packets that went from LAN to LAN outside WireGuard.
     pub(super) fn plaintext(&self) -> u64 {
         counter(&self.world.router, "inet router plaintext")
