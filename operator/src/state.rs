@@ -110,6 +110,8 @@ pub struct OperatorState {
     published: Option<Mesh>,
     publication: Publication,
     assignments: Assignments,
+    /// Locations of which nothing can be read and nothing was known.
+    assumed: BTreeSet<LocationName>,
     /// The statuses that the last decision leads to.
     location_statuses: BTreeMap<LocationName, LocationStatus>,
     peer_statuses: BTreeMap<PeerName, PeerStatus>,
@@ -288,6 +290,7 @@ impl OperatorState {
             let retired = records.filter(|(_, record)| record.retires());
             self.unretire = Some(retired.map(|(name, _)| name.clone()).collect());
         }
+        self.assume_locations();
         let previous = self.previous();
         if !std::mem::replace(&mut self.remembered, true) {
             self.facts.remember(&previous);

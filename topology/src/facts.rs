@@ -138,6 +138,8 @@ pub enum Field {
     LeaderSelector,
     /// Who leads whom in it.
     Mode,
+    /// How many lead it.
+    Seats,
     /// The key of a Peer.
     PublicKey,
 }
@@ -259,6 +261,7 @@ impl NodeFact {
                 | Field::Selector
                 | Field::LeaderSelector
                 | Field::Mode
+                | Field::Seats
                 | Field::PublicKey => {}
             }
         }
@@ -266,6 +269,27 @@ impl NodeFact {
 }
 
 impl LocationFact {
+    /// A Location of which nothing can be read: what is published of it stays.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        let fields = [
+            Field::Selector,
+            Field::LeaderSelector,
+            Field::Endpoints,
+            Field::Cidrs,
+            Field::Addresses,
+            Field::Mode,
+            Field::Seats,
+            Field::Keepalive,
+        ];
+        Self {
+            active: 1,
+            standby: 1,
+            unread: fields.into(),
+            ..Self::default()
+        }
+    }
+
     /// Takes over from the fact before what could not be read now.
     pub fn keep(&mut self, before: &Self) {
         for field in self.unread.clone() {
@@ -276,12 +300,9 @@ impl LocationFact {
                 Field::Cidrs => self.cidrs.extend(&before.cidrs),
                 Field::Addresses => self.node_cidrs.extend(&before.node_cidrs),
                 Field::Mode => self.mode = before.mode,
-                Field::Location
-                | Field::Region
-                | Field::Leader
-                | Field::Keepalive
-                | Field::ListenPort
-                | Field::PublicKey => {}
+                Field::Seats => (self.active, self.standby) = (before.active, before.standby),
+                Field::Keepalive => self.keepalive = before.keepalive,
+                Field::Location | Field::Region | Field::Leader | Field::ListenPort | Field::PublicKey => {}
             }
         }
     }
@@ -327,7 +348,8 @@ impl PeerFact {
                 | Field::ListenPort
                 | Field::Selector
                 | Field::LeaderSelector
-                | Field::Mode => {}
+                | Field::Mode
+                | Field::Seats => {}
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Objects of which the API server has something that this version cannot read. What is known of them stays, nothing is
 //! created in their place, and an Event names them until they can be read or are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::runtime::watcher::Event;
 use spanwire_cluster::{
@@ -9,6 +9,29 @@ use spanwire_cluster::{
     store::{ObjectStore, Record},
 };
 use spanwire_crds::FieldProblem;
+use spanwire_topology::{LocationFact, LocationName};
+
+use super::OperatorState;
+
+impl OperatorState {
+    /// A Location of which nothing could ever be read counts as one whose fields cannot be: what is published of it stays, until
+    /// it can be read or is gone.
+    pub(super) fn assume_locations(&mut self) {
+        let unreadable = self.unreadable.of("Location");
+        let names = unreadable.filter_map(|(name, _)| name.parse::<LocationName>().ok());
+        let names: BTreeSet<LocationName> = names.filter(|name| self.locations.get(name).is_none()).collect();
+        for name in std::mem::take(&mut self.assumed) {
+            if !names.contains(&name) && self.locations.get(&name).is_none() {
+                self.facts.locations.remove(&name);
+            }
+        }
+        for name in &names {
+            let facts = &mut self.facts.locations;
+            facts.entry(name.clone()).or_insert_with(LocationFact::unreadable);
+        }
+        self.assumed = names;
+    }
+}
 
 /// One such object.
 #[derive(Clone, Debug, PartialEq)]

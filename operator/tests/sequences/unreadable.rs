@@ -105,3 +105,41 @@ fn fifty_thousand_bad_values_on_one_node_make_one_event_for_each_field_and_delay
     let (_, message) = world.condition("left", "Accepted");
     assert!(message.len() <= 4096 && message.contains("more"), "{message}");
 }
+
+#[test]
+fn a_location_of_which_nothing_can_be_read_stays_as_it_is_published_after_a_restart() {
+    let mut world = World::of(&world::cluster());
+    let spec = LocationSpec {
+        endpoint: Some("198.51.100.9:51820".to_owned()),
+        cidrs: vec!["172.20.0.0/24".to_owned(), "203.0.113.0/24".to_owned()],
+        node_cidrs: vec!["192.168.7.0/24".to_owned()],
+        persistent_keepalive: Some(25),
+        leaders: spanwire_crds::Leaders {
+            active: 2,
+            standby: 0,
+            ..Default::default()
+        },
+        ..LocationSpec::default()
+    };
+    world.apply(Change::Location(Box::new(Location::new("left", spec))));
+    world.settle();
+    let before = world.mesh();
+    assert_eq!(world.leaders()["left"].len(), 2);
+    world.spoil_location("left");
+    world.settle();
+    assert_eq!(world.mesh(), before);
+    for _ in 0..2 {
+        world.restart();
+        world.settle();
+        assert_eq!(world.mesh(), before);
+    }
+    // A node goes and another decision is made; then it is deleted, and nothing of it is left.
+    world.apply(Change::Cordon(world.members()["right"][0].clone(), true));
+    world.settle();
+    let name = "left".parse().unwrap();
+    assert_eq!(world.mesh().locations[&name], before.locations[&name]);
+    world.delete_spoilt_location("left");
+    world.settle();
+    let settings = world.mesh().locations[&name].settings.clone();
+    assert_eq!((settings.cidrs.len(), settings.endpoint), (0, None));
+}

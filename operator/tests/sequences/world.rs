@@ -148,6 +148,7 @@ pub(crate) struct World {
     slices: BTreeMap<String, LocationSlice>,
     peers: BTreeMap<String, Peer>,
     answers: BTreeMap<String, Condition>,
+    spoilt: BTreeSet<String>,
     notifier: Notifier,
     notices: Vec<Notice>,
     pending: Vec<Write>,
@@ -423,8 +424,13 @@ impl World {
         for object in self.mesh_nodes.clone().into_values() {
             self.state.handle_mesh_node(Event::Apply(object.into()));
         }
-        for object in self.locations.clone().into_values() {
-            self.state.handle_location(Event::Apply(object.into()));
+        for (name, object) in self.locations.clone() {
+            if !self.spoilt.contains(&name) {
+                self.state.handle_location(Event::Apply(object.into()));
+            }
+        }
+        for name in self.spoilt.clone() {
+            self.spoil_location(&name);
         }
         for object in self.slices.clone().into_values() {
             self.state.handle_slice(Event::Apply(object.into()));

@@ -1,10 +1,13 @@
 //! A value that cannot be read keeps what was there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crate::{
-    Facts, Field, Location, LocationFact, LocationName, Member, Mesh, NodeFact, NodeName, Peer, PeerFact,
-    PeerName, Prefix,
+    Facts, Field, LeaderRole, Location, LocationFact, LocationName, Member, Mesh, MeshMode, NodeFact,
+    NodeName, Peer, PeerFact, PeerName, Prefix,
 };
 
 /// The facts in which what could not be read is as it was published. Who has the facts as they were before need not rely on
@@ -98,7 +101,8 @@ impl<'a> Kept<'a> {
 
 impl Facts {
     /// Takes over from what is published what a later decision must not, because it would bring back what was removed: the
-    /// networks of nodes and Locations, and the addresses of nodes, of which the annotation or the field could not be read.
+    /// networks of nodes and Locations, the addresses of nodes, and the number of leaders, of which the annotation or the
+    /// field could not be read.
     /// For the first decision after a restart; the other values [`decide`](crate::decide()) takes over by itself.
     pub fn remember(&mut self, published: &Mesh) {
         for (name, fact) in &mut self.nodes {
@@ -108,6 +112,19 @@ impl Facts {
             {
                 fact.addresses.clone_from(&member.addresses);
                 fact.annotated = true;
+            }
+        }
+        for (name, fact) in &mut self.locations {
+            let before = published.locations.get(name);
+            let led = before.filter(|before| {
+                let few = before.settings.mode == MeshMode::Leaders && !before.leaders.is_empty();
+                few && fact.unread.contains(&Field::Seats)
+            });
+            if let Some(before) = led {
+                let of = |role| before.leaders.iter().filter(|leader| leader.role == role).count();
+                let seats = [LeaderRole::Active, LeaderRole::Standby];
+                let seats = seats.map(|role| u16::try_from(of(role)).unwrap_or(u16::MAX));
+                [fact.active, fact.standby] = seats;
             }
         }
         self.remember_networks(published);
@@ -172,17 +189,22 @@ fn keep(mut fact: NodeFact, location: &LocationName, member: &Member) -> NodeFac
 
 /// Returns the Location with what was published of it; `None` where that is nothing more.
 fn keep_location(fact: &LocationFact, before: &Location) -> Option<LocationFact> {
-    let endpoint = before.settings.endpoint.as_ref();
-    let endpoint = endpoint.filter(|_| fact.unread.contains(&Field::Endpoints) && fact.endpoint.is_none());
-    let mode = fact.unread.contains(&Field::Mode).then_some(before.settings.mode);
-    let mode = mode.filter(|mode| *mode != fact.mode);
-    if endpoint.is_none() && mode.is_none() {
-        return None;
+    let mut kept = Cow::Borrowed(fact);
+    let lost = |field: Field| fact.unread.contains(&field);
+    let settings = &before.settings;
+    if lost(Field::Endpoints) && fact.endpoint.is_none() && settings.endpoint.is_some() {
+        kept.to_mut().endpoint.clone_from(&settings.endpoint);
     }
-    let mut fact = fact.clone();
-    fact.endpoint = endpoint.cloned().or(fact.endpoint);
-    fact.mode = mode.unwrap_or(fact.mode);
-    Some(fact)
+    if lost(Field::Keepalive) && fact.keepalive.is_none() && settings.keepalive.is_some() {
+        kept.to_mut().keepalive = settings.keepalive;
+    }
+    if lost(Field::Mode) && fact.mode != settings.mode {
+        kept.to_mut().mode = settings.mode;
+    }
+    match kept {
+        Cow::Owned(kept) => Some(kept),
+        Cow::Borrowed(_) => None,
+    }
 }
 
 fn keep_peer(mut fact: PeerFact, before: &Peer) -> PeerFact {

@@ -9,6 +9,21 @@ use spanwire_operator::batch::Write;
 use super::{World, now};
 
 impl World {
+    /// From now on nothing of a Location can be read.
+    pub(crate) fn spoil_location(&mut self, name: &str) {
+        self.spoilt.insert(name.to_owned());
+        self.send_location_as(&serde_json::json!({"metadata": {"name": name, "uid": "u"}, "spec": 4}));
+    }
+
+    /// Somebody deletes it.
+    pub(crate) fn delete_spoilt_location(&mut self, name: &str) {
+        self.spoilt.remove(name);
+        self.locations.remove(name);
+        let object = serde_json::json!({"metadata": {"name": name, "uid": "u"}, "spec": 4});
+        let observed = serde_json::from_value(object).unwrap();
+        self.state.handle_location(Event::Delete(observed));
+    }
+
     /// A list of Nodes that is complete and has none.
     pub(crate) fn list_no_nodes(&mut self) {
         self.state.handle_node(Event::Init);
