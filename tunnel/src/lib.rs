@@ -33,7 +33,7 @@
 //! | [`id`], [`path`], [`key`], [`prefix`], [`clock`] | values |
 //! | [`allowed_ips`], [`group`], [`admission`], [`noise`], [`peer`], [`device`] | all protocol state. They know no socket, file or thread: bytes in, bytes out to a [`device::Wire`] |
 //! | [`offload`], [`ecn`], [`unreachable`] | functions over packets: cutting, joining, congestion marks, ICMP errors |
-//! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], the private `sys` and `rtnetlink` | the kernel |
+//! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], [`inherited`], [`notify`], the private `sys` and `rtnetlink` | the kernel |
 //! | [`handover`] | what two processes say when one takes over from the other; it knows no device |
 //! | [`uapi`] | text into changes of a device, and back |
 //! | [`runtime`] | joins everything in a loop for each thread |
@@ -47,10 +47,12 @@ pub mod group;
 pub mod gso_queue;
 pub mod handover;
 pub mod id;
+pub mod inherited;
 pub mod key;
 pub mod link;
 pub mod listener;
 pub mod noise;
+pub mod notify;
 pub mod offload;
 pub mod path;
 pub mod peer;

@@ -108,6 +108,27 @@ impl Listener {
         })
     }
 
+    /// Takes a listening socket that the process that started this one has made in this place.
+    pub fn inherit(socket: OwnedFd, path: &Path) -> Result<Self, ListenError> {
+        let socket = UnixListener::from(socket);
+        let fail = |source| ListenError::Bind {
+            path: path.into(),
+            source,
+        };
+        let own = socket.local_addr().map_err(fail)?;
+        if own.as_pathname() != Some(path) {
+            let wrong = format!("WG_UAPI_FD listens on {own:?}");
+            return Err(fail(io::Error::other(wrong)));
+        }
+        Ok(Self {
+            socket,
+            path: path.into(),
+            file: file_id(path).map_err(fail)?,
+            owned: true,
+            forgiving_until: None,
+        })
+    }
+
     /// Sets whether the file is removed when this one goes.
     pub fn own(&mut self, owned: bool) {
         self.owned = owned;

@@ -1,10 +1,12 @@
 //! `spanwire-tunnel INTERFACE`: one WireGuard device; `spanwire-tunnel serve`: as many as are asked for.
 
 use std::{
-    io::{self, IsTerminal},
+    env,
+    io::{self, IsTerminal, Write},
     num::NonZero,
     os::fd::AsFd,
     path::PathBuf,
+    process::ExitCode,
     thread,
 };
 
@@ -13,6 +15,7 @@ use clap::{Parser, Subcommand};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
         stat::{Mode, umask},
@@ -21,10 +24,16 @@ use nix::{
 use spanwire_tunnel::{
     device::ShardIndex,
     handover::Exit,
+    inherited::Inherited,
+    notify,
     runtime::{Options, Runtime, adopt},
     serve,
 };
 use tracing_subscriber::EnvFilter;
+
+use crate::daemon::Background;
+
+mod daemon;
 
 /// A userspace WireGuard device, configured by wg(8).
 #[derive(Debug, Parser)]
@@ -40,6 +49,11 @@ struct Args {
     /// The interface to create; it exists until this process ends
     #[arg(required = true, value_name = "INTERFACE")]
     interface: Option<String>,
+
+    /// Stay in the foreground: without it, the process that was started ends as soon as the device can be configured, and
+    /// another one goes on. So does WG_PROCESS_FOREGROUND=1
+    #[arg(short, long)]
+    foreground: bool,
 
     /// Where the sockets for wg(8) are; wg itself looks nowhere else than in the default
     #[arg(long, value_name = "DIR", default_value = "/var/run/wireguard", global = true)]
@@ -81,19 +95,23 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    // boringtun calls it an error when an idle session expires.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,boringtun=off"));
+    let background = Background::of_this_process()?;
+    let stays = args.foreground || env::var("WG_PROCESS_FOREGROUND").is_ok_and(|value| value == "1");
+    if args.command.is_none() && background.is_none() && !stays {
+        return daemon::start();
+    }
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_env_filter(log_filter(background.is_some()))
+        .with_writer(|| Unbreakable)
         .with_ansi(io::stderr().is_terminal())
         .init();
     #[cfg(spanwire_null_cipher)]
     tracing::error!("this build encrypts nothing: it is for measuring alone");
     // Nothing this process makes is for others.
     umask(Mode::from_bits_truncate(0o077));
+    allow_descriptors();
 
     let stop = stop_signal().context("cannot take over SIGTERM and SIGINT")?;
     let options = Options {
@@ -112,8 +130,18 @@ fn main() -> anyhow::Result<()> {
             } else {
                 None
             };
-            let runtime = adopted.unwrap_or_else(|| Runtime::create(&name, &args.socket_dir, options))?;
+            let runtime = match adopted {
+                Some(adopted) => adopted?,
+                None => {
+                    let inherited = Inherited::from_environment()?;
+                    Runtime::create_with(&name, &args.socket_dir, options, inherited)?
+                }
+            };
             tracing::info!(name, "device started");
+            notify::ready();
+            if let Some(background) = background {
+                background.ready(logs_wanted())?;
+            }
             runtime.carry(stop.as_fd())?
         }
         (None, None) => anyhow::bail!("say which interface to create"),
@@ -124,7 +152,51 @@ fn main() -> anyhow::Result<()> {
             PollTimeout::NONE,
         )?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Standard error that may be closed, or have nobody who reads it: what cannot be written there ends no device.
+struct Unbreakable;
+
+impl Write for Unbreakable {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        Ok(io::stderr().write(buffer).unwrap_or(buffer.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns what is logged: by RUST_LOG, or as wireguard-go has it by LOG_LEVEL.
+fn log_filter(background: bool) -> EnvFilter {
+    // boringtun calls it an error when an idle session expires.
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new(match env::var("LOG_LEVEL").as_deref() {
+            Ok("silent") => "off",
+            Ok("error") => "error,boringtun=off",
+            Ok("verbose" | "debug") => "info,spanwire_tunnel=debug,boringtun=off",
+            // What a terminal shows while the device starts.
+            _ if background => "warn,boringtun=off",
+            _ => "info,boringtun=off",
+        })
+    })
+}
+
+/// Returns whether a process in the background is to go on logging: who wants that says how much.
+fn logs_wanted() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "silent");
+    is_set("RUST_LOG") || is_set("LOG_LEVEL")
+}
+
+/// Lets this process open as many descriptors as it may. The usual limit is for programs that use select(2); a device with
+/// 16 threads has 83.
+fn allow_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "cannot raise the limit of descriptors");
+    }
 }
 
 /// Returns how many cores this process may use, by its affinity and its control group's quota; one if that cannot be

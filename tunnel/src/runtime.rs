@@ -23,6 +23,7 @@ use crate::{
         format::{Socket, Transfer, TransferredDevice},
         protocol::Request,
     },
+    inherited::Inherited,
     link::Notifier,
     listener::{ListenError, Listener},
     runtime::{
@@ -108,10 +109,27 @@ pub struct Runtime {
 impl Runtime {
     /// Makes the interface first, for the kernel gives a name once; then the socket.
     pub fn create(name: &str, socket_folder: &path::Path, options: Options) -> Result<Self, RuntimeError> {
-        let tun = Tun::create(name, options.offload, options.threads > 1)?;
+        Self::create_with(name, socket_folder, options, Inherited::default())
+    }
+
+    /// Does the same with what is there already.
+    pub fn create_with(
+        name: &str,
+        socket_folder: &path::Path,
+        options: Options,
+        inherited: Inherited,
+    ) -> Result<Self, RuntimeError> {
+        let tun = match inherited.tun {
+            Some(file) => Tun::inherit(file, name, options.offload)?,
+            None => Tun::create(name, options.offload, options.threads > 1)?,
+        };
         tracing::info!(name, offloads = ?tun.offloads(), "interface created");
         let notifier = Notifier::new().map_err(RuntimeError::Notifier)?;
-        let listener = Listener::bind(&socket_folder.join(format!("{name}.sock")))?;
+        let path = socket_folder.join(format!("{name}.sock"));
+        let listener = match inherited.uapi {
+            Some(socket) => Listener::inherit(socket, &path)?,
+            None => Listener::bind(&path)?,
+        };
         tun.keep(options.keep).map_err(|source| TunError::SetUp {
             name: name.into(),
             source,

@@ -39,6 +39,7 @@ use crate::{
         receiver::Offer,
     },
     listener::{ListenError, Listener},
+    notify,
     runtime::{
         End, Options, Runtime, RuntimeError,
         adopt::{self, AdoptError},
@@ -115,6 +116,7 @@ pub fn serve(
         None => Listener::bind(control)?,
     };
     tracing::info!(control = %control.display(), "serving the control socket");
+    notify::ready();
     let mut clients: Vec<Lines> = Vec::new();
     loop {
         let ready = wait(stop, &listener, &clients).map_err(ServeError::Poll)?;

@@ -93,6 +93,22 @@ pub(crate) fn tun_set_queue(tun: &impl AsFd, used: bool) -> io::Result<()> {
 /// From linux/if_tun.h.
 const IFF_ATTACH_QUEUE: c_int = 0x0200;
 
+/// Takes a descriptor that this process was started with, and makes it one that nothing waits for and no child gets. To be called
+/// once for each number.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: F_SETFD has an int and touches no memory of this process; a number that is no descriptor is refused.
+    checked(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the same.
+    let flags = checked(unsafe { libc::fcntl(number, libc::F_GETFL) })?;
+    // SAFETY: the same.
+    checked(unsafe { libc::fcntl(number, libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    // SAFETY: it is open, and was opened by the process before exec, so that nothing here owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Returns the network namespace in which a tun's interface is (Linux 5.2).
 pub(crate) fn tun_namespace(tun: &impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: TUNGETDEVNETNS has no argument and touches no memory of this process.

@@ -142,6 +142,25 @@ impl Tun {
         }
     }
 
+    /// Takes an interface that the process that started this one has made.
+    pub fn inherit(file: OwnedFd, name: &str, offload: bool) -> Result<Self, TunError> {
+        let refused = |source| TunError::Create {
+            name: name.into(),
+            source,
+        };
+        let tun = Self::adopt(file, offload).map_err(refused)?;
+        let own = tun.name().map_err(refused)?;
+        if own != name {
+            let wrong = format!("WG_TUN_FD is the interface {own}");
+            return Err(refused(io::Error::other(wrong)));
+        }
+        sys::set_link_mtu(name, DEFAULT_MTU).map_err(|source| TunError::SetUp {
+            name: name.into(),
+            source,
+        })?;
+        Ok(tun)
+    }
+
     /// Goes on with what another process opened; `file` is a tun ([`is_tun`]). Whether packets have a header cannot be
     /// changed any more.
     pub fn adopt(file: OwnedFd, offload: bool) -> io::Result<Self> {

@@ -96,8 +96,8 @@ impl World {
             None => OURS.into(),
         };
         let words: &[&str] = match engine {
-            Engine::Spanwire | Engine::NullCipher => &[],
-            Engine::Plain => &["--no-offload"],
+            Engine::Spanwire | Engine::NullCipher => &["-f"],
+            Engine::Plain => &["-f", "--no-offload"],
             Engine::WireguardGo => &["-f"],
             Engine::Boringtun | Engine::Gotatun => &["-f", "--disable-drop-privileges"],
             Engine::Boringtun1 => &["-f", "--disable-drop-privileges", "-t", "1"],

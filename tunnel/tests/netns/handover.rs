@@ -29,7 +29,7 @@ pub(crate) fn spawn(side: &Side, options: &[&str]) -> Child {
     } else {
         &["--threads", "2"]
     };
-    side.command(&[&[OURS], threads, options, &[&side.device]].concat())
+    side.command(&[&[OURS, "-f"], threads, options, &[&side.device]].concat())
         .stdout(log())
         .stderr(log())
         .spawn()

@@ -255,7 +255,7 @@ fn it_says_nothing_on_stdout() {
     let name = format!("{}x", world.a.device);
     let mut child = world
         .a
-        .command(&[OURS, &name])
+        .command(&[OURS, "-f", &name])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();

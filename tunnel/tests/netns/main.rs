@@ -8,6 +8,7 @@
 mod addresses;
 mod conformance;
 mod declined;
+mod dropin;
 mod flood;
 mod handover;
 mod initiations;

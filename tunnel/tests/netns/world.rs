@@ -199,9 +199,9 @@ impl Side {
     /// Starts the engine, and no `wg` that would look for its socket.
     pub(crate) fn spawn(&mut self) {
         let program = match self.engine {
-            Engine::Ours => [OURS, "--threads", "2"].map(str::to_owned).to_vec(),
-            Engine::Threads(number) => vec![OURS.into(), "--threads".into(), number.to_string()],
-            Engine::Plain => [OURS, "--threads", "1", "--no-offload"]
+            Engine::Ours => [OURS, "-f", "--threads", "2"].map(str::to_owned).to_vec(),
+            Engine::Threads(number) => vec![OURS.into(), "-f".into(), "--threads".into(), number.to_string()],
+            Engine::Plain => [OURS, "-f", "--threads", "1", "--no-offload"]
                 .map(str::to_owned)
                 .to_vec(),
             Engine::WireguardGo => vec![built("wireguard-go"), "-f".into()],
@@ -223,7 +223,10 @@ impl Side {
         let mut words: Vec<&str> = program.iter().map(String::as_str).collect();
         words.push(&self.device);
         let log = || fs::OpenOptions::new().append(true).open(self.log.path()).unwrap();
-        let command = self.command(&words).env("LOG_LEVEL", "error");
+        let mut command = self.command(&words);
+        if words[0] != OURS {
+            command = command.env("LOG_LEVEL", "error");
+        }
         self.process = Some(command.stdout(log()).stderr(log()).spawn());
     }
 

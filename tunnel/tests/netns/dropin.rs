@@ -1,0 +1,318 @@
+//! In the place of wireguard-go: in the background, under a supervisor, by wg-quick(8).
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixDatagram, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use spanwire_testbed::Namespace;
+use tempfile::TempDir;
+
+use crate::world::{Engine, OURS, World, other, pipe, run, terminate, unique, wait_for};
+
+/// A name, and the process behind it, which ends with this.
+struct Named(String);
+
+impl Named {
+    fn new() -> Self {
+        Self(unique())
+    }
+
+    fn socket(&self) -> PathBuf {
+        format!("/var/run/wireguard/{}.sock", self.0).into()
+    }
+
+    fn answers(&self) -> bool {
+        UnixStream::connect(self.socket()).is_ok()
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // A device ends when its socket is removed.
+        let _ = fs::remove_file(self.socket());
+    }
+}
+
+fn is_running(child: &mut Child) -> bool {
+    child.try_wait().unwrap().is_none()
+}
+
+#[test]
+fn it_goes_on_in_the_background_as_soon_as_it_can_be_configured() {
+    let (namespace, name) = (Namespace::new(), Named::new());
+    // The output is read to its end: nothing of the process in the background holds it.
+    let started = namespace.command(OURS).args(["--threads", "2", &name.0]).output();
+    assert!(started.status.success(), "{started:?}");
+    assert!(name.answers(), "it is not ready");
+    assert!(
+        started.stdout.is_empty() && started.stderr.is_empty(),
+        "{started:?}"
+    );
+    namespace.run(&format!("ip link set {} up", name.0));
+    namespace.run(&format!("ip link del {}", name.0));
+    wait_for("the process in the background to end", || !name.socket().exists());
+}
+
+#[test]
+fn what_hinders_it_is_said_before_it_goes_into_the_background() {
+    let (namespace, name) = (Namespace::new(), Named::new());
+    namespace.run(&format!("ip link add {} type veth peer name other", name.0));
+    let started = namespace.command(OURS).arg(&name.0).output();
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(
+        !started.status.success() && said.contains("is the name taken"),
+        "{said}"
+    );
+    assert!(!name.socket().exists());
+}
+
+#[test]
+fn it_stays_in_the_foreground_when_it_is_asked_to() {
+    let namespace = Namespace::new();
+    for (words, value) in [(&["-f"][..], "0"), (&["--foreground"], ""), (&[], "1")] {
+        let name = Named::new();
+        let mut child = namespace
+            .command(OURS)
+            .args(words)
+            .arg(&name.0)
+            .env("WG_PROCESS_FOREGROUND", value)
+            .stderr(Stdio::null())
+            .spawn();
+        wait_for("the socket", || name.answers());
+        assert!(is_running(&mut child), "{words:?}, {value}");
+        assert!(terminate(&mut child, Signal::SIGTERM));
+    }
+}
+
+#[test]
+fn a_supervisor_is_notified_when_the_sockets_answer() {
+    let (namespace, name, folder) = (Namespace::new(), Named::new(), TempDir::new().unwrap());
+    let control = folder.path().join("control");
+    let serve = ["serve", "--control", control.to_str().unwrap()];
+    for words in [&["-f", &name.0][..], &serve] {
+        let path = folder.path().join("notify");
+        let _ = fs::remove_file(&path);
+        let supervisor = UnixDatagram::bind(&path).unwrap();
+        supervisor
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut child = namespace
+            .command(OURS)
+            .args(words)
+            .env("NOTIFY_SOCKET", &path)
+            .stderr(Stdio::null())
+            .spawn();
+        let mut words = [0; 100];
+        let length = supervisor.recv(&mut words).unwrap();
+        let said = String::from_utf8_lossy(&words[..length]);
+        assert_eq!(said, format!("READY=1\nMAINPID={}\n", child.id()));
+        assert!(name.answers() || UnixStream::connect(&control).is_ok());
+        assert!(terminate(&mut child, Signal::SIGTERM));
+    }
+}
+
+#[test]
+fn nobody_who_reads_its_log_ends_no_device() {
+    let (namespace, name) = (Namespace::new(), Named::new());
+    let mut child = namespace
+        .command(OURS)
+        .args(["-f", &name.0])
+        .env("RUST_LOG", "trace")
+        .stderr(Stdio::piped())
+        .spawn();
+    wait_for("the socket", || name.answers());
+    drop(child.stderr.take());
+    namespace.run(&format!("ip link set {} up", name.0));
+    namespace.run(&format!("wg set {} fwmark 7", name.0));
+    assert!(
+        namespace
+            .run(&format!("wg show {} fwmark", name.0))
+            .contains("0x7")
+    );
+    assert!(is_running(&mut child));
+    assert!(terminate(&mut child, Signal::SIGTERM));
+}
+
+#[test]
+fn the_usual_limit_of_descriptors_does_for_many_devices_with_many_threads() {
+    let (namespace, folder) = (Namespace::new(), TempDir::new().unwrap());
+    let path = folder.path().display();
+    // As 1,024 with a dozen devices.
+    let script = format!(
+        "ulimit -Sn 100; exec {OURS} serve --control {path}/control --socket-dir {path} --threads 16"
+    );
+    let mut child = namespace
+        .command("sh")
+        .args(["-c", &script])
+        .stderr(Stdio::null())
+        .spawn();
+    let control = folder.path().join("control");
+    wait_for("the control socket", || UnixStream::connect(&control).is_ok());
+    let mut stream = UnixStream::connect(&control).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    for number in 0..4 {
+        writeln!(stream, "up many{number}").unwrap();
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"ok\n", "device {number}");
+        namespace.run(&format!("ip link set many{number} up"));
+    }
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().count();
+    assert!(
+        descriptors > 200,
+        "{descriptors}: the limit is not reached at all"
+    );
+    assert!(terminate(&mut child, Signal::SIGTERM));
+}
+
+/// Makes an interface and a socket for `wg`, and leaves them to a program as wireguard-go takes them.
+const PARENT: &str = r#"
+import fcntl, os, socket, struct, sys
+name, program = sys.argv[1:]
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454ca, struct.pack("16sH22x", name.encode(), 0x1001))
+uapi = socket.socket(socket.AF_UNIX)
+uapi.bind("/var/run/wireguard/%s.sock" % name)
+uapi.listen(5)
+for number in tun, uapi.fileno():
+    os.set_inheritable(number, True)
+own = dict(os.environ, WG_TUN_FD=str(tun), WG_UAPI_FD=str(uapi.fileno()))
+os.execve(program, [program, "-f", name], own)
+"#;
+
+#[test]
+fn it_goes_on_with_an_interface_and_a_socket_that_were_opened_for_it() {
+    let (namespace, name) = (Namespace::new(), Named::new());
+    let mut child = namespace
+        .command("python3")
+        .args(["-c", PARENT, &name.0, OURS])
+        .stderr(Stdio::null())
+        .spawn();
+    let show = || namespace.command("wg").args(["show", &name.0]).succeeds();
+    wait_for("the device", || name.answers() && show());
+    assert!(
+        namespace
+            .run(&format!("ip link show {}", name.0))
+            .contains("mtu 1420")
+    );
+    assert!(terminate(&mut child, Signal::SIGTERM));
+    assert!(!name.socket().exists());
+    assert!(!namespace.run("ip -br link").contains(&name.0));
+}
+
+#[test]
+fn a_number_that_is_no_descriptor_is_refused() {
+    let (namespace, name) = (Namespace::new(), Named::new());
+    for (variable, value) in [("WG_TUN_FD", "77"), ("WG_TUN_FD", "x"), ("WG_UAPI_FD", "1")] {
+        let started = namespace
+            .command(OURS)
+            .args(["-f", &name.0])
+            .env(variable, value)
+            .output();
+        let said = String::from_utf8_lossy(&started.stderr).into_owned();
+        assert!(!started.status.success() && said.contains(variable), "{said}");
+    }
+}
+
+/// A resolvconf(8) that writes down what it is given.
+fn resolvconf(folder: &Path) {
+    let path = folder.join("resolvconf");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>{0}/dns\n[ \"$1\" = -d ] || cat >>{0}/dns\n",
+        folder.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn wg_quick_sets_up_a_way_for_everything_and_takes_it_down() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    let (name, folder) = (Named::new(), TempDir::new().unwrap());
+    let path = folder.path().display().to_string();
+    resolvconf(folder.path());
+    let [private, preshared] = [&["wg", "genkey"], &["wg", "genpsk"]].map(|words| run(words));
+    let public = pipe(&["wg", "pubkey"], &private);
+    let file = format!("{path}/{}.conf", name.0);
+    let configuration = format!(
+        "[Interface]\nPrivateKey = {}\nListenPort = 51830\nAddress = 10.88.0.1/24, fd88::1/64\nDNS = 10.88.0.53\n\
+         MTU = 1400\nPostUp = echo up >{path}/hook\nPreDown = echo down >{path}/hook\n\
+         [Peer]\nPublicKey = {}\nPresharedKey = {}\nAllowedIPs = 0.0.0.0/0, ::/0\nEndpoint = {}:51820\n",
+        private.trim(),
+        b.public,
+        preshared.trim(),
+        b.outer[0],
+    );
+    fs::write(&file, &configuration).unwrap();
+    b.wg_with_stdin(
+        &[
+            "peer",
+            public.trim(),
+            "preshared-key",
+            "/dev/stdin",
+            "allowed-ips",
+            "10.88.0.1/32,fd88::1/128",
+        ],
+        &preshared,
+    );
+    for net in ["10.88.0.0/24", "fd88::/64"] {
+        b.run(&["ip", "route", "add", net, "dev", &b.device]);
+    }
+    // What this one has of the other's network goes by the other tunnel.
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    let quick = |verb: &str| {
+        a.command(&["wg-quick", verb, &file])
+            .env("WG_QUICK_USERSPACE_IMPLEMENTATION", OURS)
+            .env("PATH", format!("{path}:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .run()
+    };
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+
+    quick("up");
+    assert_eq!(read("hook"), "up\n");
+    assert!(read("dns").contains("nameserver 10.88.0.53"), "{}", read("dns"));
+    for to in b.inner {
+        assert!(a.pings(to, 2), "{to} by the default route");
+    }
+    assert!(a.run(&["ip", "link", "show", &name.0]).contains("mtu 1400"));
+    let stripped = quick("strip");
+    assert!(
+        !stripped.contains("Address") && stripped.contains(private.trim()),
+        "{stripped}"
+    );
+    let before = a.run(&["wg", "show", &name.0, "latest-handshakes"]);
+    let mark = a.run(&["wg", "show", &name.0, "fwmark"]);
+    a.command(&["wg", "syncconf", &name.0, "/dev/stdin"])
+        .input(stripped)
+        .run();
+    // The file says nothing of the mark that wg-quick has set, so it is gone, as with every WireGuard.
+    a.run(&["wg", "set", &name.0, "fwmark", mark.trim()]);
+    assert_eq!(
+        a.run(&["wg", "show", &name.0, "latest-handshakes"]),
+        before,
+        "the session goes on"
+    );
+    a.run(&["wg", "set", &name.0, "listen-port", "51831"]);
+    quick("save");
+    assert!(fs::read_to_string(&file).unwrap().contains("ListenPort = 51831"));
+    assert!(a.pings(b.inner[0], 2));
+
+    quick("down");
+    assert_eq!(read("hook"), "down\n");
+    wait_for("the process to end", || !name.socket().exists());
+    for family in ["-4", "-6"] {
+        let rules = a.run(&["ip", family, "rule"]);
+        assert!(!rules.contains("suppress_prefixlength"), "{rules}");
+    }
+    assert!(!a.run(&["ip", "-br", "link"]).contains(&name.0));
+}
