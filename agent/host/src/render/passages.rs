@@ -13,8 +13,9 @@ use crate::{
 
 /// Returns the chains of others that need a rule to let packets of the mesh through, with what is to pass.
 ///
-/// On a leader that is all that comes from the tunnel or goes into it. On a follower it is what the CNI's device brings to
-/// pods from nodes of other locations, whose addresses are none of the pods'; what plain CNIs forward comes from pods alone.
+/// On a leader that is all that comes from the tunnel or goes into it. On a follower, and on a leader that stands by, it is
+/// what the CNI's device brings to pods from nodes of other locations, whose addresses are none of the pods'; what plain CNIs
+/// forward comes from pods alone.
 pub(super) fn passages(
     plan: &Plan,
     resolved: &Resolved<'_>,
@@ -121,18 +122,21 @@ fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sampl
         let leads = plan.tunnel.is_some() && facts.public_key.is_some() && facts.tunnels(family);
         let pods = plan.own.iter().filter(|prefix| !prefix.is_host());
         let pods = kinds(pods, family).into_iter().map(|near| (near, State::New));
-        let (near, link) = if leads {
+        let mut ways = Vec::new();
+        // Pods are asked from other locations by way of the leader that is active, also those of one that stands by.
+        let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
+        if let Some(link) = hop.and_then(NextHop::link) {
+            ways.push((link.clone(), pods.clone().collect::<Vec<_>>()));
+        }
+        if leads {
             // What does not end on this node is not tracked.
             let others = plan.local.iter().filter(|prefix| !plan.own.contains(prefix));
             let others = kinds(others, family).into_iter();
             let transit = others.map(|near| (near, State::Untracked));
-            (pods.chain(transit).collect(), Some(facts.owned.link.clone()))
-        } else {
-            let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
-            (pods.collect::<Vec<_>>(), hop.and_then(NextHop::link).cloned())
-        };
+            ways.push((facts.owned.link.clone(), pods.chain(transit).collect()));
+        }
         let far = kinds(remote, family);
-        if let Some(link) = link {
+        for (link, near) in ways {
             let pairs = near
                 .iter()
                 .flat_map(|near| far.iter().map(move |far| (*near, *far)));

@@ -56,6 +56,17 @@ fn a_leader_opens_its_tunnel_and_a_follower_the_device_of_the_cni_of_the_familie
 }
 
 #[test]
+fn a_leader_that_stands_by_opens_its_tunnel_and_the_device_by_which_the_active_one_reaches_its_pods() {
+    let standby = behind(samples::standby(), &[TableFamily::Ip]);
+    assert_eq!(
+        opened(&standby),
+        ["ip filter FORWARD: {\"flannel.1\", \"spanwire0\"}"]
+    );
+    let active = behind(samples::active_again(), &[TableFamily::Ip]);
+    assert_eq!(opened(&active), ["ip filter FORWARD: {\"spanwire0\"}"]);
+}
+
+#[test]
 fn a_device_of_the_lan_is_not_opened_but_the_firewall_named() {
     let (plan, facts) = behind(samples::direct_follower(), &[TableFamily::Ip]);
     assert!(render(&plan, &facts).passages.is_empty());
