@@ -26,7 +26,7 @@ mod tests;
 /// How many writes of the mesh are on their way at a time.
 const MESH: usize = 12;
 /// How many writes of each other class are.
-const OTHERS: [usize; 3] = [4, 8, 2];
+const OTHERS: [usize; 4] = [4, 8, 2, 2];
 /// How long to wait after a failure, at first and at last; for a refused write it is half of that at least.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 
@@ -67,10 +67,10 @@ pub struct WriteQueue {
     mesh: BTreeMap<ObjectKey, Write>,
     /// All other writes that wait, in the order in which they came.
     waiting: BTreeMap<ObjectKey, (Class, u64)>,
-    order: [BTreeMap<u64, Write>; 3],
+    order: [BTreeMap<u64, Write>; 4],
     /// All others that are on their way.
     others: BTreeMap<ObjectKey, Write>,
-    in_flight: [usize; 3],
+    in_flight: [usize; 4],
     number: u64,
     refusals: BTreeMap<ObjectKey, Refusal>,
     paused_until: Option<Instant>,
@@ -120,15 +120,18 @@ enum Class {
     Create = 1,
     /// What only people read.
     Report = 2,
+    /// The same on the objects of nodes, of which there are thousands.
+    Answer = 3,
 }
 
-const CLASSES: [Class; 3] = [Class::Change, Class::Create, Class::Report];
+const CLASSES: [Class; 4] = [Class::Change, Class::Create, Class::Report, Class::Answer];
 
 impl Class {
     const fn of(write: &Write) -> Self {
         match write {
             Write::MeshNode { version: None, .. } => Self::Create,
-            Write::LocationStatus { .. } | Write::MeshNodeStatus { .. } => Self::Report,
+            Write::LocationStatus { .. } => Self::Report,
+            Write::MeshNodeStatus { .. } => Self::Answer,
             Write::Slice { .. }
             | Write::DeleteSlice(_)
             | Write::MeshNode { .. }

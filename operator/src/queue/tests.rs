@@ -46,6 +46,29 @@ fn a_change_of_an_object_overtakes_thousands_of_first_writes() {
 }
 
 #[test]
+fn what_thousands_of_mesh_nodes_say_delays_the_status_of_no_location() {
+    let mut world = World::default();
+    let mut answers: Vec<Write> = (0..5000).map(|number| answer(&format!("n{number}"))).collect();
+    let mut node = mesh_node("n0", Some("1"), 1);
+    answers.push(location_status("a", 1));
+    answers.push(node.clone());
+    world.enqueue(vec![], answers);
+    let on_their_way = world.poll_all();
+    assert_eq!(names(&on_their_way), ["n0", "a", "n0", "n1"]);
+    assert_eq!(on_their_way[0], node, "it is written apart from its spec");
+    for write in &on_their_way {
+        world.done(write);
+    }
+    node = mesh_node("n2", Some("1"), 2);
+    world.enqueue(vec![], vec![answer("n2"), node]);
+    assert_eq!(
+        world.poll_all().len(),
+        2,
+        "what is decided no more is not written"
+    );
+}
+
+#[test]
 fn a_write_that_is_refused_for_good_delays_only_its_own_object() {
     let mut world = World::default();
     world.enqueue(
@@ -432,6 +455,17 @@ fn location_status(name: &str, nodes: u32) -> Write {
             nodes,
             ..LocationStatus::default()
         },
+    }
+}
+
+fn answer(name: &str) -> Write {
+    let condition = serde_json::json!({
+        "type": "Accepted", "status": "False", "reason": "X", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    Write::MeshNodeStatus {
+        name: name.to_owned(),
+        version: Some(version("1")),
+        condition: Box::new(serde_json::from_value(condition).unwrap()),
     }
 }
 
