@@ -54,6 +54,8 @@ pub struct OtherLink {
     pub mtu: u32,
     /// Its addresses with the length of the network they are in: 10.1.0.5 with 24 is in 10.1.0.0/24.
     pub addresses: BTreeSet<(IpAddr, u8)>,
+    /// The metric of the route to each of its networks, where it has one.
+    pub metrics: BTreeMap<Prefix, u32>,
     /// The device leads to pods of this node or is the CNI's (bridge, vxlan), not to a LAN.
     pub cni: bool,
     /// IPv6 is off on this device.

@@ -375,8 +375,12 @@ fn stray(
 fn held(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> Vec<String> {
     let rule = |(prefix, held): (&Prefix, &Held<'_>)| {
         let Words { ip, .. } = families.iter().find(|words| words.family == prefix.family())?;
-        let guarded = facts.settled.contains(held.location) && nameable(held.link);
-        guarded.then(|| format!("oifname != \"{}\" {ip} daddr {prefix} jump strayed", held.link))
+        let guarded = facts.settled.contains(held.location) && held.links.iter().all(|link| nameable(link));
+        let devices = match held.links.len() {
+            1 => format!("\"{}\"", held.link),
+            _ => names(held.links.iter().copied()),
+        };
+        guarded.then(|| format!("oifname != {devices} {ip} daddr {prefix} jump strayed"))
     };
     resolved.held.iter().filter_map(rule).collect()
 }

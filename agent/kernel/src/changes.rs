@@ -2,7 +2,7 @@
 //!
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
-//! of which only statistics changed, routes outside of our tables except default routes, rules for single addresses, nft
+//! of which only statistics changed, routes outside of our tables except default ones and those to a LAN, rules for single addresses, nft
 //! tables of others but for their chains at the forward hook.
 
 use std::{
@@ -139,7 +139,9 @@ impl Changes {
             }),
             RTM_NEWROUTE | RTM_DELROUTE => route::observe(message).is_some_and(|route| {
                 let tables = [self.owned.table.0, self.owned.return_table.0];
-                tables.contains(&route.table) || route.prefix.is_some_and(|prefix| prefix.is_default())
+                tables.contains(&route.table)
+                    || route.prefix.is_some_and(|prefix| prefix.is_default())
+                    || self.is_to_a_lan(&route)
             }),
             RTM_NEWRULE | RTM_DELRULE => message
                 .parse::<RuleMessage>()
@@ -163,6 +165,14 @@ impl Changes {
             self.devices.insert(index, device);
         }
         matters
+    }
+
+    /// Whether a route is one to the neighbours in a network, whose metric tells which of two devices Linux prefers.
+    fn is_to_a_lan(&self, route: &route::ObservedRoute) -> bool {
+        const MAIN: u32 = 254;
+        let device = route.device.and_then(|index| self.devices.get(&index));
+        let direct = route.table == MAIN && route.via.is_none() && route.src.is_some();
+        direct && !device.is_some_and(is_of_a_pod)
     }
 
     /// Whether a rule may concern the mesh. The AWS VPC CNI adds one for what is bound for each pod of the node: of those

@@ -8,7 +8,7 @@ use std::{
 
 use netlink_packet_route::route::RouteType;
 use spanwire_host::{Cni, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId};
-use spanwire_topology::Family;
+use spanwire_topology::{Family, Prefix};
 
 use crate::{
     Kernel, address, error::ReadError, firewall::legacy, link, route, rule, watched::Hook, wireguard::Backend,
@@ -46,6 +46,7 @@ impl Kernel {
                 addresses: of_it
                     .map(|assigned| (assigned.address, assigned.length))
                     .collect(),
+                metrics: BTreeMap::new(),
                 cni: is_cni(&device.name),
                 ipv6_disabled: self.ipv6_setting(device.name.as_str(), "disable_ipv6") != Some(0),
                 // Nothing advertises on loopback, where the setting is 1 as well.
@@ -65,6 +66,15 @@ impl Kernel {
         for family in [Family::V4, Family::V6] {
             let routes = route::routes(&mut self.route, family, MAIN, None).await;
             let routes = routes.map_err(ReadError::netlink("the routes"))?;
+            for (route, index, prefix) in routes.iter().filter_map(connected) {
+                let device = devices.iter().find(|device| device.index == index);
+                let link = device.and_then(|device| inventory.links.get_mut(&device.name));
+                if let Some(link) = link
+                    && link.networks().any(|network| network == prefix)
+                {
+                    link.metrics.insert(prefix, route.metric);
+                }
+            }
             let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
             if !found.is_empty() {
                 inventory.default_routes.insert(family);
@@ -148,6 +158,12 @@ fn with(filters: Arc<Vec<Filter>>, others: Vec<Filter>) -> Arc<Vec<Filter>> {
 
 fn is_default(route: &route::ObservedRoute) -> bool {
     route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.is_default())
+}
+
+/// Returns a route to neighbours, with its device and where it leads.
+fn connected(route: &route::ObservedRoute) -> Option<(&route::ObservedRoute, u32, Prefix)> {
+    let direct = route.kind == RouteType::Unicast && route.via.is_none();
+    Some((route, route.device.filter(|_| direct)?, route.prefix?))
 }
 
 /// Whether it is for everything, or for half of it, as programs write it that leave the default route alone.

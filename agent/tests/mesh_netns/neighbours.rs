@@ -209,3 +209,31 @@ fn what_another_program_takes_again_and_again_is_said_while_it_lasts_and_costs_l
     );
     followers_reach_each_other(&mut world, "after the fight");
 }
+
+/// A laptop in its dock is in one network twice; Linux prefers the one with the smaller metric, whatever it is called.
+#[test]
+fn a_network_on_two_devices_stays_on_the_one_that_linux_prefers() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let follower = world.node("a2");
+    follower.host.run(
+        "for n in 1 2; do ip link add twin$n type bridge; ip link set twin$n up
+         ip address add 10.244.4.7$n/24 dev twin$n noprefixroute; done
+         ip route add 10.244.4.0/24 dev twin1 src 10.244.4.71 metric 600
+         ip route add 10.244.4.0/24 dev twin2 src 10.244.4.72 metric 100",
+    );
+    wait_until("the report", 5 * SECOND, || {
+        follower
+            .agent_log()
+            .contains("10.244.4.0/24 of location b is connected here, too, by twin2")
+    });
+    wait_until("the device", 5 * SECOND, || {
+        shows(follower, "ip route get 10.244.4.2", "dev twin2")
+    });
+    follower.host.run("ip link del twin2");
+    wait_until("the other device", 5 * SECOND, || {
+        shows(follower, "ip route get 10.244.4.2", "dev twin1")
+    });
+    follower.host.run("ip link del twin1");
+    world.wait_for_pods();
+}

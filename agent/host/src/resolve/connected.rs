@@ -3,8 +3,8 @@
 //! Linux prefers the longer prefix, and so does the mesh: a remote pod network is routed into the mesh also where a LAN, a
 //! VPN or a bridge here has a shorter mask. What is left are three kinds of clash, each of which is reported:
 //!
-//! * a network that is a remote prefix, too, stays on its device: its neighbours there are not cut off. It never takes
-//!   another way out of here;
+//! * a network that is a remote prefix, too, stays on its device, of several on the one that Linux prefers: its neighbours
+//!   there are not cut off. It never takes another way out of here;
 //! * a network inside a remote prefix is a hole in it, also without a report where it is the LAN of this location;
 //! * the address of a remote node in a network: nothing tells whether the mesh or the neighbour of that address is meant, so
 //!   it is unreachable.
@@ -21,8 +21,10 @@ use crate::{Conflict, HostFacts, LinkName, prefixes::Prefixes};
 /// A network that stays on its device, although it is a prefix of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held<'a> {
-    /// The device.
+    /// The device by which Linux looks for it.
     pub(crate) link: &'a LinkName,
+    /// All devices that are in it.
+    pub(crate) links: BTreeSet<&'a LinkName>,
     /// The address of this machine in the network.
     pub(crate) address: IpAddr,
     /// Where the prefix of the mesh lives.
@@ -32,8 +34,10 @@ pub(crate) struct Held<'a> {
 /// The networks that are connected to devices of others.
 pub(super) struct Connected<'a> {
     plan: &'a Plan,
-    /// Each with its device and the address in it.
+    /// Each with its device and the address in it; of several the one that Linux prefers.
     networks: BTreeMap<Prefix, (&'a LinkName, IpAddr)>,
+    /// The devices of those that have more than one.
+    shared: BTreeMap<Prefix, BTreeSet<&'a LinkName>>,
     /// Those of more than one address.
     wide: Prefixes,
     /// Addresses of nodes in connected networks, by network and location: the first of them, and how many.
@@ -42,11 +46,23 @@ pub(super) struct Connected<'a> {
 
 impl<'a> Connected<'a> {
     pub(super) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Self {
-        let mut networks = BTreeMap::new();
+        let mut networks: BTreeMap<Prefix, (&LinkName, IpAddr)> = BTreeMap::new();
+        let mut shared: BTreeMap<Prefix, BTreeSet<&LinkName>> = BTreeMap::new();
+        let metric = |network: &Prefix, link: &LinkName| {
+            let metric = facts.links.get(link).and_then(|link| link.metrics.get(network));
+            metric.copied().unwrap_or(u32::MAX)
+        };
         for (name, link) in &facts.links {
             for (address, length) in &link.addresses {
-                if let Ok(network) = Prefix::new(*address, *length) {
-                    networks.entry(network).or_insert((name, *address));
+                let Ok(network) = Prefix::new(*address, *length) else {
+                    continue;
+                };
+                let known = networks.entry(network).or_insert((name, *address));
+                if known.0 != name {
+                    shared.entry(network).or_default().extend([known.0, name]);
+                    if metric(&network, name) < metric(&network, known.0) {
+                        *known = (name, *address);
+                    }
                 }
             }
         }
@@ -55,6 +71,7 @@ impl<'a> Connected<'a> {
             plan,
             wide: wide.copied().collect(),
             networks,
+            shared,
             nodes: BTreeMap::new(),
         }
     }
@@ -73,8 +90,10 @@ impl<'a> Connected<'a> {
             location: location.clone(),
             link: (*link).clone(),
         });
+        let alone = || [*link].into();
         Some(Held {
             link,
+            links: self.shared.get(prefix).cloned().unwrap_or_else(alone),
             address: *address,
             location,
         })

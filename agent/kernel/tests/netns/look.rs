@@ -35,6 +35,7 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_di
         let eth0 = OtherLink {
             mtu: 1450,
             addresses: [(p("10.1.0.5"), 24), (p("fd01::5"), 64)].into(),
+            metrics: [(p("10.1.0.0/24"), 0), (p("fd01::/64"), 256)].into(),
             cni: false,
             ipv6_disabled: false,
             advertisements: true,
