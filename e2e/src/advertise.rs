@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
+    errno::Errno,
     net::if_::if_nametoindex,
     sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt, socket,
@@ -49,13 +50,16 @@ pub fn serve(device: &str) -> Result<()> {
     let to = SocketAddrV6::new(ALL_NODES, 0, 0, if_nametoindex(device)?);
     let message = message();
     loop {
-        sendto(
+        let sent = sendto(
             socket.as_raw_fd(),
             &message,
             &SockaddrIn6::from(to),
             MsgFlags::empty(),
-        )
-        .context("cannot send an advertisement")?;
+        );
+        // A device that was made a moment ago has no address yet that is known to be its own alone.
+        if sent != Err(Errno::EADDRNOTAVAIL) {
+            sent.context("cannot send an advertisement")?;
+        }
         thread::sleep(INTERVAL);
     }
 }

@@ -81,6 +81,12 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
         ])
         .input(voices(lab).to_string())
         .run()?;
+    for node in lab.layout.nodes() {
+        if is_external(node) {
+            // It reads where its tunnel is to end when it starts.
+            lab.node(&node.name)?.kill_service("flanneld")?;
+        }
+    }
     lab.client("kubectl")
         .args(["create", "-f", "-"])
         .input(test_pods().to_string())
@@ -223,7 +229,8 @@ fn add_stale(lab: &Lab, node: &NodeLayout) -> Result<()> {
         .map(|address| json!({"type": "InternalIP", "address": address}))
         .collect();
     let then = "2026-01-01T00:00:00Z";
-    let status = json!({"status": {"addresses": addresses, "conditions": [{
+    let room = json!({"cpu": "2", "memory": "4Gi", "pods": "50"});
+    let status = json!({"status": {"addresses": addresses, "capacity": room, "allocatable": room, "conditions": [{
         "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
         "message": "Kubelet stopped posting node status.", "lastHeartbeatTime": then, "lastTransitionTime": then}]}});
     lab.client("kubectl")
@@ -363,10 +370,21 @@ fn voices(lab: &Lab) -> Value {
         if node.name == lab.layout.control_plane().name {
             labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
         }
+        let mut annotations = node.annotations.clone();
+        let location = lab.layout.locations.iter().find(|l| l.name == node.location);
+        if let Some(location) = location.filter(|_| is_external(node)) {
+            let overwrite = "flannel.alpha.coreos.com/public-ip-overwrite".to_owned();
+            annotations.insert(overwrite, location.internet[0].to_string());
+        }
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {
-            "name": node.name, "annotations": node.annotations, "labels": labels}})
+            "name": node.name, "annotations": annotations, "labels": labels}})
     });
     json!({"apiVersion": "v1", "kind": "List", "items": nodes.collect::<Vec<_>>()})
+}
+
+/// Returns whether flannel's tunnel of a node ends at the internet address of its router.
+fn is_external(node: &NodeLayout) -> bool {
+    node.profiles.contains(&Profile::ExternalVtep)
 }
 
 /// Returns one test pod per node.

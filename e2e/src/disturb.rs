@@ -53,14 +53,12 @@ impl Lab {
 
     /// Brings a neighbour to a node that runs.
     pub fn neighbour_comes(&self, node: &str, profile: Profile) -> Result<()> {
-        self.node_layout(node)?;
-        net::change_neighbour(&self.store, node, profile, true)
+        net::change_neighbour(&self.store, &self.layout, node, profile, true)
     }
 
     /// Takes a neighbour from a node that runs.
     pub fn neighbour_goes(&self, node: &str, profile: Profile) -> Result<()> {
-        self.node_layout(node)?;
-        net::change_neighbour(&self.store, node, profile, false)
+        net::change_neighbour(&self.store, &self.layout, node, profile, false)
     }
 
     /// Cuts a node's power.

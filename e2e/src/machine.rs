@@ -154,6 +154,20 @@ impl Machine<'_> {
         Ok(self.enter()?.env("PATH", path).args(words))
     }
 
+    /// Returns a command that will run in its network alone, with this process's own files: a pod need not have the program.
+    pub fn in_network<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
+        let Lab { store, record, .. } = self.lab;
+        let net = match &self.kind {
+            Kind::Node | Kind::Network => format!("/run/netns/{}", store.namespace(&self.name)),
+            Kind::Pod { node, container } => {
+                let pid = node::container_pid(store, record, node, container)?;
+                let init = node::init(store, node).with_context(|| format!("the node {node} is down"))?;
+                format!("/proc/{init}/root/proc/{pid}/ns/net")
+            }
+        };
+        Ok(Cmd::of(["nsenter", &format!("--net={net}"), "--"]).running(words))
+    }
+
     fn enter(&self) -> Result<Cmd> {
         let Lab { store, record, .. } = self.lab;
         Ok(match &self.kind {

@@ -17,6 +17,7 @@ use nix::{
 use crate::{
     command::Cmd,
     layout::{Layout, LocationLayout, NodeLayout},
+    profile::Profile,
     scenario::{Family, Routers, Scenario},
     store::Store,
 };
@@ -59,8 +60,7 @@ fn plug_in(store: &Store, scenario: &Scenario, location: &LocationLayout, node: 
          ip link set dev {name} master lan up\n"
     );
     in_namespace(store, &location.name, &cable)?;
-    let guest = store.namespace(&neighbours::guest(name));
-    let neighbours = neighbours::script(&node.profiles, &guest);
+    let neighbours = neighbours::script(store, location, node);
     in_namespace(store, name, &(node_script(location, node) + &neighbours))
 }
 
@@ -278,6 +278,15 @@ fn sysctl_script(scenario: &Scenario, node: &NodeLayout) -> String {
 
 fn node_script(location: &LocationLayout, node: &NodeLayout) -> String {
     let mut script = "ip link set eth0 up\n".to_owned();
+    if location
+        .nodes
+        .iter()
+        .any(|n| n.profiles.contains(&Profile::ExternalVtep))
+    {
+        // The router translates packets of flannel's tunnel here, and Linux spoils checksums inside that are still to be
+        // computed, as no packet has them that was on a wire.
+        script += "ethtool -K eth0 tx off >/dev/null\n";
+    }
     for ((address, (_, length)), via) in node.addresses.iter().zip(&location.lans).zip(&location.gateways) {
         script += &format!(
             "ip addr add {address}/{length} dev eth0{}\nip route add default via {via} dev eth0\n",

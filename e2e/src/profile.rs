@@ -24,7 +24,7 @@ pub enum Profile {
     /// The router of the location advertises itself and a prefix, as that of an IPv6 provider does.
     RouterAdvertisements,
     /// `wg-quick up` for a tunnel that is to take everything: two rules without priority, and a table with a default route
-    /// into a device behind which nobody answers.
+    /// into a device, whose other end sends on what comes by the LAN, under an address of its own.
     VpnRules,
     /// NetBird: what comes from its device `wt0`, behind which there is a host, carries the mark 0x1bd21.
     ForeignMarks,

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use spanwire_e2e::{
-    Holder, Lab, Options, Profile, Progress, Scenario, advertise, forward, scenario::Routers,
+    Holder, Lab, Options, Profile, Progress, Scenario, advertise, ask, forward, scenario::Routers,
 };
 
 /// A real Kubernetes cluster of several locations on this machine, in seconds.
@@ -175,6 +175,20 @@ enum Verb {
         /// Where they go.
         target: SocketAddr,
     },
+    /// Answer on a port, TCP and UDP, in this network namespace; started by tests.
+    #[command(hide = true)]
+    Answer {
+        /// The port.
+        port: u16,
+    },
+    /// Ask a port of these addresses by TCP and UDP, and say who does not answer; started by tests.
+    #[command(hide = true)]
+    Ask {
+        /// The port.
+        port: u16,
+        /// Whom to ask.
+        addresses: Vec<IpAddr>,
+    },
     /// Send router advertisements on a device of this network namespace; started by tests.
     #[command(hide = true)]
     Advertise {
@@ -281,6 +295,11 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
         Verb::Forward { namespace, target } => {
             let listener = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
             done(forward::serve(&listener, &namespace, target))
+        }
+        Verb::Answer { port } => done(ask::serve(port)),
+        Verb::Ask { port, addresses } => {
+            ask::ask(port, &addresses).iter().try_for_each(|line| say(line))?;
+            Ok(0)
         }
         Verb::Advertise { device } => done(advertise::serve(&device)),
     }

@@ -1,16 +1,16 @@
 //! How neighbours come to a host and leave it: the commands that they issue themselves.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use anyhow::{Context, Result, bail};
 
-use super::in_namespace;
+use super::{in_namespace, location_of};
 use crate::{
-    layout::{PODS, SERVICES, VXLAN_PORT},
+    layout::{Layout, LocationLayout, NodeLayout, PODS, SERVICES, VXLAN_PORT},
     profile::{FOREIGN_MARK, Profile},
     store::Store,
 };
 
-/// What the guest behind a device of a neighbour is called in the lab's namespaces, after the node's name.
-const GUEST: &str = "-guest";
 /// Address of the guest behind `wt0`, and of the node towards it.
 const OVERLAY: [&str; 2] = ["100.64.9.2", "100.64.9.1"];
 
@@ -70,57 +70,74 @@ echo VALUE >/proc/sys/net/ipv6/conf/all/disable_ipv6
 echo VALUE >/proc/sys/net/ipv6/conf/default/disable_ipv6
 ";
 
-/// `wg-quick up` with `AllowedIPs = 0.0.0.0/0`, in its order, but for the device: nobody answers behind either.
-const VPN: &str = "\
-ip link add wgvpn type veth peer name wgvpn-far
-ip link set wgvpn-far up
-ip -4 address add 10.77.0.2/32 dev wgvpn
-ip link set mtu 1420 arp off up dev wgvpn
-ip -4 route add 0.0.0.0/0 dev wgvpn table 51820
-ip -4 rule add not fwmark 51820 table 51820
-ip -4 rule add table main suppress_prefixlength 0
-echo 1 >/proc/sys/net/ipv4/conf/all/src_valid_mark
-nft -f - <<'RULES'
-table ip wg-quick-wgvpn {
-	chain preraw { type filter hook prerouting priority -300; iifname != wgvpn ip daddr 10.77.0.2 fib saddr type != local drop; }
-	chain premangle { type filter hook prerouting priority -150; meta l4proto udp meta mark set ct mark; }
-	chain postmangle { type filter hook postrouting priority -150; meta l4proto udp meta mark 51820 ct mark set meta mark; }
-}
-RULES
-";
-
 /// `wg-quick down`.
 const NO_VPN: &str = "\
 ip -4 rule delete table 51820
 ip -4 rule delete table main suppress_prefixlength 0
 nft delete table ip wg-quick-wgvpn
 ip link delete dev wgvpn
+ip netns del GUEST
 ";
 
-/// Returns the shell script that brings it onto a host, run in the host's network namespace; `guest` is the name of a
-/// namespace for what it has behind a device. Empty where it is no matter of the host's own network.
-fn comes(profile: Profile, guest: &str) -> String {
+/// Where a host is: what scripts need to give it neighbours.
+struct Place {
+    /// The node.
+    node: String,
+    /// Namespace of the host behind NetBird's device.
+    netbird: String,
+    /// Namespace of the provider of the VPN, and its address in the LAN.
+    vpn: String,
+    vpn_address: IpAddr,
+    /// Namespace of the LAN's router, and its address there.
+    router: String,
+    gateway: IpAddr,
+}
+
+impl Place {
+    fn of(store: &Store, location: &LocationLayout, node: &NodeLayout) -> Self {
+        let own = u32::from(match node.addresses[0] {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        });
+        Self {
+            node: node.name.clone(),
+            netbird: store.namespace(&guest(&node.name)),
+            vpn: store.namespace(&format!("{}-vpn", node.name)),
+            // Nodes begin at .11, and labs with so many nodes that it is one of theirs have no such profile.
+            vpn_address: Ipv4Addr::from(own + 100).into(),
+            router: store.namespace(&location.name),
+            gateway: location.gateways[0],
+        }
+    }
+}
+
+/// Returns the shell script that brings it onto a host, run in the host's network namespace. Empty where it is no matter of
+/// the host's own network.
+fn comes(profile: Profile, place: &Place) -> String {
     match profile {
         Profile::Docker => DOCKER.to_owned(),
         Profile::Firewalld => firewalld(),
         Profile::WideLan => WIDE_LAN.to_owned(),
         Profile::NoIpv6 => NO_IPV6.replace("VALUE", "1"),
-        Profile::VpnRules => VPN.to_owned(),
-        Profile::ForeignMarks => foreign_marks(guest),
+        Profile::VpnRules => vpn(place),
+        Profile::ForeignMarks => foreign_marks(&place.netbird),
         Profile::RouterAdvertisements | Profile::ExternalVtep | Profile::StaleNode => String::new(),
     }
 }
 
 /// Returns the script that takes it away, if it can be taken from a host that runs.
-fn goes(profile: Profile, guest: &str) -> Option<String> {
+fn goes(profile: Profile, place: &Place) -> Option<String> {
     Some(match profile {
         Profile::Docker => NO_DOCKER.to_owned(),
         Profile::Firewalld => "nft delete table inet firewalld\n".to_owned(),
         Profile::WideLan => "ip link del wide0\n".to_owned(),
         Profile::NoIpv6 => NO_IPV6.replace("VALUE", "0"),
-        Profile::VpnRules => NO_VPN.to_owned(),
+        Profile::VpnRules => NO_VPN.replace("GUEST", &place.vpn),
         Profile::ForeignMarks => {
-            format!("nft delete table ip netbird\nip link del wt0\nip netns del {guest}\n")
+            format!(
+                "nft delete table ip netbird\nip link del wt0\nip netns del {}\n",
+                place.netbird
+            )
         }
         Profile::RouterAdvertisements | Profile::ExternalVtep | Profile::StaleNode => return None,
     })
@@ -160,22 +177,69 @@ fn foreign_marks(guest: &str) -> String {
     )
 }
 
-/// Name, without the lab's, of the namespace of the guest on a node.
+/// Name, without the lab's, of the namespace of the host behind NetBird's device on a node.
 pub(crate) fn guest(node: &str) -> String {
-    format!("{node}{GUEST}")
+    format!("{node}-wt0")
 }
 
-/// Returns the script of all profiles of a host; `guest` as in the lab's namespaces. IPv6 goes first: the others make devices.
-pub(crate) fn script(profiles: &[Profile], guest: &str) -> String {
-    let mut all = profiles.to_vec();
+/// Returns the script of all profiles of a host. IPv6 goes first: the others make devices.
+pub(super) fn script(store: &Store, location: &LocationLayout, node: &NodeLayout) -> String {
+    let place = Place::of(store, location, node);
+    let mut all = node.profiles.clone();
     all.sort_by_key(|profile| *profile != Profile::NoIpv6);
-    all.iter().map(|profile| comes(*profile, guest)).collect()
+    all.iter().map(|profile| comes(*profile, &place)).collect()
+}
+
+/// `wg-quick up` with `AllowedIPs = 0.0.0.0/0`, in its order. Instead of a WireGuard device there is a cable to the provider of
+/// the VPN, who sends everything on by the LAN, under an address of his own.
+fn vpn(place: &Place) -> String {
+    let Place {
+        vpn: guest,
+        router,
+        node,
+        vpn_address: address,
+        gateway,
+        ..
+    } = place;
+    format!(
+        "ip netns del {guest} 2>/dev/null || true\nip netns add {guest}\n\
+         ip link add wgvpn type veth peer name vpn netns {guest}\n\
+         ip -n {router} link add {node}-vpn type veth peer name eth0 netns {guest}\n\
+         ip -n {router} link set {node}-vpn master lan up\n\
+         ip -n {guest} link set eth0 up\nip -n {guest} address add {address}/24 dev eth0\n\
+         ip -n {guest} link set vpn up\nip -n {guest} route add default via {gateway}\n\
+         ip -n {guest} route add 10.77.0.2/32 dev vpn\n\
+         ip netns exec {guest} sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.vpn.proxy_arp=1 \
+         net.ipv4.neigh.vpn.proxy_delay=0\n\
+         ip netns exec {guest} nft 'add table ip vpn; \
+         add chain ip vpn post {{ type nat hook postrouting priority srcnat; }}; \
+         add rule ip vpn post oifname eth0 masquerade'\n\
+         ip -4 address add 10.77.0.2/32 dev wgvpn\nip link set mtu 1420 up dev wgvpn\n\
+         ip -4 route add 0.0.0.0/0 dev wgvpn table 51820\n\
+         ip -4 rule add not fwmark 51820 table 51820\n\
+         ip -4 rule add table main suppress_prefixlength 0\n\
+         echo 1 >/proc/sys/net/ipv4/conf/all/src_valid_mark\n\
+         nft -f - <<'RULES'\ntable ip wg-quick-wgvpn {{\n\
+         chain preraw {{ type filter hook prerouting priority -300; \
+         iifname != wgvpn ip daddr 10.77.0.2 fib saddr type != local drop; }}\n\
+         chain premangle {{ type filter hook prerouting priority -150; meta l4proto udp meta mark set ct mark; }}\n\
+         chain postmangle {{ type filter hook postrouting priority -150; \
+         meta l4proto udp meta mark 51820 ct mark set meta mark; }}\n}}\nRULES\n"
+    )
 }
 
 /// Brings a neighbour to a node that runs, or takes it away.
-pub(crate) fn change(store: &Store, node: &str, profile: Profile, coming: bool) -> Result<()> {
-    let guest = store.namespace(&guest(node));
-    let script = goes(profile, &guest).map(|script| if coming { comes(profile, &guest) } else { script });
+pub(crate) fn change(
+    store: &Store,
+    layout: &Layout,
+    node: &str,
+    profile: Profile,
+    coming: bool,
+) -> Result<()> {
+    let location = location_of(layout, node)?;
+    let own = location.nodes.iter().find(|n| n.name == node);
+    let place = Place::of(store, location, own.expect("the node is of its location"));
+    let script = goes(profile, &place).map(|goes| if coming { comes(profile, &place) } else { goes });
     let Some(script) = script else {
         bail!("{profile:?} is a matter of the scenario: put it under `hosts` there");
     };
@@ -185,10 +249,14 @@ pub(crate) fn change(store: &Store, node: &str, profile: Profile, coming: bool) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Scenario;
 
     #[test]
     fn ipv6_is_off_before_another_profile_makes_a_device() {
-        let script = script(&[Profile::Docker, Profile::NoIpv6], "g");
+        let text = "{hosts: {a1: [docker, no-ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}";
+        let layout = Layout::of(&Scenario::parse(text).unwrap());
+        let location = &layout.locations[0];
+        let script = script(&Store::named("x").unwrap(), location, &location.nodes[0]);
         assert!(script.find("disable_ipv6") < script.find("docker0"), "{script}");
     }
 }

@@ -8,7 +8,6 @@ use serde_json::json;
 use crate::{
     images::PAUSE,
     layout::{API_PORT, Layout, NodeLayout, PODS, SERVICES},
-    profile::Profile,
     scenario::{Cni, Family, Proxy, Scenario},
     store::Store,
 };
@@ -115,9 +114,7 @@ fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
 }
 
 fn workers(context: Context<'_>, node: &NodeLayout) -> String {
-    let Context {
-        store, tools, layout, ..
-    } = context;
+    let Context { store, tools, .. } = context;
     let (tools, lab, name) = (tools.display(), store.root().display(), &node.name);
     let dir = store.node(name).display().to_string();
     let addresses = node
@@ -126,7 +123,18 @@ fn workers(context: Context<'_>, node: &NodeLayout) -> String {
         .map(IpAddr::to_string)
         .collect::<Vec<_>>()
         .join(",");
-    let (v4, v6) = tunnel_ends(layout, node);
+    let v4 = node
+        .addresses
+        .iter()
+        .find(|a| a.is_ipv4())
+        .map(|a| format!(" --public-ip={a}"))
+        .unwrap_or_default();
+    let v6 = node
+        .addresses
+        .iter()
+        .find(|a| a.is_ipv6())
+        .map(|a| format!(" --public-ipv6={a}"))
+        .unwrap_or_default();
     format!(
         "supervise containerd containerd --config={dir}/containerd.toml\n\
          (await {lab}/ready\nawait /run/containerd/containerd.sock\n\
@@ -137,22 +145,6 @@ fn workers(context: Context<'_>, node: &NodeLayout) -> String {
          --kubeconfig-file={dir}/flannel.conf --net-config-path={lab}/flannel.json --ip-masq --iface=eth0{v4}{v6}\n\
          wait) &\n"
     )
-}
-
-/// Returns flannel's flags, one for each family, with the address to which others send the packets of its tunnel.
-fn tunnel_ends(layout: &Layout, node: &NodeLayout) -> (String, String) {
-    let location = layout.locations.iter().find(|l| l.name == node.location);
-    let addresses = match location {
-        Some(location) if node.profiles.contains(&Profile::ExternalVtep) => &location.internet,
-        _ => &node.addresses,
-    };
-    let flag = |name: &str, v4: bool| {
-        let address = addresses.iter().find(|address| address.is_ipv4() == v4);
-        address
-            .map(|address| format!(" --{name}={address}"))
-            .unwrap_or_default()
-    };
-    (flag("public-ip", true), flag("public-ipv6", false))
 }
 
 fn containerd(store: &Store) -> String {

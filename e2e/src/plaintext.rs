@@ -1,0 +1,33 @@
+//! Whether anything of the cluster crosses the internet segment in the open.
+
+use anyhow::{Result, ensure};
+
+use crate::lab::Lab;
+
+/// Packets of the cluster in the open: those of flannel's tunnel, and those with the address of a pod or of two nodes; but not
+/// those to and from the API server, which is reached past the mesh.
+pub const PLAIN: &str = "udp port 8472 or (ip and not tcp port 6443 and (net 10.244.0.0/16 or \
+                         (src net 192.168.0.0/16 and dst net 192.168.0.0/16)))";
+
+/// Nothing of the cluster is seen in the open while something runs.
+pub fn nothing_plain<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (result, seen) = lab.capture("internet", PLAIN, run)?;
+    let lines: Vec<_> = seen.lines().filter(|line| !line.trim().is_empty()).collect();
+    ensure!(
+        lines.is_empty(),
+        "{} lines of plaintext on the internet, the first:\n{}",
+        lines.len(),
+        lines[..lines.len().min(12)].join("\n")
+    );
+    Ok(result)
+}
+
+/// Something of the cluster is seen in the open while something runs: the inverse, without which a capture proves nothing.
+pub fn something_plain<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (result, seen) = lab.capture("internet", PLAIN, run)?;
+    ensure!(
+        !seen.trim().is_empty(),
+        "the capture sees no plaintext where there must be some"
+    );
+    Ok(result)
+}
