@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use boringtun::x25519;
 use thiserror::Error;
+use zeroize::Zeroize;
 
 /// A text is not a key.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -127,6 +128,13 @@ macro_rules! secret {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 encode(&self.0, f)
+            }
+        }
+
+        /// Memory that is used again does not show it.
+        impl Drop for $name {
+            fn drop(&mut self) {
+                self.0.zeroize();
             }
         }
 

@@ -102,10 +102,19 @@ pub struct Noise {
     unconfirmed: Option<u32>,
     /// When an initiation was sent for which no packet waited, if that is the one under way.
     unprompted: Option<Instant>,
-    /// Our index in the newest initiation, and for how many answers it may still be taken to wait.
-    called: Option<(u32, u8)>,
+    /// The newest initiation, while there is no answer.
+    called: Option<Call>,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
+}
+
+/// An initiation that was sent.
+struct Call {
+    /// Our index in it.
+    index: u32,
+    at: Instant,
+    /// For how many answers it may still be taken to wait.
+    left: u8,
 }
 
 impl Noise {
@@ -219,12 +228,17 @@ impl Noise {
         }
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
             send(datagram);
-            self.called = index(datagram).map(|index| (index, ANSWERS));
-            self.note_initiation(now);
+            let index = index(datagram);
+            self.note_initiation(now, index);
         }
     }
 
-    fn note_initiation(&mut self, now: Instant) {
+    fn note_initiation(&mut self, now: Instant, index: Option<u32>) {
+        self.called = index.map(|index| Call {
+            index,
+            at: now,
+            left: ANSWERS,
+        });
         self.timers.traversed(now);
         self.ticks.initiated(now);
         self.unprompted = self.waiting.is_empty().then_some(now);
@@ -234,12 +248,19 @@ impl Noise {
     /// a few are waited for.
     pub fn expects(&mut self, index: u32) -> bool {
         match &mut self.called {
-            Some((called, left)) if *called == index && *left > 0 => {
-                *left -= 1;
+            Some(call) if call.index == index && call.left > 0 => {
+                call.left -= 1;
                 true
             }
             _ => false,
         }
+    }
+
+    /// Returns whether packets wait, and the newest initiation has had time for an answer: perhaps it could not be sent, or
+    /// not from an address where an answer arrives.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        let had_time = |call: &Call| now.saturating_duration_since(call.at) >= 2 * ANSWERED_BY_NOW;
+        self.has_waiting() && self.called.as_ref().is_some_and(had_time)
     }
 
     /// Reads a datagram from the network, which may be forged.
@@ -381,8 +402,8 @@ impl Noise {
         match self.tunn.update_timers(scratch) {
             TunnResult::WriteToNetwork(datagram) if datagram[0] == INITIATION => {
                 send(datagram);
-                self.called = index(datagram).map(|index| (index, ANSWERS));
-                self.note_initiation(now);
+                let index = index(datagram);
+                self.note_initiation(now, index);
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) => {
                 self.ticks.clear();

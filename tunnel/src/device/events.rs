@@ -91,6 +91,18 @@ impl Device {
         }
     }
 
+    /// Routes or addresses of this machine have changed: initiations that got no answer are sent again to peers for which
+    /// packets wait, also before their time.
+    pub fn handle_routes(&mut self, now: Instant, wire: &mut impl Wire) {
+        for peer in self.peers.iter_mut().flatten() {
+            if peer.noise.as_ref().is_some_and(|noise| noise.is_overdue(now)) {
+                self.due = Some(now);
+                peer.wants.handshake = true;
+                settle(peer, now, self.up, &mut self.scratch, wire);
+            }
+        }
+    }
+
     /// Sends every peer what it wants now.
     fn prompt(&mut self, now: Instant, wire: &mut impl Wire, wants: impl Fn(&Peer) -> Wants) {
         for peer in self.peers.iter_mut().flatten() {

@@ -100,6 +100,7 @@ impl Noise {
         self.session = false;
         self.unconfirmed = None;
         self.unprompted = None;
+        self.called = None;
         self.ticks.clear()
     }
 }

@@ -172,14 +172,15 @@ impl MainThread {
             devices.flat_map(|device| device.paths()).collect()
         });
         let lost = self.routes.ask(paths, self.settings.mark());
-        if !lost.is_empty() {
-            self.with_all_shards(pool, |all| {
-                for device in &mut all.devices {
+        self.with_all_shards(pool, |all| {
+            for device in &mut all.devices {
+                if !lost.is_empty() {
                     device.handle_lost(now, &|path| lost.contains(&path), &mut all.sockets);
                 }
-            });
-            self.shard.flush_network(now);
-        }
+                device.handle_routes(now, &mut all.sockets);
+            }
+        });
+        self.shard.flush_network(now);
     }
 
     /// Serves the UAPI's clients, of which one may want to take over.

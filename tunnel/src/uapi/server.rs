@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::poll::PollFlags;
+use zeroize::Zeroizing;
 
 use crate::{
     device::Device,
@@ -32,8 +33,9 @@ const TURN: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Lines {
     stream: UnixStream,
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
+    /// Both may have private keys in them.
+    incoming: Zeroizing<Vec<u8>>,
+    outgoing: Zeroizing<Vec<u8>>,
     /// How much of `outgoing` is sent.
     sent: usize,
     last_heard: Instant,
@@ -54,8 +56,8 @@ impl Lines {
     pub fn new(stream: UnixStream, now: Instant) -> Self {
         Self {
             stream,
-            incoming: Vec::new(),
-            outgoing: Vec::new(),
+            incoming: Zeroizing::default(),
+            outgoing: Zeroizing::default(),
             sent: 0,
             last_heard: now,
             has_more: false,
@@ -107,7 +109,7 @@ impl Lines {
             match handle(&line) {
                 Reply::More => {}
                 Reply::Answer(text) => {
-                    self.outgoing = text.into_bytes();
+                    self.outgoing = Zeroizing::new(text.into_bytes());
                     self.flush()?;
                 }
                 Reply::HangUp => return Err(Over::Closed),
@@ -149,7 +151,7 @@ impl Lines {
                 Err(_) => return Err(Over::Closed),
             }
         }
-        self.outgoing = Vec::new();
+        self.outgoing = Zeroizing::default();
         self.sent = 0;
         Ok(())
     }

@@ -187,7 +187,7 @@ fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
             );
         }
         assert!(
-            start.elapsed() < Duration::from_secs(1),
+            start.elapsed() < Duration::from_secs(4),
             "after {:?}",
             start.elapsed()
         );

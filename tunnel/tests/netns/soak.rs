@@ -67,6 +67,8 @@ fn streams_survive_ten_rekeys_and_changes_of_port_mtu_and_address() {
 fn undergo(world: &World, ordeal: Ordeal) -> u32 {
     let World { a, b } = world;
     a.hurry();
+    // Before it has spoken, the other side does not know where it is, and says so.
+    assert!(a.pings(b.inner[0], 1));
     let done = &AtomicBool::new(false);
     let renewals = thread::scope(|scope| {
         for (from, to, address) in [(a, b, b.inner[0]), (b, a, a.inner[1])] {

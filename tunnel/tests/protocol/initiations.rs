@@ -103,6 +103,33 @@ fn an_eager_device_says_so_and_can_be_calmed() {
 }
 
 #[test]
+fn packets_that_wait_try_again_when_routes_change() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    b.know(&a, false);
+    a.device.handle_routes(a.now, &mut a.kept);
+    assert_eq!(called(&mut a), [], "nothing waits");
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    // It could not be sent, for the machine's address is not usable yet.
+    assert_eq!(called(&mut a), [b.at]);
+    for (wait, tries) in [(400, 0), (100, 1), (499, 0), (1, 1)] {
+        a.wait(Duration::from_millis(wait));
+        a.device.handle_routes(a.now, &mut a.kept);
+        let sent: Vec<_> = a.kept.sent.iter().map(|(to, _)| *to).collect();
+        assert_eq!(sent, vec![b.at; tries], "after {wait} ms");
+        if wait > 1 {
+            a.kept.sent.clear();
+        }
+    }
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+    a.wait(Duration::from_secs(2));
+    a.device.handle_routes(a.now, &mut a.kept);
+    assert_eq!(called(&mut a), [], "there is a session");
+}
+
+#[test]
 fn a_learned_endpoint_that_never_answers_is_given_up_for_the_configured_one() {
     sim::freeze();
     let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
