@@ -366,6 +366,23 @@ fn three_hundred_peers_with_a_hundred_prefixes_each_are_set_in_about_a_second() 
 }
 
 #[test]
+fn a_hundred_and_thirty_thousand_allowed_ips_go_in_and_come_out() {
+    let world = World::new(Engine::Ours, Engine::Ours);
+    let side = &world.a;
+    let peer = pipe(&["wg", "pubkey"], &base64(1)).trim().to_owned();
+    let mut config = format!("[Peer]\nPublicKey = {peer}\n");
+    for number in 0..130_560_u32 {
+        let [_, high, middle, low] = number.to_be_bytes();
+        config += &format!("AllowedIPs = 10.{high}.{middle}.{low}/32\n");
+    }
+    side.command(&["wg", "addconf", &side.device, "/dev/stdin"])
+        .input(config)
+        .run();
+    let shown = side.run(&["wg", "show", &side.device, "allowed-ips"]);
+    assert_eq!(shown.split_whitespace().count(), 1 + 130_560);
+}
+
+#[test]
 fn packets_flow_while_thousands_of_peers_are_added() {
     let world = World::joined(Engine::Ours, Engine::Ours, false);
     let World { a, b } = &world;

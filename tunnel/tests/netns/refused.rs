@@ -30,6 +30,35 @@ fn who_sends_to_nobody_hears_at_once_that_there_is_no_way() {
     }
 }
 
+/// Public keys with which everybody knows the secret; the last is one that is not canonical.
+const LOW_ORDER: [&str; 4] = [
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=",
+    "7f///////////////////////////////////////38=",
+];
+
+#[test]
+fn a_peer_whose_secret_everybody_knows_is_sent_nothing() {
+    let world = World::new(Engine::Ours, other());
+    let a = &world.a;
+    for key in LOW_ORDER {
+        a.wg(&[
+            "peer",
+            key,
+            "persistent-keepalive",
+            "1",
+            "endpoint",
+            "127.0.0.1:1111",
+        ]);
+    }
+    thread::sleep(Duration::from_millis(2500));
+    let sent = a.run(&["wg", "show", &a.device, "transfer"]);
+    for line in sent.lines() {
+        assert!(line.ends_with("\t0\t0"), "{line}");
+    }
+}
+
 #[test]
 fn an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
     for v6 in [false, true] {
