@@ -123,7 +123,7 @@ pub enum Conflict {
         why = if *why == Unopened::Legacy { " of iptables-legacy" } else { "" },
         what = match why {
             Unopened::Shared => "pods here and other locations",
-            Unopened::Legacy | Unopened::Some => "this and other locations",
+            Unopened::Legacy | Unopened::Locked | Unopened::Some => "this and other locations",
         },
         remedy = why.remedy(chain, link))]
     Filtered {
@@ -165,6 +165,8 @@ pub enum Unopened {
     Shared,
     /// Spanwire changes no tables of iptables-legacy.
     Legacy,
+    /// The table can be changed by the program that made it alone.
+    Locked,
     /// Some packets are dropped, by a rule about their connections or addresses.
     Some,
 }
@@ -179,6 +181,11 @@ impl Unopened {
                     "let it accept them: `{command} -t {table} -I {chain} -i {link} -j ACCEPT`, and the same with `-o {link}`"
                 )
             }
+            Self::Locked => format!(
+                "its table can be changed by the program that made it alone (firewalld has it so with \
+                 NftablesTableOwner=yes): have that accept them, like `firewall-cmd --permanent --zone=trusted \
+                 --add-interface={link}` and `firewall-cmd --reload`"
+            ),
             Self::Some => {
                 "transit of the mesh is not tracked (`ct state untracked`), and what begins for pods here is new: let it \
                  accept both on this device before that"

@@ -117,6 +117,8 @@ pub struct Filter {
     pub name: ChainName,
     /// It is one of iptables-legacy.
     pub is_legacy: bool,
+    /// Its table can be changed by the program that made it alone.
+    pub is_locked: bool,
     /// It drops what no rule decides about.
     pub drops: bool,
     /// Its rules.
@@ -273,6 +275,7 @@ mod tests {
                 chain: "FORWARD".to_owned(),
             },
             is_legacy: false,
+            is_locked: false,
             drops,
             rules,
             chains: chains.collect(),

@@ -17,15 +17,15 @@ use std::{
     sync::Arc,
 };
 
-use nix::libc::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN};
+use nix::libc::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE};
 use spanwire_host::{ChainName, Filter, FilterRule, Match, Pass, TableFamily, Verdict};
 
 pub(crate) use self::legacy::legacy;
 use crate::{
     error::NftError,
-    netlink::{Message, NetlinkError, Request},
+    netlink::{Message, NetlinkError, Request, attributes},
     nft::{Nft, nft, succeed},
-    watched::{HEADER, Hook, Known, Subject, Watched},
+    watched::{HEADER, Hook, Known, Subject, Watched, family},
 };
 
 /// More chains than firewalls have between their base chain and a rule that ends all; what lies beyond is not looked at,
@@ -97,15 +97,41 @@ impl Nft {
     async fn read_filters(&mut self, hook: Hook) -> Result<Vec<Filter>, String> {
         let bases = self.base_chains(hook).await.map_err(|error| error.to_string())?;
         self.watched.set(hook, bases.keys().cloned().collect());
+        let locked = if bases.is_empty() {
+            BTreeSet::new()
+        } else {
+            self.locked_tables().await.map_err(|error| error.to_string())?
+        };
         let mut filters = Vec::new();
         for (name, drops) in bases {
-            filters.push(
-                self.filter(name, drops)
-                    .await
-                    .map_err(|error| error.to_string())?,
-            );
+            let filter = self.filter(name, drops).await;
+            let mut filter = filter.map_err(|error| error.to_string())?;
+            filter.is_locked = locked.contains(&(filter.name.family, filter.name.table.clone()));
+            filters.push(filter);
         }
         Ok(filters)
+    }
+
+    /// Returns the tables that only the program that made them may change, as long as it runs (`NFT_TABLE_F_OWNER`).
+    async fn locked_tables(&mut self) -> Result<BTreeSet<(TableFamily, String)>, NetlinkError> {
+        const OWNER: u32 = 2;
+        let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
+        let request = Request {
+            kind: subsystem | u16::try_from(NFT_MSG_GETTABLE).unwrap_or_default(),
+            flags: 0,
+            body: vec![0; HEADER],
+        };
+        let tables = self.socket.dump(&request).await?;
+        let locked = |message: &Message| {
+            let family = family(message)?;
+            // NFTA_TABLE_NAME, NFTA_TABLE_FLAGS.
+            let found: BTreeMap<u16, &[u8]> = attributes(message.body.get(HEADER..)?).collect();
+            let flags = u32::from_be_bytes((*found.get(&2)?).try_into().ok()?);
+            let name = found.get(&1)?;
+            let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name));
+            (flags & OWNER != 0).then(|| (family, name.into_owned()))
+        };
+        Ok(tables.iter().filter_map(locked).collect())
     }
 
     /// Returns the base chains of others at a hook, each with whether its policy is to drop; in order.
@@ -170,6 +196,7 @@ impl Nft {
             rules: chains.remove(&name.chain).unwrap_or_default(),
             name,
             is_legacy: false,
+            is_locked: false,
             drops,
             chains,
         })

@@ -87,6 +87,16 @@ impl Watched {
     }
 }
 
+/// Returns the family of what a message of nf_tables is about: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h.
+pub(crate) fn family(message: &Message) -> Option<TableFamily> {
+    match message.body.first()? {
+        1 => Some(TableFamily::Inet),
+        2 => Some(TableFamily::Ip),
+        10 => Some(TableFamily::Ip6),
+        _ => None,
+    }
+}
+
 /// What a message of nf_tables is about.
 pub(crate) struct Subject {
     pub(crate) family: TableFamily,
@@ -104,13 +114,7 @@ impl Subject {
         if i32::from(message.kind >> 8) != NFNL_SUBSYS_NFTABLES {
             return None;
         }
-        // NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h.
-        let family = match message.body.first()? {
-            1 => TableFamily::Inet,
-            2 => TableFamily::Ip,
-            10 => TableFamily::Ip6,
-            _ => return None,
-        };
+        let family = family(message)?;
         // NFTA_CHAIN_NAME, NFTA_RULE_CHAIN; NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY of linux/netfilter/nf_tables.h.
         let (chain, hook, policy) = match i32::from(message.kind & 0xff) {
             NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => (3, 4, 5),

@@ -34,7 +34,8 @@ pub(super) fn passages(
 
 /// Whether packets that pass so need a rule in this chain, and can have it.
 fn opens(filter: &Filter, pass: &Pass, samples: &[Sample], facts: &HostFacts) -> bool {
-    !filter.is_legacy && is_ours_to_open(&pass.link, facts) && filter.drops(pass, samples)
+    let closed = filter.is_legacy || filter.is_locked || !is_ours_to_open(&pass.link, facts);
+    !closed && filter.drops(pass, samples)
 }
 
 /// Returns the chains of others that are certain to drop packets of the mesh, and are not opened.
@@ -44,12 +45,16 @@ pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) 
     let mut conflicts = BTreeSet::new();
     for filter in facts.filters.iter() {
         for pass in &passes {
-            if opens(filter, pass, &samples, facts) || !filter.surely_drops(pass, &samples) {
+            let ours = is_ours_to_open(&pass.link, facts);
+            // What would be opened without asking more is not let alone without saying so.
+            let locked = filter.is_locked && ours && filter.drops(pass, &samples);
+            if opens(filter, pass, &samples, facts) || !(locked || filter.surely_drops(pass, &samples)) {
                 continue;
             }
-            let why = match (filter.is_legacy, is_ours_to_open(&pass.link, facts)) {
+            let why = match (filter.is_legacy, ours) {
                 (true, _) => Unopened::Legacy,
                 (false, false) => Unopened::Shared,
+                (false, true) if locked => Unopened::Locked,
                 (false, true) => Unopened::Some,
             };
             conflicts.insert(Conflict::Filtered {

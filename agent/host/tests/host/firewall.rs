@@ -15,6 +15,7 @@ fn closed(family: TableFamily) -> Filter {
             chain: "FORWARD".to_owned(),
         },
         is_legacy: false,
+        is_locked: false,
         drops: true,
         rules: Vec::new(),
         chains: BTreeMap::new(),
@@ -77,5 +78,21 @@ fn a_device_of_the_lan_is_not_opened_but_the_firewall_named() {
             "the chain ip filter FORWARD of this node's firewall drops what is forwarded between pods here and other \
              locations by eth0; let it accept what comes from and goes to the addresses of the mesh"
         ]
+    );
+}
+
+#[test]
+fn a_table_that_its_maker_alone_may_change_is_left_alone_and_named() {
+    let (plan, mut facts) = behind(samples::leader(), &[TableFamily::Inet]);
+    let mut filter = closed(TableFamily::Inet);
+    filter.is_locked = true;
+    facts.filters = Arc::new(vec![filter]);
+    assert!(render(&plan, &facts).passages.is_empty());
+    let texts: Vec<String> = conflicts(&plan, &facts).iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert!(
+        texts[0].starts_with("the chain inet filter FORWARD of this node's firewall drops")
+            && texts[0].contains("--zone=trusted --add-interface=spanwire0"),
+        "{texts:?}"
     );
 }

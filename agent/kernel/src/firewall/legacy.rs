@@ -234,6 +234,7 @@ fn parse(layout: &Layout, table: &str, hook: Hook, info: &[u8], bytes: &[u8]) ->
             chain: chain.to_owned(),
         },
         is_legacy: true,
+        is_locked: false,
         drops,
         rules: base,
         chains,

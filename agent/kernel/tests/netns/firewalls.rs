@@ -199,3 +199,21 @@ fn what_filters_for_the_machine_is_read_on_a_leader_alone() {
         assert_eq!(leader.uplinks, [link("up0")].into());
     });
 }
+
+#[test]
+fn a_table_that_its_maker_alone_may_change_is_known_to_be_so() {
+    lab(async |lab| {
+        run("nft add table inet other
+             nft add chain inet other f '{ type filter hook forward priority 0; }'
+             (echo 'add table inet firewalld { flags owner; }'
+              echo 'add chain inet firewalld f { type filter hook forward priority 10; policy drop; }'
+              sleep 3) 2>/dev/null | nft -i >/dev/null 2>&1 &
+             for i in $(seq 50); do nft list chain inet firewalld f >/dev/null 2>&1 && break; sleep 0.05; done");
+        let filters = forward(lab).await;
+        let locked: Vec<(&str, bool)> = filters
+            .iter()
+            .map(|filter| (filter.name.table.as_str(), filter.is_locked))
+            .collect();
+        assert_eq!(locked, [("firewalld", true), ("other", false)]);
+    });
+}

@@ -161,6 +161,7 @@ fn closed() -> Filter {
             chain: "in".to_owned(),
         },
         is_legacy: false,
+        is_locked: false,
         drops: true,
         rules: Vec::new(),
         chains: BTreeMap::new(),
