@@ -1,10 +1,11 @@
 //! The clocks of a machine, which differ after it was suspended and when its time is set.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The same moment by the clock that shows the time, and by one that nobody sets.
+/// The same moment by the clock that shows the time, by one that nobody sets, and by one that stands while the machine is
+/// suspended. They cannot be read at once: a busy machine may do something else between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// What the wall clock showed.
@@ -12,17 +13,27 @@ pub struct Moment {
     /// Since the machine started, with the time for which it was suspended (CLOCK_BOOTTIME). By this clock boringtun
     /// counts, too; [`std::time::Instant`] stands while the machine is suspended.
     pub uptime: Duration,
+    /// Before and after the others were read.
+    pub awake: [Instant; 2],
 }
 
 impl Moment {
-    /// Reads both clocks.
+    /// Reads the clocks.
     pub fn now() -> Self {
+        let before = Instant::now();
         // Linux has had this clock since 2.6.39, and an error is none of its answers.
         let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Self {
             wall: SystemTime::now(),
             uptime,
+            awake: [before, Instant::now()],
         }
+    }
+
+    /// Returns for how long the machine was suspended between then and this moment, at least.
+    pub fn suspended_since(self, then: Self) -> Duration {
+        let passed = self.uptime.saturating_sub(then.uptime);
+        passed.saturating_sub(self.awake[1].saturating_duration_since(then.awake[0]))
     }
 
     /// Returns how far the wall clock has been set ahead between then and this moment; zero when it was not, or back.

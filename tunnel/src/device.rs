@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use boringtun::noise::Tunn;
@@ -26,6 +26,7 @@ use boringtun::noise::Tunn;
 use crate::{
     admission::{self, Admission, Verdict},
     allowed_ips::AllowedIps,
+    clock::Moment,
     device::{drops::Answers, sharding::Ids},
     ecn,
     group::{Group, Groups},
@@ -105,8 +106,7 @@ pub struct Device {
     eager: bool,
     /// What is sent leaves.
     up: bool,
-    /// The last moment, by a clock that stands while the machine is suspended, and by one that does not.
-    awake: Option<(Instant, Duration)>,
+    looked_at_clocks: Option<Moment>,
     scratch: Vec<u8>,
     /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
     due: Option<Instant>,
@@ -137,7 +137,7 @@ impl Device {
             copy_dscp: false,
             eager: false,
             up: true,
-            awake: None,
+            looked_at_clocks: None,
             scratch: vec![0; SCRATCH],
             due: None,
             looks: 0,

@@ -9,7 +9,7 @@ use crate::{
     peer::{Peer, Wants},
 };
 
-/// The two clocks are not read at once; a suspended machine sleeps for longer than it takes to read one.
+/// A machine that is suspended sleeps for longer.
 const SUSPENDED: Duration = Duration::from_millis(500);
 
 impl Device {
@@ -116,7 +116,8 @@ impl Device {
 
     /// Follows the clocks; wanted about once a second, for a machine may learn the time after its start, or be suspended.
     pub fn handle_clock(&mut self, now: Instant, moment: Moment, wire: &mut impl Wire) {
-        let suspended = self.suspended(now, moment.uptime);
+        let last = self.looked_at_clocks.replace(moment).unwrap_or(moment);
+        let suspended = moment.suspended_since(last) >= SUSPENDED;
         if suspended {
             tracing::info!("the machine was suspended, all keys are dropped");
         }
@@ -136,14 +137,5 @@ impl Device {
                 settle(peer, now, self.up, &mut self.scratch, wire);
             }
         }
-    }
-
-    /// Returns whether the machine was suspended since this was asked last.
-    fn suspended(&mut self, now: Instant, uptime: Duration) -> bool {
-        let (at, then) = self.awake.replace((now, uptime)).unwrap_or((now, uptime));
-        let asleep = uptime
-            .saturating_sub(then)
-            .saturating_sub(now.saturating_duration_since(at));
-        asleep >= SUSPENDED
     }
 }

@@ -116,6 +116,7 @@ mod tests {
         let after = |wall: Duration, uptime: Duration| Moment {
             wall: born.wall + wall,
             uptime: born.uptime + uptime,
+            ..born
         };
         let (moment, hour) = (Duration::from_millis(10), Duration::from_secs(3600));
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());

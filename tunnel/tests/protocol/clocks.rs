@@ -95,6 +95,11 @@ fn a_machine_that_was_suspended_has_no_keys_any_more() {
     a.look_at_clocks();
     a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
     assert_eq!(a.kept.sent.remove(0).1[0], 4, "it was not suspended");
+    // The clocks are looked at long after the turn began, for the thread had to wait.
+    sim::pass(Duration::from_secs(2));
+    a.look_at_clocks();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(a.kept.sent.remove(0).1[0], 4, "it was busy and not suspended");
     sim::suspend(Duration::from_secs(2));
     b.now += Duration::from_secs(2);
     a.look_at_clocks();
