@@ -32,7 +32,7 @@
 //! |---|---|
 //! | [`id`], [`path`], [`key`], [`prefix`], [`clock`] | values |
 //! | [`allowed_ips`], [`group`], [`admission`], [`noise`], [`peer`], [`device`] | all protocol state. They know no socket, file or thread: bytes in, bytes out to a [`device::Wire`] |
-//! | [`offload`], [`ecn`], [`unreachable`] | functions over packets: cutting, joining, congestion marks, ICMP errors |
+//! | [`offload`], [`ecn`], [`mod@unreachable`] | functions over packets: cutting, joining, congestion marks, ICMP errors |
 //! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], [`inherited`], [`notify`], the private `sys` and `rtnetlink` | the kernel |
 //! | [`handover`] | what two processes say when one takes over from the other; it knows no device |
 //! | [`uapi`] | text into changes of a device, and back |
