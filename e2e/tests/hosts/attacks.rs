@@ -32,7 +32,12 @@ impl Mesh {
         let decision = items.iter().map(|item| {
             let name = format!("{} {}", item["kind"], item["metadata"]["name"]);
             let decided = if item["kind"] == "MeshNode" {
-                item["spec"].clone()
+                let mut spec = item["spec"].clone();
+                if item["metadata"]["name"] == TAKEN {
+                    // Where its own tunnel is looked for is its own affair: what is sent there is for its key alone.
+                    spec["endpoints"].take();
+                }
+                spec
             } else {
                 json!({"leaders": item["status"]["leaders"], "spec": item["spec"]})
             };
@@ -40,18 +45,15 @@ impl Mesh {
         });
         let mut routes = BTreeMap::new();
         for node in lab.node_names() {
-            let mut of_node = Vec::new();
-            for table in ["51830", "51831"] {
-                let found = lab
-                    .node(&node)?
-                    .run(["ip", "-j", "route", "show", "table", table])?;
-                let found: Value = serde_json::from_str(&found)?;
-                let all = found.as_array().into_iter().flatten();
-                of_node.extend(all.map(|route| {
+            let show = ["ip", "-j", "route", "show", "table", "all", "proto", "151"];
+            let found: Value = serde_json::from_str(&lab.node(&node)?.run(show)?)?;
+            let all = found.as_array().into_iter().flatten();
+            let mut of_node: Vec<_> = all
+                .map(|route| {
                     let text = |key: &str| route[key].as_str().unwrap_or_default().to_owned();
-                    [text("type"), text("dst"), text("gateway"), text("dev")].join(" ")
-                }));
-            }
+                    ["table", "type", "dst", "gateway", "dev"].map(text).join(" ")
+                })
+                .collect();
             of_node.sort();
             routes.insert(node, of_node);
         }
@@ -103,8 +105,8 @@ pub(crate) fn annotations(lab: &Lab) -> Result<()> {
     let kubelet = lab.credentials(TAKEN, Holder::Kubelet)?;
     let cni = lab.credentials(TAKEN, Holder::Cni)?;
     let values = [
-        ("location", "b"),
-        ("leader", "true"),
+        ("location", "x"),
+        ("leader", "yes"),
         ("endpoint", "203.0.113.200:51820"),
         ("internal-ip", "192.168.3.12,8.8.8.8"),
         ("location-cidrs", "10.244.200.0/24"),
@@ -118,11 +120,11 @@ pub(crate) fn annotations(lab: &Lab) -> Result<()> {
             );
             let own = kubelet.kubectl(["annotate", "--overwrite", "node", TAKEN, &pair])?;
             refused(&pair, &own, &format!("annotation {key}"))?;
-            let other = kubelet.kubectl(["annotate", "--overwrite", "node", "b1", &pair])?;
+            let other = kubelet.kubectl(["annotate", "--overwrite", "node", "b3", &pair])?;
             refused(&pair, &other, "forbidden")?;
             // And past the Node itself, by the status that it and the CNI may write.
             let change = json!({"metadata": {"annotations": {&key: value}}}).to_string();
-            for (who, node) in [(&kubelet, TAKEN), (&cni, TAKEN), (&cni, "b1")] {
+            for (who, node) in [(&kubelet, TAKEN), (&cni, TAKEN), (&cni, "b3")] {
                 let answer = who.merge(&format!("api/v1/nodes/{node}/status"), &change)?;
                 forbidden(&format!("{pair} by the status of {node}"), &answer)?;
             }
