@@ -263,6 +263,7 @@ impl EventLoop {
                 () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),
                 () = &mut stop => return Ok(()),
             }
+            self.take_due();
             self.start_job();
             self.report();
         }
@@ -348,12 +349,19 @@ impl EventLoop {
         self.log_troubles();
     }
 
-    fn take_timeout(&mut self) {
+    /// Gives the state the time that it asked for, whatever the loop woke up for: the device is then read at once, and the time
+    /// that comes next would be the same.
+    fn take_due(&mut self) {
         let now = Self::now();
-        if self.state.handle_timeout(now) {
+        if due(self.device_at, now) && self.state.handle_timeout(now) {
             self.checkpoint_later(now);
             self.reconcile_by(now);
         }
+    }
+
+    fn take_timeout(&mut self) {
+        let now = Self::now();
+        self.take_due();
         self.log_troubles();
         if due(self.checkpoint_at, now) && self.saving.is_none() {
             self.save();

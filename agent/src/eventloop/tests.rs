@@ -3,9 +3,9 @@
 use std::{cell::RefCell, rc::Rc};
 
 use futures::stream;
-use spanwire_core::Survey;
+use spanwire_core::{Survey, fights::subjects};
 use spanwire_crds::{LocationSlice, MeshNode, MeshNodeSpec, publication::slices};
-use spanwire_host::{Inventory, LinkName, OtherLink, Owned};
+use spanwire_host::{Inventory, LinkName, OtherLink, Owned, Step};
 use spanwire_topology::{Generation, Leader, LeaderRole, Location, Member, Mesh};
 
 use super::*;
@@ -86,6 +86,10 @@ struct Others {
     announced: mpsc::UnboundedSender<()>,
     /// Whether what the reconciler does has the effect that is wanted.
     as_wanted: watch::Sender<bool>,
+    /// Whether another program has taken the nft table away each time.
+    robbed: watch::Sender<bool>,
+    /// How long the reconciler takes to change the machine.
+    takes: watch::Sender<Duration>,
     status: watch::Receiver<PendingStatus>,
     state_directory: PathBuf,
     log: Log,
@@ -102,14 +106,22 @@ impl Others {
     }
 }
 
-/// Does every job at once.
+/// What [`Others`] says of the machine.
+struct Machine {
+    as_wanted: watch::Receiver<bool>,
+    robbed: watch::Receiver<bool>,
+    takes: watch::Receiver<Duration>,
+}
+
+/// Does every job at once, or as slowly as the machine is.
 async fn reconcile(
     mut jobs: mpsc::UnboundedReceiver<Job>,
     reports: mpsc::Sender<Report>,
     announcements: mpsc::UnboundedReceiver<()>,
-    as_wanted: watch::Receiver<bool>,
+    machine: Machine,
     log: Log,
 ) {
+    let mut readings = 0;
     let start = EventLoop::now();
     let next = async |mut announced: mpsc::UnboundedReceiver<()>| {
         announced.recv().await?;
@@ -132,12 +144,21 @@ async fn reconcile(
             }
             Job::Reach { target, incremental } => {
                 note(Given::Reach(target.host.routes.len(), incremental));
+                let takes = *machine.takes.borrow();
+                after(takes).await;
+                let undone = machine.robbed.borrow().then_some(Step::DeleteNft);
                 Report::Reached(Box::new(Outcome {
-                    is_as_wanted: *as_wanted.borrow(),
+                    is_as_wanted: *machine.as_wanted.borrow(),
+                    repaired: subjects(&undone),
                     ..Outcome::default()
                 }))
             }
-            Job::ReadDevice | Job::Read { .. } => Report::Device(Ok(Default::default())),
+            Job::ReadDevice | Job::Read { .. } => {
+                readings += 1;
+                // The clock stands still meanwhile.
+                assert!(readings < 1000, "the device is read without end");
+                Report::Device(Ok(Default::default()))
+            }
         };
         if reports.send(report).await.is_err() {
             return;
@@ -153,6 +174,13 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let (snapshots, of_source) = watch::channel(None);
     let (announced, announcements) = mpsc::unbounded_channel();
     let (as_wanted, is_as_wanted) = watch::channel(true);
+    let (robbed, is_robbed) = watch::channel(false);
+    let (takes, it_takes) = watch::channel(Duration::ZERO);
+    let machine = Machine {
+        as_wanted: is_as_wanted,
+        robbed: is_robbed,
+        takes: it_takes,
+    };
     let (status, statuses) = watch::channel(None);
     let (resolver, names) = Resolver::new();
     let outlets = Outlets {
@@ -177,11 +205,13 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
         snapshots,
         announced,
         as_wanted,
+        robbed,
+        takes,
         status: statuses,
         state_directory: directory,
         log: Rc::clone(&log),
     };
-    let reconciler = reconcile(for_reconciler, reported, announcements, is_as_wanted, log);
+    let reconciler = reconcile(for_reconciler, reported, announcements, machine, log);
     let running = async {
         events.enforce(&mut reports).await.unwrap();
         let inlets = Inlets {
@@ -288,6 +318,34 @@ async fn what_others_change_and_what_failed_and_every_minute_lead_to_a_reading_i
         // Jitter makes it up to twice as long.
         after(2 * RESYNC + SECOND).await;
         full("a minute passed", others.jobs());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_comes_while_the_reconciler_is_busy_is_not_missed() {
+    beside(None, async |others| {
+        let is_fight = || {
+            let status = others.status.borrow().clone().unwrap();
+            let mut ready = status
+                .conditions
+                .iter()
+                .filter(|condition| condition.type_ == "Ready");
+            ready.any(|condition| condition.message.contains("its nft table again and again"))
+        };
+        others.publish(1);
+        after(SECOND).await;
+        others.robbed.send_replace(true);
+        for _ in 0..10 {
+            others.announced.send(()).unwrap();
+            after(SECOND).await;
+        }
+        assert!(is_fight());
+        others.robbed.send_replace(false);
+        others.takes.send_replace(25 * SECOND);
+        others.announced.send(()).unwrap();
+        after(27 * SECOND).await;
+        assert!(!is_fight(), "it was over after twenty seconds");
     })
     .await;
 }
