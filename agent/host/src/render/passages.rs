@@ -6,16 +6,17 @@ use std::{
 use spanwire_topology::{Family, Plan, Prefix};
 
 use crate::{
-    ChainName, ClosedPort, Conflict, Direction, Filter, HostFacts, LinkName, Pass, Passage, Sample, State,
+    ChainName, ClosedPort, Cni, Conflict, Direction, Filter, HostFacts, LinkName, Pass, Passage, Sample,
+    State,
     conflict::Unopened,
     resolve::{NextHop, Resolved},
 };
 
 /// Returns the chains of others that need a rule to let packets of the mesh through, with what is to pass.
 ///
-/// On a leader that is all that comes from the tunnel or goes into it. On a follower, and on a leader that stands by, it is
-/// what the CNI's device brings to pods from nodes of other locations, whose addresses are none of the pods'; what plain CNIs
-/// forward comes from pods alone.
+/// On a leader that is all that comes from the tunnel or goes into it. On every node that another one leads, or may lead, it
+/// is what the CNI's device brings to pods from nodes of other locations, whose addresses are none of the pods'; what plain
+/// CNIs forward comes from pods alone.
 pub(super) fn passages(
     plan: &Plan,
     resolved: &Resolved<'_>,
@@ -128,9 +129,14 @@ fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sampl
         let pods = plan.own.iter().filter(|prefix| !prefix.is_host());
         let pods = kinds(pods, family).into_iter().map(|near| (near, State::New));
         let mut ways = Vec::new();
-        // Pods are asked from other locations by way of the leader that is active, also those of one that stands by.
+        // Pods are asked from other locations by way of the leader that is active, also those of one that stands by; and by
+        // way of that one while the other side still takes it for the active one.
         let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
-        if let Some(link) = hop.and_then(NextHop::link) {
+        let hop = hop.and_then(NextHop::link);
+        let others = leads && hop.is_none() && !plan.leaders.is_empty();
+        let late = others && matches!(facts.cni, Cni::Overlay { .. });
+        let late = resolved.hops.iter().filter(|_| late);
+        for link in hop.into_iter().chain(late) {
             ways.push((link.clone(), pods.clone().collect::<Vec<_>>()));
         }
         if leads {
