@@ -24,7 +24,7 @@ test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
 e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
 	@scripts/lab prepare
 	@scripts/check charts
-	@scripts/tests --test lab --test cluster --test open --test variants --test api
+	@scripts/tests --test lab --test cluster --test open --test variants --test hosts --test api
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate

@@ -16,7 +16,21 @@ const CLASH: &str = "a_network_that_two_places_have_is_reported_and_harms_nothin
 const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 
 /// What tests do on purpose that programs warn of.
-const PROVOKED: &[Provoked] = &[];
+const PROVOKED: &[Provoked] = &[
+    agent(CLASH, "is connected here, too, by clash0"),
+    agent(UNREADABLE, "cannot be read, ignoring that part"),
+    operator(UNREADABLE, "cannot be read, ignoring that part"),
+];
+
+const fn agent(by: &'static str, says: &'static str) -> Provoked {
+    let program = "agent";
+    Provoked { by, program, says }
+}
+
+const fn operator(by: &'static str, says: &'static str) -> Provoked {
+    let program = "operator";
+    Provoked { by, program, says }
+}
 
 fn main() -> ExitCode {
     let options = Options {
