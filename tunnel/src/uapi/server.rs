@@ -28,6 +28,9 @@ const MAX_LINE: usize = 4096;
 const CHUNK: usize = 64 * 1024;
 /// For how long a request is worked on before packets have their turn again.
 const TURN: Duration = Duration::from_millis(5);
+/// So many lines of a request are one step all the same: of an ordinary change, which may take a network from one peer and
+/// give it to another, packets see all or nothing, however busy the machine is.
+const STEP: usize = 256;
 
 /// A client's bytes, cut into lines, and the answer it has not read yet.
 #[derive(Debug)]
@@ -81,7 +84,7 @@ impl Lines {
     /// Reads what is there, gives every whole line to `handle`, and sends its answers.
     ///
     /// Lines behind an answer wait until it is sent.
-    /// After `most` the rest waits for the next call, see [`Self::has_more`].
+    /// After `most` and [`STEP`] lines the rest waits for the next call, see [`Self::has_more`].
     pub fn handle_ready(
         &mut self,
         now: Instant,
@@ -94,13 +97,15 @@ impl Lines {
             ended = self.fill()?;
         }
         self.flush()?;
-        let (mut start, begin) = (0, Instant::now());
+        let (mut start, begin, mut count) = (0, Instant::now(), 0);
         self.has_more = false;
         while self.outgoing.is_empty() {
-            if begin.elapsed() >= most {
+            // Of who has ended nothing more is asked for.
+            if !ended && count >= STEP && begin.elapsed() >= most {
                 self.has_more = true;
                 break;
             }
+            count += 1;
             let Some(end) = self.incoming[start..].iter().position(|byte| *byte == b'\n') else {
                 break;
             };
