@@ -6,10 +6,12 @@ use crate::lab::Lab;
 
 /// Packets of the cluster in the open: those of flannel's tunnel, and those with the address of a pod or of two nodes; but not
 /// those to and from the API server, which is reached past the mesh, and not what begins like a message of WireGuard (whitepaper
-/// section 5.4: type 1 to 4 and three zero bytes), which nodes send each other where plain routing works.
+/// section 5.4: type 1 to 4 and three zero bytes), which nodes send each other where plain routing works, nor the ICMP errors
+/// (type 3) about such a message.
 pub const PLAIN: &str = "udp port 8472 or (ip and not tcp port 6443 and (net 10.244.0.0/16 or \
                          (src net 192.168.0.0/16 and dst net 192.168.0.0/16 and not \
-                         (udp and udp[8] >= 1 and udp[8] <= 4 and udp[9:2] = 0 and udp[11] = 0))))";
+                         (udp and udp[8] >= 1 and udp[8] <= 4 and udp[9:2] = 0 and udp[11] = 0) and not \
+                         (icmp[0] = 3 and icmp[17] = 17 and (icmp[28:2] = 51820 or icmp[30:2] = 51820)))))";
 
 /// Nothing of the cluster is seen in the open while something runs.
 pub fn nothing_plain<T>(lab: &Lab, run: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -12,11 +12,14 @@ use spanwire_e2e::{Lab, Options, Provoked, suite};
 /// The command `lab`, which answers, asks and advertises.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lab");
 
+const COME_AND_GO: &str = "neighbours_that_come_and_go_cut_nothing";
 const CLASH: &str = "a_network_that_two_places_have_is_reported_and_harms_nothing_else";
 const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 
 /// What tests do on purpose that programs warn of.
 const PROVOKED: &[Provoked] = &[
+    // A VPN resets what went another way before.
+    agent(COME_AND_GO, "watch failed"),
     agent(CLASH, "is connected here, too, by clash0"),
     agent(UNREADABLE, "cannot be read, ignoring that part"),
     operator(UNREADABLE, "cannot be read, ignoring that part"),
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
                     "with_every_neighbour_on_a_leader_all_answer_all",
                     neighbours::on_leaders,
                 ),
-                ("neighbours_that_come_and_go_cut_nothing", neighbours::come_and_go),
+                (COME_AND_GO, neighbours::come_and_go),
                 (CLASH, neighbours::clash),
                 ("what_a_kubelet_says_of_its_node_is_refused", attacks::annotations),
                 ("addresses_that_a_kubelet_claims_draw_nothing", attacks::addresses),
