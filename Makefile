@@ -9,19 +9,19 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: begin-test check test-unit test-kernel e2e ## All tests (15 min; cold 50)
+test: begin-test check test-unit test-kernel e2e ## All tests (30 min; cold 65)
 	@scripts/summary show
 
 begin-test:
 	@scripts/summary begin
 
-test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (3 min; cold 8)
+test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (8 min; cold 15)
 	@scripts/tests
 
 test-kernel: setup ## The kernel's own WireGuard, in a virtual machine (3 min)
 	@scripts/test-kernel
 
-e2e: setup ## A real cluster on this machine; as root (8 min; cold 25)
+e2e: setup ## A real cluster on this machine; as root (15 min; cold 35)
 	@scripts/lab prepare
 	@scripts/check charts
 	@scripts/tests --test lab --test cluster --test open --test variants --test api
