@@ -9,7 +9,7 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: begin-test check test-unit test-kernel e2e ## All tests (30 min; cold 65)
+test: begin-test check test-unit test-kernel e2e ## All tests (30 min; cold 55)
 	@scripts/summary show
 
 begin-test:
