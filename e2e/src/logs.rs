@@ -151,6 +151,20 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Provoked {
+    /// What an agent logs.
+    #[must_use]
+    pub const fn agent(by: &'static str, says: &'static str) -> Self {
+        let program = "agent";
+        Self { by, program, says }
+    }
+
+    /// What an operator logs.
+    #[must_use]
+    pub const fn operator(by: &'static str, says: &'static str) -> Self {
+        let program = "operator";
+        Self { by, program, says }
+    }
+
     fn explains(&self, line: &Line, ended: &BTreeMap<&'static str, Instant>) -> bool {
         let then = self.by == line.during
             || ended

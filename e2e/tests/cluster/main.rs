@@ -20,67 +20,57 @@ use spanwire_e2e::{Lab, Provoked, suite};
 
 /// What tests do on purpose that programs warn of.
 const PROVOKED: &[Provoked] = &[
-    agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
+    Provoked::agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
     // The node's own network is also that of the location it has left.
-    agent(
+    Provoked::agent(
         "a_node_moves_to_a_location_of_its_own_and_back",
         "which is connected here by eth0",
     ),
-    agent("what_is_deleted_by_hand_comes_back", "repaired"),
-    agent(
+    Provoked::agent("what_is_deleted_by_hand_comes_back", "repaired"),
+    Provoked::agent(
         "what_is_deleted_by_hand_comes_back",
         "cannot read the WireGuard device",
     ),
-    agent("all_of_it_with_strict_reverse_path_filters", "rp_filter = 2"),
-    agent(RESTARTED, "client error"),
+    Provoked::agent("all_of_it_with_strict_reverse_path_filters", "rp_filter = 2"),
+    Provoked::agent(RESTARTED, "client error"),
     // An API server that starts has not read yet who may do what.
-    agent(RESTARTED, "is forbidden"),
-    operator(RESTARTED, "is forbidden"),
-    agent(STOPPED, "is forbidden"),
-    operator(STOPPED, "is forbidden"),
-    operator(RESTARTED, "client error"),
-    operator(RESTARTED, "peer closed connection"),
-    operator(RESTARTED, "too old resource version"),
-    agent(STOPPED, "client error"),
-    agent(STOPPED, "peer closed connection"),
-    agent(STOPPED, "going on from the"),
+    Provoked::agent(RESTARTED, "is forbidden"),
+    Provoked::operator(RESTARTED, "is forbidden"),
+    Provoked::agent(STOPPED, "is forbidden"),
+    Provoked::operator(STOPPED, "is forbidden"),
+    Provoked::operator(RESTARTED, "client error"),
+    Provoked::operator(RESTARTED, "peer closed connection"),
+    Provoked::operator(RESTARTED, "too old resource version"),
+    Provoked::agent(STOPPED, "client error"),
+    Provoked::agent(STOPPED, "peer closed connection"),
+    Provoked::agent(STOPPED, "going on from the"),
     // The test takes the agent's device away, perhaps while it is being made.
-    agent(STOPPED, "spanwire0"),
-    agent(STOPPED, "cannot read the WireGuard device"),
-    operator(STOPPED, "client error"),
-    operator(STOPPED, "peer closed connection"),
-    operator(STOPPED, "too old resource version"),
-    agent(TUNNEL_STOPPED, "userspace WireGuard is not reached"),
-    agent(TUNNEL_STOPPED, "repaired"),
+    Provoked::agent(STOPPED, "spanwire0"),
+    Provoked::agent(STOPPED, "cannot read the WireGuard device"),
+    Provoked::operator(STOPPED, "client error"),
+    Provoked::operator(STOPPED, "peer closed connection"),
+    Provoked::operator(STOPPED, "too old resource version"),
+    Provoked::agent(TUNNEL_STOPPED, "userspace WireGuard is not reached"),
+    Provoked::agent(TUNNEL_STOPPED, "repaired"),
     // The tunnel that starts again has its device a moment before it answers for it.
-    agent(
+    Provoked::agent(
         TUNNEL_STOPPED,
         "no WireGuard answers for the TUN device spanwire0",
     ),
     // The hook that has the nodes cleaned takes the Lease.
-    operator("uninstall_leaves_every_node_as_it_was", "the operator ends"),
+    Provoked::operator("uninstall_leaves_every_node_as_it_was", "the operator ends"),
     // Its permissions go before it does.
-    operator("uninstall_leaves_every_node_as_it_was", "is forbidden"),
+    Provoked::operator("uninstall_leaves_every_node_as_it_was", "is forbidden"),
     // A machine that is busy with starting all agents at once.
-    agent("rolling_the_agents_loses_no_packet", SLOW),
-    agent("agents_killed_hard_lose_no_packet", SLOW),
-    agent(STOPPED, SLOW),
+    Provoked::agent("rolling_the_agents_loses_no_packet", SLOW),
+    Provoked::agent("agents_killed_hard_lose_no_packet", SLOW),
+    Provoked::agent(STOPPED, SLOW),
 ];
 
 const SLOW: &str = "enforcing the checkpoint takes long";
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
 const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
 const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_checkpoint";
-
-const fn agent(by: &'static str, says: &'static str) -> Provoked {
-    let program = "agent";
-    Provoked { by, program, says }
-}
-
-const fn operator(by: &'static str, says: &'static str) -> Provoked {
-    let program = "operator";
-    Provoked { by, program, says }
-}
 
 fn main() -> ExitCode {
     suite::run(

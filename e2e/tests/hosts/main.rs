@@ -19,21 +19,11 @@ const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 /// What tests do on purpose that programs warn of.
 const PROVOKED: &[Provoked] = &[
     // A VPN resets what went another way before.
-    agent(COME_AND_GO, "watch failed"),
-    agent(CLASH, "is connected here, too, by clash0"),
-    agent(UNREADABLE, "cannot be read, ignoring that part"),
-    operator(UNREADABLE, "cannot be read, ignoring that part"),
+    Provoked::agent(COME_AND_GO, "watch failed"),
+    Provoked::agent(CLASH, "is connected here, too, by clash0"),
+    Provoked::agent(UNREADABLE, "cannot be read, ignoring that part"),
+    Provoked::operator(UNREADABLE, "cannot be read, ignoring that part"),
 ];
-
-const fn agent(by: &'static str, says: &'static str) -> Provoked {
-    let program = "agent";
-    Provoked { by, program, says }
-}
-
-const fn operator(by: &'static str, says: &'static str) -> Provoked {
-    let program = "operator";
-    Provoked { by, program, says }
-}
 
 fn main() -> ExitCode {
     let options = Options {
