@@ -107,22 +107,17 @@ pub struct Fight {
 impl fmt::Display for Fight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { subject, step, every } = self;
-        match subject {
-            Subject::Device(_) => write!(
+        let is_device = matches!(subject, Subject::Device(_));
+        if is_device {
+            write!(
                 f,
                 "{subject} goes away or is changed again and again, about every "
-            )?,
-            Subject::Routes(_)
-            | Subject::Rules
-            | Subject::Place
-            | Subject::Nft
-            | Subject::Passage(_)
-            | Subject::Sysctl(_) => {
-                write!(
-                    f,
-                    "another program takes from Spanwire {subject} again and again, about every "
-                )?;
-            }
+            )?;
+        } else {
+            write!(
+                f,
+                "another program takes from Spanwire {subject} again and again, about every "
+            )?;
         }
         match every {
             0 | 1 => f.write_str("second")?,
@@ -133,19 +128,11 @@ impl fmt::Display for Fight {
             write!(f, " (put back by `{step}`)")?;
         }
         f.write_str(": packets may be lost until it is put back; ")?;
-        f.write_str(match subject {
-            Subject::Device(_) => {
-                "does the tunnel's pod on this node restart, or does another program manage the device?"
-            }
-            Subject::Routes(_)
-            | Subject::Rules
-            | Subject::Place
-            | Subject::Nft
-            | Subject::Passage(_)
-            | Subject::Sysctl(_) => {
-                "find that program (systemd-networkd, a firewall or a VPN client, say) and have it leave alone what is \
-                 Spanwire's"
-            }
+        f.write_str(if is_device {
+            "does the tunnel's pod on this node restart, or does another program manage the device?"
+        } else {
+            "find that program (systemd-networkd, a firewall or a VPN client, say) and have it leave alone what is \
+             Spanwire's"
         })
     }
 }
