@@ -7,7 +7,7 @@
 //!   and each class has a bound of its own, so that none waits for another to end.
 //! * A write that is refused for good holds up everything: it is retried less and less often, and delays only its own
 //!   object, and of the mesh the later writes of its own location. A conflict is decided upon again at once, but of an object
-//!   that has one each time (a definition is missing, a webhook answers so, somebody writes without end) less and less
+//!   that has one each time (a definition is missing, a webhook answers so, another client writes without end) less and less
 //!   often as well.
 //! * Thousands of writes that were refused together are tried again together: each waits for a little less than all.
 //! * An API server that is away is asked by all writes at once: the first write that gets no answer pauses all.

@@ -85,7 +85,7 @@ pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) 
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_types, reason = "a test may look at the clock")]
+#[expect(clippy::disallowed_types, reason = "a test may look at the clock")]
 mod tests {
     use std::time::{Duration, Instant};
 

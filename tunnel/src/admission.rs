@@ -20,7 +20,7 @@ use boringtun::{
 
 use crate::key::{PrivateKey, PublicKey, is_low_order};
 
-/// What is worked on in a second without a cookie: 500 handshakes, or twice as many initiations of nobody's. A handshake
+/// What is worked on in a second without a cookie: 500 handshakes, or twice as many initiations of unknown peers. A handshake
 /// costs about 0.2 ms, so that this takes a tenth of a core, and hundreds of peers that come back at once all get in.
 const WORK_PER_SECOND: u32 = 500 * HANDSHAKE;
 /// A whole handshake: five Diffie–Hellman operations.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The same moment by the clock that shows the time, by one that nobody sets, and by one that stands while the machine is
+/// The same moment by the clock that shows the time, by one that cannot be set, and by one that stands while the machine is
 /// suspended. They cannot be read at once: a busy machine may do something else between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {

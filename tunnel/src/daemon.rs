@@ -64,7 +64,7 @@ impl Background {
 
     /// Lets the first process end. Without `logs`, nothing is written any more.
     pub(crate) fn ready(mut self, logs: bool) -> io::Result<()> {
-        // If it is gone, nobody waits.
+        // If it is gone, no process waits.
         let _ = self.0.write_all(b"1");
         let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;

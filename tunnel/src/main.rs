@@ -155,7 +155,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Standard error that may be closed, or have nobody who reads it: what cannot be written there ends no device.
+/// Standard error that may be closed, or have no reader: what cannot be written there ends no device.
 struct Unbreakable;
 
 impl Write for Unbreakable {

@@ -40,7 +40,7 @@ mod timers;
 const WAITING_PACKETS: usize = 128;
 const WAITING_BYTES: usize = 64 * 1024;
 
-/// An answer that takes longer than around the world is lost, or there was nobody to answer.
+/// An answer that takes longer than around the world is lost, or there was no peer to answer.
 const ANSWERED_BY_NOW: Duration = Duration::from_millis(250);
 
 /// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.

@@ -54,7 +54,7 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     conflicts
 }
 
-/// Returns the firewall of this machine that lets nobody begin a session at the port on which this node listens, where that
+/// Returns the firewall of this machine that lets no peer begin a session at the port on which this node listens, where that
 /// is certain. What has begun here is answered all the same.
 #[must_use]
 pub fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> {

@@ -37,7 +37,7 @@ const SIGN: &str = "made-by-spanwire-agent";
 /// Length of `struct nfgenmsg`.
 const HEADER: usize = 4;
 
-/// How often the table is loaded at most until nobody disturbs it. One load and listing takes some milliseconds, in a large
+/// How often the table is loaded at most until no other program interferes. One load and listing takes some milliseconds, in a large
 /// mesh a tenth of a second; kube-proxy, the busiest of neighbours, has a transaction a second.
 const LOADS: usize = 8;
 

@@ -1,4 +1,4 @@
-//! What somebody can do who has the disk of one node: its kubelet's, its agent's and its CNI's credentials. What is refused is
+//! What an attacker can do with the disk of one node: its kubelet's, its agent's and its CNI's credentials. What is refused is
 //! refused, and what is not refused changes neither the decision nor a route.
 
 use std::{collections::BTreeMap, thread, time::Duration};
@@ -228,10 +228,10 @@ pub(crate) fn others(lab: &Lab) -> Result<()> {
             }
         }
         let forged = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": {"name": "nobody"}, "spec": {"holderIdentity": "nobody"}});
+            "metadata": {"name": "no-node"}, "spec": {"holderIdentity": "no-node"}});
         let leases = "apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
         forbidden(
-            "a Lease for nobody",
+            "a Lease for no node",
             &kubelet.create(leases, &forged.to_string())?,
         )
     })

@@ -241,7 +241,7 @@ fn kubelet(lab: &Lab) -> Result<()> {
 
 fn neighbours(lab: &Lab) -> Result<()> {
     let node = lab.node("a2")?;
-    // What each leaves behind that somebody could take for its own: not the kernel's numbers, counters and empty chains.
+    // What each leaves behind that another one could take for its own: not the kernel's numbers, counters and empty chains.
     let traces = "ip -br link | sed -E 's/@if[0-9]+//; s/ .*//' | sort; ip -br -4 address | sort; ip rule; \
                   ip -4 route show table all; nft list tables | sort; iptables -S; iptables -t nat -S; \
                   echo IPv6 is off: $(cat /proc/sys/net/ipv6/conf/all/disable_ipv6)";

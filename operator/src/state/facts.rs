@@ -67,7 +67,7 @@ impl OperatorState {
             self.dirty = true;
         }
         let accepted = now.accepted.as_ref();
-        // Somebody else wrote it, or it was written as decided.
+        // Another client wrote it, or it was written as decided.
         self.dirty |= self.answers.get(&name) != accepted;
         let is_answered = accepted.is_some();
         self.note_faults(&name);

@@ -60,7 +60,7 @@ async fn of_two_installations_that_start_at_the_same_moment_one_leads_and_marks_
     assert_eq!(publishers(&server).await, [winner]);
     assert!(!running[1 - ended].has_ended(), "{}", log(winner));
 
-    // One that an older version published, or whose label somebody removed, is marked once.
+    // One that an older version published, or whose label was removed, is marked once.
     let api: Api<LocationSlice> = Api::all(client.clone());
     let unmarked = Patch::Merge(json!({"metadata": {"labels": {INSTALLATION_LABEL: null}}}));
     api.patch("left-head", &PatchParams::default(), &unmarked)

@@ -54,7 +54,7 @@ impl<'a> Kept<'a> {
         kept
     }
 
-    /// The members of a location of which nobody knows any more whom it selects stay there.
+    /// The members of a location of which it is not known any more whom it selects stay there.
     fn stay(&mut self, name: &LocationName, before: &Location) {
         for node in before.members.keys() {
             let Some((node, fact)) = self.facts.nodes.get_key_value(node) else {

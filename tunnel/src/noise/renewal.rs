@@ -3,7 +3,7 @@
 //! * The timestamps of a `Tunn`'s handshakes count from the wall clock at its birth. On a machine that learns the time after
 //!   the start they stay in the past, and who has seen later ones from an earlier process never answers again.
 //! * A `Tunn` refuses initiations that are not newer than all it has seen, and a new one has seen none: a recorded one would
-//!   be answered, and whoever sent it would be taken for the peer. So a new one is given the newest that was accepted
+//!   be answered, and its sender would be taken for the peer. So a new one is given the newest that was accepted
 //!   before anything else, and its answer is thrown away.
 
 use std::{

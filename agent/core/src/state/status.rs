@@ -112,7 +112,7 @@ fn ready(troubles: &[Trouble]) -> Finding {
     }
 }
 
-/// What is said of a port that nobody reaches. A port that something may let in is none to speak of: what is in front of
+/// What is said of a port that other leaders cannot reach. A port that something may let in is none to speak of: what is in front of
 /// this machine is not known.
 fn unreached(closed: &ClosedPort) -> Finding {
     Finding {

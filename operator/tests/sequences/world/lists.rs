@@ -15,7 +15,7 @@ impl World {
         self.send_location_as(&serde_json::json!({"metadata": {"name": name, "uid": "u"}, "spec": 4}));
     }
 
-    /// Somebody deletes it.
+    /// An administrator deletes it.
     pub(crate) fn delete_spoilt_location(&mut self, name: &str) {
         self.spoilt.remove(name);
         self.locations.remove(name);
