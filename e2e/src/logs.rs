@@ -24,15 +24,54 @@ const OFTEN: Duration = Duration::from_millis(200);
 /// How long after a test what it provoked may still be logged: longer than any back-off and any session that runs out.
 const ECHO: Duration = Duration::from_secs(30);
 
+/// What a program says when it got no processor for seconds, by its container. A machine that runs a whole cluster on two
+/// processors may do that to any program that starts, whatever the test.
+const STARVED: [(&str, &str); 3] = [
+    ("agent", "enforcing the checkpoint takes long"),
+    (
+        "agent",
+        "the source does not answer; going on from the checkpoint",
+    ),
+    ("operator", "renewing the lease timed out"),
+];
+
+/// What agents and operators say while the API server is away, starts, or no longer lets them do their work. What exactly
+/// fails first, and why, depends on the moment.
+const REFUSED: [&str; 9] = [
+    "watch failed, backing off",
+    "renewing the leader's Lease failed",
+    "renewing the lease failed",
+    "writing the status failed",
+    "write failed, backing off",
+    "an Event is not written",
+    "looking at the CustomResourceDefinitions failed",
+    "the CustomResourceDefinitions cannot be kept up to date",
+    "the networks of services cannot be read",
+];
+
 /// What a test provokes.
 #[derive(Debug, Clone, Copy)]
 pub struct Provoked {
     /// The test.
     pub by: &'static str,
-    /// The program that logs it, by its container: `agent`, `operator` or `tunnel`.
-    pub program: &'static str,
-    /// What stands in the line.
-    pub says: &'static str,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// A program, by its container, and what stands in the line.
+    Line(&'static str, &'static str),
+    /// Any of [`REFUSED`].
+    Refused,
+}
+
+/// What no test provoked.
+#[derive(Debug, Default)]
+pub(crate) struct Unprovoked {
+    /// That is a fault of a program or of a test.
+    pub(crate) faults: Vec<String>,
+    /// A program got no processor for seconds: as with a test that fails once, worth a look.
+    pub(crate) starved: Vec<String>,
 }
 
 /// A line at WARN or ERROR.
@@ -115,24 +154,30 @@ impl LogWatch {
     }
 
     /// Returns the lines that none of the tests provoked that ran when they were logged, or had run a moment before.
-    pub(crate) fn unprovoked(&self, provoked: &[Provoked]) -> Vec<String> {
+    pub(crate) fn unprovoked(&self, provoked: &[Provoked]) -> Unprovoked {
         let mut state = lock(&self.state);
         state.look();
-        let ended = &state.ended;
-        let lines = state.lines.iter();
-        let unexpected = lines.filter(|line| !provoked.iter().any(|one| one.explains(line, ended)));
-        unexpected
-            .map(|line| {
-                let Line {
-                    node,
-                    container,
-                    text,
-                    during,
-                    ..
-                } = line;
-                format!("{container} on {node}, during {during}: {text}")
-            })
-            .collect()
+        let State { ended, lines, .. } = &*state;
+        let mut found = Unprovoked::default();
+        for line in lines {
+            if provoked.iter().any(|one| one.explains(line, ended)) {
+                continue;
+            }
+            let list = if line.is_starved() {
+                &mut found.starved
+            } else {
+                &mut found.faults
+            };
+            let Line {
+                node,
+                container,
+                text,
+                during,
+                ..
+            } = line;
+            list.push(format!("{container} on {node}, during {during}: {text}"));
+        }
+        found
     }
 }
 
@@ -154,15 +199,22 @@ impl Provoked {
     /// What an agent logs.
     #[must_use]
     pub const fn agent(by: &'static str, says: &'static str) -> Self {
-        let program = "agent";
-        Self { by, program, says }
+        let what = What::Line("agent", says);
+        Self { by, what }
     }
 
     /// What an operator logs.
     #[must_use]
     pub const fn operator(by: &'static str, says: &'static str) -> Self {
-        let program = "operator";
-        Self { by, program, says }
+        let what = What::Line("operator", says);
+        Self { by, what }
+    }
+
+    /// What agents and operators log of a test that takes away the API server, or what it grants them.
+    #[must_use]
+    pub const fn without_api_server(by: &'static str) -> Self {
+        let what = What::Refused;
+        Self { by, what }
     }
 
     fn explains(&self, line: &Line, ended: &BTreeMap<&'static str, Instant>) -> bool {
@@ -170,7 +222,18 @@ impl Provoked {
             || ended
                 .get(self.by)
                 .is_some_and(|end| *end <= line.read && line.read < *end + ECHO);
-        then && self.program == line.container && line.text.contains(self.says)
+        let said = match self.what {
+            What::Line(program, says) => program == line.container && line.text.contains(says),
+            What::Refused => REFUSED.iter().any(|says| line.text.contains(says)),
+        };
+        then && said
+    }
+}
+
+impl Line {
+    fn is_starved(&self) -> bool {
+        let mut starved = STARVED.iter();
+        starved.any(|(program, says)| self.container == *program && self.text.contains(says))
     }
 }
 
@@ -300,14 +363,50 @@ mod tests {
             during,
             read,
         };
-        let by = |by, program, says| Provoked { by, program, says };
-        let provoked = by("first", "agent", "the watch failed");
+        let provoked = Provoked::agent("first", "the watch failed");
         assert!(provoked.explains(&line("first", end), &BTreeMap::new()));
         assert!(provoked.explains(&line("second", end + Duration::from_secs(1)), &ended));
         assert!(!provoked.explains(&line("second", end + ECHO), &ended));
         assert!(!provoked.explains(&line("zeroth", end), &BTreeMap::new()));
-        assert!(!by("first", "operator", "the watch failed").explains(&line("first", end), &ended));
-        assert!(!by("first", "agent", "another").explains(&line("first", end), &ended));
+        assert!(!Provoked::operator("first", "the watch failed").explains(&line("first", end), &ended));
+        assert!(!Provoked::agent("first", "another").explains(&line("first", end), &ended));
+        let away = Provoked::without_api_server("first");
+        assert!(!away.explains(&line("first", end), &ended));
+        let mut refused = line("first", end);
+        refused.text = "WARN spanwire_cluster::watch: watch failed, backing off kind=Peer".to_owned();
+        assert!(away.explains(&refused, &ended));
+    }
+
+    #[test]
+    fn a_program_that_got_no_processor_is_no_fault_and_is_listed() {
+        let line = |container: &str, text: &str| Line {
+            node: "a1".to_owned(),
+            container: container.to_owned(),
+            text: text.to_owned(),
+            during: "a test",
+            read: Instant::now(),
+        };
+        let slow = "WARN spanwire_agent: enforcing the checkpoint takes long; going on beside it";
+        let state = State {
+            folders: Vec::new(),
+            open: BTreeMap::new(),
+            during: "a test",
+            ended: BTreeMap::new(),
+            lines: vec![line("agent", slow), line("operator", slow), line("agent", WARN)],
+        };
+        let watch = LogWatch {
+            state: Arc::new(Mutex::new(state)),
+            stop: None,
+            reader: None,
+        };
+        let Unprovoked { faults, starved } = watch.unprovoked(&[]);
+        assert_eq!((faults.len(), starved.len()), (2, 1), "{faults:?} {starved:?}");
+        assert!(
+            starved[0].starts_with("agent on a1, during a test: "),
+            "{starved:?}"
+        );
+        let provoked = Provoked::agent("a test", "takes long");
+        assert!(watch.unprovoked(&[provoked]).starved.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{
     lab::Lab,
-    logs::{LogWatch, Provoked},
+    logs::{LogWatch, Provoked, Unprovoked},
     progress::Progress,
     scenario::Scenario,
     up::Options,
@@ -60,8 +60,14 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test], provok
         })
         .collect();
     let provoked = provoked.to_vec();
-    trials.push(Trial::test(QUIET, move || quiet(&logs.unprovoked(&provoked))));
+    let watch = Arc::clone(&logs);
+    let allowed = provoked.clone();
+    trials.push(Trial::test(QUIET, move || quiet(&watch.unprovoked(&allowed))));
     let code = libtest_mimic::run(&arguments, trials).exit_code();
+    // Once more as the last lines: of a long output the end is what is looked at first.
+    for line in logs.unprovoked(&provoked).faults {
+        eprintln!("no test provoked: {line}");
+    }
     finish(name, keep, code)
 }
 
@@ -90,11 +96,15 @@ fn finish(name: &str, keep: bool, code: ExitCode) -> ExitCode {
     }
 }
 
-fn quiet(unprovoked: &[String]) -> Result<(), Failed> {
-    if unprovoked.is_empty() {
+fn quiet(unprovoked: &Unprovoked) -> Result<(), Failed> {
+    for line in &unprovoked.starved {
+        eprintln!("\nFLAKY, a program got no processor: {line}");
+        summarize(line).map_err(|error| Failed::from(format!("{error:#}")))?;
+    }
+    if unprovoked.faults.is_empty() {
         return Ok(());
     }
-    Err(Failed::from(unprovoked.join("\n")))
+    Err(Failed::from(unprovoked.faults.join("\n")))
 }
 
 /// How often in a row what has failed must succeed, to be reported as flaky only.
@@ -113,7 +123,7 @@ fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Fail
     summarize(name).map_err(|error| explained(lab, &error))
 }
 
-/// Adds a flaky test to the file from which `make test` makes its last lines (scripts/summary), if it runs this one.
+/// Adds a flaky test, or what a program said, to the file from which `make test` makes its last lines (scripts/summary), if it runs this one.
 fn summarize(name: &str) -> Result<()> {
     let Some(path) = std::env::var_os("SPANWIRE_TEST_SUMMARY") else {
         return Ok(());

@@ -32,25 +32,12 @@ const PROVOKED: &[Provoked] = &[
         "cannot read the WireGuard device",
     ),
     Provoked::agent("all_of_it_with_strict_reverse_path_filters", "rp_filter = 2"),
-    Provoked::agent(RESTARTED, "client error"),
-    // An API server that starts has not read yet who may do what.
-    Provoked::agent(RESTARTED, "is forbidden"),
-    Provoked::operator(RESTARTED, "is forbidden"),
-    Provoked::agent(STOPPED, "is forbidden"),
-    Provoked::operator(STOPPED, "is forbidden"),
-    Provoked::operator(RESTARTED, "client error"),
-    Provoked::operator(RESTARTED, "peer closed connection"),
-    Provoked::operator(RESTARTED, "too old resource version"),
-    Provoked::agent(STOPPED, "client error"),
-    Provoked::agent(STOPPED, "peer closed connection"),
-    Provoked::agent(STOPPED, "going on from the"),
+    Provoked::without_api_server(RESTARTED),
+    Provoked::without_api_server(STOPPED),
     // The test takes the agent's device away, perhaps while it is being made.
     Provoked::agent(STOPPED, "spanwire0"),
     Provoked::agent(STOPPED, "cannot read the WireGuard device"),
-    Provoked::operator(STOPPED, "client error"),
-    Provoked::operator(STOPPED, "peer closed connection"),
-    Provoked::operator(STOPPED, "too old resource version"),
-    Provoked::agent(TUNNEL_STOPPED, "userspace WireGuard is not reached"),
+    Provoked::agent(TUNNEL_STOPPED, NO_TUNNEL_YET),
     Provoked::agent(TUNNEL_STOPPED, "repaired"),
     // The tunnel that starts again has its device a moment before it answers for it.
     Provoked::agent(
@@ -58,18 +45,26 @@ const PROVOKED: &[Provoked] = &[
         "no WireGuard answers for the TUN device spanwire0",
     ),
     // The hook that has the nodes cleaned takes the Lease.
-    Provoked::operator("uninstall_leaves_every_node_as_it_was", "the operator ends"),
-    // Its permissions go before it does.
-    Provoked::operator("uninstall_leaves_every_node_as_it_was", "is forbidden"),
-    // A machine that is busy with starting all agents at once.
-    Provoked::agent("rolling_the_agents_loses_no_packet", SLOW),
-    Provoked::agent("agents_killed_hard_lose_no_packet", SLOW),
-    Provoked::agent(STOPPED, SLOW),
+    Provoked::operator(UNINSTALLED, "the operator ends"),
+    // What helm takes away first are permissions.
+    Provoked::without_api_server(UNINSTALLED),
+    // The agent of a node that boots works from its checkpoint, before flannel has made its device and the tunnel runs.
+    Provoked::agent(CRASHED, NO_CNI_YET),
+    Provoked::agent(CRASHED, NO_TUNNEL_YET),
+    Provoked::without_api_server(CRASHED),
+    Provoked::agent(REBOOTED, NO_CNI_YET),
+    Provoked::agent(REBOOTED, NO_TUNNEL_YET),
+    Provoked::without_api_server(REBOOTED),
 ];
 
-const SLOW: &str = "enforcing the checkpoint takes long";
+const NO_CNI_YET: &str = "the CNI's device for";
+const NO_TUNNEL_YET: &str = "userspace WireGuard is not reached";
+
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
 const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
+const CRASHED: &str = "a_crashed_follower_comes_back";
+const REBOOTED: &str = "a_rebooted_leader_keeps_its_key";
+const UNINSTALLED: &str = "uninstall_leaves_every_node_as_it_was";
 const STOPPED: &str = "an_agent_without_api_server_goes_on_from_its_checkpoint";
 
 fn main() -> ExitCode {
@@ -157,10 +152,10 @@ fn main() -> ExitCode {
             (RESTARTED, restarts::control),
             (STOPPED, restarts::checkpoint),
             (TUNNEL_STOPPED, plaintext::tunnel_stopped),
-            ("a_crashed_follower_comes_back", restarts::follower_crash),
-            ("a_rebooted_leader_keeps_its_key", restarts::leader_reboot),
+            (CRASHED, restarts::follower_crash),
+            (REBOOTED, restarts::leader_reboot),
             ("after_all_that_everything_is_ready_again", Lab::wait_mesh_ready),
-            ("uninstall_leaves_every_node_as_it_was", install::uninstall),
+            (UNINSTALLED, install::uninstall),
             (
                 "with_open_routers_and_no_spanwire_the_plaintext_is_seen",
                 plaintext::inverse,
