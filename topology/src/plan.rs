@@ -66,6 +66,7 @@
 
 mod entries;
 mod families;
+mod probes;
 mod routes;
 mod tunnel;
 mod view;
@@ -79,6 +80,7 @@ use std::{
 use crate::{
     Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
 };
+pub use probes::{Behind, Far, Near, Probes};
 use view::View;
 
 /// What one node has to do, in the words of the mesh; which device, table or mark that becomes is the host's affair.
@@ -105,6 +107,8 @@ pub struct Plan {
     /// The hops to the other leaders of the own location that packets of this node may go through, in order: the one that
     /// `routes` name, and those that they may name next.
     pub leaders: Vec<Via>,
+    /// What this node is to watch, so that it can say what of this works.
+    pub probes: Probes,
 }
 
 /// The part a node plays.
@@ -199,6 +203,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             own: BTreeSet::new(),
             returns: BTreeMap::new(),
             leaders: Vec::new(),
+            probes: Probes::default(),
         };
     };
     let entries = entries::entries(&view);
@@ -216,6 +221,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             .unwrap_or_default(),
         routes: routes::routes(&view, useful, reachability),
         leaders: routes::leaders(&view),
+        probes: probes::probes(&view),
         own: own.into_iter().collect(),
     }
 }

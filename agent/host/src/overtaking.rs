@@ -169,7 +169,7 @@ mod tests {
 
     /// A follower with pods in 10.244.1.0/24 whose leader is reached by flannel.1; 10.244.2.0/24 is remote.
     fn follower() -> (Plan, HostFacts) {
-        use spanwire_topology::{Role, Route, Via};
+        use spanwire_topology::{Probes, Role, Route, Via};
         let own = |address: &str, length, cni| OtherLink {
             mtu: 1500,
             addresses: [(address.parse().unwrap(), length)].into(),
@@ -196,6 +196,7 @@ mod tests {
             own: prefix("10.244.1.0/24").into_iter().collect(),
             returns: std::collections::BTreeMap::new(),
             leaders: vec![hop],
+            probes: Probes::default(),
         };
         let facts = HostFacts {
             links: [

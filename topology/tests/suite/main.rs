@@ -9,6 +9,8 @@ mod language;
 #[cfg(test)]
 mod mixtures;
 #[cfg(test)]
+mod probes;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;

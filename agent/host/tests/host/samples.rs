@@ -9,8 +9,8 @@ use std::{
 
 use spanwire_host::{Cni, HostFacts, LinkName, OtherLink};
 use spanwire_topology::{
-    Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, PublicKey, Role, Route,
-    Tunnel, TunnelPeer, Via,
+    Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes, PublicKey, Role,
+    Route, Tunnel, TunnelPeer, Via,
 };
 
 pub(crate) fn prefix(text: &str) -> Prefix {
@@ -125,6 +125,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         own: prefixes(own),
         returns: BTreeMap::new(),
         leaders: Vec::new(),
+        probes: Probes::default(),
     }
 }
 
