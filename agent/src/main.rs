@@ -9,12 +9,10 @@ use spanwire_agent::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// kube's client logs an error when the API server is away, which the agent logs once itself.
-const FILTER: &str = "info,kube_client=off";
-
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(spanwire_cluster::LOG_FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

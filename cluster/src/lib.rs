@@ -21,3 +21,7 @@ pub mod model;
 pub mod observed;
 pub mod store;
 pub mod watch;
+
+/// What programs log where `RUST_LOG` does not say it. kube's own modules log at WARN and ERROR each attempt that fails while
+/// the API server is away; the programs log that once themselves, where they know what it means.
+pub const LOG_FILTER: &str = "info,kube_client=off,kube_runtime=off";
