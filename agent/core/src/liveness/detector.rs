@@ -39,12 +39,12 @@ use rtt::Rtt;
 pub const THRESHOLD: f64 = 8.0;
 /// A path that answered fewer probes is not suspected.
 const ENOUGH: u32 = 10;
-/// However good a path was, fewer misses in a row are no reason: on the other side somebody else has the processor for a moment.
+/// However good a path was, fewer misses in a row are no reason: on the other side another program has the processor for a moment.
 const RUN: u32 = 4;
 /// A path that was taken for dead is trusted after so many answers.
 const AGAIN: u32 = 3;
 /// Answers are matched to probes for so long.
-const LATE: Duration = Duration::from_secs(5);
+pub(super) const LATE: Duration = Duration::from_secs(5);
 
 /// One probe of a path, or several at once of which any may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,19 +194,6 @@ impl Detector {
         }
     }
 
-    /// Forgets that the path ever answered, but not how it does.
-    pub fn handle_disproved(&mut self) {
-        self.handle_moved();
-        self.answers = 0;
-    }
-
-    /// Records that the path is another one from now on, of which nothing is known but that it should answer.
-    pub fn handle_moved(&mut self) {
-        self.rounds.clear();
-        self.run = 0;
-        self.lost = None;
-    }
-
     /// Returns when a probe is missed unless it is answered by then.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -226,6 +213,12 @@ impl Detector {
         } else {
             Standing::Answers
         }
+    }
+
+    /// Returns whether the path has begun to answer again, though not often enough to be trusted.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        self.lost.is_some_and(|answers| answers > 0)
     }
 
     /// Returns -log10 of the likelihood that the path is silent as it is now although it works.

@@ -1,0 +1,287 @@
+//! What follows for the leaders from what answers and what does not.
+//!
+//! Nothing is given up for being bad, only for being worse than something else: a node that is cut off finds all silent and
+//! changes nothing. Nor for something of which it is not known whether it answers just now: what two leaders have in common fails
+//! for both at nearly the same time.
+//!
+//! A leader of the own location that does not answer by the hop is worse than one through which nothing answers. The answers to what
+//! is asked through a leader come back through whichever leader the far side uses, so when one dies, none comes through
+//! the others either until the far side has noticed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spanwire_topology::{LocationName, NodeName};
+
+use super::assignment::Assignment;
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A leader of another location, through the own tunnel.
+    Far(LocationName, NodeName),
+    /// Another leader of the own location, by the hop.
+    Hop(NodeName),
+    /// Another location, through another leader of the own one.
+    Through(NodeName, LocationName),
+    /// What is behind the leader of another location that is in use.
+    Behind(LocationName, NodeName),
+}
+
+/// How far something can be relied upon, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// It answers, or has never done so, which proves nothing.
+    Sound,
+    /// It has just not answered, which happens.
+    Doubtful,
+    /// It answers again, and has yet to show that it goes on; or it is of no use, and not to be tried yet.
+    OnProbation,
+    /// It is taken for dead.
+    Lost,
+}
+
+/// The leaders that are not to be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Leaders of the own location, each with a location to which nothing is to go through it.
+    pub lost: BTreeSet<(NodeName, LocationName)>,
+    /// Leaders of other locations.
+    pub forsaken: BTreeSet<(LocationName, NodeName)>,
+}
+
+/// Among which leaders there is a choice.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Choices {
+    /// This node, where it leads.
+    me: Option<NodeName>,
+    /// The other leaders of the own location.
+    hops: Vec<NodeName>,
+    /// The locations to which something may go through each of them.
+    towards: BTreeSet<LocationName>,
+    /// The leaders of other locations.
+    far: BTreeMap<LocationName, Vec<NodeName>>,
+}
+
+impl Choices {
+    pub(super) fn new(assignment: &Assignment) -> Self {
+        let probes = &assignment.probes;
+        let mut far: BTreeMap<LocationName, Vec<NodeName>> = BTreeMap::new();
+        for leader in &probes.far {
+            let of_location = far.entry(leader.location.clone()).or_default();
+            of_location.push(leader.node.clone());
+        }
+        Self {
+            me: assignment.leads_as.clone(),
+            hops: probes.hops.iter().map(|near| near.node.clone()).collect(),
+            towards: probes.through.iter().map(|far| far.location.clone()).collect(),
+            far,
+        }
+    }
+
+    /// Returns what is not to be used. `before` is what was not until now.
+    pub(super) fn judge(&self, trust: &dyn Fn(&Subject) -> Trust, before: &Judgement) -> Judgement {
+        let mut judgement = Judgement::default();
+        for (location, leaders) in &self.far {
+            let key = |leader: &NodeName| (location.clone(), leader.clone());
+            let way = |leader: &NodeName| far(trust(&Subject::Far(location.clone(), leader.clone())));
+            let ways: Vec<_> = leaders.iter().map(|leader| (key(leader), way(leader))).collect();
+            judgement.forsaken.extend(worse(&ways, &before.forsaken));
+        }
+        for location in &self.towards {
+            let key = |leader: &NodeName| (leader.clone(), location.clone());
+            let own = self
+                .me
+                .iter()
+                .filter_map(|me| Some((key(me), self.own(location, trust)?)));
+            let others = self.hops.iter().map(|leader| {
+                let hop = trust(&Subject::Hop(leader.clone()));
+                let through = trust(&Subject::Through(leader.clone(), location.clone()));
+                (key(leader), other(hop, through))
+            });
+            let ways: Vec<_> = own.chain(others).collect();
+            // A leader whose own tunnels are all silent is none the better for reaching itself.
+            let is_cut_off = self.me.is_some() && ways.iter().all(|(_, way)| way.grade >= Grade::Blocked);
+            let worse = match is_cut_off {
+                true => {
+                    let keys = ways.into_iter().map(|(key, _)| key);
+                    keys.filter(|key| before.lost.contains(key)).collect()
+                }
+                false => worse(&ways, &before.lost),
+            };
+            judgement.lost.extend(worse);
+        }
+        judgement
+    }
+
+    /// How good the own tunnels to a location are: as good as the best.
+    fn own(&self, location: &LocationName, trust: &dyn Fn(&Subject) -> Trust) -> Option<Graded> {
+        let far = |leader: &NodeName| trust(&Subject::Far(location.clone(), leader.clone()));
+        let best = self.far.get(location)?.iter().map(far).min()?;
+        Some(other(Trust::Sound, best))
+    }
+}
+
+/// How bad a way is, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    Good,
+    OnProbation,
+    Blocked,
+    HopOnProbation,
+    Lost,
+}
+
+/// How bad a way seems.
+#[derive(Clone, Copy, Debug)]
+struct Graded {
+    grade: Grade,
+    /// It may be worse.
+    is_doubtful: bool,
+}
+
+fn far(trust: Trust) -> Graded {
+    let grade = match trust {
+        Trust::Sound | Trust::Doubtful => Grade::Good,
+        Trust::OnProbation => Grade::OnProbation,
+        Trust::Lost => Grade::Lost,
+    };
+    let is_doubtful = trust == Trust::Doubtful;
+    Graded { grade, is_doubtful }
+}
+
+fn other(hop: Trust, through: Trust) -> Graded {
+    let grade = match (hop, through) {
+        (Trust::Lost, _) => Grade::Lost,
+        (Trust::OnProbation, _) => Grade::HopOnProbation,
+        (_, Trust::Lost) => Grade::Blocked,
+        (_, Trust::OnProbation) => Grade::OnProbation,
+        (Trust::Sound | Trust::Doubtful, Trust::Sound | Trust::Doubtful) => Grade::Good,
+    };
+    let is_doubtful = hop == Trust::Doubtful || (hop == Trust::Sound && through == Trust::Doubtful);
+    Graded { grade, is_doubtful }
+}
+
+/// Returns the ways that are bad and worse than another. What was given up for another stays so while that is no worse.
+fn worse<T: Clone + Ord>(ways: &[(T, Graded)], before: &BTreeSet<T>) -> Vec<T> {
+    let is_worse = |(key, way): &&(T, Graded)| {
+        let was_worse = before.contains(key);
+        way.grade > Grade::Good
+            && ways.iter().any(|(other_key, other)| {
+                let is_better = other.grade < way.grade && (was_worse || !other.is_doubtful);
+                let was_better = was_worse && !before.contains(other_key);
+                is_better || (was_better && other.grade <= way.grade)
+            })
+    };
+    let worse = ways.iter().filter(is_worse);
+    worse.map(|(key, _)| key.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
+
+    /// What a1, a leader beside a2, has to choose among, or a3, a follower of both.
+    fn choices(me: Option<&str>) -> Choices {
+        Choices {
+            me: me.map(name),
+            hops: if me.is_some() {
+                vec![name("a2")]
+            } else {
+                vec![name("a1"), name("a2")]
+            },
+            towards: [name("b")].into(),
+            far: match me {
+                Some(_) => [(name("b"), vec![name("b1"), name("b2")])].into(),
+                None => BTreeMap::new(),
+            },
+        }
+    }
+
+    /// Judges with these, written as in `hop a1`, `b through a1`, `b1`, not being sound.
+    fn judge(choices: &Choices, unsound: &[(&str, Trust)], before: &Judgement) -> Judgement {
+        let text = |subject: &Subject| match subject {
+            Subject::Far(_, node) => node.to_string(),
+            Subject::Hop(node) => format!("hop {node}"),
+            Subject::Through(node, location) => format!("{location} through {node}"),
+            Subject::Behind(..) => panic!("it is judged by the leader"),
+        };
+        let trust = |subject: &Subject| {
+            let found = unsound.iter().find(|(name, _)| *name == text(subject));
+            found.map_or(Trust::Sound, |(_, trust)| *trust)
+        };
+        choices.judge(&trust, before)
+    }
+
+    fn lost(judgement: &Judgement) -> Vec<String> {
+        let own = judgement.lost.iter().map(|(node, _)| node.to_string());
+        own.chain(judgement.forsaken.iter().map(|(_, node)| node.to_string()))
+            .collect()
+    }
+
+    fn first(choices: &Choices, unsound: &[(&str, Trust)]) -> Vec<String> {
+        lost(&judge(choices, unsound, &Judgement::default()))
+    }
+
+    const LOST: Trust = Trust::Lost;
+
+    #[test]
+    fn a_follower_gives_up_the_leader_that_does_not_answer_or_does_not_forward() {
+        let follower = choices(None);
+        assert!(first(&follower, &[]).is_empty());
+        assert_eq!(first(&follower, &[("hop a1", LOST)]), ["a1"]);
+        assert_eq!(first(&follower, &[("b through a1", LOST)]), ["a1"]);
+        // The answers come back through a1, until the far side has noticed.
+        let dead = [("hop a1", LOST), ("b through a1", LOST), ("b through a2", LOST)];
+        assert_eq!(first(&follower, &dead), ["a1"]);
+        assert!(first(&follower, &[("b through a1", LOST), ("b through a2", LOST)]).is_empty());
+    }
+
+    #[test]
+    fn who_hears_nobody_changes_nothing() {
+        let follower = choices(None);
+        assert!(first(&follower, &[("hop a1", LOST), ("hop a2", LOST)]).is_empty());
+        let doubtful = [("hop a1", LOST), ("hop a2", Trust::Doubtful)];
+        assert!(first(&follower, &doubtful).is_empty(), "it is as silent");
+        let leader = choices(Some("a1"));
+        let cut = [
+            ("b1", LOST),
+            ("b2", LOST),
+            ("hop a2", LOST),
+            ("b through a2", LOST),
+        ];
+        assert!(first(&leader, &cut).is_empty());
+    }
+
+    #[test]
+    fn what_was_given_up_stays_so_while_the_other_only_falters_or_is_as_bad() {
+        let follower = choices(None);
+        let before = judge(&follower, &[("hop a1", LOST)], &Judgement::default());
+        let then = |unsound: &[(&str, Trust)]| lost(&judge(&follower, unsound, &before));
+        assert_eq!(then(&[("hop a1", LOST), ("hop a2", Trust::Doubtful)]), ["a1"]);
+        assert_eq!(then(&[("hop a1", LOST), ("hop a2", LOST)]), ["a1"]);
+        assert_eq!(then(&[("hop a1", Trust::OnProbation)]), ["a1"]);
+        assert_eq!(then(&[("hop a1", Trust::OnProbation), ("hop a2", LOST)]), ["a2"]);
+        assert!(then(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_leader_uses_another_one_over_there_or_the_one_beside_it() {
+        let leader = choices(Some("a1"));
+        assert_eq!(first(&leader, &[("b1", LOST)]), ["b1"]);
+        assert_eq!(first(&leader, &[("b1", LOST), ("b2", LOST)]), ["a1"]);
+        assert_eq!(
+            first(&leader, &[("b1", LOST), ("b2", Trust::OnProbation)]),
+            ["a1", "b1"]
+        );
+        let alone = [("b1", LOST), ("b2", LOST), ("b through a2", LOST)];
+        assert!(
+            first(&leader, &alone).is_empty(),
+            "the one beside it does not reach it either"
+        );
+        assert_eq!(first(&leader, &[("hop a2", LOST)]), ["a2"]);
+    }
+}

@@ -1,0 +1,465 @@
+//! Whom to ask when, and what follows from the answers: [`Assignment`] in, [`Judgement`] out.
+//!
+//! Everything watched ([`Subject`]) has its own [`Detector`](super::Detector), and is asked once in every interval: one of its
+//! targets while that answers, else all of them, of which any may answer. What is asked is spread over the interval, and
+//! the interval grows with what there is to ask, so that a node never sends more than a [ceiling](Settings::ceiling).
+//!
+//! An answer counts when it comes from whom was asked and repeats the number of the question, which is drawn at random for
+//! each: who does not see the question cannot answer it.
+//!
+//! # A leader that lives and is of no use
+//!
+//! That nothing comes back from behind a leader is seen only while it is used. Once it is not any more it would have to be used to
+//! know better, which costs what is sent meanwhile. So such trials become rare ([`Backoff`]).
+
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use spanwire_topology::{Family, LocationName, NodeName};
+
+use super::{
+    assignment::Assignment,
+    backoff::Backoff,
+    detector::{LATE, Round, THRESHOLD},
+    judge::{Choices, Judgement, Subject, Trust},
+};
+use watch::Watch;
+
+/// A process that comes to run so much later than it wanted to has stood still.
+const STALL: Duration = Duration::from_millis(50);
+/// How long a leader is left alone from behind which nothing answered: each trial costs what is sent until that is seen.
+const USELESS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
+/// On such a trial something has to have answered by then.
+const TRIAL: Duration = Duration::from_millis(1500);
+/// How much of what may be sent in a second may be sent at once.
+const BURST: f64 = 0.1;
+
+/// How to watch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// How often everything is asked, while that is little.
+    pub interval: Duration,
+    /// The suspicion at which a path is taken for dead, see [`Detector`](super::Detector).
+    pub threshold: f64,
+    /// How many questions are sent in a second at most.
+    pub ceiling: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(100),
+            threshold: THRESHOLD,
+            ceiling: 500,
+        }
+    }
+}
+
+/// How a question is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As this node's routes have it.
+    Routed,
+    /// The same, from the own overlay address.
+    FromOverlay,
+    /// To this leader of the own location, whatever the routes are, and on from there.
+    Through(NodeName),
+}
+
+/// A question to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who is asked.
+    pub target: IpAddr,
+    /// By what way.
+    pub way: Way,
+    /// What the answer has to repeat.
+    pub number: u64,
+}
+
+/// What is known of something that is watched, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// What it is.
+    pub subject: Subject,
+    /// How far it can be relied upon.
+    pub trust: Trust,
+    /// It has answered at least once.
+    pub answered: bool,
+    /// The smoothed round-trip time.
+    pub rtt: Option<Duration>,
+    /// The share of questions that were not answered in time while it was not taken for dead, from 0 to 1.
+    pub loss: f64,
+    /// -log10 of the likelihood that it is as silent as now although it works.
+    pub suspicion: f64,
+    /// How often it was taken for dead.
+    pub deaths: u64,
+}
+
+/// Watches what it is given to watch.
+pub struct Prober {
+    settings: Settings,
+    random: Box<dyn FnMut() -> u64 + Send>,
+    watches: BTreeMap<u64, Watch>,
+    ids: BTreeMap<Subject, u64>,
+    next_id: u64,
+    /// When to look at which.
+    timetable: BTreeSet<(Instant, u64)>,
+    asked: BTreeMap<u64, Asked>,
+    /// The same in the order of time.
+    order: VecDeque<(Instant, u64)>,
+    questions: VecDeque<Question>,
+    /// How many more questions may be sent, and since when.
+    allowance: (f64, Option<Instant>),
+    choices: Choices,
+    /// Leaders from behind which nothing came.
+    useless: BTreeMap<(LocationName, NodeName), Backoff>,
+    judgement: Judgement,
+    is_news: bool,
+}
+
+/// A question that may be answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    watch: u64,
+    round: Round,
+    target: usize,
+}
+
+impl Prober {
+    /// Returns a prober that watches nothing. `random` gives numbers that nobody can guess.
+    #[must_use]
+    pub fn new(settings: Settings, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
+        Self {
+            settings,
+            random,
+            watches: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            next_id: 0,
+            timetable: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            order: VecDeque::new(),
+            questions: VecDeque::new(),
+            allowance: (0.0, None),
+            choices: Choices::default(),
+            useless: BTreeMap::new(),
+            judgement: Judgement::default(),
+            is_news: false,
+        }
+    }
+
+    /// Takes what is to be watched. Of what goes on to be watched everything is remembered.
+    pub fn handle_assignment(&mut self, assignment: &Assignment, now: Instant) {
+        let mut known = std::mem::take(&mut self.ids);
+        for (subject, (way, targets)) in wanted(assignment) {
+            let id = known
+                .remove(&subject)
+                .unwrap_or_else(|| self.begin(subject.clone(), now));
+            if let Some(watch) = self.watches.get_mut(&id) {
+                watch.handle_targets(way, targets);
+            }
+            self.ids.insert(subject, id);
+        }
+        for id in known.into_values() {
+            if let Some(watch) = self.watches.remove(&id) {
+                self.timetable.remove(&(watch.wake, id));
+            }
+        }
+        let ids = &self.ids;
+        self.useless.retain(|(location, leader), _| {
+            ids.contains_key(&Subject::Far(location.clone(), leader.clone()))
+        });
+        self.choices = Choices::new(assignment);
+        self.judge(now);
+    }
+
+    fn begin(&mut self, subject: Subject, now: Instant) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        // Neighbours in number are far apart in time, however many there will be (the golden section).
+        let place = (id as f64 * 0.618_033_988_75).fract();
+        let next = now + self.settings.interval.mul_f64(place);
+        self.watches
+            .insert(id, Watch::new(subject, self.settings.threshold, now, next));
+        self.timetable.insert((next, id));
+        id
+    }
+
+    /// Takes an answer. Returns whether it was one.
+    pub fn handle_answer(&mut self, from: IpAddr, number: u64, now: Instant) -> bool {
+        self.notice_stall(now);
+        let Some(asked) = self.asked.get(&number).copied() else {
+            return false;
+        };
+        let Some(watch) = self.watches.get_mut(&asked.watch) else {
+            return false;
+        };
+        if watch.targets.get(asked.target) != Some(&from) {
+            return false;
+        }
+        self.asked.remove(&number);
+        watch.handle_answer(asked.target, asked.round, now);
+        self.look_at(asked.watch, now);
+        true
+    }
+
+    /// Takes the present time. What came in the meantime has to be taken before.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.notice_stall(now);
+        while self.order.front().is_some_and(|(at, _)| *at + LATE <= now) {
+            if let Some((_, number)) = self.order.pop_front() {
+                self.asked.remove(&number);
+            }
+        }
+        let due: Vec<u64> = self
+            .timetable
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in due {
+            if let Some(watch) = self.watches.get_mut(&id) {
+                watch.detector.handle_timeout(now);
+            }
+            self.ask(id, now);
+            self.look_at(id, now);
+        }
+    }
+
+    /// Returns a question to send.
+    pub fn poll_question(&mut self) -> Option<Question> {
+        self.questions.pop_front()
+    }
+
+    /// Returns when to call [`Self::handle_timeout`] again; `None` while nothing is watched.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timetable.first().map(|(at, _)| *at)
+    }
+
+    /// Returns which leaders are not to be used, where that is news.
+    pub fn poll_judgement(&mut self) -> Option<Judgement> {
+        std::mem::take(&mut self.is_news).then(|| self.judgement.clone())
+    }
+
+    /// Returns what is known of everything that is watched.
+    #[must_use]
+    pub fn seen(&self, now: Instant) -> Vec<Seen> {
+        let seen = |watch: &Watch| Seen {
+            subject: watch.subject.clone(),
+            trust: self.trust(watch, now),
+            answered: watch.answered,
+            rtt: watch.detector.rtt(),
+            loss: watch.detector.loss(),
+            suspicion: watch.detector.suspicion(),
+            deaths: watch.deaths,
+        };
+        self.watches.values().map(seen).collect()
+    }
+
+    /// Returns how often everything is asked now.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        let least = self.watches.len() as f64 / self.rate();
+        self.settings.interval.max(Duration::from_secs_f64(least))
+    }
+
+    fn notice_stall(&mut self, now: Instant) {
+        let is_late = |(at, _): &(Instant, u64)| now >= *at + STALL;
+        if !self.timetable.first().is_some_and(is_late) {
+            return;
+        }
+        self.timetable.clear();
+        for (id, watch) in &mut self.watches {
+            watch.detector.handle_stall();
+            watch.wake = now;
+            self.timetable.insert((now, *id));
+        }
+    }
+
+    /// Asks once more, if that is due and may be done.
+    fn ask(&mut self, id: u64, now: Instant) {
+        let interval = self.interval();
+        let (allowed, may_again) = self.allowance(now);
+        let Some(watch) = self.watches.get_mut(&id).filter(|watch| watch.next <= now) else {
+            return;
+        };
+        if watch.targets.is_empty() {
+            return watch.schedule(interval, now);
+        }
+        if allowed == 0 {
+            watch.next = may_again;
+            return;
+        }
+        let (round, targets) = watch.handle_round(allowed, now);
+        watch.schedule(interval, now);
+        self.allowance.0 -= targets.len() as f64;
+        for target in targets {
+            let number = (self.random)();
+            let asked = Asked {
+                watch: id,
+                round,
+                target,
+            };
+            self.asked.insert(number, asked);
+            self.order.push_back((now, number));
+            self.questions.push_back(Question {
+                target: watch.targets[target],
+                way: watch.way.clone(),
+                number,
+            });
+        }
+    }
+
+    /// Returns how many questions may be sent now, and when the next one may if none may.
+    fn allowance(&mut self, now: Instant) -> (usize, Instant) {
+        let most = (f64::from(self.settings.ceiling) * BURST).max(1.0);
+        let (left, since) = self.allowance;
+        let grown = since.map_or(most, |since| {
+            self.rate() * now.saturating_duration_since(since).as_secs_f64()
+        });
+        let left = (left + grown).min(most);
+        self.allowance = (left, Some(now));
+        let missing = (1.0 - left).max(0.0) / self.rate();
+        (
+            left as usize,
+            now + Duration::from_secs_f64(missing) + Duration::from_millis(1),
+        )
+    }
+
+    /// How many questions are sent in a second at most, besides those that are sent at once.
+    fn rate(&self) -> f64 {
+        f64::from(self.settings.ceiling.max(1)) * (1.0 - BURST)
+    }
+
+    /// Notes what became of something watched, and when to look at it again.
+    fn look_at(&mut self, id: u64, now: Instant) {
+        let Some(watch) = self.watches.get_mut(&id) else {
+            return;
+        };
+        watch.handle_standing(now);
+        self.timetable.remove(&(watch.wake, id));
+        watch.wake = watch.poll_timeout();
+        self.timetable.insert((watch.wake, id));
+        let is_news = self.prove(id, now) | self.trust_changed(id, now);
+        if is_news {
+            self.judge(now);
+        }
+    }
+
+    fn trust_changed(&mut self, id: u64, now: Instant) -> bool {
+        let trust = self.watches.get(&id).map(|watch| self.trust(watch, now));
+        let watch = self.watches.get_mut(&id).zip(trust);
+        watch.is_some_and(|(watch, trust)| std::mem::replace(&mut watch.judged, trust) != trust)
+    }
+
+    /// Notes whether a leader is of use, by what is behind it. Returns whether that is news.
+    fn prove(&mut self, id: u64, now: Instant) -> bool {
+        let Some(watch) = self.watches.get(&id) else {
+            return false;
+        };
+        let Subject::Behind(location, leader) = &watch.subject else {
+            return false;
+        };
+        let key = (location.clone(), leader.clone());
+        let known = self.useless.get_mut(&key);
+        if watch.trust(now) == Trust::Sound && watch.answered {
+            let proved = known.filter(|known| known.waits(now));
+            return proved.map(|known| known.handle_proved(now)).is_some();
+        }
+        let waits = known.as_ref().is_some_and(|known| known.waits(now));
+        let failed_trial = known.is_some() && !watch.answered && now >= watch.since + TRIAL;
+        let is_useless = watch.trust(now) == Trust::Lost || failed_trial;
+        if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone()), now) {
+            return false;
+        }
+        let (first, longest) = USELESS;
+        let known = self
+            .useless
+            .entry(key)
+            .or_insert_with(|| Backoff::new(first, longest));
+        known.handle_failure(now);
+        known.handle_ended(now);
+        true
+    }
+
+    /// Returns whether the last question to it that was due was answered.
+    fn answers(&self, subject: &Subject, now: Instant) -> bool {
+        let watch = self.ids.get(subject).and_then(|id| self.watches.get(id));
+        watch.is_some_and(|watch| watch.answered && watch.trust(now) == Trust::Sound)
+    }
+
+    fn trust(&self, watch: &Watch, now: Instant) -> Trust {
+        let trust = watch.trust(now);
+        match &watch.subject {
+            Subject::Far(location, leader) => {
+                let useless = self.useless.get(&(location.clone(), leader.clone()));
+                if useless.is_some_and(|useless| useless.waits(now)) {
+                    trust.max(Trust::OnProbation)
+                } else {
+                    trust
+                }
+            }
+            Subject::Hop(_) | Subject::Through(..) | Subject::Behind(..) => trust,
+        }
+    }
+
+    fn judge(&mut self, now: Instant) {
+        let trust = |subject: &Subject| {
+            let watch = self.ids.get(subject).and_then(|id| self.watches.get(id));
+            watch.map_or(Trust::Sound, |watch| self.trust(watch, now))
+        };
+        let judgement = self.choices.judge(&trust, &self.judgement);
+        if judgement != self.judgement {
+            self.judgement = judgement;
+            self.is_news = true;
+        }
+    }
+}
+
+/// Returns whom to ask, and how.
+fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
+    let probes = &assignment.probes;
+    let families: BTreeSet<Family> = assignment
+        .overlay
+        .iter()
+        .map(|address| Family::of(*address))
+        .collect();
+    let speaks = |address: &&IpAddr| families.contains(&Family::of(**address));
+    let mut wanted = BTreeMap::new();
+    for far in &probes.far {
+        let subject = Subject::Far(far.location.clone(), far.node.clone());
+        let targets = far.overlay.iter().filter(speaks).copied().collect();
+        wanted.insert(subject, (Way::FromOverlay, targets));
+    }
+    for near in &probes.hops {
+        let targets = if near.hop.is_empty() {
+            &near.addresses
+        } else {
+            &near.hop
+        };
+        let targets = targets.iter().copied().collect();
+        wanted.insert(Subject::Hop(near.node.clone()), (Way::Routed, targets));
+        for far in &probes.through {
+            let subject = Subject::Through(near.node.clone(), far.location.clone());
+            let way = Way::Through(near.node.clone());
+            let (_, targets) = wanted.entry(subject).or_insert((way, Vec::new()));
+            targets.extend(far.overlay.iter().copied());
+        }
+    }
+    for behind in &probes.behind {
+        let subject = Subject::Behind(behind.location.clone(), behind.leader.clone());
+        let addresses = behind.members.iter().flat_map(|(_, addresses)| addresses);
+        let targets = addresses.filter(speaks).copied().collect();
+        wanted.insert(subject, (Way::FromOverlay, targets));
+    }
+    wanted
+}
+
+#[cfg(test)]
+mod tests;

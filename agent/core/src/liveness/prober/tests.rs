@@ -1,0 +1,420 @@
+use std::cell::RefCell;
+
+use spanwire_topology::{Behind, Far, Near};
+
+use super::*;
+use crate::liveness::chance::Chance;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+fn far(node: &str, overlay: &str) -> Far {
+    Far {
+        location: name("b"),
+        node: name(node),
+        overlay: [name(overlay)].into(),
+    }
+}
+
+fn near(node: &str, address: &str) -> Near {
+    Near {
+        node: name(node),
+        hop: [name(address)].into_iter().collect::<BTreeSet<IpAddr>>().into(),
+        addresses: BTreeSet::new().into(),
+    }
+}
+
+/// b1 and b2 lead b, b3 and b4 are members there; a1 leads a, with a2 beside it.
+fn leader(judgement: &Judgement) -> Assignment {
+    let leaders = [far("b1", "10.4.0.11"), far("b2", "10.4.0.12")];
+    let is_used = |far: &&Far| !judgement.forsaken.contains(&(name("b"), far.node.clone()));
+    let used = leaders.iter().find(is_used).unwrap();
+    let mut assignment = Assignment {
+        leads_as: Some(name("a1")),
+        overlay: [name("10.4.0.1")].into(),
+        ..Assignment::default()
+    };
+    assignment.probes.behind = vec![Behind {
+        location: name("b"),
+        leader: used.node.clone(),
+        members: vec![
+            (name("b3"), [name("192.168.2.3")].into()),
+            (name("b4"), [name("192.168.2.4")].into()),
+        ],
+    }];
+    assignment.probes.through = leaders.to_vec();
+    assignment.probes.far = leaders.into();
+    assignment.probes.hops = vec![near("a2", "10.0.0.2")];
+    assignment
+}
+
+/// a3 follows a1 or a2 there.
+fn follower(_: &Judgement) -> Assignment {
+    let mut assignment = Assignment::default();
+    assignment.probes.hops = vec![near("a1", "10.0.0.1"), near("a2", "10.0.0.2")];
+    assignment.probes.through = vec![far("b1", "10.4.0.11"), far("b2", "10.4.0.12")];
+    assignment
+}
+
+/// How a question is written: `10.4.0.11`, or `10.4.0.11 through a1`.
+fn text(question: &Question) -> String {
+    match &question.way {
+        Way::Routed | Way::FromOverlay => question.target.to_string(),
+        Way::Through(leader) => format!("{} through {leader}", question.target),
+    }
+}
+
+/// Whether a question is not answered, at a time since the beginning, while this is judged.
+type Silent = Box<dyn Fn(&str, Duration, &Judgement) -> bool>;
+
+/// A prober in a simulated world in which everything answers in time but what is silent.
+struct World {
+    prober: Prober,
+    assignment: fn(&Judgement) -> Assignment,
+    start: Instant,
+    now: Instant,
+    rtt: Duration,
+    answers: BTreeMap<(Instant, u64), IpAddr>,
+    silent: Silent,
+    judgement: Judgement,
+    /// When what came to be not used.
+    changes: Vec<(Duration, String)>,
+    sent: Vec<(Duration, String)>,
+}
+
+impl World {
+    fn new(
+        assignment: fn(&Judgement) -> Assignment,
+        silent: impl Fn(&str, Duration, &Judgement) -> bool + 'static,
+    ) -> Self {
+        let start = Instant::now();
+        let chance = RefCell::new(Chance::new(7));
+        let mut prober = Prober::new(
+            Settings::default(),
+            Box::new(move || chance.borrow_mut().number()),
+        );
+        prober.handle_assignment(&assignment(&Judgement::default()), start);
+        Self {
+            prober,
+            assignment,
+            start,
+            now: start,
+            rtt: MS,
+            answers: BTreeMap::new(),
+            silent: Box::new(silent),
+            judgement: Judgement::default(),
+            changes: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    fn run(mut self, time: Duration) -> Self {
+        let end = self.now + time;
+        loop {
+            let answer = self.answers.first_key_value().map(|((at, _), _)| *at);
+            let wake = answer.into_iter().chain(self.prober.poll_timeout()).min();
+            let Some(wake) = wake.filter(|wake| *wake <= end) else {
+                self.now = end;
+                return self;
+            };
+            self.now = self.now.max(wake);
+            self.wake();
+        }
+    }
+
+    fn stall(mut self, time: Duration) -> Self {
+        self.now += time;
+        self.wake();
+        self
+    }
+
+    fn wake(&mut self) {
+        while let Some(((at, number), from)) = self.answers.pop_first() {
+            if at > self.now {
+                self.answers.insert((at, number), from);
+                break;
+            }
+            assert!(self.prober.handle_answer(from, number, self.now));
+        }
+        self.prober.handle_timeout(self.now);
+        let at = self.now - self.start;
+        while let Some(question) = self.prober.poll_question() {
+            let text = text(&question);
+            if !(self.silent)(&text, at, &self.judgement) {
+                self.answers
+                    .insert((self.now + self.rtt, question.number), question.target);
+            }
+            self.sent.push((at, text));
+        }
+        if let Some(judgement) = self.prober.poll_judgement() {
+            let own = judgement.lost.iter().map(|(node, _)| node.to_string());
+            let far = judgement.forsaken.iter().map(|(_, node)| node.to_string());
+            self.changes
+                .push((at, own.chain(far).collect::<Vec<_>>().join(" ")));
+            self.judgement = judgement;
+            self.prober
+                .handle_assignment(&(self.assignment)(&self.judgement), self.now);
+        }
+    }
+
+    /// What was not used any more, in order.
+    fn unused(&self) -> Vec<&str> {
+        self.changes.iter().map(|(_, names)| names.as_str()).collect()
+    }
+
+    fn count(&self, what: &str, from: Duration) -> usize {
+        self.sent
+            .iter()
+            .filter(|(at, text)| *at >= from && text == what)
+            .count()
+    }
+}
+
+#[test]
+fn who_has_nothing_to_watch_never_wakes_up() {
+    let world = World::new(|_| Assignment::default(), |_, _, _| false);
+    assert_eq!(world.prober.poll_timeout(), None);
+}
+
+#[test]
+fn a_dead_leader_is_not_used_within_half_a_second_and_used_again_a_second_after_its_return() {
+    let dead = |text: &str, at: Duration, _: &Judgement| {
+        let dead = at > 10 * SECOND && at < 20 * SECOND;
+        dead && (text.starts_with("10.4.0.11") || text.starts_with("192.168"))
+    };
+    let world = World::new(leader, move |text, at, judgement| {
+        dead(text, at, judgement) && (text.starts_with("10.4") || judgement.forsaken.is_empty())
+    });
+    let world = world.run(40 * SECOND);
+    assert_eq!(world.unused(), ["b1", ""], "{:?}", world.changes);
+    assert!(world.changes[0].0 < 10_500 * MS, "{:?}", world.changes);
+    assert!(
+        world.changes[1].0 > 21 * SECOND && world.changes[1].0 < 22 * SECOND,
+        "{:?}",
+        world.changes
+    );
+}
+
+#[test]
+fn a_leader_that_comes_and_goes_is_taken_back_more_and_more_slowly() {
+    let world = World::new(leader, |text, at, judgement| {
+        let down = at.as_secs() % 20 >= 15;
+        down && (text.starts_with("10.4.0.11") || (text.starts_with("192") && judgement.forsaken.is_empty()))
+    });
+    let world = world.run(300 * SECOND);
+    let taken_back = world.changes.iter().filter(|(_, names)| names.is_empty());
+    let taken_back: Vec<u64> = taken_back.map(|(at, _)| at.as_secs()).collect();
+    assert_eq!(taken_back[..4], [21, 42, 64, 88], "{:?}", world.changes);
+    assert!(taken_back.len() <= 4, "{taken_back:?}");
+}
+
+#[test]
+fn a_leader_behind_which_nobody_answers_is_tried_again_more_and_more_seldom() {
+    // It forwards again after five minutes.
+    let world = World::new(leader, |text, at, judgement| {
+        let through_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        text.starts_with("192.168") && through_b1 && at > 10 * SECOND && at < 300 * SECOND
+    });
+    let world = world.run(600 * SECOND);
+    let at: Vec<u64> = world.changes.iter().map(|(at, _)| at.as_secs()).collect();
+    assert!(world.changes[0].0 < 10_500 * MS, "{:?}", world.changes[0]);
+    assert_eq!(world.changes[0].1, "b1");
+    // Trials 30 s, 60 s, 120 s … after the one before, each over within two seconds.
+    let trials: Vec<u64> = at
+        .chunks(2)
+        .filter(|pair| pair.len() == 2)
+        .map(|pair| pair[1] - pair[0])
+        .collect();
+    for (trial, wait) in trials.iter().zip([30, 60, 120, 240]) {
+        assert!(trial.abs_diff(wait) <= 1, "{trials:?}");
+    }
+    for (begin, end) in at[1..].iter().zip(&at[2..]).step_by(2) {
+        assert!(end - begin <= 2, "{at:?}");
+    }
+    assert_eq!(world.unused().last(), Some(&""), "{at:?}");
+    assert!((7..=9).contains(&at.len()), "{at:?}");
+}
+
+#[test]
+fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothing_flaps() {
+    let world = World::new(leader, |text, at, _| {
+        text.starts_with("192.168") && at > 10 * SECOND
+    });
+    let world = world.run(600 * SECOND);
+    assert!(world.changes.len() < 12, "{:?}", world.changes);
+}
+
+#[test]
+fn a_node_that_is_cut_off_changes_nothing() {
+    for assignment in [leader, follower] {
+        let world = World::new(assignment, |_, at, _| at > 10 * SECOND && at < 40 * SECOND);
+        let world = world.run(60 * SECOND);
+        // What answers first is used first then.
+        assert!(
+            world
+                .changes
+                .iter()
+                .all(|(at, _)| *at > 40 * SECOND && *at < 42 * SECOND),
+            "{:?}",
+            world.changes
+        );
+        assert!(
+            world.changes.len() <= 4 && world.judgement == Judgement::default(),
+            "{:?}",
+            world.changes
+        );
+    }
+}
+
+#[test]
+fn a_follower_leaves_the_leader_that_does_not_forward_and_the_one_that_is_dead() {
+    for dead in ["10.4.0.11 through a1 10.4.0.12 through a1", "10.0.0.1"] {
+        let world = World::new(follower, move |text, at, _| {
+            at > 10 * SECOND && dead.contains(text)
+        });
+        let world = world.run(20 * SECOND);
+        assert_eq!(world.unused(), ["a1"], "{dead}");
+        assert!(world.changes[0].0 < 10_500 * MS, "{:?}", world.changes);
+    }
+}
+
+#[test]
+fn a_leader_that_reaches_no_leader_of_a_location_sends_through_the_one_beside_it() {
+    let world = World::new(leader, |text, at, _| {
+        at > 10 * SECOND && ["10.4.0.11", "10.4.0.12", "192.168.2.3", "192.168.2.4"].contains(&text)
+    });
+    let world = world.run(20 * SECOND);
+    assert_eq!(world.unused().last(), Some(&"a1"), "{:?}", world.changes);
+    assert!(world.changes[0].0 < 10_600 * MS, "{:?}", world.changes);
+}
+
+#[test]
+fn one_that_answers_is_asked_and_the_others_when_it_does_not() {
+    let world = World::new(leader, |text, at, _| {
+        // b3 dies, of which nothing follows.
+        text == "192.168.2.3" && at > 10 * SECOND
+    });
+    let world = world.run(20 * SECOND);
+    assert!(world.changes.is_empty(), "{:?}", world.changes);
+    let at_rest = world
+        .sent
+        .iter()
+        .filter(|(at, _)| *at > 5 * SECOND && *at < 6 * SECOND);
+    let (mut ways, mut all) = (BTreeSet::new(), 0);
+    for (_, text) in at_rest {
+        ways.insert(text.clone());
+        all += 1;
+    }
+    assert_eq!(
+        ways.len(),
+        5,
+        "two far, one hop, one through it, one behind: {ways:?}"
+    );
+    assert!((48..=52).contains(&all), "{all} in a second");
+    assert!(world.count("192.168.2.4", 11 * SECOND) > 80);
+    assert!(world.count("192.168.2.3", 11 * SECOND) < 3);
+}
+
+#[test]
+fn what_never_answered_proves_nothing_and_is_asked_seldom() {
+    let world = World::new(follower, |text, _, _| text.contains("a1") || text == "10.0.0.1");
+    let world = world.run(60 * SECOND);
+    assert!(world.changes.is_empty());
+    assert!(world.count("10.0.0.1", 30 * SECOND) <= 31);
+    assert!(world.count("10.0.0.2", 30 * SECOND) >= 299);
+}
+
+#[test]
+fn only_who_was_asked_can_answer_and_only_once() {
+    let mut world = World::new(follower, |_, _, _| true).run(SECOND);
+    let now = world.now;
+    let questions = |world: &mut World| {
+        let watched = world.prober.watches.values_mut();
+        watched.for_each(|watch| watch.next = now);
+        let due: Vec<u64> = world.prober.watches.keys().copied().collect();
+        due.iter().for_each(|id| world.prober.ask(*id, now));
+        world.prober.poll_question().unwrap()
+    };
+    let question = questions(&mut world);
+    let other = name("10.9.9.9");
+    assert!(!world.prober.handle_answer(other, question.number, now));
+    assert!(
+        !world
+            .prober
+            .handle_answer(question.target, question.number ^ 1, now)
+    );
+    assert!(world.prober.handle_answer(question.target, question.number, now));
+    assert!(!world.prober.handle_answer(question.target, question.number, now));
+}
+
+#[test]
+fn an_agent_that_was_not_run_suspects_nobody() {
+    for assignment in [leader, follower] {
+        let mut world = World::new(assignment, |_, _, _| false);
+        world.rtt = 450 * MS;
+        world = world.run(10 * SECOND);
+        for _ in 0..30 {
+            world = world.stall(SECOND).run(2 * SECOND);
+            // The machine stood still: what was on its way is lost.
+            world.answers.clear();
+            world = world.stall(60 * SECOND).run(2 * SECOND);
+        }
+        assert!(world.changes.is_empty(), "{:?}", world.changes);
+        let lost = world
+            .prober
+            .seen(world.now)
+            .iter()
+            .filter(|seen| seen.deaths > 0)
+            .count();
+        assert_eq!(lost, 0);
+    }
+}
+
+#[test]
+fn five_hundred_leaders_are_watched_within_the_ceiling_also_when_they_all_fall_silent() {
+    fn many(judgement: &Judgement) -> Assignment {
+        let mut assignment = leader(judgement);
+        assignment.probes.far = (0..500)
+            .map(|leader| Far {
+                location: name(&format!("l{}", leader / 2)),
+                ..far(
+                    &format!("n{leader}"),
+                    &format!("10.5.{}.{}", leader / 250, leader % 250),
+                )
+            })
+            .collect();
+        assignment
+    }
+    let world = World::new(many, |_, at, _| at > 20 * SECOND && at < 40 * SECOND).run(60 * SECOND);
+    let at: Vec<Duration> = world.sent.iter().map(|(at, _)| *at).collect();
+    for (index, begin) in at.iter().enumerate() {
+        let end = at.partition_point(|at| *at < *begin + SECOND);
+        assert!(end - index <= 500, "{} from {begin:?} on", end - index);
+    }
+    assert!(at.len() > 400 * 50, "{}", at.len());
+    let asked: BTreeSet<&str> = world.sent.iter().map(|(_, text)| text.as_str()).collect();
+    assert!(asked.len() >= 505, "{}", asked.len());
+    assert!(
+        world.changes.iter().all(|(at, _)| *at > 40 * SECOND),
+        "{:?}",
+        world.changes.first()
+    );
+}
+
+#[test]
+fn what_is_watched_no_more_is_forgotten() {
+    let mut world = World::new(leader, |_, _, _| false).run(SECOND);
+    world.prober.handle_assignment(&Assignment::default(), world.now);
+    assert_eq!(world.prober.poll_timeout(), None);
+    assert!(world.prober.seen(world.now).is_empty());
+    // Late answers find nothing.
+    let ((_, number), from) = world
+        .answers
+        .pop_first()
+        .unwrap_or(((world.now, 1), name("10.0.0.2")));
+    assert!(!world.prober.handle_answer(from, number, world.now));
+}

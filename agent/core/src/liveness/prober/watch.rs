@@ -1,0 +1,138 @@
+//! One thing that is watched: whom to ask, and what became of it.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::super::{
+    backoff::Backoff,
+    detector::{Detector, Round, Standing},
+    judge::{Subject, Trust},
+};
+use super::Way;
+
+/// What answers again after it was taken for dead is not relied upon for so long: less than a second would flap with a leader
+/// that is just starting, and after a minute it is worth a trial.
+const PROBATION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// What never answered is asked at every so many intervals, once it has been asked [`PATIENCE`] times.
+const SELDOM: u32 = 10;
+const PATIENCE: u32 = 20;
+
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) subject: Subject,
+    pub(super) way: Way,
+    /// Any of them may answer.
+    pub(super) targets: Vec<IpAddr>,
+    pub(super) detector: Detector,
+    /// Which of the targets answered last.
+    witness: Option<usize>,
+    rotation: usize,
+    /// How often it was asked since it last answered.
+    silent: u32,
+    pub(super) since: Instant,
+    pub(super) answered: bool,
+    pub(super) next: Instant,
+    probation: Backoff,
+    was_lost: bool,
+    /// How often it was taken for dead.
+    pub(super) deaths: u64,
+    /// What was last made of it.
+    pub(super) judged: Trust,
+    /// When it is to be looked at next, as the prober has it in its timetable.
+    pub(super) wake: Instant,
+}
+
+impl Watch {
+    pub(super) fn new(subject: Subject, threshold: f64, now: Instant, next: Instant) -> Self {
+        Self {
+            subject,
+            way: Way::Routed,
+            targets: Vec::new(),
+            detector: Detector::new(threshold),
+            witness: None,
+            rotation: 0,
+            silent: 0,
+            since: now,
+            answered: false,
+            next,
+            probation: Backoff::new(PROBATION.0, PROBATION.1),
+            was_lost: false,
+            deaths: 0,
+            judged: Trust::Sound,
+            wake: next,
+        }
+    }
+
+    pub(super) fn handle_targets(&mut self, way: Way, targets: Vec<IpAddr>) {
+        if self.targets != targets {
+            self.targets = targets;
+            self.witness = None;
+        }
+        self.way = way;
+    }
+
+    /// Returns the targets to ask now: the one that answered last while it does, else all, as far as `allowed` goes.
+    pub(super) fn handle_round(&mut self, allowed: usize, now: Instant) -> (Round, Vec<usize>) {
+        let all = self.targets.len();
+        let asked = match self.witness {
+            Some(witness) if self.detector.standing() == Standing::Answers => vec![witness],
+            _ if allowed >= all => (0..all).collect(),
+            _ => {
+                let from = self.rotation;
+                (from..from + allowed).map(|target| target % all.max(1)).collect()
+            }
+        };
+        self.rotation = (self.rotation + asked.len()) % all.max(1);
+        self.silent = self.silent.saturating_add(1);
+        (self.detector.handle_sent(now), asked)
+    }
+
+    pub(super) fn handle_answer(&mut self, target: usize, round: Round, now: Instant) {
+        self.witness = Some(target);
+        self.silent = 0;
+        self.answered = true;
+        self.detector.handle_answer(round, now);
+    }
+
+    /// Says when to ask again.
+    pub(super) fn schedule(&mut self, interval: Duration, now: Instant) {
+        let is_mute = !self.answered && self.silent >= PATIENCE;
+        let interval = if is_mute { interval * SELDOM } else { interval };
+        self.next += interval;
+        if self.next <= now {
+            // What was missed meanwhile is not made up for.
+            let late = now.saturating_duration_since(self.next).as_nanos();
+            let skipped = late / interval.as_nanos().max(1) + 1;
+            self.next += interval * u32::try_from(skipped).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Notes whether it was lost or found.
+    pub(super) fn handle_standing(&mut self, now: Instant) {
+        let is_lost = self.detector.standing() == Standing::Lost;
+        let was_lost = std::mem::replace(&mut self.was_lost, is_lost);
+        if is_lost && !was_lost {
+            self.deaths += 1;
+            self.probation.handle_failure(now);
+        } else if was_lost && !is_lost {
+            self.probation.handle_ended(now);
+        }
+    }
+
+    pub(super) fn trust(&self, now: Instant) -> Trust {
+        match self.detector.standing() {
+            Standing::Lost if self.detector.is_returning() => Trust::OnProbation,
+            Standing::Lost => Trust::Lost,
+            _ if self.probation.waits(now) => Trust::OnProbation,
+            Standing::Doubtful => Trust::Doubtful,
+            Standing::Answers | Standing::Unknown => Trust::Sound,
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Instant {
+        let due = self.detector.poll_timeout();
+        due.map_or(self.next, |due| due.min(self.next))
+    }
+}
