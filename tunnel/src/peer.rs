@@ -94,6 +94,9 @@ pub(crate) struct Local {
     pub(crate) addr: Option<IpAddr>,
     /// By which interface that came in; zero when it is not known.
     pub(crate) interface: u32,
+    /// The peer was written to from an address that leads nowhere any more and has not written since: perhaps no message
+    /// has left that would let it learn another one.
+    pub(crate) adrift: bool,
     heard: Option<Instant>,
     /// Initiations sent since the peer sent anything that proves that it receives what is sent to it.
     unanswered: u32,
@@ -107,6 +110,7 @@ impl Local {
         *self = Self {
             addr: source.local,
             interface: source.interface,
+            adrift: false,
             heard: Some(now),
             unanswered: if initiation { self.unanswered } else { 0 },
         };

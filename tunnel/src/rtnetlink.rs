@@ -62,12 +62,20 @@ impl RouteSocket {
         Ok(Some(answer))
     }
 
-    /// Returns by which interface a datagram with this mark leaves for `remote` when it is sent from `local`. It fails when
-    /// there is no route, and for IPv4 when that is no address of this machine.
-    pub(crate) fn way_out(&mut self, remote: IpAddr, local: IpAddr, mark: u32) -> io::Result<Option<u32>> {
+    /// Returns by which interface a datagram with this mark leaves for `remote` when it is sent from `local`, or from
+    /// whatever address the kernel chooses. It fails when there is no route, and for IPv4 when `local` is no address of this
+    /// machine.
+    pub(crate) fn way_out(
+        &mut self,
+        remote: IpAddr,
+        local: Option<IpAddr>,
+        mark: u32,
+    ) -> io::Result<Option<u32>> {
         let mut question = to(remote);
-        question.header.source_prefix_length = question.header.destination_prefix_length;
-        question.attributes.push(RouteAttribute::Source(local.into()));
+        if let Some(local) = local {
+            question.header.source_prefix_length = question.header.destination_prefix_length;
+            question.attributes.push(RouteAttribute::Source(local.into()));
+        }
         if mark != 0 {
             question.attributes.push(RouteAttribute::Mark(mark));
         }
@@ -119,7 +127,8 @@ mod tests {
         for (own, foreign) in [("127.0.0.1", "192.0.2.77"), ("::1", "2001:db8::77")] {
             let [own, foreign]: [IpAddr; 2] = [own, foreign].map(|text| text.parse().unwrap());
             for mark in [0, 7] {
-                assert_eq!(socket.way_out(own, own, mark).unwrap(), Some(1));
+                assert_eq!(socket.way_out(own, Some(own), mark).unwrap(), Some(1));
+                assert_eq!(socket.way_out(own, None, mark).unwrap(), Some(1));
             }
             assert!(socket.is_own(own) && !socket.is_own(foreign));
         }

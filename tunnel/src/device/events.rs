@@ -52,39 +52,23 @@ impl Device {
         });
     }
 
-    /// Returns by which ways peers are written to from a certain address of this machine.
+    /// Returns by which ways peers are written to from a certain address of this machine, or were until it was lost, with no
+    /// word from them since: those have no local address.
     pub fn paths(&self) -> impl Iterator<Item = Path> {
-        self.peers.iter().flatten().filter_map(|peer| {
-            let Path { remote, local, .. } = peer.path()?;
-            local?;
-            let interface = peer.local.interface;
-            Some(Path {
-                remote,
-                local,
-                interface,
-            })
-        })
+        self.peers.iter().flatten().filter_map(watched)
     }
 
     /// These ways lead nowhere any more: the peers are written to from whatever address the kernel chooses, until they write
-    /// to one again. Those with a session are sent a keepalive, so that they learn it.
+    /// to one again. Those with a session are sent a keepalive, so that they learn it. Where that could not leave, it is
+    /// sent again when the way is among these once more, without a local address.
     pub fn handle_lost(&mut self, now: Instant, lost: &dyn Fn(Path) -> bool, wire: &mut impl Wire) {
         for peer in self.peers.iter_mut().flatten() {
-            let Some(Path { remote, local, .. }) = peer.path() else {
+            let Some(path) = watched(peer).filter(|path| lost(*path)) else {
                 continue;
             };
-            let interface = peer.local.interface;
-            if local.is_none()
-                || !lost(Path {
-                    remote,
-                    local,
-                    interface,
-                })
-            {
-                continue;
-            }
-            tracing::debug!(peer = ?peer.public, ?local, "not written to from this address any more");
+            tracing::debug!(peer = ?peer.public, local = ?path.local, "not written to from this address any more");
             peer.local.addr = None;
+            peer.local.adrift = path.local.is_some();
             self.due = Some(now);
             peer.wants.keepalive |= peer.has_session();
             settle(peer, now, self.up, &mut self.scratch, wire);
@@ -138,4 +122,13 @@ impl Device {
             }
         }
     }
+}
+
+/// Returns the way to a peer that changed routes can make another.
+fn watched(peer: &Peer) -> Option<Path> {
+    let path = peer.path()?;
+    (path.local.is_some() || peer.local.adrift).then_some(Path {
+        interface: peer.local.interface,
+        ..path
+    })
 }

@@ -42,7 +42,8 @@ impl RouteChanges {
     }
 
     /// Returns those of the paths by which the kernel would not send any more: the local address is gone, or what is sent
-    /// from it leaves by another interface than the one by which the peer's datagrams came in.
+    /// from it leaves by another interface than the one by which the peer's datagrams came in. Of those that were lost before,
+    /// and have no local address, it returns the ones for which there is a route.
     pub(super) fn ask(&mut self, paths: Vec<Path>, mark: u32) -> Vec<Path> {
         let start = Instant::now();
         let mut lost = Vec::new();
@@ -50,12 +51,10 @@ impl RouteChanges {
             Ok(mut socket) => {
                 let mut asked = BTreeSet::new();
                 for path in paths {
-                    let Some(local) = path.local.filter(|local| is_asked_for(path.remote, *local)) else {
-                        continue;
-                    };
                     if path.interface != 0
-                        && asked.insert((path.remote, local, path.interface))
-                        && is_lost(&mut socket, path, local, mark)
+                        && is_asked_for(path.remote, path.local)
+                        && asked.insert((path.remote, path.local, path.interface))
+                        && has_changed(&mut socket, path, mark)
                     {
                         lost.push(path);
                     }
@@ -70,16 +69,19 @@ impl RouteChanges {
 }
 
 /// A link-local address has its interface in it.
-fn is_asked_for(remote: SocketAddr, local: IpAddr) -> bool {
+fn is_asked_for(remote: SocketAddr, local: Option<IpAddr>) -> bool {
     match (remote, local) {
-        (SocketAddr::V4(_), IpAddr::V4(_)) => true,
-        (SocketAddr::V6(remote), IpAddr::V6(_)) => remote.scope_id() == 0,
-        (SocketAddr::V4(_), IpAddr::V6(_)) | (SocketAddr::V6(_), IpAddr::V4(_)) => false,
+        (SocketAddr::V4(_), None | Some(IpAddr::V4(_))) => true,
+        (SocketAddr::V6(remote), None | Some(IpAddr::V6(_))) => remote.scope_id() == 0,
+        (SocketAddr::V4(_), Some(IpAddr::V6(_))) | (SocketAddr::V6(_), Some(IpAddr::V4(_))) => false,
     }
 }
 
-fn is_lost(socket: &mut RouteSocket, path: Path, local: IpAddr, mark: u32) -> bool {
-    // Without any route for a moment the address stays the right one.
-    let way = socket.way_out(path.remote.ip(), local, mark).ok().flatten();
-    way.is_some_and(|interface| interface != path.interface) || !socket.is_own(local)
+fn has_changed(socket: &mut RouteSocket, path: Path, mark: u32) -> bool {
+    let way = socket.way_out(path.remote.ip(), path.local, mark).ok().flatten();
+    match path.local {
+        // Without any route for a moment the address stays the right one.
+        Some(local) => way.is_some_and(|interface| interface != path.interface) || !socket.is_own(local),
+        None => way.is_some(),
+    }
 }

@@ -228,3 +228,38 @@ fn an_address_that_leads_nowhere_any_more_is_given_up() {
         );
     }
 }
+
+/// As when an uplink gets another address after it has had none: the other side sends to the old one, and this one has nothing
+/// to send that would let it learn better.
+#[test]
+fn a_peer_that_alone_has_something_to_say_learns_another_address() {
+    for v6 in [false, true] {
+        let world = World::joined(Engine::Ours, other(), v6);
+        let World { a, b } = &world;
+        assert!(a.pings(b.inner[0], 2));
+        let [old, fresh]: [IpAddr; 2] = if v6 {
+            ["2001:db8::1", "2001:db8::7"]
+        } else {
+            ["192.0.2.1", "192.0.2.7"]
+        }
+        .map(|address| address.parse().unwrap());
+        let net = format!("{old}/{}", if v6 { 64 } else { 24 });
+        a.run(&["ip", "addr", "del", &net, "dev", "eth0"]);
+        assert!(!b.reaches(a.inner[0]));
+        thread::sleep(Duration::from_millis(500));
+        a.add_address("eth0", fresh);
+        let start = Instant::now();
+        while !b.reaches(a.inner[0]) {
+            assert!(
+                start.elapsed() < Duration::from_secs(8),
+                "the old address is sent to"
+            );
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "after {:?}",
+            start.elapsed()
+        );
+        assert_eq!(b.endpoint(), SocketAddr::new(fresh, 51820).to_string());
+    }
+}
