@@ -85,11 +85,11 @@ pub enum Conflict {
         /// The family that has to go through it.
         family: Family,
     },
-    /// This node lacks the device by which the other nodes of its location have reported to be reached.
+    /// This node lacks the device by which it was reached, or the other nodes of its location have reported to be.
     #[error(
-        "the CNI's device for {family} is missing on this node (flannel.1, flannel-v6.1), while other nodes of its location \
-         have theirs: other locations are not reached from pods here, nor pods behind this node from there; see to it that \
-         the CNI runs here"
+        "the CNI's device for {family} is missing on this node (flannel.1, flannel-v6.1), which had one or whose location has \
+         them: other locations are not reached from pods here, nor pods behind this node from there; see to it that the CNI \
+         runs here or, if it works without one now, restart the agent"
     )]
     NoCniDevice {
         /// The family.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -24,6 +24,9 @@ pub struct HostFacts {
     pub links: BTreeMap<LinkName, OtherLink>,
     /// How the CNI carries traffic inside the location.
     pub cni: Cni,
+    /// The families that a device of the CNI has carried since the agent started: without it they are not carried in another
+    /// way. (A CNI that changes its way is believed after a restart of the agent.)
+    pub carried: BTreeSet<Family>,
     /// Largest packet towards each remote endpoint's network, as the smallest MTU of the devices with a default route
     /// or towards endpoints; `None` where there is no route yet.
     pub underlay_mtu: Option<u32>,
@@ -59,6 +62,9 @@ impl HostFacts {
     pub fn handle_inventory(&mut self, inventory: Inventory) {
         self.links = inventory.links;
         self.cni = inventory.cni;
+        let carried = |family: &Family| self.carrier(*family).is_some();
+        let carried: Vec<_> = [Family::V4, Family::V6].into_iter().filter(carried).collect();
+        self.carried.extend(carried);
         self.underlay_mtu = inventory.underlay_mtu;
         self.ipv6_disabled = inventory.ipv6_disabled;
         self.ipv6_forwarded = inventory.ipv6_forwarded;
@@ -70,6 +76,20 @@ impl HostFacts {
         self.wide_tables = inventory.wide_tables;
     }
 
+    /// Returns the device of the CNI that carries a family.
+    pub(crate) fn carrier(&self, family: Family) -> Option<&LinkName> {
+        let Cni::Overlay { links } = &self.cni else {
+            return None;
+        };
+        let carries = |name: &&LinkName| {
+            self.links.get(name).is_some_and(|link| {
+                let mut addresses = link.addresses.iter().map(|(address, _)| *address);
+                addresses.any(|address| Family::of(address) == family && !link_local(address))
+            })
+        };
+        links.iter().find(carries)
+    }
+
     /// Returns whether packets of the family can be in the tunnel of this machine.
     pub(crate) fn tunnels(&self, family: Family) -> bool {
         family == Family::V4 || !self.ipv6_disabled
@@ -79,5 +99,12 @@ impl HostFacts {
     pub(crate) fn has(&self, family: Family) -> bool {
         let enabled = |(name, link): (&LinkName, &OtherLink)| !link.ipv6_disabled && name.as_str() != "lo";
         self.tunnels(family) || self.links.iter().any(enabled)
+    }
+}
+
+fn link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }

@@ -120,40 +120,20 @@ pub(crate) fn nameable(link: &LinkName) -> bool {
 /// Returns the next hop over the CNI's device; outer `None` where the CNI has no device for the family.
 fn over_cni(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Option<NextHop>> {
     let address = hop.iter().find(|address| Family::of(**address) == family);
-    match (carrier(facts, family), address) {
+    match (facts.carrier(family), address) {
         (Some(link), address) => Some(address.map(|address| NextHop::Overlay(link.clone(), *address))),
         (None, _) if stranded(facts, family, hop).is_some() => Some(None),
         (None, _) => None,
     }
 }
 
-/// Returns why nothing gets over the CNI's device to a node that is reached by one: without its own, what this node sends in
-/// the LAN would be nothing that the other one expects there.
+/// Returns why nothing gets over the CNI's device to a node that is reached by one, or was reached so from here: without its
+/// own, what this node sends in the LAN would be nothing that the other one expects there.
 pub(super) fn stranded(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Conflict> {
     if let Cni::Unsupported { link } = &facts.cni {
         return Some(Conflict::CniUnsupported { link: link.clone() });
     }
     let theirs = hop.iter().any(|address| Family::of(*address) == family);
-    (theirs && carrier(facts, family).is_none()).then_some(Conflict::NoCniDevice { family })
-}
-
-/// Returns the device of the CNI that carries a family.
-fn carrier(facts: &HostFacts, family: Family) -> Option<&LinkName> {
-    let Cni::Overlay { links } = &facts.cni else {
-        return None;
-    };
-    let carries = |name: &&LinkName| {
-        facts.links.get(name).is_some_and(|link| {
-            let mut addresses = link.addresses.iter().map(|(address, _)| *address);
-            addresses.any(|address| Family::of(address) == family && !link_local(address))
-        })
-    };
-    links.iter().find(carries)
-}
-
-fn link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
+    let expected = theirs || facts.carried.contains(&family);
+    (expected && facts.carrier(family).is_none()).then_some(Conflict::NoCniDevice { family })
 }

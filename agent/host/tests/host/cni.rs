@@ -1,6 +1,6 @@
 //! A CNI without its device, or with one that takes nothing from other locations.
 
-use spanwire_host::{Cni, Conflict, HostFacts, RouteKind, conflicts, render};
+use spanwire_host::{Cni, Conflict, HostFacts, Inventory, RouteKind, conflicts, render};
 use spanwire_topology::{Family, Plan};
 
 use crate::samples::{self, link};
@@ -33,11 +33,25 @@ fn where_the_cnis_device_is_missing_a_follower_sends_nothing_through_the_lan() {
     assert!(goes_nowhere(&plan, &facts));
     assert_eq!(conflicts(&plan, &facts), std::slice::from_ref(&missing));
     let (plan, facts) = without_device(samples::leader());
-    assert_eq!(conflicts(&plan, &facts), [missing]);
+    assert_eq!(conflicts(&plan, &facts), std::slice::from_ref(&missing));
     let table = render(&plan, &facts).nft.unwrap().text;
     let rejects = "oifname != \"spanwire0\" ip daddr != @own4 counter reject with icmpx host-unreachable";
     assert!(table.contains(rejects), "{table}");
-    // host-gw: no node has such a device.
+    // Nor where the whole location has lost its devices.
+    let (plan, _) = samples::direct_follower();
+    let (_, mut facts) = samples::follower();
+    let mut inventory = Inventory {
+        links: facts.links.clone(),
+        cni: facts.cni.clone(),
+        ..Inventory::default()
+    };
+    facts.handle_inventory(inventory.clone());
+    inventory.links.remove(&link("flannel.1"));
+    inventory.cni = Cni::Direct;
+    facts.handle_inventory(inventory);
+    assert!(goes_nowhere(&plan, &facts));
+    assert_eq!(conflicts(&plan, &facts), [missing]);
+    // host-gw: no node has such a device, or had one.
     let (plan, facts) = samples::direct_follower();
     assert!(!goes_nowhere(&plan, &facts));
     assert_eq!(conflicts(&plan, &facts), []);
