@@ -124,6 +124,8 @@ pub enum Field {
     Endpoints,
     /// Its own addresses, from an annotation.
     Addresses,
+    /// Its own addresses, from its status.
+    StatusAddresses,
     /// Whether it leads.
     Leader,
     /// The interval of keepalives.
@@ -242,12 +244,8 @@ impl NodeFact {
                     self.addresses.clone_from(&before.addresses);
                     self.annotated = true;
                 }
-                Field::Addresses => {
-                    let room = Self::MAX_ADDRESSES.saturating_sub(self.addresses.len());
-                    let new = |address: &&IpAddr| !self.addresses.contains(*address);
-                    let kept: Vec<_> = before.addresses.iter().filter(new).take(room).copied().collect();
-                    self.addresses.extend(kept);
-                }
+                Field::Addresses => self.keep_addresses(&before.addresses),
+                Field::StatusAddresses if !before.annotated => self.keep_addresses(&before.addresses),
                 Field::Leader => self.leader = before.leader,
                 Field::Keepalive => self.keepalive = before.keepalive,
                 Field::Cidrs => {
@@ -258,6 +256,7 @@ impl NodeFact {
                 }
                 Field::ListenPort => self.listen_port = before.listen_port,
                 Field::Endpoints
+                | Field::StatusAddresses
                 | Field::Selector
                 | Field::LeaderSelector
                 | Field::Mode
@@ -265,6 +264,14 @@ impl NodeFact {
                 | Field::PublicKey => {}
             }
         }
+    }
+
+    /// As many as there is room for.
+    pub(crate) fn keep_addresses(&mut self, before: &BTreeSet<IpAddr>) {
+        let room = Self::MAX_ADDRESSES.saturating_sub(self.addresses.len());
+        let new = |address: &&IpAddr| !self.addresses.contains(*address);
+        let kept: Vec<_> = before.iter().filter(new).take(room).copied().collect();
+        self.addresses.extend(kept);
     }
 }
 
@@ -302,7 +309,12 @@ impl LocationFact {
                 Field::Mode => self.mode = before.mode,
                 Field::Seats => (self.active, self.standby) = (before.active, before.standby),
                 Field::Keepalive => self.keepalive = before.keepalive,
-                Field::Location | Field::Region | Field::Leader | Field::ListenPort | Field::PublicKey => {}
+                Field::Location
+                | Field::Region
+                | Field::StatusAddresses
+                | Field::Leader
+                | Field::ListenPort
+                | Field::PublicKey => {}
             }
         }
     }
@@ -343,6 +355,7 @@ impl PeerFact {
                 Field::Location
                 | Field::Region
                 | Field::Addresses
+                | Field::StatusAddresses
                 | Field::Leader
                 | Field::Keepalive
                 | Field::ListenPort

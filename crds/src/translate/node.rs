@@ -113,8 +113,12 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     if label.is_some() && region.is_none() {
         unread.insert(Field::Region);
     }
-    let internal = addresses(&mut fields, node, "InternalIP");
-    let external = addresses(&mut fields, node, "ExternalIP");
+    let (internal, legible) = addresses(&mut fields, node, "InternalIP");
+    // With the annotation they do not count.
+    if !legible && said.internal.is_none() {
+        unread.insert(Field::StatusAddresses);
+    }
+    let (external, _) = addresses(&mut fields, node, "ExternalIP");
     let pods = &node.spec.pod_cidrs;
     let counted = &pods[..pods.len().min(NodeFact::MAX_NETWORKS)];
     if pods.len() > counted.len() {
@@ -159,8 +163,8 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     }
 }
 
-/// Returns the first addresses of a kind; those behind them are reported together.
-fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> BTreeSet<IpAddr> {
+/// Returns the first addresses of a kind, and whether each of them could be read; those behind them are reported together.
+fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> (BTreeSet<IpAddr>, bool) {
     let of_kind = || {
         let addresses = node.status.addresses.iter();
         addresses.filter(|address| address.kind == kind)
@@ -170,8 +174,12 @@ fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> BTreeSet<IpAddr> {
     if count > most {
         fields.problems.push(annotations::too_many(&field, count, most));
     }
-    let read = |address: &NodeAddress| fields.one(&field, &address.address);
-    of_kind().take(most).filter_map(read).collect()
+    let read: Vec<Option<IpAddr>> = of_kind()
+        .take(most)
+        .map(|address| fields.one(&field, &address.address))
+        .collect();
+    let legible = read.iter().all(Option::is_some);
+    (read.into_iter().flatten().collect(), legible)
 }
 
 /// Returns the location that a topology label names.
@@ -372,6 +380,37 @@ mod tests {
                 "{field}: {texts:?}"
             );
         }
+    }
+
+    #[test]
+    fn beside_an_address_that_cannot_be_read_the_others_count_and_what_was_there_stays() {
+        let addresses = |texts: &[&str], annotation: Option<&str>| {
+            let all: Vec<Value> = texts
+                .iter()
+                .map(|text| json!({"type": "InternalIP", "address": text}))
+                .collect();
+            let annotations = annotation.map_or(json!({}), |text| json!({"spanwire.dev/internal-ip": text}));
+            read(json!({"metadata": {"annotations": annotations}, "status": {"addresses": all}})).fact
+        };
+        let is = |fact: &NodeFact, texts: &[&str]| {
+            let expected: BTreeSet<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(fact.addresses, expected);
+        };
+        let before = addresses(&["10.1.0.5", "fd00::5"], None);
+        let mut now = addresses(&["10.1.0.5", "fe80::5%eth0", "10.1.0.6"], None);
+        is(&now, &["10.1.0.5", "10.1.0.6"]);
+        now.keep(&before);
+        is(&now, &["10.1.0.5", "10.1.0.6", "fd00::5"]);
+        // Once all of them can be read they are what counts.
+        let mut mended = addresses(&["10.1.0.6"], None);
+        mended.keep(&now);
+        is(&mended, &["10.1.0.6"]);
+        // What an annotation said is no part of the status.
+        let annotated = addresses(&["x"], Some("10.9.0.9"));
+        is(&annotated, &["10.9.0.9"]);
+        let mut without = addresses(&["x", "10.1.0.5"], None);
+        without.keep(&annotated);
+        is(&without, &["10.1.0.5"]);
     }
 
     fn read(value: Value) -> Translated<NodeFact> {

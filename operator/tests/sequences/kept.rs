@@ -28,6 +28,38 @@ fn a_value_that_cannot_be_read_keeps_what_was_there() {
 }
 
 #[test]
+fn an_address_of_a_node_that_cannot_be_read_keeps_those_that_it_had_also_after_a_restart() {
+    let mut world = World::of(&world::cluster());
+    let node = world.members()["left"][0].clone();
+    let addresses = |world: &World| left(world).members[&node.parse().unwrap()].addresses.clone();
+    let before = addresses(&world);
+    let say = |world: &mut World, texts: &[&str]| {
+        let all: Vec<_> = texts
+            .iter()
+            .map(|text| serde_json::json!({"type": "InternalIP", "address": text}))
+            .collect();
+        let mut nodes = world.take_nodes();
+        nodes.get_mut(&node).unwrap()["status"]["addresses"] = all.into();
+        world.give_nodes(nodes);
+        world.settle();
+    };
+    say(&mut world, &["x"]);
+    assert_eq!(addresses(&world), before);
+    say(&mut world, &["fe80::1%eth0", "192.168.7.99"]);
+    let both: std::collections::BTreeSet<_> = before
+        .iter()
+        .copied()
+        .chain(["192.168.7.99".parse().unwrap()])
+        .collect();
+    assert_eq!(addresses(&world), both);
+    world.restart();
+    world.settle();
+    assert_eq!(addresses(&world), both, "restarted");
+    say(&mut world, &["192.168.7.99"]);
+    assert_eq!(addresses(&world).len(), 1);
+}
+
+#[test]
 fn the_only_node_that_may_lead_stays_when_its_kubelet_falls_silent() {
     let mut world = World::of(&world::cluster());
     let leader = world.leaders()["left"][0].clone();

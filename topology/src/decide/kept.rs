@@ -112,6 +112,10 @@ impl Facts {
             {
                 fact.addresses.clone_from(&member.addresses);
                 fact.annotated = true;
+            } else if fact.unread.contains(&Field::StatusAddresses)
+                && let Some((_, member)) = self::published(published, name)
+            {
+                fact.keep_addresses(&member.addresses);
             }
         }
         for (name, fact) in &mut self.locations {

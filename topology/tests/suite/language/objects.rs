@@ -42,6 +42,7 @@ fn fields(text: &str) -> Result<BTreeSet<Field>, String> {
         "region" => Ok(Field::Region),
         "endpoints" => Ok(Field::Endpoints),
         "addresses" => Ok(Field::Addresses),
+        "status-addresses" => Ok(Field::StatusAddresses),
         "port" => Ok(Field::ListenPort),
         "cidrs" => Ok(Field::Cidrs),
         "mode" => Ok(Field::Mode),
