@@ -1,10 +1,12 @@
-//! What a leader reaches of another location that was broken into.
+//! What comes out of the tunnel reaches the mesh and nothing else: from a leader of another location that was broken into, and
+//! from a Peer.
 
-use std::time::Duration;
+use std::{fs, process::Child, time::Duration};
 
-use spanwire_testbed::wait_until;
+use spanwire_crds::{AcceptedPeer, Peer, PeerSpec, PeerStatus};
+use spanwire_testbed::{Command, Namespace, wait_until};
 
-use crate::world::World;
+use crate::world::{World, configure, tunnel_binary};
 
 /// A neighbour in the LAN of a that is in no mesh, its cloud's metadata service, and an address of a1 that the mesh does not
 /// know.
@@ -26,20 +28,7 @@ fn a_leader_that_was_taken_over_reaches_nothing_of_another_location_but_the_mesh
            }
          }",
     );
-    let near = world.node("a1");
-    near.host.run("ip address add 10.77.0.1/32 dev lo");
-    wait_until("the address to be known", Duration::from_secs(5), || {
-        let known = near
-            .host
-            .try_run("nft list set inet spanwire private4 | grep -q 10.77.0.1");
-        known.status.success()
-    });
-    let hex: String = near
-        .key()
-        .as_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = with_private_address(&mut world);
     let far = world.node("b1");
     far.kill_agent();
     let allowed: String = PRIVATE
@@ -64,10 +53,175 @@ fn a_leader_that_was_taken_over_reaches_nothing_of_another_location_but_the_mesh
     }
     let seen = world.network.router.run("nft list chain inet seen input");
     assert!(seen.contains("packets 0 "), "in the LAN of a: {seen}");
+    assert_dropped(&mut world, 2, 1);
+}
+
+/// Gives a1 the last of the private addresses; returns its key in hexadecimal digits.
+fn with_private_address(world: &mut World) -> String {
+    let near = world.node("a1");
+    near.host.run("ip address add 10.77.0.1/32 dev lo");
+    wait_until("the address to be known", Duration::from_secs(5), || {
+        let known = near
+            .host
+            .try_run("nft list set inet spanwire private4 | grep -q 10.77.0.1");
+        known.status.success()
+    });
+    near.key()
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// So many packets from the tunnel were to be forwarded by a1, and so many were for itself, and were dropped.
+fn assert_dropped(world: &mut World, forwarded: u32, entering: u32) {
     let dropped = world
         .node("a1")
         .host
         .run("nft list chain inet spanwire landed; nft list chain inet spanwire enter");
-    let counted = |packets: &str| dropped.matches(&format!("counter packets {packets} ")).count();
-    assert_eq!((counted("2"), counted("1")), (1, 1), "{dropped}");
+    let counted = |packets: u32| dropped.matches(&format!("counter packets {packets} ")).count();
+    assert_eq!((counted(forwarded), counted(entering)), (1, 1), "{dropped}");
+}
+
+/// Somewhere in the internet, with a device of its own.
+struct Laptop {
+    host: Namespace,
+    tunnel: Child,
+}
+
+impl Drop for Laptop {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _gone = self.tunnel.kill();
+        let _ended = self.tunnel.wait();
+    }
+}
+
+/// The private key of the laptop, as `wg` takes it and in hexadecimal digits.
+const PRIVATE_KEY: (&str, &str) = (
+    "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
+    "0707070707070707070707070707070707070707070707070707070707070707",
+);
+
+impl Laptop {
+    /// It sends everything to a1, whose key that is.
+    fn with_tunnel_to(world: &World, hex: &str) -> Self {
+        let host = Namespace::new();
+        let pid = host.pid();
+        world.network.router.run(&format!(
+            "ip link add guest type veth peer name eth0 netns {pid}
+             ip address add 10.3.0.254/24 dev guest
+             ip link set guest up"
+        ));
+        host.run(
+            "ip address add 10.3.0.1/24 dev eth0
+             ip link set eth0 up
+             ip route add 10.1.0.1/32 via 10.3.0.254",
+        );
+        let folder = world.folder.path().join("laptop");
+        fs::create_dir(&folder).unwrap();
+        let serving = host.command(&tunnel_binary());
+        let serving = serving.args(["--foreground", "--socket-dir"]).arg(&folder);
+        let tunnel = serving.arg("laptop0").spawn();
+        let laptop = Self { host, tunnel };
+        let socket = folder.join("laptop0.sock");
+        wait_until("the laptop's device", Duration::from_secs(5), || socket.exists());
+        let private_key = PRIVATE_KEY.1;
+        configure(
+            &socket,
+            &format!(
+                "set=1\nprivate_key={private_key}\npublic_key={hex}\nendpoint=10.1.0.1:51820\nallowed_ip=0.0.0.0/0\n\n"
+            ),
+        );
+        laptop.host.run(
+            "ip address add 10.99.0.7/32 dev laptop0
+             ip link set laptop0 up
+             ip route add default dev laptop0
+             ip rule add from 10.99.0.7 lookup 99
+             ip route add default dev laptop0 table 99",
+        );
+        laptop
+    }
+
+    /// Whether an address answers it through its tunnel.
+    fn pings(&self, address: &str) -> bool {
+        let asked = self
+            .host
+            .try_run(&format!("ping -c 1 -W 1 -I 10.99.0.7 {address}"));
+        asked.status.success()
+    }
+}
+
+/// The laptop as it was accepted, attached to location a.
+fn accepted() -> Peer {
+    let public_key = Command::new("wg").arg("pubkey").input(PRIVATE_KEY.0).run();
+    let public_key = public_key.trim().to_owned();
+    let allowed_ips = vec!["10.99.0.7/32".to_owned()];
+    let spec = PeerSpec {
+        public_key: public_key.clone(),
+        allowed_ips: allowed_ips.clone(),
+        endpoint: None,
+        persistent_keepalive: None,
+        location: Some("a".to_owned()),
+    };
+    let accepted = AcceptedPeer {
+        public_key,
+        allowed_ips,
+        endpoint: None,
+        persistent_keepalive: None,
+        home: Some("a".to_owned()),
+        attachments: vec!["a".to_owned()],
+    };
+    let mut peer = Peer::new("laptop", spec);
+    peer.status = Some(PeerStatus {
+        accepted: Some(accepted),
+        ..PeerStatus::default()
+    });
+    peer
+}
+
+#[test]
+fn a_peer_reaches_the_whole_mesh_and_nothing_else_where_it_is_attached() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    world
+        .network
+        .router
+        .run("ip address add 169.254.169.254/32 dev lo");
+    world.network.router.nft(
+        "table inet seen {
+           chain input {
+             type filter hook input priority raw
+             iifname lan1 icmp type echo-request counter
+           }
+         }",
+    );
+    let hex = with_private_address(&mut world);
+    let mesh = fs::read_to_string(world.mesh_file()).unwrap();
+    let fresh = world.folder.path().join("fresh");
+    let peer = serde_json::to_string(&accepted()).unwrap();
+    fs::write(&fresh, format!("{mesh}\n---\n{peer}")).unwrap();
+    fs::rename(fresh, world.mesh_file()).unwrap();
+    let laptop = Laptop::with_tunnel_to(&world, &hex);
+    wait_until("the laptop's tunnel", Duration::from_secs(10), || {
+        laptop.pings("10.1.0.1")
+    });
+    // Also in the other location, and by way of followers.
+    for address in [
+        "10.1.0.2",
+        "10.244.1.2",
+        "10.244.2.2",
+        "10.2.0.3",
+        "10.2.0.4",
+        "10.244.3.2",
+        "10.244.4.2",
+    ] {
+        wait_until(address, Duration::from_secs(5), || laptop.pings(address));
+    }
+    for address in PRIVATE.into_iter().chain(["10.2.0.254"]) {
+        assert!(!laptop.pings(address), "{address} answers");
+    }
+    let seen = world.network.router.run("nft list chain inet seen input");
+    assert!(seen.contains("packets 0 "), "in the LAN of a: {seen}");
+    assert_dropped(&mut world, 3, 1);
 }

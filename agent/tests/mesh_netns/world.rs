@@ -162,11 +162,7 @@ impl Node {
 
     /// Sends the device a request of WireGuard's userspace protocol.
     pub(crate) fn configure_device(&self, request: &str) {
-        let mut socket = UnixStream::connect(self.folder.join("wireguard/spanwire0.sock")).unwrap();
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = [0; 7];
-        socket.read_exact(&mut answer).unwrap();
-        assert_eq!(answer, *b"errno=0");
+        configure(&self.folder.join("wireguard/spanwire0.sock"), request);
     }
 
     pub(crate) fn kill_tunnel(&mut self) {
@@ -269,8 +265,17 @@ impl Drop for Node {
     }
 }
 
+/// Sends a device a request of WireGuard's userspace protocol.
+pub(crate) fn configure(socket: &Path, request: &str) {
+    let mut socket = UnixStream::connect(socket).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 7];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"errno=0");
+}
+
 /// The tunnel's binary. Cargo builds it for the tests of its own package only.
-fn tunnel_binary() -> String {
+pub(crate) fn tunnel_binary() -> String {
     static BUILD: std::sync::Once = std::sync::Once::new();
     let binary = Path::new(env!("CARGO_BIN_EXE_spanwire-agent")).with_file_name("spanwire-tunnel");
     BUILD.call_once(|| {
