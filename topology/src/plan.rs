@@ -27,7 +27,7 @@
 //!
 //! | destination | active leader | standby leader | follower |
 //! |---|---|---|---|
-//! | overlay address of a remote leader | tunnel | tunnel | hop to its carrier |
+//! | overlay address of a remote leader | tunnel | tunnel, from its own overlay address | hop to its carrier |
 //! | prefix of an established location | tunnel | hop to its carrier | hop to its carrier |
 //! | the same, no leader carries it there, or here | unreachable | unreachable | unreachable |
 //! | Peer attached to the own location | tunnel on the first, else hop to the first | hop to the first | hop to the first |
@@ -38,18 +38,25 @@
 //! All of this for the families that the node has a part in: an address or pods of its own, or, on a leader, its overlay
 //! address or anything in its location. Of another family nothing could be sent through it, and it has no route.
 //!
-//! No node sends through a hop what came to it through a hop: followers send to active leaders, which send into the
-//! tunnel. While a new order of leaders spreads, two nodes may each take the other for the leader. So a standby leader
-//! sends what a hop brought to it into its own tunnels, where the far side takes it as its group's (a host whose WireGuard
-//! has no groups leaves that out); and where there is no tunnel a host has to see to it that what came through a hop and
-//! leaves through one goes round no longer than it takes to find a leader.
+//! No node sends through a hop what came to it through a hop: followers send to leaders, and a leader sends what a hop
+//! brought to it into its own tunnels, whatever it does with what begins on itself. The sender has chosen it; another leader
+//! may have chosen otherwise, and would send it back. The far side takes it as its group's. So a packet is on each node once
+//! at most: where it begins, on one leader here, on one leader there, and where it ends.
+//!
+//! A host whose WireGuard has no groups sends what a hop brought on by a hop to a leader that stands before itself in the
+//! published order, for the far side takes a source from one leader alone, and only to such a one ([`Plan::takes_on`]).
+//! Where there is no tunnel a host has to see to it that what came through a hop and leaves through one goes round no longer
+//! than it takes to find a leader.
 //!
 //! # What a node observes
 //!
 //! Towards each location a node sends through its carrier, or, where [`Reachability`] says that packets for that
 //! location do not arrive through it, through the first other leader of its location in the published order that is
-//! usable. The far side takes it all the same, because the leaders are a group. Of ways that all seem lost the carrier
-//! is left. Where every node leads itself there are no groups, and so is no choice.
+//! usable; a leader among these stands for its own tunnel. A leader sends what a remote leader carries that it cannot use to
+//! the first one of that location that it can use. The far side takes both all the same, because the leaders are a group.
+//! Only such a leader stands in for another that has the families of those whose packets it is to take.
+//! Of ways that all seem lost the published one is left. Where every node leads itself there are no groups, and so is no
+//! choice.
 //!
 //! # Where every node leads itself
 //!
@@ -81,6 +88,7 @@ use crate::{
     Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
 };
 pub use probes::{Behind, Far, Near, Probes};
+use routes::Ways;
 use view::View;
 
 /// What one node has to do, in the words of the mesh; which device, table or mark that becomes is the host's affair.
@@ -104,9 +112,14 @@ pub struct Plan {
     /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
     /// go through the hop, never bare onto the LAN.
     pub returns: BTreeMap<Prefix, Via>,
+    /// The way towards each other location, established or not, of which `routes` make use: the own tunnel, or a leader of
+    /// the own location. Where every node leads itself the own location is among them.
+    pub ways: BTreeMap<LocationName, Via>,
     /// The hops to the other leaders of the own location that packets of this node may go through, in order: the one that
     /// `routes` name, and those that they may name next.
     pub leaders: Vec<Via>,
+    /// How many of `leaders` stand before this node in the published order; on a follower all.
+    pub before: usize,
     /// What this node is to watch, so that it can say what of this works.
     pub probes: Probes,
 }
@@ -151,6 +164,15 @@ pub struct TunnelPeer {
     pub allowed_ips: BTreeSet<Prefix>,
 }
 
+impl TunnelPeer {
+    /// Returns whether anything but its own overlay addresses is sent to it.
+    #[must_use]
+    pub fn carries(&self) -> bool {
+        let own = |prefix: &Prefix| prefix.is_host() && self.overlay.contains(&prefix.address());
+        !self.allowed_ips.iter().all(own)
+    }
+}
+
 /// The party at the other end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Party {
@@ -189,6 +211,21 @@ pub enum Via {
     Unreachable,
 }
 
+impl Plan {
+    /// Returns whether what a hop brought to this leader for a location goes into its own tunnels though what begins here
+    /// goes by a hop. `groups`: the own WireGuard knows groups of peers, and so the far side takes it.
+    ///
+    /// Without groups the far side takes what the leader sends that carries the source, so it goes on by the hop. Then
+    /// only to a leader that stands before this one in the published order: so nothing goes round.
+    #[must_use]
+    pub fn takes_on(&self, location: &LocationName, groups: bool) -> bool {
+        let Some(way @ Via::Hop { .. }) = self.ways.get(location).filter(|_| self.tunnel.is_some()) else {
+            return false;
+        };
+        groups || !self.leaders[..self.before].contains(way)
+    }
+}
+
 /// Returns what the node has to do, so that packets flow as the mesh says, through the leaders that it can use.
 #[must_use]
 pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
@@ -202,26 +239,33 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             local: BTreeSet::new(),
             own: BTreeSet::new(),
             returns: BTreeMap::new(),
+            ways: BTreeMap::new(),
             leaders: Vec::new(),
+            before: 0,
             probes: Probes::default(),
         };
     };
     let entries = entries::entries(&view);
     let own = own(&view);
     let useful = families::useful(&view, &own, &entries);
+    let receivers = tunnel::receivers(&view, reachability);
+    let ways = Ways::new(&view, reachability);
+    let (leaders, before) = routes::leaders(&view);
     Plan {
         me: me.clone(),
         location: Some(view.home().name.clone()),
         role: view.role().map_or(Role::Follower, Role::Leader),
-        tunnel: view.lead.map(|_| tunnel::tunnel(&view, &entries)),
+        tunnel: view.lead.map(|_| tunnel::tunnel(&view, &entries, &receivers)),
         local: routes::local(&view, useful),
         returns: view
             .lead
             .map(|_| routes::returns(&view, useful))
             .unwrap_or_default(),
-        routes: routes::routes(&view, useful, reachability),
-        leaders: routes::leaders(&view),
-        probes: probes::probes(&view),
+        routes: routes::routes(&view, useful, &ways),
+        ways: ways.out(),
+        leaders,
+        before,
+        probes: probes::probes(&view, &receivers),
         own: own.into_iter().collect(),
     }
 }

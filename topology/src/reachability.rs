@@ -2,21 +2,27 @@
 //!
 //! Observations of two nodes may differ, and may be wrong for a while. So they only choose among ways that the mesh
 //! allows anyway: a location whose leaders form a group takes what any of them sends, whichever carries it.
+//!
+//! There are two kinds, since two kinds of nodes choose. Every node chooses by which leader of its own location it sends
+//! to another one. A leader chooses besides to which leader over there.
 
 use std::collections::BTreeSet;
 
 use crate::{LocationName, NodeName};
 
-/// What a node observes of the leaders of its own location. The default has observed nothing, and takes every location
-/// for reachable through every leader.
+/// What a node observes of leaders. The default has observed nothing, and takes every location for reachable through
+/// every leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reachability {
-    /// The locations that a leader does not reach.
+    /// The locations that a leader of the own one does not reach.
     lost: BTreeSet<(NodeName, LocationName)>,
+    /// The leaders of other locations that this node, as a leader, cannot use.
+    forsaken: BTreeSet<(LocationName, NodeName)>,
 }
 
 impl Reachability {
-    /// Records whether packets for a location arrive there through this leader. Returns whether that is news.
+    /// Records whether packets for a location arrive there through this leader of the own one. Returns whether that is
+    /// news.
     pub fn observe(&mut self, leader: NodeName, location: LocationName, arrives: bool) -> bool {
         if arrives {
             self.lost.remove(&(leader, location))
@@ -25,10 +31,36 @@ impl Reachability {
         }
     }
 
-    /// Returns whether a leader can be used towards a location.
+    /// Records whether a leader of another location takes what this node, as a leader, sends it through its tunnel, and
+    /// hands it on. Returns whether that is news.
+    pub fn observe_far(&mut self, location: LocationName, leader: NodeName, usable: bool) -> bool {
+        if usable {
+            self.forsaken.remove(&(location, leader))
+        } else {
+            self.forsaken.insert((location, leader))
+        }
+    }
+
+    /// Returns whether a leader of the own location can be used towards another location.
     #[must_use]
     pub fn usable(&self, leader: &NodeName, location: &LocationName) -> bool {
         self.lost.is_empty() || !self.lost.contains(&(leader.clone(), location.clone()))
+    }
+
+    /// Returns whether this node, as a leader, can use a leader of another location.
+    #[must_use]
+    pub fn far_usable(&self, location: &LocationName, leader: &NodeName) -> bool {
+        self.forsaken.is_empty() || !self.forsaken.contains(&(location.clone(), leader.clone()))
+    }
+
+    /// Returns the leaders of the own location that cannot be used, each with the location towards which.
+    pub fn lost(&self) -> impl Iterator<Item = (&NodeName, &LocationName)> {
+        self.lost.iter().map(|(leader, location)| (leader, location))
+    }
+
+    /// Returns the leaders of other locations that cannot be used, each with its location.
+    pub fn forsaken(&self) -> impl Iterator<Item = (&LocationName, &NodeName)> {
+        self.forsaken.iter().map(|(location, leader)| (location, leader))
     }
 }
 
@@ -44,7 +76,15 @@ mod tests {
         assert!(seen.observe(name("a1"), name("far"), false) && !seen.usable(&name("a1"), &name("far")));
         assert!(!seen.observe(name("a1"), name("far"), false));
         assert!(seen.usable(&name("a1"), &name("near")) && seen.usable(&name("a2"), &name("far")));
+        assert_eq!(seen.lost().collect::<Vec<_>>(), [(&name("a1"), &name("far"))]);
         assert!(seen.observe(name("a1"), name("far"), true));
+        assert!(
+            seen.observe_far(name("far"), name("b1"), false)
+                && !seen.observe_far(name("far"), name("b1"), false)
+        );
+        assert!(!seen.far_usable(&name("far"), &name("b1")) && seen.far_usable(&name("near"), &name("b1")));
+        assert_eq!(seen.forsaken().collect::<Vec<_>>(), [(&name("far"), &name("b1"))]);
+        assert!(seen.observe_far(name("far"), name("b1"), true));
         assert_eq!(seen, Reachability::default());
     }
 

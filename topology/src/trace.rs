@@ -6,7 +6,8 @@
 //! finds routing loops, misdelivery and asymmetric allowed IPs, also where nodes go by different publications.
 //!
 //! What came through a hop and would leave through one counts as lost, for the next node may send it back; a host lets it
-//! live for a few hops more. A standby leader sends it into its own tunnel.
+//! live for a few hops more. A leader sends it into its own tunnel, or, where its WireGuard has no groups, to a leader that
+//! stands before itself.
 
 mod allowed;
 mod ground;
@@ -72,7 +73,7 @@ pub enum Action {
     Route(Prefix, Via, Option<Party>),
     /// Out of the tunnel to the address of another node of the location.
     Return(Via),
-    /// A standby leader sends into its own tunnel what a hop brought to it.
+    /// A leader sends into its own tunnel what a hop brought to it.
     Relay(Option<Party>),
     /// The mesh has no route.
     NoRoute,
@@ -207,7 +208,8 @@ impl Walk<'_> {
                 let first = self.ground.first(&self.ground.entry(name, self.to)?)?;
                 let tunnel = self.plans.get(&first)?.tunnel.as_ref()?;
                 let key = self.ground.peer_key(name)?;
-                accepts(tunnel, key, self.source).then_some((first, Arrival::Tunnel))
+                accepts(tunnel, self.ground.has_groups(&first), key, self.source)
+                    .then_some((first, Arrival::Tunnel))
             }
         }
     }
@@ -222,7 +224,7 @@ impl Walk<'_> {
             return (Action::Return(via.clone()), self.send(plan, via, arrival).1);
         }
         match choose(plan, self.to) {
-            Choice::Via(_, Via::Hop { .. }) if from_hop(arrival) && self.relays(plan) => {
+            Choice::Via(prefix, Via::Hop { .. }) if from_hop(arrival) && self.takes_on(plan, &prefix) => {
                 let (party, next) = self.tunnel(plan);
                 (Action::Relay(party), next)
             }
@@ -258,7 +260,9 @@ impl Walk<'_> {
         match via {
             Via::Tunnel => self.tunnel(plan),
             Via::Unreachable => (None, dropped(plan, DropReason::Unreachable)),
-            Via::Hop { .. } if from_hop(arrival) => (None, dropped(plan, DropReason::HopToHop)),
+            Via::Hop { .. } if from_hop(arrival) && !self.passes_on(plan, via) => {
+                (None, dropped(plan, DropReason::HopToHop))
+            }
             Via::Hop { node, .. } if self.ground.near(&plan.me, node) => {
                 (None, Ok((node.clone(), Arrival::Hop)))
             }
@@ -266,10 +270,19 @@ impl Walk<'_> {
         }
     }
 
-    /// Returns whether a standby leader has a tunnel towards the destination: it sends there what a hop brought to it.
-    fn relays(&self, plan: &Plan) -> bool {
+    /// Returns whether a leader has a tunnel towards the destination, and sends there what a hop brought to it.
+    fn takes_on(&self, plan: &Plan, prefix: &Prefix) -> bool {
         let tunnel = plan.tunnel.as_ref();
-        tunnel.is_some_and(|tunnel| owner(tunnel, self.to).is_some())
+        let location = plan.routes.get(prefix).map(|route| &route.location);
+        let groups = self.ground.has_groups(&plan.me);
+        location.is_some_and(|location| plan.takes_on(location, groups))
+            && tunnel.is_some_and(|tunnel| owner(tunnel, self.to).is_some())
+    }
+
+    /// Returns whether a leader without groups sends by this hop what a hop brought to it.
+    fn passes_on(&self, plan: &Plan, via: &Via) -> bool {
+        let groups = self.ground.has_groups(&plan.me);
+        plan.tunnel.is_some() && !groups && plan.leaders[..plan.before].contains(via)
     }
 
     /// Through the tunnel to the next leader, or to a Peer.
@@ -286,10 +299,9 @@ impl Walk<'_> {
             Party::Leader(_, next) => {
                 let receiver = self.plans.get(next).and_then(|plan| plan.tunnel.as_ref());
                 let sender = self.ground.key(&plan.me);
-                match receiver
-                    .zip(sender)
-                    .filter(|(tunnel, sender)| accepts(tunnel, *sender, self.source))
-                {
+                match receiver.zip(sender).filter(|(tunnel, sender)| {
+                    accepts(tunnel, self.ground.has_groups(next), *sender, self.source)
+                }) {
                     Some(_) => Ok((next.clone(), Arrival::Tunnel)),
                     None => dropped(plan, DropReason::SourceRefused(next.clone(), self.source)),
                 }

@@ -1,5 +1,6 @@
 //! The state of a node: everything observed, and what follows from it.
 
+mod planning;
 mod status;
 
 use std::{
@@ -17,8 +18,8 @@ use spanwire_host::{
     closed_port, conflicts, render,
 };
 use spanwire_topology::{
-    DnsName, Family, LeaderRole, LocationName, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability,
-    Role, Tunnel, plan,
+    DnsName, Family, LocationName, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability, Role,
+    Tunnel, plan,
 };
 
 use crate::{
@@ -47,6 +48,7 @@ pub struct NodeState {
     unpublished: bool,
     assembler: Assembler,
     mesh: Mesh,
+    reachability: Reachability,
     plan: Plan,
     facts: HostFacts,
     routable: BTreeSet<Family>,
@@ -93,6 +95,7 @@ impl NodeState {
             unpublished: false,
             assembler: Assembler::default(),
             mesh,
+            reachability: Reachability::default(),
             facts: HostFacts {
                 owned,
                 settled: enforced.clone(),
@@ -128,27 +131,15 @@ impl NodeState {
         let mut changed = std::mem::replace(&mut self.retire, retire) != retire;
         // Locations that did not change share their members, and so are compared and copied in no time.
         if first || *mesh != self.mesh {
-            let mesh = mesh.clone();
-            let plan = plan(&mesh, &self.me, &Reachability::default());
-            self.mesh = mesh;
-            if plan != self.plan {
-                self.plan = plan;
-                changed = true;
-            }
+            self.mesh = mesh.clone();
+            changed |= self.renew_plan();
             self.handle_established(now);
         }
         changed |= self.handle_enforced();
         if changed {
             self.forget_rendered();
         }
-        let no_peers = BTreeMap::new();
-        let tunnel = self.plan.tunnel.as_ref().filter(|_| !self.retire);
-        let peers = tunnel.map_or(&no_peers, |tunnel| &tunnel.peers);
-        self.endpoints.handle_plan(peers);
-        self.sessions
-            .handle_leaders(self.leaders().into_values().flatten().collect());
-        self.connectivity
-            .handle_plan(self.active_leaders(), self.plan.location.clone());
+        self.follow_plan();
         changed
     }
 
@@ -526,34 +517,6 @@ impl NodeState {
 
     fn tunnel(&self) -> Option<&Tunnel> {
         self.plan.tunnel.as_ref().filter(|_| !self.retire)
-    }
-
-    fn leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
-        self.leaders_where(|_, _| true)
-    }
-
-    fn active_leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
-        let active = |location: &LocationName, node: &NodeName| {
-            let location = self.mesh.locations.get(location);
-            location.and_then(|location| location.role(node)) == Some(LeaderRole::Active)
-        };
-        self.leaders_where(active)
-    }
-
-    fn leaders_where(
-        &self,
-        wanted: impl Fn(&LocationName, &NodeName) -> bool,
-    ) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
-        let mut leaders: BTreeMap<LocationName, BTreeSet<PublicKey>> = BTreeMap::new();
-        for (key, peer) in self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers) {
-            if let Party::Leader(location, node) = &peer.party {
-                let of_location = leaders.entry(location.clone()).or_default();
-                if wanted(location, node) {
-                    of_location.insert(*key);
-                }
-            }
-        }
-        leaders
     }
 }
 

@@ -195,7 +195,9 @@ mod tests {
             local: prefix("10.244.1.0/24").into_iter().collect(),
             own: prefix("10.244.1.0/24").into_iter().collect(),
             returns: std::collections::BTreeMap::new(),
+            ways: std::collections::BTreeMap::new(),
             leaders: vec![hop],
+            before: 0,
             probes: Probes::default(),
         };
         let facts = HostFacts {

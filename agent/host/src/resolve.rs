@@ -117,10 +117,9 @@ impl<'a> Resolved<'a> {
 
         let returns = returns(plan, facts, &resolver);
         let of_remote = remote.iter().filter_map(|(_, route)| route.next_hop.as_ref());
-        let hops = hops(
-            facts,
-            of_remote.chain(returns.iter().map(|(_, next_hop)| next_hop)),
-        );
+        let of_leaders = to_leaders(plan, facts, &resolver);
+        let of_returns = returns.iter().map(|(_, next_hop)| next_hop);
+        let hops = hops(facts, of_remote.chain(of_returns).chain(&of_leaders));
         let throws = throws(plan, facts, &remote, &held);
         let mut resolved = Self {
             remote,
@@ -312,6 +311,17 @@ fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Pref
     };
     here.filter(|(prefix, _)| facts.has(prefix.family()))
         .filter_map(entry)
+        .collect()
+}
+
+/// Returns the ways to the other leaders of the location. Any of them may send to this node what comes from other
+/// locations, and be sent what is for them, at any time: the nft table is as it has to be before that.
+fn to_leaders(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<NextHop> {
+    let families = FAMILIES
+        .into_iter()
+        .filter(|family| sends(plan, facts, *family) && facts.has(*family));
+    let ways = families.flat_map(|family| plan.leaders.iter().map(move |via| (family, via)));
+    ways.filter_map(|(family, via)| resolver.next_hop(family, via))
         .collect()
 }
 

@@ -60,15 +60,15 @@ pub struct Near {
 pub struct Behind {
     /// The location.
     pub location: LocationName,
-    /// The leader that carries them: what is sent to them goes through the tunnel to it.
+    /// The leader to which this node's tunnel sends what is for them.
     pub leader: NodeName,
     /// The own addresses of up to three members: such as are no leaders, where there are any, else standby leaders. Which, is
     /// another choice on every node.
     pub members: Vec<(NodeName, BTreeSet<IpAddr>)>,
 }
 
-/// Returns what a node is to watch.
-pub(super) fn probes(view: &View<'_>) -> Probes {
+/// Returns what a node is to watch, where these leaders receive what each leader carries.
+pub(super) fn probes(view: &View<'_>, receivers: &[usize]) -> Probes {
     if view.islands() {
         return Probes::default();
     }
@@ -85,7 +85,11 @@ pub(super) fn probes(view: &View<'_>) -> Probes {
     Probes {
         far: far.collect(),
         through: through.filter(|_| !hops.is_empty()).collect(),
-        behind: if leads { behind(view) } else { Vec::new() },
+        behind: if leads {
+            behind(view, receivers)
+        } else {
+            Vec::new()
+        },
         hops,
     }
 }
@@ -120,8 +124,8 @@ fn hops(view: &View<'_>) -> Vec<Near> {
 /// A member to ask: whether it leads, how much this node wants to ask it, itself.
 type Candidate<'a> = (bool, Reverse<u64>, &'a Known<'a>);
 
-/// Returns members behind each remote leader that carries any.
-fn behind(view: &View<'_>) -> Vec<Behind> {
+/// Returns members behind each remote leader to which anything is sent.
+fn behind(view: &View<'_>, receivers: &[usize]) -> Vec<Behind> {
     let me = rendezvous::stable(view.me.as_str());
     let asked: Vec<bool> = (0..view.sites.len())
         .map(|site| site != view.mine && view.established(site) && led(view, site))
@@ -132,16 +136,17 @@ fn behind(view: &View<'_>) -> Vec<Behind> {
             continue;
         }
         let lead = view.lead_of(known);
-        let Some(carrier) = view.carrier_of(known).filter(|carrier| lead != Some(*carrier)) else {
+        let receiver = view.carrier_of(known).map(|carrier| receivers[carrier]);
+        let Some(receiver) = receiver.filter(|receiver| lead != Some(*receiver)) else {
             continue;
         };
-        let best = carried.entry(carrier).or_default();
+        let best = carried.entry(receiver).or_default();
         best.push((lead.is_some(), Reverse(rendezvous::weigh(known.hash, me)), known));
         best.sort_unstable_by_key(|(leads, weight, known)| (*leads, *weight, known.node));
         best.truncate(ASKED_BEHIND);
     }
-    let behind = carried.into_iter().map(|(carrier, best)| {
-        let leader = &view.leads[carrier];
+    let behind = carried.into_iter().map(|(receiver, best)| {
+        let leader = &view.leads[receiver];
         // Of the best the first leads only where none is that does not.
         let leads = best.first().is_some_and(|(leads, ..)| *leads);
         let members = best.into_iter().filter(|(other, ..)| *other == leads);

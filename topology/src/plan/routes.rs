@@ -8,9 +8,9 @@ use std::{
 use super::{
     Route, Via,
     entries::{Entry, Kind, Owner},
-    view::View,
+    view::{View, has_families},
 };
-use crate::{Member, NodeName, Prefix, Reachability};
+use crate::{LocationName, Member, NodeName, Prefix, Reachability};
 
 /// Returns whether the CNI and the LAN carry a prefix.
 fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
@@ -35,12 +35,7 @@ pub(super) fn local(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> 
 }
 
 /// Returns where everything else goes.
-pub(super) fn routes(
-    view: &View<'_>,
-    entries: &[Entry<'_>],
-    reachability: &Reachability,
-) -> BTreeMap<Prefix, Route> {
-    let ways = Ways::new(view, reachability);
+pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>) -> BTreeMap<Prefix, Route> {
     let remote = entries.iter().filter(|entry| !is_local(view, entry));
     let routes = remote.filter_map(|entry| {
         let via = ways.passable(entry, ways.via(entry)?);
@@ -68,15 +63,19 @@ pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix
     returns.collect()
 }
 
-/// Returns the hops to the other leaders through which packets of this node may go.
-pub(super) fn leaders(view: &View<'_>) -> Vec<Via> {
+/// Returns the hops to the other leaders through which packets of this node may go, and how many of them stand before it in
+/// the published order.
+pub(super) fn leaders(view: &View<'_>) -> (Vec<Via>, usize) {
     let others = |lead: &usize| view.lead != Some(*lead);
     let hop_to = |lead: usize| via(view, lead);
     if view.islands() {
         // Through the others it goes by tunnel.
-        return view.carrier.into_iter().filter(others).map(hop_to).collect();
+        let carrier = view.carrier.into_iter().filter(others).map(hop_to);
+        return (carrier.collect(), 0);
     }
-    view.leads_of(view.mine).filter(others).map(hop_to).collect()
+    let own = view.leads_of(view.mine);
+    let before = view.lead.map_or(own.len(), |me| me - own.start);
+    (own.filter(others).map(hop_to).collect(), before)
 }
 
 fn is_address(member: &Member, prefix: Prefix) -> bool {
@@ -92,7 +91,7 @@ fn hop(node: &NodeName, member: &Member) -> Via {
 }
 
 /// The ways out of one node.
-struct Ways<'v, 'a> {
+pub(super) struct Ways<'v, 'a> {
     view: &'v View<'a>,
     /// Towards what is behind the tunnels to each location.
     out: Vec<Via>,
@@ -103,12 +102,13 @@ struct Ways<'v, 'a> {
 }
 
 impl<'v, 'a> Ways<'v, 'a> {
-    fn new(view: &'v View<'a>, reachability: &Reachability) -> Self {
+    pub(super) fn new(view: &'v View<'a>, reachability: &Reachability) -> Self {
         let own = view.leads_of(view.mine);
         let start = own.start;
         let vias: Vec<Via> = own.clone().map(|lead| via(view, lead)).collect();
         let to = |lead: Option<usize>| lead.map_or(Via::Unreachable, |lead| vias[lead - start].clone());
-        let order = || view.carrier.into_iter().chain(own.clone());
+        let able = |lead: &usize| has_families(view.leads[*lead].member, view.member);
+        let order = || view.carrier.into_iter().chain(own.clone().filter(able));
         let out = |site: usize| {
             let location = view.sites[site].name;
             let usable = |lead: &usize| reachability.usable(view.leads[*lead].node, location);
@@ -123,6 +123,15 @@ impl<'v, 'a> Ways<'v, 'a> {
             first: to(view.first(view.mine)),
             established: (0..view.sites.len()).map(|site| view.established(site)).collect(),
         }
+    }
+
+    /// Returns the way towards every other location, and towards the own one where every node leads itself.
+    pub(super) fn out(&self) -> BTreeMap<LocationName, Via> {
+        let sites = self.view.sites.iter().zip(&self.out).enumerate();
+        let others = sites.filter(|(site, _)| *site != self.view.mine || self.view.islands());
+        others
+            .map(|(_, (site, via))| (site.name.clone(), via.clone()))
+            .collect()
     }
 
     /// `None`: no route.

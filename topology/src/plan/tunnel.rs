@@ -7,15 +7,15 @@ use std::{
 
 use super::{
     Party, Tunnel, TunnelPeer,
-    entries::{Entry, Owner},
-    view::View,
+    entries::{Entry, Kind, Owner},
+    view::{View, has_families},
 };
-use crate::{Endpoint, EndpointHost, LocationName, MeshMode, Prefix, PublicKey};
+use crate::{Endpoint, EndpointHost, LocationName, MeshMode, Prefix, PublicKey, Reachability};
 
-/// Returns the device with all its peers.
-pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>]) -> Tunnel {
+/// Returns the device with all its peers, of which these receive what each leader carries.
+pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>], receivers: &[usize]) -> Tunnel {
     let keepalive = view.member.keepalive.or(view.home().location.settings.keepalive);
-    let mut allowed = Allowed::new(view, entries);
+    let mut allowed = Allowed::new(view, entries, receivers);
     let mut peers: BTreeMap<PublicKey, TunnelPeer> = BTreeMap::new();
     for (key, lead) in leaders(view) {
         let leader = &view.leads[lead];
@@ -56,7 +56,7 @@ struct Allowed {
 }
 
 impl Allowed {
-    fn new(view: &View<'_>, entries: &[Entry<'_>]) -> Self {
+    fn new(view: &View<'_>, entries: &[Entry<'_>], receivers: &[usize]) -> Self {
         let mut allowed = Self {
             leads: vec![Vec::new(); view.leads.len()],
             peers: vec![Vec::new(); view.peers.len()],
@@ -70,11 +70,40 @@ impl Allowed {
                 }
                 _ if view.lead == Some(carrier) || !remote(view, entry.site) => {}
                 Owner::Site if own => {}
-                Owner::Member(..) | Owner::Site | Owner::Peer(_) => allowed.leads[carrier].push(entry.prefix),
+                // Whether a leader can be used again shows at its overlay address.
+                Owner::Member(..) if entry.kind == Kind::Overlay => allowed.leads[carrier].push(entry.prefix),
+                Owner::Member(..) | Owner::Site | Owner::Peer(_) => {
+                    allowed.leads[receivers[carrier]].push(entry.prefix);
+                }
             }
         }
         allowed
     }
+}
+
+/// Returns for every leader who is sent what it carries: the leader itself, or where this node cannot use it, the first of
+/// its location in the published order that it can use. What is observed may be wrong: of leaders that all seem lost the
+/// published one is left.
+pub(super) fn receivers(view: &View<'_>, reachability: &Reachability) -> Vec<usize> {
+    let mut receivers: Vec<usize> = (0..view.leads.len()).collect();
+    if view.lead.is_none() || reachability.forsaken().next().is_none() {
+        return receivers;
+    }
+    let talked_to: BTreeSet<usize> = leaders(view).into_iter().map(|(_, lead)| lead).collect();
+    let usable = |lead: &usize| {
+        let leader = &view.leads[*lead];
+        talked_to.contains(lead) && reachability.far_usable(view.sites[leader.site].name, leader.node)
+    };
+    for lead in talked_to.iter().filter(|lead| !usable(lead)) {
+        let site = view.leads[*lead].site;
+        // Who leads itself alone stands in for nobody.
+        let mut others = view.leads_of(site).filter(|_| group(view, site).is_some());
+        let able = |other: &usize| has_families(view.leads[*other].member, view.leads[*lead].member);
+        if let Some(other) = others.find(|other| usable(other) && able(other)) {
+            receivers[*lead] = other;
+        }
+    }
+    receivers
 }
 
 /// Whom a leader of a location stands in for: its fellows, unless every node there leads itself.

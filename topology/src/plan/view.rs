@@ -128,13 +128,7 @@ impl<'a> View<'a> {
 
     /// Returns whether this node has an address or pods of a family.
     pub(super) fn speaks(&self, family: Family) -> bool {
-        let of_family = |address: &IpAddr| Family::of(*address) == family;
-        self.member.addresses.iter().any(of_family)
-            || self
-                .member
-                .prefixes
-                .iter()
-                .any(|prefix| prefix.family() == family)
+        has(self.member, family)
     }
 
     /// Returns the own location.
@@ -203,6 +197,21 @@ impl<'a> View<'a> {
         let home = self.home();
         (site != self.mine || self.islands()) && home.location.established.contains(self.sites[site].name)
     }
+}
+
+/// Returns whether a node has an address or pods of every family of which another one has any: else nothing of that family
+/// gets to it by a hop, or from it.
+pub(super) fn has_families(node: &Member, other: &Member) -> bool {
+    let families = [Family::V4, Family::V6];
+    families
+        .into_iter()
+        .all(|family| has(node, family) || !has(other, family))
+}
+
+fn has(member: &Member, family: Family) -> bool {
+    let of_family = |address: &IpAddr| Family::of(*address) == family;
+    let mut prefixes = member.prefixes.iter();
+    member.addresses.iter().any(of_family) || prefixes.any(|prefix| prefix.family() == family)
 }
 
 /// Returns every member, and those that stand in another location with a higher generation, which are left out. In a

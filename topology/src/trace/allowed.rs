@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use crate::{PublicKey, Tunnel};
 
-/// Returns whether a device takes a packet with this source from a party: its own, or of its group.
-pub(super) fn accepts(tunnel: &Tunnel, from: PublicKey, source: IpAddr) -> bool {
+/// Returns whether a device takes a packet with this source from a party: its own, or, where it knows groups, of its group.
+pub(super) fn accepts(tunnel: &Tunnel, groups: bool, from: PublicKey, source: IpAddr) -> bool {
     let Some(owner) = owner(tunnel, source) else {
         return false;
     };
     let group = |key| tunnel.peers.get(key)?.group.as_ref();
-    owner == from || group(&owner).is_some_and(|of_owner| group(&from) == Some(of_owner))
+    owner == from || groups && group(&owner).is_some_and(|of_owner| group(&from) == Some(of_owner))
 }
 
 /// Returns to whom a device sends, and whose source an address is: the longest match.

@@ -48,6 +48,7 @@ pub struct GroundTruth<'a> {
     publications: Vec<&'a Mesh>,
     networks: Vec<Vec<(Prefix, Place)>>,
     neighbours: BTreeSet<(NodeName, NodeName)>,
+    groupless: BTreeSet<NodeName>,
 }
 
 impl<'a> GroundTruth<'a> {
@@ -64,7 +65,21 @@ impl<'a> GroundTruth<'a> {
             neighbours: pairs.collect(),
             networks: publications.iter().map(|mesh| networks(mesh)).collect(),
             publications,
+            groupless: BTreeSet::new(),
         }
+    }
+
+    /// Makes the WireGuard of these nodes one without groups, as the kernel's is.
+    #[must_use]
+    pub fn without_groups(mut self, nodes: impl IntoIterator<Item = NodeName>) -> Self {
+        self.groupless.extend(nodes);
+        self
+    }
+
+    /// Returns whether the WireGuard of a node takes what one leader of a location sends for another.
+    #[must_use]
+    pub fn has_groups(&self, node: &NodeName) -> bool {
+        !self.groupless.contains(node)
     }
 
     /// Returns who has an address: in each publication the owner of the longest match.

@@ -5,6 +5,8 @@ mod arbitrary;
 #[cfg(test)]
 mod expect;
 #[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod language;
 #[cfg(test)]
 mod mixtures;

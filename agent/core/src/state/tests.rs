@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use spanwire_crds::{LocationSlice, MeshNodeSpec, MeshNodeStatus, publication::slices};
 use spanwire_host::{Cni, LinkName, OtherLink, WireGuardPeer};
-use spanwire_topology::{Generation, Leader, Location, Member};
+use spanwire_topology::{Generation, Leader, LeaderRole, Location, Member};
 
 use super::*;
 use crate::target::PeerUpdates;
@@ -12,7 +12,7 @@ use crate::target::PeerUpdates;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Leaders `a` and `b` of locations of the same names; `c` follows `a`.
-fn snapshot(established: bool) -> Snapshot {
+fn mesh(established: bool) -> Mesh {
     let mut mesh = Mesh {
         generation: Generation(7),
         ..Mesh::default()
@@ -32,7 +32,15 @@ fn snapshot(established: bool) -> Snapshot {
             });
         of_it.members_mut().insert(node.parse().unwrap(), member(number));
     }
-    let slices = slices(&mesh, &BTreeMap::new()).into_iter();
+    mesh
+}
+
+fn snapshot(established: bool) -> Snapshot {
+    published(&mesh(established))
+}
+
+fn published(mesh: &Mesh) -> Snapshot {
+    let slices = slices(mesh, &BTreeMap::new()).into_iter();
     Snapshot {
         slices: slices
             .map(|(name, spec)| (name.clone(), Arc::new(LocationSlice::new(&name, spec))))
@@ -428,4 +436,59 @@ fn the_device_is_wanted_with_the_mtu_of_the_way_out() {
         now,
     );
     assert_eq!(mtu(&state), Some(1420), "it talks over IPv6");
+}
+
+#[test]
+fn what_is_observed_of_leaders_is_acted_upon_and_outlives_a_publication() {
+    let now = Instant::now();
+    let mut mesh = mesh(true);
+    let standby = Leader {
+        node: "c".parse().unwrap(),
+        role: LeaderRole::Standby,
+    };
+    let a: LocationName = "a".parse().unwrap();
+    mesh.locations.get_mut(&a).unwrap().leaders.push(standby);
+    let mut state = NodeState::new("b".parse().unwrap(), Owned::default(), BTreeSet::new());
+    state.handle_facts(|facts| facts.public_key = Some(PublicKey::new([2; 32])));
+    state.handle_snapshot(&published(&mesh), now);
+    let receives = |state: &NodeState, number: u8| {
+        let host = state.host();
+        let peers = &host.wireguard(&Owned::default().link).unwrap().peers;
+        let allowed = &peers[&PublicKey::new([number; 32])].allowed_ips;
+        (allowed.contains(&"10.244.1.0/24".parse().unwrap()), allowed.len())
+    };
+    assert_eq!(
+        (receives(&state, 1), receives(&state, 3)),
+        ((true, 5), (false, 1))
+    );
+
+    let mut seen = Reachability::default();
+    seen.observe_far(a.clone(), "a".parse().unwrap(), false);
+    assert!(state.handle_reachability(seen.clone()));
+    assert_eq!(
+        (receives(&state, 1), receives(&state, 3)),
+        ((false, 1), (true, 5))
+    );
+    assert!(!state.handle_reachability(seen.clone()), "no news");
+    mesh.generation = Generation(8);
+    state.handle_snapshot(&published(&mesh), now);
+    assert_eq!(receives(&state, 3), (true, 5));
+
+    // The link is judged by the leader that is sent to.
+    let fresh = PeerStats {
+        endpoint: None,
+        handshake: Some(SECOND),
+        handshake_at: Some(100 * SECOND),
+        received: 1,
+        sent: 1,
+    };
+    let reading = |key: u8| DeviceReading {
+        device: None,
+        peers: [(PublicKey::new([key; 32]), fresh)].into(),
+    };
+    state.handle_device(reading(3), now);
+    assert_eq!(state.links(), &[(a, true)].into());
+
+    assert!(state.handle_reachability(Reachability::default()));
+    assert_eq!(receives(&state, 1), (true, 5));
 }

@@ -130,13 +130,12 @@ fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sampl
         let pods = kinds(pods, family).into_iter().map(|near| (near, State::New));
         let mut ways = Vec::new();
         // Pods are asked from other locations by way of the leader that is active, also those of one that stands by; and by
-        // way of that one while the other side still takes it for the active one.
+        // way of any other one that the other side can use.
         let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
         let hop = hop.and_then(NextHop::link);
-        let others = leads && hop.is_none() && !plan.leaders.is_empty();
-        let late = others && matches!(facts.cni, Cni::Overlay { .. });
-        let late = resolved.hops.iter().filter(|_| late);
-        for link in hop.into_iter().chain(late) {
+        let others = leads && !plan.leaders.is_empty() && matches!(facts.cni, Cni::Overlay { .. });
+        let others = resolved.hops.iter().filter(|_| others);
+        for link in hop.into_iter().chain(others).collect::<BTreeSet<_>>() {
             ways.push((link.clone(), pods.clone().collect::<Vec<_>>()));
         }
         if leads {

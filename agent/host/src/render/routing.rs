@@ -3,7 +3,7 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role};
+use spanwire_topology::{Family, LeaderRole, Party, Plan, Prefix, Role, Via};
 
 use super::device::tunnel_mtu;
 use crate::{
@@ -102,23 +102,30 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
 }
 
 /// Of a standby leader not every WireGuard accepts more than its own overlay address: only what it sends from there goes
-/// into its tunnels, the rest through the active leader.
+/// into its tunnels, the rest through the active leader, unless it has chosen its own tunnels.
 fn own_sources_only(plan: &Plan, route: &ResolvedRoute<'_>) -> bool {
-    plan.role == Role::Leader(LeaderRole::Standby) && route.next_hop == Some(NextHop::Tunnel)
+    plan.role == Role::Leader(LeaderRole::Standby)
+        && route.next_hop == Some(NextHop::Tunnel)
+        && plan.ways.get(route.location) != Some(&Via::Tunnel)
 }
 
-/// Whether what a hop brought goes into the own tunnels though another leader is the active one: the sender takes this
-/// node for that, and the other one may not know yet that it is to lead, and send it back. The far side accepts it as the
-/// group's, if its WireGuard has groups as this node's has.
+/// Whether what a hop brought for some location goes into the own tunnels though what begins here goes by a hop: the
+/// sender has chosen this node, and the other leader may not know yet that it is to carry it, and send it back. The far
+/// side accepts it as the group's, if its WireGuard has groups as this node's has.
 fn stands_in(plan: &Plan, facts: &HostFacts) -> bool {
-    let leads = plan.tunnel.is_some() && facts.public_key.is_some();
-    plan.role == Role::Leader(LeaderRole::Standby) && leads && facts.groups
+    let takes_on = |location| plan.takes_on(location, facts.groups);
+    facts.public_key.is_some() && plan.ways.keys().any(takes_on)
 }
 
 /// Returns what goes into the own tunnels when a hop brought it, besides what goes there anyway; in order.
 fn tunnelled(plan: &Plan, facts: &HostFacts) -> Vec<Prefix> {
     let tunnel = plan.tunnel.iter().filter(|_| stands_in(plan, facts));
     let peers = tunnel.flat_map(|tunnel| tunnel.peers.values());
+    let takes_on = |party: &Party| match party {
+        Party::Leader(location, _) => plan.takes_on(location, facts.groups),
+        Party::Peer(_) => false,
+    };
+    let peers = peers.filter(|peer| takes_on(&peer.party));
     let allowed = peers.flat_map(|peer| peer.allowed_ips.iter().copied());
     let mut prefixes: Vec<Prefix> = allowed.filter(|prefix| facts.tunnels(prefix.family())).collect();
     prefixes.sort();

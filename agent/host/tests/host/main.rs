@@ -8,6 +8,7 @@
 )]
 
 mod cni;
+mod failover;
 mod firewall;
 mod ipv6;
 mod neighbours;

@@ -17,7 +17,7 @@ use spanwire_testbed::{FAMILIES, Family, NODES, Namespace, Node, Ping, hop, serv
 
 use self::{
     network::{Network, Place, counter, ping},
-    stages::{ESTABLISHED, MOVED, Machines, SETTLED, TUNNELS, device, overlay},
+    stages::{CUT_OFF, ESTABLISHED, MOVED, Machines, SETTLED, TUNNELS, device, overlay},
 };
 use Place::{Host, Pod};
 
@@ -206,6 +206,39 @@ fn every_server_answers_where_the_cni_has_no_device_of_its_own() {
         all_answer(&network, Family::V4);
     }
     assert_eq!(network.plaintext(), 0, "plaintext between the LANs");
+}
+
+/// The WireGuard of these nodes has no groups: the relay works where both sides see what is cut.
+#[test]
+fn a_leader_that_is_cut_off_sends_and_is_sent_to_through_the_one_that_is_not() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (network, mut machines) = (Network::new(), Machines::new());
+    network.close();
+    machines.bring(&network, Some(&SETTLED));
+    matrix(&network);
+    let before = network.plaintext();
+    let [near, far] = ["a1", "b1"].map(|name| network.node(name).lan(Family::V4));
+    network.world.router.nft(&format!(
+        "table inet cut {{
+           chain forward {{
+             type filter hook forward priority -10;
+             ip saddr {near} ip daddr {far} drop
+             ip saddr {far} ip daddr {near} drop
+           }}
+         }}"
+    ));
+    let target = network.address(Pod("b2"), Family::V4).to_string();
+    assert!(
+        !network.at(Pod("a2")).pings(&target),
+        "what is cut carries nothing"
+    );
+    machines.bring(&network, Some(&CUT_OFF));
+    matrix(&network);
+    network.world.router.run("nft delete table inet cut");
+    machines.bring(&network, Some(&SETTLED));
+    matrix(&network);
+    assert_eq!(network.plaintext(), before, "plaintext at the closed router");
+    assert_eq!(network.foreign(), 0, "foreign packets in the LANs");
 }
 
 fn all_answer(network: &Network, family: Family) {

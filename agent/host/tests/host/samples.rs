@@ -124,7 +124,9 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         local: prefixes(ALL_A),
         own: prefixes(own),
         returns: BTreeMap::new(),
+        ways: BTreeMap::new(),
         leaders: Vec::new(),
+        before: 0,
         probes: Probes::default(),
     }
 }
@@ -151,6 +153,7 @@ pub(crate) fn leader() -> (Plan, HostFacts) {
     let mut plan = plan("a1", Role::Leader(LeaderRole::Active), &own);
     plan.tunnel = Some(tunnel(&["10.4.0.11"]));
     plan.routes = routes(ALL_B, &Via::Tunnel, "b");
+    plan.ways = BTreeMap::from([(location("b"), Via::Tunnel)]);
     plan.returns = BTreeMap::from([
         (
             prefix("192.168.1.2"),
@@ -171,7 +174,9 @@ pub(crate) fn follower() -> (Plan, HostFacts) {
     let own = ["10.244.12.0/24", "192.168.1.2", "10.4.0.12"];
     let mut plan = plan("a2", Role::Follower, &own);
     plan.routes = routes(ALL_B, &to_a1(), "b");
+    plan.ways = BTreeMap::from([(location("b"), to_a1())]);
     plan.leaders = vec![to_a1()];
+    plan.before = 1;
     (plan, facts(1, 2))
 }
 
@@ -194,7 +199,9 @@ pub(crate) fn standby() -> (Plan, HostFacts) {
     plan.routes = routes(ALL_B, &to_a1(), "b");
     plan.routes.extend(routes(&["10.0.0.0/8"], &to_a1(), "b"));
     plan.routes.extend(routes(OVERLAY_B, &Via::Tunnel, "b"));
+    plan.ways = BTreeMap::from([(location("b"), to_a1())]);
     plan.leaders = vec![to_a1()];
+    plan.before = 1;
     (plan, facts(1, 3))
 }
 
@@ -203,6 +210,8 @@ pub(crate) fn active_again() -> (Plan, HostFacts) {
     let (mut plan, facts) = standby();
     plan.role = Role::Leader(LeaderRole::Active);
     plan.routes.values_mut().for_each(|route| route.via = Via::Tunnel);
+    plan.ways.values_mut().for_each(|way| *way = Via::Tunnel);
+    plan.before = 0;
     (plan, facts)
 }
 

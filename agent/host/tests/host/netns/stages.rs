@@ -27,6 +27,8 @@ pub(super) struct Stage {
     leaders: [&'static str; 2],
     established: bool,
     settled: bool,
+    /// The leader of a that is cut off from b, as everybody knows.
+    cut_off: Option<&'static str>,
     /// The CNI has no device of its own, and reaches the nodes of its LAN directly (flannel's host-gw).
     direct: bool,
 }
@@ -35,6 +37,7 @@ pub(super) const TUNNELS: Stage = Stage {
     leaders: ["a1", "a2"],
     established: false,
     settled: false,
+    cut_off: None,
     direct: false,
 };
 pub(super) const ESTABLISHED: Stage = Stage {
@@ -49,11 +52,25 @@ pub(super) const MOVED: Stage = Stage {
     leaders: ["a2", "a1"],
     ..SETTLED
 };
+pub(super) const CUT_OFF: Stage = Stage {
+    cut_off: Some("a1"),
+    ..SETTLED
+};
 
 impl Stage {
     /// The same where the CNI has no device of its own.
     pub(super) fn direct(self) -> Self {
         Self { direct: true, ..self }
+    }
+
+    /// Returns what every node observes.
+    fn seen(&self) -> Reachability {
+        let mut seen = Reachability::default();
+        if let Some(leader) = self.cut_off {
+            seen.observe(node(leader), location("b"), false);
+            seen.observe_far(location("a"), node(leader), false);
+        }
+        seen
     }
 }
 
@@ -131,7 +148,7 @@ impl Machines {
     }
 
     fn wanted(&self, stage: &Stage, of: &Node) -> Host {
-        let plan = plan(&self.mesh(stage), &node(of.name), &Reachability::default());
+        let plan = plan(&self.mesh(stage), &node(of.name), &stage.seen());
         render(&plan, &self.facts(stage, of.number))
     }
 

@@ -1,0 +1,75 @@
+//! The plan of the node, and who follows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spanwire_topology::{
+    LeaderRole, LocationName, NodeName, Party, PublicKey, Reachability, TunnelPeer, plan,
+};
+
+use super::NodeState;
+
+impl NodeState {
+    /// Takes by which leaders packets arrive. Returns whether this node may have to change.
+    pub fn handle_reachability(&mut self, reachability: Reachability) -> bool {
+        if self.reachability == reachability {
+            return false;
+        }
+        self.reachability = reachability;
+        let changed = self.renew_plan();
+        if changed {
+            self.forget_rendered();
+            self.follow_plan();
+        }
+        changed
+    }
+
+    /// Makes the plan. Returns whether it is another one.
+    pub(super) fn renew_plan(&mut self) -> bool {
+        let plan = plan(&self.mesh, &self.me, &self.reachability);
+        let changed = plan != self.plan;
+        self.plan = plan;
+        changed
+    }
+
+    /// Gives the plan to those that watch the parties that it names.
+    pub(super) fn follow_plan(&mut self) {
+        let no_peers = BTreeMap::new();
+        let tunnel = self.plan.tunnel.as_ref().filter(|_| !self.retire);
+        let peers = tunnel.map_or(&no_peers, |tunnel| &tunnel.peers);
+        self.endpoints.handle_plan(peers);
+        self.sessions
+            .handle_leaders(self.leaders().into_values().flatten().collect());
+        self.connectivity
+            .handle_plan(self.leaders_in_use(), self.plan.location.clone());
+    }
+
+    fn leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        self.leaders_where(|_, _, _| true)
+    }
+
+    /// The active leaders, and those that this node sends to instead of one.
+    fn leaders_in_use(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        let in_use = |location: &LocationName, node: &NodeName, peer: &TunnelPeer| {
+            let location = self.mesh.locations.get(location);
+            let role = location.and_then(|location| location.role(node));
+            role == Some(LeaderRole::Active) || peer.carries()
+        };
+        self.leaders_where(in_use)
+    }
+
+    fn leaders_where(
+        &self,
+        wanted: impl Fn(&LocationName, &NodeName, &TunnelPeer) -> bool,
+    ) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {
+        let mut leaders: BTreeMap<LocationName, BTreeSet<PublicKey>> = BTreeMap::new();
+        for (key, peer) in self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers) {
+            if let Party::Leader(location, node) = &peer.party {
+                let of_location = leaders.entry(location.clone()).or_default();
+                if wanted(location, node, peer) {
+                    of_location.insert(*key);
+                }
+            }
+        }
+        leaders
+    }
+}

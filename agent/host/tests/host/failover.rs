@@ -1,0 +1,285 @@
+//! Nodes that observe different things of their leaders: what each machine does with a packet then, and what it changes.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use proptest::prelude::*;
+use spanwire_host::{Cni, Host, HostFacts, Owned, Packet, RouteKind, Step, WireGuard, diff, lookup, render};
+use spanwire_topology::{
+    Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, Reachability, plan,
+};
+
+use crate::samples::{key, link, location, node, other_link, prefix};
+
+/// Location, node, number. The first of a location is its active leader, the next are standby leaders but for the last.
+const NODES: [(&str, &str, u8); 8] = [
+    ("a", "a1", 1),
+    ("a", "a2", 2),
+    ("a", "a3", 3),
+    ("a", "a4", 4),
+    ("b", "b1", 5),
+    ("b", "b2", 6),
+    ("b", "b3", 7),
+    ("c", "c1", 8),
+];
+/// More than any packet needs.
+const LONGEST: usize = 10;
+
+fn mesh() -> Mesh {
+    let mut mesh = Mesh::default();
+    for (name, of, number) in NODES {
+        let here = mesh.locations.entry(location(name)).or_insert_with(|| Location {
+            established: ["a", "b", "c"]
+                .iter()
+                .filter(|other| **other != name)
+                .map(|other| location(other))
+                .collect(),
+            ..Location::default()
+        });
+        let role = match here.leaders.is_empty() {
+            true => LeaderRole::Active,
+            false => LeaderRole::Standby,
+        };
+        if !matches!(of, "a4" | "b3") {
+            here.leaders.push(Leader { node: node(of), role });
+        }
+        here.members_mut().insert(node(of), member(number));
+    }
+    mesh
+}
+
+fn member(number: u8) -> Member {
+    Member {
+        addresses: [lan(number)].into(),
+        prefixes: [prefix(&format!("10.244.{number}.0/24"))].into(),
+        overlay: [IpAddr::from([10, 4, 0, number])].into(),
+        hop: [IpAddr::from([10, 244, number, 0])].into(),
+        public_key: Some(key(number)),
+        listen_port: 51820,
+        ..Member::default()
+    }
+}
+
+fn lan(number: u8) -> IpAddr {
+    let third = match place(number) {
+        "a" => 1,
+        "b" => 2,
+        _ => 3,
+    };
+    IpAddr::from([192, 168, third, number])
+}
+
+fn facts(number: u8, groups: bool) -> HostFacts {
+    let (lan, hop) = (lan(number).to_string(), format!("10.244.{number}.0"));
+    HostFacts {
+        public_key: Some(key(number)),
+        groups,
+        links: BTreeMap::from([
+            (link("eth0"), other_link(1500, &[(&lan, 24)], false)),
+            (link("flannel.1"), other_link(1450, &[(&hop, 32)], true)),
+        ]),
+        cni: Cni::Overlay {
+            links: [link("flannel.1")].into(),
+        },
+        settled: ["a", "b", "c"].map(location).into(),
+        ..HostFacts::default()
+    }
+}
+
+/// What a node observes: of everything each time a bit of a number.
+fn observed(mut bits: u64) -> Reachability {
+    let mut seen = Reachability::default();
+    let mut bit = || {
+        let bit = bits & 1 == 0;
+        bits >>= 1;
+        bit
+    };
+    for (own, leader, _) in NODES {
+        for other in ["a", "b", "c"].into_iter().filter(|other| *other != own) {
+            seen.observe(node(leader), location(other), bit());
+        }
+        seen.observe_far(location(own), node(leader), bit());
+    }
+    seen
+}
+
+/// How a packet ends, and the nodes that it was on.
+fn walk(hosts: &BTreeMap<NodeName, Host>, groups: bool, from: u8, to: u8) -> Result<Vec<u8>, String> {
+    let address = |number: u8| IpAddr::from([10, 244, number, 7]);
+    let mut way = vec![from];
+    let mut arrival = link("cni0");
+    while way.len() < LONGEST {
+        let at = way[way.len() - 1];
+        if at == to {
+            return Ok(way);
+        }
+        let host = &hosts[&name_of(at)];
+        let packet = Packet {
+            iif: Some(arrival.clone()),
+            from: Some(address(from)),
+            ..Packet::to(address(to))
+        };
+        let next = match lookup(host, &packet) {
+            Some(RouteKind::Unicast { dev, via, .. }) if *dev == Owned::default().link => {
+                assert!(via.is_none());
+                let peer = owner(wireguard(host), address(to)).ok_or(format!("{way:?}: no peer"))?;
+                let next = NODES
+                    .iter()
+                    .find(|(_, _, number)| key(*number) == peer)
+                    .unwrap()
+                    .2;
+                if !accepts(wireguard(&hosts[&name_of(next)]), groups, key(at), address(from)) {
+                    return Err(format!("{way:?}: {next} refuses the source"));
+                }
+                next
+            }
+            Some(RouteKind::Unicast { via, .. }) => {
+                let is_next = |number: &u8| Some(IpAddr::from([10, 244, *number, 0])) == *via;
+                (1..=8).find(is_next).unwrap()
+            }
+            Some(other) => return Err(format!("{way:?}: {other:?}")),
+            // The CNI's, inside a location.
+            None if place(at) == place(to) => to,
+            None => return Err(format!("{way:?}: plaintext")),
+        };
+        arrival = if place(at) == place(next) {
+            link("flannel.1")
+        } else {
+            Owned::default().link
+        };
+        way.push(next);
+    }
+    Err(format!("{way:?}: goes round"))
+}
+
+fn name_of(number: u8) -> NodeName {
+    node(NODES[usize::from(number) - 1].1)
+}
+
+fn place(number: u8) -> &'static str {
+    NODES[usize::from(number) - 1].0
+}
+
+fn wireguard(host: &Host) -> &WireGuard {
+    host.wireguard(&Owned::default().link).unwrap()
+}
+
+fn owner(device: &WireGuard, address: IpAddr) -> Option<PublicKey> {
+    let mut peers = device.peers.iter();
+    let found = peers.find(|(_, peer)| peer.allowed_ips.iter().any(|prefix| prefix.contains(address)));
+    found.map(|(key, _)| *key)
+}
+
+fn accepts(device: &WireGuard, groups: bool, from: PublicKey, source: IpAddr) -> bool {
+    let group = |key: &PublicKey| device.peers[key].group.clone();
+    let owner = owner(device, source);
+    owner == Some(from)
+        || owner.is_some_and(|owner| groups && group(&owner).is_some() && group(&owner) == group(&from))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_nodes_observe_their_tables_send_no_packet_round_or_into_the_open(
+        bits in proptest::array::uniform8(any::<u64>()),
+        groups in any::<bool>(),
+    ) {
+        let hosts: BTreeMap<NodeName, Host> = NODES
+            .into_iter()
+            .zip(bits)
+            .map(|(of, bits)| {
+                let plan = plan(&mesh(), &node(of.1), &observed(bits));
+                (node(of.1), render(&plan, &facts(of.2, groups)))
+            })
+            .collect();
+        let apart = (1..=8).flat_map(|from| (1..=8).map(move |to| (from, to)));
+        for (from, to) in apart.filter(|(from, to)| place(*from) != place(*to)) {
+            match walk(&hosts, groups, from, to) {
+                Ok(way) => {
+                    let most = way.iter().map(|at| way.iter().filter(|other| *other == at).count()).max();
+                    prop_assert!(most <= Some(if groups { 1 } else { 2 }), "{way:?}");
+                }
+                // The far side takes it from another leader alone.
+                Err(why) => prop_assert!(!groups && why.ends_with("refuses the source"), "{why}"),
+            }
+        }
+    }
+}
+
+/// Returns the steps that follow on a node from what it observes; with or without a device of the CNI.
+fn steps(of: &str, direct: bool, observe: impl FnOnce(&mut Reachability)) -> Vec<Step> {
+    let of = NODES.into_iter().find(|(_, name, _)| *name == of).unwrap();
+    let machine = |seen: &Reachability| {
+        let (mut mesh, mut facts) = (mesh(), facts(of.2, true));
+        if direct {
+            let members = mesh
+                .locations
+                .values_mut()
+                .flat_map(|here| here.members_mut().values_mut());
+            members.for_each(|member| member.hop.clear());
+            facts.cni = Cni::Direct;
+            facts.links.remove(&link("flannel.1"));
+        }
+        render(&plan(&mesh, &node(of.1), seen), &facts)
+    };
+    let mut seen = Reachability::default();
+    let before = machine(&seen);
+    observe(&mut seen);
+    diff(&before, &machine(&seen))
+}
+
+#[test]
+fn a_leader_moves_what_a_dead_one_carried_by_one_message() {
+    let steps = steps("b1", false, |seen| {
+        seen.observe_far(location("a"), node("a1"), false);
+    });
+    let [Step::SetPeer(_, to, change)] = &steps[..] else {
+        panic!("{steps:?}")
+    };
+    assert_eq!(*to, key(2));
+    assert_eq!(
+        (change.add.len(), change.remove.len()),
+        (8, 0),
+        "pods and nodes of four members"
+    );
+}
+
+#[test]
+fn a_follower_and_a_leader_that_is_cut_off_change_routes_and_no_more() {
+    for (of, direct, rules) in [
+        ("a4", false, 0),
+        ("a4", true, 0),
+        ("a1", false, 1),
+        ("a1", true, 1),
+    ] {
+        let steps = steps(of, direct, |seen| {
+            seen.observe(node("a1"), location("b"), false);
+        });
+        let (mut routes, mut added) = (0, 0);
+        for step in &steps {
+            if let Step::SetRoute(key, route) = step {
+                // Of b's, not of c's.
+                let to = key.prefix.to_string();
+                let of_b = [
+                    "10.244.5",
+                    "10.244.6",
+                    "10.244.7",
+                    "192.168.2",
+                    "10.4.0.5",
+                    "10.4.0.6",
+                ];
+                let known = matches!(route.kind, RouteKind::Unicast { .. } | RouteKind::Throw);
+                assert!(
+                    known && (of_b.iter().any(|of| to.starts_with(of)) || route.kind == RouteKind::Throw),
+                    "{step}"
+                );
+                routes += 1;
+            } else {
+                assert!(matches!(step, Step::AddRule(_)), "{of}: {step}");
+                added += 1;
+            }
+        }
+        assert_eq!(added, rules, "{of}: {steps:?}");
+        assert!(routes > 5, "{of}: {steps:?}");
+    }
+}

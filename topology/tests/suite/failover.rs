@@ -1,0 +1,277 @@
+//! What nodes observe of leaders, right or wrong, and where packets go then.
+
+use std::collections::BTreeSet;
+
+use proptest::{prelude::*, sample::select};
+use spanwire_topology::{
+    Facts, Location, Mesh, MeshMode, NodeName, Reachability, decide, plan,
+    trace::{Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict, trace},
+};
+
+use crate::{
+    arbitrary::{Stack, link, sound, sound_of},
+    mixtures::coin,
+    walk,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn where_leaders_vouch_for_each_other_a_wrong_suspicion_costs_nothing(facts in alike(), seed in any::<u64>()) {
+        let mesh = linked(facts);
+        let plans = suspicious(&mesh, seed);
+        for (from, to, expected, outcome) in walk::pairs_by(&mesh, &plans) {
+            // One hop more than without: a leader here, one there, and the one that has the Peer.
+            let met = expected.met(&outcome) || expected.met(&shorter(&outcome));
+            prop_assert!(met, "{from} to {to}: {expected:?}, but {outcome:?}\n{mesh}");
+        }
+    }
+
+    #[test]
+    fn whatever_nodes_observe_nothing_goes_round_or_leaves_in_plaintext(
+        facts in sound(),
+        seed in any::<u64>(),
+        backends in backends(),
+    ) {
+        let mesh = linked(facts);
+        let plans = suspicious(&mesh, seed);
+        let ground = GroundTruth::new([&mesh]).without_groups(groupless(&mesh, seed, backends));
+        // Without groups a leader may get back what it has sent to one that still takes it for usable: once.
+        let most = if backends == Backends::Groups { 1 } else { 2 };
+        for (from, to) in apart(&mesh, &ground.spots()) {
+            let found = trace(&ground, &plans, &from, to.address);
+            let about = || format!("{from} to {to}: {found}{mesh}");
+            prop_assert!(!matches!(found.verdict, Verdict::Loop | Verdict::Misdelivered(..)), "{}", about());
+            prop_assert!(!matches!(found.verdict, Verdict::Underlay(_)), "{}", about());
+            prop_assert!(visits(&found) <= most, "{}", about());
+        }
+    }
+
+    #[test]
+    fn where_all_know_what_is_broken_a_packet_arrives_by_whatever_way_there_is(
+        facts in alike(),
+        seed in any::<u64>(),
+        backends in backends(),
+        cuts in any::<bool>(),
+    ) {
+        let mesh = linked(facts);
+        // Without groups the far side has to see that a node cannot reach its leader, which it does not.
+        let faults = Faults::new(&mesh, seed, cuts && backends == Backends::Groups);
+        let plans = mesh.locations.values().flat_map(|location| location.members.keys());
+        let plans: Plans = plans.map(|node| (node.clone(), plan(&mesh, node, &faults.seen_by(&mesh, node)))).collect();
+        let ground = GroundTruth::new([&mesh]).without_groups(groupless(&mesh, seed, backends));
+        for (from, to) in apart(&mesh, &ground.spots()) {
+            let found = trace(&ground, &plans, &from, to.address);
+            if faults.way(&mesh, &from, &to) {
+                let arrives = matches!(found.verdict, Verdict::Arrived(_)) && faults.pass(&found, &to);
+                prop_assert!(arrives, "{from} to {to}: {found}{faults:?}\n{mesh}");
+            }
+        }
+    }
+}
+
+/// Clusters whose nodes have the same families, and that of all else: a leader that lacks one stands in for nobody that
+/// has it.
+fn alike() -> impl Strategy<Value = Facts> {
+    select(&[Stack::V4, Stack::Dual][..]).prop_flat_map(|stack| sound_of(vec![stack; 12]))
+}
+
+/// Whose WireGuard knows groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backends {
+    Groups,
+    None,
+    Mixed,
+}
+
+fn backends() -> impl Strategy<Value = Backends> {
+    select(&[Backends::Groups, Backends::None, Backends::Mixed][..])
+}
+
+fn groupless(mesh: &Mesh, seed: u64, backends: Backends) -> Vec<NodeName> {
+    let nodes = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.keys());
+    let without = |node: &&NodeName| match backends {
+        Backends::Groups => false,
+        Backends::None => true,
+        Backends::Mixed => coin(seed, &format!("backend of {node}")),
+    };
+    nodes.filter(without).cloned().collect()
+}
+
+fn linked(mut facts: Facts) -> Mesh {
+    link(&mut facts);
+    decide(&facts, &Mesh::default()).mesh
+}
+
+/// Returns what nodes do of which each suspects whom it likes.
+fn suspicious(mesh: &Mesh, seed: u64) -> Plans {
+    let mut plans = Plans::new();
+    for (name, location) in &mesh.locations {
+        for node in location.members.keys() {
+            let mut seen = Reachability::default();
+            for (other, there) in &mesh.locations {
+                for leader in location.leaders.iter().map(|leader| &leader.node) {
+                    let arrives = coin(seed, &format!("{node} through {leader} to {other}"));
+                    seen.observe(leader.clone(), other.clone(), arrives);
+                }
+                for leader in there.leaders.iter().filter(|_| other != name) {
+                    let usable = coin(seed, &format!("{node} by {}", leader.node));
+                    seen.observe_far(other.clone(), leader.node.clone(), usable);
+                }
+            }
+            plans.insert(node.clone(), plan(mesh, node, &seen));
+        }
+    }
+    plans
+}
+
+fn shorter(outcome: &Verdict) -> Verdict {
+    match outcome {
+        Verdict::Arrived(hops) => Verdict::Arrived(hops.saturating_sub(1)),
+        other @ (Verdict::Underlay(_) | Verdict::Dropped(..) | Verdict::Misdelivered(..) | Verdict::Loop) => {
+            other.clone()
+        }
+    }
+}
+
+/// Returns how often a packet was on the node where it was most often.
+fn visits(trace: &Trace) -> usize {
+    let times = |node| trace.steps.iter().filter(|step| step.node == node).count();
+    trace
+        .steps
+        .iter()
+        .map(|step| times(step.node.clone()))
+        .max()
+        .unwrap_or_default()
+}
+
+/// Returns pairs of places on nodes of established locations with a few leaders each, by the addresses that they have in
+/// the mesh.
+fn apart(mesh: &Mesh, spots: &[Spot]) -> Vec<(Spot, Spot)> {
+    let all = spots
+        .iter()
+        .flat_map(|from| spots.iter().map(move |to| (from, to)));
+    let wanted = |(from, to): &(&Spot, &Spot)| {
+        let (Some(here), Some(there)) = (&from.location, &to.location) else {
+            return false;
+        };
+        let [start, end] = [here, there].map(|name| &mesh.locations[name]);
+        let nodes = [from, to].map(|spot| matches!(spot.place, Place::Node(_)) && !spot.overlay);
+        let led = [start, end].map(|location| location.settings.mode == MeshMode::Leaders);
+        let established = here != there && start.established.contains(there);
+        let family = from.address.is_ipv4() == to.address.is_ipv4();
+        established && family && nodes == [true; 2] && led == [true; 2]
+    };
+    all.filter(wanted)
+        .map(|(from, to)| (from.clone(), to.clone()))
+        .collect()
+}
+
+/// What is broken.
+#[derive(Debug)]
+struct Faults {
+    seed: u64,
+    /// Some nodes cannot reach some leader of their own location.
+    cuts: bool,
+    dead: BTreeSet<NodeName>,
+    /// Alive, but of no use to others.
+    idle: BTreeSet<NodeName>,
+}
+
+impl Faults {
+    fn new(mesh: &Mesh, seed: u64, cuts: bool) -> Self {
+        let leaders = mesh.locations.values().flat_map(|location| &location.leaders);
+        let leaders: Vec<&NodeName> = leaders.map(|leader| &leader.node).collect();
+        let quarter = |what: &str, node: &NodeName| {
+            coin(seed, &format!("{what} {node}")) && coin(seed, &format!("and {what} {node}"))
+        };
+        let some = |what| leaders.iter().filter(move |node| quarter(what, node));
+        Self {
+            seed,
+            cuts,
+            dead: some("dead").map(|node| (*node).clone()).collect(),
+            idle: some("idle").map(|node| (*node).clone()).collect(),
+        }
+    }
+
+    fn tunnel(&self, one: &NodeName, other: &NodeName) -> bool {
+        let (one, other) = (one.min(other), one.max(other));
+        let both = format!("between {one} and {other}");
+        !(coin(self.seed, &both) && coin(self.seed, &format!("tunnel {both}")))
+    }
+
+    fn hop(&self, one: &NodeName, other: &NodeName) -> bool {
+        let (one, other) = (one.min(other), one.max(other));
+        let near = format!("near {one} and {other}");
+        let cut = coin(self.seed, &near) && coin(self.seed, &format!("hop {near}"));
+        one == other || !(self.cuts && cut)
+    }
+
+    fn works(&self, node: &NodeName) -> bool {
+        !self.dead.contains(node) && !self.idle.contains(node)
+    }
+
+    /// Returns whether a node gets something to a location through a leader of its own.
+    fn through(&self, node: &NodeName, leader: &NodeName, there: &Location) -> bool {
+        let near = node == leader || (self.hop(node, leader) && self.works(leader));
+        let far = |other: &NodeName| self.works(other) && self.tunnel(leader, other);
+        near && there.leaders.iter().any(|other| far(&other.node))
+    }
+
+    /// Returns what a node observes when there has been time to.
+    fn seen_by(&self, mesh: &Mesh, node: &NodeName) -> Reachability {
+        let mut seen = Reachability::default();
+        let home = mesh
+            .locations
+            .values()
+            .find(|location| location.members.contains_key(node));
+        for (name, there) in &mesh.locations {
+            for leader in home.iter().flat_map(|home| &home.leaders) {
+                let arrives = self.through(node, &leader.node, there);
+                seen.observe(leader.node.clone(), name.clone(), arrives);
+            }
+            for other in &there.leaders {
+                let usable = self.works(&other.node) && self.tunnel(node, &other.node);
+                seen.observe_far(name.clone(), other.node.clone(), usable);
+            }
+        }
+        seen
+    }
+
+    /// Returns whether there is any way between the nodes of two places.
+    fn way(&self, mesh: &Mesh, from: &Spot, to: &Spot) -> bool {
+        let (Some(here), Some(there)) = (&from.location, &to.location) else {
+            return false;
+        };
+        let [here, there] = [here, there].map(|name| &mesh.locations[name]);
+        let (Place::Node(from), Place::Node(to)) = (&from.place, &to.place) else {
+            return false;
+        };
+        // What a leader does not get to a member no other one does for it.
+        let delivers = || there.leaders.iter().all(|leader| self.hop(&leader.node, to));
+        let mut leaders = here.leaders.iter();
+        self.works(from)
+            && self.works(to)
+            && delivers()
+            && leaders.any(|leader| self.through(from, &leader.node, there))
+    }
+
+    /// Returns whether a packet passes all the nodes of a trace.
+    fn pass(&self, trace: &Trace, to: &Spot) -> bool {
+        let Place::Node(end) = &to.place else { return false };
+        let mut hops = trace.steps.windows(2);
+        let passes = hops.all(|pair| {
+            let [before, step] = [&pair[0].node, &pair[1].node];
+            match pair[1].arrival {
+                Arrival::Tunnel => self.tunnel(before, step),
+                Arrival::Hop | Arrival::Lan | Arrival::Origin => self.hop(before, step),
+            }
+        });
+        let last = trace.steps.last().is_some_and(|step| self.hop(&step.node, end));
+        passes && last && trace.steps.iter().all(|step| self.works(&step.node))
+    }
+}
