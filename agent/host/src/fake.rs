@@ -342,7 +342,7 @@ fn set_peer(wireguard: &mut WireGuard, key: PublicKey, change: &PeerChange) -> R
     let has = wireguard.peers.get(&key).map(|peer| &peer.allowed_ips);
     found(remove.is_empty() || has.is_some_and(|has| remove.is_subset(has)))?;
     for peer in wireguard.peers.values_mut() {
-        peer.allowed_ips.retain(|prefix| !add.contains(prefix));
+        Arc::make_mut(&mut peer.allowed_ips).retain(|prefix| !add.contains(prefix));
     }
     let peer = wireguard.peers.entry(key).or_default();
     peer.endpoint = change.endpoint.or(peer.endpoint);
@@ -351,7 +351,8 @@ fn set_peer(wireguard: &mut WireGuard, key: PublicKey, change: &PeerChange) -> R
         peer.group.clone_from(group);
     }
     peer.preshared &= !change.without_preshared;
-    peer.allowed_ips.extend(add);
-    peer.allowed_ips.retain(|prefix| !remove.contains(prefix));
+    let allowed = Arc::make_mut(&mut peer.allowed_ips);
+    allowed.extend(add);
+    allowed.retain(|prefix| !remove.contains(prefix));
     Ok(())
 }

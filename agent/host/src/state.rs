@@ -136,8 +136,8 @@ pub struct WireGuardPeer {
     pub group: Option<LocationName>,
     /// It has a preshared key: only who has the same can talk to this node. Never wanted.
     pub preshared: bool,
-    /// The networks it may send from and that are sent to it.
-    pub allowed_ips: BTreeSet<Prefix>,
+    /// The networks it may send from and that are sent to it; thousands in a large mesh, so shared.
+    pub allowed_ips: Arc<BTreeSet<Prefix>>,
 }
 
 /// What identifies a route for the kernel, within Spanwire's protocol number.

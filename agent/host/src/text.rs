@@ -83,7 +83,7 @@ impl fmt::Display for WireGuard {
             if peer.preshared {
                 f.write_str(" preshared-key")?;
             }
-            writeln!(f, " allowed-ips {}", List(&peer.allowed_ips))?;
+            writeln!(f, " allowed-ips {}", List(peer.allowed_ips.as_ref()))?;
         }
         Ok(())
     }

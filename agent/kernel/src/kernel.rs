@@ -66,6 +66,8 @@ pub struct Kernel {
     pub(crate) backend: Backend,
     pub(crate) route: Socket,
     pub(crate) family: Option<kernel::Family>,
+    /// Of the userspace device, as they were last read.
+    allowed_ips: uapi::AllowedIps,
     pub(crate) nft: Nft,
     pub(crate) sysctls: Sysctls,
     port: Arc<AtomicU32>,
@@ -86,6 +88,7 @@ impl Kernel {
         };
         Ok(Self {
             family: kernel::Family::find().await?,
+            allowed_ips: uapi::AllowedIps::default(),
             nft: Nft::open(&config.owned.nft_table)?,
             sysctls: Sysctls::open(&config.proc_sys, &config.state),
             port: Arc::new(AtomicU32::new(route.port())),
@@ -258,7 +261,7 @@ impl Kernel {
         match (&self.backend, &mut self.family) {
             (Backend::Kernel, Some(family)) => Device::Kernel(family, name),
             (Backend::Kernel, None) | (Backend::Userspace(_), _) => {
-                Device::Userspace(socket_of(&self.userspace, name))
+                Device::Userspace(socket_of(&self.userspace, name), &mut self.allowed_ips)
             }
         }
     }
@@ -291,7 +294,7 @@ async fn choose(route: &mut Socket, config: &Config) -> Result<Backend, OpenErro
         Some(KERNEL_KIND) => return Ok(Backend::Kernel),
         Some(USERSPACE_KIND) => {
             let socket = socket_of(&config.userspace, &config.owned.link);
-            if uapi::read(&socket).await.is_ok() {
+            if uapi::answers(&socket).await {
                 return Ok(userspace);
             }
         }

@@ -89,9 +89,7 @@ impl Kernel {
     pub(crate) async fn is_own_device(&self, device: &link::Device) -> bool {
         match device.kind.as_str() {
             KERNEL_KIND => true,
-            USERSPACE_KIND => uapi::read(&socket_of(&self.userspace, &device.name))
-                .await
-                .is_ok(),
+            USERSPACE_KIND => uapi::answers(&socket_of(&self.userspace, &device.name)).await,
             _ => false,
         }
     }

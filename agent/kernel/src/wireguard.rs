@@ -113,7 +113,8 @@ pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Pref
 /// One device, by whichever backend.
 pub(crate) enum Device<'a> {
     Kernel(&'a mut kernel::Family, &'a LinkName),
-    Userspace(PathBuf),
+    /// Its socket, and the allowed IPs as they were last read.
+    Userspace(PathBuf, &'a mut uapi::AllowedIps),
 }
 
 impl Device<'_> {
@@ -121,7 +122,7 @@ impl Device<'_> {
     pub(crate) async fn read(&mut self) -> Result<WireGuard, ReadError> {
         match self {
             Self::Kernel(family, name) => family.read(name).await,
-            Self::Userspace(socket) => Ok(uapi::read(socket).await?),
+            Self::Userspace(socket, known) => Ok(uapi::read(socket, known).await?.0),
         }
     }
 
@@ -129,7 +130,7 @@ impl Device<'_> {
     pub(crate) async fn read_all(&mut self) -> Result<(WireGuard, Stats), ReadError> {
         match self {
             Self::Kernel(family, name) => family.read_all(name).await,
-            Self::Userspace(socket) => Ok(uapi::read_all(socket).await?),
+            Self::Userspace(socket, known) => Ok(uapi::read(socket, known).await?),
         }
     }
 
@@ -137,7 +138,7 @@ impl Device<'_> {
     pub(crate) async fn private_key(&mut self) -> Result<Option<PrivateKey>, ReadError> {
         match self {
             Self::Kernel(family, name) => family.read_private_key(name).await,
-            Self::Userspace(socket) => Ok(uapi::read_private_key(socket).await?),
+            Self::Userspace(socket, _) => Ok(uapi::read_private_key(socket).await?),
         }
     }
 
@@ -145,7 +146,7 @@ impl Device<'_> {
     pub(crate) async fn has_groups(&mut self) -> Result<bool, ReadError> {
         match self {
             Self::Kernel(..) => Ok(false),
-            Self::Userspace(socket) => Ok(uapi::has_groups(socket).await?),
+            Self::Userspace(socket, _) => Ok(uapi::has_groups(socket).await?),
         }
     }
 
@@ -153,13 +154,15 @@ impl Device<'_> {
     pub(crate) async fn change(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
         match self {
             Self::Kernel(family, name) => family.change(name, changes).await,
-            Self::Userspace(socket) => Ok(uapi::change(socket, changes).await?),
+            Self::Userspace(socket, _) => Ok(uapi::change(socket, changes).await?),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use spanwire_host::WireGuardPeer;
 
     use super::*;
@@ -170,7 +173,7 @@ mod tests {
         let prefix = |text: &str| text.parse::<Prefix>().unwrap();
         let mut actual = WireGuard::default();
         let peer = |allowed: &str| WireGuardPeer {
-            allowed_ips: [prefix(allowed)].into(),
+            allowed_ips: Arc::new([prefix(allowed)].into()),
             ..WireGuardPeer::default()
         };
         actual.peers.insert(a, peer("10.0.0.0/24"));

@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use spanwire_topology::{Family, Plan, Prefix, PublicKey, TunnelPeer};
 
@@ -50,7 +53,7 @@ pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, Dev
             keepalive: peer.keepalive,
             group: peer.group.clone().filter(|_| facts.groups),
             preshared: false,
-            allowed_ips: allowed(peer),
+            allowed_ips: Arc::new(allowed(peer)),
         };
         (*key, peer)
     });

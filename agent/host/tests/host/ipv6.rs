@@ -94,7 +94,7 @@ fn where_only_new_devices_lack_ipv6_remote_prefixes_are_unreachable() {
     );
     let addresses = host.devices.values().flat_map(|device| &device.addresses);
     let peers = host.wireguard(&facts.owned.link).unwrap().peers.values();
-    let inside = addresses.chain(peers.flat_map(|peer| &peer.allowed_ips));
+    let inside = addresses.chain(peers.flat_map(|peer| peer.allowed_ips.iter()));
     assert!(
         inside.map(Prefix::family).all(|family| family == Family::V4),
         "{host}"

@@ -4,7 +4,7 @@
 //! each with the peer's key and the next of the allowed IPs; without `WGPEER_F_REPLACE_ALLOWEDIPS` the kernel adds them.
 //! The kernel answers a dump likewise: a peer that goes on in the next message appears again with the rest.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use netlink_packet_core::{Emitable, ParseableParametrized as _};
 use netlink_packet_generic::{
@@ -250,7 +250,7 @@ fn merge_peer(device: &mut WireGuard, attributes: &WireguardPeer) {
             }
             WireguardPeerAttribute::PresharedKey(key) => peer.preshared = *key != [0; 32],
             WireguardPeerAttribute::AllowedIps(allowed) => {
-                peer.allowed_ips.extend(allowed.iter().filter_map(prefix));
+                Arc::make_mut(&mut peer.allowed_ips).extend(allowed.iter().filter_map(prefix));
             }
             _ => {}
         }

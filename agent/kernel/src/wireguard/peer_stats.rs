@@ -9,8 +9,6 @@ use netlink_packet_wireguard::{WireguardPeer, WireguardPeerAttribute};
 use spanwire_host::PeerStats;
 use spanwire_topology::PublicKey;
 
-use super::hex::unhex;
-
 /// The counters of a device, by peer.
 pub(crate) type Stats = BTreeMap<PublicKey, PeerStats>;
 
@@ -44,34 +42,8 @@ pub(crate) fn count(stats: &mut Stats, attributes: &WireguardPeer, now: SystemTi
     }
 }
 
-/// Returns the counters in an answer in the userspace protocol that was read at `now`; the answer has been found to be one
-/// before.
-pub(crate) fn of_answer(answer: &str, now: SystemTime) -> Stats {
-    let mut stats = Stats::new();
-    let mut peer: Option<&mut PeerStats> = None;
-    let mut seconds = 0;
-    for (name, value) in answer.lines().filter_map(|line| line.split_once('=')) {
-        match (name, peer.as_deref_mut()) {
-            ("public_key", _) => {
-                peer = unhex(value).map(|key| stats.entry(PublicKey::new(*key)).or_default());
-            }
-            ("endpoint", Some(peer)) => peer.endpoint = value.parse().ok(),
-            ("last_handshake_time_sec", Some(peer)) => {
-                seconds = value.parse().unwrap_or_default();
-                peer.set_handshake(seconds, 0, now);
-            }
-            ("last_handshake_time_nsec", Some(peer)) => {
-                peer.set_handshake(seconds, value.parse().unwrap_or_default(), now);
-            }
-            ("rx_bytes", Some(peer)) => peer.received = value.parse().unwrap_or_default(),
-            ("tx_bytes", Some(peer)) => peer.sent = value.parse().unwrap_or_default(),
-            _ => {}
-        }
-    }
-    stats
-}
-
-trait SetHandshake {
+/// Entering the time of a handshake.
+pub(super) trait SetHandshake {
     /// Enters the time of the last handshake, since 1970, of which the first instant stands for never.
     fn set_handshake(&mut self, seconds: i64, nanoseconds: i64, now: SystemTime);
 }
@@ -106,22 +78,6 @@ mod tests {
             received: 6,
             sent: 7,
         }
-    }
-
-    #[test]
-    fn an_answer_counts_by_peer() {
-        let answer = format!(
-            "listen_port=7\nrx_bytes=9\npublic_key={}\nendpoint=192.0.2.1:3\nlast_handshake_time_sec=4\n\
-             last_handshake_time_nsec=5\nrx_bytes=6\ntx_bytes=7\npublic_key={}\nlast_handshake_time_sec=0\n\
-             last_handshake_time_nsec=0\nerrno=0\n\n",
-            "01".repeat(32),
-            "02".repeat(32),
-        );
-        let expected = [
-            (PublicKey::new([1; 32]), stats()),
-            (PublicKey::new([2; 32]), PeerStats::default()),
-        ];
-        assert_eq!(of_answer(&answer, now()), expected.into());
     }
 
     #[test]

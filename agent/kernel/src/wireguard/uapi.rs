@@ -1,10 +1,11 @@
 //! WireGuard in a process: its cross-platform userspace protocol, and the control socket that makes devices.
 //!
 //! A conversation is one `get=1` or `set=1` on a fresh connection: implementations differ in whether they serve a second
-//! one (<https://www.wireguard.com/xplatform/>). The answer ends with `errno=N` and an empty line.
+//! one (<https://www.wireguard.com/xplatform/>). The answer ends with `errno=N` and an empty line (`uapi/answer.rs`).
+
+mod answer;
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     io,
     path::Path,
@@ -12,8 +13,8 @@ use std::{
 };
 
 use nix::errno::Errno;
-use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
-use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
+use spanwire_host::{LinkName, WireGuard};
+use spanwire_topology::LocationName;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
@@ -21,10 +22,12 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
+pub(crate) use self::answer::AllowedIps;
+use self::answer::{acknowledge, parse};
 use super::{
     Change, PARKING, PrivateKey,
     hex::{hex, unhex},
-    peer_stats::{self, Stats},
+    peer_stats::Stats,
 };
 use crate::error::UapiError;
 
@@ -36,6 +39,9 @@ const APPEARANCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from
 
 /// An answer longer than this is no WireGuard's: a million allowed IPs.
 const LONGEST_ANSWER: u64 = 64 << 20;
+
+/// What a device in a mesh of some locations answers takes this many bytes at most.
+const USUAL_ANSWER: usize = 16 << 10;
 
 /// Asks on the control socket for a device, or to remove one.
 pub(crate) async fn control(path: &Path, verb: &str, name: &LinkName) -> Result<(), UapiError> {
@@ -71,21 +77,22 @@ pub(crate) async fn appearance(path: &Path) -> Result<(), UapiError> {
         .map_err(|_| UapiError::Silent { path })
 }
 
-/// Reads how a device is set up.
-pub(crate) async fn read(path: &Path) -> Result<WireGuard, UapiError> {
-    parse(&converse(path, b"get=1\n\n").await?)
+/// Reads how a device is set up, and its counters. Of allowed IPs that are as `known` only their text is compared.
+pub(crate) async fn read(path: &Path, known: &mut AllowedIps) -> Result<(WireGuard, Stats), UapiError> {
+    let answer = converse(path, b"get=1\n\n").await?;
+    parse(&answer, SystemTime::now(), known)
 }
 
-/// Reads how a device is set up, and its counters.
-pub(crate) async fn read_all(path: &Path) -> Result<(WireGuard, Stats), UapiError> {
-    let answer = converse(path, b"get=1\n\n").await?;
-    Ok((parse(&answer)?, peer_stats::of_answer(&answer, SystemTime::now())))
+/// Whether a device is served at the socket.
+pub(crate) async fn answers(path: &Path) -> bool {
+    let answer = converse(path, b"get=1\n\n").await;
+    answer.is_ok_and(|answer| acknowledge(&answer).is_ok())
 }
 
 /// Reads the private key of a device; `None` where it has none.
 pub(crate) async fn read_private_key(path: &Path) -> Result<Option<PrivateKey>, UapiError> {
     let answer = converse(path, b"get=1\n\n").await?;
-    parse(&answer)?;
+    acknowledge(&answer)?;
     let line = answer.lines().find_map(|line| line.strip_prefix("private_key="));
     let key = line.and_then(unhex).filter(|key| **key != [0; 32]);
     Ok(key.map(|key| PrivateKey::new(*key)))
@@ -96,8 +103,8 @@ pub(crate) async fn read_private_key(path: &Path) -> Result<Option<PrivateKey>, 
 pub(crate) async fn has_groups(path: &Path) -> Result<bool, UapiError> {
     let key = hex(PARKING.as_bytes());
     let question = format!("set=1\npublic_key={}\nupdate_only=true\ngroup=\n\n", key.as_str());
-    match parse(&converse(path, question.as_bytes()).await?) {
-        Ok(_) => Ok(true),
+    match acknowledge(&converse(path, question.as_bytes()).await?) {
+        Ok(()) => Ok(true),
         Err(UapiError::Refused { errno: Errno::EINVAL }) => Ok(false),
         Err(error) => Err(error),
     }
@@ -114,25 +121,23 @@ pub(crate) async fn change(path: &Path, changes: &[Change]) -> Result<(), UapiEr
         Change::RemovePeer(_) => false,
     };
     if changes.iter().any(reaches) {
-        match parse(&converse(path, EAGER).await?) {
+        match acknowledge(&converse(path, EAGER).await?) {
             // Others have no such key.
-            Ok(_) | Err(UapiError::Refused { errno: Errno::EINVAL }) => {}
+            Ok(()) | Err(UapiError::Refused { errno: Errno::EINVAL }) => {}
             Err(error) => return Err(error),
         }
     }
     let answer = converse(path, request(changes).as_bytes()).await?;
-    parse(&answer).map(|_| ())
+    acknowledge(&answer)
 }
 
 async fn converse(path: &Path, request: &[u8]) -> Result<Zeroizing<String>, UapiError> {
-    let mut answer = Zeroizing::new(Vec::new());
+    let mut answer = Zeroizing::new(Vec::with_capacity(USUAL_ANSWER));
     bounded(path, async {
-        let stream = UnixStream::connect(path).await?;
-        let mut stream = BufReader::new(stream.take(LONGEST_ANSWER));
+        let mut stream = UnixStream::connect(path).await?.take(LONGEST_ANSWER);
         // A process that refuses a line may hang up before the last one is sent, and has said why.
-        let sent = stream.get_mut().get_mut().write_all(request).await;
-        // As bytes: `read_line` would look at all that was read before once more for each line.
-        while stream.read_until(b'\n', &mut answer).await? > 0 && !answer.ends_with(b"\n\n") {}
+        let sent = stream.get_mut().write_all(request).await;
+        while stream.read_buf(&mut *answer).await? > 0 && !answer.ends_with(b"\n\n") {}
         if answer.is_empty() { sent } else { Ok(()) }
     })
     .await?;
@@ -204,70 +209,6 @@ fn write_change(text: &mut String, change: &Change) -> std::fmt::Result {
             writeln!(text, "public_key={}", hex(key.as_bytes()).as_str())?;
             writeln!(text, "remove=true")
         }
-    }
-}
-
-fn parse(answer: &str) -> Result<WireGuard, UapiError> {
-    let mut device = WireGuard::default();
-    let mut peers: BTreeMap<PublicKey, WireGuardPeer> = BTreeMap::new();
-    let mut peer = None;
-    // A set is made of all of a peer's at once: one by one is what reading a large mesh would mostly be.
-    let mut allowed_ips: Vec<Prefix> = Vec::new();
-    let mut errno = None;
-    for line in answer.lines().filter(|line| !line.is_empty()) {
-        let malformed = || UapiError::Malformed {
-            line: if line.contains("_key=") {
-                "…_key=…".to_owned()
-            } else {
-                line.to_owned()
-            },
-        };
-        let (name, value) = line.split_once('=').ok_or_else(malformed)?;
-        let of_peer: Option<&mut WireGuardPeer> = peer.and_then(|key| peers.get_mut(&key));
-        match (name, of_peer) {
-            ("errno", _) => errno = Some(value.parse::<i32>().map_err(|_| malformed())?),
-            ("private_key", _) => {
-                let bytes = unhex(value).ok_or_else(malformed)?;
-                device.public_key = (*bytes != [0; 32]).then(|| PrivateKey::new(*bytes).public());
-            }
-            ("listen_port", _) => device.listen_port = value.parse().map_err(|_| malformed())?,
-            ("fwmark", _) => device.mark = value.parse().map_err(|_| malformed())?,
-            ("public_key", of_peer) => {
-                let key = PublicKey::new(*unhex(value).ok_or_else(malformed)?);
-                if let Some(of_peer) = of_peer {
-                    of_peer.allowed_ips = allowed_ips.drain(..).collect();
-                }
-                peers.insert(key, WireGuardPeer::default());
-                peer = Some(key);
-            }
-            ("endpoint", Some(of_peer)) => {
-                // A link-local one may come with the name of its device, which says nothing here.
-                of_peer.endpoint = value.parse().ok();
-            }
-            ("preshared_key", Some(of_peer)) => of_peer.preshared = value.bytes().any(|digit| digit != b'0'),
-            ("persistent_keepalive_interval", Some(of_peer)) => {
-                let seconds: u16 = value.parse().map_err(|_| malformed())?;
-                of_peer.keepalive = (seconds > 0).then_some(Keepalive(seconds));
-            }
-            // A group with a name that no location can have, made by another program, reads as none.
-            ("group", Some(of_peer)) => of_peer.group = value.parse().ok(),
-            ("allowed_ip", Some(_)) => allowed_ips.push(value.parse().map_err(|_| malformed())?),
-            // Statistics, the protocol version, and what newer versions add.
-            _ => {}
-        }
-    }
-    if let Some(of_peer) = peer.and_then(|key| peers.get_mut(&key)) {
-        of_peer.allowed_ips = allowed_ips.into_iter().collect();
-    }
-    match errno {
-        Some(0) => {
-            device.peers = peers;
-            Ok(device)
-        }
-        Some(number) => Err(UapiError::Refused {
-            errno: Errno::from_raw(number.abs()),
-        }),
-        None => Err(UapiError::Malformed { line: String::new() }),
     }
 }
 

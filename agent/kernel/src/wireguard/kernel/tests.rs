@@ -165,9 +165,11 @@ fn a_peer_that_a_dump_tells_in_parts_is_one_again() {
         keepalive: Some(Keepalive(25)),
         group: None,
         preshared: true,
-        allowed_ips: ["10.0.0.0/24", "fd00::/64"]
-            .map(|text| text.parse().unwrap())
-            .into(),
+        allowed_ips: Arc::new(
+            ["10.0.0.0/24", "fd00::/64"]
+                .map(|text| text.parse().unwrap())
+                .into(),
+        ),
     };
     assert_eq!(device.peers, [(PublicKey::new([9; 32]), expected)].into());
 }
