@@ -12,6 +12,8 @@
 //! announces nothing. Everything else (the first time, changes by others, every minute, a step that failed, any other kind
 //! of step) is read in full before and after.
 
+mod opening;
+mod removal;
 mod steps;
 
 use std::{
@@ -19,7 +21,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     net::SocketAddr,
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -34,21 +35,12 @@ use spanwire_core::{
     trouble::texts,
 };
 use spanwire_host::{Host, LinkName, Owned, OwnershipConflict, Step, WireGuard, diff};
-use spanwire_kernel::{
-    Backend, BackendChoice, Changes, Config, Kernel, NetlinkError, OpenError, PrivateKey, ReadError,
-    Userspace,
-};
+use spanwire_kernel::{Backend, Changes, Kernel, NetlinkError, OpenError, ReadError};
 use spanwire_topology::PublicKey;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{
-    args::{self, Paths},
-    atomic_file,
-    checkpoint::Checkpoint,
-    guard::Guard,
-    identity::Identity,
-};
+use crate::args::Paths;
 pub use steps::chain;
 use steps::{
     advance, close_first, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers,
@@ -372,162 +364,9 @@ impl Reconciler {
         Ok(None)
     }
 
-    /// Returns the steps that remove what is Spanwire's from the machine.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn removal(&mut self) -> Result<Vec<Step>, ReconcileError> {
-        // Nothing that is to be removed depends on the key.
-        let kernel = self.open_kernel().await?;
-        let actual = kernel.read([]).await?;
-        self.ownership = kernel.ownership_conflicts(None).await?;
-        let mut steps = diff(&actual, &Host::default());
-        leave_to_others(&mut steps, &self.ownership);
-        Ok(steps)
-    }
-
-    /// Applies the steps of a removal; returns what could not be done.
-    ///
-    /// # Errors
-    /// When it cannot be found out what is left.
-    pub async fn remove(&mut self, steps: Vec<Step>) -> Result<Vec<Trouble>, ReconcileError> {
-        let kernel = self.open_kernel().await?;
-        let report = kernel.apply(steps).await;
-        let mut troubles = failures(report.failed);
-        let left = self.removal().await?;
-        if troubles.is_empty() && !left.is_empty() {
-            troubles.push(Trouble::Left(left));
-        }
-        Ok(troubles)
-    }
-
-    /// Puts back what was found, and removes what was remembered, the key included. Returns what could not be done.
-    pub async fn forget(&mut self) -> Vec<Trouble> {
-        let cleanup = |error: &dyn Error| Trouble::Cleanup(chain(error));
-        let mut troubles: Vec<Trouble> = match &mut self.kernel {
-            Some(kernel) => kernel
-                .restore_sysctls()
-                .await
-                .iter()
-                .map(|error| cleanup(error))
-                .collect(),
-            None => Vec::new(),
-        };
-        if troubles.is_empty() {
-            let state = &self.paths.state_dir;
-            let forgotten = [
-                Checkpoint::forget(state),
-                Identity::forget(state),
-                Guard::forget(state),
-            ];
-            let failed = forgotten.iter().filter_map(|result| result.as_ref().err());
-            troubles.extend(failed.map(|error| cleanup(error)));
-            atomic_file::remove_directory(state);
-        }
-        self.kernel = None;
-        (self.identity, self.key_trouble) = (None, None);
-        self.achieved = None;
-        self.forget_known();
-        self.ownership.clear();
-        troubles
-    }
-
-    /// Returns the kernel settings that [`Self::forget`] would put back: name and found value.
-    pub async fn changed_sysctls(&mut self) -> Vec<(String, String)> {
-        let Some(kernel) = &mut self.kernel else {
-            return Vec::new();
-        };
-        let restorable = kernel.restorable_sysctls().await.into_iter();
-        restorable
-            .map(|(sysctl, remembered)| (sysctl.0, remembered.found))
-            .collect()
-    }
-
-    /// Returns the files in which something is remembered.
-    #[must_use]
-    pub fn remembered_files(&self) -> Vec<PathBuf> {
-        let names = [
-            Identity::path(&self.paths.state_dir),
-            Checkpoint::path(&self.paths.state_dir),
-            Guard::path(&self.paths.state_dir),
-        ];
-        names.into_iter().filter(|path| path.exists()).collect()
-    }
-
     fn forget_known(&mut self) {
         self.known = None;
         self.endpoints.clear();
-    }
-
-    async fn open(&mut self, retire: bool, listen_port: Option<u16>) -> Result<(), ReconcileError> {
-        if self.kernel.is_none() {
-            self.forget_known();
-            let kernel = self.open_kernel().await?;
-            let listen_port = listen_port.filter(|_| !retire);
-            self.ownership = kernel.ownership_conflicts(listen_port).await?;
-        }
-        if !retire && (self.identity.is_none() || self.key_trouble.is_some()) {
-            self.identify().await;
-        }
-        Ok(())
-    }
-
-    /// Finds the node's key: on the disk, else in the device that an agent before has left, else a new one. A node without
-    /// one follows all the same.
-    async fn identify(&mut self) {
-        let state = &self.paths.state_dir;
-        let loaded = Identity::load(state);
-        let kernel = self.kernel.as_mut().expect("it was opened before");
-        let identity = match loaded {
-            Ok(Some(identity)) => Ok((identity, None)),
-            loaded => match (kernel.device_key().await, loaded) {
-                (Ok(Some(left)), loaded) => {
-                    let identity = Identity::from_private(*left.as_bytes());
-                    let cause = loaded.err().map(|error| chain(&error));
-                    tracing::warn!(
-                        cause,
-                        "the node's key is not on the disk; it is that of the running device"
-                    );
-                    let unsaved = identity.save(state).err().map(|error| chain(&error));
-                    Ok((identity, unsaved))
-                }
-                (_, Err(error)) => Err(error),
-                (_, Ok(_)) => Identity::load_or_create(state).map(|identity| (identity, None)),
-            },
-        };
-        self.key_trouble = match identity {
-            Ok((identity, unsaved)) => {
-                kernel.set_private_key(PrivateKey::new(identity.private()));
-                self.identity = Some(identity.public());
-                unsaved.map(|cause| Trouble::Key { cause, usable: true })
-            }
-            Err(error) => Some(Trouble::Key {
-                cause: chain(&error),
-                usable: false,
-            }),
-        };
-    }
-
-    async fn open_kernel(&mut self) -> Result<&mut Kernel, ReconcileError> {
-        if self.kernel.is_none() {
-            let config = Config {
-                owned: self.owned.clone(),
-                proc_sys: self.paths.proc_sys.clone(),
-                state: self.paths.state_dir.clone(),
-                private_key: None,
-                backend: match self.paths.backend {
-                    args::Backend::Auto => BackendChoice::Auto,
-                    args::Backend::Kernel => BackendChoice::Kernel,
-                    args::Backend::Userspace => BackendChoice::Userspace,
-                },
-                userspace: Userspace {
-                    control: self.paths.tunnel_socket.clone(),
-                    sockets: self.paths.wireguard_socket_dir.clone(),
-                },
-            };
-            self.kernel = Some(Kernel::open(config).await?);
-        }
-        Ok(self.kernel.as_mut().expect("it has just been opened"))
     }
 }
 
