@@ -75,11 +75,12 @@ mod tests {
         guard.save(None).unwrap();
         assert!(!path.exists(), "left by an agent before");
         let table = NftTable {
-            text: "table inet spanwire {}".to_owned(),
+            name: "spanwire".to_owned(),
+            ..NftTable::default()
         };
         guard.save(Some(&table)).unwrap();
         let written = std::fs::read_to_string(&path).unwrap();
-        assert!(written.contains(&table.text), "{written}");
+        assert!(written.contains(&table.to_string()), "{written}");
         guard.save(None).unwrap();
         assert!(!path.exists());
         guard.save(None).unwrap();

@@ -36,6 +36,7 @@ pub use firewall::{
 };
 pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};
+pub use nft::{AddressRange, NftSet};
 pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;

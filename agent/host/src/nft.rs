@@ -1,4 +1,4 @@
-//! The nft table, as text for `nft -f`.
+//! The nft table: sets of addresses, and chains as text for `nft -f`.
 //!
 //! Everything that depends on an address is one look-up in an interval set, so the cost of a packet does not grow with
 //! the mesh. `mesh` is every address of it, `remote` those that are routed into the mesh, `settled` those whose traffic
@@ -20,6 +20,7 @@
 
 mod classes;
 mod landing;
+mod sets;
 
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
@@ -31,6 +32,7 @@ use crate::{
 };
 use classes::{Class, Traffic};
 use landing::Sets;
+pub use sets::{AddressRange, NftSet};
 
 /// How many hops a packet has left that goes from hop to hop: a leader here, one there, the node behind it and some
 /// routers in its LAN.
@@ -38,7 +40,6 @@ const HOPS_LEFT: u8 = 8;
 
 /// Returns the table; its text replaces an older one in one transaction, whether there is one or not.
 pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> NftTable {
-    let name = &facts.owned.nft_table;
     let families: Vec<Words> = [Family::V4, Family::V6]
         .into_iter()
         .filter(|family| concerns(plan, resolved, facts, *family))
@@ -46,11 +47,8 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         .collect();
     let ways = ways(resolved, facts);
 
-    let mut text = format!("table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n");
-    let mut put = |part: String| text.push_str(&part);
-    for words in &families {
-        put(sets(words));
-    }
+    let mut chains = String::new();
+    let mut put = |part: String| chains.push_str(&part);
     put(arrive(plan, facts, &families, &ways));
     put(again(facts, &families));
     if plan.tunnel.is_some() {
@@ -66,8 +64,11 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     if !held.is_empty() || families.iter().any(|words| words.settled) {
         put(last("strayed", &resolved.exempt, &families, false));
     }
-    text.push_str("}\n");
-    NftTable { text }
+    NftTable {
+        name: facts.owned.nft_table.clone(),
+        sets: families.iter().flat_map(sets).collect(),
+        chains,
+    }
 }
 
 /// What the rules of one family are made of.
@@ -77,8 +78,8 @@ struct Words {
     ip: &'static str,
     /// The ending of the names of its sets.
     v: char,
-    /// Ranges as nft writes them, each with what it is.
-    classes: Vec<(String, Class)>,
+    /// Ranges, each with what it is.
+    classes: Vec<(AddressRange, Class)>,
     leads: bool,
     settled: bool,
     moving: bool,
@@ -94,10 +95,6 @@ impl Words {
             Family::V6 => ("ip6", '6'),
         };
         let classes = classes::classes(plan, resolved, facts, family);
-        let classes: Vec<(String, Class)> = classes
-            .iter()
-            .map(|(range, class)| (range.to_string(), *class))
-            .collect();
         let any = |traffic| {
             let class = Class::Remote(traffic);
             classes.iter().any(|(_, other)| *other == class)
@@ -138,25 +135,19 @@ fn names<'a>(names: impl Iterator<Item = &'a LinkName>) -> String {
     format!("{{ {} }}", quoted.join(", "))
 }
 
-fn sets(words: &Words) -> String {
-    let Words { v, classes, .. } = words;
-    let kind = match words.family {
-        Family::V4 => "ipv4_addr",
-        Family::V6 => "ipv6_addr",
-    };
+fn sets(words: &Words) -> Vec<NftSet> {
     let remote = |class: Class| matches!(class, Class::Remote(_));
-    let mut text = String::new();
-    let mut named = |name: &str, ranges: &mut dyn Iterator<Item = &str>| {
-        text += &format!("\tset {name}{v} {{\n\t\ttype {kind}\n\t\tflags interval\n");
-        elements(ranges, &mut text);
-        text += "\t}\n";
+    let named = |name: &str, ranges: &mut dyn Iterator<Item = AddressRange>| {
+        NftSet::new(format!("{name}{}", words.v), words.family, ranges)
     };
-    for (name, ranges) in words.landing.iter().flat_map(Sets::named) {
-        named(name, &mut ranges.iter().map(String::as_str));
-    }
+    let landing = words.landing.iter().flat_map(Sets::named);
+    let mut sets: Vec<NftSet> = landing
+        .map(|(name, ranges)| named(name, &mut ranges.iter().copied()))
+        .collect();
     let mut set = |name: &str, has: &dyn Fn(Class) -> bool| {
-        let ranges = classes.iter().filter(|(_, class)| has(*class));
-        named(name, &mut ranges.map(|(range, _)| range.as_str()));
+        // Neighbours of different classes may be neighbours within a set.
+        let ranges = words.classes.iter().filter(|(_, class)| has(*class));
+        sets.push(named(name, &mut ranges.map(|(range, _)| *range)));
     };
     set("mesh", &|class| {
         matches!(class, Class::Own | Class::Local) || remote(class)
@@ -174,21 +165,7 @@ fn sets(words: &Words) -> String {
             matches!(class, Class::Local | Class::Expected) || remote(class)
         });
     }
-    text
-}
-
-/// Neighbours of different classes may be neighbours within a set: nft refuses no such ranges, only overlapping ones.
-fn elements<'a>(ranges: impl Iterator<Item = &'a str>, text: &mut String) {
-    let mut before = "\t\telements = {\n\t\t\t";
-    let mut any = false;
-    for range in ranges {
-        *text += before;
-        *text += range;
-        (before, any) = (",\n\t\t\t", true);
-    }
-    if any {
-        *text += "\n\t\t}\n";
-    }
+    sets
 }
 
 fn chain(name: &str, hook: &str, rules: &[String]) -> String {

@@ -9,7 +9,7 @@ use std::{
 
 use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
-use crate::{ChainName, Passage};
+use crate::{ChainName, NftSet, Passage};
 
 /// The name of a network device: 1 to 15 bytes without '/', white space or ':' (`dev_valid_name` of Linux).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,13 +223,18 @@ pub enum RuleAction {
     Nop,
 }
 
-/// The nft table, replaced as a whole, atomically.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The nft table, replaced or changed atomically.
+///
+/// Actual: the wanted one that is in force, provided that the kernel has it just as it was loaded; any other one (or an empty
+/// one) where it was changed or where that is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NftTable {
-    /// Wanted: what `nft -f` is given. Actual: the wanted text that is in force, provided that the kernel still lists
-    /// the table just as it did right after that text was loaded; any other text (or an empty one) where it was
-    /// changed or where that is not known.
-    pub text: String,
+    /// Its name.
+    pub name: String,
+    /// Its sets, in the order in which they are made.
+    pub sets: Vec<NftSet>,
+    /// Its chains, as nft writes them within a table.
+    pub chains: String,
 }
 
 /// A kernel setting by its path below `/proc/sys`, parts joined by '/': `net/ipv4/ip_forward`.

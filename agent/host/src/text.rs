@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fmt};
 use spanwire_topology::{Family, Keepalive, Prefix};
 
 use crate::{
-    Device, DeviceKind, Host, LinkName, Passage, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
-    RuleSelector, Step, WireGuard, WireGuardSettings,
+    Device, DeviceKind, Host, LinkName, NftTable, Passage, PeerChange, Route, RouteKey, RouteKind, Rule,
+    RuleAction, RuleSelector, Step, WireGuard, WireGuardSettings,
 };
 
 impl fmt::Display for Host {
@@ -27,7 +27,7 @@ impl fmt::Display for Host {
             writeln!(f, "sysctl {} = {value}", sysctl.0)?;
         }
         match &self.nft {
-            Some(nft) => writeln!(f, "nft\n{}", nft.text.trim_end()),
+            Some(nft) => write!(f, "nft\n{nft}"),
             None => Ok(()),
         }
     }
@@ -59,6 +59,19 @@ impl fmt::Display for WireGuardSettings {
             f,
             "public-key {public_key} listen-port {listen_port} fwmark {mark:#x}"
         )
+    }
+}
+
+/// As a script for `nft -f` that replaces a table of that name, whether there is one or not, in one transaction.
+impl fmt::Display for NftTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, sets, chains } = self;
+        write!(
+            f,
+            "table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n"
+        )?;
+        sets.iter().try_for_each(|set| write!(f, "{set}"))?;
+        writeln!(f, "{chains}}}")
     }
 }
 

@@ -55,7 +55,10 @@ pub enum NftError {
     /// It failed.
     #[error("nft failed: {0}")]
     Failed(String),
-    /// It loaded the table again and again, and each time another program changed nf_tables before it was listed.
+    /// The table cannot be read.
+    #[error("the nft table cannot be read")]
+    Read(#[from] NetlinkError),
+    /// It loaded the table again and again, and each time another program changed nf_tables before it was read.
     #[error(
         "other programs change nf_tables so often that nothing tells whether Spanwire's table is as it was loaded"
     )]

@@ -17,14 +17,14 @@ use std::{
     sync::Arc,
 };
 
-use nix::libc::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE};
+use nix::libc::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE};
 use spanwire_host::{ChainName, Filter, FilterRule, Match, Pass, TableFamily, Verdict};
 
 pub(crate) use self::legacy::legacy;
 use crate::{
     error::NftError,
-    netlink::{Message, NetlinkError, Request, attributes},
-    nft::{Nft, nft, succeed},
+    netlink::{Message, NetlinkError, attributes},
+    nft::{Nft, message::request, nft, succeed},
     watched::{HEADER, Hook, Known, Subject, Watched, family},
 };
 
@@ -115,13 +115,7 @@ impl Nft {
     /// Returns the tables that only the program that made them may change, as long as it runs (`NFT_TABLE_F_OWNER`).
     async fn locked_tables(&mut self) -> Result<BTreeSet<(TableFamily, String)>, NetlinkError> {
         const OWNER: u32 = 2;
-        let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
-        let request = Request {
-            kind: subsystem | u16::try_from(NFT_MSG_GETTABLE).unwrap_or_default(),
-            flags: 0,
-            body: vec![0; HEADER],
-        };
-        let tables = self.socket.dump(&request).await?;
+        let tables = self.socket.dump(&request(NFT_MSG_GETTABLE, 0, &[])).await?;
         let locked = |message: &Message| {
             let family = family(message)?;
             // NFTA_TABLE_NAME, NFTA_TABLE_FLAGS.
@@ -136,13 +130,7 @@ impl Nft {
 
     /// Returns the base chains of others at a hook, each with whether its policy is to drop; in order.
     async fn base_chains(&mut self, hook: Hook) -> Result<BTreeMap<ChainName, bool>, NetlinkError> {
-        let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
-        let request = Request {
-            kind: subsystem | u16::try_from(NFT_MSG_GETCHAIN).unwrap_or_default(),
-            flags: 0,
-            body: vec![0; HEADER],
-        };
-        let chains = self.socket.dump(&request).await?;
+        let chains = self.socket.dump(&request(NFT_MSG_GETCHAIN, 0, &[])).await?;
         let base = |message: &Message| {
             let subject = Subject::of(message).filter(|subject| subject.hook == Some(hook))?;
             let name = ChainName {

@@ -238,6 +238,32 @@ impl Socket {
         Ok(results)
     }
 
+    /// Makes the requests of one transaction of nf_tables, of which the first begins and the last ends it: all that is asked
+    /// for between comes into force, or nothing.
+    pub(crate) async fn transaction(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+        let first = self.sequence.wrapping_add(1);
+        // Of the others only a refusal is heard, and not every kernel acknowledges the end.
+        let acknowledged = requests.len().saturating_sub(2);
+        let mut bytes = Vec::new();
+        for (index, request) in requests.iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            let flags = if index == acknowledged { NLM_F_ACK } else { 0 };
+            request.emit(flags, self.sequence, &mut bytes);
+        }
+        self.send(&bytes).await?;
+        loop {
+            for message in self.receive().await? {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                if index < requests.len() && i32::from(message.kind) == NLMSG_ERROR {
+                    outcome(&message)?;
+                    if index == acknowledged {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
     /// Makes one request and gives what the kernel answers besides the acknowledgement.
     pub(crate) async fn get(&mut self, request: &Request) -> Result<Vec<Message>, NetlinkError> {
         let (messages, _) = self.exchange(request, NLM_F_ACK).await?;

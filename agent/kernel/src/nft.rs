@@ -1,12 +1,20 @@
 //! The nft table, by the command `nft` (docs/decisions/0002-nft-by-its-command.md).
 //!
-//! What the kernel lists is never the text that was loaded: sets are sorted and merged, names are resolved. So right after
-//! a load, and before any other transaction, the listing is remembered, and from then on the table is intact as long as the kernel still lists the same,
-//! counters left out. Listing thousands of elements costs tens of milliseconds; it is done only when the generation
-//! number of nf_tables has moved (`NFT_MSG_GETGEN`), which any change does.
+//! What the kernel has is never the text that was loaded: names are resolved, rules compiled. So right after a load, and
+//! before any other transaction, what it has besides the elements of sets is remembered (`nft/frame.rs`). From then on the
+//! table is intact as long as the kernel has the same, and the elements that were loaded (`nft/elements.rs`). Thousands of
+//! elements take milliseconds to read; that is done only when the generation number of nf_tables has moved
+//! (`NFT_MSG_GETGEN`), which any change does.
+//!
+//! Where some elements are all that is to change they alone are changed, in a transaction that the kernel refuses if
+//! another one came before it; the table is then known to be intact without being read.
 //!
 //! After a restart nothing is remembered, so the table is loaded once more. That is one transaction: no packet sees a
 //! state between.
+
+mod elements;
+mod frame;
+pub(crate) mod message;
 
 use std::{
     fs::File,
@@ -25,20 +33,18 @@ use nix::{
 use spanwire_host::NftTable;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
+use self::{frame::Frame, message::request};
 use crate::{
     error::{NftError, ReadError},
-    netlink::{Message, NetlinkError, Request, Socket, attributes},
-    watched::{Known, Watched},
+    netlink::{Message, NetlinkError, Socket, attributes},
+    watched::{HEADER, Known, Watched},
 };
 
 /// The empty chain by which a table is known to be Spanwire's, whatever else is in it.
 const SIGN: &str = "made-by-spanwire-agent";
 
-/// Length of `struct nfgenmsg`.
-const HEADER: usize = 4;
-
-/// How often the table is loaded at most until no other program interferes. One load and listing takes some milliseconds, in a large
-/// mesh a tenth of a second; kube-proxy, the busiest of neighbours, has a transaction a second.
+/// How often the table is loaded at most until no other program interferes. One load takes some milliseconds, in a large
+/// mesh tenths of a second; kube-proxy, the busiest of neighbours, has a transaction a second.
 const LOADS: usize = 8;
 
 /// Returns what `nft -f` is given to replace the table with this name by `wanted` in one transaction, so that it is known to
@@ -46,8 +52,7 @@ const LOADS: usize = 8;
 #[must_use]
 pub fn script(name: &str, wanted: &NftTable) -> String {
     format!(
-        "table inet {name}\ndelete table inet {name}\n{}\ntable inet {name} {{\n\tchain {SIGN} {{\n\t}}\n}}\n",
-        wanted.text
+        "table inet {name}\ndelete table inet {name}\n{wanted}\ntable inet {name} {{\n\tchain {SIGN} {{\n\t}}\n}}\n"
     )
 }
 
@@ -62,8 +67,8 @@ pub(crate) struct Nft {
     pub(crate) watched: Watched,
     /// The generation that the last load of our own made, unless another program's transaction came between.
     pub(crate) own_generation: Arc<AtomicU32>,
-    /// The wanted text in force and the listing right after it was loaded.
-    loaded: Option<(NftTable, String)>,
+    /// The wanted table in force, and what the kernel had besides its elements right after it was loaded.
+    loaded: Option<(NftTable, Frame)>,
     /// What was last read, and at which generation.
     known: Option<(u32, Option<NftTable>)>,
 }
@@ -82,7 +87,7 @@ impl Nft {
         })
     }
 
-    /// Reads the table, if there is one, with the text in force; the text is empty where that is not known.
+    /// Reads the table, if there is one: as the wanted one that is in force, as an empty one where that is not known.
     pub(crate) async fn read(&mut self) -> Result<Option<NftTable>, ReadError> {
         let generation = self.generation().await;
         let generation = generation.map_err(ReadError::netlink("the generation of nf_tables"))?;
@@ -91,20 +96,58 @@ impl Nft {
         {
             return Ok(table.clone());
         }
-        let table = self.listing().await?.map(|listing| match &self.loaded {
-            Some((wanted, loaded)) if *loaded == listing => wanted.clone(),
-            _ => NftTable { text: String::new() },
-        });
+        let table = self.intact().await;
+        let table = table.map_err(ReadError::netlink("the nft table"))?;
         self.known = Some((generation, table.clone()));
         Ok(table)
     }
 
-    /// Replaces the table, in one transaction.
+    async fn intact(&mut self) -> Result<Option<NftTable>, NetlinkError> {
+        let Some(frame) = self.frame().await? else {
+            return Ok(None);
+        };
+        let loaded = self.loaded.as_ref().filter(|(_, loaded)| *loaded == frame);
+        let wanted = loaded.map(|(wanted, _)| wanted.clone()).unwrap_or_default();
+        let intact = self.has_elements(&wanted).await?;
+        Ok(Some(if intact { wanted } else { NftTable::default() }))
+    }
+
+    /// Replaces the table, in one transaction, or changes elements of its sets where that is all that is to change.
     pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
+        if self.change(&wanted).await {
+            return Ok(());
+        }
         self.load_beside(wanted, async || ()).await
     }
 
-    /// Loads the table until no transaction of another program comes between the load and the listing that is remembered:
+    /// Changes elements of the table that is known to be intact. Returns whether it is as wanted then.
+    async fn change(&mut self, wanted: &NftTable) -> bool {
+        let Some((generation, Some(present))) = &self.known else {
+            return false;
+        };
+        let Some(changes) = elements::changes(present, wanted) else {
+            return false;
+        };
+        let own = following(*generation);
+        self.own_generation.store(own, Ordering::Relaxed);
+        let requests = elements::transaction(&self.table, *generation, &changes);
+        let changed = self.socket.transaction(&requests).await;
+        if let Err(error) = changed {
+            // Mostly another program's transaction has come before it; what is there now is replaced as a whole.
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the elements of the nft table were not changed"
+            );
+            return false;
+        }
+        if let Some((loaded, _)) = &mut self.loaded {
+            loaded.clone_from(wanted);
+        }
+        self.is_made(own, wanted);
+        true
+    }
+
+    /// Loads the table until no transaction of another program comes between the load and the reading that is remembered:
     /// one that changed the table would be taken for what was loaded. `others` is what tests have other programs do there.
     async fn load_beside(&mut self, wanted: NftTable, others: impl AsyncFn()) -> Result<(), NftError> {
         let text = script(&self.table, &wanted);
@@ -116,21 +159,26 @@ impl Nft {
                 .store(own.unwrap_or_default(), Ordering::Relaxed);
             succeed(nft(&["-f", "-"], &text).await?)?;
             others().await;
-            let listing = self.listing().await?;
-            let listed = self.generation().await.ok();
-            let (Some(listing), Some(own)) = (listing, own.filter(|own| listed == Some(*own))) else {
+            let frame = self.frame().await?;
+            let read = self.generation().await.ok();
+            let (Some(frame), Some(own)) = (frame, own.filter(|own| read == Some(*own))) else {
                 continue;
             };
-            self.loaded = Some((wanted.clone(), listing));
-            self.known = Some((own, Some(wanted)));
-            // No other table was changed by it.
-            let others = self.filters.iter_mut().chain(&mut self.inputs);
-            for (read, _) in others.filter(|(read, _)| following(*read) == own) {
-                *read = own;
-            }
+            self.is_made(own, &wanted);
+            self.loaded = Some((wanted, frame));
             return Ok(());
         }
         Err(NftError::Disturbed)
+    }
+
+    /// The table is this one at this generation, which a transaction of our own has made.
+    fn is_made(&mut self, own: u32, table: &NftTable) {
+        self.known = Some((own, Some(table.clone())));
+        // No other table was changed by it.
+        let others = self.filters.iter_mut().chain(&mut self.inputs);
+        for (read, _) in others.filter(|(read, _)| following(*read) == own) {
+            *read = own;
+        }
     }
 
     /// Removes the table, if there is one.
@@ -143,28 +191,12 @@ impl Nft {
     }
 
     /// Whether a table of our name is there that is not ours.
-    pub(crate) async fn foreign(&mut self) -> Result<bool, NftError> {
-        let sign = format!("\tchain {SIGN} {{");
-        let listing = self.listing().await?;
-        Ok(listing.is_some_and(|listing| !listing.lines().any(|line| line == sign)))
-    }
-
-    async fn listing(&self) -> Result<Option<String>, NftError> {
-        let output = nft(&["-s", "-nn", "list", "table", "inet", &self.table], "").await?;
-        if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("No such file") {
-            return Ok(None);
-        }
-        succeed(output).map(Some)
+    pub(crate) async fn foreign(&mut self) -> Result<bool, NetlinkError> {
+        Ok(self.frame().await?.is_some_and(|frame| !frame.is_signed))
     }
 
     pub(crate) async fn generation(&mut self) -> Result<u32, NetlinkError> {
-        let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
-        let request = Request {
-            kind: subsystem | u16::try_from(NFT_MSG_GETGEN).unwrap_or_default(),
-            flags: 0,
-            body: vec![0; HEADER],
-        };
-        let answer = self.socket.get(&request).await?;
+        let answer = self.socket.get(&request(NFT_MSG_GETGEN, 0, &[])).await?;
         let number = answer.iter().find_map(generation);
         number.ok_or(NetlinkError::Malformed("no generation"))
     }
@@ -235,7 +267,9 @@ pub(crate) fn succeed(output: Output) -> Result<String, NftError> {
 mod netns {
     use std::cell::Cell;
 
+    use spanwire_host::NftSet;
     use spanwire_testbed as testbed;
+    use spanwire_topology::{Family, Prefix};
 
     use super::*;
 
@@ -243,11 +277,20 @@ mod netns {
         testbed::Command::shell(script).run()
     }
 
+    fn table(remote: &[&str]) -> NftTable {
+        let ranges = remote.iter().map(|text| text.parse::<Prefix>().unwrap().into());
+        NftTable {
+            name: "spanwire".to_owned(),
+            sets: vec![NftSet::new("remote".to_owned(), Family::V4, ranges)],
+            chains: String::new(),
+        }
+    }
+
     /// Loads the table while another program does this, so often at most, right after each load.
     fn load_beside(
         script: &'static str,
         times: usize,
-        test: impl FnOnce(Result<(), NftError>, Option<String>) + Send + 'static,
+        test: impl FnOnce(Result<(), NftError>, Option<NftTable>) + Send + 'static,
     ) {
         testbed::isolated(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -256,10 +299,7 @@ mod netns {
                 .unwrap();
             runtime.block_on(async {
                 let mut nft = Nft::open("spanwire").unwrap();
-                let wanted = NftTable {
-                    text: "table inet spanwire { set remote { type ipv4_addr; elements = { 10.0.0.1 }; }; }"
-                        .to_owned(),
-                };
+                let wanted = table(&["10.0.0.1/32"]);
                 let left = Cell::new(times);
                 let others = async || {
                     if let Some(less) = left.get().checked_sub(1) {
@@ -269,7 +309,7 @@ mod netns {
                 };
                 let loaded = nft.load_beside(wanted, others).await;
                 let read = nft.read().await.unwrap();
-                test(loaded, read.map(|table| table.text));
+                test(loaded, read);
             });
         });
     }
@@ -283,7 +323,7 @@ mod netns {
         ] {
             load_beside(change, 1, |loaded, read| {
                 assert!(loaded.is_ok(), "{loaded:?}");
-                assert!(read.is_some_and(|text| text.contains("10.0.0.1")));
+                assert_eq!(read, Some(table(&["10.0.0.1/32"])));
                 let listing = run("nft list table inet spanwire");
                 assert!(
                     listing.contains("10.0.0.1") && !listing.contains("192.0.2.1"),
@@ -300,7 +340,7 @@ mod netns {
             usize::MAX,
             |loaded, read| {
                 assert!(matches!(loaded, Err(NftError::Disturbed)), "{loaded:?}");
-                assert_eq!(read.as_deref(), Some(""));
+                assert_eq!(read, Some(NftTable::default()));
             },
         );
     }

@@ -76,7 +76,8 @@ impl Kernel {
                 conflicts.push(OwnershipConflict::Routes { table, count });
             }
         }
-        if self.nft.foreign().await? {
+        let is_foreign = self.nft.foreign().await;
+        if is_foreign.map_err(ReadError::netlink("the nft table"))? {
             let name = self.owned.nft_table.clone();
             conflicts.push(OwnershipConflict::NftTable { name });
         }

@@ -275,7 +275,8 @@ mod tests {
         let (up, route) = (Step::SetUp(name(), true), Step::DeletePeer(name(), key(1)));
         let table = || {
             Step::SetNft(NftTable {
-                text: "table".to_owned(),
+                chains: "chain c { }".to_owned(),
+                ..NftTable::default()
             })
         };
         let mut steps = [up.clone(), route.clone(), table(), Step::DeleteDevice(name())];

@@ -1,14 +1,11 @@
 //! Which address is whose, flattened: nft's interval sets know no longest match and refuse networks inside networks, so
 //! nested prefixes become ranges that do not overlap, each with what the longest match says of it.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::collections::BTreeSet;
 
 use spanwire_topology::{Family, LocationName, Plan, Prefix};
 
+use super::AddressRange as Range;
 use crate::{Conflict, HostFacts, resolve::Resolved};
 
 /// What an address is, seen from this node.
@@ -37,59 +34,6 @@ pub(super) enum Traffic {
     Moving,
     /// It may be nowhere but in the mesh.
     Settled,
-}
-
-/// First and last address of a range, of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    family: Family,
-    first: u128,
-    last: u128,
-}
-
-impl Range {
-    fn of(prefix: &Prefix) -> Self {
-        let (first, bits) = match prefix.address() {
-            IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (u128::from(address), 128),
-        };
-        let host_bits = bits - u32::from(prefix.length());
-        let span = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
-        Self {
-            family: prefix.family(),
-            first,
-            last: first | span,
-        }
-    }
-
-    fn address(&self, number: u128) -> IpAddr {
-        match self.family {
-            Family::V4 => {
-                let number = u32::try_from(number).expect("the numbers of an IPv4 range have 32 bits");
-                IpAddr::V4(Ipv4Addr::from(number))
-            }
-            Family::V6 => IpAddr::V6(Ipv6Addr::from(number)),
-        }
-    }
-
-    /// Returns the range as a prefix, where it is one.
-    fn prefix(&self) -> Option<Prefix> {
-        let differing = 128 - (self.first ^ self.last).leading_zeros();
-        let length = u32::from(self.family.bits()).checked_sub(differing)?;
-        let prefix = Prefix::new(self.address(self.first), u8::try_from(length).ok()?).ok()?;
-        (Self::of(&prefix) == *self).then_some(prefix)
-    }
-}
-
-/// As nft writes elements of interval sets.
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.prefix() {
-            Some(prefix) if prefix.is_host() => write!(f, "{}", prefix.address()),
-            Some(prefix) => write!(f, "{prefix}"),
-            None => write!(f, "{}-{}", self.address(self.first), self.address(self.last)),
-        }
-    }
 }
 
 /// Returns every address of a family that is anything but [`Class::Outside`], in ascending ranges that do not touch where
@@ -159,7 +103,7 @@ fn flatten(known: Vec<(Prefix, Class)>) -> Vec<(Range, Class)> {
     let mut flat = Flat::default();
     let mut open: Vec<(Range, Class)> = Vec::new();
     for (prefix, class) in known {
-        let range = Range::of(&prefix);
+        let range = Range::from(prefix);
         while let Some((outer, class)) = open.pop_if(|(outer, _)| outer.last < range.first) {
             flat.fill(&outer, outer.last, class);
         }

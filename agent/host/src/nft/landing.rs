@@ -8,7 +8,7 @@
 
 use spanwire_topology::{Family, Party, Plan, Prefix};
 
-use super::{Words, chain, classes::ranges};
+use super::{AddressRange, Words, chain, classes::ranges};
 use crate::{HostFacts, prefixes::Prefixes, resolve::Resolved};
 
 /// What has been sent elsewhere here, and the answer to what began here.
@@ -17,22 +17,22 @@ const KNOWN: [&str; 2] = [
     "ct state { established, related } ct direction reply return",
 ];
 
-/// The sets of one family, as nft writes their elements.
+/// The sets of one family.
 pub(super) struct Sets {
     /// What packets from the tunnel may be for.
-    here: Vec<String>,
+    here: Vec<AddressRange>,
     /// The sources of attached Peers.
-    guests: Vec<String>,
+    guests: Vec<AddressRange>,
     /// Addresses of this machine that are not the mesh's.
-    private: Vec<String>,
+    private: Vec<AddressRange>,
     /// What is on this machine, where nothing else is reached.
-    own: Option<Vec<String>>,
+    own: Option<Vec<AddressRange>>,
 }
 
 impl Sets {
     pub(super) fn new(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Self {
         let alone = resolved.stranded.contains(&family);
-        let own = || texts(plan.own.iter().copied(), family);
+        let own = || ranges(plan.own.iter().copied(), family);
         let attached = plan
             .routes
             .iter()
@@ -50,16 +50,16 @@ impl Sets {
             .filter(|address| known.covering(address).is_none())
             .collect();
         Self {
-            here: texts(here.into_iter(), family),
-            guests: texts(guests, family),
-            private: texts(private.into_iter(), family),
+            here: ranges(here.into_iter(), family),
+            guests: ranges(guests, family),
+            private: ranges(private.into_iter(), family),
             own: alone.then(own),
         }
     }
 
     /// Returns those that are needed, by name.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &[String])> {
-        let some = |ranges: &'_ Vec<String>| !ranges.is_empty();
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &[AddressRange])> {
+        let some = |ranges: &'_ Vec<AddressRange>| !ranges.is_empty();
         let all = [
             ("here", Some(&self.here)),
             ("guests", Some(&self.guests).filter(|ranges| some(ranges))),
@@ -69,11 +69,6 @@ impl Sets {
         all.into_iter()
             .filter_map(|(name, ranges)| Some((name, ranges?.as_slice())))
     }
-}
-
-fn texts(prefixes: impl Iterator<Item = Prefix>, family: Family) -> Vec<String> {
-    let ranges = ranges(prefixes, family);
-    ranges.iter().map(ToString::to_string).collect()
 }
 
 /// Returns the end of what another node of the location is to have and cannot be given; the CNI's route to it is gone with

@@ -34,7 +34,7 @@ fn where_the_cnis_device_is_missing_a_follower_sends_nothing_through_the_lan() {
     assert_eq!(conflicts(&plan, &facts), std::slice::from_ref(&missing));
     let (plan, facts) = without_device(samples::leader());
     assert_eq!(conflicts(&plan, &facts), std::slice::from_ref(&missing));
-    let table = render(&plan, &facts).nft.unwrap().text;
+    let table = render(&plan, &facts).nft.unwrap().to_string();
     let rejects = "oifname != \"spanwire0\" ip daddr != @own4 counter reject with icmpx host-unreachable";
     assert!(table.contains(rejects), "{table}");
     // Nor where the whole location has lost its devices.

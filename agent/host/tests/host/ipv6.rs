@@ -1,6 +1,6 @@
 //! IPv6 where it is wanted and not elsewhere, and nothing of it where a machine has none.
 
-use spanwire_host::{Conflict, Host, HostFacts, NftTable, RouteKind, Step, Sysctl, conflicts, diff, render};
+use spanwire_host::{Conflict, Host, HostFacts, RouteKind, Step, Sysctl, conflicts, diff, render};
 use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role, Route};
 
 use crate::samples::{self, addresses, hop, link, location, node, prefix, prefixes, without_ipv6};
@@ -223,6 +223,6 @@ fn leaders_whose_overlay_is_ipv6_alone_cannot_do_without() {
         conflicts(&plan, &facts),
         [Conflict::Ipv6Disabled { everywhere: true }]
     );
-    let NftTable { text } = render(&plan, &facts).nft.unwrap();
+    let text = render(&plan, &facts).nft.unwrap().to_string();
     assert!(!text.contains("ip6"), "{text}");
 }

@@ -36,7 +36,7 @@ fn leaves_by(host: &Host, to: &str) -> String {
 
 /// Returns the nft table without the addresses of the node that are not the mesh's.
 fn filters(plan: &Plan, facts: &HostFacts) -> String {
-    let text = render(plan, facts).nft.unwrap().text;
+    let text = render(plan, facts).nft.unwrap().to_string();
     let mut parts = text.split("\tset private4 {");
     let (before, rest) = (parts.next().unwrap(), parts.next());
     let after = rest.map_or("", |rest| rest.split_once("\n\t}\n").unwrap().1);

@@ -13,8 +13,8 @@ fn nft_loads_and_replaces_the_table_of_every_kind_of_node() {
         let Some(table) = render(&plan, &facts).nft else {
             continue;
         };
-        if let Err(error) = load(&table.text) {
-            panic!("{name}: {error}\n{}", table.text);
+        if let Err(error) = load(&table.to_string()) {
+            panic!("{name}: {error}\n{table}");
         }
     }
 }

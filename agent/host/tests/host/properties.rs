@@ -73,7 +73,8 @@ fn pool() -> Vec<Step> {
     pool.extend(rules().into_iter().map(Step::AddRule));
     for text in ["one", "two"] {
         pool.push(Step::SetNft(NftTable {
-            text: text.to_owned(),
+            chains: text.to_owned(),
+            ..NftTable::default()
         }));
     }
     for (path, value) in [

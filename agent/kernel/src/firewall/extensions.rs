@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nix::libc::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE};
+use nix::libc::NFT_MSG_GETRULE;
 use spanwire_host::{ChainName, Match, State, TableFamily};
 
 use crate::{
-    netlink::{Message, NetlinkError, Request, attributes},
-    nft::Nft,
+    netlink::{Message, NetlinkError, attributes},
+    nft::{
+        Nft,
+        message::{push_name, request},
+    },
     watched::HEADER,
 };
 
@@ -27,23 +30,15 @@ impl Nft {
             TableFamily::Ip => 2,
             TableFamily::Ip6 => 10,
         };
-        let mut body = vec![family, 0, 0, 0];
+        let mut names = Vec::new();
         // NFTA_RULE_TABLE, NFTA_RULE_CHAIN.
-        for (kind, text) in [(1_u16, &chain.table), (2, &chain.chain)] {
-            let length = u16::try_from(4 + text.len() + 1).unwrap_or(u16::MAX);
-            body.extend(length.to_ne_bytes());
-            body.extend(kind.to_ne_bytes());
-            body.extend(text.as_bytes());
-            body.push(0);
-            body.resize(body.len().next_multiple_of(4), 0);
+        for (kind, text) in [(1, &chain.table), (2, &chain.chain)] {
+            push_name(&mut names, kind, text);
         }
-        let subsystem = u16::try_from(NFNL_SUBSYS_NFTABLES << 8).unwrap_or_default();
-        let request = Request {
-            kind: subsystem | u16::try_from(NFT_MSG_GETRULE).unwrap_or_default(),
-            flags: 0,
-            body,
-        };
-        let rules = self.socket.dump(&request).await?;
+        let rules = self
+            .socket
+            .dump(&request(NFT_MSG_GETRULE, family, &names))
+            .await?;
         Ok(rules.iter().filter_map(of_rule).collect())
     }
 }

@@ -1,8 +1,10 @@
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
-use spanwire_host::{NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, TableId};
+use spanwire_host::{
+    AddressRange, NftSet, NftTable, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, TableId,
+};
 use spanwire_kernel::Changes;
-use spanwire_topology::Family;
+use spanwire_topology::{Family, Prefix};
 
 use crate::lab::{lab, p, run};
 
@@ -28,7 +30,8 @@ fn what_others_do_to_ours_and_to_what_we_build_on_is_heard() {
     lab(async |lab| {
         run("ip link add eth0 type veth peer name far && ip link set eth0 up && ip link set far up");
         lab.apply(vec![Step::SetNft(NftTable {
-            text: "table inet spanwire { }".to_owned(),
+            name: "spanwire".to_owned(),
+            ..NftTable::default()
         })])
         .await;
         let mut changes = lab.kernel.changes().unwrap();
@@ -108,13 +111,14 @@ fn what_we_load_is_not_heard_and_what_others_make_of_it_is() {
     lab(async |lab| {
         let mut changes = lab.kernel.changes().unwrap();
         // Its notifications come in several parts.
-        let addresses: Vec<_> = (0..1_000)
-            .map(|i| format!("10.{}.{}.1", i / 250, i % 250))
-            .collect();
+        let addresses =
+            (0..1_000_u32).map(|i| Prefix::host(Ipv4Addr::from((10 << 24) + (i << 8) + 1).into()));
+        let set = NftSet::new("s".to_owned(), Family::V4, addresses.map(AddressRange::from));
         let table = |mark: u32| NftTable {
-            text: format!(
-                "table inet spanwire {{\n set s {{ type ipv4_addr; elements = {{ {} }} }}\n chain c {{\n type filter hook forward priority 0;\n meta mark {mark} counter;\n }}\n}}\n",
-                addresses.join(", ")
+            name: "spanwire".to_owned(),
+            sets: vec![set.clone()],
+            chains: format!(
+                "chain c {{\n type filter hook forward priority 0;\n meta mark {mark} counter;\n }}\n"
             ),
         };
         for mark in [1, 2] {
@@ -123,7 +127,7 @@ fn what_we_load_is_not_heard_and_what_others_make_of_it_is() {
             assert!(lab.read().await.nft == Some(table(mark)), "the table is intact");
         }
         for command in [
-            "nft delete element inet spanwire s '{ 10.3.249.1 }'",
+            "nft delete element inet spanwire s '{ 10.3.231.1 }'",
             "nft flush chain inet spanwire c",
             "nft flush ruleset",
         ] {

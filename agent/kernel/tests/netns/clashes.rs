@@ -26,7 +26,9 @@ fn ours_is_no_clash() {
             lab.up(),
             Step::AddRule(rule),
             Step::SetNft(NftTable {
-                text: "table inet spanwire {}\ndelete table inet spanwire\ntable inet spanwire {\nchain c {\n}\n}".to_owned(),
+                name: "spanwire".to_owned(),
+                chains: "chain c {\n}\n".to_owned(),
+                ..NftTable::default()
             }),
         ])
         .await;

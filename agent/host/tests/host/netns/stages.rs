@@ -291,7 +291,7 @@ fn command(step: &Step, wanted: &Host) -> String {
         Step::DeleteRoute(_) => format!("ip {step} proto 151"),
         Step::AddRule(added) => rule("add", &added.to_string()),
         Step::DeleteRule(deleted) => rule("del", &deleted.to_string()),
-        Step::SetNft(table) => format!("nft -f /dev/stdin <<'END'\n{}END", table.text),
+        Step::SetNft(table) => format!("nft -f /dev/stdin <<'END'\n{table}END"),
         Step::SetSysctl(sysctl, value) => format!("echo {value} >/proc/sys/{}", sysctl.0),
         Step::DeletePeer(dev, key) => format!("wg set {dev} peer {key} remove"),
         Step::DeleteDevice(dev) => format!("ip link delete {dev}"),

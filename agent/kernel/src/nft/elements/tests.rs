@@ -1,0 +1,95 @@
+use spanwire_topology::{Family, Prefix};
+
+use super::*;
+
+fn set(prefixes: &[&str]) -> NftSet {
+    let ranges = prefixes.iter().map(|text| text.parse::<Prefix>().unwrap().into());
+    NftSet::new("s".to_owned(), Family::V4, ranges)
+}
+
+fn table(prefixes: &[&str]) -> NftTable {
+    NftTable {
+        name: "spanwire".to_owned(),
+        sets: vec![set(prefixes)],
+        chains: String::new(),
+    }
+}
+
+fn texts(ranges: &[&AddressRange]) -> Vec<String> {
+    ranges.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_differs_goes_and_comes_as_whole_ranges() {
+    let before = table(&["10.0.0.0/24", "10.0.2.0/24", "10.0.4.0/24", "10.0.9.0/24"]);
+    let after = table(&[
+        "10.0.0.0/24",
+        "10.0.2.0/24",
+        "10.0.3.0/24",
+        "10.0.5.0/24",
+        "10.0.9.0/24",
+    ]);
+    let changes = changes(&before, &after).unwrap();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(texts(&changes[0].remove), ["10.0.2.0/24", "10.0.4.0/24"]);
+    assert_eq!(texts(&changes[0].add), ["10.0.2.0/23", "10.0.5.0/24"]);
+}
+
+#[test]
+fn a_table_that_differs_in_more_than_a_few_elements_is_loaded() {
+    let plain = || table(&["10.0.0.0/24"]);
+    let none = |before: &NftTable, after: &NftTable| changes(before, after).is_none();
+    assert!(none(&plain(), &plain()), "nothing is to change");
+    assert!(none(&NftTable::default(), &plain()) && none(&plain(), &NftTable::default()));
+    for other in [&[][..], &["0.0.0.0/8"]] {
+        assert!(
+            none(&plain(), &table(other)) && none(&table(other), &plain()),
+            "{other:?}"
+        );
+    }
+    let mut chains = table(&["10.0.1.0/24"]);
+    chains.chains = "chain c { }".to_owned();
+    let mut family = plain();
+    family.sets[0] = NftSet::new("s".to_owned(), Family::V6, []);
+    let mut name = plain();
+    name.sets[0] = NftSet::new(
+        "t".to_owned(),
+        Family::V4,
+        plain().sets[0].ranges().iter().copied(),
+    );
+    let mut one_more = table(&["10.0.1.0/24"]);
+    one_more.sets.push(set(&["10.0.0.0/24"]));
+    for other in [chains, family, name, one_more] {
+        assert!(none(&plain(), &other) && none(&other, &plain()), "{other:?}");
+    }
+    let many: Vec<String> = (0..=MOST)
+        .map(|i| format!("11.{}.{}.1/32", i / 250, i % 250))
+        .collect();
+    let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+    many.insert(0, "10.0.0.0/24");
+    assert!(none(&plain(), &table(&many)));
+    many.pop();
+    assert!(!none(&plain(), &table(&many)));
+}
+
+#[test]
+fn the_end_before_the_first_is_no_element_and_what_cannot_be_read_is_none() {
+    let mut list = Vec::new();
+    let point = |address: &str, is_end| Point {
+        address: address.parse().unwrap(),
+        is_end,
+    };
+    let elements = [
+        point("10.0.1.0", true),
+        point("0.0.0.0", true),
+        point("10.0.0.0", false),
+    ];
+    for element in elements {
+        push_nested(&mut list, ITEM, &element.element());
+    }
+    push_nested(&mut list, ITEM, &[1, 2, 3]);
+    let mut body = vec![0; HEADER];
+    push_nested(&mut body, LIST[2], &list);
+    let found = points(&[Message::new(0, body)]);
+    assert_eq!(found, [point("10.0.0.0", false), point("10.0.1.0", true)]);
+}
