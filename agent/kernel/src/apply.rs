@@ -84,6 +84,8 @@ impl Kernel {
             }
             Step::SetUp(name, up) => {
                 let device = self.index(name, indexes).await?;
+                // When it goes up, for it may have been made without us hearing that it was.
+                self.sysctls.without_link_local(name)?;
                 (Operation::ChangeLink, link::set_up(device, *up))
             }
             Step::AddAddress(name, address) => {
@@ -212,7 +214,6 @@ impl Kernel {
         }
         uapi::control(&self.userspace.control, "up", name).await?;
         uapi::appearance(&socket_of(&self.userspace, name)).await?;
-        self.sysctls.without_link_local(name)?;
         let device = link::find(&mut self.route, name).await?;
         let index = device.ok_or_else(|| ApplyError::NoLink(name.clone()))?.index;
         self.request(Operation::ChangeLink, link::set_mtu(index, mtu))

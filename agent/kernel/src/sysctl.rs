@@ -106,8 +106,8 @@ impl Sysctls {
         fs::write(&path, value).map_err(failed)
     }
 
-    /// Keeps the kernel from giving our own device a link-local address, and the main table a route to it: it does so
-    /// for a TUN device and not for WireGuard (`IN6_ADDR_GEN_MODE_NONE`, drivers/net/wireguard/device.c). The setting goes
+    /// Keeps the kernel from giving our own device a link-local address when it goes up, and the main table a route to it: it
+    /// does so for a TUN device and not for WireGuard (`IN6_ADDR_GEN_MODE_NONE`, drivers/net/wireguard/device.c). The setting goes
     /// with the device, so nothing is remembered; a kernel without IPv6 has none.
     pub(crate) fn without_link_local(&self, device: &LinkName) -> Result<(), ApplyError> {
         let path = self.root.join(format!("net/ipv6/conf/{device}/addr_gen_mode"));

@@ -79,6 +79,19 @@ fn a_device_is_made_changed_and_removed_step_by_step() {
 }
 
 #[test]
+fn a_device_gets_no_link_local_address_also_where_the_tunnel_made_it_late() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        lab.apply(vec![lab.add_link()]).await;
+        // As where the tunnel made it after it had been given up.
+        run(&format!("sysctl -q -w net.ipv6.conf.{name}.addr_gen_mode=0"));
+        lab.apply(vec![Step::SetUp(name.clone(), true)]).await;
+        let routes = run(&format!("ip -6 route show dev {name} table all"));
+        assert!(!routes.contains("fe80"), "{routes}");
+    });
+}
+
+#[test]
 fn an_address_that_another_program_put_on_the_device_can_be_removed() {
     lab(async |lab| {
         let name = lab.name.clone();
