@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use proptest::{prelude::*, sample::select};
 use spanwire_topology::{
-    Facts, Location, Mesh, MeshMode, NodeName, Reachability, decide, plan,
+    Facts, Location, LocationName, Mesh, MeshMode, NodeName, Party, Prefix, Reachability, Via, carrier,
+    decide, plan,
     trace::{Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict, trace},
 };
 
 use crate::{
     arbitrary::{Stack, link, sound, sound_of},
+    language::World,
     mixtures::coin,
     walk,
 };
@@ -77,6 +79,59 @@ fn alike() -> impl Strategy<Value = Facts> {
     select(&[Stack::V4, Stack::Dual][..]).prop_flat_map(|stack| sound_of(vec![stack; 12]))
 }
 
+#[test]
+fn a_dead_leader_of_several_active_ones_moves_its_own_members_and_no_others() {
+    let mut world = World::default();
+    let script = "overlay 10.4.0.0/16
+        location paris active=2 standby=1
+        node b1 region=rome addresses=192.168.2.1 pods=10.245.1.0/24 key=21 up=paris
+        node b2 region=rome addresses=192.168.2.2 pods=10.245.2.0/24 key=22 up=paris";
+    let nodes = (1..=9).map(|number| {
+        format!(
+            "node a{number} region=paris addresses=192.168.1.{number} pods=10.244.{number}.0/24 key={number} up=rome"
+        )
+    });
+    let script = script
+        .lines()
+        .map(str::to_owned)
+        .chain(nodes)
+        .chain(["decide".to_owned()]);
+    script.for_each(|line| drop(world.line(&line).unwrap()));
+    let mesh = world.mesh;
+    let [paris, rome] = ["paris", "rome"].map(|name| name.parse::<LocationName>().unwrap());
+    let led = &mesh.locations[&paris];
+    let order: Vec<&NodeName> = led.leaders.iter().map(|leader| &leader.node).collect();
+    for (dead, heir) in [(order[0], order[1]), (order[1], order[0])] {
+        let mut seen = Reachability::default();
+        seen.observe(dead.clone(), rome.clone(), false);
+        seen.observe_far(paris.clone(), dead.clone(), false);
+        let far = plan(&mesh, &"b1".parse().unwrap(), &seen).tunnel.unwrap();
+        let receives = |leader: &NodeName, prefix: &Prefix| {
+            let mut peers = far.peers.values();
+            let peer = peers.find(|peer| peer.party == Party::Leader(paris.clone(), leader.clone()));
+            peer.is_some_and(|peer| peer.allowed_ips.contains(prefix))
+        };
+        let mut moved = 0;
+        for (node, member) in led.members.iter().filter(|(node, _)| *node != dead) {
+            let carrier = carrier(led, node).unwrap();
+            moved += usize::from(carrier == dead);
+            let by = if carrier == dead { heir } else { carrier };
+            assert!(
+                member.prefixes.iter().all(|prefix| receives(by, prefix)),
+                "{node} by {by}"
+            );
+            let own = plan(&mesh, node, &seen);
+            let out = match &own.ways[&rome] {
+                Via::Hop { node, .. } => node,
+                Via::Tunnel => node,
+                Via::Unreachable => panic!("{own}"),
+            };
+            assert_eq!(out, by, "{node}");
+        }
+        assert!((1..8).contains(&moved), "{moved} of eight");
+    }
+}
+
 /// Whose WireGuard knows groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backends {
@@ -109,24 +164,28 @@ fn linked(mut facts: Facts) -> Mesh {
 
 /// Returns what nodes do of which each suspects whom it likes.
 fn suspicious(mesh: &Mesh, seed: u64) -> Plans {
-    let mut plans = Plans::new();
+    let nodes = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.keys());
+    let plan = |node: &NodeName| plan(mesh, node, &suspicion(mesh, node, seed));
+    nodes.map(|node| (node.clone(), plan(node))).collect()
+}
+
+/// Returns what a node observes that suspects whom it likes.
+pub(crate) fn suspicion(mesh: &Mesh, node: &NodeName, seed: u64) -> Reachability {
+    let mut seen = Reachability::default();
     for (name, location) in &mesh.locations {
-        for node in location.members.keys() {
-            let mut seen = Reachability::default();
-            for (other, there) in &mesh.locations {
-                for leader in location.leaders.iter().map(|leader| &leader.node) {
-                    let arrives = coin(seed, &format!("{node} through {leader} to {other}"));
-                    seen.observe(leader.clone(), other.clone(), arrives);
-                }
-                for leader in there.leaders.iter().filter(|_| other != name) {
-                    let usable = coin(seed, &format!("{node} by {}", leader.node));
-                    seen.observe_far(other.clone(), leader.node.clone(), usable);
-                }
+        for leader in location.leaders.iter().map(|leader| &leader.node) {
+            for other in mesh.locations.keys() {
+                let arrives = coin(seed, &format!("{node} through {leader} to {other}"));
+                seen.observe(leader.clone(), other.clone(), arrives);
             }
-            plans.insert(node.clone(), plan(mesh, node, &seen));
+            let usable = coin(seed, &format!("{node} by {leader}"));
+            seen.observe_far(name.clone(), leader.clone(), usable);
         }
     }
-    plans
+    seen
 }
 
 fn shorter(outcome: &Verdict) -> Verdict {

@@ -13,6 +13,7 @@ use spanwire_topology::{
 
 use crate::{
     arbitrary::{link, sound},
+    failover::suspicion,
     language::World,
 };
 
@@ -20,12 +21,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_mixture_is_safe(before in sound(), after in sound(), links in any::<[bool; 2]>(), seed in any::<u64>()) {
+    fn every_mixture_is_safe_whatever_nodes_observe(
+        before in sound(),
+        after in sound(),
+        links in any::<[bool; 2]>(),
+        seed in any::<u64>(),
+        suspicious in any::<bool>(),
+    ) {
         let (old, new) = publications(before, after, links);
         let ground = GroundTruth::new([&old, &new]);
         let alone = [&old, &new].map(|mesh| GroundTruth::new([mesh]));
         let spots = [alone[0].spots(), alone[1].spots()].concat();
-        let plans = mixed_plans(&old, &new, seed);
+        let plans = mixed_plans_by(&old, &new, seed, |mesh, node| match suspicious {
+            true => suspicion(mesh, node, seed),
+            false => Reachability::default(),
+        });
         for (from, to) in pairs(&spots) {
             let outcome = trace(&ground, &plans, from, to.address).verdict;
             let about = || format!("{from} to {to}: {outcome:?}\nold {old}new {new}{}", print(&plans));
@@ -185,13 +195,23 @@ fn led(mesh: &Mesh, spot: &Spot) -> bool {
     location.is_some_and(|location| location.settings.mode == MeshMode::Leaders)
 }
 
-/// Returns what each node does, with what it sees.
+/// Returns what each node does, with what it sees of the publications.
 fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
+    mixed_plans_by(old, new, seed, |_, _| Reachability::default())
+}
+
+/// The same, where nodes observe something, too.
+fn mixed_plans_by(
+    old: &Mesh,
+    new: &Mesh,
+    seed: u64,
+    observed: impl Fn(&Mesh, &NodeName) -> Reachability,
+) -> Plans {
     let members = [old, new].into_iter().flat_map(|mesh| mesh.locations.values());
     let nodes: BTreeSet<&NodeName> = members.flat_map(|location| location.members.keys()).collect();
     let see = |node: &&NodeName| {
         let mesh = mix(old, new, |what| coin(seed, &format!("{node} sees {what}")));
-        ((*node).clone(), plan(&mesh, node, &Reachability::default()))
+        ((*node).clone(), plan(&mesh, node, &observed(&mesh, node)))
     };
     nodes.iter().map(see).collect()
 }
