@@ -41,6 +41,7 @@ pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
 pub use render::{closed_port, conflicts, render, wireguard};
+pub use resolve::{Hop, hops_to_leaders};
 pub use state::{
     Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
     RuleSelector, Step, Sysctl, TableId, WireGuard, WireGuardPeer, WireGuardSettings,

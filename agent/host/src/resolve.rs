@@ -20,6 +20,7 @@ use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
 use connected::Connected;
 pub(crate) use connected::Held;
 use next_hop::Resolver;
+pub use next_hop::{Hop, hops_to_leaders};
 pub(crate) use next_hop::{NextHop, nameable};
 
 /// The plan's routes as this machine can have them.

@@ -13,6 +13,7 @@
 mod address;
 mod apply;
 mod changes;
+mod echo;
 mod errno;
 mod error;
 mod firewall;
@@ -30,6 +31,7 @@ mod wireguard;
 
 pub use apply::Report;
 pub use changes::Changes;
+pub use echo::{Echo, EchoError, Neighbour, Neighbours, processor_time};
 pub use error::{ApplyError, NftError, OpenError, ReadError, UapiError};
 pub use kernel::{BackendChoice, Config, Kernel};
 pub use netlink::{NetlinkError, Refusal};

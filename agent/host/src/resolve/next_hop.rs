@@ -6,8 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_topology::{Family, Prefix, Via};
+use spanwire_topology::{Family, NodeName, Plan, Prefix, Via};
 
+use super::own_address;
 use crate::{Cni, Conflict, HostFacts, LinkName};
 
 /// How packets leave this machine.
@@ -29,6 +30,44 @@ impl NextHop {
             Self::Overlay(link, _) | Self::Lan(link, _) => Some(link),
         }
     }
+}
+
+/// How packets of a family get to another leader of the own location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The device.
+    pub link: LinkName,
+    /// The leader's address there.
+    pub neighbour: IpAddr,
+    /// The source that packets of this node have.
+    pub source: IpAddr,
+}
+
+/// Returns the hops to the other leaders of the own location through which packets of this node may go.
+#[must_use]
+pub fn hops_to_leaders(plan: &Plan, facts: &HostFacts) -> BTreeMap<(NodeName, Family), Hop> {
+    let resolver = Resolver::new(facts);
+    let mut hops = BTreeMap::new();
+    for family in [Family::V4, Family::V6] {
+        let Some(source) = own_address(plan, facts, family) else {
+            continue;
+        };
+        for via in &plan.leaders {
+            if let (
+                Via::Hop { node, .. },
+                Some(NextHop::Overlay(link, neighbour) | NextHop::Lan(link, neighbour)),
+            ) = (via, resolver.next_hop(family, via))
+            {
+                let hop = Hop {
+                    link,
+                    neighbour,
+                    source,
+                };
+                hops.insert((node.clone(), family), hop);
+            }
+        }
+    }
+    hops
 }
 
 /// Resolves each `Via` once per family: thousands of prefixes share a few.

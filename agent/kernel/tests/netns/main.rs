@@ -7,6 +7,7 @@
 
 mod changes;
 mod clashes;
+mod echo;
 mod firewalls;
 mod ipv6;
 mod lab;
