@@ -31,6 +31,8 @@ pub enum Request {
     Actual,
     /// The steps between the two.
     Diff,
+    /// What is known of the leaders.
+    Links,
 }
 
 /// A response: whether all is well, and a text.
@@ -39,7 +41,7 @@ pub type Response = (bool, String);
 /// A request and where the response goes.
 pub type Query = (Request, oneshot::Sender<Response>);
 
-const PATHS: [(&str, Request); 8] = [
+const PATHS: [(&str, Request); 9] = [
     ("/healthz", Request::Health),
     ("/readyz", Request::Ready),
     ("/metrics", Request::Metrics),
@@ -48,6 +50,7 @@ const PATHS: [(&str, Request); 8] = [
     ("/debug/wanted", Request::Wanted),
     ("/debug/actual", Request::Actual),
     ("/debug/diff", Request::Diff),
+    ("/debug/links", Request::Links),
 ];
 
 /// Listens, and passes requests on to the event loop.

@@ -8,12 +8,14 @@
 //! that is reported: it is no news.
 
 mod debug;
+mod failover;
+mod links;
 mod reports;
+mod storage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +24,10 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 use k8s_openapi::jiff::Timestamp;
 use spanwire_cluster::backoff::{Backoff, jittered};
-use spanwire_core::{ApiServer, NodeState, Outcome, Snapshot, Trouble};
+use spanwire_core::{
+    ApiServer, NodeState, Outcome, Snapshot, Trouble,
+    liveness::{Assignment, Judgement},
+};
 use spanwire_crds::MeshNodeStatus;
 use spanwire_kernel::NetlinkError;
 use spanwire_topology::{DnsName, NodeName};
@@ -34,16 +39,17 @@ use tokio::{
 
 use crate::{
     admin::Query,
-    checkpoint::Checkpoint,
-    guard::Guard,
     lease::Owner,
     metrics::Metrics,
-    reconciler::{Announcements, Job, Report, SurveyRequest, chain},
+    prober::Ask,
+    reconciler::{Announcements, Job, Report, SurveyRequest},
     resolve::{Resolved, Resolver},
     source::Snapshots,
     status_writer::PendingStatus,
     stimulus,
 };
+pub use storage::Storage;
+use storage::{CHECKPOINT_DELAY, Saved, finished};
 
 /// How often the machine is read although nothing announced a change: sysctls and allowed IPs announce none.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -53,10 +59,6 @@ const BURST: Duration = Duration::from_millis(30);
 const PAUSE: Duration = Duration::from_millis(500);
 /// While publications go on, so long lies between two that are acted upon. The first is acted upon at once.
 const PACE: Duration = Duration::from_millis(200);
-/// How long a change waits to be written to the checkpoint, with those that come meanwhile.
-const CHECKPOINT_DELAY: Duration = Duration::from_secs(1);
-/// The least time between two checkpoints: in a large mesh one is megabytes.
-const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
 /// After so long without an answer from the source the checkpoint has to do, and what comes of it is reported.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long enforcing the checkpoint keeps everything else from beginning. A userspace device may take longer.
@@ -74,6 +76,10 @@ pub struct Outlets {
     pub jobs: mpsc::UnboundedSender<Job>,
     /// The names to resolve.
     pub resolver: Resolver,
+    /// What is to be watched.
+    pub assignments: watch::Sender<Arc<Assignment>>,
+    /// Requests for what is known of that.
+    pub asks: mpsc::Sender<Ask>,
 }
 
 /// Where the loop hears from others.
@@ -90,18 +96,9 @@ pub struct Inlets {
     pub api_server: watch::Receiver<ApiServer>,
     /// By how many seconds the clock is behind the API server's, where that is known.
     pub clock: watch::Receiver<Option<i64>>,
+    /// Which leaders are not to be used.
+    pub judgements: watch::Receiver<Judgement>,
 }
-
-/// What the loop keeps over a restart, besides what is in the kernel.
-pub struct Storage {
-    /// Where the checkpoint is.
-    pub directory: PathBuf,
-    /// What guards the node while it boots, where that is wanted.
-    pub guard: Option<Guard>,
-}
-
-/// What came of writing the checkpoint: why it could not be written, and the guard, which was written with it.
-type Saved = (Option<String>, Option<Guard>);
 
 /// The agent's loop.
 pub struct EventLoop {
@@ -109,13 +106,15 @@ pub struct EventLoop {
     state: NodeState,
     storage: Storage,
     outlets: Outlets,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     unresolved: BTreeSet<DnsName>,
     /// The source has not answered yet, and may still do so in time.
     is_expectant: bool,
     /// The last snapshot that was followed, or what the checkpoint has before there is one.
     before: Option<Arc<Snapshot>>,
     snapshot: Option<Arc<Snapshot>>,
+    /// Which leaders are not used.
+    judgement: Judgement,
     /// The status last reported, and what the API server had then.
     last_reported: (Option<MeshNodeStatus>, Option<MeshNodeStatus>),
     /// The texts of the troubles last logged.
@@ -167,11 +166,12 @@ impl EventLoop {
             state,
             storage,
             outlets,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             unresolved: BTreeSet::new(),
             is_expectant: true,
             before: checkpoint,
             snapshot: None,
+            judgement: Judgement::default(),
             last_reported: (None, None),
             logged: BTreeSet::new(),
             // The tunnel process may be about to start.
@@ -220,6 +220,7 @@ impl EventLoop {
         let patience = Self::now() + SOURCE_PATIENCE;
         let mut next_snapshot = Self::now();
         loop {
+            self.assign();
             let wake = self.wake_at();
             tokio::select! {
                 changed = changed_after(&mut inlets.snapshots, next_snapshot) => {
@@ -258,6 +259,10 @@ impl EventLoop {
                 Ok(()) = inlets.clock.changed() => {
                     self.behind = *inlets.clock.borrow_and_update();
                     self.compare_clock();
+                }
+                Ok(()) = inlets.judgements.changed() => {
+                    let judgement = inlets.judgements.borrow_and_update().clone();
+                    self.take_judgement(judgement);
                 }
                 saved = finished(&mut self.saving) => self.take_saved(saved),
                 () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),
@@ -503,65 +508,6 @@ impl EventLoop {
             }
         }
     }
-
-    fn checkpoint_later(&mut self, now: Instant) {
-        let earliest = self.saved_at.map_or(now, |at| at + CHECKPOINT_PAUSE);
-        self.checkpoint_at
-            .get_or_insert(earliest.max(now + CHECKPOINT_DELAY));
-    }
-
-    fn save(&mut self) {
-        self.checkpoint_at = None;
-        let Some(snapshot) = self.snapshot.clone().filter(|_| !self.state.retire()) else {
-            return;
-        };
-        self.saved_at = Some(Self::now());
-        let enforced = self.state.enforced().clone();
-        let api_server = self.state.api_server();
-        let directory = self.storage.directory.clone();
-        let mut guard = self.storage.guard.take();
-        let table = self.state.host().nft.clone();
-        let save = move || {
-            let checkpoint = Checkpoint {
-                snapshot,
-                enforced,
-                api_server,
-            };
-            let saved = Checkpoint::save(&directory, &checkpoint.bytes());
-            let guarded = guard.as_mut().map(|guard| guard.save(table.as_ref()));
-            let cause = saved.err().map(|error| chain(&error));
-            let cause = cause.or(guarded.and_then(Result::err).map(|error| chain(&error)));
-            (cause, guard)
-        };
-        self.saving = Some(tokio::task::spawn_blocking(save));
-    }
-
-    /// The checkpoint was written, or could not be; then it is tried again.
-    fn take_saved(&mut self, (cause, guard): Saved) {
-        self.storage.guard = guard;
-        if cause.is_some() && self.snapshot.is_some() && !self.state.retire() {
-            self.checkpoint_later(Self::now());
-        }
-        self.state.handle_stored(cause);
-        self.log_troubles();
-    }
-
-    async fn saved(&mut self) {
-        if self.saving.is_some() {
-            let saved = finished(&mut self.saving).await;
-            self.take_saved(saved);
-        }
-    }
-}
-
-/// Waits until the checkpoint is written; for ever where it is not being written.
-async fn finished(saving: &mut Option<JoinHandle<Saved>>) -> Saved {
-    let saved = match saving {
-        Some(handle) => handle.await,
-        None => pending().await,
-    };
-    *saving = None;
-    saved.unwrap_or_else(|error| (Some(error.to_string()), None))
 }
 
 fn due(at: Option<Instant>, now: Instant) -> bool {

@@ -1,6 +1,6 @@
 //! The metrics of the agent.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -12,6 +12,10 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use spanwire_core::liveness::{Subject, Trust};
+use spanwire_topology::LocationName;
+
+use crate::prober::Sight;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfLocation {
@@ -32,6 +36,11 @@ pub struct Metrics {
     /// 1 when there is nothing that could not be done.
     pub ready: Gauge,
     links: Family<OfLocation, Gauge>,
+    failovers: Family<OfLocation, Counter>,
+    rtt: Family<OfLocation, Gauge<f64, AtomicU64>>,
+    loss: Family<OfLocation, Gauge<f64, AtomicU64>>,
+    suspicion: Family<OfLocation, Gauge<f64, AtomicU64>>,
+    prober: Gauge<f64, AtomicU64>,
     seconds: Histogram,
 }
 
@@ -45,6 +54,11 @@ impl Default for Metrics {
             repairs: Counter::default(),
             ready: Gauge::default(),
             links: Family::default(),
+            failovers: Family::default(),
+            rtt: Family::default(),
+            loss: Family::default(),
+            suspicion: Family::default(),
+            prober: Gauge::default(),
             // From a millisecond to two seconds.
             seconds: Histogram::new(exponential_buckets(0.001, 2.0, 12)),
         };
@@ -74,6 +88,32 @@ impl Metrics {
             "1 when a leader of the location answers in the tunnel",
             self.links.clone(),
         );
+        registry.register(
+            "failovers",
+            "Times that a leader was given up for another towards the location",
+            self.failovers.clone(),
+        );
+        registry.register_with_unit(
+            "leader_rtt",
+            "Round-trip time to the leader of the location that is in use",
+            Unit::Seconds,
+            self.rtt.clone(),
+        );
+        registry.register(
+            "leader_loss",
+            "Share of echo requests to it that were not answered in time, from 0 to 1",
+            self.loss.clone(),
+        );
+        registry.register(
+            "leader_suspicion",
+            "-log10 of the likelihood that it is as silent as now although it works",
+            self.suspicion.clone(),
+        );
+        registry.register(
+            "prober_cpu_seconds",
+            "How much of a processor watching the leaders has used",
+            self.prober.clone(),
+        );
         registry.register_with_unit(
             "reconcile",
             "Time from the survey of the machine to the verified target",
@@ -97,6 +137,36 @@ impl Metrics {
         }
     }
 
+    /// Counts a leader that was given up for another towards a location.
+    pub fn failover(&self, location: &LocationName) {
+        let location = location.to_string();
+        self.failovers.get_or_create(&OfLocation { location }).inc();
+    }
+
+    /// Sets what is known of the leaders: towards each location of the first that is to be used.
+    pub fn sight(&self, sight: &Sight) {
+        self.rtt.clear();
+        self.loss.clear();
+        self.suspicion.clear();
+        self.prober.set(sight.processor.as_secs_f64());
+        let mut known = BTreeSet::new();
+        for seen in &sight.seen {
+            let (Subject::Far(location, _) | Subject::Through(_, location)) = &seen.subject else {
+                continue;
+            };
+            let is_used = matches!(seen.trust, Trust::Sound | Trust::Doubtful);
+            let Some(rtt) = seen.rtt.filter(|_| is_used && known.insert(location)) else {
+                continue;
+            };
+            let location = OfLocation {
+                location: location.to_string(),
+            };
+            self.rtt.get_or_create(&location).set(rtt.as_secs_f64());
+            self.loss.get_or_create(&location).set(seen.loss);
+            self.suspicion.get_or_create(&location).set(seen.suspicion);
+        }
+    }
+
     /// Returns the text for Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
@@ -108,6 +178,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use spanwire_core::liveness::Seen;
+
     use super::*;
 
     #[test]
@@ -124,7 +196,38 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+        metrics.failover(&"b".parse().unwrap());
+        let seen = |subject, trust, rtt| Seen {
+            subject,
+            trust,
+            answered: true,
+            rtt: Some(Duration::from_millis(rtt)),
+            loss: 0.25,
+            suspicion: 1.5,
+            deaths: 1,
+        };
+        let far = |leader: &str| Subject::Far("b".parse().unwrap(), leader.parse().unwrap());
+        metrics.sight(&Sight {
+            seen: vec![
+                seen(far("b1"), Trust::Lost, 1),
+                seen(far("b2"), Trust::Sound, 2),
+                seen(far("b3"), Trust::Sound, 3),
+            ],
+            ..Sight::default()
+        });
+        let text = metrics.text();
+        for line in [
+            "spanwire_agent_failovers_total{location=\"b\"} 1",
+            "spanwire_agent_leader_rtt_seconds{location=\"b\"} 0.002",
+            "spanwire_agent_leader_loss{location=\"b\"} 0.25",
+            "spanwire_agent_leader_suspicion{location=\"b\"} 1.5",
+            "spanwire_agent_prober_cpu_seconds 0.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        metrics.sight(&Sight::default());
         metrics.links([]);
-        assert!(!metrics.text().contains("location=\"b\""));
+        assert!(!metrics.text().contains("leader_rtt_seconds{"));
+        assert!(!metrics.text().contains("link_up{location=\"b\""));
     }
 }

@@ -1,13 +1,13 @@
 //! Starts the parts of the agent, and connects them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use spanwire_cluster::{
     connect::{Connection, connect},
     endpoints::watch_endpoints,
 };
-use spanwire_core::{ApiServer, NodeState};
+use spanwire_core::{ApiServer, NodeState, liveness::Assignment};
 use spanwire_topology::NodeName;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -24,6 +24,7 @@ use crate::{
     guard::Guard,
     kubelet,
     lease::{self, Owner},
+    prober::{self, Ask},
     reconciler::{Job, Reconciler},
     resolve::{Resolved, Resolver},
     source::{self, Snapshots, file, kubernetes},
@@ -42,7 +43,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let checkpoint = load_checkpoint(&args);
     let before = checkpoint.clone().unwrap_or_default();
     let snapshot = checkpoint.map(|checkpoint| checkpoint.snapshot);
-    let (outlets, receivers) = outlets();
+    let prober = prober::start(args.probing.settings()).context("no thread for probes")?;
+    let (outlets, receivers) = outlets(prober.assignments, prober.asks);
     let (reported, mut reports) = mpsc::channel(8);
     let reconciler = Reconciler::new(args.paths.clone(), owned.clone());
     let reconciler = tokio::spawn(reconciler.run(receivers.jobs, reported));
@@ -66,6 +68,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         queries,
         api_server: source.api_server,
         clock: source.clock,
+        judgements: prober.judgements,
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {
@@ -112,7 +115,7 @@ struct Receivers {
     names: mpsc::Receiver<Resolved>,
 }
 
-fn outlets() -> (Outlets, Receivers) {
+fn outlets(assignments: watch::Sender<Arc<Assignment>>, asks: mpsc::Sender<Ask>) -> (Outlets, Receivers) {
     let (status, statuses) = watch::channel(None);
     let (owner, owners) = watch::channel(None);
     let (jobs, for_reconciler) = mpsc::unbounded_channel();
@@ -122,6 +125,8 @@ fn outlets() -> (Outlets, Receivers) {
         owner,
         jobs,
         resolver,
+        assignments,
+        asks,
     };
     let receivers = Receivers {
         status: statuses,

@@ -27,7 +27,7 @@ use crate::{
     endpoints::Endpoints,
     enforcement::Enforcement,
     fights::{Fights, Repaired, Subject, subjects},
-    liveness::{Connectivity, Sessions, Stimulus},
+    liveness::{Assignment, Connectivity, Sessions, Stimulus},
     snapshot::Snapshot,
     target::{DeviceReading, Outcome, Survey, Target},
     trouble::Trouble,
@@ -69,6 +69,7 @@ pub struct NodeState {
     /// When the newest of the published objects was created.
     created: Option<Timestamp>,
     host: OnceCell<Arc<Host>>,
+    assignment: OnceCell<Arc<Assignment>>,
     conflicts: OnceCell<Vec<Conflict>>,
     closed_port: OnceCell<Option<ClosedPort>>,
     in_mesh: OnceCell<Vec<InMesh>>,
@@ -114,6 +115,7 @@ impl NodeState {
             api_endpoints: BTreeSet::new(),
             created: None,
             host: OnceCell::new(),
+            assignment: OnceCell::new(),
             conflicts: OnceCell::new(),
             closed_port: OnceCell::new(),
             in_mesh: OnceCell::new(),
@@ -364,6 +366,16 @@ impl NodeState {
         self.endpoints.names()
     }
 
+    /// Returns what is to be watched.
+    #[must_use]
+    pub fn assignment(&self) -> Arc<Assignment> {
+        let assignment = || match self.retire {
+            true => Assignment::default(),
+            false => Assignment::new(&self.plan, &self.facts),
+        };
+        Arc::clone(self.assignment.get_or_init(|| Arc::new(assignment())))
+    }
+
     /// Returns what the machine should look like; its peers have no endpoints.
     #[must_use]
     pub fn host(&self) -> Arc<Host> {
@@ -429,6 +441,17 @@ impl NodeState {
         self.connectivity.links()
     }
 
+    /// Returns the counters of the tunnels to leaders.
+    #[must_use]
+    pub fn leader_stats(&self) -> Vec<(LocationName, NodeName, PeerStats)> {
+        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
+        let stats = tunnels.filter_map(|(key, peer)| match &peer.party {
+            Party::Leader(location, node) => Some((location.clone(), node.clone(), *self.peers.get(key)?)),
+            Party::Peer(_) => None,
+        });
+        stats.collect()
+    }
+
     fn endpoints_in_use(&self) -> impl Iterator<Item = SocketAddr> {
         self.peers.values().filter_map(|peer| peer.endpoint)
     }
@@ -459,6 +482,7 @@ impl NodeState {
 
     fn forget_rendered(&mut self) {
         self.host.take();
+        self.assignment.take();
         self.conflicts.take();
         self.closed_port.take();
         self.in_mesh.take();

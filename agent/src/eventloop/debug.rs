@@ -19,7 +19,8 @@ impl EventLoop {
         let response = match request {
             Request::Health => (true, "ok\n".to_owned()),
             Request::Ready => self.ready(),
-            Request::Metrics => (true, self.metrics.text()),
+            Request::Metrics => return self.measure(answer),
+            Request::Links => return self.links(answer),
             Request::Snapshot => (true, self.snapshot.as_deref().map(documents).unwrap_or_default()),
             Request::Plan => (true, self.state.plan().to_string()),
             Request::Wanted => (true, self.state.host().to_string()),

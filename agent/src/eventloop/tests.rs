@@ -1,6 +1,6 @@
 //! The loop beside a reconciler that has done everything at once, on a clock that stands still while anything goes on.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, path::PathBuf, rc::Rc};
 
 use futures::stream;
 use spanwire_core::{Survey, fights::subjects};
@@ -8,7 +8,8 @@ use spanwire_crds::{LocationSlice, MeshNode, MeshNodeSpec, publication::slices};
 use spanwire_host::{Inventory, LinkName, OtherLink, Owned, Step};
 use spanwire_topology::{Generation, Leader, LeaderRole, Location, Member, Mesh};
 
-use super::*;
+use super::{storage::CHECKPOINT_PAUSE, *};
+use crate::{checkpoint::Checkpoint, guard::Guard};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -16,6 +17,10 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// Leaders `a` and `b` of locations of the same names, and their follower `c` of location `a`. Behind `b` lie so many pod
 /// networks.
 fn snapshot(networks: u8) -> Snapshot {
+    published(&mesh(networks))
+}
+
+fn mesh(networks: u8) -> Mesh {
     let mut mesh = Mesh {
         generation: Generation(1),
         ..Mesh::default()
@@ -46,7 +51,11 @@ fn snapshot(networks: u8) -> Snapshot {
         };
         of_it.members_mut().insert(node.parse().unwrap(), member);
     }
-    let slices = slices(&mesh, &BTreeMap::new()).into_iter();
+    mesh
+}
+
+fn published(mesh: &Mesh) -> Snapshot {
+    let slices = slices(mesh, &BTreeMap::new()).into_iter();
     Snapshot {
         slices: slices
             .map(|(name, spec)| (name.clone(), Arc::new(LocationSlice::new(&name, spec))))
@@ -91,6 +100,9 @@ struct Others {
     /// How long the reconciler takes to change the machine.
     takes: watch::Sender<Duration>,
     status: watch::Receiver<PendingStatus>,
+    /// What is to be watched, and what the prober makes of it.
+    assigned: watch::Receiver<Arc<Assignment>>,
+    judged: watch::Sender<Judgement>,
     state_directory: PathBuf,
     log: Log,
 }
@@ -183,11 +195,15 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     };
     let (status, statuses) = watch::channel(None);
     let (resolver, names) = Resolver::new();
+    let (assignments, assigned) = watch::channel(Arc::default());
+    let (judged, judgements) = watch::channel(Judgement::default());
     let outlets = Outlets {
         status,
         owner: watch::channel(None).0,
         jobs,
         resolver,
+        assignments,
+        asks: mpsc::channel(1).0,
     };
     let me: NodeName = "c".parse().unwrap();
     let state = NodeState::new(me.clone(), Owned::default(), ["b".parse().unwrap()].into());
@@ -208,6 +224,8 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
         robbed,
         takes,
         status: statuses,
+        assigned,
+        judged,
         state_directory: directory,
         log: Rc::clone(&log),
     };
@@ -221,6 +239,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             queries,
             api_server,
             clock,
+            judgements,
         };
         events.run(inlets, pending()).await
     };
@@ -430,6 +449,51 @@ async fn the_guard_goes_with_a_node_that_is_put_outside_the_mesh_and_comes_back_
             after(wait).await;
             assert!(!guard.exists(), "round {round}");
         }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_leader_is_used_at_once_when_the_one_in_use_does_not_answer() {
+    let mut mesh = mesh(2);
+    let of_a = mesh.locations.get_mut(&"a".parse().unwrap()).unwrap();
+    let mut standby = of_a.members[&"a".parse().unwrap()].clone();
+    standby.addresses = ["10.0.0.4".parse().unwrap()].into();
+    standby.prefixes = ["10.4.0.0/24".parse().unwrap()].into();
+    standby.public_key = Some(spanwire_topology::PublicKey::new([4; 32]));
+    of_a.members_mut().insert("d".parse().unwrap(), standby);
+    of_a.leaders.push(Leader {
+        node: "d".parse().unwrap(),
+        role: LeaderRole::Standby,
+    });
+    // Without a source: from the checkpoint alone.
+    beside(Some(published(&mesh)), async |others| {
+        after(100 * MILLISECOND).await;
+        others.jobs();
+        let assigned = others.assigned.borrow().clone();
+        let watched: Vec<String> = assigned
+            .probes
+            .hops
+            .iter()
+            .map(|near| near.node.to_string())
+            .collect();
+        assert_eq!(watched, ["a", "d"]);
+        assert_eq!(assigned.hops.len(), 2);
+        let lost = [("a".parse().unwrap(), "b".parse().unwrap())].into();
+        others.judged.send_replace(Judgement {
+            lost,
+            ..Judgement::default()
+        });
+        after(MILLISECOND).await;
+        let jobs = others.jobs();
+        assert!(
+            matches!(jobs[..], [Given::Survey(false), Given::Reach(_, true)]),
+            "{jobs:?}"
+        );
+        // What was known before is no news.
+        others.judged.send_modify(|_| ());
+        after(MILLISECOND).await;
+        assert_eq!(others.jobs(), []);
     })
     .await;
 }

@@ -1,8 +1,12 @@
 //! What a node is to watch.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use spanwire_topology::{NodeName, Plan, Probes};
+use spanwire_host::{Hop, HostFacts, hops_to_leaders};
+use spanwire_topology::{Family, NodeName, Plan, Probes};
 
 /// What a node is to watch, and as whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,17 +17,20 @@ pub struct Assignment {
     pub overlay: BTreeSet<IpAddr>,
     /// Whom to ask.
     pub probes: Probes,
+    /// How to hand packets to the other leaders of the own location, whatever the routes are.
+    pub hops: BTreeMap<(NodeName, Family), Hop>,
 }
 
 impl Assignment {
     /// Returns what a plan gives a node to watch.
     #[must_use]
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &Plan, facts: &HostFacts) -> Self {
         let tunnel = plan.tunnel.as_ref();
         Self {
             leads_as: tunnel.map(|_| plan.me.clone()),
             overlay: tunnel.map(|tunnel| tunnel.addresses.clone()).unwrap_or_default(),
             probes: plan.probes.clone(),
+            hops: hops_to_leaders(plan, facts),
         }
     }
 }

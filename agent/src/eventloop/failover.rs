@@ -1,0 +1,62 @@
+//! Which leaders are used: what is to be watched of them, and what follows from it.
+
+use std::sync::Arc;
+
+use spanwire_core::liveness::Judgement;
+use spanwire_topology::Reachability;
+
+use super::EventLoop;
+
+impl EventLoop {
+    /// Passes on what is to be watched, where that is news.
+    pub(super) fn assign(&mut self) {
+        let assignment = self.state.assignment();
+        self.outlets.assignments.send_if_modified(|known| {
+            let is_news = !Arc::ptr_eq(known, &assignment) && **known != *assignment;
+            if is_news {
+                *known = assignment;
+            }
+            is_news
+        });
+    }
+
+    /// Other leaders are not to be used from now on. What follows is done at once: it has been waited for long enough.
+    pub(super) fn take_judgement(&mut self, judgement: Judgement) {
+        let now = Self::now();
+        let before = std::mem::replace(&mut self.judgement, judgement);
+        self.log_changes(&before);
+        let mut reachability = Reachability::default();
+        for (leader, location) in &self.judgement.lost {
+            reachability.observe(leader.clone(), location.clone(), false);
+        }
+        for (location, leader) in &self.judgement.forsaken {
+            reachability.observe_far(location.clone(), leader.clone(), false);
+        }
+        if self.state.handle_reachability(reachability) {
+            self.reconcile_by(now);
+        }
+    }
+
+    /// Logs each change. None is a reason to wake anyone: it is what leaders on stand-by are for.
+    fn log_changes(&self, before: &Judgement) {
+        let now = &self.judgement;
+        for (leader, location) in now.lost.difference(&before.lost) {
+            self.metrics.failover(location);
+            if *leader == self.me {
+                tracing::info!(%location, "no tunnel of this node reaches the location; another leader of its own takes what is for there");
+            } else {
+                tracing::info!(%leader, %location, "the leader of the own location does not answer, or hands nothing on to the location; another takes what is for there");
+            }
+        }
+        for (location, leader) in now.forsaken.difference(&before.forsaken) {
+            self.metrics.failover(location);
+            tracing::info!(%leader, %location, "the leader of the location does not answer, or hands nothing on there; another gets what is for there");
+        }
+        for (leader, location) in before.lost.difference(&now.lost) {
+            tracing::info!(%leader, %location, "the leader of the own location is used again as published");
+        }
+        for (location, leader) in before.forsaken.difference(&now.forsaken) {
+            tracing::info!(%leader, %location, "the leader of the location is used again as published");
+        }
+    }
+}

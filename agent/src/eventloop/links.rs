@@ -1,0 +1,142 @@
+//! What is known of the leaders, for people and for Prometheus.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use spanwire_core::liveness::{Seen, Subject, Trust};
+use tokio::sync::oneshot;
+
+use super::EventLoop;
+use crate::{
+    admin::Response,
+    prober::{Ask, Sight},
+};
+
+impl EventLoop {
+    /// Answers with the metrics, once the prober has said what it knows.
+    pub(super) fn measure(&self, answer: oneshot::Sender<Response>) {
+        let metrics = Arc::clone(&self.metrics);
+        self.see(move |sight| {
+            metrics.sight(&sight.unwrap_or_default());
+            // The client may have gone.
+            let _gone = answer.send((true, metrics.text()));
+        });
+    }
+
+    /// Answers with what is known of the leaders.
+    pub(super) fn links(&self, answer: oneshot::Sender<Response>) {
+        let tunnels = self
+            .state
+            .leader_stats()
+            .into_iter()
+            .map(|(location, leader, stats)| {
+                let handshake = stats.handshake.map_or("no handshake yet".to_owned(), |age| {
+                    format!("last handshake {} s ago", age.as_secs())
+                });
+                format!(
+                    "tunnel to {leader} of {location}: {handshake}, {} bytes received, {} sent\n",
+                    stats.received, stats.sent
+                )
+            });
+        let tunnels: String = tunnels.collect();
+        let judgement = self.judgement.clone();
+        self.see(move |sight| {
+            let response = match sight {
+                None => (false, "nothing is probed; the log says why\n".to_owned()),
+                Some(sight) => {
+                    let mut text = describe(&sight);
+                    text += &tunnels;
+                    for (leader, location) in &judgement.lost {
+                        let _ = writeln!(text, "not used: {leader} towards {location}");
+                    }
+                    for (location, leader) in &judgement.forsaken {
+                        let _ = writeln!(text, "not used: {leader} of {location}");
+                    }
+                    (true, text)
+                }
+            };
+            let _gone = answer.send(response);
+        });
+    }
+
+    /// Asks the prober what it knows; `None` where there is none.
+    fn see(&self, then: impl FnOnce(Option<Sight>) + Send + 'static) {
+        let (sender, receiver): (Ask, _) = oneshot::channel();
+        // If it has ended, or is asked too often, the receiver says so.
+        let _ended = self.outlets.asks.try_send(sender);
+        tokio::spawn(async move { then(receiver.await.ok()) });
+    }
+}
+
+fn describe(sight: &Sight) -> String {
+    let mut text = String::new();
+    if !sight.seen.is_empty() {
+        let interval = sight.interval.as_millis();
+        let _ = writeln!(text, "asked every {interval} ms");
+    }
+    for seen in &sight.seen {
+        let _ = writeln!(text, "{}", line(seen));
+    }
+    text
+}
+
+fn line(seen: &Seen) -> String {
+    let subject = match &seen.subject {
+        Subject::Far(location, leader) => format!("leader {leader} of {location}"),
+        Subject::Hop(leader) => format!("leader {leader} of this location"),
+        Subject::Through(leader, location) => format!("{location} through {leader}"),
+        Subject::Behind(location, leader) => format!("members of {location} behind {leader}"),
+    };
+    let Some(rtt) = seen.rtt else {
+        return format!("{subject}: never answered, which proves nothing");
+    };
+    let trust = match seen.trust {
+        Trust::Sound => "answers",
+        Trust::Doubtful => "has not answered the last request",
+        Trust::OnProbation => "on probation",
+        Trust::Lost => "taken for dead",
+    };
+    format!(
+        "{subject}: {trust}, round trip {:.1} ms, loss {:.1} %, suspicion {:.1}, taken for dead {} times",
+        rtt.as_secs_f64() * 1000.0,
+        seen.loss * 100.0,
+        seen.suspicion,
+        seen.deaths
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn everything_that_is_watched_has_a_line() {
+        let seen = |subject, trust, rtt| Seen {
+            subject,
+            trust,
+            answered: true,
+            rtt,
+            loss: 0.015,
+            suspicion: 0.0,
+            deaths: 2,
+        };
+        let (a, b) = ("a2".parse().unwrap(), "b".parse().unwrap());
+        let rtt = Some(Duration::from_micros(21_340));
+        let sight = Sight {
+            seen: vec![
+                seen(Subject::Hop(a), Trust::Sound, rtt),
+                seen(Subject::Behind(b, "b1".parse().unwrap()), Trust::Lost, None),
+            ],
+            interval: Duration::from_millis(100),
+            processor: Duration::ZERO,
+        };
+        assert_eq!(
+            describe(&sight),
+            "asked every 100 ms\n\
+             leader a2 of this location: answers, round trip 21.3 ms, loss 1.5 %, suspicion 0.0, taken for dead 2 times\n\
+             members of b behind b1: never answered, which proves nothing\n"
+        );
+        assert_eq!(describe(&Sight::default()), "");
+    }
+}

@@ -1,0 +1,201 @@
+//! Asks what the plan gives to watch, in a thread of its own: whatever else the agent does, or waits for, delays nothing of it.
+//!
+//! What is asked when and what follows is the [`Prober`]'s; here are the sockets and the clock. What is to be watched comes in as
+//! the latest of its kind, and what is judged goes out the same way, so that neither can pile up.
+
+mod chance;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use spanwire_core::liveness::{Assignment, Judgement, Prober, Question, Seen, Settings, Way};
+use spanwire_kernel::{Echo, Neighbour, Neighbours};
+use spanwire_topology::{Family, NodeName};
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use chance::Chance;
+
+/// How often the kernel is asked where neighbours are: it is asked to keep in mind what is sent there anyway.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is known of everything that is watched.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    /// Each thing.
+    pub seen: Vec<Seen>,
+    /// How often each is asked.
+    pub interval: Duration,
+    /// How much of a processor the thread has used so far.
+    pub processor: Duration,
+}
+
+/// A request for what is known.
+pub type Ask = oneshot::Sender<Sight>;
+
+/// The agent's ends of the channels.
+pub struct Ends {
+    /// What is to be watched.
+    pub assignments: watch::Sender<Arc<Assignment>>,
+    /// What follows for the leaders.
+    pub judgements: watch::Receiver<Judgement>,
+    /// Requests for what is known.
+    pub asks: mpsc::Sender<Ask>,
+}
+
+/// Starts the thread. It ends with the channel of what is to be watched.
+///
+/// # Errors
+/// When the kernel gives no thread. What the thread cannot do it logs.
+pub fn start(settings: Settings) -> io::Result<Ends> {
+    let (assignments, assigned) = watch::channel(Arc::default());
+    let (judged, judgements) = watch::channel(Judgement::default());
+    let (asks, asked) = mpsc::channel(4);
+    let shell = move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let run = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+            runtime.block_on(async {
+                let shell = Shell::open(settings)?;
+                shell.run(assigned, judged, asked).await
+            })
+        });
+        if let Err(error) = run {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                error,
+                "nothing is probed: leaders are used as published, whether they answer or not"
+            );
+        }
+    };
+    thread::Builder::new().name("prober".to_owned()).spawn(shell)?;
+    Ok(Ends {
+        assignments,
+        judgements,
+        asks,
+    })
+}
+
+struct Shell {
+    prober: Prober,
+    echo: Echo,
+    neighbours: Neighbours,
+    assignment: Arc<Assignment>,
+    /// Where the other leaders of the own location are.
+    found: BTreeMap<(NodeName, Family), Neighbour>,
+}
+
+impl Shell {
+    fn open(settings: Settings) -> anyhow::Result<Self> {
+        let mut chance = Chance::default();
+        let identifier = chance.number() as u16;
+        Ok(Self {
+            prober: Prober::new(settings, Box::new(move || chance.number())),
+            echo: Echo::open(identifier)?,
+            neighbours: Neighbours::open()?,
+            assignment: Arc::default(),
+            found: BTreeMap::new(),
+        })
+    }
+
+    async fn run(
+        mut self,
+        mut assigned: watch::Receiver<Arc<Assignment>>,
+        judged: watch::Sender<Judgement>,
+        mut asked: mpsc::Receiver<Ask>,
+    ) -> anyhow::Result<()> {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wake = self.prober.poll_timeout();
+            // Answers first: what came in time is not to be missed because of when this is run.
+            tokio::select! {
+                biased;
+                answers = self.echo.receive() => {
+                    let now = Instant::now();
+                    for (from, number) in answers? {
+                        self.prober.handle_answer(from, number, now);
+                    }
+                }
+                changed = assigned.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let assignment = Arc::clone(&assigned.borrow_and_update());
+                    self.prober.handle_assignment(&assignment, Instant::now());
+                    self.assignment = assignment;
+                    self.look_for_neighbours().await?;
+                }
+                _ = look.tick(), if !self.assignment.hops.is_empty() => self.look_for_neighbours().await?,
+                Some(answer) = asked.recv() => {
+                    // The asker may have gone.
+                    let _gone = answer.send(self.sight());
+                }
+                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
+            }
+            self.prober.handle_timeout(Instant::now());
+            while let Some(question) = self.prober.poll_question() {
+                // Whatever keeps it from being sent keeps it from being answered.
+                if let Err(error) = self.send(&question) {
+                    tracing::trace!(%error, to = %question.target, "an echo request cannot be sent");
+                }
+            }
+            if let Some(judgement) = self.prober.poll_judgement() {
+                judged.send_replace(judgement);
+            }
+        }
+    }
+
+    async fn look_for_neighbours(&mut self) -> anyhow::Result<()> {
+        let mut found = BTreeMap::new();
+        for (key, hop) in &self.assignment.hops {
+            if let Some(neighbour) = self.neighbours.find(&hop.link, hop.neighbour).await? {
+                found.insert(key.clone(), neighbour);
+            }
+        }
+        self.found = found;
+        Ok(())
+    }
+
+    fn send(&mut self, question: &Question) -> io::Result<()> {
+        let (to, number) = (question.target, question.number);
+        match &question.way {
+            Way::Routed => self.echo.send(to, None, number),
+            Way::FromOverlay => {
+                let own = self.overlay(Family::of(to));
+                self.echo
+                    .send(to, Some(own.ok_or(io::ErrorKind::AddrNotAvailable)?), number)
+            }
+            Way::Through(leader) => {
+                let key = (leader.clone(), Family::of(to));
+                let found = self.found.get(&key).zip(self.assignment.hops.get(&key));
+                let (neighbour, hop) = found.ok_or(io::ErrorKind::HostUnreachable)?;
+                self.echo.send_through(neighbour, to, hop.source, number)
+            }
+        }
+    }
+
+    fn overlay(&self, family: Family) -> Option<IpAddr> {
+        let mut own = self.assignment.overlay.iter().copied();
+        own.find(|address| Family::of(*address) == family)
+    }
+
+    fn sight(&self) -> Sight {
+        Sight {
+            seen: self.prober.seen(Instant::now()),
+            interval: self.prober.interval(),
+            processor: spanwire_kernel::processor_time(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod netns;
