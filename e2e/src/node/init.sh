@@ -55,6 +55,9 @@ kernel.keys.root_maxkeys 1000000
 kernel.keys.root_maxbytes 25000000
 SYSCTLS
 
+# What the unit of docs/operations/boot.md does on a host, before the CNI starts.
+if [ -e /var/lib/spanwire/guard.nft ]; then nft -f /var/lib/spanwire/guard.nft; fi
+
 # Runs a service until its stop file appears, again whenever it ends.
 supervise() { # NAME COMMAND…
 	local name=$1

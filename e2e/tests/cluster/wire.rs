@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use spanwire_e2e::Lab;
+use spanwire_e2e::{
+    Lab,
+    expect::{leader, pod_ip},
+    plaintext::WIREGUARD,
+};
 
-use spanwire_e2e::expect::{leader, pod_ip};
-
-/// UDP that begins like a WireGuard message (whitepaper section 5.4: type 1 to 4 and three zero bytes).
-const WIREGUARD: &str = "(udp and udp[8] >= 1 and udp[8] <= 4 and udp[9:2] = 0 and udp[11] = 0)";
 /// The API server's port, which nodes of other locations reach by the router's forward; TLS of its own.
 const API: &str = "(tcp port 6443)";
 

@@ -151,34 +151,25 @@ pub(crate) fn addresses(lab: &Lab) -> Result<()> {
         .as_str()
         .context("a1 has pods")?
         .replace(".0/24", ".7");
-    let claims = [
-        ("a public address", "8.8.8.8".to_owned()),
-        ("the API server's address", lab.layout().api().to_string()),
-        ("the API server's own address", node_ip(lab, "a1")?.to_string()),
-        ("another node's address", node_ip(lab, "b2")?.to_string()),
-        ("an address of a service", "10.96.0.1".to_owned()),
-        ("a pod's address", pods),
-        ("one of a pod network to come", "10.244.200.7".to_owned()),
-        ("the metadata service", "169.254.169.254".to_owned()),
+    // All at once: what one of them changes, the routes name.
+    let claimed = [
+        own.as_str(),
+        // A public one.
+        "8.8.8.8",
+        // The API server's, and that of the node on which it runs.
+        &lab.layout().api().to_string(),
+        &node_ip(lab, "a1")?.to_string(),
+        // Another node's.
+        &node_ip(lab, "b2")?.to_string(),
+        // A service's, a pod's, and one of a pod network to come.
+        "10.96.0.1",
+        &pods,
+        "10.244.200.7",
+        // The metadata service of clouds.
+        "169.254.169.254",
     ];
     machine.stop_service("kubelet")?;
-    let harmless = claims.iter().try_for_each(|(what, claimed)| {
-        harms_nothing(lab, what, || claim(&kubelet, &[&own, claimed]))?;
-        // And what is seen from another location: it is no part of the mesh.
-        let way = lab.node("b1")?.run(["ip", "route", "get", claimed])?;
-        let known = way.contains("spanwire0");
-        let others = [
-            "another node's address",
-            "the API server's own address",
-            "a pod's address",
-        ];
-        let own_mesh = others.contains(what);
-        ensure!(
-            !known || own_mesh,
-            "{what}: b1 sends {claimed} into the mesh: {way}"
-        );
-        Ok(())
-    });
+    let harmless = harms_nothing(lab, "addresses", || claim(&kubelet, &claimed));
     let put_back = claim(&kubelet, &[&own]);
     machine.start_service("kubelet")?;
     harmless.and(put_back)?;

@@ -3,7 +3,6 @@
 
 mod attacks;
 mod neighbours;
-mod unset;
 
 use std::process::ExitCode;
 
@@ -31,72 +30,49 @@ fn main() -> ExitCode {
         advertise: Some(PROGRAM.into()),
         ..Options::default()
     };
-    let both = [
-        suite::run(
-            "t-hosts",
-            "hosts.yaml",
-            &options,
-            &[
-                (
-                    "without_spanwire_plaintext_crosses_the_internet",
-                    neighbours::plaintext_before,
-                ),
-                (
-                    "with_neighbours_on_all_hosts_every_pod_reaches_every_pod",
-                    neighbours::installs,
-                ),
-                ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
-                (
-                    "every_host_and_pod_answers_every_other_and_nothing_is_plain",
-                    neighbours::all_answer,
-                ),
-                (
-                    "leaders_keep_what_their_router_advertises",
-                    neighbours::advertised,
-                ),
-                (
-                    "a_node_keeps_its_address_beside_a_stale_one",
-                    neighbours::stale_node,
-                ),
-                (
-                    "packets_that_others_have_marked_never_leave_in_plaintext",
-                    neighbours::marked,
-                ),
-                (
-                    "with_every_neighbour_on_a_leader_all_answer_all",
-                    neighbours::on_leaders,
-                ),
-                (COME_AND_GO, neighbours::come_and_go),
-                (CLASH, neighbours::clash),
-                ("what_a_kubelet_says_of_its_node_is_refused", attacks::annotations),
-                ("addresses_that_a_kubelet_claims_draw_nothing", attacks::addresses),
-                ("leases_and_reports_of_others_are_refused", attacks::others),
-                (UNREADABLE, attacks::unreadable),
-                ("after_all_that_everything_is_ready", Lab::wait_mesh_ready),
-            ],
-            PROVOKED,
-        ),
-        suite::run(
-            "t-no-api",
-            "no-api.yaml",
-            &options,
-            &[
-                ("no_api_every_pod_reaches_every_pod", unset::installs),
-                (
-                    "no_api_nodes_reach_the_api_server_past_the_mesh",
-                    unset::past_the_mesh,
-                ),
-                (
-                    "no_api_agents_hear_of_changes_while_the_tunnel_is_blocked",
-                    unset::blocked,
-                ),
-                ("no_api_every_node_and_location_is_ready", Lab::wait_mesh_ready),
-            ],
-            &[],
-        ),
-    ];
-    // Success only of both.
-    both.into_iter()
-        .find(|code| *code != ExitCode::SUCCESS)
-        .unwrap_or(ExitCode::SUCCESS)
+    suite::run(
+        "t-hosts",
+        "hosts.yaml",
+        &options,
+        &[
+            (
+                "without_spanwire_plaintext_crosses_the_internet",
+                neighbours::plaintext_before,
+            ),
+            (
+                "with_neighbours_on_all_hosts_every_pod_reaches_every_pod",
+                neighbours::installs,
+            ),
+            ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
+            ("what_a_kubelet_says_of_its_node_is_refused", attacks::annotations),
+            ("leases_and_reports_of_others_are_refused", attacks::others),
+            ("addresses_that_a_kubelet_claims_draw_nothing", attacks::addresses),
+            ("locations_are_settled", neighbours::settled),
+            (
+                "every_host_and_pod_answers_every_other_and_nothing_is_plain",
+                neighbours::all_answer,
+            ),
+            (
+                "leaders_keep_what_their_router_advertises",
+                neighbours::advertised,
+            ),
+            (
+                "a_node_keeps_its_address_beside_a_stale_one",
+                neighbours::stale_node,
+            ),
+            (
+                "packets_that_others_have_marked_never_leave_in_plaintext",
+                neighbours::marked,
+            ),
+            (
+                "with_every_neighbour_on_a_leader_all_answer_all",
+                neighbours::on_leaders,
+            ),
+            (COME_AND_GO, neighbours::come_and_go),
+            (CLASH, neighbours::clash),
+            (UNREADABLE, attacks::unreadable),
+            ("after_all_that_everything_is_ready", Lab::wait_mesh_ready),
+        ],
+        PROVOKED,
+    )
 }

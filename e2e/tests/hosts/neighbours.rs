@@ -1,6 +1,11 @@
 //! What neighbours do to hosts does not cut the mesh, and nothing leaves in plaintext meanwhile.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
@@ -14,8 +19,11 @@ use spanwire_e2e::{
 
 use crate::PROGRAM;
 
-/// Past the moment from which agents drop plaintext.
-pub(crate) const SETTLED: Duration = Duration::from_secs(35);
+/// How long after the start agents drop plaintext at the latest.
+const SETTLED: Duration = Duration::from_secs(35);
+
+/// When all was ready; never in a lab that was kept.
+static READY: OnceLock<Instant> = OnceLock::new();
 
 pub(crate) fn plaintext_before(lab: &Lab) -> Result<()> {
     // From a pod, from a host that marks its packets, and from a guest whose packets are marked.
@@ -36,7 +44,14 @@ pub(crate) fn plaintext_before(lab: &Lab) -> Result<()> {
 pub(crate) fn installs(lab: &Lab) -> Result<()> {
     lab.install_spanwire(&Progress::shown())?;
     lab.wait_mesh_ready()?;
-    thread::sleep(SETTLED);
+    READY.get_or_init(Instant::now);
+    Ok(())
+}
+
+/// Waits for what is left of the time after which captures may see no plaintext.
+pub(crate) fn settled(_: &Lab) -> Result<()> {
+    let passed = READY.get().map_or(SETTLED, Instant::elapsed);
+    thread::sleep(SETTLED.saturating_sub(passed));
     Ok(())
 }
 

@@ -1,25 +1,13 @@
 //! The chart without `apiServer`: the address behind the service `kubernetes` is in the mesh, and nodes must not depend on
 //! the mesh for it.
 
-use std::thread;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use spanwire_e2e::{
-    Lab, Progress,
+    Lab,
     expect::{SOON, all_reach_all},
-    plaintext::nothing_plain,
     wait_until,
 };
-
-use crate::neighbours::SETTLED;
-
-pub(crate) fn installs(lab: &Lab) -> Result<()> {
-    lab.install_spanwire(&Progress::shown())?;
-    lab.wait_mesh_ready()?;
-    thread::sleep(SETTLED);
-    nothing_plain(lab, || all_reach_all(lab))
-}
 
 /// Returns the device by which a node sends something.
 fn device(lab: &Lab, node: &str, to: &[&str]) -> Result<String> {
