@@ -10,9 +10,11 @@
 //! | publication_that_changes_nothing_here | 10 ms |
 //! | survey_that_finds_nothing_new | 1 ms |
 
+#[path = "../../host/benches/large/mesh.rs"]
+mod mesh;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Instant,
 };
@@ -20,13 +22,10 @@ use std::{
 use divan::{Bencher, black_box};
 use spanwire_core::{DeviceReading, NodeState, Snapshot, Survey, Target};
 use spanwire_crds::{Backend, LocationSlice, MeshNode, MeshNodeSpec, publication::slices};
-use spanwire_host::{Cni, Inventory, LinkName, OtherLink, Owned};
-use spanwire_topology::{
-    Generation, Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, Prefix, PublicKey,
-};
+use spanwire_host::{Inventory, Owned};
+use spanwire_topology::{Member, Mesh, NodeName};
 
-const LOCATIONS: u8 = 50;
-const NODES_EACH: u8 = 100;
+use mesh::{cni, links, location, member, mesh, name, prefix};
 
 fn main() {
     divan::main();
@@ -118,21 +117,9 @@ fn snapshot(me: &NodeName, mesh: &Mesh, before: Option<&Snapshot>) -> Snapshot {
 }
 
 fn survey() -> Survey {
-    let link = |name| LinkName::new(name).expect("a short name");
-    let other = |address, length, cni| OtherLink {
-        mtu: 1500,
-        addresses: BTreeSet::from([(address, length)]),
-        cni,
-        ..OtherLink::default()
-    };
     let inventory = Inventory {
-        links: BTreeMap::from([
-            (link("eth0"), other(address([172, 16], 0, 1), 24, false)),
-            (link("flannel.1"), other(prefix(0, 1).address(), 32, true)),
-        ]),
-        cni: Cni::Overlay {
-            links: BTreeSet::from([link("flannel.1")]),
-        },
+        links: links(0, 1),
+        cni: cni(),
         underlay_mtu: Some(1500),
         ..Inventory::default()
     };
@@ -143,59 +130,7 @@ fn survey() -> Survey {
     }
 }
 
-fn address(first: [u8; 2], l: u8, x: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(first[0], first[1], l, x))
-}
-
-fn prefix(l: u8, x: u8) -> Prefix {
-    Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 20 + l, x, 0)), 24).expect("24 is a length")
-}
-
-fn location(l: u8) -> LocationName {
-    format!("l{l}").parse().expect("a name")
-}
-
-fn name(l: u8, x: u8) -> NodeName {
-    format!("l{l}-n{x}").parse().expect("a name")
-}
-
-fn member(l: u8, x: u8) -> Member {
-    let mut key = [7; 32];
-    key[0..2].copy_from_slice(&[l, x]);
-    Member {
-        generation: Generation(1),
-        addresses: BTreeSet::from([address([172, 16], l, x)]),
-        prefixes: BTreeSet::from([prefix(l, x)]),
-        overlay: BTreeSet::from([address([10, 4], l, x)]),
-        hop: BTreeSet::from([prefix(l, x).address()]),
-        public_key: Some(PublicKey::new(key)),
-        listen_port: 51820,
-        ..Member::default()
-    }
-}
-
 fn member_of(mesh: &mut Mesh, l: u8, x: u8) -> &mut Member {
     let location = mesh.locations.get_mut(&location(l)).expect("it is there");
     location.members_mut().get_mut(&name(l, x)).expect("it is there")
-}
-
-fn mesh() -> Mesh {
-    let located = |l: u8| {
-        let leader = Leader {
-            node: name(l, 1),
-            role: LeaderRole::Active,
-        };
-        let here = Location {
-            leaders: vec![leader],
-            established: (0..LOCATIONS).filter(|far| *far != l).map(location).collect(),
-            members: Arc::new((1..=NODES_EACH).map(|x| (name(l, x), member(l, x))).collect()),
-            ..Location::default()
-        };
-        (location(l), here)
-    };
-    Mesh {
-        generation: Generation(1),
-        locations: (0..LOCATIONS).map(located).collect(),
-        ..Mesh::default()
-    }
 }

@@ -11,21 +11,14 @@
 //! | diff_of_nothing | 5 ms |
 //! | diff_from_nothing | 10 ms |
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+#[path = "large/mesh.rs"]
+mod mesh;
 
 use divan::{Bencher, black_box};
-use spanwire_host::{Cni, Host, HostFacts, LinkName, OtherLink, diff, render, wireguard};
-use spanwire_topology::{
-    Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, Plan, Prefix, PublicKey,
-    Reachability, plan,
-};
+use spanwire_host::{Host, HostFacts, diff, render, wireguard};
+use spanwire_topology::{Plan, Reachability, plan};
 
-const LOCATIONS: u8 = 50;
-const NODES_EACH: u8 = 100;
+use mesh::{LOCATIONS, cni, links, location, member, mesh, name};
 
 fn main() {
     divan::main();
@@ -67,74 +60,12 @@ fn diff_from_nothing(bencher: Bencher<'_, '_>) {
     bencher.bench(|| diff(&Host::default(), black_box(&host)));
 }
 
-fn address(first: [u8; 2], l: u8, x: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(first[0], first[1], l, x))
-}
-
-fn prefix(l: u8, x: u8) -> Prefix {
-    Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 100 + l, x, 0)), 24).expect("24 is a length")
-}
-
-fn location(l: u8) -> LocationName {
-    format!("l{l}").parse().expect("a name")
-}
-
-fn name(l: u8, x: u8) -> NodeName {
-    format!("l{l}-n{x}").parse().expect("a name")
-}
-
-fn member(l: u8, x: u8) -> Member {
-    let mut key = [7; 32];
-    key[0..2].copy_from_slice(&[l, x]);
-    Member {
-        addresses: BTreeSet::from([address([172, 16], l, x)]),
-        prefixes: BTreeSet::from([prefix(l, x)]),
-        overlay: BTreeSet::from([address([10, 4], l, x)]),
-        hop: BTreeSet::from([prefix(l, x).address()]),
-        public_key: Some(PublicKey::new(key)),
-        listen_port: 51820,
-        ..Member::default()
-    }
-}
-
-fn mesh() -> Mesh {
-    let located = |l: u8| {
-        let leader = Leader {
-            node: name(l, 1),
-            role: LeaderRole::Active,
-        };
-        let here = Location {
-            leaders: vec![leader],
-            established: (0..LOCATIONS).filter(|far| *far != l).map(location).collect(),
-            members: Arc::new((1..=NODES_EACH).map(|x| (name(l, x), member(l, x))).collect()),
-            ..Location::default()
-        };
-        (location(l), here)
-    };
-    Mesh {
-        locations: (0..LOCATIONS).map(located).collect(),
-        ..Mesh::default()
-    }
-}
-
 /// Node `x` of location 0: 1 leads.
 fn node(x: u8) -> (Plan, HostFacts) {
-    let link = |name| LinkName::new(name).expect("a short name");
-    let other = |address, length, cni| OtherLink {
-        mtu: 1500,
-        addresses: BTreeSet::from([(address, length)]),
-        cni,
-        ..OtherLink::default()
-    };
     let facts = HostFacts {
         public_key: member(0, x).public_key,
-        links: BTreeMap::from([
-            (link("eth0"), other(address([172, 16], 0, x), 24, false)),
-            (link("flannel.1"), other(prefix(0, x).address(), 32, true)),
-        ]),
-        cni: Cni::Overlay {
-            links: BTreeSet::from([link("flannel.1")]),
-        },
+        links: links(0, x),
+        cni: cni(),
         settled: (1..LOCATIONS).map(location).collect(),
         ..HostFacts::default()
     };

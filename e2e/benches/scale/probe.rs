@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{nodes, simulated};
+use crate::{nodes, simulated, tracked::Tracked};
 
 const LOOKS: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -22,29 +22,42 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The location whose leader moves. It has no standby, so that each leader is a new peer of all others.
 pub(crate) const LOCATION: &str = "l1";
 
+/// How long an annotation took, from when it was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// Until the API server had answered.
+    pub(crate) answered: Duration,
+    /// Until a watch showed the decision.
+    pub(crate) published: Duration,
+    /// Until the far node's device had the peer.
+    pub(crate) arrived: Duration,
+}
+
 /// Two nodes of that location that become its leader in turn.
 #[derive(Clone)]
 pub(crate) struct Probe {
     client: Client,
+    tracked: Tracked,
     device: PathBuf,
     turns: [u32; 2],
     turn: usize,
 }
 
 impl Probe {
-    /// With a device, and the nodes of the location.
-    pub(crate) fn new(client: Client, device: PathBuf, members: &[u32]) -> Result<Self> {
+    /// With what is published, a device, and the nodes of the location.
+    pub(crate) fn new(client: Client, tracked: Tracked, device: PathBuf, members: &[u32]) -> Result<Self> {
         ensure!(members.len() >= 2, "the location has too few nodes");
         Ok(Self {
             client,
+            tracked,
             device,
             turns: [members[0], members[1]],
             turn: 0,
         })
     }
 
-    /// Makes the next node the leader; the time from the annotation to the peer.
-    pub(crate) async fn once(&mut self) -> Result<Duration> {
+    /// Makes the next node the leader.
+    pub(crate) async fn once(&mut self) -> Result<Arrival> {
         let before = self.turns[self.turn];
         self.turn = (self.turn + 1) % self.turns.len();
         let next = self.turns[self.turn];
@@ -55,8 +68,17 @@ impl Probe {
             .context("the node was a peer before")?;
         let start = Instant::now();
         nodes::set_leader(&self.client, next, true).await?;
+        let answered = start.elapsed();
         self.wait(next, true).await?;
-        Ok(start.elapsed())
+        let arrived = start.elapsed();
+        // The agent has heard of it by a watch of its own, perhaps a moment earlier.
+        let published = self.tracked.led_by(LOCATION, &nodes::name(next));
+        let published = published.map_or(arrived, |at| at.saturating_duration_since(start));
+        Ok(Arrival {
+            answered,
+            published,
+            arrived,
+        })
     }
 
     /// Creates the location and makes its first node the leader.

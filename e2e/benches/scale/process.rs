@@ -39,14 +39,15 @@ impl Process {
         Ok(Self { child, log })
     }
 
-    /// Returns the processor time of all its threads so far.
+    /// Returns the processor time so far of all its threads, and of the programs that it has run, as an agent runs nft.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // proc_pid_stat(5): user and system time, also of threads that have ended, are fields 14 and 15, in ticks of 10 ms;
-        // the name may hold spaces.
+        // proc_pid_stat(5): user and system time, also of threads that have ended, are fields 14 and 15, those of children that
+        // were waited for 16 and 17, in ticks of 10 ms; the name may hold spaces.
         let (_, fields) = stat.rsplit_once(") ").context("a stat line")?;
         let fields: Vec<_> = fields.split(' ').collect();
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        let ticks = fields[11..15].iter().map(|field| field.parse::<u64>());
+        let ticks: u64 = ticks.sum::<Result<_, _>>()?;
         Ok(Duration::from_millis(ticks * 10))
     }
 

@@ -11,6 +11,7 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use spanwire_crds::LocationSlice;
+use tokio::time::Instant;
 
 /// What the slices say, kept up to date by a watch like an agent's.
 #[derive(Clone, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Tracked {
 struct State {
     /// Of each slice: its members that have a key, its leaders, and with how many locations it is established.
     slices: BTreeMap<String, Slice>,
+    /// The leaders of each location, and since when a watch shows them.
+    led: BTreeMap<String, (Vec<String>, Instant)>,
     events: u64,
 }
 
@@ -68,6 +71,18 @@ impl Tracked {
                     .iter()
                     .filter(|member| member.public_key.is_some());
                 let head = slice.spec.head.as_ref();
+                if let Some(head) = head {
+                    let leaders: Vec<String> =
+                        head.leaders.iter().map(|leader| leader.node.clone()).collect();
+                    let location = slice.spec.location.clone();
+                    if state
+                        .led
+                        .get(&location)
+                        .is_none_or(|(before, _)| *before != leaders)
+                    {
+                        state.led.insert(location, (leaders, Instant::now()));
+                    }
+                }
                 let entry = Slice {
                     members: keys.count() as u32,
                     leaders: head.map_or(0, |head| head.leaders.len() as u32),
@@ -80,6 +95,13 @@ impl Tracked {
             }
             watcher::Event::Init | watcher::Event::InitDone => {}
         }
+    }
+
+    /// Returns since when a watch shows that the location has the leaders that it has, if this node is one of them.
+    pub(crate) fn led_by(&self, location: &str, node: &str) -> Option<Instant> {
+        let state = self.lock();
+        let (leaders, since) = state.led.get(location)?;
+        leaders.iter().any(|leader| leader == node).then_some(*since)
     }
 
     /// Returns how many events there were.
