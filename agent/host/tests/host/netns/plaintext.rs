@@ -1,7 +1,7 @@
 //! What others do to a node whose agent is away, and that none of it puts a packet of settled locations in the open. The
 //! router is open and counts: what it does not see was not sent.
 
-use std::net::UdpSocket;
+use std::{net::UdpSocket, thread};
 
 use spanwire_testbed::{FAMILIES, Family, wait_until};
 
@@ -28,20 +28,21 @@ fn joined() -> (Network, Machines) {
 /// the router saw in the open.
 fn pings(network: &Network, families: &[Family], options: &[&str]) -> (usize, usize, u64) {
     let before = network.plaintext();
-    let (mut sent, mut answered) = (0, 0);
-    for family in families {
-        for (from, to) in NEAR
-            .iter()
-            .flat_map(|name| [Pod(name), Host(name)])
-            .flat_map(|from| [(from, Pod("b2")), (from, Host("b2"))])
-        {
-            let target = network.address(to, *family).to_string();
-            let options = [options, &["-W", "0.4", &target]].concat();
-            sent += 1;
-            answered += usize::from(ping(network.at(from), &options));
-        }
-    }
-    std::thread::sleep(MOMENT);
+    let places = NEAR.iter().flat_map(|name| [Pod(name), Host(name)]);
+    let pairs = places.flat_map(|from| [(from, Pod("b2")), (from, Host("b2"))]);
+    let ask = |((from, to), family)| {
+        let target = network.address(to, family).to_string();
+        ping(network.at(from), &[options, &["-W", "0.4", &target]].concat())
+    };
+    // All at once: what is to be lost is waited for.
+    let (sent, answered) = thread::scope(|scope| {
+        let asked = pairs.flat_map(|pair| families.iter().map(move |family| (pair, *family)));
+        let pings: Vec<_> = asked.map(|question| scope.spawn(move || ask(question))).collect();
+        let answered = pings.into_iter().map(|ping| usize::from(ping.join().unwrap()));
+        let answered: Vec<usize> = answered.collect();
+        (answered.len(), answered.iter().sum::<usize>())
+    });
+    thread::sleep(MOMENT);
     (sent, answered, network.plaintext() - before)
 }
 
@@ -200,7 +201,7 @@ fn marks_of_others_lead_nowhere_but_into_the_mesh() {
                 }
             });
         }
-        std::thread::sleep(MOMENT);
+        thread::sleep(MOMENT);
         assert_eq!(network.plaintext(), before, "{mark}: in the open");
     }
     on_near(&network, "nft delete table inet other");
