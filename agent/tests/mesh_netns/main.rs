@@ -7,6 +7,7 @@
 
 mod boot;
 mod cni;
+mod failover;
 mod failures;
 mod firewalls;
 mod landing;

@@ -46,9 +46,9 @@ pub(crate) fn led_by(mut mesh: Mesh, location: &str, node: &str) -> Mesh {
     mesh
 }
 
-/// The same, with these two leaders of location a, the first of them active.
-pub(crate) fn led_in_order(mut mesh: Mesh, order: [&str; 2]) -> Mesh {
-    let of_it = mesh.locations.get_mut(&"a".parse().unwrap()).unwrap();
+/// The same, with these two leaders of a location, the first of them active.
+pub(crate) fn led_in_order(mut mesh: Mesh, location: &str, order: [&str; 2]) -> Mesh {
+    let of_it = mesh.locations.get_mut(&location.parse().unwrap()).unwrap();
     let roles = [LeaderRole::Active, LeaderRole::Standby];
     let leader = |(node, role): (&str, LeaderRole)| Leader {
         node: node.parse().unwrap(),

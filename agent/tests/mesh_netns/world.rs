@@ -110,13 +110,25 @@ impl World {
     /// Publishes to a node that these two lead location a, the first of them actively.
     pub(crate) fn publish_to(&self, node: &str, order: [&str; 2]) {
         let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
-        let mut mesh = mesh::led_in_order(mesh::mesh(&keys, true), order);
+        let mut mesh = mesh::led_in_order(mesh::mesh(&keys, true), "a", order);
         if self.hopless {
             mesh = mesh::without_hops(mesh);
         }
         let fresh = self.folder.path().join("fresh");
         fs::write(&fresh, mesh::documents(&mesh, &[])).unwrap();
         fs::rename(fresh, self.mesh_of(node)).unwrap();
+    }
+
+    /// With all agents running, and a standby leader in each location: its second node.
+    pub(crate) fn with_standby_leaders() -> Self {
+        let mut world = Self::new(true);
+        let keys: Vec<PublicKey> = world.nodes.iter().map(Node::key).collect();
+        let mesh = mesh::led_in_order(mesh::mesh(&keys, true), "a", ["a1", "a2"]);
+        let mesh = mesh::led_in_order(mesh, "b", ["b1", "b2"]);
+        let path = world.folder.path().join("with-standby-leaders.json");
+        fs::write(&path, mesh::documents(&mesh, &[])).unwrap();
+        world.nodes.iter_mut().for_each(|node| node.start_agent(&path));
+        world
     }
 
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {

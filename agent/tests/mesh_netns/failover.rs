@@ -1,0 +1,165 @@
+//! A leader that fails: its agent says nothing, and no publication names another one.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use spanwire_testbed::{Family, lan, wait_until};
+
+use crate::world::World;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Long beside what it takes, also on a machine that is busy with other tests.
+const LATE: Duration = Duration::from_secs(3);
+
+/// From where to where: pods beside standby leaders, which others carry, and those of the other side's active leader.
+const WAYS: [(&str, &str); 2] = [("a2", "10.244.4.2"), ("b2", "10.244.2.2")];
+
+/// Two locations with a standby leader each, in which all is well and has been for a while.
+fn world() -> World {
+    let mut world = World::with_standby_leaders();
+    world.wait_for_pods();
+    for (from, to) in [
+        ("a1", "10.4.0.3"),
+        ("a1", "10.4.0.4"),
+        ("a2", "10.4.0.3"),
+        ("a2", "10.4.0.4"),
+    ] {
+        wait_until("tunnels between all leaders", 20 * SECOND, || {
+            let own = world.node(from).host.run("ip -o -4 address show dev spanwire0");
+            let own = own
+                .split_whitespace()
+                .nth(3)
+                .unwrap()
+                .trim_end_matches("/32")
+                .to_owned();
+            let ping = format!("ping -c 1 -W 1 -I {own} {to}");
+            world.node(from).host.try_run(&ping).status.success()
+        });
+    }
+    // Only what has answered for a while is missed when it does not.
+    thread::sleep(3 * SECOND);
+    world
+}
+
+/// Does this while pods ping each other, and says how much they missed. At the end all is answered again.
+fn missed(
+    world: &mut World,
+    what: &str,
+    ways: &[(&'static str, &'static str)],
+    fault: impl FnOnce(&mut World),
+) {
+    let begin = |(from, to): &(&'static str, &'static str)| (*from, *to, world.node(from).pod.start_ping(to));
+    let pings: Vec<_> = ways.iter().map(begin).collect();
+    let begun = Instant::now();
+    thread::sleep(SECOND);
+    fault(world);
+    thread::sleep(2 * LATE);
+    for (from, to) in ways {
+        assert!(
+            world.node(from).pod.pings(to),
+            "{what}: {from} does not reach {to}"
+        );
+    }
+    for (from, to, ping) in pings {
+        let (sent, returned) = ping.stop();
+        let missed = sent - returned;
+        // Where the machine is busy ping sends less often than it should.
+        let gap = begun.elapsed() * missed / sent;
+        eprintln!("{what}: {from} to {to} missed {missed} of {sent}, {gap:?}");
+        assert!(gap < LATE, "{what}: {from} to {to} missed {gap:?}");
+    }
+}
+
+/// Cuts what the leaders of two nodes send each other by the internet.
+fn cut(world: &World, (one, other): (u8, u8)) {
+    let [one, other] = [one, other].map(|number| lan(number, Family::V4));
+    world.network.router.nft(&format!(
+        "table inet cut {{
+           chain forward {{
+             type filter hook forward priority -10;
+             ip saddr {one} ip daddr {other} drop
+             ip saddr {other} ip daddr {one} drop
+           }}
+         }}"
+    ));
+}
+
+#[test]
+fn the_standby_leader_carries_when_the_active_one_loses_its_link_and_the_active_one_when_it_is_back() {
+    let mut world = world();
+    missed(&mut world, "a1 without its link", &WAYS, |world| {
+        world.network.router.run("ip link set a1 down");
+    });
+    missed(&mut world, "a1 back", &WAYS, |world| {
+        world.network.router.run("ip link set a1 up");
+    });
+    wait_until("the pods of a1", 20 * SECOND, || {
+        world.node("b2").pod.pings("10.244.1.2")
+    });
+}
+
+#[test]
+fn two_leaders_that_cannot_reach_each_other_go_by_others() {
+    let mut world = world();
+    let ways = [WAYS[0], WAYS[1], ("a1", "10.244.3.2"), ("b1", "10.244.1.2")];
+    missed(&mut world, "a1 cut off from b1", &ways, |world| {
+        cut(world, (1, 3))
+    });
+    missed(&mut world, "the cut mended", &ways, |world| {
+        world.network.router.run("nft delete table inet cut");
+    });
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_a_whole_location_relays_through_its_sibling() {
+    let mut world = world();
+    let ways = [WAYS[0], WAYS[1], ("a1", "10.244.3.2"), ("b1", "10.244.1.2")];
+    missed(&mut world, "a1 cut off from b", &ways, |world| {
+        world.network.router.nft(&format!(
+            "table inet cut {{
+               chain forward {{
+                 type filter hook forward priority -10;
+                 ip saddr {0} drop
+                 ip daddr {0} drop
+               }}
+             }}",
+            lan(1, Family::V4)
+        ));
+    });
+    missed(&mut world, "the cut mended", &ways, |world| {
+        world.network.router.run("nft delete table inet cut");
+    });
+}
+
+#[test]
+fn a_leader_that_lives_and_does_not_forward_is_passed_by() {
+    let mut world = world();
+    missed(&mut world, "a1 forwards nothing", &WAYS, |world| {
+        world.node("a1").host.nft(
+            "table inet broken {
+               chain out {
+                 type filter hook postrouting priority 0;
+                 iifname { \"flannel.1\", \"spanwire0\" } oifname { \"flannel.1\", \"spanwire0\" } drop
+               }
+             }",
+        );
+    });
+    world.node("a1").host.run("nft delete table inet broken");
+}
+
+/// Its own pods have no way meanwhile: what comes for them by the hop is from where its routes say unreachable.
+#[test]
+fn a_leader_whose_tunnel_is_gone_is_passed_by_and_used_again_when_it_is_back() {
+    let mut world = world();
+    missed(&mut world, "a1 without its tunnel", &WAYS, |world| {
+        world.node("a1").kill_tunnel();
+    });
+    missed(&mut world, "the tunnel back", &WAYS, |world| {
+        world.node("a1").start_tunnel();
+    });
+    wait_until("the pods of a1", 20 * SECOND, || {
+        world.node("b2").pod.pings("10.244.1.2")
+    });
+}
