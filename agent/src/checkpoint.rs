@@ -5,11 +5,12 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
-use spanwire_core::{ApiServer, Snapshot};
+use spanwire_core::{ApiServer, Snapshot, liveness::Judgement};
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
 use spanwire_topology::LocationName;
 use thiserror::Error;
@@ -29,6 +30,8 @@ pub struct Checkpoint {
     pub enforced: BTreeSet<LocationName>,
     /// Where the API server is.
     pub api_server: ApiServer,
+    /// Which leaders were not used.
+    pub judgement: Judgement,
 }
 
 /// Why the checkpoint cannot be used or written.
@@ -60,6 +63,10 @@ struct Body {
     api_server: BTreeSet<SocketAddr>,
     #[serde(default)]
     api_endpoints: BTreeSet<SocketAddr>,
+    #[serde(default)]
+    lost: Vec<(String, String)>,
+    #[serde(default)]
+    forsaken: Vec<(String, String)>,
     node: Option<MeshNode>,
     slices: Vec<LocationSlice>,
     peers: Vec<Peer>,
@@ -71,6 +78,8 @@ struct BodyRef<'a> {
     settled: BTreeSet<&'a str>,
     api_server: &'a BTreeSet<SocketAddr>,
     api_endpoints: &'a BTreeSet<SocketAddr>,
+    lost: Vec<(String, String)>,
+    forsaken: Vec<(String, String)>,
     node: Option<&'a MeshNode>,
     slices: Vec<&'a LocationSlice>,
     peers: Vec<&'a Peer>,
@@ -109,6 +118,8 @@ impl Checkpoint {
             settled: self.enforced.iter().map(LocationName::as_str).collect(),
             api_server: &self.api_server.exempt,
             api_endpoints: &self.api_server.endpoints,
+            lost: texts(&self.judgement.lost),
+            forsaken: texts(&self.judgement.forsaken),
             node: self.snapshot.node.as_deref(),
             slices: self.snapshot.slices.values().map(Arc::as_ref).collect(),
             peers: self.snapshot.peers.values().map(Arc::as_ref).collect(),
@@ -157,8 +168,24 @@ impl From<Body> for Checkpoint {
                 exempt: body.api_server,
                 endpoints: body.api_endpoints,
             },
+            judgement: Judgement {
+                lost: names(&body.lost),
+                forsaken: names(&body.forsaken),
+            },
         }
     }
+}
+
+fn texts<A: ToString, B: ToString>(pairs: &BTreeSet<(A, B)>) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(a, b)| (a.to_string(), b.to_string()))
+        .collect()
+}
+
+fn names<A: Ord + FromStr, B: Ord + FromStr>(pairs: &[(String, String)]) -> BTreeSet<(A, B)> {
+    let pair = |(a, b): &(String, String)| Some((a.parse().ok()?, b.parse().ok()?));
+    pairs.iter().filter_map(pair).collect()
 }
 
 #[cfg(test)]
@@ -190,6 +217,10 @@ mod tests {
             api_server: ApiServer {
                 exempt: ["10.96.0.1:443".parse().unwrap()].into(),
                 endpoints: ["[2001:db8::1]:6443".parse().unwrap()].into(),
+            },
+            judgement: Judgement {
+                lost: [("a2".parse().unwrap(), "b".parse().unwrap())].into(),
+                forsaken: [("c".parse().unwrap(), "c1".parse().unwrap())].into(),
             },
         }
     }

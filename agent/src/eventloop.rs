@@ -98,6 +98,8 @@ pub struct Inlets {
     pub clock: watch::Receiver<Option<i64>>,
     /// Which leaders are not to be used.
     pub judgements: watch::Receiver<Judgement>,
+    /// Why none is watched, where that is so.
+    pub failures: watch::Receiver<Option<String>>,
 }
 
 /// The agent's loop.
@@ -263,6 +265,10 @@ impl EventLoop {
                 Ok(()) = inlets.judgements.changed() => {
                     let judgement = inlets.judgements.borrow_and_update().clone();
                     self.take_judgement(judgement);
+                }
+                Ok(()) = inlets.failures.changed() => {
+                    self.state.handle_unwatched(inlets.failures.borrow_and_update().clone());
+                    self.log_troubles();
                 }
                 saved = finished(&mut self.saving) => self.take_saved(saved),
                 () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),

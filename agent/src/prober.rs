@@ -14,19 +14,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spanwire_cluster::backoff::Backoff;
 use spanwire_core::liveness::{Assignment, Judgement, Prober, Question, Seen, Settings, Way};
 use spanwire_kernel::{Echo, Neighbour, Neighbours};
 use spanwire_topology::{Family, NodeName};
 use tokio::{
     runtime::Builder,
     sync::{mpsc, oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use chance::Chance;
 
 /// How often the kernel is asked where neighbours are: it is asked to keep in mind what is sent there anyway.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// After a failure it goes well again when it has for so long.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// What is known of everything that is watched.
 #[derive(Clone, Debug, Default)]
@@ -48,40 +52,64 @@ pub struct Ends {
     pub assignments: watch::Sender<Arc<Assignment>>,
     /// What follows for the leaders.
     pub judgements: watch::Receiver<Judgement>,
+    /// Why nothing is watched, where that is so.
+    pub failures: watch::Receiver<Option<String>>,
     /// Requests for what is known.
     pub asks: mpsc::Sender<Ask>,
 }
 
-/// Starts the thread. It ends with the channel of what is to be watched.
+/// Starts the thread; `before` is what was judged before this process began. It ends with the channel of what is to be watched.
 ///
 /// # Errors
-/// When the kernel gives no thread. What the thread cannot do it logs.
-pub fn start(settings: Settings) -> io::Result<Ends> {
+/// When the kernel gives no thread.
+pub fn start(settings: Settings, before: Judgement) -> io::Result<Ends> {
     let (assignments, assigned) = watch::channel(Arc::default());
-    let (judged, judgements) = watch::channel(Judgement::default());
+    let (judged, judgements) = watch::channel(before.clone());
+    let (failed, failures) = watch::channel(None);
     let (asks, asked) = mpsc::channel(4);
-    let shell = move || {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let run = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-            runtime.block_on(async {
-                let shell = Shell::open(settings)?;
-                shell.run(assigned, judged, asked).await
-            })
-        });
-        if let Err(error) = run {
-            let error = format!("{error:#}");
-            tracing::warn!(
-                error,
-                "nothing is probed: leaders are used as published, whether they answer or not"
-            );
-        }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let outside = Outside {
+        assigned,
+        judged,
+        failed,
+        asked,
     };
-    thread::Builder::new().name("prober".to_owned()).spawn(shell)?;
+    let keep = move || runtime.block_on(outside.keep(settings, before));
+    thread::Builder::new().name("prober".to_owned()).spawn(keep)?;
     Ok(Ends {
         assignments,
         judgements,
+        failures,
         asks,
     })
+}
+
+/// The thread's ends of the channels.
+struct Outside {
+    assigned: watch::Receiver<Arc<Assignment>>,
+    judged: watch::Sender<Judgement>,
+    failed: watch::Sender<Option<String>>,
+    asked: mpsc::Receiver<Ask>,
+}
+
+impl Outside {
+    /// Watches, and begins again after a failure.
+    async fn keep(mut self, settings: Settings, mut before: Judgement) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        loop {
+            let ended = match Shell::open(settings, std::mem::take(&mut before)) {
+                Ok(shell) => shell.run(&mut self).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = ended else {
+                return;
+            };
+            // As published: of what was judged nothing is known any more.
+            self.judged.send_replace(Judgement::default());
+            self.failed.send_replace(Some(format!("{error:#}")));
+            sleep(backoff.wait()).await;
+        }
+    }
 }
 
 struct Shell {
@@ -94,11 +122,11 @@ struct Shell {
 }
 
 impl Shell {
-    fn open(settings: Settings) -> anyhow::Result<Self> {
+    fn open(settings: Settings, before: Judgement) -> anyhow::Result<Self> {
         let mut chance = Chance::default();
         let identifier = chance.number() as u16;
         Ok(Self {
-            prober: Prober::new(settings, Box::new(move || chance.number())),
+            prober: Prober::new(settings, before, Box::new(move || chance.number())),
             echo: Echo::open(identifier)?,
             neighbours: Neighbours::open()?,
             assignment: Arc::default(),
@@ -106,12 +134,11 @@ impl Shell {
         })
     }
 
-    async fn run(
-        mut self,
-        mut assigned: watch::Receiver<Arc<Assignment>>,
-        judged: watch::Sender<Judgement>,
-        mut asked: mpsc::Receiver<Ask>,
-    ) -> anyhow::Result<()> {
+    /// Runs until the channel of what is to be watched ends.
+    async fn run(mut self, outside: &mut Outside) -> anyhow::Result<()> {
+        let steady = sleep(STEADY);
+        let mut steady = std::pin::pin!(steady);
+        outside.assigned.mark_changed();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -125,17 +152,20 @@ impl Shell {
                         self.prober.handle_answer(from, number, now);
                     }
                 }
-                changed = assigned.changed() => {
+                changed = outside.assigned.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let assignment = Arc::clone(&assigned.borrow_and_update());
+                    let assignment = Arc::clone(&outside.assigned.borrow_and_update());
                     self.prober.handle_assignment(&assignment, Instant::now());
                     self.assignment = assignment;
-                    self.look_for_neighbours().await?;
+                    self.look_for_neighbours().await;
                 }
-                _ = look.tick(), if !self.assignment.hops.is_empty() => self.look_for_neighbours().await?,
-                Some(answer) = asked.recv() => {
+                _ = look.tick(), if !self.assignment.hops.is_empty() => self.look_for_neighbours().await,
+                () = &mut steady, if outside.failed.borrow().is_some() => {
+                    outside.failed.send_replace(None);
+                }
+                Some(answer) = outside.asked.recv() => {
                     // The asker may have gone.
                     let _gone = answer.send(self.sight());
                 }
@@ -149,20 +179,21 @@ impl Shell {
                 }
             }
             if let Some(judgement) = self.prober.poll_judgement() {
-                judged.send_replace(judgement);
+                outside.judged.send_replace(judgement);
             }
         }
     }
 
-    async fn look_for_neighbours(&mut self) -> anyhow::Result<()> {
+    async fn look_for_neighbours(&mut self) {
         let mut found = BTreeMap::new();
         for (key, hop) in &self.assignment.hops {
-            if let Some(neighbour) = self.neighbours.find(&hop.link, hop.neighbour).await? {
-                found.insert(key.clone(), neighbour);
+            match self.neighbours.find(&hop.link, hop.neighbour).await {
+                Ok(neighbour) => found.extend(neighbour.map(|neighbour| (key.clone(), neighbour))),
+                // What cannot be asked through it proves nothing meanwhile.
+                Err(error) => tracing::debug!(%error, "the kernel does not say where a neighbour is"),
             }
         }
         self.found = found;
-        Ok(())
     }
 
     fn send(&mut self, question: &Question) -> io::Result<()> {

@@ -43,7 +43,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let checkpoint = load_checkpoint(&args);
     let before = checkpoint.clone().unwrap_or_default();
     let snapshot = checkpoint.map(|checkpoint| checkpoint.snapshot);
-    let prober = prober::start(args.probing.settings()).context("no thread for probes")?;
+    let prober =
+        prober::start(args.probing.settings(), before.judgement.clone()).context("no thread for probes")?;
     let (outlets, receivers) = outlets(prober.assignments, prober.asks);
     let (reported, mut reports) = mpsc::channel(8);
     let reconciler = Reconciler::new(args.paths.clone(), owned.clone());
@@ -52,6 +53,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut state = NodeState::new(me.clone(), owned, before.enforced);
     state.handle_api_server(before.api_server.clone());
     let mut events = EventLoop::new(me.clone(), state, storage, snapshot, outlets);
+    events.remember(before.judgement);
     // Before whatever may fail or take its time.
     events.enforce(&mut reports).await?;
 
@@ -69,6 +71,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         api_server: source.api_server,
         clock: source.clock,
         judgements: prober.judgements,
+        failures: prober.failures,
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {

@@ -272,6 +272,12 @@ impl NodeState {
         self.gather_troubles();
     }
 
+    /// Takes why no leader is watched; `None` when they are.
+    pub fn handle_unwatched(&mut self, cause: Option<String>) {
+        self.status.unwatched = cause.map(Trouble::Unwatched);
+        self.gather_troubles();
+    }
+
     /// Puts together what is wrong; nothing before the first outcome.
     fn gather_troubles(&mut self) {
         if let Some(undone) = self.status.undone.clone() {
@@ -523,7 +529,11 @@ impl NodeState {
         let unpublished = self.unpublished.then_some(Trouble::Unpublished);
         let conflicts = self.conflicts.get_or_init(|| conflicts(&self.plan, &self.facts));
         let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
-        let others = [self.status.storage.clone(), self.status.clock.clone()];
+        let others = [
+            self.status.storage.clone(),
+            self.status.unwatched.clone(),
+            self.status.clock.clone(),
+        ];
         let others = others.into_iter().flatten();
         let is_cut_off = self.links().values().any(|up| !up);
         let closed_port = self.closed_port().filter(|_| is_cut_off).cloned();

@@ -53,6 +53,8 @@ pub enum Trouble {
     },
     /// The checkpoint cannot be written: the error with its causes.
     Storage(String),
+    /// Leaders are not watched: the error with its causes.
+    Unwatched(String),
     /// The clock is wrong.
     Clock {
         /// By how many seconds it is behind; ahead, where negative.
@@ -79,6 +81,7 @@ impl Trouble {
             Self::Machine(_) => "MachineUnreadable",
             Self::Key { .. } => "NoKey",
             Self::Storage(_) => "NotStored",
+            Self::Unwatched(_) => "Unwatched",
             Self::Clock { .. } => "Clock",
             Self::Cleanup(_) => "CleanupFailed",
         }
@@ -102,6 +105,7 @@ impl Trouble {
             | Self::Clock { .. }
             | Self::Key { .. }
             | Self::Storage(_)
+            | Self::Unwatched(_)
             | Self::Cleanup(_)
             | Self::Left(_) => false,
             Self::Conflict(_)
@@ -143,6 +147,10 @@ impl fmt::Display for Trouble {
                 f,
                 "{cause}; after a boot this node would begin with what was decided before that, until it reaches the API \
                  server"
+            ),
+            Self::Unwatched(cause) => write!(
+                f,
+                "{cause}; until then leaders are not watched, and are used as published whether they answer or not"
             ),
             Self::Clock { behind } => {
                 let (direction, meanwhile) = if *behind > 0 {

@@ -20,11 +20,26 @@ impl EventLoop {
         });
     }
 
+    /// Takes which leaders were not used before this process began.
+    pub fn remember(&mut self, judgement: Judgement) {
+        self.judgement = judgement;
+        self.state.handle_reachability(self.reachability());
+    }
+
     /// Other leaders are not to be used from now on. What follows is done at once: it has been waited for long enough.
     pub(super) fn take_judgement(&mut self, judgement: Judgement) {
         let now = Self::now();
         let before = std::mem::replace(&mut self.judgement, judgement);
         self.log_changes(&before);
+        if self.judgement != before {
+            self.checkpoint_later(now);
+        }
+        if self.state.handle_reachability(self.reachability()) {
+            self.reconcile_by(now);
+        }
+    }
+
+    fn reachability(&self) -> Reachability {
         let mut reachability = Reachability::default();
         for (leader, location) in &self.judgement.lost {
             reachability.observe(leader.clone(), location.clone(), false);
@@ -32,9 +47,7 @@ impl EventLoop {
         for (location, leader) in &self.judgement.forsaken {
             reachability.observe_far(location.clone(), leader.clone(), false);
         }
-        if self.state.handle_reachability(reachability) {
-            self.reconcile_by(now);
-        }
+        reachability
     }
 
     /// Logs each change. None is a reason to wake anyone: it is what leaders on stand-by are for.

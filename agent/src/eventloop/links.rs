@@ -87,6 +87,9 @@ fn line(seen: &Seen) -> String {
         Subject::Behind(location, leader) => format!("members of {location} behind {leader}"),
     };
     let Some(rtt) = seen.rtt else {
+        if seen.trust == Trust::Lost {
+            return format!("{subject}: taken for dead before this agent started, and silent since");
+        }
         return format!("{subject}: never answered, which proves nothing");
     };
     let trust = match seen.trust {
@@ -108,6 +111,8 @@ fn line(seen: &Seen) -> String {
 mod tests {
     use std::time::Duration;
 
+    use spanwire_topology::LocationName;
+
     use super::*;
 
     #[test]
@@ -121,12 +126,18 @@ mod tests {
             suspicion: 0.0,
             deaths: 2,
         };
-        let (a, b) = ("a2".parse().unwrap(), "b".parse().unwrap());
+        let a = "a2".parse().unwrap();
+        let b: LocationName = "b".parse().unwrap();
         let rtt = Some(Duration::from_micros(21_340));
         let sight = Sight {
             seen: vec![
                 seen(Subject::Hop(a), Trust::Sound, rtt),
-                seen(Subject::Behind(b, "b1".parse().unwrap()), Trust::Lost, None),
+                seen(
+                    Subject::Behind(b.clone(), "b1".parse().unwrap()),
+                    Trust::Sound,
+                    None,
+                ),
+                seen(Subject::Far(b, "b1".parse().unwrap()), Trust::Lost, None),
             ],
             interval: Duration::from_millis(100),
             processor: Duration::ZERO,
@@ -135,7 +146,8 @@ mod tests {
             describe(&sight),
             "asked every 100 ms\n\
              leader a2 of this location: answers, round trip 21.3 ms, loss 1.5 %, suspicion 0.0, taken for dead 2 times\n\
-             members of b behind b1: never answered, which proves nothing\n"
+             members of b behind b1: never answered, which proves nothing\n\
+             leader b1 of b: taken for dead before this agent started, and silent since\n"
         );
         assert_eq!(describe(&Sight::default()), "");
     }

@@ -42,6 +42,7 @@ impl EventLoop {
         self.saved_at = Some(Self::now());
         let enforced = self.state.enforced().clone();
         let api_server = self.state.api_server();
+        let judgement = self.judgement.clone();
         let directory = self.storage.directory.clone();
         let mut guard = self.storage.guard.take();
         let table = self.state.host().nft.clone();
@@ -50,6 +51,7 @@ impl EventLoop {
                 snapshot,
                 enforced,
                 api_server,
+                judgement,
             };
             let saved = Checkpoint::save(&directory, &checkpoint.bytes());
             let guarded = guard.as_mut().map(|guard| guard.save(table.as_ref()));

@@ -103,6 +103,7 @@ struct Others {
     /// What is to be watched, and what the prober makes of it.
     assigned: watch::Receiver<Arc<Assignment>>,
     judged: watch::Sender<Judgement>,
+    failed: watch::Sender<Option<String>>,
     state_directory: PathBuf,
     log: Log,
 }
@@ -197,6 +198,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let (resolver, names) = Resolver::new();
     let (assignments, assigned) = watch::channel(Arc::default());
     let (judged, judgements) = watch::channel(Judgement::default());
+    let (failed, failures) = watch::channel(None);
     let outlets = Outlets {
         status,
         owner: watch::channel(None).0,
@@ -226,6 +228,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
         status: statuses,
         assigned,
         judged,
+        failed,
         state_directory: directory,
         log: Rc::clone(&log),
     };
@@ -240,6 +243,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             api_server,
             clock,
             judgements,
+            failures,
         };
         events.run(inlets, pending()).await
     };
@@ -494,6 +498,38 @@ async fn another_leader_is_used_at_once_when_the_one_in_use_does_not_answer() {
         others.judged.send_modify(|_| ());
         after(MILLISECOND).await;
         assert_eq!(others.jobs(), []);
+        // The next agent is to know.
+        after(CHECKPOINT_DELAY + MILLISECOND).await;
+        let checkpoint = Checkpoint::load(&others.state_directory).unwrap().unwrap();
+        assert_eq!(checkpoint.judgement.lost.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_no_leader_is_watched_is_reported_while_it_lasts() {
+    beside(None, async |others| {
+        others.publish(2);
+        after(100 * MILLISECOND).await;
+        let message = || {
+            let status = others.status.borrow().clone();
+            let ready = status?
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == "Ready")
+                .cloned();
+            ready.map(|ready| ready.message)
+        };
+        others.failed.send_replace(Some("no socket".to_owned()));
+        after(MILLISECOND).await;
+        let text = message().unwrap();
+        assert!(
+            text.contains("no socket") && text.contains("leaders are not watched"),
+            "{text}"
+        );
+        others.failed.send_replace(None);
+        after(MILLISECOND).await;
+        assert!(!message().unwrap().contains("no socket"));
     })
     .await;
 }

@@ -100,7 +100,9 @@ impl World {
 
     /// Starts the prober there, and waits until everything answers.
     fn start(&self) -> Ends {
-        let ends = self.me.inside(|| start(Settings::default()).unwrap());
+        let ends = self
+            .me
+            .inside(|| start(Settings::default(), Judgement::default()).unwrap());
         ends.assignments.send_replace(Arc::new(Self::assignment()));
         let begin = Instant::now();
         while !sight(&ends).seen.iter().all(|seen| seen.answered) {

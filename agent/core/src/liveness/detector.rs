@@ -110,6 +110,11 @@ impl Detector {
         }
     }
 
+    /// Records that the path was taken for dead before anything is known of it here.
+    pub fn handle_lost_before(&mut self) {
+        self.lost = Some(0);
+    }
+
     /// Records that a probe is being sent, and returns its number.
     pub fn handle_sent(&mut self, now: Instant) -> Round {
         let number = self.next;

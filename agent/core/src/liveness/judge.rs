@@ -49,6 +49,17 @@ pub struct Judgement {
     pub forsaken: BTreeSet<(LocationName, NodeName)>,
 }
 
+impl Judgement {
+    /// Returns whether this is why a leader is not to be used.
+    pub(super) fn blames(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Far(location, leader) => self.forsaken.contains(&(location.clone(), leader.clone())),
+            Subject::Through(leader, location) => self.lost.contains(&(leader.clone(), location.clone())),
+            Subject::Hop(_) | Subject::Behind(..) => false,
+        }
+    }
+}
+
 /// Among which leaders there is a choice.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choices {

@@ -36,6 +36,8 @@ const STALL: Duration = Duration::from_millis(50);
 const USELESS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
 /// On such a trial something has to have answered by then.
 const TRIAL: Duration = Duration::from_millis(1500);
+/// What is due so soon is asked together with what is due now: each time that a process wakes up costs.
+const EARLY: Duration = Duration::from_millis(20);
 /// How much of what may be sent in a second may be sent at once.
 const BURST: f64 = 0.1;
 
@@ -132,9 +134,10 @@ struct Asked {
 }
 
 impl Prober {
-    /// Returns a prober that watches nothing. `random` gives numbers that nobody can guess.
+    /// Returns a prober that watches nothing. `before` is what was judged before this process began: of leaders that were dead
+    /// then it is not known whether they ever answered. `random` gives numbers that nobody can guess.
     #[must_use]
-    pub fn new(settings: Settings, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
+    pub fn new(settings: Settings, before: Judgement, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
         Self {
             settings,
             random,
@@ -148,7 +151,7 @@ impl Prober {
             allowance: (0.0, None),
             choices: Choices::default(),
             useless: BTreeMap::new(),
-            judgement: Judgement::default(),
+            judgement: before,
             is_news: false,
         }
     }
@@ -184,8 +187,13 @@ impl Prober {
         // Neighbours in number are far apart in time, however many there will be (the golden section).
         let place = (id as f64 * 0.618_033_988_75).fract();
         let next = now + self.settings.interval.mul_f64(place);
-        self.watches
-            .insert(id, Watch::new(subject, self.settings.threshold, now, next));
+        let was_lost = self.judgement.blames(&subject);
+        let mut watch = Watch::new(subject, self.settings.threshold, now, next);
+        if was_lost {
+            watch.detector.handle_lost_before();
+            watch.handle_standing(now);
+        }
+        self.watches.insert(id, watch);
         self.timetable.insert((next, id));
         id
     }
@@ -219,7 +227,7 @@ impl Prober {
         let due: Vec<u64> = self
             .timetable
             .iter()
-            .take_while(|(at, _)| *at <= now)
+            .take_while(|(at, _)| *at <= now + EARLY)
             .map(|(_, id)| *id)
             .collect();
         for id in due {
@@ -286,7 +294,11 @@ impl Prober {
     fn ask(&mut self, id: u64, now: Instant) {
         let interval = self.interval();
         let (allowed, may_again) = self.allowance(now);
-        let Some(watch) = self.watches.get_mut(&id).filter(|watch| watch.next <= now) else {
+        let Some(watch) = self
+            .watches
+            .get_mut(&id)
+            .filter(|watch| watch.next <= now + EARLY)
+        else {
             return;
         };
         if watch.targets.is_empty() {

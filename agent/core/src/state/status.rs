@@ -22,6 +22,8 @@ pub(super) struct Known {
     pub(super) undone: Option<Vec<Trouble>>,
     /// Why the checkpoint is not written.
     pub(super) storage: Option<Trouble>,
+    /// Why no leader is watched.
+    pub(super) unwatched: Option<Trouble>,
     /// What is wrong with the clock.
     pub(super) clock: Option<Trouble>,
     /// All that is wrong; `None` before the first outcome.

@@ -91,13 +91,23 @@ impl World {
         assignment: fn(&Judgement) -> Assignment,
         silent: impl Fn(&str, Duration, &Judgement) -> bool + 'static,
     ) -> Self {
+        Self::after(Judgement::default(), assignment, silent)
+    }
+
+    /// With an agent that starts when this has been judged.
+    fn after(
+        before: Judgement,
+        assignment: fn(&Judgement) -> Assignment,
+        silent: impl Fn(&str, Duration, &Judgement) -> bool + 'static,
+    ) -> Self {
         let start = Instant::now();
         let chance = RefCell::new(Chance::new(7));
         let mut prober = Prober::new(
             Settings::default(),
+            before.clone(),
             Box::new(move || chance.borrow_mut().number()),
         );
-        prober.handle_assignment(&assignment(&Judgement::default()), start);
+        prober.handle_assignment(&assignment(&before), start);
         Self {
             prober,
             assignment,
@@ -106,7 +116,7 @@ impl World {
             rtt: MS,
             answers: BTreeMap::new(),
             silent: Box::new(silent),
-            judgement: Judgement::default(),
+            judgement: before,
             changes: Vec::new(),
             sent: Vec::new(),
         }
@@ -138,7 +148,8 @@ impl World {
                 self.answers.insert((at, number), from);
                 break;
             }
-            assert!(self.prober.handle_answer(from, number, self.now));
+            // What was asked may not be watched any more.
+            self.prober.handle_answer(from, number, self.now);
         }
         self.prober.handle_timeout(self.now);
         let at = self.now - self.start;
@@ -417,4 +428,32 @@ fn what_is_watched_no_more_is_forgotten() {
         .pop_first()
         .unwrap_or(((world.now, 1), name("10.0.0.2")));
     assert!(!world.prober.handle_answer(from, number, world.now));
+}
+
+#[test]
+fn an_agent_that_starts_while_a_leader_is_dead_goes_on_without_it_until_it_answers() {
+    let before = Judgement {
+        forsaken: [(name("b"), name("b1"))].into(),
+        ..Judgement::default()
+    };
+    let world = World::after(before, leader, |text, at, _| {
+        text.starts_with("10.4.0.11") && at < 20 * SECOND
+    });
+    let world = world.run(30 * SECOND);
+    assert_eq!(world.unused(), [""], "{:?}", world.changes);
+    assert!(
+        world.changes[0].0 > 21 * SECOND && world.changes[0].0 < 22 * SECOND,
+        "{:?}",
+        world.changes
+    );
+}
+
+#[test]
+fn what_was_judged_of_leaders_that_are_none_any_more_is_forgotten() {
+    let before = Judgement {
+        forsaken: [(name("b"), name("b9"))].into(),
+        lost: [(name("a9"), name("b"))].into(),
+    };
+    let world = World::after(before, leader, |_, _, _| false).run(SECOND);
+    assert_eq!(world.unused(), [""]);
 }

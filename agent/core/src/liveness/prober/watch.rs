@@ -98,7 +98,8 @@ impl Watch {
 
     /// Says when to ask again.
     pub(super) fn schedule(&mut self, interval: Duration, now: Instant) {
-        let is_mute = !self.answered && self.silent >= PATIENCE;
+        let is_unknown = self.detector.standing() == Standing::Unknown;
+        let is_mute = is_unknown && !self.answered && self.silent >= PATIENCE;
         let interval = if is_mute { interval * SELDOM } else { interval };
         self.next += interval;
         if self.next <= now {
