@@ -116,7 +116,7 @@ pub fn path() -> &'static str {
         let mut hasher = DefaultHasher::new();
         found.hash(&mut hasher);
         let name = format!("programs-{:016x}", hasher.finish());
-        // A virtual machine sees the build outputs, which it cannot write to.
+        // User-Mode Linux (e2e/uml) sees the build outputs, which it cannot write to.
         let folders = [build_folder(), Some(std::env::temp_dir())].into_iter().flatten();
         let mut failed = Vec::new();
         for folder in folders {

@@ -14,7 +14,7 @@ const FOLDERS: [&str; 9] = [
     "scripts",
     "images",
     "e2e/tools",
-    "e2e/vm",
+    "e2e/uml",
     "e2e/src/node",
     "tunnel/benches",
     "tunnel/fuzz",

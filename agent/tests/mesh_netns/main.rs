@@ -1,7 +1,8 @@
 //! Whole agents, from files, in network namespaces: two locations of two nodes, flannel's vxlan inside each, a router
 //! between them that lets nothing through but WireGuard. Judged by ping, `ip`, `nft` and `wg`.
 //!
-//! Needs root. Everything lives in namespaces that end with the test, however it ends.
+//! Needs root. `SPANWIRE_TEST_BACKEND=kernel` puts the kernel's WireGuard in the place of spanwire-tunnel. Everything lives
+//! in namespaces that end with the test, however it ends.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,4 +17,5 @@ mod moves;
 mod names;
 mod neighbours;
 mod scenes;
+mod wireguard;
 mod world;

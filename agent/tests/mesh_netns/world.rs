@@ -15,7 +15,10 @@ use spanwire_testbed::{self as testbed, Family, Namespace, wait_until};
 use spanwire_topology::PublicKey;
 use tempfile::TempDir;
 
-use crate::mesh;
+use crate::{
+    mesh,
+    wireguard::{Backend, backend, by_wg},
+};
 
 /// The router forwards WireGuard between the locations and nothing else, so whatever arrives came through the tunnel.
 const ROUTER: &str = "
@@ -172,18 +175,30 @@ impl Node {
         fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }
 
-    /// Sends the device a request of WireGuard's userspace protocol.
+    /// Has the device do what a request of WireGuard's userspace protocol says.
     pub(crate) fn configure_device(&self, request: &str) {
-        configure(&self.folder.join("wireguard/spanwire0.sock"), request);
+        match backend() {
+            Backend::Tunnel => configure(&self.folder.join("wireguard/spanwire0.sock"), request),
+            Backend::Kernel => by_wg(&self.host, request),
+        }
     }
 
+    /// Takes the device away, as the crash of its process or a boot does.
     pub(crate) fn kill_tunnel(&mut self) {
-        let mut tunnel = self.tunnel.take().unwrap();
+        let Some(mut tunnel) = self.tunnel.take() else {
+            // A node that does not lead has none.
+            let _deleted = self.host.try_run("ip link delete spanwire0");
+            return;
+        };
         tunnel.kill().unwrap();
         tunnel.wait().unwrap();
     }
 
+    /// Starts what makes devices; the kernel is there already.
     pub(crate) fn start_tunnel(&mut self) {
+        if backend() == Backend::Kernel {
+            return;
+        }
         let command = self.host.command(&tunnel_binary());
         let command = command
             .args(["serve", "--control"])
@@ -214,7 +229,7 @@ impl Node {
             format!("--state-dir={}", path("state")),
             format!("--tunnel-socket={}", path("tunnel.sock")),
             format!("--wireguard-socket-dir={}", path("wireguard")),
-            "--backend=userspace".to_owned(),
+            backend().argument().to_owned(),
         ];
         arguments.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
         arguments
@@ -250,12 +265,18 @@ impl Node {
         // The kernel adds routes of its own when it has seen that no other machine has an address.
         let settled = || !self.host.run("ip -6 address").contains("tentative");
         wait_until("addresses", Duration::from_secs(20), settled);
-        self.host.run(
+        let picture = self.host.run(
             "ip -d link | grep -v 'qlen\\|gso_max\\|alias'
              ip address | grep -v valid_lft
              ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset
              sysctl -a --pattern '^net.ipv[46].(conf|ip_forward)' | sort",
-        )
+        );
+        // The kernel's WireGuard switches it off for good when a device comes up (wg_open).
+        let by_kernel = |line: &&str| {
+            backend() == Backend::Kernel && line.starts_with("net.ipv4.conf.all.send_redirects ")
+        };
+        let lines = picture.lines().filter(|line| !by_kernel(line));
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -82,7 +82,7 @@ fn built(program: &str) -> String {
     format!("{}/{program}", folder.trim())
 }
 
-/// How much longer everything may take: the kernel's WireGuard is found in an emulated machine.
+/// How much longer everything may take: the kernel's WireGuard is found in User-Mode Linux, on one processor.
 pub(crate) fn slowness() -> u32 {
     if other() == Engine::Kernel { 6 } else { 1 }
 }
@@ -226,7 +226,7 @@ impl Side {
                 let made = self.try_run(&["ip", "link", "add", &self.device, "type", "wireguard"]);
                 assert!(
                     made.status.success(),
-                    "the kernel has no WireGuard: use one that has (a Debian kernel in a VM)"
+                    "the kernel has no WireGuard: use one that has (e2e/uml/run)"
                 );
                 return;
             }

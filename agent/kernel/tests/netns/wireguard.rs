@@ -274,7 +274,7 @@ fn ten_thousand_allowed_ips_of_one_peer_go_in_and_half_of_them_out() {
         let peers = lab.wireguard().await.unwrap().peers;
         assert!(*peers[&A].allowed_ips == rest);
         assert_eq!((peers.len(), &peers[&B]), (2, &peer(&["10.3.0.0/16"])));
-        // Wide of the mark, for emulated processors and machines that are busy with other things.
+        // Wide of the mark, for User-Mode Linux and machines that are busy with other things.
         assert!(added + removed < Duration::from_secs(60), "{added:?} {removed:?}");
     });
 }
