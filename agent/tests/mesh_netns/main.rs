@@ -17,5 +17,6 @@ mod moves;
 mod names;
 mod neighbours;
 mod scenes;
+mod uplinks;
 mod wireguard;
 mod world;
