@@ -112,6 +112,12 @@ fn facts() -> Facts {
             active: 2,
             standby: 1,
             cidrs: [prefix4([172, 20, location, 0], 24)].into(),
+            node_cidrs: [
+                prefix4([192, 168, 0, 0], 16),
+                prefix4([10, 0, 0, 0], 8),
+                prefix6([0x2001, 0xdb8, 0, 0], 32),
+            ]
+            .into(),
             ..LocationFact::default()
         };
         facts.locations.insert(place(location), fact);
