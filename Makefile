@@ -24,7 +24,7 @@ test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a prog
 e2e: setup ## A real cluster on this machine; as root (15 min; cold 35)
 	@scripts/lab prepare
 	@scripts/check charts
-	@scripts/tests --test lab --test cluster --test open --test variants --test api
+	@scripts/tests --test lab --test cluster --test open --test failover --test variants --test api
 
 e2e-hosts: setup ## The mesh among Docker, firewalld, VPNs and other neighbours of hosts; as root (5 min; cold 25)
 	@scripts/lab prepare
@@ -49,6 +49,10 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench mesh -- $(ARGS)
 
+chaos: setup ## What packets notice when leaders fail, in every way; as root, ARGS="--rounds 3 --only power" for less (60 min; cold 85)
+	@scripts/lab prepare
+	cargo bench --locked -p spanwire-e2e --bench chaos -- $(ARGS)
+
 bench-scale: setup ## What a mesh of 5,000 nodes costs; as root, ARGS="--nodes 500 --locations 10 --rest 20" for less (10 min; cold 35)
 	@e2e/tools/build >/dev/null
 	cargo build --release --locked -p spanwire-operator -p spanwire-agent -p spanwire-tunnel
@@ -57,4 +61,4 @@ bench-scale: setup ## What a mesh of 5,000 nodes costs; as root, ARGS="--nodes 5
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e e2e-hosts generate demo bench bench-tunnel soak-tunnel bench-mesh bench-scale image
+.PHONY: help setup check test test-unit test-kernel e2e e2e-hosts generate demo bench bench-tunnel soak-tunnel bench-mesh chaos bench-scale image

@@ -8,7 +8,7 @@
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it. `profile`: what neighbours do to hosts.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `status`, `disturb`: what is done with it.
-//! * `expect`, `reach`, `ask`, `plaintext`, `mesh`, `logs`, `suite`: what tests say.
+//! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `mesh`, `logs`, `suite`: what tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
 mod cgroup;
@@ -39,6 +39,7 @@ mod wait;
 pub mod advertise;
 pub mod ask;
 pub mod expect;
+pub mod fault;
 pub mod forward;
 pub mod plaintext;
 pub mod reach;

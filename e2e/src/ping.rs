@@ -30,6 +30,8 @@ pub struct PingReport {
     pub received: u64,
     /// The longest time between two replies.
     pub longest_gap: Duration,
+    /// From the last reply to the end.
+    pub silence: Duration,
     /// When the first reply came, since the epoch.
     pub first: Option<Duration>,
 }
@@ -99,6 +101,7 @@ fn parse(text: &str, stop: Duration) -> Result<PingReport> {
         sent,
         received,
         longest_gap: Duration::from_secs_f64(longest),
+        silence: Duration::from_secs_f64((stop.as_secs_f64() - last).max(0.0)),
         first: times.first().copied().map(Duration::from_secs_f64),
     })
 }
@@ -217,6 +220,7 @@ mod tests {
         let report = parse(&text, Duration::from_millis(100_070)).unwrap();
         assert_eq!((report.sent, report.received, report.lost()), (7, 3, 4));
         assert_eq!(report.longest_gap.as_millis(), 50);
+        assert_eq!(report.silence.as_millis(), 10);
         assert_eq!(report.first, Some(Duration::from_secs(100)));
     }
 

@@ -1,0 +1,106 @@
+//! What packets notice of every fault of a leader, in a real cluster with the installed chart: `make chaos`.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+use clap::Parser;
+use spanwire_e2e::{
+    Lab, Progress, Scenario,
+    expect::all_reach_all,
+    fault::{FAULTS, Fault, Noticed, Roles},
+    report::Report,
+    suite,
+};
+
+const P50: Duration = Duration::from_millis(700);
+const P99: Duration = Duration::from_millis(1200);
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// How often each fault happens.
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// For how many seconds each lasts.
+    #[arg(long, default_value_t = 6)]
+    lasts: u64,
+    /// Only faults whose name has this in it.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Name of the lab; one of that name that is up is used, and stays up.
+    #[arg(long, default_value = "chaos")]
+    lab: String,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if let Ok(lab) = Lab::attach(&args.lab) {
+        return measure(&lab, &args);
+    }
+    let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lab/failover.yaml");
+    let lab = Lab::up(&args.lab, &Scenario::load(&scenario)?, &suite::options(true));
+    let result = lab.and_then(|lab| measure(&lab, &args));
+    Lab::down(&args.lab)?;
+    result
+}
+
+fn measure(lab: &Lab, args: &Args) -> Result<()> {
+    let mut report = Report::default();
+    let result = suffer(lab, args, &mut report);
+    // What was measured before something went wrong counts.
+    report.print();
+    result
+}
+
+fn suffer(lab: &Lab, args: &Args, report: &mut Report) -> Result<()> {
+    let progress = Progress::shown();
+    for fault in FAULTS.iter().filter(|fault| fault.name.contains(&args.only)) {
+        let mut rounds = Vec::new();
+        for round in 0..args.rounds {
+            let what = format!("{}, {} of {}", fault.name, round + 1, args.rounds);
+            let noticed = progress.stage(&what, || one(lab, fault, Duration::from_secs(args.lasts)))?;
+            rounds.push(noticed);
+        }
+        enter(fault, &rounds, report);
+    }
+    Ok(())
+}
+
+fn one(lab: &Lab, fault: &Fault, lasts: Duration) -> Result<Noticed> {
+    let noticed = fault.suffer(lab, &Roles::now(lab)?, lasts)?;
+    all_reach_all(lab)?;
+    lab.wait_mesh_ready()?;
+    Ok(noticed)
+}
+
+fn enter(fault: &Fault, rounds: &[Noticed], report: &mut Report) {
+    let mut gaps: Vec<Duration> = rounds.iter().map(Noticed::gap).collect();
+    let mut lost: Vec<u64> = rounds.iter().map(Noticed::lost).collect();
+    gaps.sort_unstable();
+    lost.sort_unstable();
+    // Nearest rank.
+    let rank = |percent: usize| (rounds.len() * percent).div_ceil(100).max(1) - 1;
+    let gap = |percent: usize| gaps.get(rank(percent)).copied().unwrap_or_default();
+    let recovered = rounds
+        .iter()
+        .filter(|noticed| noticed.recovered().is_ok())
+        .count();
+    let figures = format!(
+        "gap p50 {} ms, p99 {} ms, max {} ms; lost {} of {} paths, median; recovered {recovered} of {}",
+        gap(50).as_millis(),
+        gap(99).as_millis(),
+        gap(100).as_millis(),
+        lost.get(rank(50)).copied().unwrap_or_default(),
+        rounds.first().map_or(0, |noticed| noticed.paths.len()),
+        rounds.len(),
+    );
+    let met = gap(50) < P50 && gap(99) < P99 && recovered == rounds.len();
+    report.goal(
+        fault.name,
+        figures,
+        "p50 < 700 ms, p99 < 1200 ms, all recovered",
+        met,
+    );
+}

@@ -1,0 +1,245 @@
+//! What goes wrong with leaders and the networks around them, how it is put right, and what packets notice of it.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    expect::{leader, node_ip, pid, pinging_between},
+    lab::Lab,
+    ping::PingReport,
+};
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// What it is, in a few words.
+    pub name: &'static str,
+    inflict: fn(&Lab, &Roles) -> Result<()>,
+    mend: fn(&Lab, &Roles) -> Result<()>,
+}
+
+/// Everything that [`Fault::suffer`] can do.
+pub const FAULTS: [Fault; 9] = [
+    Fault {
+        name: "the tunnel's process is killed",
+        inflict: |lab, roles| tunnel(lab, roles, "-KILL"),
+        mend: |_, _| Ok(()),
+    },
+    Fault {
+        name: "the tunnel's process hangs",
+        inflict: |lab, roles| tunnel(lab, roles, "-STOP"),
+        mend: |lab, roles| tunnel(lab, roles, "-CONT"),
+    },
+    Fault {
+        name: "the leader forwards nothing",
+        inflict: |lab, roles| {
+            filter(
+                lab,
+                &roles.leader,
+                "chain forward { type filter hook forward priority 200; drop; }",
+            )
+        },
+        mend: |lab, roles| unfilter(lab, &roles.leader),
+    },
+    Fault {
+        name: "the leader's link is gone",
+        inflict: |lab, roles| {
+            let chains = both_ways("iifname \"eth0\" drop", "oifname \"eth0\" drop");
+            filter(lab, &roles.leader, &chains)
+        },
+        mend: |lab, roles| unfilter(lab, &roles.leader),
+    },
+    Fault {
+        name: "a pair of leaders is cut",
+        inflict: |lab, roles| {
+            let (from, to) = pair(lab, roles)?;
+            filter(lab, &roles.leader, &both_ways(&from, &to))
+        },
+        mend: |lab, roles| unfilter(lab, &roles.leader),
+    },
+    Fault {
+        name: "a pair of leaders is cut in one direction",
+        inflict: |lab, roles| {
+            let (_, to) = pair(lab, roles)?;
+            filter(lab, &roles.leader, &both_ways("continue", &to))
+        },
+        mend: |lab, roles| unfilter(lab, &roles.leader),
+    },
+    Fault {
+        name: "a follower does not reach its leader",
+        inflict: |lab, roles| {
+            let address = node_ip(lab, &roles.leader)?;
+            let (from, to) = (
+                format!("ip saddr {address} drop"),
+                format!("ip daddr {address} drop"),
+            );
+            filter(lab, &roles.follower, &both_ways(&from, &to))
+        },
+        mend: |lab, roles| unfilter(lab, &roles.follower),
+    },
+    Fault {
+        name: "the leader loses power",
+        inflict: |lab, roles| lab.crash(&roles.leader),
+        mend: |lab, roles| lab.reboot(&roles.leader),
+    },
+    Fault {
+        name: "the leader loses power while there is no API server",
+        inflict: |lab, roles| {
+            lab.control_plane().stop_service("kube-apiserver")?;
+            lab.crash(&roles.leader)
+        },
+        mend: |lab, roles| {
+            lab.control_plane().start_service("kube-apiserver")?;
+            lab.reboot(&roles.leader)
+        },
+    },
+];
+
+/// Who does what when it happens, in location `b`, to which the others send.
+#[derive(Debug, Clone)]
+pub struct Roles {
+    /// The active leader of `b`.
+    pub leader: String,
+    /// Its standby leader.
+    pub standby: String,
+    /// A node of `b` that leads nothing.
+    pub follower: String,
+    /// The active leader of `a`.
+    pub far: String,
+}
+
+/// What packets noticed.
+#[derive(Debug)]
+pub struct Noticed {
+    /// Pings every 10 ms on each path.
+    pub paths: Vec<(String, PingReport)>,
+}
+
+impl Roles {
+    /// Returns who does what now.
+    ///
+    /// # Errors
+    /// When `b` has not two leaders and a node that leads nothing.
+    pub fn now(lab: &Lab) -> Result<Self> {
+        let found = lab.get(&["location", "b"])?;
+        let leaders: Vec<String> = found["status"]["leaders"]
+            .as_array()
+            .context("location b has no leaders")?
+            .iter()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect();
+        let [active, standby] = &leaders[..] else {
+            anyhow::bail!("location b has not two leaders: {leaders:?}");
+        };
+        let mut nodes = lab.node_names().into_iter();
+        let follower = nodes.find(|node| node.starts_with('b') && !leaders.contains(node));
+        Ok(Self {
+            leader: active.clone(),
+            standby: standby.clone(),
+            follower: follower.context("every node of location b leads")?,
+            far: leader(lab, "a")?,
+        })
+    }
+
+    /// Returns the pairs of nodes between whose pods packets flow: none of them is the leader to which it happens.
+    fn paths(&self) -> [(&str, &str); 4] {
+        let far = if self.far == "a1" { "a2" } else { "a1" };
+        [
+            (&self.far, &self.follower),
+            (far, &self.follower),
+            (&self.follower, "c2"),
+            ("a3", &self.standby),
+        ]
+    }
+}
+
+impl Fault {
+    /// Lets it happen, for so long, while pods ping each other, and puts it right. What follows from it may go on for a
+    /// while: a node that lost its power boots.
+    ///
+    /// # Errors
+    /// When it cannot be made to happen, or a path carried nothing before.
+    pub fn suffer(&self, lab: &Lab, roles: &Roles, lasts: Duration) -> Result<Noticed> {
+        let suffered = pinging_between(lab, &roles.paths(), || {
+            thread::sleep(Duration::from_millis(500));
+            (self.inflict)(lab, roles)?;
+            thread::sleep(lasts);
+            Ok(())
+        });
+        // In any case: what follows needs a whole lab.
+        let mended = (self.mend)(lab, roles);
+        let ((), paths) = suffered.with_context(|| self.name)?;
+        mended.with_context(|| format!("mending: {}", self.name))?;
+        Ok(Noticed { paths })
+    }
+}
+
+impl Noticed {
+    /// Returns the longest time without an answer on any path, that at the end included.
+    pub fn gap(&self) -> Duration {
+        let gaps = self
+            .paths
+            .iter()
+            .map(|(_, report)| report.longest_gap.max(report.silence));
+        gaps.max().unwrap_or_default()
+    }
+
+    /// Returns how many requests were never answered, on all paths.
+    pub fn lost(&self) -> u64 {
+        self.paths.iter().map(|(_, report)| report.lost()).sum()
+    }
+
+    /// Asserts that every path carried packets again before it was put right.
+    ///
+    /// # Errors
+    /// With all paths, when one of them was silent in the end.
+    pub fn recovered(&self) -> Result<()> {
+        let silent = self
+            .paths
+            .iter()
+            .any(|(_, report)| report.silence > Duration::from_secs(1));
+        ensure!(!silent, "a path was silent in the end: {:?}", self.paths);
+        Ok(())
+    }
+}
+
+fn tunnel(lab: &Lab, roles: &Roles, signal: &str) -> Result<()> {
+    let pid = pid(lab, &roles.leader, "spanwire-tunnel")?;
+    lab.node(&roles.leader)?.run(["kill", signal, &pid]).map(drop)
+}
+
+/// Returns what drops the datagrams of WireGuard between the leader and the one of `a`, as the leader sees them: those from
+/// there, and those to there.
+fn pair(lab: &Lab, roles: &Roles) -> Result<(String, String)> {
+    let far = lab.get(&["meshnode", &roles.far])?;
+    let key = far["status"]["publicKey"].as_str().context("it has no key")?;
+    let endpoints = lab
+        .node(&roles.leader)?
+        .run(["wg", "show", "spanwire0", "endpoints"])?;
+    let endpoint = endpoints.lines().find_map(|line| line.strip_prefix(key));
+    let endpoint = endpoint.with_context(|| format!("{} has no peer {}", roles.leader, roles.far))?;
+    let (address, port) = endpoint.trim().rsplit_once(':').context("no endpoint")?;
+    Ok((
+        format!("ip saddr {address} udp sport {port} drop"),
+        format!("ip daddr {address} udp dport {port} drop"),
+    ))
+}
+
+fn both_ways(from: &str, to: &str) -> String {
+    format!(
+        "chain from {{ type filter hook prerouting priority -450; {from}; }}\n\
+         chain to {{ type filter hook postrouting priority 450; {to}; }}"
+    )
+}
+
+fn filter(lab: &Lab, node: &str, chains: &str) -> Result<()> {
+    let table = format!("table inet fault {{\n{chains}\n}}\n");
+    let cmd = lab.node(node)?.cmd(["nft", "-f", "-"])?;
+    cmd.input(table).run().map(drop)
+}
+
+fn unfilter(lab: &Lab, node: &str) -> Result<()> {
+    let nft = ["nft", "delete", "table", "inet", "fault"];
+    lab.node(node)?.run(nft).map(drop)
+}

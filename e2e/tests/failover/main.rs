@@ -1,0 +1,78 @@
+//! Leaders that fail in every way: packets take another one, before anyone notices.
+//!
+//! Here counts that they do, also while the fault lasts; how fast is measured by `make chaos`.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Result, ensure};
+use spanwire_e2e::{
+    Lab, Progress, Provoked,
+    expect::all_reach_all,
+    fault::{FAULTS, Roles},
+    suite,
+};
+
+/// Long enough for everything that a fault sets off, on a busy machine.
+const LASTS: Duration = Duration::from_secs(6);
+/// Generous: on such a machine a probe waits for a processor.
+const GAP: Duration = Duration::from_secs(4);
+
+fn main() -> ExitCode {
+    let mut tests: Vec<suite::Test> = vec![
+        ("every_pod_reaches_every_pod", installs),
+        ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
+    ];
+    tests.extend(
+        FAULTS
+            .iter()
+            .zip(SUFFERED)
+            .map(|(fault, test)| (fault.name, test)),
+    );
+    let provoked: Vec<Provoked> = FAULTS.iter().flat_map(|fault| warns(fault.name)).collect();
+    suite::run(
+        "t-failover",
+        "failover.yaml",
+        &suite::options(false),
+        &tests,
+        &provoked,
+    )
+}
+
+/// What programs warn of because of a fault.
+fn warns(fault: &'static str) -> [Provoked; 4] {
+    [
+        // A leader that is cut off, and one that boots, does not reach it.
+        Provoked::without_api_server(fault),
+        // The agent wants its device back before the tunnel runs again, or serves.
+        Provoked::agent(fault, "userspace WireGuard"),
+        Provoked::agent(fault, "no WireGuard answers for the TUN device spanwire0"),
+        // It boots before flannel has made its device.
+        Provoked::agent(fault, "the CNI's device for"),
+    ]
+}
+
+const SUFFERED: [fn(&Lab) -> Result<()>; FAULTS.len()] = [
+    suffered::<0>,
+    suffered::<1>,
+    suffered::<2>,
+    suffered::<3>,
+    suffered::<4>,
+    suffered::<5>,
+    suffered::<6>,
+    suffered::<7>,
+    suffered::<8>,
+];
+
+fn installs(lab: &Lab) -> Result<()> {
+    lab.install_spanwire(&Progress::shown())?;
+    all_reach_all(lab)
+}
+
+fn suffered<const FAULT: usize>(lab: &Lab) -> Result<()> {
+    let noticed = FAULTS[FAULT].suffer(lab, &Roles::now(lab)?, LASTS)?;
+    noticed.recovered()?;
+    let gap = noticed.gap();
+    ensure!(gap < GAP, "nothing arrived for {gap:?}: {:?}", noticed.paths);
+    all_reach_all(lab)?;
+    lab.wait_mesh_ready()
+}
