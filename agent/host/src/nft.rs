@@ -215,16 +215,17 @@ fn again(facts: &HostFacts, families: &[Words]) -> String {
     let mark = facts.owned.masquerade_mark;
     let leading = families.iter().filter(|words| words.leads);
     let rules: Vec<String> = leading
-        .map(|Words { ip, v, .. }| {
-            let masqueraded =
-                format!("ct reply {ip} saddr @mesh{v} ct status & (snat | dnat) == (snat | dnat)");
-            format!("{masqueraded} meta mark set meta mark | {mark:#010x}")
-        })
+        .map(|words| format!("{} meta mark set meta mark | {mark:#010x}", later(words)))
         .collect();
     if rules.is_empty() {
         return String::new();
     }
     chain("again", "filter hook prerouting priority mangle", &rules)
+}
+
+/// What of a connection that kube-proxy masquerades comes after the first packet, in both directions.
+fn later(Words { ip, v, .. }: &Words) -> String {
+    format!("ct reply {ip} saddr @mesh{v} ct status & (snat | dnat) == (snat | dnat)")
 }
 
 fn forward(
@@ -324,6 +325,11 @@ fn stray(
         )
     });
     let mut rules: Vec<String> = own.into_iter().collect();
+    // Nor may kube-proxy see its own again: the CNI's packet around this one inherits it, and would be masqueraded, too, which
+    // spoils its checksum (kubernetes/kubernetes#92035).
+    let rest = !facts.owned.masquerade_mark;
+    let leading = families.iter().filter(|words| words.leads);
+    rules.extend(leading.map(|words| format!("{} meta mark set meta mark & {rest:#010x}", later(words))));
     for Words { family, ip, v, .. } in families.iter().filter(|words| words.settled) {
         rules.push(format!("oifname != {ways} {ip} daddr @settled{v} jump strayed"));
         if resolved.hops.is_empty() {

@@ -249,8 +249,25 @@ fn all_answer(network: &Network, family: Family) {
             network.at(Pod(from)).pings(&to)
         });
     }
+    for node in &network.world.nodes {
+        node.host.nft(INHERITED);
+    }
     services::all_answer(&network.world, family);
+    for node in &network.world.nodes {
+        let seen = node
+            .host
+            .run("nft list table inet inherited; nft delete table inet inherited");
+        assert!(seen.contains("packets 0 "), "on {}: {seen}", node.name);
+    }
 }
+
+/// Counts what comes after the first packet of a masqueraded connection and leaves with kube-proxy's mark.
+const INHERITED: &str = "table inet inherited {
+  chain out {
+    type filter hook postrouting priority -140;
+    ct status & (snat | dnat) == (snat | dnat) meta mark & 0x4000 != 0 counter
+  }
+}";
 
 /// Moves into the mesh, while pings flow and the router is open.
 fn join(network: &Network, machines: &mut Machines, pings: Vec<(String, Ping)>) {
