@@ -199,11 +199,15 @@ impl Shell {
     fn send(&mut self, question: &Question) -> io::Result<()> {
         let (to, number) = (question.target, question.number);
         match &question.way {
-            Way::Routed => self.echo.send(to, None, number),
+            Way::Hop(leader) => {
+                let hop = self.assignment.hops.get(&(leader.clone(), Family::of(to)));
+                let hop = hop.ok_or(io::ErrorKind::HostUnreachable)?;
+                self.echo.send_by(&hop.link, to, number)
+            }
             Way::FromOverlay => {
                 let own = self.overlay(Family::of(to));
-                self.echo
-                    .send(to, Some(own.ok_or(io::ErrorKind::AddrNotAvailable)?), number)
+                let own = own.ok_or(io::ErrorKind::AddrNotAvailable)?;
+                self.echo.send(to, own, number)
             }
             Way::Through(leader) => {
                 let key = (leader.clone(), Family::of(to));

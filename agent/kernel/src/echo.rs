@@ -1,7 +1,7 @@
 //! Echo requests, and their answers.
 //!
 //! Raw sockets and not the 'ping' sockets of Linux: whether those may be opened is a setting of the host
-//! (`net.ipv4.ping_group_range`), which allows nobody where nothing changed it.
+//! (`net.ipv4.ping_group_range`), which allows no group where nothing changed it.
 //!
 //! A raw socket is given every ICMP message for this machine. A filter in the kernel lets through what answers this process, by
 //! the identifier of its requests, so that neither the pings of others nor a flood of answers wake it.
@@ -21,6 +21,7 @@ use std::{
 
 use nix::{
     libc,
+    net::if_::if_nametoindex,
     sys::{
         resource::{UsageWho, getrusage},
         socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvfrom, sendmsg},
@@ -28,6 +29,7 @@ use nix::{
     },
 };
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use spanwire_host::LinkName;
 use spanwire_topology::Family;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
@@ -36,7 +38,7 @@ pub use neighbour::{Neighbour, Neighbours};
 
 /// How many answers are taken before anything else is done again: what comes by is bounded by that, not by who sends it.
 const BATCH: usize = 64;
-/// An answer has 44 bytes at most, but for options, of which nobody sends any.
+/// An answer has 44 bytes at most, but for options, which no kernel sends here.
 const LONGEST: usize = 128;
 
 /// Why no echo requests can be sent.
@@ -83,32 +85,47 @@ impl Echo {
         })
     }
 
-    /// Sends a request as the routes have it, with that source or the one that the kernel chooses.
+    /// Sends a request as the routes have it, with that source.
     ///
     /// # Errors
     /// When there is no route, no such source, or no room.
-    pub fn send(&mut self, to: IpAddr, from: Option<IpAddr>, number: u64) -> io::Result<()> {
+    pub fn send(&mut self, to: IpAddr, from: IpAddr, number: u64) -> io::Result<()> {
+        self.send_with(to, Some(from), 0, number)
+    }
+
+    /// Sends a request by a device, as the routes by that device have it.
+    ///
+    /// # Errors
+    /// When there is no such device, no route by it, or no room.
+    pub fn send_by(&mut self, link: &LinkName, to: IpAddr, number: u64) -> io::Result<()> {
+        let index = if_nametoindex(link.as_str())?;
+        self.send_with(to, None, index, number)
+    }
+
+    fn send_with(&mut self, to: IpAddr, from: Option<IpAddr>, link: u32, number: u64) -> io::Result<()> {
         let message = packet::request(Family::of(to), self.identifier, self.next(), number);
         let parts = [io::IoSlice::new(&message)];
         match to {
             IpAddr::V4(to) => {
-                let source = from.and_then(|from| match from {
-                    IpAddr::V4(from) => Some(packet_info_v4(from)),
-                    IpAddr::V6(_) => None,
+                let source = from.map(|from| match from {
+                    IpAddr::V4(from) => Ok(from),
+                    IpAddr::V6(_) => Err(io::ErrorKind::InvalidInput),
                 });
-                let source: Vec<_> = source.iter().map(ControlMessage::Ipv4PacketInfo).collect();
+                let how = packet_info_v4(source.transpose()?, link)?;
+                let how = [ControlMessage::Ipv4PacketInfo(&how)];
                 let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
-                sendmsg(self.v4.as_raw_fd(), &parts, &source, MsgFlags::empty(), Some(&to))?;
+                sendmsg(self.v4.as_raw_fd(), &parts, &how, MsgFlags::empty(), Some(&to))?;
             }
             IpAddr::V6(to) => {
-                let source = from.and_then(|from| match from {
-                    IpAddr::V6(from) => Some(packet_info_v6(from)),
-                    IpAddr::V4(_) => None,
+                let source = from.map(|from| match from {
+                    IpAddr::V6(from) => Ok(from),
+                    IpAddr::V4(_) => Err(io::ErrorKind::InvalidInput),
                 });
-                let source: Vec<_> = source.iter().map(ControlMessage::Ipv6PacketInfo).collect();
+                let how = packet_info_v6(source.transpose()?, link);
+                let how = [ControlMessage::Ipv6PacketInfo(&how)];
                 let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
                 let socket = self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-                sendmsg(socket.as_raw_fd(), &parts, &source, MsgFlags::empty(), Some(&to))?;
+                sendmsg(socket.as_raw_fd(), &parts, &how, MsgFlags::empty(), Some(&to))?;
             }
         }
         Ok(())
@@ -200,22 +217,25 @@ fn receive(socket: RawFd, family: Family, identifier: u16) -> io::Result<Option<
     Ok(from.zip(number))
 }
 
-fn packet_info_v4(source: Ipv4Addr) -> libc::in_pktinfo {
-    libc::in_pktinfo {
-        ipi_ifindex: 0,
+/// The unspecified address and device 0 leave the choice to the kernel (ip(7), IP_PKTINFO).
+fn packet_info_v4(source: Option<Ipv4Addr>, link: u32) -> io::Result<libc::in_pktinfo> {
+    let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    Ok(libc::in_pktinfo {
+        ipi_ifindex: i32::try_from(link).map_err(io::Error::other)?,
         ipi_spec_dst: libc::in_addr {
             s_addr: u32::from(source).to_be(),
         },
         ipi_addr: libc::in_addr { s_addr: 0 },
-    }
+    })
 }
 
-fn packet_info_v6(source: Ipv6Addr) -> libc::in6_pktinfo {
+fn packet_info_v6(source: Option<Ipv6Addr>, link: u32) -> libc::in6_pktinfo {
+    let source = source.unwrap_or(Ipv6Addr::UNSPECIFIED);
     libc::in6_pktinfo {
         ipi6_addr: libc::in6_addr {
             s6_addr: source.octets(),
         },
-        ipi6_ifindex: 0,
+        ipi6_ifindex: link,
     }
 }
 

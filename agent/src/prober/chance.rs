@@ -1,4 +1,4 @@
-//! Numbers that nobody can guess.
+//! Numbers that cannot be guessed.
 
 /// Numbers are fetched from the kernel so many at once.
 const AT_ONCE: usize = 512;

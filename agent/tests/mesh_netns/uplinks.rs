@@ -64,7 +64,7 @@ fn start_pings(world: &mut World, ways: &[Way]) -> Vec<Running> {
     pings
 }
 
-/// Judges what they have lost, of which `outage` is nobody's fault.
+/// Judges what they have lost, of which `outage` no mesh can prevent.
 fn judge(what: &str, pings: Vec<Running>, outage: Duration) {
     for Running {
         way: (from, to),

@@ -96,7 +96,7 @@ pub(super) fn receivers(view: &View<'_>, reachability: &Reachability) -> Vec<usi
     };
     for lead in talked_to.iter().filter(|lead| !usable(lead)) {
         let site = view.leads[*lead].site;
-        // Who leads itself alone stands in for nobody.
+        // Who leads itself alone stands in for no other.
         let mut others = view.leads_of(site).filter(|_| group(view, site).is_some());
         let able = |other: &usize| has_families(view.leads[*other].member, view.leads[*lead].member);
         if let Some(other) = others.find(|other| usable(other) && able(other)) {

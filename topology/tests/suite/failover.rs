@@ -73,7 +73,7 @@ proptest! {
     }
 }
 
-/// Clusters whose nodes have the same families, and that of all else: a leader that lacks one stands in for nobody that
+/// Clusters whose nodes have the same families, and that of all else: a leader that lacks one stands in for none that
 /// has it.
 fn alike() -> impl Strategy<Value = Facts> {
     select(&[Stack::V4, Stack::Dual][..]).prop_flat_map(|stack| sound_of(vec![stack; 12]))

@@ -1,6 +1,6 @@
 //! Chance that is the same each time, for tests.
 
-/// A generator of numbers that nobody would take for chance who knows the seed (Steele, Lea and Flood 2014, SplitMix64).
+/// A generator of numbers that are no chance to who knows the seed (Steele, Lea and Flood 2014, SplitMix64).
 pub(crate) struct Chance(u64);
 
 impl Chance {

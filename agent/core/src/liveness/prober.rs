@@ -65,10 +65,10 @@ impl Default for Settings {
 /// How a question is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// As this node's routes have it.
-    Routed,
-    /// The same, from the own overlay address.
+    /// As this node's routes have it, from the own overlay address.
     FromOverlay,
+    /// To this leader of the own location by the device of the hop, and by no other: where that is gone nothing is sent.
+    Hop(NodeName),
     /// To this leader of the own location, whatever the routes are, and on from there.
     Through(NodeName),
 }
@@ -135,7 +135,7 @@ struct Asked {
 
 impl Prober {
     /// Returns a prober that watches nothing. `before` is what was judged before this process began: of leaders that were dead
-    /// then it is not known whether they ever answered. `random` gives numbers that nobody can guess.
+    /// then it is not known whether they ever answered. `random` gives numbers that cannot be guessed.
     #[must_use]
     pub fn new(settings: Settings, before: Judgement, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
         Self {
@@ -450,13 +450,10 @@ fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
         wanted.insert(subject, (Way::FromOverlay, targets));
     }
     for near in &probes.hops {
-        let targets = if near.hop.is_empty() {
-            &near.addresses
-        } else {
-            &near.hop
-        };
-        let targets = targets.iter().copied().collect();
-        wanted.insert(Subject::Hop(near.node.clone()), (Way::Routed, targets));
+        let hops = assignment.hops.iter().filter(|((node, _), _)| *node == near.node);
+        let targets = hops.map(|(_, hop)| hop.neighbour).collect();
+        let way = Way::Hop(near.node.clone());
+        wanted.insert(Subject::Hop(near.node.clone()), (way, targets));
         for far in &probes.through {
             let subject = Subject::Through(near.node.clone(), far.location.clone());
             let way = Way::Through(near.node.clone());

@@ -1,7 +1,7 @@
 //! The elements of the table's sets.
 //!
 //! In a large mesh they are all but a part of the table, and of a change of the mesh mostly all that changes. To load the table
-//! anew, with the command `nft`, takes tenths of a second of processor time then; so a few elements are changed by netlink
+//! again, with the command `nft`, takes tenths of a second of processor time then; so a few elements are changed by netlink
 //! messages of our own. A range is two elements: its first address, and the address after its last, marked as an end
 //! (net/netfilter/nft_set_rbtree.c). Before the first of a set nft puts an end at the lowest address.
 

@@ -2,7 +2,7 @@
 //!
 //! nft reads all elements whatever it is to list, which are thousands. So the table is read by netlink here, and compared
 //! as bytes with what was read right after it had been loaded; what packets change, counters, is left out. A set that belongs
-//! to a rule has elements that nobody can change.
+//! to a rule has elements that cannot be changed.
 
 use nix::{
     errno::Errno,

@@ -82,12 +82,13 @@ fn an_answer_repeats_the_number_and_goes_to_the_source_that_was_given() {
             ("fd00:1::2", Some("fd00:9::9"), 3),
             ("fd00:1::2", None, 4),
         ] {
-            echo.send(p(to), from.map(p), number).unwrap();
+            match from {
+                Some(from) => echo.send(p(to), p(from), number).unwrap(),
+                None => echo.send_by(&link("eth0"), p(to), number).unwrap(),
+            }
         }
-        assert!(
-            echo.send(p("192.168.1.2"), Some(p("192.0.2.1")), 5).is_err(),
-            "not its address"
-        );
+        let stranger = echo.send(p("192.168.1.2"), p("192.0.2.1"), 5);
+        assert!(stranger.is_err(), "not its address");
         answers(&echo, 3).await
     });
     assert_eq!(got, [(p("192.168.1.2"), 1), (p("fd00:1::2"), 3)].into());
@@ -98,14 +99,15 @@ fn a_neighbour_hands_on_what_no_route_leads_to() {
     let [me, _neighbour, _behind] = three();
     there(&me, async || {
         let (mut echo, mut neighbours) = (Echo::open(7).unwrap(), Neighbours::open().unwrap());
-        assert!(echo.send(p("192.168.2.2"), None, 1).is_err(), "there is no route");
+        let routed = echo.send(p("192.168.2.2"), p("192.168.9.9"), 1);
+        assert!(routed.is_err(), "there is no route");
         for (number, near, far, own) in [
             (10, "192.168.1.2", "192.168.2.2", "192.168.9.9"),
             (20, "fd00:1::2", "fd00:2::2", "fd00:9::9"),
         ] {
             let eth0 = link("eth0");
             assert_eq!(neighbours.find(&eth0, p(near)).await.unwrap(), None);
-            echo.send(p(near), None, number).unwrap();
+            echo.send_by(&eth0, p(near), number).unwrap();
             assert_eq!(answers(&echo, 1).await, [(p(near), number)].into());
             let neighbour = neighbours.find(&eth0, p(near)).await.unwrap().unwrap();
             echo.send_through(&neighbour, p(far), p(own), number + 1).unwrap();
@@ -117,13 +119,36 @@ fn a_neighbour_hands_on_what_no_route_leads_to() {
 }
 
 #[test]
-fn the_answers_of_others_wake_nobody() {
+fn what_is_sent_by_a_device_takes_no_other_way() {
+    let [me, _neighbour, _behind] = three();
+    me.run(
+        "ip link add gone0 type veth peer name gone1
+         ip address add 192.168.3.1/24 dev gone0
+         ip link set gone0 up
+         ip link set gone1 up
+         ip route add default via 192.168.1.2",
+    );
+    there(&me, async || {
+        let mut echo = Echo::open(7).unwrap();
+        let to = p("192.168.2.2");
+        echo.send(to, p("192.168.9.9"), 1).unwrap();
+        assert_eq!(answers(&echo, 1).await, [(to, 1)].into());
+        // No machine answers there, and nothing goes by the default route.
+        let _ = echo.send_by(&link("gone0"), to, 2);
+        let waited = tokio::time::timeout(Duration::from_millis(500), echo.receive()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        assert!(echo.send_by(&link("eth7"), to, 3).is_err(), "no such device");
+    });
+}
+
+#[test]
+fn the_answers_of_others_wake_no_process() {
     let [me, _neighbour, _behind] = three();
     let other = me.start_ping("192.168.1.2");
     let (got, woken) = there(&me, async || {
         let (echo, mut other) = (Echo::open(7).unwrap(), Echo::open(8).unwrap());
-        other.send(p("192.168.1.2"), None, 1).unwrap();
-        other.send(p("fd00:1::2"), None, 2).unwrap();
+        other.send_by(&link("eth0"), p("192.168.1.2"), 1).unwrap();
+        other.send_by(&link("eth0"), p("fd00:1::2"), 2).unwrap();
         let woken = tokio::time::timeout(Duration::from_millis(500), echo.receive())
             .await
             .is_ok();

@@ -145,7 +145,7 @@ fn elements_are_changed_in_the_table_that_is_there_and_then_it_is_as_if_it_had_b
         for seed in 1..6 {
             let before = handle();
             set_table(lab, &large(seed)).await;
-            assert_eq!(handle(), before, "the table was not made anew");
+            assert_eq!(handle(), before, "the table was not made again");
             let changed = run("nft -s list table inet spanwire");
             // Any transaction has the kernel asked, element by element.
             run("nft add table ip other; nft delete table ip other");

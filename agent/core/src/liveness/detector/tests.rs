@@ -83,7 +83,7 @@ impl Path {
         }
     }
 
-    /// Nobody runs for this time, here or on the whole machine.
+    /// No process runs for this time, here or on the whole machine.
     fn stall(mut self, time: Duration) -> Self {
         self.now += time;
         self.detector.handle_stall();

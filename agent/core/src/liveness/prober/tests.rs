@@ -1,5 +1,6 @@
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
+use spanwire_host::{Hop, LinkName};
 use spanwire_topology::{Behind, Far, Near};
 
 use super::*;
@@ -20,11 +21,21 @@ fn far(node: &str, overlay: &str) -> Far {
     }
 }
 
-fn near(node: &str, address: &str) -> Near {
-    Near {
-        node: name(node),
-        hop: [name(address)].into_iter().collect::<BTreeSet<IpAddr>>().into(),
-        addresses: BTreeSet::new().into(),
+/// Gives a node these leaders beside it.
+fn beside(assignment: &mut Assignment, leaders: &[(&str, &str)]) {
+    for (node, address) in leaders {
+        let node: NodeName = name(node);
+        assignment.probes.hops.push(Near {
+            node: node.clone(),
+            hop: Arc::default(),
+            addresses: Arc::default(),
+        });
+        let hop = Hop {
+            link: LinkName::new("flannel.1").unwrap(),
+            neighbour: name(address),
+            source: name("10.0.0.3"),
+        };
+        assignment.hops.insert((node, Family::V4), hop);
     }
 }
 
@@ -48,14 +59,14 @@ fn leader(judgement: &Judgement) -> Assignment {
     }];
     assignment.probes.through = leaders.to_vec();
     assignment.probes.far = leaders.into();
-    assignment.probes.hops = vec![near("a2", "10.0.0.2")];
+    beside(&mut assignment, &[("a2", "10.0.0.2")]);
     assignment
 }
 
 /// a3 follows a1 or a2 there.
 fn follower(_: &Judgement) -> Assignment {
     let mut assignment = Assignment::default();
-    assignment.probes.hops = vec![near("a1", "10.0.0.1"), near("a2", "10.0.0.2")];
+    beside(&mut assignment, &[("a1", "10.0.0.1"), ("a2", "10.0.0.2")]);
     assignment.probes.through = vec![far("b1", "10.4.0.11"), far("b2", "10.4.0.12")];
     assignment
 }
@@ -63,7 +74,7 @@ fn follower(_: &Judgement) -> Assignment {
 /// How a question is written: `10.4.0.11`, or `10.4.0.11 through a1`.
 fn text(question: &Question) -> String {
     match &question.way {
-        Way::Routed | Way::FromOverlay => question.target.to_string(),
+        Way::Hop(_) | Way::FromOverlay => question.target.to_string(),
         Way::Through(leader) => format!("{} through {leader}", question.target),
     }
 }

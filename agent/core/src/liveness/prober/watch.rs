@@ -48,7 +48,7 @@ impl Watch {
     pub(super) fn new(subject: Subject, threshold: f64, now: Instant, next: Instant) -> Self {
         Self {
             subject,
-            way: Way::Routed,
+            way: Way::FromOverlay,
             targets: Vec::new(),
             detector: Detector::new(threshold),
             witness: None,
