@@ -9,7 +9,7 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: begin-test check test-unit test-kernel e2e ## All tests (30 min; cold 55)
+test: begin-test check test-unit test-kernel e2e ## All tests (45 min; cold 70)
 	@scripts/summary show
 
 begin-test:
@@ -21,7 +21,7 @@ test-unit: setup ## Units, scenarios, properties, and the kernel in network name
 test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (5 min; cold 15)
 	@scripts/test-kernel
 
-e2e: setup ## A real cluster on this machine; as root (15 min; cold 35)
+e2e: setup ## A real cluster on this machine; as root (20 min; cold 40)
 	@scripts/lab prepare
 	@scripts/check charts
 	@scripts/tests --test lab --test cluster --test open --test failover --test variants --test api
