@@ -124,10 +124,14 @@ impl Choices {
         judgement
     }
 
-    /// How good the own tunnels to a location are: as good as the best.
+    /// How good the own tunnels to a location are: as good as the best. One that answers is good enough: what its leader hands on
+    /// another leader here could not better, and it shows again only where packets are sent by it.
     fn own(&self, location: &LocationName, trust: &dyn Fn(&Subject) -> Trust) -> Option<Graded> {
         let far = |leader: &NodeName| trust(&Subject::Far(location.clone(), leader.clone()));
-        let best = self.far.get(location)?.iter().map(far).min()?;
+        let best = match self.far.get(location)?.iter().map(far).min()? {
+            Trust::OnProbation => Trust::Sound,
+            best @ (Trust::Sound | Trust::Doubtful | Trust::Lost) => best,
+        };
         Some(other(Trust::Sound, best))
     }
 }
@@ -286,7 +290,12 @@ mod tests {
         assert_eq!(first(&leader, &[("b1", LOST), ("b2", LOST)]), ["a1"]);
         assert_eq!(
             first(&leader, &[("b1", LOST), ("b2", Trust::OnProbation)]),
-            ["a1", "b1"]
+            ["b1"]
+        );
+        let useless = [("b1", Trust::OnProbation), ("b2", Trust::OnProbation)];
+        assert!(
+            first(&leader, &useless).is_empty(),
+            "they answer: whether they hand on shows by its own tunnels alone"
         );
         let alone = [("b1", LOST), ("b2", LOST), ("b through a2", LOST)];
         assert!(
