@@ -100,6 +100,8 @@ impl UapiError {
 pub enum Reply {
     /// No answer yet.
     More,
+    /// No answer yet, and more work than any other line makes: keys were agreed on with a peer.
+    Agreed,
     /// This, and the next operation may come.
     Answer(String),
     /// This is no UAPI client: close the connection.
@@ -167,12 +169,13 @@ impl Session {
                 self.state = State::Idle;
                 return Reply::Answer("errno=0\n\n".into());
             }
-            (State::Set(section), _) => {
-                if let Err(error) = section.handle_line(now, line, device, ports) {
+            (State::Set(section), _) => match section.handle_line(now, line, device, ports) {
+                Ok(reply) => return reply,
+                Err(error) => {
                     section.end(now, device, ports);
                     return self.fail(&error);
                 }
-            }
+            },
             (State::Failed, "") => self.state = State::Idle,
             (State::Failed, _) => {}
         }
@@ -201,29 +204,39 @@ impl Section {
         line: &str,
         device: &mut [&mut Device],
         ports: &mut impl Ports,
-    ) -> Result<(), UapiError> {
+    ) -> Result<Reply, UapiError> {
         let (key, value) = line
             .split_once('=')
             .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
         if key == "public_key" {
             let key = line::public_key(value)?;
             self.end(now, device, ports);
-            *self = Self::Peer(Subject {
+            let mut subject = Subject {
                 id: None,
                 created: false,
-            });
+            };
+            *self = Self::Peer(subject);
             if !device.iter().any(|shard| shard.is_own_key(key)) {
-                *self = Self::Peer(Subject::find(now, key, device)?);
+                subject = Subject::find(now, key, device)?;
+                *self = Self::Peer(subject);
             }
-            return Ok(());
+            return Ok(if subject.created {
+                Reply::Agreed
+            } else {
+                Reply::More
+            });
         }
         match self {
-            Self::Device => set_device(now, DeviceLine::parse(key, value)?, device, ports),
+            Self::Device => set_device(now, DeviceLine::parse(key, value)?, device, ports)?,
             Self::Peer(subject) => {
-                subject.set(now, &PeerLine::parse(key, value)?, device);
-                Ok(())
+                let line = PeerLine::parse(key, value)?;
+                subject.set(now, &line, device);
+                if matches!(line, PeerLine::PresharedKey(_)) {
+                    return Ok(Reply::Agreed);
+                }
             }
         }
+        Ok(Reply::More)
     }
 
     fn end(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {

@@ -397,30 +397,52 @@ fn packets_flow_while_thousands_of_peers_are_added() {
             peer % 256
         );
     }
-    let mut ping = a.command(&["ping", "-q", "-i", "0.02", "-w", "60", &b.inner[0].to_string()]);
+    let mut ping = a.command(&["ping", "-i", "0.02", "-w", "60", &b.inner[0].to_string()]);
     ping = ping.stdout(std::process::Stdio::piped());
     let mut ping = ping.spawn();
+    let mut said = BufReader::new(ping.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    said.find_map(|line| answered_after(&line)).unwrap();
     let mut stream = UnixStream::connect(a.socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let start = Instant::now();
     stream.write_all((request + "\n").as_bytes()).unwrap();
     let mut answer = [0; 9];
     stream.read_exact(&mut answer).unwrap();
+    let took = start.elapsed();
     assert_eq!(&answer, b"errno=0\n\n");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(ping.id().try_into().unwrap()),
         nix::sys::signal::Signal::SIGINT,
     )
     .unwrap();
-    let mut said = String::new();
-    ping.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    let (mut answers, mut waited, mut summary) = (0, Duration::ZERO, String::new());
+    for line in said {
+        if let Some(after) = answered_after(&line) {
+            answers += 1;
+            waited += after;
+        } else if line.contains("packets transmitted") {
+            summary = line;
+        }
+    }
     ping.wait().unwrap();
-    // rtt min/avg/max/mdev = 0.1/0.2/0.3/0.4 ms
-    let longest: f64 = said
-        .rsplit_once("= ")
-        .and_then(|(_, times)| times.split('/').nth(2)?.parse().ok())
-        .unwrap_or_else(|| panic!("{said}"));
-    eprintln!("{said}");
-    assert!(longest < 150.0, "a ping took {longest} ms");
+    eprintln!(
+        "{took:?}, {answers} answers after {:?} on average, {summary}",
+        waited / answers.max(1)
+    );
+    let sent: u32 = summary.split(' ').next().unwrap().parse().unwrap();
+    assert!(answers >= 5 && answers > sent / 2);
+    // Where packets stand still all the while, they wait for half of it; where they flow, for about a hundredth, on a busy
+    // machine too.
+    assert!(waited / answers < took / 8);
+}
+
+/// After what time `ping` got the answer that it speaks of in this line.
+fn answered_after(line: &str) -> Option<Duration> {
+    let (_, time) = line.rsplit_once("time=")?;
+    let milliseconds: f64 = time.strip_suffix(" ms")?.parse().ok()?;
+    Some(Duration::from_secs_f64(milliseconds / 1e3))
 }
 
 #[test]
