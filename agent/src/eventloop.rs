@@ -428,7 +428,7 @@ impl EventLoop {
         self.count(&outcome, now.saturating_duration_since(since));
         self.suspect |= !outcome.is_as_wanted;
         let is_as_wanted = outcome.is_as_wanted;
-        self.state.handle_outcome(outcome, now);
+        let changed = self.state.handle_outcome(outcome, now);
         self.compare_clock();
         self.reconciled_at = Some(now);
         if self.state.retired() {
@@ -446,7 +446,7 @@ impl EventLoop {
         } else {
             self.backoff.wait()
         };
-        self.reconcile_by(now + wait);
+        self.reconcile_by(if changed { now } else { now + wait });
         self.stimulate(now);
         self.device_at = self.state.poll_timeout(now);
     }

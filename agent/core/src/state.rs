@@ -234,21 +234,26 @@ impl NodeState {
         self.sessions.handle_stimulated(key, now);
     }
 
-    /// Takes what came of a target.
-    pub fn handle_outcome(&mut self, outcome: Outcome, now: Instant) {
+    /// Takes what came of a target. Returns whether this node has to change for it.
+    pub fn handle_outcome(&mut self, outcome: Outcome, now: Instant) -> bool {
         if let Some(updates) = outcome.peers {
             self.endpoints.handle_given(&updates.given, &updates.refused, now);
             let taken = updates.given.keys().filter(|key| !updates.refused.contains(key));
             self.sessions.handle_given(taken);
             self.sessions.handle_renewed(&updates.renewed);
         }
+        let mut changed = false;
         if let Some(reading) = outcome.device {
+            let wanted = self.host().wireguard(&self.facts.owned.link).is_some();
+            let lacks_tunnel = wanted && reading.device.is_none();
+            changed = self.handle_facts(|facts| facts.lacks_tunnel = lacks_tunnel);
             self.handle_device(reading, now);
         }
         self.handle_repaired(outcome.repaired, &outcome.troubles, now);
         self.status.undone = Some(outcome.troubles);
         self.status.retired = outcome.retired && self.retire;
         self.gather_troubles();
+        changed
     }
 
     /// Takes what other programs had taken away, and whether they made the rules move ahead of theirs.

@@ -43,6 +43,8 @@ pub struct HostFacts {
     pub settled: BTreeSet<LocationName>,
     /// The WireGuard in use lets peers of one group send each other's sources.
     pub groups: bool,
+    /// The WireGuard device that this node is to have cannot be made now.
+    pub lacks_tunnel: bool,
     /// What others filter forwarded packets by.
     pub filters: Arc<Vec<Filter>>,
     /// What others filter packets for this machine by; only of a leader.

@@ -83,19 +83,23 @@ impl<'a> Resolved<'a> {
         let mut remote = Vec::with_capacity(plan.routes.len());
         for (prefix, route) in &plan.routes {
             let family = prefix.family();
-            if !facts.has(family) || (route.via != Via::Tunnel && !sends[index(family)]) {
+            let towards_overlay = prefix.is_host() && overlays.contains(&prefix.address());
+            let via = match towards_overlay && facts.lacks_tunnel {
+                true => past_tunnel(plan, route),
+                false => &route.via,
+            };
+            if !facts.has(family) || (*via != Via::Tunnel && !sends[index(family)]) {
                 continue;
             }
             if let Some(here) = connected.hold(prefix, route, &mut conflicts) {
                 held.insert(*prefix, here);
                 continue;
             }
-            let next_hop = resolver.resolve(family, &route.via);
+            let next_hop = resolver.resolve(family, via);
             let doubtful = connected.doubtful(prefix, route);
             let next_hop = next_hop.filter(|next_hop| {
                 !doubtful && (*next_hop != NextHop::Tunnel || (leads && facts.tunnels(family)))
             });
-            let towards_overlay = prefix.is_host() && overlays.contains(&prefix.address());
             let source = match (&next_hop, towards_overlay) {
                 (Some(NextHop::Tunnel), true) => own_overlay(plan, family),
                 _ => sources[index(family)],
@@ -296,6 +300,15 @@ pub(crate) fn own_overlay(plan: &Plan, family: Family) -> Option<IpAddr> {
     let tunnel = plan.tunnel.as_ref()?;
     let mut addresses = tunnel.addresses.iter().copied();
     addresses.find(|address| Family::of(*address) == family)
+}
+
+/// Returns the way to the overlay address of a leader elsewhere while there is no tunnel: another leader of the own location.
+/// What is asked of it through one of these is answered from there, and Linux takes nothing from where no route leads to
+/// (`fib_validate_source`), however loose the reverse path filter.
+fn past_tunnel<'a>(plan: &'a Plan, route: &'a spanwire_topology::Route) -> &'a Via {
+    let is_hop = |via: &&Via| matches!(via, Via::Hop { .. });
+    let chosen = plan.ways.get(&route.location).filter(is_hop);
+    chosen.or(plan.leaders.first()).unwrap_or(&route.via)
 }
 
 fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {

@@ -209,6 +209,26 @@ fn a_peer_is_recreated_only_as_often_as_designed_while_another_step_always_fails
 }
 
 #[test]
+fn a_device_that_cannot_be_made_is_news_and_so_is_one_that_is_there_again() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    let target = state.poll_target(now).unwrap();
+    let (device, peers) = device(&state, answering());
+    let mut outcome = |device, peers: &BTreeMap<PublicKey, PeerStats>| {
+        let outcome = Outcome {
+            device: Some(reading(device, peers.clone())),
+            ..taken(&target, &[])
+        };
+        (state.handle_outcome(outcome, now), state.facts.lacks_tunnel)
+    };
+    let none = BTreeMap::new();
+    assert_eq!(outcome(Some(&device), &peers), (false, false));
+    assert_eq!(outcome(None, &none), (true, true));
+    assert_eq!(outcome(None, &none), (false, true));
+    assert_eq!(outcome(Some(&device), &peers), (true, false));
+}
+
+#[test]
 fn without_an_attempt_nothing_counts_as_taken() {
     let now = Instant::now();
     let mut state = state(&snapshot(true), now);

@@ -283,3 +283,41 @@ fn a_follower_and_a_leader_that_is_cut_off_change_routes_and_no_more() {
         assert!(routes > 5, "{of}: {steps:?}");
     }
 }
+
+/// What is asked of the leaders elsewhere through the one beside it is answered from there, and to be taken.
+#[test]
+fn a_leader_that_has_no_tunnel_reaches_the_leaders_elsewhere_by_the_one_beside_it() {
+    for (of, beside, lost) in [("a1", 2, false), ("a1", 2, true), ("a2", 1, false)] {
+        let number = NODES.into_iter().find(|(_, name, _)| *name == of).unwrap().2;
+        let mut seen = Reachability::default();
+        seen.observe(node(of), location("b"), !lost);
+        let plan = plan(&mesh(), &node(of), &seen);
+        let facts = facts(number, true);
+        let with = render(&plan, &facts);
+        let without = HostFacts {
+            lacks_tunnel: true,
+            ..facts
+        };
+        let without = render(&plan, &without);
+        for far in [5, 6, 8] {
+            let route = |host, third: [u8; 4]| lookup(host, &Packet::to(IpAddr::from(third))).cloned();
+            let hop = RouteKind::Unicast {
+                dev: link("flannel.1"),
+                via: Some(IpAddr::from([10, 244, beside, 0])),
+                onlink: true,
+                src: Some(lan(number)),
+            };
+            assert_eq!(
+                route(&without, [10, 4, 0, far]),
+                Some(hop),
+                "{of} to the leader {far}"
+            );
+            let pod = [10, 244, far, 7];
+            assert_eq!(
+                route(&without, pod),
+                route(&with, pod),
+                "what it observes decides"
+            );
+        }
+    }
+}
