@@ -59,5 +59,5 @@ pub use profile::{FOREIGN_MARK, Profile};
 pub use progress::Progress;
 pub use scenario::Scenario;
 pub use status::{NodeStatus, Status};
-pub use up::{Options, tools};
+pub use up::{Options, Spanwire, tools};
 pub use wait::wait_until;

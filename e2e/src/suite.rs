@@ -10,7 +10,7 @@ use crate::{
     logs::{LogWatch, Provoked, Unprovoked},
     progress::Progress,
     scenario::Scenario,
-    up::Options,
+    up::{Options, Spanwire},
 };
 
 /// A test: what holds, and how that is seen.
@@ -142,7 +142,7 @@ fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
 
 /// Returns the options of tests: stages are reported, nothing is forwarded to the machine's own network.
 #[must_use]
-pub fn options(spanwire: bool) -> Options {
+pub fn options(spanwire: Spanwire) -> Options {
     Options {
         spanwire,
         forward: None,

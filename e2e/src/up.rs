@@ -22,11 +22,22 @@ use crate::{
     store::{Record, Store},
 };
 
+/// How much of Spanwire a lab has when it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spanwire {
+    /// Nothing.
+    Absent,
+    /// Its image, on every node: importing it into one after another takes longer than everything else of installing.
+    Image,
+    /// The chart, with the values of the scenario.
+    Installed,
+}
+
 /// How a lab is brought up.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Installs the chart, with the values of the scenario.
-    pub spanwire: bool,
+    /// What it has of Spanwire.
+    pub spanwire: Spanwire,
     /// The command `lab`, which then makes the API server reachable on 127.0.0.1.
     pub forward: Option<PathBuf>,
     /// The command `lab`, which sends router advertisements where a host's profile wants them.
@@ -38,7 +49,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            spanwire: true,
+            spanwire: Spanwire::Installed,
             forward: None,
             advertise: None,
             progress: Progress::shown(),
@@ -61,10 +72,11 @@ impl Lab {
         );
         let tools = progress.stage("programs of the cluster", tools)?;
         let own = progress.stage("images of the test pods", images::own)?;
-        let spanwire = if options.spanwire {
-            Some(progress.stage("images of spanwire", chart::image)?)
-        } else {
-            None
+        let spanwire = match options.spanwire {
+            Spanwire::Absent => None,
+            Spanwire::Image | Spanwire::Installed => {
+                Some(progress.stage("images of spanwire", chart::image)?)
+            }
         };
         let image_store = progress.stage("image store", || images::store_with(&own, spanwire.as_ref()))?;
 
@@ -99,7 +111,7 @@ impl Lab {
         }
         let lab = Self { record, ..lab };
         cluster::bring_up(&lab, progress)?;
-        if let Some(image) = &spanwire {
+        if let (Some(image), Spanwire::Installed) = (&spanwire, options.spanwire) {
             chart::install(&lab, image, progress)?;
             progress.stage("all nodes and locations of the mesh ready", || {
                 lab.wait_mesh_ready()

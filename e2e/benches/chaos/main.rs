@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::Result;
 use clap::Parser;
 use spanwire_e2e::{
-    Lab, Progress, Scenario,
+    Lab, Progress, Scenario, Spanwire,
     expect::all_reach_all,
     fault::{FAULTS, Fault, Noticed, Roles},
     report::Report,
@@ -40,7 +40,11 @@ fn main() -> Result<()> {
         return measure(&lab, &args);
     }
     let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lab/failover.yaml");
-    let lab = Lab::up(&args.lab, &Scenario::load(&scenario)?, &suite::options(true));
+    let lab = Lab::up(
+        &args.lab,
+        &Scenario::load(&scenario)?,
+        &suite::options(Spanwire::Installed),
+    );
     let result = lab.and_then(|lab| measure(&lab, &args));
     Lab::down(&args.lab)?;
     result

@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use clap::Parser;
-use spanwire_e2e::{Lab, Progress, Scenario, report::Report, suite};
+use spanwire_e2e::{Lab, Progress, Scenario, Spanwire, report::Report, suite};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -39,7 +39,11 @@ fn main() -> Result<()> {
         return measure(&lab, &args, &progress);
     }
     let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/lab/test.yaml");
-    let lab = Lab::up(&args.lab, &Scenario::load(&scenario)?, &suite::options(true));
+    let lab = Lab::up(
+        &args.lab,
+        &Scenario::load(&scenario)?,
+        &suite::options(Spanwire::Installed),
+    );
     let result = lab.and_then(|lab| measure(&lab, &args, &progress));
     Lab::down(&args.lab)?;
     result

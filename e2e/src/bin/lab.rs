@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use spanwire_e2e::{
-    Holder, Lab, Options, Profile, Progress, Scenario, advertise, ask, forward, scenario::Routers,
+    Holder, Lab, Options, Profile, Progress, Scenario, Spanwire, advertise, ask, forward, scenario::Routers,
 };
 
 /// A real Kubernetes cluster of several locations on this machine, in seconds.
@@ -317,7 +317,11 @@ fn up(name: &str, file: &Path, spanwire: bool) -> Result<u8> {
     let scenario = Scenario::load(file)?;
     let own = std::env::current_exe()?;
     let options = Options {
-        spanwire,
+        spanwire: if spanwire {
+            Spanwire::Installed
+        } else {
+            Spanwire::Absent
+        },
         forward: Some(own.clone()),
         advertise: Some(own),
         progress: Progress::shown(),

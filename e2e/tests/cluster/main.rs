@@ -16,7 +16,7 @@ mod wire;
 
 use std::process::ExitCode;
 
-use spanwire_e2e::{Lab, Provoked, suite};
+use spanwire_e2e::{Lab, Provoked, Spanwire, suite};
 
 /// What tests do on purpose that programs warn of.
 const PROVOKED: &[Provoked] = &[
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     suite::run(
         "t-cluster",
         "test.yaml",
-        &suite::options(false),
+        &suite::options(Spanwire::Image),
         &[
             (
                 "without_spanwire_no_location_reaches_another",

@@ -6,7 +6,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use spanwire_e2e::{
-    Lab, Progress, Provoked,
+    Lab, Progress, Provoked, Spanwire,
     expect::all_reach_all,
     fault::{FAULTS, Roles},
     suite,
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     suite::run(
         "t-failover",
         "failover.yaml",
-        &suite::options(false),
+        &suite::options(Spanwire::Image),
         &tests,
         &provoked,
     )

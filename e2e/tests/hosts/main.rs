@@ -6,7 +6,7 @@ mod neighbours;
 
 use std::process::ExitCode;
 
-use spanwire_e2e::{Lab, Options, Provoked, suite};
+use spanwire_e2e::{Lab, Options, Provoked, Spanwire, suite};
 
 /// The command `lab`, which answers, asks and advertises.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lab");
@@ -26,7 +26,7 @@ const PROVOKED: &[Provoked] = &[
 
 fn main() -> ExitCode {
     let options = Options {
-        spanwire: false,
+        spanwire: Spanwire::Image,
         advertise: Some(PROGRAM.into()),
         ..Options::default()
     };

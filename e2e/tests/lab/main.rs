@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Cmd, Lab, Ping, Profile, scenario::Routers, suite, wait_until};
+use spanwire_e2e::{Cmd, Lab, Ping, Profile, Spanwire, scenario::Routers, suite, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     suite::run(
         "t-lab",
         "open.yaml",
-        &suite::options(false),
+        &suite::options(Spanwire::Absent),
         &[
             ("open_routers_let_every_pod_reach_every_pod", open),
             (

@@ -8,7 +8,7 @@ use std::{process::ExitCode, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use spanwire_e2e::{
-    Lab, Progress, Provoked,
+    Lab, Progress, Provoked, Spanwire,
     expect::{SOON, all_reach_all, condition, loses_nothing},
     plaintext::{nothing_plain, something_plain},
     suite, wait_until,
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     suite::run(
         "t-open",
         "open.yaml",
-        &suite::options(false),
+        &suite::options(Spanwire::Image),
         &[
             ("pods_reach_pods_in_plaintext_before", plaintext_before),
             (

@@ -7,14 +7,14 @@ mod host_gw;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Lab, Progress, expect::all_reach_all, reach, suite};
+use spanwire_e2e::{Lab, Progress, Spanwire, expect::all_reach_all, reach, suite};
 
 fn main() -> ExitCode {
     let both = [
         suite::run(
             "t-dual",
             "dual.yaml",
-            &suite::options(false),
+            &suite::options(Spanwire::Image),
             &[
                 (
                     "dual_installing_keeps_the_default_routes_that_a_router_advertises",
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         suite::run(
             "t-host-gw",
             "host-gw.yaml",
-            &suite::options(false),
+            &suite::options(Spanwire::Image),
             &[
                 ("host_gw_every_pod_reaches_every_pod", installs),
                 ("host_gw_hosts_and_pods_reach_each_other", reach::hosts_and_pods),
