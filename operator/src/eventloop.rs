@@ -140,6 +140,9 @@ impl EventLoop {
 
     /// Decides where that is due, and starts the writes that may be done.
     fn advance(&mut self, now: Instant) {
+        if self.state.poll_urgent() {
+            self.queue.interrupt();
+        }
         if self.may_decide(now) && self.pace.is_due(now) {
             self.decide(now);
         }

@@ -12,6 +12,8 @@
 //! * Thousands of writes that were refused together are tried again together: each waits for a little less than all.
 //! * An API server that is away is asked by all writes at once: the first write that gets no answer pauses all.
 //! * A write that waits while its object changes: a later decision replaces it or takes it back.
+//! * What people change behind a large batch, such as the heads of all locations when one more is connected: it interrupts
+//!   the batch, of which what has not begun is decided upon again. Of two batches one is written whole.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -63,6 +65,8 @@ pub struct Published {
 pub struct WriteQueue {
     phases: VecDeque<VecDeque<Write>>,
     publishing: Option<Publishing>,
+    /// The batch before was interrupted.
+    interrupted: bool,
     /// Writes of the mesh that are on their way.
     mesh: BTreeMap<ObjectKey, Write>,
     /// All other writes that wait, in the order in which they came.
@@ -85,6 +89,8 @@ struct Publishing {
     writes: usize,
     whole: bool,
     unknown: bool,
+    /// The batch before was written whole, so that this one need not be.
+    yields: bool,
     /// How many phases are done.
     phase: usize,
     /// Locations of which nothing is written in phases after this one.
@@ -152,6 +158,7 @@ impl WriteQueue {
             writes: 0,
             whole: true,
             unknown: false,
+            yields: !std::mem::take(&mut self.interrupted),
             phase: 0,
             given_up: BTreeMap::new(),
         };
@@ -186,6 +193,21 @@ impl WriteQueue {
     #[must_use]
     pub fn is_publishing(&self) -> bool {
         self.publishing.is_some()
+    }
+
+    /// Ends the phases of the batch with the writes that are on their way, for something is to be decided upon that does not
+    /// wait for all of them. What is left has to be decided upon again. Of two batches one goes on, so that all of it is
+    /// written some time.
+    pub fn interrupt(&mut self) {
+        let Some(publishing) = self.publishing.as_mut().filter(|publishing| publishing.yields) else {
+            return;
+        };
+        if self.phases.iter().all(VecDeque::is_empty) {
+            return;
+        }
+        publishing.whole = false;
+        self.phases.clear();
+        self.interrupted = true;
     }
 
     /// Whether the API server is left alone after it gave no answer.

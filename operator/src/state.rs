@@ -126,6 +126,8 @@ pub struct OperatorState {
     /// What was published before this operator decided has been taken over where it cannot be read.
     remembered: bool,
     dirty: bool,
+    /// What makes it so is waited for.
+    urgent: bool,
 }
 
 impl OperatorState {
@@ -260,6 +262,13 @@ impl OperatorState {
         self.dirty && self.complete() && !self.doubts_nodes()
     }
 
+    /// Returns whether what is new is to be decided upon before all of the decision before is written: a person has changed
+    /// something that was known, or a leader fails. Nodes that join, and reports of agents, come by the thousand.
+    #[must_use]
+    pub fn poll_urgent(&self) -> bool {
+        self.urgent && self.poll_decide()
+    }
+
     /// Returns whether all Nodes seem to be gone while something is published of some. Then nothing is decided: to clear
     /// the nodes of a cluster they are retired.
     #[must_use]
@@ -308,7 +317,7 @@ impl OperatorState {
         );
         let batch = self.batch(&decision, now);
         self.published = Some(decision.mesh);
-        self.dirty = false;
+        (self.dirty, self.urgent) = (false, false);
         Some(batch)
     }
 
@@ -419,6 +428,9 @@ impl OperatorState {
             before.same_but_status(now) && now.status.as_ref() == self.location_statuses.get(&name)
         });
         self.dirty |= !settled;
+        self.urgent |= before
+            .zip(now)
+            .is_some_and(|(before, now)| !before.same_but_status(now));
         match now {
             Some(record) => {
                 let mut fact = record.fact.clone();
@@ -439,6 +451,9 @@ impl OperatorState {
             before.same_but_status(now) && now.status.as_ref() == self.peer_statuses.get(&name)
         });
         self.dirty |= !settled;
+        self.urgent |= before
+            .zip(now)
+            .is_none_or(|(before, now)| !before.same_but_status(now));
         if let Some(now) = now
             && let Some(mesh) = &self.published
         {
@@ -472,6 +487,7 @@ impl OperatorState {
     fn note_turned(&mut self) {
         let turned = self.liveness.take_turned();
         self.dirty |= !turned.is_empty();
+        self.urgent |= !turned.is_empty();
         self.stale.extend(turned);
     }
 }

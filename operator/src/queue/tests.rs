@@ -30,6 +30,63 @@ fn the_phases_of_the_mesh_follow_one_another() {
 }
 
 #[test]
+fn a_large_batch_yields_to_what_is_urgent_and_the_next_one_does_not() {
+    let heads = || (0..50).map(|number| slice(&format!("{number:02}-head"), 1));
+    let mut world = World::default();
+    world.enqueue(vec![heads().collect()], vec![mesh_node("n1", None, 1)]);
+    let mut begun = world.poll_all();
+    assert_eq!(begun.len(), MESH + 1);
+    world.queue.interrupt();
+    assert_eq!(world.poll_all(), [], "no more of it begins");
+    world.done(&begun.pop().unwrap());
+    for write in begun.drain(..) {
+        assert_eq!(
+            world.queue.poll_published(world.now),
+            None,
+            "{write:?} is on its way"
+        );
+        world.done(&write);
+    }
+    let published = world.queue.poll_published(world.now).unwrap();
+    assert_eq!((published.writes, published.whole), (MESH, false));
+    assert!(!published.unknown, "what was not begun was not written");
+
+    let left = heads().skip(MESH).collect();
+    world.enqueue(vec![vec![slice("urgent-head", 1)], left], vec![]);
+    let first = world.poll_all();
+    assert_eq!(names(&first), ["urgent-head"]);
+    world.queue.interrupt();
+    world.done(&first[0]);
+    let mut written = 0;
+    loop {
+        let writes = world.poll_all();
+        if writes.is_empty() {
+            break;
+        }
+        written += writes.len();
+        writes.iter().for_each(|write| world.done(write));
+    }
+    assert_eq!(written, 50 - MESH, "of two batches one is written whole");
+    assert!(world.queue.poll_published(world.now).unwrap().whole);
+
+    world.enqueue(vec![heads().collect()], vec![]);
+    begun = world.poll_all();
+    world.queue.interrupt();
+    begun.iter().for_each(|write| world.done(write));
+    assert!(!world.queue.poll_published(world.now).unwrap().whole);
+}
+
+#[test]
+fn a_batch_of_which_all_has_begun_is_not_interrupted() {
+    let mut world = World::default();
+    world.enqueue(vec![vec![slice("a-head", 1)]], vec![]);
+    let begun = world.poll_all();
+    world.queue.interrupt();
+    world.done(&begun[0]);
+    assert!(world.queue.poll_published(world.now).unwrap().whole);
+}
+
+#[test]
 fn a_change_of_an_object_overtakes_thousands_of_first_writes() {
     let mut world = World::default();
     let first = (0..5000)

@@ -24,6 +24,7 @@ impl OperatorState {
         fact.keep(known);
         let changed = fact != *known;
         if changed {
+            self.urgent |= asks(&fact) != asks(known);
             *known = fact;
         }
         changed
@@ -141,6 +142,31 @@ impl OperatorState {
         let report = self.mesh_nodes.get(name).map(|record| &record.report);
         report.filter(|report| report.retired || report.public_key.is_some())
     }
+}
+
+/// What people ask of a node.
+fn asks(fact: &NodeFact) -> impl PartialEq {
+    let NodeFact {
+        location,
+        region,
+        leader,
+        endpoints,
+        cidrs,
+        keepalive,
+        listen_port,
+        cordoned,
+        ..
+    } = fact;
+    (
+        location,
+        region,
+        leader,
+        endpoints,
+        cidrs,
+        keepalive,
+        listen_port,
+        cordoned,
+    )
 }
 
 /// What an agent reported last, as far as it was published; for a node whose MeshNode, or whose report, has been deleted.

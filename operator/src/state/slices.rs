@@ -81,6 +81,8 @@ fn remove(map: &mut BTreeMap<String, BTreeSet<String>>, key: &str, slice: &str) 
 /// Writes of slices, in the order in which they have to be done.
 #[derive(Debug, Default)]
 pub(super) struct SliceWrites {
+    /// Heads that name other leaders, and need no other write before them: these are waited for.
+    pub(super) appointed: Vec<Write>,
     /// Heads that name a leader that is on its way from one location to another, or that establish.
     pub(super) announced: Vec<Write>,
     pub(super) members: Vec<Write>,
@@ -124,6 +126,10 @@ impl OperatorState {
             let group = self.publication.slices.get(location.as_str());
             let surplus = group.is_some_and(|group| group.iter().any(|name| !slices.contains_key(name)));
             let mut right = !surplus;
+            let stay = |(name, spec): (&String, &LocationSliceSpec)| {
+                spec.head.is_some() || self.slices.get(name).is_some_and(|record| record.spec == *spec)
+            };
+            let members_stay = moving.is_empty() && slices.iter().all(stay);
             for (name, spec) in slices {
                 let record = self.slices.get(name);
                 let own = record.is_some_and(|record| self.owns(record));
@@ -139,16 +145,18 @@ impl OperatorState {
                     continue;
                 }
                 expected.insert(name.clone(), Some(spec.clone()));
-                let early = self.establishes(&spec, record);
-                writes.push(
-                    &moving,
-                    early,
-                    Write::Slice {
-                        version: record.map(|record| record.revision.version()),
-                        name: name.clone(),
-                        spec,
-                    },
-                );
+                let appoints = members_stay && self.appoints(&spec, record);
+                let establishes = self.establishes(&spec, record);
+                let write = Write::Slice {
+                    version: record.map(|record| record.revision.version()),
+                    name: name.clone(),
+                    spec,
+                };
+                if appoints {
+                    writes.appointed.push(write);
+                } else {
+                    writes.push(&moving, establishes, write);
+                }
             }
             if right {
                 clean.push(location);
@@ -196,8 +204,21 @@ impl OperatorState {
         };
         let published = record.and_then(|record| record.spec.head.as_ref());
         let known = |name: &String| published.is_some_and(|head| head.established.contains(name));
-        let seated = |leader: &SliceLeader| self.publication.seats.contains_key(&leader.node);
-        !head.established.iter().all(known) && head.leaders.iter().all(seated)
+        !head.established.iter().all(known) && self.seats(&head.leaders)
+    }
+
+    /// Whether a head names other leaders than the published one. Where the members of the location stay as they are, it
+    /// needs to wait for no other write: what follows it is of other locations.
+    fn appoints(&self, spec: &LocationSliceSpec, record: Option<&SliceRecord>) -> bool {
+        let published = record.and_then(|record| record.spec.head.as_ref());
+        let heads = spec.head.as_ref().zip(published);
+        heads.is_some_and(|(head, published)| head.leaders != published.leaders && self.seats(&head.leaders))
+    }
+
+    /// Whether these are published as members.
+    fn seats(&self, leaders: &[SliceLeader]) -> bool {
+        let mut leaders = leaders.iter();
+        leaders.all(|leader| self.publication.seats.contains_key(&leader.node))
     }
 
     /// The members that are to sit in a slice that does not have them yet, and sit in another one.

@@ -23,6 +23,7 @@ fn after_any_history_an_operator_that_starts_from_nothing_has_nothing_to_write()
 
 #[test]
 fn after_any_history_with_writes_and_changes_mixed_it_is_the_same() {
+    let mut interruptions = 0;
     for seed in 0..20u64 {
         let mut world = World::new();
         let mut changes = split(&world::cluster(), seed);
@@ -34,8 +35,10 @@ fn after_any_history_with_writes_and_changes_mixed_it_is_the_same() {
             }
         }
         world.settle();
+        interruptions += world.interruptions;
         assert_eq!(written_at_restart(&mut world), [], "seed {seed}");
     }
+    assert!(interruptions > 20, "{interruptions} batches were interrupted");
 }
 
 #[test]

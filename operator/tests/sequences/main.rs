@@ -8,6 +8,7 @@ mod incremental;
 mod kept;
 mod truth;
 mod unreadable;
+mod urgent;
 mod world;
 
 use std::collections::BTreeSet;

@@ -152,6 +152,11 @@ pub(crate) struct World {
     notifier: Notifier,
     notices: Vec<Notice>,
     pending: Vec<Write>,
+    /// How many batches were interrupted.
+    pub(crate) interruptions: usize,
+    interrupted: bool,
+    /// The batch before was written whole.
+    yields: bool,
 }
 
 impl World {
@@ -363,11 +368,15 @@ impl World {
 
     /// Decides, if nothing is left to write, and writes one thing; returns whether there was anything to do.
     pub(crate) fn step(&mut self) -> bool {
+        if self.state.poll_urgent() {
+            self.interrupt();
+        }
         if self.pending.is_empty() {
             if !self.state.poll_decide() {
                 return false;
             }
             self.decisions += 1;
+            self.yields = !std::mem::take(&mut self.interrupted);
             let mut batch = self.state.decide(now(self.second)).unwrap();
             self.notify(std::mem::take(&mut batch.notices));
             self.pending = batch.into_writes().collect();
@@ -387,6 +396,20 @@ impl World {
             self.state.handle_published(true);
         }
         true
+    }
+
+    /// What is left of the mesh is not written, as the queue does it.
+    fn interrupt(&mut self) {
+        let of_mesh = |write: &Write| ["slice", "delete_slice", "peer_status"].contains(&write.kind());
+        if !self.yields || !self.pending.iter().any(of_mesh) {
+            return;
+        }
+        self.pending.retain(|write| !of_mesh(write));
+        self.interrupted = true;
+        self.interruptions += 1;
+        if self.pending.is_empty() {
+            self.state.handle_published(true);
+        }
     }
 
     fn notify(&mut self, notices: Vec<Notice>) {
