@@ -60,7 +60,7 @@ pub use key::{KeyError, PublicKey};
 pub use lint::{Diagnostic, Severity, lint};
 pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings};
 pub use name::{LocationName, NameError, NodeName, PeerName};
-pub use plan::{Behind, Far, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, plan};
+pub use plan::{Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, plan};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::Reachability;
 pub use rejected::{Claim, Claimant, Decision, LocationField, RejectReason, Rejected};

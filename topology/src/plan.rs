@@ -189,8 +189,19 @@ pub struct Route {
     pub via: Via,
     /// The location where the prefix lives; for a Peer its home, or the own location where it is attached here.
     pub location: LocationName,
-    /// The prefix is the address of a node; not its overlay address, nor one of its pods.
-    pub node: bool,
+    /// What has the prefix.
+    pub holder: Holder,
+}
+
+/// What has the addresses of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A node, as one of its own addresses.
+    Node,
+    /// A leader, as its overlay address.
+    Overlay,
+    /// Pods, Peers, or a network.
+    Others,
 }
 
 /// How packets leave this node.

@@ -169,7 +169,7 @@ mod tests {
 
     /// A follower with pods in 10.244.1.0/24 whose leader is reached by flannel.1; 10.244.2.0/24 is remote.
     fn follower() -> (Plan, HostFacts) {
-        use spanwire_topology::{Probes, Role, Route, Via};
+        use spanwire_topology::{Holder, Probes, Role, Route, Via};
         let own = |address: &str, length, cni| OtherLink {
             mtu: 1500,
             addresses: [(address.parse().unwrap(), length)].into(),
@@ -184,7 +184,7 @@ mod tests {
         let route = Route {
             via: hop.clone(),
             location: "b".parse().unwrap(),
-            node: false,
+            holder: Holder::Others,
         };
         let plan = Plan {
             me: "a2".parse().unwrap(),

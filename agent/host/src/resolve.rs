@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use spanwire_topology::{Family, LocationName, Plan, Prefix, Role, Via};
+use spanwire_topology::{Family, Holder, LocationName, Plan, Prefix, Role, Via};
 
 use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
 use connected::Connected;
@@ -58,6 +58,8 @@ pub(crate) struct ResolvedRoute<'a> {
     pub(crate) source: Option<IpAddr>,
     /// Where the prefix lives.
     pub(crate) location: &'a LocationName,
+    /// What has it.
+    pub(crate) holder: Holder,
 }
 
 /// An address of the API server that stands in the mesh, and that this node reaches or serves past the mesh.
@@ -111,6 +113,7 @@ impl<'a> Resolved<'a> {
                     next_hop,
                     source,
                     location,
+                    holder: route.holder,
                 },
             ));
         }

@@ -178,6 +178,8 @@ pub enum RouteKind {
     Throw,
     /// Tell the sender 'unreachable'.
     Unreachable,
+    /// Discard the packet; the sender hears nothing.
+    Blackhole,
 }
 
 /// A routing policy rule in Spanwire's priority band.

@@ -157,6 +157,7 @@ impl fmt::Display for RouteText<'_> {
             RouteKind::Unicast { .. } => {}
             RouteKind::Throw => f.write_str("throw ")?,
             RouteKind::Unreachable => f.write_str("unreachable ")?,
+            RouteKind::Blackhole => f.write_str("blackhole ")?,
         }
         write!(f, "{}", key.prefix)?;
         if let RouteKind::Unicast {

@@ -315,6 +315,6 @@ fn settle(operation: Operation, answer: Result<(), Refusal>) -> Result<(), Apply
 fn device_of(route: &Route) -> Option<&LinkName> {
     match &route.kind {
         RouteKind::Unicast { dev, .. } => Some(dev),
-        RouteKind::Throw | RouteKind::Unreachable => None,
+        RouteKind::Throw | RouteKind::Unreachable | RouteKind::Blackhole => None,
     }
 }

@@ -193,11 +193,12 @@ impl ObservedRoute {
         };
         #[expect(
             clippy::wildcard_enum_match_arm,
-            reason = "of the kernel's kinds we make three"
+            reason = "of the kernel's kinds we make four"
         )]
         let kind = match self.kind {
             RouteType::Throw => RouteKind::Throw,
             RouteType::Unreachable => RouteKind::Unreachable,
+            RouteType::BlackHole => RouteKind::Blackhole,
             RouteType::Unicast => RouteKind::Unicast {
                 dev: names.get(&self.device?)?.clone(),
                 via: self.via,
@@ -217,6 +218,7 @@ pub(crate) fn set(protocol: u8, key: &RouteKey, route: &Route, device: Option<u3
     match &route.kind {
         RouteKind::Throw => header.kind = RouteType::Throw,
         RouteKind::Unreachable => header.kind = RouteType::Unreachable,
+        RouteKind::Blackhole => header.kind = RouteType::BlackHole,
         RouteKind::Unicast { via, onlink, src, .. } => {
             header.kind = RouteType::Unicast;
             // A next hop must be nearer than the route (fib_check_nh); IPv6 has no scopes of routes.

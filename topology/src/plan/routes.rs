@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Route, Via,
+    Holder, Route, Via,
     entries::{Entry, Kind, Owner},
     view::{View, has_families},
 };
@@ -40,11 +40,19 @@ pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>
     let routes = remote.filter_map(|entry| {
         let via = ways.passable(entry, ways.via(entry)?);
         let location = view.sites[entry.site].name.clone();
-        let node = match (entry.kind, entry.owner) {
-            (Kind::Member, Owner::Member(_, member)) => is_address(member, entry.prefix),
-            (Kind::Member | Kind::Overlay | Kind::Cidr | Kind::Peer, _) => false,
+        let holder = match (entry.kind, entry.owner) {
+            (Kind::Member, Owner::Member(_, member)) if is_address(member, entry.prefix) => Holder::Node,
+            (Kind::Overlay, _) => Holder::Overlay,
+            (Kind::Member | Kind::Cidr | Kind::Peer, _) => Holder::Others,
         };
-        Some((entry.prefix, Route { via, location, node }))
+        Some((
+            entry.prefix,
+            Route {
+                via,
+                location,
+                holder,
+            },
+        ))
     });
     routes.collect()
 }

@@ -3,7 +3,7 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_topology::{Family, LeaderRole, Party, Plan, Prefix, Role, Via};
+use spanwire_topology::{Family, Holder, LeaderRole, Party, Plan, Prefix, Role, Via};
 
 use super::device::tunnel_mtu;
 use crate::{
@@ -47,6 +47,7 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
     let mut table = Vec::with_capacity(2 * resolved.remote.len() + resolved.throws.len());
     let mut return_table = Vec::new();
     for (prefix, route) in &resolved.remote {
+        let last = bare(last(route.holder));
         let mut route = route;
         if route.next_hop != Some(NextHop::Tunnel) && tunnelled.binary_search(prefix).is_ok() {
             let through = RouteKind::Unicast {
@@ -69,10 +70,7 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
         if let Some(route) = unicast(route, facts, Some(mtu)) {
             table.push((key(owned.table, prefix, METRIC), route));
         }
-        table.push((
-            key(owned.table, prefix, LAST_METRIC),
-            bare(RouteKind::Unreachable),
-        ));
+        table.push((key(owned.table, prefix, LAST_METRIC), last));
     }
     for (prefix, held) in &resolved.held {
         let here = RouteKind::Unicast {
@@ -99,6 +97,16 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
         return_table.push((key(owned.return_table, prefix, METRIC), route));
     }
     table.into_iter().chain(return_table).collect()
+}
+
+/// Returns what becomes of packets that nothing carries. Of overlay addresses only the echo requests by which agents look for a way
+/// are for long, and they are many: answers to them would use up what may be sent to a node in a second
+/// (`net.ipv4.icmp_ratelimit`, icmp(7)), and its pods would not hear that nothing is reached.
+fn last(holder: Holder) -> RouteKind {
+    match holder {
+        Holder::Overlay => RouteKind::Blackhole,
+        Holder::Node | Holder::Others => RouteKind::Unreachable,
+    }
 }
 
 /// Of a standby leader not every WireGuard accepts more than its own overlay address: only what it sends from there goes

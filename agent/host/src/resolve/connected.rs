@@ -14,7 +14,7 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_topology::{LocationName, Plan, Prefix, Route};
+use spanwire_topology::{Holder, LocationName, Plan, Prefix, Route};
 
 use crate::{Conflict, HostFacts, LinkName, prefixes::Prefixes};
 
@@ -101,7 +101,7 @@ impl<'a> Connected<'a> {
 
     /// Whether a prefix is the address of a node of another location that may be a neighbour here.
     pub(super) fn doubtful(&mut self, prefix: &Prefix, route: &'a Route) -> bool {
-        if !route.node || self.plan.location.as_ref() == Some(&route.location) {
+        if route.holder != Holder::Node || self.plan.location.as_ref() == Some(&route.location) {
             return false;
         }
         let Some(network) = self.wide.around(prefix) else {

@@ -1,7 +1,7 @@
 //! A CNI without its device, or with one that takes nothing from other locations.
 
 use spanwire_host::{Cni, Conflict, HostFacts, Inventory, RouteKind, conflicts, render};
-use spanwire_topology::{Family, Plan};
+use spanwire_topology::{Family, Holder, Plan, Prefix};
 
 use crate::samples::{self, link};
 
@@ -19,11 +19,15 @@ fn by_wireguard((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
     (plan, facts)
 }
 
-/// Whether every route of a machine ends as 'unreachable'.
+/// Whether every route of a machine ends as 'unreachable', and those to overlay addresses silently.
 fn goes_nowhere(plan: &Plan, facts: &HostFacts) -> bool {
     let host = render(plan, facts);
-    let mut kinds = host.routes.values().map(|route| &route.kind);
-    !host.routes.is_empty() && kinds.all(|kind| *kind == RouteKind::Unreachable)
+    let ends = |prefix: &Prefix| match plan.routes.get(prefix).map(|route| route.holder) {
+        Some(Holder::Overlay) => RouteKind::Blackhole,
+        _ => RouteKind::Unreachable,
+    };
+    let mut routes = host.routes.iter();
+    !host.routes.is_empty() && routes.all(|(key, route)| route.kind == ends(&key.prefix))
 }
 
 #[test]

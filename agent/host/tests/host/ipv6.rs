@@ -1,7 +1,7 @@
 //! IPv6 where it is wanted and not elsewhere, and nothing of it where a machine has none.
 
 use spanwire_host::{Conflict, Host, HostFacts, RouteKind, Step, Sysctl, conflicts, diff, render};
-use spanwire_topology::{Family, LeaderRole, Plan, Prefix, Role, Route};
+use spanwire_topology::{Family, Holder, LeaderRole, Plan, Prefix, Role, Route};
 
 use crate::samples::{self, addresses, hop, link, location, node, prefix, prefixes, without_ipv6};
 
@@ -29,7 +29,7 @@ fn with_remote(plan: &mut Plan, texts: &[&str], via: &spanwire_topology::Via) {
             Route {
                 via,
                 location,
-                node: false,
+                holder: Holder::Others,
             },
         );
     }

@@ -1,7 +1,7 @@
 //! Networks of others on a node, and what they may take from the mesh.
 
 use spanwire_host::{Conflict, Host, HostFacts, Packet, RouteKind, conflicts, lookup, render};
-use spanwire_topology::{Plan, Via};
+use spanwire_topology::{Holder, Plan, Via};
 
 use crate::samples::{
     self, direct_follower, follower, leader, link, location, other_link, prefix, prefixes, settled_leader,
@@ -114,7 +114,7 @@ fn a_network_inside_a_remote_prefix_is_a_hole_in_it_and_is_reported_unless_it_is
         let route = spanwire_topology::Route {
             via: Via::Tunnel,
             location: location("b"),
-            node: false,
+            holder: Holder::Others,
         };
         plan.routes.insert(prefix(text), route);
     }

@@ -104,6 +104,7 @@ fn routes() -> Vec<Step> {
         unicast("eth0", Some("fd00:aa::6"), None),
         RouteKind::Throw,
         RouteKind::Unreachable,
+        RouteKind::Blackhole,
     ];
     let mut steps = Vec::new();
     for (text, kind) in PREFIXES

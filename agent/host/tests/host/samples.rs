@@ -9,8 +9,8 @@ use std::{
 
 use spanwire_host::{Cni, HostFacts, LinkName, OtherLink};
 use spanwire_topology::{
-    Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes, PublicKey, Role,
-    Route, Tunnel, TunnelPeer, Via,
+    Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes, PublicKey,
+    Role, Route, Tunnel, TunnelPeer, Via,
 };
 
 pub(crate) fn prefix(text: &str) -> Prefix {
@@ -82,7 +82,11 @@ fn routes(texts: &[&str], via: &Via, of: &str) -> BTreeMap<Prefix, Route> {
             Route {
                 via,
                 location,
-                node: text.starts_with("192.168.") && !text.contains('/'),
+                holder: match text {
+                    _ if text.starts_with("192.168.") && !text.contains('/') => Holder::Node,
+                    _ if text.starts_with("10.4.0.") => Holder::Overlay,
+                    _ => Holder::Others,
+                },
             },
         )
     };
@@ -354,7 +358,11 @@ pub(crate) fn dual_stack_follower() -> (Plan, HostFacts) {
             Route {
                 via,
                 location,
-                node: prefix.is_host() && prefix.to_string().starts_with("fd00:2:"),
+                holder: match prefix.to_string() {
+                    text if prefix.is_host() && text.starts_with("fd00:2:") => Holder::Node,
+                    text if prefix.is_host() && text.starts_with("fd00:4:") => Holder::Overlay,
+                    _ => Holder::Others,
+                },
             },
         )
     };

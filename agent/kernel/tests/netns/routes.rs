@@ -52,6 +52,7 @@ fn kinds() -> [(&'static str, u32, Vec<Route>); 2] {
         with_mtu(unicast("far", Some("10.9.9.9"), true, None)),
         route(RouteKind::Throw),
         route(RouteKind::Unreachable),
+        route(RouteKind::Blackhole),
     ];
     let v6 = vec![
         unicast("lan", None, false, None),
@@ -61,6 +62,7 @@ fn kinds() -> [(&'static str, u32, Vec<Route>); 2] {
         with_mtu(unicast("far", Some("fd09::9"), true, None)),
         route(RouteKind::Throw),
         route(RouteKind::Unreachable),
+        route(RouteKind::Blackhole),
     ];
     [("10.20.0.0/16", 10, v4), ("fd20::/64", 10, v6)]
 }
