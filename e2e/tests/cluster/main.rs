@@ -27,6 +27,8 @@ const PROVOKED: &[Provoked] = &[
         "which is connected here by eth0",
     ),
     Provoked::agent("what_is_deleted_by_hand_comes_back", "repaired"),
+    // It is, when the test is tried again.
+    Provoked::agent("what_is_deleted_by_hand_comes_back", "again and again"),
     Provoked::agent(
         "what_is_deleted_by_hand_comes_back",
         "cannot read the WireGuard device",

@@ -54,8 +54,9 @@ pub(crate) fn objects(lab: &Lab) -> Result<()> {
 
 /// What leaders and followers have alike.
 fn on_every_node(node: &Machine<'_>) -> Result<()> {
-    let routes = "ip -o route show table all proto 151 | sort";
-    let a_route = "set -- $(ip -o route show table 51830 | grep -v unreachable | head -1); ip route del $1 table 51830 dev $3 2>/dev/null || ip route del $1 table 51830";
+    // Through which leader depends on whom this node took for dead meanwhile.
+    let routes = "ip -o route show table all proto 151 | sed -E 's/ via [^ ]+//' | sort";
+    let a_route = "set -- $(ip -o route show table 51830 | grep -vE 'unreachable|blackhole' | head -1); ip route del $1 table 51830 dev $3 2>/dev/null || ip route del $1 table 51830";
     comes_back(node, "a route", a_route, routes, SOON_REPAIRED)?;
     let a_rule = "set -- $(ip rule | grep 'lookup 51830' | head -1); ip rule del pref ${1%:}";
     comes_back(
