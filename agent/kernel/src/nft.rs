@@ -24,6 +24,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use nix::{
@@ -45,7 +46,10 @@ const SIGN: &str = "made-by-spanwire-agent";
 
 /// How often the table is loaded at most until no other program interferes. One load takes some milliseconds, in a large
 /// mesh tenths of a second; kube-proxy, the busiest of neighbours, has a transaction a second.
-const LOADS: usize = 8;
+const LOADS: u32 = 8;
+/// How long it is left alone after the second load that another program interfered with, twice as long after each further one:
+/// when a node boots many have transactions in the same moment.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Returns what `nft -f` is given to replace the table with this name by `wanted` in one transaction, so that it is known to
 /// be Spanwire's afterwards.
@@ -152,7 +156,10 @@ impl Nft {
     async fn load_beside(&mut self, wanted: NftTable, others: impl AsyncFn()) -> Result<(), NftError> {
         let text = script(&self.table, &wanted);
         (self.known, self.loaded) = (None, None);
-        for _ in 0..LOADS {
+        for load in 0..LOADS {
+            if let Some(more) = load.checked_sub(2) {
+                tokio::time::sleep(PAUSE * (1 << more)).await;
+            }
             let own = self.generation().await.ok().map(following);
             // Without it everything is read once more, and right all the same.
             self.own_generation

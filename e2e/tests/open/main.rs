@@ -33,6 +33,8 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(REBOOTS, "the CNI's device for IPv4 is missing on this node"),
     Provoked::agent(REBOOTS, "no IPv4 way to"),
     Provoked::agent(REBOOTS, "userspace WireGuard is not reached"),
+    // The CNI, kube-proxy and the kubelet set up theirs in the same moment.
+    Provoked::agent(REBOOTS, "other programs change nf_tables so often"),
     Provoked::without_api_server(REBOOTS),
     Provoked::operator(REBOOTS, "renewing the lease timed out"),
     Provoked::agent(INVERSE, "repaired what another program had changed"),
