@@ -69,10 +69,10 @@ fn no_packet_is_lost_however_late_a_node_hears_of_a_move() {
     for ((from, to), ping) in pings.into_iter().zip(running) {
         let (sent, returned) = ping.stop();
         eprintln!("{from} to {to}: {returned} of {sent} pings answered");
-        // The last request may still be on its way when ping is interrupted. With the kernel's WireGuard a source belongs to
-        // one leader, and what comes by the other one is lost for as long as the two sides differ.
+        // With the kernel's WireGuard a source belongs to one leader, and what comes by the other one is lost for as long as
+        // the two sides differ.
         assert!(
-            sent <= returned + 1 || backend() == Backend::Kernel,
+            sent == returned || backend() == Backend::Kernel,
             "{from} to {to}: {} of {sent} pings were lost",
             sent - returned
         );

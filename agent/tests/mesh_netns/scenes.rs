@@ -45,7 +45,7 @@ fn until_two_locations_are_established_only_overlay_addresses_are_routed() {
     });
     eprintln!("from the start of all agents to the link being reported: {took:?}");
     // What a1 says of the link is not yet b1's word that it has set its routes.
-    wait_until("the overlay address of b1", 2 * SECOND, || {
+    wait_until("the overlay address of b1", 10 * SECOND, || {
         world.node("a1").host.pings("10.4.0.3")
     });
     assert!(!world.node("a2").pod.pings("10.244.4.2"));
@@ -76,12 +76,7 @@ fn an_agent_that_is_killed_and_started_again_costs_no_packet() {
     }
     let (sent, returned) = ping.stop();
     eprintln!("{returned} of {sent} pings answered");
-    // The last request may still be on its way when ping is interrupted.
-    assert!(
-        sent <= returned + 1,
-        "{} of {sent} pings were lost",
-        sent - returned
-    );
+    assert_eq!(returned, sent, "pings were lost");
 }
 
 #[test]

@@ -3,10 +3,15 @@
 use std::{
     net::{IpAddr, SocketAddr},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::world::{Engine, Side, World, other};
+use spanwire_testbed::wait_until;
+
+use crate::{
+    interop::AT_ONCE,
+    world::{Engine, Side, World, other},
+};
 
 /// Another address of the same network: the kernel never chooses it by itself.
 fn second(side: &Side, v6: bool) -> IpAddr {
@@ -79,18 +84,9 @@ fn an_address_that_goes_for_a_moment_is_sent_from_again_as_soon_as_it_is_back() 
         assert!(!a.reaches(b.inner[0]));
         thread::sleep(Duration::from_secs(1));
         second(a, v6);
-        let start = Instant::now();
-        while !b.reaches(a.inner[0]) {
-            assert!(
-                start.elapsed() < Duration::from_secs(8),
-                "it is not used any more"
-            );
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(2),
-            "after {:?}",
-            start.elapsed()
-        );
+        wait_until("the address to be sent from again", AT_ONCE, || {
+            b.reaches(a.inner[0])
+        });
     }
 }
 
@@ -179,18 +175,9 @@ fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
             "metric",
             "10",
         ]);
-        let start = Instant::now();
-        while !a.reaches(b.inner[0]) {
-            assert!(
-                start.elapsed() < Duration::from_secs(8),
-                "the old address is insisted on"
-            );
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(4),
-            "after {:?}",
-            start.elapsed()
-        );
+        wait_until("the address of the better route", AT_ONCE, || {
+            a.reaches(b.inner[0])
+        });
         assert_eq!(
             b.endpoint(),
             SocketAddr::new(near.parse().unwrap(), 51820).to_string()
@@ -220,13 +207,9 @@ fn an_address_that_leads_nowhere_any_more_is_given_up() {
         "add rule inet t o ip daddr 192.0.2.99 udp dport 51820 drop",
     ]);
     // Initiations after 15, 20, 25 s of silence, the first of which does on a machine that is not busy.
-    let start = Instant::now();
-    while !a.reaches(b.inner[0]) {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "no other address is tried"
-        );
-    }
+    wait_until("another address to be tried", Duration::from_secs(30), || {
+        a.reaches(b.inner[0])
+    });
 }
 
 /// As when an uplink gets another address after it has had none: the other side sends to the old one, and this one has nothing
@@ -248,18 +231,9 @@ fn a_peer_that_alone_has_something_to_say_learns_another_address() {
         assert!(!b.reaches(a.inner[0]));
         thread::sleep(Duration::from_millis(500));
         a.add_address("eth0", fresh);
-        let start = Instant::now();
-        while !b.reaches(a.inner[0]) {
-            assert!(
-                start.elapsed() < Duration::from_secs(8),
-                "the old address is sent to"
-            );
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(2),
-            "after {:?}",
-            start.elapsed()
-        );
+        wait_until("the other address to be learned", AT_ONCE, || {
+            b.reaches(a.inner[0])
+        });
         assert_eq!(b.endpoint(), SocketAddr::new(fresh, 51820).to_string());
     }
 }

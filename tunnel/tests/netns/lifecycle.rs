@@ -4,8 +4,6 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     process::{Child, Stdio},
-    thread,
-    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -189,7 +187,8 @@ fn a_port_in_use_is_refused_while_the_interface_is_down_and_while_nothing_listen
     assert_eq!(a.run(&["wg", "show", &a.device, "listen-port"]).trim(), "51820");
     // What was its port is taken when it comes up.
     a.run(&["ip", "link", "set", &a.device, "up"]);
-    thread::sleep(Duration::from_millis(300));
+    let complaints = || fs::read_to_string(a.log.path()).unwrap().matches("ERROR").count();
+    wait_for("the device to complain", || complaints() > 0);
     refused("51820");
     refused("4000");
     drop(holders);

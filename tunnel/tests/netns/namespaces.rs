@@ -9,7 +9,7 @@ use crate::world::{Engine, World, ends, other, wait_for};
 
 fn reaches(from: &Namespace, to: &str, length: &str) -> bool {
     from.command("ping")
-        .args(["-q", "-c", "1", "-W", "1", "-s", length, to])
+        .args(["-q", "-c", "1", "-W", "2", "-s", length, to])
         .succeeds()
 }
 

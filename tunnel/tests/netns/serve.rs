@@ -112,7 +112,7 @@ fn spawn(world: &World, folder: &TempDir, options: &[&str]) -> Child {
 
 /// Sends a line and reads up to the closing `ok` or `error …`.
 fn ask(stream: &mut UnixStream, line: &str) -> Vec<String> {
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     writeln!(stream, "{line}").unwrap();
     let mut answer = Vec::new();
     for line in BufReader::new(stream).lines().map(Result::unwrap) {

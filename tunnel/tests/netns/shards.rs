@@ -132,7 +132,7 @@ fn datagrams_of_one_direction_arrive_whatever_queue_the_kernel_gives_them() {
         assert!(peer.pings(a.inner[0], 1));
         let address = SocketAddr::new(peer.inner[0], 9000);
         let receiver = peer.namespace.inside(move || UdpSocket::bind(address).unwrap());
-        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         a.namespace.inside(move || {
             let flows: Vec<_> = (0..FLOWS)
                 .map(|_| UdpSocket::bind(SocketAddr::new(unspecified(address.ip()), 0)).unwrap())

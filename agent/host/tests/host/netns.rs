@@ -291,7 +291,7 @@ fn join(network: &Network, machines: &mut Machines, pings: Vec<(String, Ping)>) 
     machines.bring(network, Some(&SETTLED));
     for (what, ping) in pings {
         let (sent, answered) = ping.stop();
-        // The last ones may have been on their way; a gap between two steps costs three and more.
+        // A gap between two steps costs three and more.
         assert!(
             sent <= answered + 2,
             "{what}: {answered} of {sent} answered while moving into the mesh"
