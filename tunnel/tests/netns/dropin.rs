@@ -48,9 +48,15 @@ fn is_running(child: &mut Child) -> bool {
 
 #[test]
 fn it_goes_on_in_the_background_as_soon_as_it_can_be_configured() {
-    let (namespace, name) = (Namespace::new(), Named::new());
+    let (namespace, name, other) = (Namespace::new(), Named::new(), Named::new());
+    let start = |name: &Named| namespace.command(OURS).args(["--threads", "2", &name.0]);
+    let mut first = start(&other).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    assert!(
+        first.wait().unwrap().success() && other.answers(),
+        "it is not ready"
+    );
     // The output is read to its end: nothing of the process in the background holds it.
-    let started = namespace.command(OURS).args(["--threads", "2", &name.0]).output();
+    let started = start(&name).output();
     assert!(started.status.success(), "{started:?}");
     assert!(name.answers(), "it is not ready");
     assert!(
