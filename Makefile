@@ -18,7 +18,7 @@ begin-test:
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (8 min; cold 15)
 	@scripts/tests
 
-test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (5 min; cold 15)
+test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (10 min; cold 20)
 	@scripts/test-kernel
 
 e2e: setup ## A real cluster on this machine; as root (20 min; cold 40)
