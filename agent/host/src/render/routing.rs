@@ -215,8 +215,10 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, RETURNS, arrived(&owned.link, owned), lookup));
         }
-        let standby = plan.role == Role::Leader(LeaderRole::Standby) && facts.tunnels(family);
-        for overlay in own_overlay(plan, family).into_iter().filter(|_| standby) {
+        // What a leader asks from there is to show whether its own tunnels work, whatever way the rest takes.
+        let by_hop = plan.role == Role::Leader(LeaderRole::Standby) || stands_in(plan, facts);
+        let by_hop = by_hop && facts.tunnels(family);
+        for overlay in own_overlay(plan, family).into_iter().filter(|_| by_hop) {
             let from_overlay = RuleSelector {
                 from: Some(Prefix::host(overlay)),
                 ..RuleSelector::default()

@@ -249,8 +249,8 @@ fn a_follower_and_a_leader_that_is_cut_off_change_routes_and_no_more() {
     for (of, direct, rules) in [
         ("a4", false, 0),
         ("a4", true, 0),
-        ("a1", false, 1),
-        ("a1", true, 1),
+        ("a1", false, 2),
+        ("a1", true, 2),
     ] {
         let steps = steps(of, direct, |seen| {
             seen.observe(node("a1"), location("b"), false);
@@ -318,6 +318,26 @@ fn a_leader_that_has_no_tunnel_reaches_the_leaders_elsewhere_by_the_one_beside_i
                 route(&with, pod),
                 "what it observes decides"
             );
+        }
+    }
+}
+
+/// Of what is behind the leaders elsewhere, too: else a relayed leader would never hear again that they are of use, and what it
+/// asks would be answered to the address of the one beside it.
+#[test]
+fn what_a_leader_asks_from_its_overlay_address_goes_into_its_own_tunnels_whatever_it_has_chosen() {
+    for (of, usable) in [("a1", true), ("a1", false), ("a2", true), ("a2", false)] {
+        let number = NODES.into_iter().find(|(_, name, _)| *name == of).unwrap().2;
+        let mut seen = Reachability::default();
+        seen.observe(node(of), location("b"), usable);
+        let host = render(&plan(&mesh(), &node(of), &seen), &facts(number, true));
+        for to in [[10, 4, 0, 5], [192, 168, 2, 7], [10, 244, 7, 7]] {
+            let packet = Packet {
+                from: Some(IpAddr::from([10, 4, 0, number])),
+                ..Packet::to(IpAddr::from(to))
+            };
+            let tunnel = matches!(lookup(&host, &packet), Some(RouteKind::Unicast { dev, .. }) if *dev == link("spanwire0"));
+            assert!(tunnel, "{of} {usable} to {to:?}");
         }
     }
 }
