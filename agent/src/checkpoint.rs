@@ -171,6 +171,8 @@ impl From<Body> for Checkpoint {
             judgement: Judgement {
                 lost: names(&body.lost),
                 forsaken: names(&body.forsaken),
+                // It has to show again.
+                unreached: BTreeSet::new(),
             },
         }
     }
@@ -221,6 +223,7 @@ mod tests {
             judgement: Judgement {
                 lost: [("a2".parse().unwrap(), "b".parse().unwrap())].into(),
                 forsaken: [("c".parse().unwrap(), "c1".parse().unwrap())].into(),
+                ..Judgement::default()
             },
         }
     }

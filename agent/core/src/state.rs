@@ -2,6 +2,7 @@
 
 mod planning;
 mod status;
+mod unreached;
 
 use std::{
     cell::OnceCell,
@@ -49,6 +50,7 @@ pub struct NodeState {
     assembler: Assembler,
     mesh: Mesh,
     reachability: Reachability,
+    unreached: unreached::Unreached,
     plan: Plan,
     facts: HostFacts,
     routable: BTreeSet<Family>,
@@ -97,6 +99,7 @@ impl NodeState {
             assembler: Assembler::default(),
             mesh,
             reachability: Reachability::default(),
+            unreached: unreached::Unreached::default(),
             facts: HostFacts {
                 owned,
                 settled: enforced.clone(),
@@ -302,7 +305,7 @@ impl NodeState {
 
     /// Takes the present time. Returns whether this node may have to change.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
-        if self.fights.handle_timeout(now) {
+        if self.fights.handle_timeout(now) | self.unreached.handle_timeout(now) {
             self.gather_troubles();
         }
         self.enforcement.handle_timeout(now);
@@ -321,6 +324,7 @@ impl NodeState {
             self.endpoints.poll_timeout(now),
             self.enforcement.poll_timeout(),
             self.fights.poll_timeout(),
+            self.unreached.poll_timeout(),
         ];
         others.into_iter().flatten().min()
     }
@@ -543,7 +547,8 @@ impl NodeState {
         let is_cut_off = self.links().values().any(|up| !up);
         let closed_port = self.closed_port().filter(|_| is_cut_off).cloned();
         let others = others.chain(closed_port.map(Trouble::ClosedPort));
-        unpublished.into_iter().chain(conflicts).chain(others).collect()
+        let troubles = unpublished.into_iter().chain(conflicts).chain(others);
+        troubles.chain(self.unreached()).collect()
     }
 
     fn is_as_wanted(&self, device: Option<&WireGuard>) -> bool {

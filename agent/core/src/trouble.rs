@@ -1,8 +1,10 @@
 //! What keeps a node from doing all of what the mesh asks of it.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
+use k8s_openapi::jiff::Timestamp;
 use spanwire_host::{ClosedPort, Conflict, OwnershipConflict, Step};
+use spanwire_topology::{LocationName, NodeName};
 
 use crate::fights::Fight;
 
@@ -55,6 +57,15 @@ pub enum Trouble {
     Storage(String),
     /// Leaders are not watched: the error with its causes.
     Unwatched(String),
+    /// Nothing answers from a location any more.
+    Unreached {
+        /// The location.
+        location: LocationName,
+        /// Its leaders that are asked.
+        leaders: BTreeSet<NodeName>,
+        /// Since when.
+        since: Timestamp,
+    },
     /// The clock is wrong.
     Clock {
         /// By how many seconds it is behind; ahead, where negative.
@@ -82,6 +93,7 @@ impl Trouble {
             Self::Key { .. } => "NoKey",
             Self::Storage(_) => "NotStored",
             Self::Unwatched(_) => "Unwatched",
+            Self::Unreached { .. } => "Unreached",
             Self::Clock { .. } => "Clock",
             Self::Cleanup(_) => "CleanupFailed",
         }
@@ -115,8 +127,15 @@ impl Trouble {
             | Self::Step { .. }
             | Self::Device { .. }
             | Self::NotInEffect(_)
+            | Self::Unreached { .. }
             | Self::Machine(_) => true,
         }
+    }
+
+    /// Returns whether it lies elsewhere, as far as is known: this node does all that it is to do.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Unreached { .. })
     }
 }
 
@@ -152,6 +171,19 @@ impl fmt::Display for Trouble {
                 f,
                 "{cause}; until then leaders are not watched, and are used as published whether they answer or not"
             ),
+            Self::Unreached {
+                location,
+                leaders,
+                since,
+            } => {
+                let leaders: Vec<&str> = leaders.iter().map(NodeName::as_str).collect();
+                write!(
+                    f,
+                    "location {location} has not been reached since {since:.0}: of its leaders ({}) none answers any more, by \
+                     whatever way; do they run, does UDP pass between the locations, and do nodes answer echo requests (ping)?",
+                    leaders.join(", ")
+                )
+            }
             Self::Clock { behind } => {
                 let (direction, meanwhile) = if *behind > 0 {
                     (

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use spanwire_core::liveness::Judgement;
 use spanwire_topology::Reachability;
 
@@ -37,6 +38,13 @@ impl EventLoop {
         if self.state.handle_reachability(self.reachability()) {
             self.reconcile_by(now);
         }
+        if self.judgement.unreached != before.unreached {
+            let unreached = &self.judgement.unreached;
+            self.state.handle_unreached(unreached, Timestamp::now(), now);
+            let due = self.state.poll_timeout(now);
+            self.device_at = self.device_at.into_iter().chain(due).min();
+            self.log_troubles();
+        }
     }
 
     fn reachability(&self) -> Reachability {
@@ -64,6 +72,12 @@ impl EventLoop {
         for (location, leader) in now.forsaken.difference(&before.forsaken) {
             self.metrics.failover(location);
             tracing::info!(%leader, %location, "the leader of the location does not answer, or hands nothing on there; another gets what is for there");
+        }
+        for location in now.unreached.difference(&before.unreached) {
+            tracing::info!(%location, "nothing answers from the location any more, by whatever way");
+        }
+        for location in before.unreached.difference(&now.unreached) {
+            tracing::info!(%location, "the location answers again");
         }
         for (leader, location) in before.lost.difference(&now.lost) {
             tracing::info!(%leader, %location, "the leader of the own location is used again as published");

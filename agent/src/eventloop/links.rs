@@ -51,6 +51,9 @@ impl EventLoop {
                     for (location, leader) in &judgement.forsaken {
                         let _ = writeln!(text, "not used: {leader} of {location}");
                     }
+                    for location in &judgement.unreached {
+                        let _ = writeln!(text, "reached by no way: {location}");
+                    }
                     (true, text)
                 }
             };

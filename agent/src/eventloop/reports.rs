@@ -62,7 +62,12 @@ impl EventLoop {
         for trouble in troubles {
             let text = trouble.to_string();
             if !self.logged.contains(&text) {
-                tracing::warn!(reason = trouble.reason(), "{text}");
+                // What lies elsewhere is a warning there.
+                if trouble.is_elsewhere() {
+                    tracing::info!(reason = trouble.reason(), "{text}");
+                } else {
+                    tracing::warn!(reason = trouble.reason(), "{text}");
+                }
             }
             texts.insert(text);
         }

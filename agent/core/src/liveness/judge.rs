@@ -1,8 +1,8 @@
 //! What follows for the leaders from what answers and what does not.
 //!
-//! Nothing is given up for being bad, only for being worse than something else: a node that is cut off finds all silent and
-//! changes nothing. Nor for something of which it is not known whether it answers just now: what two leaders have in common fails
-//! for both at nearly the same time.
+//! Nothing is given up for being bad, only for being worse than something else: a node that is cut off finds all silent, changes
+//! nothing, and says [what it does not reach](Judgement::unreached). Nor for something of which it is not known whether it answers
+//! just now: what two leaders have in common fails for both at nearly the same time.
 //!
 //! A leader of the own location that does not answer by the hop is worse than one through which nothing answers. The answers to what
 //! is asked through a leader come back through whichever leader the far side uses, so when one dies, none comes through
@@ -47,6 +47,8 @@ pub struct Judgement {
     pub lost: BTreeSet<(NodeName, LocationName)>,
     /// Leaders of other locations.
     pub forsaken: BTreeSet<(LocationName, NodeName)>,
+    /// Locations that are reached by no way.
+    pub unreached: BTreeSet<LocationName>,
 }
 
 impl Judgement {
@@ -122,6 +124,24 @@ impl Choices {
             judgement.lost.extend(worse);
         }
         judgement
+    }
+
+    /// Returns the locations that no way reaches: whatever is asked of one, or on the way there, has answered, and is taken for dead. Of
+    /// what never answered it is not known.
+    pub(super) fn unreached(&self, trust: &dyn Fn(&Subject) -> Trust) -> BTreeSet<LocationName> {
+        let lost = |subject: Subject| trust(&subject) == Trust::Lost;
+        let is_lost = |location: &&LocationName| {
+            let leaders = self.far.get(location).into_iter().flatten();
+            let far = leaders.map(|leader| lost(Subject::Far((*location).clone(), leader.clone())));
+            let hops = self.hops.iter().filter(|_| self.towards.contains(location));
+            let through = hops.map(|leader| {
+                lost(Subject::Hop(leader.clone()))
+                    || lost(Subject::Through(leader.clone(), (*location).clone()))
+            });
+            far.chain(through).all(|is_lost| is_lost)
+        };
+        let all: BTreeSet<&LocationName> = self.far.keys().chain(&self.towards).collect();
+        all.into_iter().filter(is_lost).cloned().collect()
     }
 
     /// How good the own tunnels to a location are: as good as the best. One that answers is good enough: what its leader hands on
@@ -218,17 +238,20 @@ mod tests {
 
     /// Judges with these, written as in `hop a1`, `b through a1`, `b1`, not being sound.
     fn judge(choices: &Choices, unsound: &[(&str, Trust)], before: &Judgement) -> Judgement {
+        choices.judge(&trust(unsound), before)
+    }
+
+    fn trust(unsound: &[(&str, Trust)]) -> impl Fn(&Subject) -> Trust {
         let text = |subject: &Subject| match subject {
             Subject::Far(_, node) => node.to_string(),
             Subject::Hop(node) => format!("hop {node}"),
             Subject::Through(node, location) => format!("{location} through {node}"),
             Subject::Behind(..) => panic!("it is judged by the leader"),
         };
-        let trust = |subject: &Subject| {
+        move |subject| {
             let found = unsound.iter().find(|(name, _)| *name == text(subject));
             found.map_or(Trust::Sound, |(_, trust)| *trust)
-        };
-        choices.judge(&trust, before)
+        }
     }
 
     fn lost(judgement: &Judgement) -> Vec<String> {
@@ -269,6 +292,38 @@ mod tests {
             ("b through a2", LOST),
         ];
         assert!(first(&leader, &cut).is_empty());
+    }
+
+    #[test]
+    fn a_location_is_unreached_when_all_that_was_heard_of_it_is_lost_and_no_sooner() {
+        let unreached =
+            |choices: &Choices, unsound: &[(&str, Trust)]| !choices.unreached(&trust(unsound)).is_empty();
+        let leader = choices(Some("a1"));
+        let all = ["b1", "b2", "b through a2"];
+        assert!(unreached(&leader, &all.map(|subject| (subject, LOST))));
+        assert!(unreached(
+            &leader,
+            &[("b1", LOST), ("b2", LOST), ("hop a2", LOST)]
+        ));
+        for subject in all {
+            let others = all.map(|other| (other, LOST));
+            for better in [Trust::Sound, Trust::Doubtful, Trust::OnProbation] {
+                let but_one =
+                    others.map(|(other, lost)| (other, if other == subject { better } else { lost }));
+                assert!(!unreached(&leader, &but_one), "{subject} is {better:?}");
+            }
+        }
+        let follower = choices(None);
+        assert!(unreached(&follower, &[("hop a1", LOST), ("b through a2", LOST)]));
+        assert!(!unreached(&follower, &[("hop a1", LOST)]));
+        // Without another leader beside it nothing is asked through one.
+        let alone = Choices {
+            hops: Vec::new(),
+            towards: BTreeSet::new(),
+            ..choices(Some("a1"))
+        };
+        assert!(unreached(&alone, &[("b1", LOST), ("b2", LOST)]));
+        assert!(!unreached(&alone, &[("b1", LOST)]) && !unreached(&Choices::default(), &[]));
     }
 
     #[test]

@@ -7,6 +7,11 @@
 //! An answer counts when it comes from whom was asked and repeats the number of the question, which is drawn at random for
 //! each: who does not see the question cannot answer it.
 //!
+//! # A location that is reached by no way
+//!
+//! That is said to people, so it has to last for a moment, nothing behind its leaders may answer either, and the first answer from
+//! anywhere ends it. It is not remembered when the process ends: of what does not answer then it is not known whether it can.
+//!
 //! # A leader that lives and is of no use
 //!
 //! That nothing comes back from behind a leader is seen only while it is used. Once it is not any more it would have to be used to
@@ -36,6 +41,8 @@ const STALL: Duration = Duration::from_millis(50);
 const USELESS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
 /// On such a trial something has to have answered by then.
 const TRIAL: Duration = Duration::from_millis(1500);
+/// For so long a location has to be reached by no way: what every way has in common may fail for a moment.
+const HOLD: Duration = Duration::from_millis(400);
 /// What is due so soon is asked together with what is due now: each time that a process wakes up costs.
 const EARLY: Duration = Duration::from_millis(20);
 /// How much of what may be sent in a second may be sent at once.
@@ -121,6 +128,8 @@ pub struct Prober {
     choices: Choices,
     /// Leaders from behind which nothing came.
     useless: BTreeMap<(LocationName, NodeName), Backoff>,
+    /// Since when no way has reached a location.
+    silent: BTreeMap<LocationName, Instant>,
     judgement: Judgement,
     is_news: bool,
 }
@@ -151,6 +160,7 @@ impl Prober {
             allowance: (0.0, None),
             choices: Choices::default(),
             useless: BTreeMap::new(),
+            silent: BTreeMap::new(),
             judgement: before,
             is_news: false,
         }
@@ -236,6 +246,12 @@ impl Prober {
             }
             self.ask(id, now);
             self.look_at(id, now);
+        }
+        let is_due = |(location, since): (&LocationName, &Instant)| {
+            now >= *since + HOLD && !self.judgement.unreached.contains(location)
+        };
+        if self.silent.iter().any(is_due) {
+            self.judge(now);
         }
     }
 
@@ -421,12 +437,27 @@ impl Prober {
         }
     }
 
+    /// Returns whether anything behind the leaders of a location answers.
+    fn hears_of(&self, location: &LocationName, now: Instant) -> bool {
+        let behind = |watch: &&Watch| matches!(&watch.subject, Subject::Behind(of, _) if of == location);
+        let mut behind = self.watches.values().filter(behind);
+        behind.any(|watch| watch.answered && watch.trust(now) != Trust::Lost)
+    }
+
     fn judge(&mut self, now: Instant) {
         let trust = |subject: &Subject| {
             let watch = self.ids.get(subject).and_then(|id| self.watches.get(id));
             watch.map_or(Trust::Sound, |watch| self.trust(watch, now))
         };
-        let judgement = self.choices.judge(&trust, &self.judgement);
+        let mut judgement = self.choices.judge(&trust, &self.judgement);
+        let mut unreached = self.choices.unreached(&trust);
+        unreached.retain(|location| !self.hears_of(location, now));
+        self.silent.retain(|location, _| unreached.contains(location));
+        for location in unreached {
+            self.silent.entry(location).or_insert(now);
+        }
+        let lasting = self.silent.iter().filter(|(_, since)| now >= **since + HOLD);
+        judgement.unreached = lasting.map(|(location, _)| location.clone()).collect();
         if judgement != self.judgement {
             self.judgement = judgement;
             self.is_news = true;

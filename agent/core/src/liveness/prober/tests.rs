@@ -92,6 +92,8 @@ struct World {
     answers: BTreeMap<(Instant, u64), IpAddr>,
     silent: Silent,
     judgement: Judgement,
+    /// When b came to be unreached or reached.
+    unreached: Vec<(Duration, bool)>,
     /// When what came to be not used.
     changes: Vec<(Duration, String)>,
     sent: Vec<(Duration, String)>,
@@ -128,6 +130,7 @@ impl World {
             answers: BTreeMap::new(),
             silent: Box::new(silent),
             judgement: before,
+            unreached: Vec::new(),
             changes: Vec::new(),
             sent: Vec::new(),
         }
@@ -173,10 +176,17 @@ impl World {
             self.sent.push((at, text));
         }
         if let Some(judgement) = self.prober.poll_judgement() {
+            let is_unreached = judgement.unreached.contains(&name("b"));
+            if is_unreached != self.judgement.unreached.contains(&name("b")) {
+                self.unreached.push((at, is_unreached));
+            }
             let own = judgement.lost.iter().map(|(node, _)| node.to_string());
             let far = judgement.forsaken.iter().map(|(_, node)| node.to_string());
-            self.changes
-                .push((at, own.chain(far).collect::<Vec<_>>().join(" ")));
+            let used = (&self.judgement.lost, &self.judgement.forsaken);
+            if used != (&judgement.lost, &judgement.forsaken) {
+                self.changes
+                    .push((at, own.chain(far).collect::<Vec<_>>().join(" ")));
+            }
             self.judgement = judgement;
             self.prober
                 .handle_assignment(&(self.assignment)(&self.judgement), self.now);
@@ -312,6 +322,61 @@ fn a_leader_that_reaches_no_leader_of_a_location_sends_through_the_one_beside_it
     let world = world.run(20 * SECOND);
     assert_eq!(world.unused().last(), Some(&"a1"), "{:?}", world.changes);
     assert!(world.changes[0].0 < 10_600 * MS, "{:?}", world.changes);
+}
+
+#[test]
+fn a_location_of_which_nothing_answers_any_more_is_unreached_within_a_second_until_anything_does() {
+    for assignment in [leader, follower] {
+        let world = World::new(assignment, |text, at, _| {
+            let down = at > 10 * SECOND && at < 20 * SECOND;
+            down && (text.starts_with("10.4.0") || text.starts_with("192.168"))
+        });
+        let world = world.run(30 * SECOND);
+        let [(began, true), (ended, false)] = world.unreached[..] else {
+            panic!("{:?}", world.unreached)
+        };
+        assert!(began > 10_400 * MS && began < 11 * SECOND, "{began:?}");
+        assert!(ended < 20_300 * MS, "{ended:?}");
+    }
+}
+
+#[test]
+fn whatever_answers_or_never_did_keeps_a_location_from_being_unreached() {
+    let silent: [(&str, Silent); 4] = [
+        (
+            "by the one beside it",
+            Box::new(|text, at, _| {
+                at > 10 * SECOND && !text.contains("through") && !text.starts_with("10.0")
+            }),
+        ),
+        (
+            "what is behind its leaders",
+            Box::new(|text, at, _| at > 10 * SECOND && !text.starts_with("192.168")),
+        ),
+        (
+            "b2 never did",
+            Box::new(|text, at, _| at > 10 * SECOND || text.starts_with("10.4.0.12")),
+        ),
+        (
+            "for a moment",
+            Box::new(|_, at, _| at > 10 * SECOND && at < 10_700 * MS),
+        ),
+    ];
+    for (what, silent) in silent {
+        let world = World::new(leader, silent).run(30 * SECOND);
+        assert!(world.unreached.is_empty(), "{what}: {:?}", world.unreached);
+    }
+}
+
+/// Of what does not answer after a restart it is not known whether it can.
+#[test]
+fn an_agent_that_starts_while_nothing_answers_takes_no_location_for_unreached() {
+    let before = Judgement {
+        unreached: [name("b")].into(),
+        ..Judgement::default()
+    };
+    let world = World::after(before, leader, |_, _, _| true).run(60 * SECOND);
+    assert!(world.judgement.unreached.is_empty(), "{:?}", world.judgement);
 }
 
 #[test]
@@ -464,6 +529,7 @@ fn what_was_judged_of_leaders_that_are_none_any_more_is_forgotten() {
     let before = Judgement {
         forsaken: [(name("b"), name("b9"))].into(),
         lost: [(name("a9"), name("b"))].into(),
+        ..Judgement::default()
     };
     let world = World::after(before, leader, |_, _, _| false).run(SECOND);
     assert_eq!(world.unused(), [""]);

@@ -212,3 +212,46 @@ fn a_closed_port_is_a_condition_of_a_leader_that_others_look_for_and_a_trouble_w
     state.handle_survey(filtered(Vec::new()), now);
     assert_eq!(report(&mut state).0, None);
 }
+
+#[test]
+fn a_location_that_no_way_reaches_is_a_trouble_at_once_and_until_it_has_been_reached_for_a_while() {
+    let start = Instant::now();
+    let mut state = state(&snapshot(true), start);
+    let target = state.poll_target(start).unwrap();
+    state.handle_outcome(taken(&target, &[]), start);
+    let wall = |second| Timestamp::from_second(1_000_000 + second).unwrap();
+    let observe = |state: &mut NodeState, reached: bool, second: u32| {
+        let b = (!reached).then_some("b").into_iter();
+        let unreached = b.chain(["elsewhere"]).map(|name| name.parse().unwrap()).collect();
+        state.handle_unreached(&unreached, wall(i64::from(second)), start + second * SECOND);
+    };
+    observe(&mut state, false, 10);
+    let (status, reason, message) = about(&mut state, "Ready").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Degraded"));
+    assert!(
+        message.starts_with(
+            "location b has not been reached since 1970-01-12T13:46:50Z: of its leaders (b) none"
+        ),
+        "{message}"
+    );
+    assert!(
+        !message.contains("elsewhere"),
+        "no traffic waits for it: {message}"
+    );
+    // It comes and goes: nothing is written.
+    observe(&mut state, true, 20);
+    state.handle_timeout(start + 24 * SECOND);
+    assert_eq!(about(&mut state, "Ready").unwrap().2, message);
+    observe(&mut state, false, 24);
+    state.handle_timeout(start + 60 * SECOND);
+    assert_eq!(about(&mut state, "Ready").unwrap().2, message);
+    observe(&mut state, true, 60);
+    let over = start + 65 * SECOND;
+    assert!(
+        state
+            .poll_timeout(start + 60 * SECOND)
+            .is_some_and(|at| at <= over)
+    );
+    state.handle_timeout(over);
+    assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+}
