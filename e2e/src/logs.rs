@@ -41,10 +41,12 @@ const STARVED: [(&str, &str); 4] = [
 
 /// What agents and operators say while the API server is away, starts, or no longer lets them do their work. What exactly
 /// fails first, and why, depends on the moment.
-const REFUSED: [&str; 9] = [
+const REFUSED: [&str; 10] = [
     "watch failed, backing off",
     "renewing the leader's Lease failed",
     "renewing the lease failed",
+    // It is no longer the leader, and starts again.
+    "the operator ends",
     "writing the status failed",
     "write failed, backing off",
     "an Event is not written",

@@ -46,9 +46,7 @@ const PROVOKED: &[Provoked] = &[
         TUNNEL_STOPPED,
         "no WireGuard answers for the TUN device spanwire0",
     ),
-    // The hook that has the nodes cleaned takes the Lease.
-    Provoked::operator(UNINSTALLED, "the operator ends"),
-    // What helm takes away first are permissions.
+    // The hook that has the nodes cleaned takes the operator's Lease, and helm takes permissions away first.
     Provoked::without_api_server(UNINSTALLED),
     // The agent of a node that boots works from its checkpoint, before flannel has made its device and the tunnel runs.
     Provoked::agent(CRASHED, NO_CNI_YET),
