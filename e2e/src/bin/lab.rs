@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -181,13 +181,11 @@ enum Verb {
         /// The port.
         port: u16,
     },
-    /// Ask a port of these addresses by TCP and UDP, and say who does not answer; started by tests.
+    /// Ask at these addresses and ports by TCP and UDP, and say who does not answer; started by tests.
     #[command(hide = true)]
     Ask {
-        /// The port.
-        port: u16,
         /// Whom to ask.
-        addresses: Vec<IpAddr>,
+        addresses: Vec<SocketAddr>,
     },
     /// Send router advertisements on a device of this network namespace; started by tests.
     #[command(hide = true)]
@@ -297,8 +295,8 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             done(forward::serve(&listener, &namespace, target))
         }
         Verb::Answer { port } => done(ask::serve(port)),
-        Verb::Ask { port, addresses } => {
-            ask::ask(port, &addresses).iter().try_for_each(|line| say(line))?;
+        Verb::Ask { addresses } => {
+            ask::ask(&addresses).iter().try_for_each(|line| say(line))?;
             Ok(0)
         }
         Verb::Advertise { device } => done(advertise::serve(&device)),
