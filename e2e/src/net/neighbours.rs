@@ -70,12 +70,14 @@ echo VALUE >/proc/sys/net/ipv6/conf/all/disable_ipv6
 echo VALUE >/proc/sys/net/ipv6/conf/default/disable_ipv6
 ";
 
-/// `wg-quick down`.
+/// `wg-quick down`. The kernel takes away what is in a namespace a while after its name, so the cable to the router goes first:
+/// it may soon be wanted again.
 const NO_VPN: &str = "\
 ip -4 rule delete table 51820
 ip -4 rule delete table main suppress_prefixlength 0
 nft delete table ip wg-quick-wgvpn
 ip link delete dev wgvpn
+ip -n ROUTER link delete dev NODE-vpn
 ip netns del GUEST
 ";
 
@@ -132,7 +134,10 @@ fn goes(profile: Profile, place: &Place) -> Option<String> {
         Profile::Firewalld => "nft delete table inet firewalld\n".to_owned(),
         Profile::WideLan => "ip link del wide0\n".to_owned(),
         Profile::NoIpv6 => NO_IPV6.replace("VALUE", "0"),
-        Profile::VpnRules => NO_VPN.replace("GUEST", &place.vpn),
+        Profile::VpnRules => {
+            let named = NO_VPN.replace("GUEST", &place.vpn);
+            named.replace("ROUTER", &place.router).replace("NODE", &place.node)
+        }
         Profile::ForeignMarks => {
             format!(
                 "nft delete table ip netbird\nip link del wt0\nip netns del {}\n",
