@@ -24,11 +24,7 @@ test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a prog
 e2e: setup ## A real cluster on this machine; as root (20 min; cold 40)
 	@scripts/lab prepare
 	@scripts/check charts
-	@scripts/tests --test lab --test cluster --test open --test failover --test variants --test api
-
-e2e-hosts: setup ## The mesh among Docker, firewalld, VPNs and other neighbours of hosts; as root (5 min; cold 25)
-	@scripts/lab prepare
-	@scripts/tests --test hosts
+	@scripts/tests --test lab --test cluster --test open --test failover --test hosts --test variants --test api
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate
@@ -61,4 +57,4 @@ bench-scale: setup ## What a mesh of 5,000 nodes costs; as root, ARGS="--nodes 5
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e e2e-hosts generate demo bench bench-tunnel soak-tunnel bench-mesh chaos bench-scale image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh chaos bench-scale image

@@ -136,7 +136,9 @@ fn goes(profile: Profile, place: &Place) -> Option<String> {
         Profile::NoIpv6 => NO_IPV6.replace("VALUE", "0"),
         Profile::VpnRules => {
             let named = NO_VPN.replace("GUEST", &place.vpn);
-            named.replace("ROUTER", &place.router).replace("NODE", &place.node)
+            named
+                .replace("ROUTER", &place.router)
+                .replace("NODE", &place.node)
         }
         Profile::ForeignMarks => {
             format!(
