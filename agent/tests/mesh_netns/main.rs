@@ -18,5 +18,6 @@ mod names;
 mod neighbours;
 mod scenes;
 mod uplinks;
+mod views;
 mod wireguard;
 mod world;
