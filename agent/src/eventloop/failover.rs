@@ -32,7 +32,8 @@ impl EventLoop {
         let now = Self::now();
         let before = std::mem::replace(&mut self.judgement, judgement);
         self.log_changes(&before);
-        if self.judgement != before {
+        let used = |judgement: &Judgement| (judgement.lost.clone(), judgement.forsaken.clone());
+        if used(&self.judgement) != used(&before) {
             self.checkpoint_later(now);
         }
         if self.state.handle_reachability(self.reachability()) {
@@ -77,7 +78,7 @@ impl EventLoop {
             tracing::info!(%location, "nothing answers from the location any more, by whatever way");
         }
         for location in before.unreached.difference(&now.unreached) {
-            tracing::info!(%location, "the location answers again");
+            tracing::info!(%location, "the location answers again, or is no longer asked");
         }
         for (leader, location) in before.lost.difference(&now.lost) {
             tracing::info!(%leader, %location, "the leader of the own location is used again as published");

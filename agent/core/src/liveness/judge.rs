@@ -126,22 +126,24 @@ impl Choices {
         judgement
     }
 
-    /// Returns the locations that no way reaches: whatever is asked of one, or on the way there, has answered, and is taken for dead. Of
-    /// what never answered it is not known.
+    /// Returns the locations that no way reaches: whatever is asked of one, or on the way there, has answered, and is taken for
+    /// dead. Of what never answered it is not known. Only a leader knows: it asks all leaders of a location, which others do not, and
+    /// of a location whose nodes all lead nothing is asked.
     pub(super) fn unreached(&self, trust: &dyn Fn(&Subject) -> Trust) -> BTreeSet<LocationName> {
         let lost = |subject: Subject| trust(&subject) == Trust::Lost;
-        let is_lost = |location: &&LocationName| {
-            let leaders = self.far.get(location).into_iter().flatten();
-            let far = leaders.map(|leader| lost(Subject::Far((*location).clone(), leader.clone())));
-            let hops = self.hops.iter().filter(|_| self.towards.contains(location));
+        let is_lost = |(location, leaders): &(&LocationName, &Vec<NodeName>)| {
+            let far = leaders
+                .iter()
+                .map(|leader| lost(Subject::Far((*location).clone(), leader.clone())));
+            let hops = self.hops.iter().filter(|_| self.towards.contains(*location));
             let through = hops.map(|leader| {
                 lost(Subject::Hop(leader.clone()))
                     || lost(Subject::Through(leader.clone(), (*location).clone()))
             });
             far.chain(through).all(|is_lost| is_lost)
         };
-        let all: BTreeSet<&LocationName> = self.far.keys().chain(&self.towards).collect();
-        all.into_iter().filter(is_lost).cloned().collect()
+        let lost = self.far.iter().filter(is_lost);
+        lost.map(|(location, _)| location.clone()).collect()
     }
 
     /// How good the own tunnels to a location are: as good as the best. One that answers is good enough: what its leader hands on
@@ -313,9 +315,17 @@ mod tests {
                 assert!(!unreached(&leader, &but_one), "{subject} is {better:?}");
             }
         }
-        let follower = choices(None);
-        assert!(unreached(&follower, &[("hop a1", LOST), ("b through a2", LOST)]));
-        assert!(!unreached(&follower, &[("hop a1", LOST)]));
+        let everything = ["hop a1", "hop a2", "b through a1", "b through a2"].map(|subject| (subject, LOST));
+        assert!(
+            !unreached(&choices(None), &everything),
+            "a follower asks two leaders of a location alone"
+        );
+        // Of a location whose nodes all lead none is asked by the own tunnels.
+        let every_node_leads = Choices {
+            far: BTreeMap::new(),
+            ..choices(Some("a1"))
+        };
+        assert!(!unreached(&every_node_leads, &everything));
         // Without another leader beside it nothing is asked through one.
         let alone = Choices {
             hops: Vec::new(),
