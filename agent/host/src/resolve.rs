@@ -86,7 +86,7 @@ impl<'a> Resolved<'a> {
         for (prefix, route) in &plan.routes {
             let family = prefix.family();
             let towards_overlay = prefix.is_host() && overlays.contains(&prefix.address());
-            let via = match towards_overlay && facts.lacks_tunnel {
+            let via = match towards_overlay && facts.lacks_tunnel && sends[index(family)] {
                 true => past_tunnel(plan, route),
                 false => &route.via,
             };

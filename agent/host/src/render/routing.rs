@@ -48,6 +48,10 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
     let mut return_table = Vec::new();
     for (prefix, route) in &resolved.remote {
         let last = bare(last(route.holder));
+        if route.holder == Holder::Overlay && facts.lacks_tunnel {
+            // What a hop brought goes no further: the leader that it would go to may lack its tunnel, too.
+            return_table.push((key(owned.return_table, prefix, LAST_METRIC), last.clone()));
+        }
         let mut route = route;
         if route.next_hop != Some(NextHop::Tunnel) && tunnelled.binary_search(prefix).is_ok() {
             let through = RouteKind::Unicast {
@@ -226,7 +230,8 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, OWN, from_overlay, lookup));
         }
-        for hop in resolved.hops.iter().filter(|_| stands_in(plan, facts)) {
+        let is_asked = facts.lacks_tunnel || stands_in(plan, facts);
+        for hop in resolved.hops.iter().filter(|_| is_asked) {
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, BROUGHT, arrived(hop, owned), lookup));
         }

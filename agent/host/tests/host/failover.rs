@@ -1,9 +1,11 @@
 //! Nodes that observe different things of their leaders: what each machine does with a packet then, and what it changes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
-use spanwire_host::{Cni, Host, HostFacts, Owned, Packet, RouteKind, Step, WireGuard, diff, lookup, render};
+use spanwire_host::{
+    Cni, Host, HostFacts, Owned, Packet, Route, RouteKind, Step, WireGuard, diff, lookup, render,
+};
 use spanwire_topology::{
     Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, Reachability, plan,
 };
@@ -299,6 +301,15 @@ fn a_leader_that_has_no_tunnel_reaches_the_leaders_elsewhere_by_the_one_beside_i
             ..facts
         };
         let without = render(&plan, &without);
+        // With the device the kernel drops the routes over it.
+        let tunnel = Owned::default().link;
+        let stays = |route: &Route| !matches!(&route.kind, RouteKind::Unicast { dev, .. } if *dev == tunnel);
+        let left = without.routes.iter().filter(|(_, route)| stays(route));
+        let left = left.map(|(key, route)| (*key, route.clone())).collect();
+        let left = Host {
+            routes: Arc::new(left),
+            ..without.clone()
+        };
         for far in [5, 6, 8] {
             let route = |host, third: [u8; 4]| lookup(host, &Packet::to(IpAddr::from(third))).cloned();
             let hop = RouteKind::Unicast {
@@ -311,6 +322,16 @@ fn a_leader_that_has_no_tunnel_reaches_the_leaders_elsewhere_by_the_one_beside_i
                 route(&without, [10, 4, 0, far]),
                 Some(hop),
                 "{of} to the leader {far}"
+            );
+            let brought = Packet {
+                iif: Some(link("flannel.1")),
+                from: Some(lan(3)),
+                ..Packet::to(IpAddr::from([10, 4, 0, far]))
+            };
+            assert_eq!(
+                lookup(&left, &brought),
+                Some(&RouteKind::Blackhole),
+                "the one beside it may have none either"
             );
             let pod = [10, 244, far, 7];
             assert_eq!(
