@@ -9,7 +9,8 @@ impl OperatorState {
     /// Members first, then who leads them, then what goes; agents can use a member without a leader and not the other
     /// way round. A leader that moves is different: where it is going it is announced as a leader before it arrives, and
     /// where it comes from it stays one until it has left, so that in no mixture its tunnels are gone for a moment and
-    /// their sessions with them. Who leads members that stay is waited for by people, and waits for nothing. What agents do not derive the mesh from follows in any order.
+    /// their sessions with them. Who leads members that stay is waited for by people, and waits for nothing. What agents do not
+    /// derive the mesh from follows in any order.
     pub(super) fn batch(&mut self, decision: &Decision, now: Now) -> Batch {
         let SliceWrites {
             appointed: mut first,

@@ -144,11 +144,10 @@ impl OperatorState {
     }
 }
 
-/// What people ask of a node.
+/// What people ask of a node. Its region comes with the node, from who made it.
 fn asks(fact: &NodeFact) -> impl PartialEq {
     let NodeFact {
         location,
-        region,
         leader,
         endpoints,
         cidrs,
@@ -159,7 +158,6 @@ fn asks(fact: &NodeFact) -> impl PartialEq {
     } = fact;
     (
         location,
-        region,
         leader,
         endpoints,
         cidrs,
