@@ -134,7 +134,8 @@ impl MainThread {
                 self.shard.read_network(now, which, pool.mailboxes());
             }
             if ready.mailbox {
-                self.shard.take_mail(now, &pool.mailboxes()[0]);
+                let mailboxes = pool.mailboxes();
+                self.shard.take_mail(now, &mailboxes[0], mailboxes);
                 if pool.has_failed() {
                     return Err(RuntimeError::Failed);
                 }

@@ -127,14 +127,22 @@ impl Shard {
         length.div_ceil(size)
     }
 
-    /// Takes what other shards handed over.
-    pub(super) fn take_mail(&mut self, now: Instant, mailbox: &Mailbox) {
+    /// Takes what other shards handed over. Whose a packet is may have changed since: it goes on to the shard that serves
+    /// that peer.
+    pub(super) fn take_mail(&mut self, now: Instant, mailbox: &Mailbox, mailboxes: &[Mailbox]) {
         mailbox.clear();
         mailbox.take(&mut self.mail);
+        let header = self.io.tun.offloads().header();
         for (item, bytes, length) in self.mail.each() {
             match item {
                 Item::Packet => {
-                    carry(&mut self.device, &mut self.io, now, bytes, length);
+                    let packet = bytes.get(header..length).unwrap_or_default();
+                    if let Some(other) = self.device.is_elsewhere(packet) {
+                        let taken = hand_over(mailboxes, other, item, &bytes[..length]);
+                        self.io.lost.handed_over += u64::from(!taken);
+                    } else {
+                        carry(&mut self.device, &mut self.io, now, bytes, length);
+                    }
                 }
                 Item::Datagram { id, source, ecn } => {
                     self.device
@@ -146,11 +154,16 @@ impl Shard {
     }
 
     fn post(&mut self, mailboxes: &[Mailbox], shard: usize, item: Item, place: std::ops::Range<usize>) {
-        let taken = mailboxes
-            .get(shard)
-            .is_some_and(|mailbox| mailbox.push(item, &self.buffer[place]));
+        let taken = hand_over(mailboxes, shard, item, &self.buffer[place]);
         self.io.lost.handed_over += u64::from(!taken);
     }
+}
+
+/// Returns whether there was room.
+fn hand_over(mailboxes: &[Mailbox], shard: usize, item: Item, bytes: &[u8]) -> bool {
+    mailboxes
+        .get(shard)
+        .is_some_and(|mailbox| mailbox.push(item, bytes))
 }
 
 /// Cuts what came from the interface, and returns how many packets those are. There are [`ROOM`] more bytes behind it.

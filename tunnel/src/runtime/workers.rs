@@ -92,7 +92,7 @@ impl Worker {
             let mut more = false;
             for event in &events[..count] {
                 match event.data() {
-                    MAIL => shard.take_mail(now, mailbox),
+                    MAIL => shard.take_mail(now, mailbox, mailboxes),
                     TUN => more = shard.read_tun(now, mailboxes),
                     socket => shard.read_network(now, (socket - NETWORK) as usize, mailboxes),
                 }

@@ -3,12 +3,13 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use crate::{
-    traffic::transfer,
+    traffic::{Until, transfer},
     world::{Engine, Side, World, unique, wait_for},
 };
 
@@ -155,6 +156,60 @@ fn datagrams_of_one_direction_arrive_whatever_queue_the_kernel_gives_them() {
         assert_eq!(seen.len(), usize::from(FLOWS));
         assert!(seen.values().all(|numbers| numbers.is_sorted()), "{seen:?}");
     }
+}
+
+/// How often the kernel of a side heard that a host is not reached.
+fn unreachable_hosts(side: &Side) -> u64 {
+    let read = || fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let text = side.namespace.inside(read);
+    let mut lines = text.lines().filter(|line| line.starts_with("Icmp: "));
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut fields = names.split(' ').zip(numbers.split(' '));
+    let (_, number) = fields.find(|(name, _)| *name == "InDestUnreachs").unwrap();
+    number.parse().unwrap()
+}
+
+/// A packet that one thread has handed to another, which has lost the prefix to a third meanwhile.
+#[test]
+fn a_prefix_that_moves_to_a_peer_of_another_thread_belongs_to_one_of_them_all_the_while() {
+    let crowd = Crowd::new();
+    let a = &crowd.world.a;
+    a.run(&["ip", "route", "add", "10.99.0.1", "dev", &a.device]);
+    let give = |peer: &Side| {
+        let [v4, v6] = peer.inner;
+        let prefixes = format!("{v4}/32,{v6}/128,10.99.0.1/32");
+        a.wg(&["peer", &peer.public, "allowed-ips", &prefixes]);
+    };
+    let everywhere = "10.99.0.1".parse().unwrap();
+    let take = |peer: &Side| {
+        peer.add_address(&peer.device, everywhere);
+        // What nobody reads is discarded in silence.
+        peer.namespace
+            .inside(move || UdpSocket::bind((everywhere, 9)).unwrap())
+    };
+    let _bound: Vec<_> = crowd.peers().map(take).collect();
+    give(&crowd.world.b);
+    let (done, before) = (AtomicBool::new(false), unreachable_hosts(a));
+    thread::scope(|scope| {
+        let until = Until(&done);
+        scope.spawn(|| {
+            let flows: Vec<_> = (0..16)
+                .map(|_| a.namespace.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap()))
+                .collect();
+            while !done.load(Ordering::Relaxed) {
+                for flow in &flows {
+                    // A full queue is no loss here.
+                    let _ = flow.send_to(&[0], "10.99.0.1:9");
+                }
+                thread::sleep(Duration::from_micros(100));
+            }
+        });
+        for _ in 0..100 {
+            crowd.peers().for_each(give);
+        }
+        drop(until);
+    });
+    assert_eq!(unreachable_hosts(a) - before, 0);
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {
