@@ -9,19 +9,19 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: begin-test check test-unit test-kernel e2e ## All tests (45 min; cold 70)
+test: begin-test check test-unit test-kernel e2e ## All tests (25 min; cold 70)
 	@scripts/summary show
 
 begin-test:
 	@scripts/summary begin
 
-test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (8 min; cold 15)
+test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (7 min; cold 15)
 	@scripts/tests
 
-test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (10 min; cold 20)
+test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (6 min; cold 20)
 	@scripts/test-kernel
 
-e2e: setup ## A real cluster on this machine; as root (20 min; cold 40)
+e2e: setup ## A real cluster on this machine; as root (12 min; cold 40)
 	@scripts/lab prepare
 	@scripts/check charts
 	@scripts/tests --test lab --test cluster --test open --test failover --test hosts --test variants --test api
