@@ -32,8 +32,8 @@ impl EventLoop {
         let now = Self::now();
         let before = std::mem::replace(&mut self.judgement, judgement);
         self.log_changes(&before);
-        let used = |judgement: &Judgement| (judgement.lost.clone(), judgement.forsaken.clone());
-        if used(&self.judgement) != used(&before) {
+        let now_used = (&self.judgement.lost, &self.judgement.forsaken);
+        if now_used != (&before.lost, &before.forsaken) {
             self.checkpoint_later(now);
         }
         if self.state.handle_reachability(self.reachability()) {

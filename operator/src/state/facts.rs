@@ -146,24 +146,14 @@ impl OperatorState {
 
 /// What people ask of a node. Its region comes with the node, from who made it.
 fn asks(fact: &NodeFact) -> impl PartialEq {
-    let NodeFact {
-        location,
-        leader,
-        endpoints,
-        cidrs,
-        keepalive,
-        listen_port,
-        cordoned,
-        ..
-    } = fact;
     (
-        location,
-        leader,
-        endpoints,
-        cidrs,
-        keepalive,
-        listen_port,
-        cordoned,
+        &fact.location,
+        &fact.leader,
+        &fact.endpoints,
+        &fact.cidrs,
+        &fact.keepalive,
+        &fact.listen_port,
+        &fact.cordoned,
     )
 }
 

@@ -8,7 +8,7 @@ use std::{
 use crate::world::{Engine, World, other};
 
 #[test]
-fn who_sends_to_nobody_hears_at_once_that_there_is_no_way() {
+fn a_packet_for_no_peer_is_answered_with_icmp_unreachable_at_once() {
     let world = World::new(Engine::Ours, other());
     let World { a, b } = &world;
     a.know(b, None);

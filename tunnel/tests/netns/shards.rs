@@ -183,7 +183,7 @@ fn a_prefix_that_moves_to_a_peer_of_another_thread_belongs_to_one_of_them_all_th
     let everywhere = "10.99.0.1".parse().unwrap();
     let take = |peer: &Side| {
         peer.add_address(&peer.device, everywhere);
-        // What nobody reads is discarded in silence.
+        // A receive buffer that is full drops datagrams without an ICMP error.
         peer.namespace
             .inside(move || UdpSocket::bind((everywhere, 9)).unwrap())
     };

@@ -11,7 +11,7 @@ use spanwire_topology::{LocationName, NodeName};
 use super::NodeState;
 use crate::trouble::Trouble;
 
-/// For so long a location has to be reached again before that is reported: a path that comes and goes would have every node write to
+/// For so long a location has to be reached again before that is reported: a path that comes and goes would have leaders write to
 /// the API server each time.
 const CALM: Duration = Duration::from_secs(5);
 
