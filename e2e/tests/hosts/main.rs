@@ -19,8 +19,7 @@ const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 const PROVOKED: &[Provoked] = &[
     // A VPN resets what went another way before: any connection to the API server.
     Provoked::agent(COME_AND_GO, "watch failed"),
-    Provoked::agent(COME_AND_GO, "Connection reset by peer"),
-    Provoked::operator(COME_AND_GO, "watch failed"),
+    Provoked::agent(COME_AND_GO, "renewing the leader's Lease failed"),
     Provoked::operator(COME_AND_GO, "Connection reset by peer"),
     Provoked::agent(CLASH, "is connected here, too, by clash0"),
     Provoked::agent(UNREADABLE, "cannot be read, ignoring that part"),
