@@ -89,7 +89,7 @@ impl Kernel {
         Ok(Self {
             family: kernel::Family::find().await?,
             allowed_ips: uapi::AllowedIps::default(),
-            nft: Nft::open(&config.owned.nft_table)?,
+            nft: Nft::open(&config.owned.nft_table, &config.state)?,
             sysctls: Sysctls::open(&config.proc_sys, &config.state),
             port: Arc::new(AtomicU32::new(route.port())),
             owned: config.owned,
@@ -153,6 +153,11 @@ impl Kernel {
     pub async fn restore_sysctls(&mut self) -> Vec<ApplyError> {
         let pods = self.has_pods().await;
         self.sysctls.restore(pods)
+    }
+
+    /// Removes the file that says from what the nft table was loaded, which is of use while there is one.
+    pub fn forget_table(&mut self) {
+        self.nft.forget();
     }
 
     /// Whether there are devices of pods or containers, or of what connects them. Where that is not known there are. A veth

@@ -9,16 +9,18 @@
 //! Where some elements are all that is to change they alone are changed, in a transaction that the kernel refuses if
 //! another one came before it; the table is then known to be intact without being read.
 //!
-//! After a restart nothing is remembered, so the table is loaded once more. That is one transaction: no packet sees a
-//! state between.
+//! What was loaded is written into a file (`nft/remembered.rs`), so that an agent that starts knows it and changes nothing. Where that
+//! says nothing of the table it is loaded once more, in one transaction: no packet sees a state between.
 
 mod elements;
 mod frame;
 pub(crate) mod message;
+mod remembered;
 
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _},
+    path::Path,
     process::{Output, Stdio},
     sync::{
         Arc,
@@ -34,7 +36,7 @@ use nix::{
 use spanwire_host::NftTable;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use self::{frame::Frame, message::request};
+use self::{frame::Frame, message::request, remembered::Remembered};
 use crate::{
     error::{NftError, ReadError},
     netlink::{Message, NetlinkError, Socket, attributes},
@@ -73,12 +75,14 @@ pub(crate) struct Nft {
     pub(crate) own_generation: Arc<AtomicU32>,
     /// The wanted table in force, and what the kernel had besides its elements right after it was loaded.
     loaded: Option<(NftTable, Frame)>,
+    /// What the agent before has loaded.
+    remembered: Remembered,
     /// What was last read, and at which generation.
     known: Option<(u32, Option<NftTable>)>,
 }
 
 impl Nft {
-    pub(crate) fn open(table: &str) -> Result<Self, NetlinkError> {
+    pub(crate) fn open(table: &str, state: &Path) -> Result<Self, NetlinkError> {
         Ok(Self {
             table: table.to_owned(),
             socket: Socket::open(NETLINK_NETFILTER)?,
@@ -87,6 +91,7 @@ impl Nft {
             watched: Watched::default(),
             own_generation: Arc::default(),
             loaded: None,
+            remembered: Remembered::open(state),
             known: None,
         })
     }
@@ -110,6 +115,13 @@ impl Nft {
         let Some(frame) = self.frame().await? else {
             return Ok(None);
         };
+        if self.loaded.is_none()
+            && let Some(table) = self.remembered.table(&frame).cloned()
+        {
+            let table = self.with_elements(&table).await?;
+            self.loaded = table.clone().map(|table| (table, frame));
+            return Ok(Some(table.unwrap_or_default()));
+        }
         let loaded = self.loaded.as_ref().filter(|(_, loaded)| *loaded == frame);
         let wanted = loaded.map(|(wanted, _)| wanted.clone()).unwrap_or_default();
         let intact = self.has_elements(&wanted).await?;
@@ -156,6 +168,7 @@ impl Nft {
     async fn load_beside(&mut self, wanted: NftTable, others: impl AsyncFn()) -> Result<(), NftError> {
         let text = script(&self.table, &wanted);
         (self.known, self.loaded) = (None, None);
+        self.remembered.forget();
         for load in 0..LOADS {
             if let Some(more) = load.checked_sub(2) {
                 tokio::time::sleep(PAUSE * (1 << more)).await;
@@ -172,6 +185,7 @@ impl Nft {
                 continue;
             };
             self.is_made(own, &wanted);
+            self.remembered.write(&wanted, &frame);
             self.loaded = Some((wanted, frame));
             return Ok(());
         }
@@ -192,9 +206,15 @@ impl Nft {
     pub(crate) async fn delete(&mut self) -> Result<(), NftError> {
         let name = &self.table;
         (self.known, self.loaded) = (None, None);
+        self.remembered.remove();
         // Adding what is there changes nothing; and then there is something to delete.
         let text = format!("table inet {name}\ndelete table inet {name}\n");
         succeed(nft(&["-f", "-"], &text).await?).map(|_| ())
+    }
+
+    /// Removes the file by which the next agent knows the table.
+    pub(crate) fn forget(&mut self) {
+        self.remembered.remove();
     }
 
     /// Whether a table of our name is there that is not ours.
@@ -305,7 +325,8 @@ mod netns {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let mut nft = Nft::open("spanwire").unwrap();
+                let state = tempfile::tempdir().unwrap();
+                let mut nft = Nft::open("spanwire", state.path()).unwrap();
                 let wanted = table(&["10.0.0.1/32"]);
                 let left = Cell::new(times);
                 let others = async || {

@@ -46,8 +46,7 @@ pub(crate) struct Sysctls {
 
 impl Sysctls {
     pub(crate) fn open(root: &Path, state: &Path) -> Self {
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        Self::of_boot(root, state, boot.trim())
+        Self::of_boot(root, state, &boot_id())
     }
 
     fn of_boot(root: &Path, state: &Path, boot: &str) -> Self {
@@ -165,6 +164,12 @@ impl Sysctls {
         }));
         failed
     }
+}
+
+/// Returns the kernel's name of this boot; empty where it has none.
+pub(crate) fn boot_id() -> String {
+    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 /// Whether pods need the setting: forwarding, and `accept_ra` of 2, without which a machine that forwards IPv6 loses its default

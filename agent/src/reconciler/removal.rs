@@ -54,6 +54,9 @@ impl Reconciler {
             None => Vec::new(),
         };
         if troubles.is_empty() {
+            if let Some(kernel) = &mut self.kernel {
+                kernel.forget_table();
+            }
             let state = &self.paths.state_dir;
             let forgotten = [
                 Checkpoint::forget(state),

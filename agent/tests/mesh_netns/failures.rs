@@ -62,7 +62,7 @@ fn damaged_and_leftover_state_disables_no_agent() {
             node.state().join("ledger.json").exists()
         });
         node.kill_agent();
-        for file in ["found-sysctls.json", "ledger.json", "key"] {
+        for file in ["found-sysctls.json", "ledger.json", "nft-table.json", "key"] {
             fs::write(node.state().join(file), "{\"version\":").unwrap();
         }
         node.start_agent(&mesh);
@@ -86,7 +86,7 @@ fn an_agent_that_can_write_nothing_does_all_it_can_and_says_so() {
     for name in ["a1", "a2", "b1", "b2"] {
         let node = world.node(name);
         // No file can be made where a directory has its name.
-        for file in ["ledger.new", "found-sysctls.new"] {
+        for file in ["ledger.new", "found-sysctls.new", "nft-table.new"] {
             fs::create_dir(node.state().join(file)).unwrap();
         }
         node.start_agent(&mesh);

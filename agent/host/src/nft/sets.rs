@@ -17,6 +17,28 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
+    /// Returns the range from one address to before another one, or to the last address there is; `None` where they are not of one
+    /// family, or there is none between them.
+    #[must_use]
+    pub fn between(first: IpAddr, after: Option<IpAddr>) -> Option<Self> {
+        let host = |address| Prefix::new(address, if matches!(address, IpAddr::V4(_)) { 32 } else { 128 });
+        let first = Self::from(host(first).ok()?);
+        let last = match after {
+            Some(after) => {
+                let after = Self::from(host(after).ok()?);
+                (after.family == first.family).then(|| after.first.checked_sub(1))??
+            }
+            None => highest(first.family),
+        };
+        (first.first <= last).then_some(Self { last, ..first })
+    }
+
+    /// Returns the family of its addresses.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
     /// Returns the first address.
     #[must_use]
     pub fn first(&self) -> IpAddr {
@@ -26,11 +48,7 @@ impl AddressRange {
     /// Returns the address after the last; `None` where there is none.
     #[must_use]
     pub fn after(&self) -> Option<IpAddr> {
-        let highest = match self.family {
-            Family::V4 => u128::from(u32::MAX),
-            Family::V6 => u128::MAX,
-        };
-        (self.last < highest).then(|| self.address(self.last + 1))
+        (self.last < highest(self.family)).then(|| self.address(self.last + 1))
     }
 
     fn address(&self, number: u128) -> IpAddr {
@@ -49,6 +67,13 @@ impl AddressRange {
         let length = u32::from(self.family.bits()).checked_sub(differing)?;
         let prefix = Prefix::new(self.first(), u8::try_from(length).ok()?).ok()?;
         (Self::from(prefix) == *self).then_some(prefix)
+    }
+}
+
+fn highest(family: Family) -> u128 {
+    match family {
+        Family::V4 => u128::from(u32::MAX),
+        Family::V6 => u128::MAX,
     }
 }
 
@@ -177,6 +202,23 @@ mod tests {
                 None
             ]
         );
+    }
+
+    #[test]
+    fn a_range_is_made_of_its_bounds() {
+        let between = |first: &str, after: Option<&str>| {
+            let after = after.map(|after| after.parse().unwrap());
+            AddressRange::between(first.parse().unwrap(), after).map(|range| range.to_string())
+        };
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(between("10.0.0.0", Some("11.0.0.0")), is("10.0.0.0/8"));
+        assert_eq!(between("10.0.0.1", Some("10.0.0.2")), is("10.0.0.1"));
+        assert_eq!(between("128.0.0.0", None), is("128.0.0.0/1"));
+        assert_eq!(between("::", None), is("::/0"));
+        assert_eq!(between("::1", Some("::4")), is("::1-::3"));
+        for (first, after) in [("10.0.0.1", "10.0.0.1"), ("10.0.0.1", "::1"), ("::1", "::")] {
+            assert_eq!(between(first, Some(after)), None, "{first} to {after}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::libc::{
     NFT_MSG_NEWSETELEM, NLM_F_CREATE,
 };
 use spanwire_host::{AddressRange, NftSet, NftTable};
+use spanwire_topology::Family;
 
 use super::{
     HEADER, Nft,
@@ -201,8 +202,7 @@ impl Nft {
     /// Whether the sets have the elements that they have in this table.
     pub(super) async fn has_elements(&mut self, table: &NftTable) -> Result<bool, NetlinkError> {
         for set in &table.sets {
-            let question = request(NFT_MSG_GETSETELEM, INET, &list(&self.table, set.name()));
-            let found = points(&self.socket.dump(&question).await?);
+            let found = self.elements(set).await?;
             let wanted: Vec<Point> = set.ranges().iter().flat_map(Point::of).collect();
             if found != wanted {
                 return Ok(false);
@@ -210,6 +210,40 @@ impl Nft {
         }
         Ok(true)
     }
+
+    /// Returns the table with the elements that its sets have in the kernel; `None` where they are no elements of such sets.
+    pub(super) async fn with_elements(&mut self, table: &NftTable) -> Result<Option<NftTable>, NetlinkError> {
+        let mut sets = Vec::new();
+        for set in &table.sets {
+            let Some(ranges) = ranges(&self.elements(set).await?, set.family()) else {
+                return Ok(None);
+            };
+            sets.push(NftSet::new(set.name().to_owned(), set.family(), ranges));
+        }
+        Ok(Some(NftTable {
+            sets,
+            ..table.clone()
+        }))
+    }
+
+    async fn elements(&mut self, set: &NftSet) -> Result<Vec<Point>, NetlinkError> {
+        let question = request(NFT_MSG_GETSETELEM, INET, &list(&self.table, set.name()));
+        Ok(points(&self.socket.dump(&question).await?))
+    }
+}
+
+/// Returns the ranges that elements in their order are the bounds of.
+fn ranges(points: &[Point], family: Family) -> Option<Vec<AddressRange>> {
+    let mut ranges = Vec::new();
+    let mut points = points.iter().peekable();
+    while let Some(first) = points.next() {
+        let after = points.next_if(|point| point.is_end).map(|point| point.address);
+        if first.is_end || (after.is_none() && points.peek().is_some()) {
+            return None;
+        }
+        ranges.push(AddressRange::between(first.address, after).filter(|range| range.family() == family)?);
+    }
+    Some(ranges)
 }
 
 /// Returns the elements in the parts of a dump, in order, without the end before the first.

@@ -27,11 +27,21 @@ const RULE_EXPRESSIONS: u16 = 4;
 const EXPRESSION: [u16; 2] = [1, 2];
 
 /// The table, its chains, its sets without their elements, and its rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Frame {
     objects: Vec<Vec<u8>>,
     /// It has the chain by which it is known to be Spanwire's.
     pub(super) is_signed: bool,
+}
+
+#[cfg(test)]
+impl Frame {
+    pub(super) fn of(objects: Vec<Vec<u8>>) -> Self {
+        Self {
+            objects,
+            is_signed: true,
+        }
+    }
 }
 
 impl Nft {

@@ -101,16 +101,52 @@ fn a_table_that_nft_refuses_changes_nothing_and_its_words_are_kept() {
 }
 
 #[test]
-fn after_a_restart_the_table_counts_as_unknown_until_it_is_loaded_once_more() {
+fn an_agent_that_starts_knows_the_table_that_the_one_before_it_has_loaded() {
     lab(async |lab| {
-        let wanted = table(&["10.0.0.0/8"]);
-        lab.apply(vec![Step::SetNft(wanted.clone())]).await;
+        lab.apply(vec![Step::SetNft(large(1))]).await;
+        let before = handle();
+        // Elements alone, so the file is as it was.
+        lab.apply(vec![Step::SetNft(large(2))]).await;
+        assert_eq!(handle(), before);
 
         lab.kernel = lab.restarted(BackendChoice::Auto).await;
+        assert_eq!(lab.read().await.nft, Some(large(2)));
+        lab.apply(vec![Step::SetNft(large(3))]).await;
+        assert_eq!(handle(), before, "it was changed, and not loaded");
+        assert_eq!(lab.read().await.nft, Some(large(3)));
+    });
+}
 
-        assert_eq!(lab.read().await.nft, Some(NftTable::default()));
-        lab.apply(vec![Step::SetNft(wanted.clone())]).await;
-        assert_eq!(lab.read().await.nft, Some(wanted));
+#[test]
+fn an_agent_that_starts_sees_what_was_changed_while_there_was_none() {
+    lab(async |lab| {
+        let wanted = table(&["10.0.0.0/8"]);
+        for (change, seen) in [
+            ("nft flush chain inet spanwire forward", NftTable::default()),
+            ("nft add chain inet spanwire extra", NftTable::default()),
+            (
+                "copy=$(nft -s list table inet spanwire); nft delete table inet spanwire; echo \"$copy\" | nft -f -",
+                NftTable::default(),
+            ),
+            (
+                "nft add element inet spanwire remote { 192.0.2.0/24 }",
+                table(&["10.0.0.0/8", "192.0.2.0/24"]),
+            ),
+            (
+                "nft delete element inet spanwire remote { 10.0.0.0/8 }",
+                table(&[]),
+            ),
+        ] {
+            lab.apply(vec![Step::SetNft(wanted.clone())]).await;
+            run(change);
+            lab.kernel = lab.restarted(BackendChoice::Auto).await;
+            assert_eq!(lab.read().await.nft, Some(seen), "{change}");
+            lab.apply(vec![Step::SetNft(wanted.clone())]).await;
+            assert_eq!(lab.read().await.nft.as_ref(), Some(&wanted), "{change}");
+        }
+        lab.apply(vec![Step::DeleteNft]).await;
+        lab.kernel = lab.restarted(BackendChoice::Auto).await;
+        assert_eq!(lab.read().await.nft, None);
     });
 }
 

@@ -93,3 +93,35 @@ fn the_end_before_the_first_is_no_element_and_what_cannot_be_read_is_none() {
     let found = points(&[Message::new(0, body)]);
     assert_eq!(found, [point("10.0.0.0", false), point("10.0.1.0", true)]);
 }
+
+#[test]
+fn ranges_are_read_from_their_bounds_and_nothing_else_is() {
+    let point = |(address, is_end): (&str, bool)| Point {
+        address: address.parse().unwrap(),
+        is_end,
+    };
+    let read = |bounds: &[(&str, bool)], family| {
+        let points: Vec<Point> = bounds.iter().copied().map(point).collect();
+        ranges(&points, family)
+    };
+    let whole = table(&["10.0.0.0/8", "192.0.2.1/32", "255.255.255.255/32"]);
+    let bounds: Vec<Point> = whole.sets[0].ranges().iter().flat_map(Point::of).collect();
+    assert_eq!(
+        ranges(&bounds, Family::V4).as_deref(),
+        Some(whole.sets[0].ranges())
+    );
+    assert_eq!(read(&[], Family::V6), Some(Vec::new()));
+    assert_eq!(
+        read(&[("10.0.0.0", false)], Family::V6),
+        None,
+        "of another family"
+    );
+    for bounds in [
+        [("10.0.0.0", false), ("11.0.0.0", false)],
+        [("10.0.0.0", true), ("11.0.0.0", false)],
+        [("10.0.0.0", false), ("::1", true)],
+        [("10.0.0.0", false), ("10.0.0.0", true)],
+    ] {
+        assert_eq!(read(&bounds, Family::V4), None, "{bounds:?}");
+    }
+}
