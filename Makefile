@@ -9,11 +9,9 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
 	@scripts/check
 
-test: begin-test check test-unit test-kernel e2e ## All tests (25 min; cold 70)
-	@scripts/summary show
-
-begin-test:
+test: ## All tests (25 min; cold 70)
 	@scripts/summary begin
+	@code=0; $(MAKE) --no-print-directory check test-unit test-kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
 
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (7 min; cold 15)
 	@scripts/tests
