@@ -8,6 +8,8 @@
 //! | [`observed`] | decodes objects one by one, so that one that cannot be read harms no other |
 //! | [`complaints`] | what is logged of those; sans I/O |
 //! | [`watch`] | watches kinds, and re-establishes the watches |
+//! | [`optional`] | watches kinds of other projects, which may not exist; each is registered there |
+//! | [`refusals`] | when to believe that the API server does not have one; sans I/O |
 //! | [`store`] | holds the objects of one kind, as the events of a watch put them together; sans I/O |
 //! | [`backoff`] | waits between attempts |
 
@@ -19,6 +21,8 @@ pub mod connect;
 pub mod endpoints;
 pub mod model;
 pub mod observed;
+pub mod optional;
+pub mod refusals;
 pub mod store;
 pub mod watch;
 

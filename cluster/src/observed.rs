@@ -25,7 +25,13 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Map, Value};
-use spanwire_crds::{FieldProblem, Location, LocationSlice, MeshNode, Peer, translate::Node};
+use spanwire_crds::{
+    FieldProblem, Location, LocationSlice, MeshNode, Peer,
+    translate::{
+        Node,
+        networks::{BlockAffinity, CiliumNode},
+    },
+};
 
 /// A kind whose objects can be observed.
 pub trait Observable:
@@ -44,6 +50,12 @@ impl Observable for Location {}
 impl Observable for Peer {}
 impl Observable for LocationSlice {}
 impl Observable for Lease {}
+impl Observable for BlockAffinity {
+    const USED: Option<&'static [&'static str]> = Some(&["cidr", "node", "state", "deleted", "type"]);
+}
+impl Observable for CiliumNode {
+    const USED: Option<&'static [&'static str]> = Some(&["ipam"]);
+}
 
 /// What is used of the metadata of any object.
 const METADATA: [&str; 9] = [

@@ -15,7 +15,7 @@ use kube::{
 use crate::{
     complaints::Complaints,
     model::{WatchEvent, Watched},
-    observed::Observed,
+    observed::{Observable, Observed},
 };
 
 /// The watches of a program, while they are put together.
@@ -79,7 +79,7 @@ pub fn filter_map<T, R>(event: Event<T>, read: impl FnOnce(T) -> Option<R>) -> O
     })
 }
 
-fn events<K: Watched>(
+fn events<K: Observable>(
     api: Api<Observed<K>>,
     config: Config,
 ) -> impl Stream<Item = Event<Observed<K>>> + use<K> {
@@ -112,7 +112,7 @@ fn events<K: Watched>(
 }
 
 /// Logs what of an object cannot be read.
-fn complain<K: Watched>(complaints: &mut Complaints, kind: &str, event: &Event<Observed<K>>) {
+pub(crate) fn complain<K: Observable>(complaints: &mut Complaints, kind: &str, event: &Event<Observed<K>>) {
     match event {
         Event::Init | Event::InitDone => {}
         Event::Delete(object) => complaints.forget(object.name()),

@@ -23,6 +23,8 @@ pub enum ConditionType {
     Accepted,
     /// Of a MeshNode: the API server's endpoints that lie in prefixes of other locations are reached without the mesh.
     ApiServerPastMesh,
+    /// Of a Location: it is known which networks the pods of its nodes have, and from where.
+    PodNetworks,
     /// Of a MeshNode that leads: other leaders can begin a session with it. Only said where its own firewall forbids it.
     PortOpen,
 }
@@ -64,18 +66,27 @@ pub enum Reason {
     Exempt,
     /// An endpoint of the API server is reached through the mesh.
     EndpointInMesh,
+    /// Pod networks are the blocks of Calico.
+    CalicoBlocks,
+    /// Pod networks are those of CiliumNodes.
+    CiliumNodes,
+    /// Pod networks are `spec.podCIDRs` of Nodes.
+    NodePodCIDRs,
+    /// A node has none.
+    NoPodNetwork,
     /// The node's firewall drops what comes to WireGuard's port.
     WireGuardPortClosed,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ready,
         Self::LeaderElected,
         Self::Connected,
         Self::Accepted,
         Self::ApiServerPastMesh,
+        Self::PodNetworks,
         Self::PortOpen,
     ];
 
@@ -88,6 +99,7 @@ impl ConditionType {
             Self::Connected => "Connected",
             Self::Accepted => "Accepted",
             Self::ApiServerPastMesh => "ApiServerPastMesh",
+            Self::PodNetworks => "PodNetworks",
             Self::PortOpen => "PortOpen",
         }
     }
@@ -115,6 +127,10 @@ impl Reason {
             Self::Limited => "Limited",
             Self::Exempt => "Exempt",
             Self::EndpointInMesh => "EndpointInMesh",
+            Self::CalicoBlocks => "CalicoBlocks",
+            Self::CiliumNodes => "CiliumNodes",
+            Self::NodePodCIDRs => "NodePodCIDRs",
+            Self::NoPodNetwork => "NoPodNetwork",
             Self::WireGuardPortClosed => "WireGuardPortClosed",
         }
     }

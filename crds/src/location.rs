@@ -146,7 +146,7 @@ pub struct LocationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(length(max = 63)))]
     pub established: Vec<String>,
-    /// Ready, LeaderElected, Connected, Accepted.
+    /// Ready, LeaderElected, Connected, Accepted, PodNetworks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

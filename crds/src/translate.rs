@@ -2,6 +2,7 @@
 //! rest of the object counts.
 
 mod location;
+pub mod networks;
 mod node;
 mod peer;
 mod report;

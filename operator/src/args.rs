@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, str::FromStr};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use spanwire_topology::{Endpoint, LocationName, Prefix};
+use spanwire_topology::{Endpoint, LocationName, PodSource, PodSources, Prefix};
 
 /// The Spanwire operator: decides the mesh and publishes it.
 #[derive(Clone, Debug, Parser)]
@@ -64,6 +64,9 @@ pub struct Run {
     /// given; pod networks in it may be public. Without it, of a family, it is what is around the pod networks.
     #[arg(long, value_name = "NETWORK")]
     pub pod_cidr: Vec<Prefix>,
+    /// Where it is known from which networks the pods of each node have.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub pod_networks: PodNetworks,
     /// The UDP port of WireGuard where a node does not say otherwise.
     #[arg(long, default_value_t = 51820, value_parser = clap::value_parser!(u16).range(1..))]
     pub listen_port: u16,
@@ -86,6 +89,32 @@ pub struct Run {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, default_value = "0.0.0.0:9478")]
     pub status_address: SocketAddr,
+}
+
+/// Where pod networks are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PodNetworks {
+    /// The first of the others that there is something of.
+    Auto,
+    /// Calico's BlockAffinity objects.
+    Calico,
+    /// spec.ipam of CiliumNodes.
+    Cilium,
+    /// spec.podCIDRs of Nodes.
+    Nodes,
+}
+
+impl PodNetworks {
+    /// Returns the sources that may count.
+    #[must_use]
+    pub fn sources(self) -> PodSources {
+        match self {
+            Self::Auto => PodSources::auto(),
+            Self::Calico => PodSources::only(PodSource::Calico),
+            Self::Cilium => PodSources::only(PodSource::Cilium),
+            Self::Nodes => PodSources::only(PodSource::Nodes),
+        }
+    }
 }
 
 /// How logs look.
@@ -158,10 +187,18 @@ mod tests {
             "--kilo-annotations",
             "--service-cidr=10.96.0.0/16",
             "--pod-cidr=10.244.0.0/16",
+            "--pod-networks=calico",
             "--api-server=203.0.113.1:6443",
         ])
         .unwrap();
         assert_eq!((args.run.service_cidr.len(), args.run.pod_cidr.len()), (1, 1));
+        assert_eq!(args.run.pod_networks, PodNetworks::Calico);
+        assert_eq!(
+            parse(&[]).unwrap().run.pod_networks.sources(),
+            PodSources::auto(),
+            "it looks for itself"
+        );
+        assert!(parse(&["--pod-networks=flannel"]).is_err());
         assert!(parse(&["--service-cidr=10.96.0.1/16"]).is_err());
         assert_eq!(args.run.pools().unwrap().len(), 2);
         assert!(!args.run.manage_crds && args.run.kilo_annotations);

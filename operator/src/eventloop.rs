@@ -14,8 +14,8 @@ use futures::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
-use spanwire_cluster::model::WatchEvent;
-use spanwire_topology::Prefix;
+use spanwire_cluster::{model::WatchEvent, optional::SourceEvent};
+use spanwire_topology::{PodSource, Prefix};
 use tokio::{sync::watch, time};
 
 use crate::{
@@ -41,6 +41,8 @@ const EVENTS: usize = 1000;
 pub struct Outlets {
     /// Events of the watches.
     pub events: BoxStream<'static, WatchEvent>,
+    /// What is observed of the sources of pod networks that may not exist.
+    pub networks: BoxStream<'static, (PodSource, SourceEvent)>,
     /// Writes to the API server.
     pub writer: ApiWriter,
     /// Whether this operator leads.
@@ -116,6 +118,10 @@ impl EventLoop {
                 event = self.outlets.events.next() => {
                     let Some(event) = event else { return };
                     self.enter(event);
+                    self.take_events();
+                }
+                Some((source, event)) = self.outlets.networks.next() => {
+                    self.state.handle_networks(source, event);
                     self.take_events();
                 }
                 Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),
@@ -259,6 +265,12 @@ impl EventLoop {
 
     /// Enters the events that are there.
     fn take_events(&mut self) {
+        for _ in 0..EVENTS {
+            match self.outlets.networks.next().now_or_never() {
+                Some(Some((source, event))) => self.state.handle_networks(source, event),
+                Some(None) | None => break,
+            }
+        }
         for _ in 0..EVENTS {
             match self.outlets.events.next().now_or_never() {
                 Some(Some(event)) => self.enter(event),

@@ -10,6 +10,7 @@ use spanwire_cluster::{
     connect::{Connection, connect},
     endpoints::watch_endpoints,
     model::WatchEvent,
+    optional::NetworkWatches,
     watch::Watches,
 };
 use spanwire_crds::{
@@ -85,6 +86,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             _ = interrupt.recv() => return Ok(()),
         }
     }
+    let sources = run.pod_networks.sources();
     let pools = run.pools().map_err(|problem| anyhow!(problem))?;
     let options = Options {
         cluster: ClusterFacts {
@@ -103,6 +105,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             kilo_annotations: run.kilo_annotations,
         },
         installation: Some(namespace.to_owned()),
+        pod_sources: sources.clone(),
     };
     let endpoints = api_endpoints(&client).await;
     let (set_leads, leads) = watch::channel(false);
@@ -112,6 +115,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     let election = tokio::spawn(election.run(set_leads));
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
+        networks: NetworkWatches::of(&client, &sources),
         writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(namespace),
         leads,
         endpoints,

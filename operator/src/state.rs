@@ -29,6 +29,7 @@ mod batch;
 mod facts;
 mod liveness;
 mod mesh_nodes;
+mod networks;
 mod records;
 mod slices;
 mod status;
@@ -54,9 +55,14 @@ use spanwire_crds::{
     Location, LocationSlice, LocationStatus, MeshNode, Peer, PeerStatus, publication,
     translate::{Node, NodeOptions},
 };
-use spanwire_topology::{ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, Prefix, decide};
+use spanwire_topology::{
+    ClusterFacts, Facts, LocationName, Mesh, NodeName, PeerName, PodSources, Prefix, decide,
+};
 
-use self::{liveness::Liveness, mesh_nodes::Assignments, slices::Publication, unreadable::Unreadable};
+use self::{
+    liveness::Liveness, mesh_nodes::Assignments, networks::Networks, slices::Publication,
+    unreadable::Unreadable,
+};
 use crate::batch::{Batch, ObjectKey, ObjectKind};
 
 /// How the operator decides, as configured.
@@ -66,6 +72,8 @@ pub struct Options {
     pub cluster: ClusterFacts,
     /// How Nodes are read.
     pub nodes: NodeOptions,
+    /// From which sources pod networks may be taken.
+    pub pod_sources: PodSources,
     /// The namespace of this installation, which the heads of locations name; `None`: they name none.
     pub installation: Option<String>,
 }
@@ -97,6 +105,7 @@ pub struct OperatorState {
     locations: ObjectStore<LocationName, LocationRecord>,
     peers: ObjectStore<PeerName, PeerRecord>,
     slices: ObjectStore<String, SliceRecord>,
+    networks: Networks,
     liveness: Liveness,
     /// What is decided upon, kept from one decision to the next.
     facts: Facts,
@@ -137,6 +146,7 @@ impl OperatorState {
         Self {
             node_options: options.nodes,
             installation: options.installation,
+            networks: Networks::new(options.pod_sources),
             named_services: options.cluster.services.clone(),
             facts: Facts {
                 cluster: options.cluster,
@@ -166,7 +176,8 @@ impl OperatorState {
             self.dirty = true;
             self.note_node(key, before.as_ref());
         }
-        if let Some((name, fact)) = entered.filter(|_| !deleted) {
+        if let Some((name, mut fact)) = entered.filter(|_| !deleted) {
+            self.enter_networks_of(&name, &mut fact);
             self.dirty |= self.enter_fact(name, fact);
         }
     }
@@ -286,6 +297,7 @@ impl OperatorState {
             && self.peers.complete()
             && self.slices.complete()
             && self.liveness.complete()
+            && self.networks.complete()
     }
 
     /// Decides; `None` while something is not known yet, or not to be believed. The batch is to be written as a whole
@@ -300,6 +312,7 @@ impl OperatorState {
             self.unretire = Some(retired.map(|(name, _)| name.clone()).collect());
         }
         self.assume_locations();
+        self.enter_networks();
         let previous = self.previous();
         if !std::mem::replace(&mut self.remembered, true) {
             self.facts.remember(&previous);

@@ -45,6 +45,7 @@ mod prefix;
 mod reachability;
 mod rejected;
 mod rendezvous;
+mod sources;
 mod text;
 pub mod trace;
 
@@ -65,3 +66,4 @@ pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::Reachability;
 pub use rejected::{Claim, Claimant, Decision, LocationField, RejectReason, Rejected};
 pub use rendezvous::{carrier, weight};
+pub use sources::{PodSource, PodSources};

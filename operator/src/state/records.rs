@@ -11,7 +11,7 @@ use spanwire_crds::{
     publication::{INSTALLATION_LABEL, MANAGED_LABEL},
     translate::{self, Node, NodeOptions, Report},
 };
-use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName};
+use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName, Prefix};
 
 use crate::batch::{ObjectVersion, Target};
 
@@ -63,6 +63,8 @@ pub(crate) struct NodeRecord {
     pub(crate) uid: String,
     /// Its Ready condition.
     pub(crate) ready: bool,
+    /// What it says of its pod networks, which count unless a CNI says it elsewhere.
+    pub(crate) pod_cidrs: BTreeSet<Prefix>,
     pub(crate) problems: Vec<FieldProblem>,
 }
 
@@ -175,6 +177,7 @@ pub(crate) fn node(
     let record = NodeRecord {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         ready: translated.fact.alive,
+        pod_cidrs: translated.fact.prefixes.clone(),
         problems: bounded(translated.problems),
     };
     Some((name(&object.metadata)?, record, translated.fact))

@@ -1,5 +1,7 @@
 //! Conditions, and Events for what was not granted.
 
+mod networks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_crds::{
@@ -7,9 +9,10 @@ use spanwire_crds::{
     annotations::{INTERNAL_IP, LOCATION_CIDRS},
     conditions::{ConditionType, Finding, Reason, conditions},
     publication::accepted,
+    translate::networks::object_kind,
 };
 use spanwire_topology::{
-    Claim, Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer, Rejected,
+    Claim, Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer, PodSource, Rejected,
 };
 
 use super::{Now, OperatorState, records::VALUES};
@@ -70,6 +73,11 @@ impl OperatorState {
                 add(claimant, Reason::InvalidField, problem.field.clone(), text);
             }
         }
+        for (name, problem) in self.networks.excess() {
+            let field = networks::field(self.networks.counts().0).to_owned();
+            let text = format!("node {name}: {problem}");
+            add(Claimant::Node(name.clone()), Reason::InvalidField, field, text);
+        }
         for (name, record) in self.locations.objects() {
             for problem in &record.problems {
                 let text = format!("location {name}: {problem}");
@@ -99,7 +107,10 @@ impl OperatorState {
                 (format!("annotation {LOCATION_CIDRS}"), cidr.to_string())
             }
             (_, Claim::Cidr(cidr)) => ("spec.cidrs".to_owned(), cidr.to_string()),
-            (_, Claim::PodPrefix(prefix)) => ("spec.podCIDRs".to_owned(), prefix.to_string()),
+            (_, Claim::PodPrefix(prefix)) => {
+                let source = self.networks.counts().0;
+                (networks::field(source).to_owned(), prefix.to_string())
+            }
             (Claimant::Node(node), Claim::NodeAddress(address)) if self.annotated(node) => {
                 (format!("annotation {INTERNAL_IP}"), address.to_string())
             }
@@ -143,6 +154,8 @@ impl OperatorState {
             (OURS, "Location"),
             (OURS, "Peer"),
             (OURS, "LocationSlice"),
+            object_kind(PodSource::Calico),
+            object_kind(PodSource::Cilium),
         ];
         let of_kind = move |(api_version, kind): (&'static str, &'static str)| {
             let faults = self.unreadable.of(kind);
@@ -225,6 +238,7 @@ impl OperatorState {
                 elected,
                 connected,
                 accepted,
+                self.pod_networks(location),
             ];
             let previous = record.status.as_ref();
             let previous = previous.map_or(&[][..], |status| &status.conditions);

@@ -61,23 +61,49 @@ pub(super) struct Unreadable(BTreeMap<String, ObjectStore<String, Fault>>);
 impl Unreadable {
     /// Handles an event of any kind; returns whether there is another such object than before, or one less.
     pub(super) fn handle<K: Observable>(&mut self, event: &Event<Observed<K>>) -> bool {
-        let kind = K::kind(&());
-        if !self.0.contains_key(&*kind) {
-            self.0.insert(kind.clone().into_owned(), ObjectStore::default());
+        let name = |object: &Observed<K>| object.name().to_owned();
+        self.handle_as(&K::kind(&()), event, name, |object| {
+            object.object.is_none().then(|| fault(object))
+        })
+    }
+
+    /// Handles an event of this kind, in which objects of a type have a name and may have a fault.
+    pub(super) fn handle_as<T>(
+        &mut self,
+        kind: &str,
+        event: &Event<T>,
+        name: impl Fn(&T) -> String,
+        fault: impl Fn(&T) -> Option<Fault>,
+    ) -> bool {
+        if !self.0.contains_key(kind) {
+            self.0.insert(kind.to_owned(), ObjectStore::default());
         }
-        let Some(faults) = self.0.get_mut(&*kind) else {
+        let Some(faults) = self.0.get_mut(kind) else {
             return false;
         };
         match event {
             Event::Init => !faults.handle(Event::Init).is_empty(),
             Event::InitDone => !faults.handle(Event::InitDone).is_empty(),
-            Event::Delete(object) => faults.forget(object.name().to_owned()).is_some(),
-            Event::InitApply(object) | Event::Apply(object) if object.object.is_some() => {
-                faults.forget(object.name().to_owned()).is_some()
+            Event::Delete(object) => faults.forget(name(object)).is_some(),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let Some(fault) = fault(object) else {
+                    return faults.forget(name(object)).is_some();
+                };
+                let object = (name(object), fault);
+                let event = if matches!(event, Event::Apply(_)) {
+                    Event::Apply(object)
+                } else {
+                    Event::InitApply(object)
+                };
+                !faults.handle(event).is_empty()
             }
-            Event::InitApply(object) => !faults.handle(Event::InitApply(fault(object))).is_empty(),
-            Event::Apply(object) => !faults.handle(Event::Apply(fault(object))).is_empty(),
         }
+    }
+
+    /// Forgets all objects of a kind that there is no more; returns whether there were any.
+    pub(super) fn clear(&mut self, kind: &str) -> bool {
+        let faults = self.0.remove(kind);
+        faults.is_some_and(|faults| !faults.objects().is_empty())
     }
 
     pub(super) fn contains(&self, kind: &str, name: &str) -> bool {
@@ -90,10 +116,9 @@ impl Unreadable {
     }
 }
 
-fn fault<K: Observable>(object: &Observed<K>) -> (String, Fault) {
-    let fault = Fault {
+fn fault<K: Observable>(object: &Observed<K>) -> Fault {
+    Fault {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         problems: object.problems.clone(),
-    };
-    (object.name().to_owned(), fault)
+    }
 }

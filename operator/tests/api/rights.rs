@@ -16,8 +16,11 @@ use crate::{
 
 /// Everything that is granted, sorted: where, of what, what. docs/threat-model.md says what follows from it.
 const GRANTED: &str = "\
+cluster apiextensions.k8s.io/customresourcedefinitions [blockaffinities.crd.projectcalico.org ciliumnodes.cilium.io]: list watch
 cluster apiextensions.k8s.io/customresourcedefinitions [locations.spanwire.dev locationslices.spanwire.dev meshnodes.spanwire.dev peers.spanwire.dev]: patch
+cluster cilium.io/ciliumnodes: list watch
 cluster coordination.k8s.io/leases [spanwire-operator]: list
+cluster crd.projectcalico.org/blockaffinities: list watch
 cluster networking.k8s.io/servicecidrs: list
 cluster nodes: list watch
 cluster spanwire.dev/locations/status: patch
@@ -105,6 +108,13 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
     assert_eq!(granted(&server).await, expected);
     let without = template("access", &["--set", "manageCRDs=false"]);
     assert!(without.contains("verbs: [get]\n    resourceNames: [locations.spanwire.dev"));
+    let of_sources = |named: &str| {
+        let chart = template("access", &["--set", &format!("podNetworks={named}")]);
+        ["blockaffinities", "ciliumnodes"].map(|kind| chart.contains(&format!("[{kind}]")))
+    };
+    assert_eq!(of_sources("nodes"), [false, false]);
+    assert_eq!(of_sources("calico"), [true, false]);
+    assert_eq!(of_sources("cilium"), [false, true]);
 
     for question in [
         ["get", "secrets", "--all-namespaces"],

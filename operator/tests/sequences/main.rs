@@ -6,6 +6,7 @@ mod answers;
 mod established;
 mod incremental;
 mod kept;
+mod networks;
 mod truth;
 mod unreadable;
 mod urgent;

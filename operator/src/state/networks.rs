@@ -1,0 +1,298 @@
+//! The pod networks of nodes: from which source they are taken, and what it says; sans I/O.
+//!
+//! One source counts for all nodes ([`PodSources::choose`]): that of a CNI that allocates by itself goes before
+//! `spec.podCIDRs`, which may be there as well and are wrong then.
+//!
+//! What has gone wrong in such programs, and must not here:
+//!
+//! * Deciding before it is known whether there are objects of a CNI: the networks of Nodes would be published for a moment.
+//! * An API server that starts and does not know a kind yet: what was known of it stays.
+//! * A block that moves: one object says that the old node gives it up, another that the new one has it, in any order. Each node
+//!   has what the objects name it for, and of two nodes that are named for one the claims decide.
+//! * An object that cannot be read: it counts as absent, and is named.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::runtime::watcher::Event;
+use spanwire_cluster::{
+    optional::{ObservedNetworks, SourceEvent},
+    store::{ObjectStore, Record},
+    watch::filter_map,
+};
+use spanwire_crds::{
+    FieldProblem,
+    translate::networks::{NodeNetworks, object_kind},
+};
+use spanwire_topology::{NodeFact, NodeName, PodSource, PodSources, Prefix};
+
+use super::{OperatorState, records::NodeRecord, unreadable::Fault};
+
+/// What is known of the pod networks of nodes.
+#[derive(Debug, Default)]
+pub(super) struct Networks {
+    sources: PodSources,
+    of_cnis: BTreeMap<PodSource, Source>,
+    /// The source that counted in the last decision.
+    counts: Option<PodSource>,
+    /// Nodes with more networks than count.
+    excess: BTreeMap<NodeName, FieldProblem>,
+}
+
+/// What is known of one source whose kind may not exist.
+#[derive(Debug, Default)]
+struct Source {
+    /// `None`: not known yet.
+    exists: Option<bool>,
+    objects: ObjectStore<String, NetworksRecord>,
+    /// By node, how many objects name each network.
+    of_nodes: BTreeMap<NodeName, BTreeMap<Prefix, u32>>,
+    /// Nodes that it says something else of than when it was last asked.
+    changed: BTreeSet<NodeName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NetworksRecord(NodeNetworks);
+
+impl Record for NetworksRecord {
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    fn renew(&mut self, _newer: Self) {}
+}
+
+impl Networks {
+    pub(super) fn new(sources: PodSources) -> Self {
+        let optional = |source: &PodSource| *source != PodSource::Nodes && sources.contains(*source);
+        let of_cnis = PodSource::ORDER.into_iter().filter(optional);
+        Self {
+            of_cnis: of_cnis.map(|source| (source, Source::default())).collect(),
+            sources,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether all is known that is needed to say which source counts.
+    pub(super) fn complete(&self) -> bool {
+        self.of_cnis.values().all(Source::complete)
+    }
+
+    /// Returns the source that counted in the last decision, and whether a user has named it.
+    pub(super) fn counts(&self) -> (PodSource, bool) {
+        let counts = self.counts.unwrap_or(PodSource::Nodes);
+        (counts, self.sources.is_named())
+    }
+
+    /// Returns the networks of a node by the source that counts; `None` where that is the Node itself.
+    fn of_cni(&self, node: &NodeName) -> Option<BTreeSet<Prefix>> {
+        let source = self.of_cnis.get(&self.counts?)?;
+        let networks = source.of_nodes.get(node).into_iter().flat_map(BTreeMap::keys);
+        Some(networks.copied().collect())
+    }
+
+    /// Returns what of a node has more values than count.
+    pub(super) fn excess(&self) -> impl Iterator<Item = (&NodeName, &FieldProblem)> {
+        self.excess.iter()
+    }
+
+    fn choose(&self, nodes: &ObjectStore<NodeName, NodeRecord>) -> PodSource {
+        self.sources.choose(|source| match source {
+            PodSource::Calico => self.of_cnis.get(&source).is_some_and(Source::is_used),
+            PodSource::Cilium => self.of_cnis.get(&source).is_some_and(Source::says_something),
+            PodSource::Nodes => nodes.objects().values().any(|node| !node.pod_cidrs.is_empty()),
+        })
+    }
+}
+
+impl Source {
+    fn complete(&self) -> bool {
+        match self.exists {
+            None => false,
+            Some(false) => true,
+            Some(true) => self.objects.complete(),
+        }
+    }
+
+    /// Returns whether there is any object of it.
+    fn is_used(&self) -> bool {
+        !self.objects.objects().is_empty()
+    }
+
+    /// Returns whether it names a network of any node.
+    fn says_something(&self) -> bool {
+        !self.of_nodes.is_empty()
+    }
+
+    /// Handles an event; returns whether it says something else of a node, or is complete now.
+    fn handle(&mut self, event: SourceEvent) -> bool {
+        let was = self.said();
+        match event {
+            SourceEvent::Absent => {
+                let of_nodes = std::mem::take(&mut self.of_nodes);
+                self.changed.extend(of_nodes.into_keys());
+                self.objects = ObjectStore::default();
+                self.exists = Some(false);
+            }
+            SourceEvent::Refused if self.objects.complete() => {}
+            SourceEvent::Refused => self.exists = Some(false),
+            SourceEvent::Objects(event) => {
+                self.exists = Some(true);
+                self.handle_objects(event);
+            }
+        }
+        !self.changed.is_empty() || self.said() != was
+    }
+
+    /// What whether it counts depends on.
+    fn said(&self) -> (bool, bool, bool) {
+        (self.complete(), self.is_used(), self.says_something())
+    }
+
+    fn handle_objects(&mut self, event: Event<ObservedNetworks>) {
+        // One that cannot be read, or is about no node, is as good as none.
+        let event = match event {
+            Event::Apply(object) if !matches!(object.networks, Ok(Some(_))) => {
+                if let Some(change) = self.objects.forget(object.name) {
+                    self.remove(change.before.as_ref());
+                }
+                return;
+            }
+            // A deletion counts whatever the object said last.
+            Event::Delete(object) => {
+                if let Some(change) = self.objects.forget(object.name) {
+                    self.remove(change.before.as_ref());
+                }
+                return;
+            }
+            Event::Init | Event::InitApply(_) | Event::InitDone | Event::Apply(_) => event,
+        };
+        let read = |object: ObservedNetworks| Some((object.name, NetworksRecord(object.networks.ok()??)));
+        let Some(event) = filter_map(event, read) else {
+            return;
+        };
+        for change in self.objects.handle(event) {
+            let now = self.objects.get(&change.key).cloned();
+            // Added before removed: a network that stays is no change.
+            self.add(now.as_ref());
+            self.remove(change.before.as_ref());
+        }
+    }
+
+    fn add(&mut self, record: Option<&NetworksRecord>) {
+        let Some(NetworksRecord(said)) = record else {
+            return;
+        };
+        if said.networks.is_empty() {
+            return;
+        }
+        let networks = self.of_nodes.entry(said.node.clone()).or_default();
+        for network in &said.networks {
+            let count = networks.entry(*network).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.changed.insert(said.node.clone());
+            }
+        }
+    }
+
+    fn remove(&mut self, record: Option<&NetworksRecord>) {
+        let Some(NetworksRecord(said)) = record else {
+            return;
+        };
+        let Some(networks) = self.of_nodes.get_mut(&said.node) else {
+            return;
+        };
+        for network in &said.networks {
+            let Some(count) = networks.get_mut(network) else {
+                continue;
+            };
+            *count -= 1;
+            if *count == 0 {
+                networks.remove(network);
+                self.changed.insert(said.node.clone());
+            }
+        }
+        if networks.is_empty() {
+            self.of_nodes.remove(&said.node);
+        }
+    }
+}
+
+impl OperatorState {
+    /// Handles what is observed of a source of pod networks whose kind may not exist.
+    pub fn handle_networks(&mut self, source: PodSource, event: SourceEvent) {
+        let Some(known) = self.networks.of_cnis.get_mut(&source) else {
+            return; // it was not asked for
+        };
+        let (_, kind) = object_kind(source);
+        let faulty = match &event {
+            SourceEvent::Absent => self.unreadable.clear(kind),
+            SourceEvent::Refused => false,
+            SourceEvent::Objects(event) => {
+                let fault = |object: &ObservedNetworks| Fault {
+                    uid: object.uid.clone(),
+                    problems: object.networks.clone().err().unwrap_or_default(),
+                };
+                let name = |object: &ObservedNetworks| object.name.clone();
+                self.unreadable.handle_as(kind, event, name, |object| {
+                    object.networks.is_err().then(|| fault(object))
+                })
+            }
+        };
+        let changed = known.handle(event);
+        self.dirty |= changed || faulty;
+    }
+
+    /// Takes the pod networks of the facts from the source that counts, where something has changed.
+    pub(super) fn enter_networks(&mut self) {
+        let counts = self.networks.choose(&self.nodes);
+        let before = self.networks.counts.replace(counts);
+        let changed: BTreeSet<NodeName> = if before == Some(counts) {
+            let source = self.networks.of_cnis.get_mut(&counts);
+            source
+                .map(|source| std::mem::take(&mut source.changed))
+                .unwrap_or_default()
+        } else {
+            self.networks.excess.clear();
+            tracing::info!(source = ?counts, "pod networks are taken from there");
+            self.facts.nodes.keys().cloned().collect()
+        };
+        for source in self.networks.of_cnis.values_mut() {
+            source.changed.clear();
+        }
+        for name in changed {
+            let Some(mut fact) = self.facts.nodes.remove(&name) else {
+                continue;
+            };
+            self.enter_networks_of(&name, &mut fact);
+            self.facts.nodes.insert(name, fact);
+        }
+    }
+
+    /// Takes the pod networks of a node from the source that counts.
+    pub(super) fn enter_networks_of(&mut self, name: &NodeName, fact: &mut NodeFact) {
+        let Some(networks) = self.networks.of_cni(name) else {
+            if let Some(record) = self.nodes.get(name) {
+                fact.prefixes.clone_from(&record.pod_cidrs);
+            }
+            return;
+        };
+        let (all, most) = (networks.len(), NodeFact::MAX_NETWORKS);
+        fact.prefixes = networks.into_iter().take(most).collect();
+        if all > most {
+            let problem = FieldProblem {
+                field: "pod networks".to_owned(),
+                problem: format!(
+                    "has {all} of them, of which the first {most} count; give the node fewer and larger ones"
+                ),
+            };
+            self.networks.excess.insert(name.clone(), problem);
+        } else {
+            self.networks.excess.remove(name);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The condition that says where pod networks come from.
+
+use spanwire_crds::conditions::{ConditionType, Finding, Reason};
+use spanwire_topology::{Location, NodeName, PodSource};
+
+use super::{NAMED, OperatorState, finding};
+
+/// Returns the field of an object that names a pod network of a node.
+pub(super) const fn field(source: PodSource) -> &'static str {
+    match source {
+        PodSource::Calico => "spec.cidr of its BlockAffinity",
+        PodSource::Cilium => "spec.ipam of its CiliumNode",
+        PodSource::Nodes => "spec.podCIDRs",
+    }
+}
+
+/// Returns the reason for which a source counts, and the same for people.
+fn reason(source: PodSource, named: bool) -> (Reason, String) {
+    let (reason, from, why) = match source {
+        PodSource::Calico => (
+            Reason::CalicoBlocks,
+            "Calico's BlockAffinity objects, confirmed ones",
+            "there are such objects, so spec.podCIDRs of Nodes, CiliumNodes and pods do not count",
+        ),
+        PodSource::Cilium => (
+            Reason::CiliumNodes,
+            "spec.ipam of CiliumNodes",
+            "Calico has no block here and these have networks, so spec.podCIDRs of Nodes do not count",
+        ),
+        PodSource::Nodes => (
+            Reason::NodePodCIDRs,
+            "spec.podCIDRs of Nodes",
+            "Calico has no block here, and Cilium no network",
+        ),
+    };
+    let why = if named {
+        "--pod-networks (podNetworks of the chart) says so"
+    } else {
+        why
+    };
+    (reason, format!("from {from}: {why}"))
+}
+
+impl OperatorState {
+    /// Where the pod networks of a location come from.
+    pub(super) fn pod_networks(&self, location: &Location) -> Finding {
+        let about = ConditionType::PodNetworks;
+        let (source, named) = self.networks.counts();
+        let (reason, text) = reason(source, named);
+        let without = |node: &&NodeName| {
+            let ready = self.nodes.get(node).is_some_and(|record| record.ready);
+            let none = |fact: &spanwire_topology::NodeFact| fact.prefixes.is_empty();
+            ready && self.facts.nodes.get(*node).is_some_and(none)
+        };
+        // With Calico a node gets its first block with its first pod.
+        let expected = source != PodSource::Calico;
+        let without: Vec<&NodeName> = location
+            .members
+            .keys()
+            .filter(without)
+            .filter(|_| expected)
+            .collect();
+        if without.is_empty() {
+            return finding(about, true, reason, text);
+        }
+        let mut names: Vec<&str> = without.iter().take(NAMED).map(|node| node.as_str()).collect();
+        let more = format!("{} more", without.len().saturating_sub(NAMED));
+        names.extend((without.len() > NAMED).then_some(more.as_str()));
+        let message = format!(
+            "no pod network is known of {}, so their pods are not reached from other locations; pod networks are taken {text}",
+            names.join(", ")
+        );
+        finding(about, false, Reason::NoPodNetwork, message)
+    }
+}
