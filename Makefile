@@ -52,7 +52,11 @@ bench-scale: setup ## What a mesh of 5,000 nodes costs; as root, ARGS="--nodes 5
 	cargo build --release --locked -p spanwire-operator -p spanwire-agent -p spanwire-tunnel
 	cargo bench --locked -p spanwire-e2e --bench scale -- $(ARGS)
 
+install-plugin: ## Build kubectl-spanwire and put it where kubectl finds it; BIN=/usr/local/bin (1 min; cold 5)
+	cargo build --release --locked -p spanwire-cli
+	cp target/release/kubectl-spanwire $(or $(BIN),/usr/local/bin)/
+
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh chaos bench-scale image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh chaos bench-scale install-plugin image

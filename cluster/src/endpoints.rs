@@ -67,7 +67,8 @@ fn enter(endpoints: &watch::Sender<BTreeSet<SocketAddr>>, found: BTreeSet<Socket
 }
 
 /// Returns the TCP endpoints of a slice; addresses that cannot be read are left out.
-fn addresses(slice: &EndpointSlice) -> BTreeSet<SocketAddr> {
+#[must_use]
+pub fn addresses(slice: &EndpointSlice) -> BTreeSet<SocketAddr> {
     let ports = slice.ports.iter().flatten();
     let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
     let ports: Vec<u16> = tcp.filter_map(|port| u16::try_from(port.port?).ok()).collect();

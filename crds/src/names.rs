@@ -21,6 +21,8 @@ pub const AGENT: &str = "spanwire-agent";
 pub const OPERATOR_LEASE: &str = "spanwire-operator";
 /// The ConfigMap in which the operator remembers what it generated.
 pub const OPERATOR_MEMORY: &str = "spanwire-operator";
+/// Where it remembers there the pool of IPv6 overlay addresses.
+pub const OVERLAY6: &str = "overlay6";
 /// What the name of the Lease of a leader's agent begins with; the name of its node follows.
 pub const LEADER_LEASE_PREFIX: &str = "spanwire-leader-";
 

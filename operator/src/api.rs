@@ -7,13 +7,13 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use spanwire_topology::{Family, Prefix};
+use spanwire_topology::{ClusterFacts, Family, Prefix};
 use thiserror::Error;
 
 /// The ConfigMap in which the operator remembers what it made up.
 const MEMORY: &str = spanwire_crds::names::OPERATOR_MEMORY;
 /// Where it remembers the pool of IPv6 overlay addresses.
-const OVERLAY6: &str = "overlay6";
+const OVERLAY6: &str = spanwire_crds::names::OVERLAY6;
 
 /// Why the memory cannot be used.
 #[derive(Debug, Error)]
@@ -44,7 +44,7 @@ pub async fn automatic_pools(
         return Ok(pools);
     }
     if named.is_empty() {
-        pools.insert(default_pool());
+        pools.insert(ClusterFacts::default_overlay());
     }
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     if let Some(text) = remembered(&api).await? {
@@ -88,11 +88,6 @@ pub async fn automatic_pools(
 async fn remembered(api: &Api<ConfigMap>) -> Result<Option<String>, ApiError> {
     let memory = api.get_opt(MEMORY).await.map_err(ApiError::Memory)?;
     Ok(memory.and_then(|memory| memory.data?.get(OVERLAY6).cloned()))
-}
-
-/// The IPv4 pool of a cluster for which none is named.
-fn default_pool() -> Prefix {
-    Prefix::new(std::net::Ipv4Addr::new(10, 4, 0, 0).into(), 16).expect("16 bits are less than 32")
 }
 
 /// Makes a pool that no other cluster has.

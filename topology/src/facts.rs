@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use crate::{Endpoint, Keepalive, LocationName, MeshMode, NodeName, PeerName, Prefix, PublicKey};
@@ -64,6 +64,14 @@ impl Default for ClusterFacts {
             default_location: None,
             tunnel_only: false,
         }
+    }
+}
+
+impl ClusterFacts {
+    /// Returns the pool of IPv4 overlay addresses of a cluster for which none is named.
+    #[must_use]
+    pub fn default_overlay() -> Prefix {
+        Prefix::new(Ipv4Addr::new(10, 4, 0, 0).into(), 16).expect("16 bits are less than 32")
     }
 }
 

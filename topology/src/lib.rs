@@ -45,6 +45,7 @@ mod prefix;
 mod reachability;
 mod rejected;
 mod rendezvous;
+pub mod scenario;
 mod sources;
 mod text;
 pub mod trace;

@@ -6,12 +6,12 @@ use proptest::{prelude::*, sample::select};
 use spanwire_topology::{
     Facts, Location, LocationName, Mesh, MeshMode, NodeName, Party, Prefix, Reachability, Via, carrier,
     decide, plan,
+    scenario::World,
     trace::{Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict, trace},
 };
 
 use crate::{
     arbitrary::{Stack, link, sound, sound_of},
-    language::World,
     mixtures::coin,
     walk,
 };

@@ -7,8 +7,6 @@ mod expect;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
-mod language;
-#[cfg(test)]
 mod mixtures;
 #[cfg(test)]
 mod probes;

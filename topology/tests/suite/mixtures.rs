@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use spanwire_topology::{
     Facts, LeaderRole, Location, LocationName, Mesh, MeshMode, NodeName, Reachability, Role, decide, plan,
+    scenario::World,
     trace::{GroundTruth, Place, Plans, Spot, Verdict, plans, trace},
 };
 
 use crate::{
     arbitrary::{link, sound},
     failover::suspicion,
-    language::World,
 };
 
 proptest! {

@@ -1,8 +1,6 @@
 //! What nodes watch.
 
-use spanwire_topology::{Behind, Far, Probes, Reachability, plan};
-
-use crate::language::World;
+use spanwire_topology::{Behind, Far, Probes, Reachability, plan, scenario::World};
 
 /// Two active leaders of four nodes in paris, a leader and a standby one of two in rome, berlin not established with paris.
 const MESH: &str = "overlay 10.4.0.0/16

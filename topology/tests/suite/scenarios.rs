@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeSet, ffi::OsString, fs, path::Path};
 
-use crate::language;
+use spanwire_topology::scenario::{World, run};
+
+use crate::walk;
 
 #[test]
 fn scenarios_print_what_is_expected() {
@@ -15,7 +17,7 @@ fn scenarios_print_what_is_expected() {
     let mut wrong = Vec::new();
     for name in &names {
         let script = fs::read_to_string(folder.join("scenarios").join(name)).unwrap();
-        let printed = language::run(&script).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+        let (printed, _) = run(&script, more).unwrap_or_else(|error| panic!("{name:?}: {error}"));
         let path = folder.join("expected").join(name);
         if update {
             fs::write(&path, &printed).unwrap();
@@ -29,6 +31,11 @@ fn scenarios_print_what_is_expected() {
         wrong.join("\n")
     );
     assert_eq!(names, self::names(&folder.join("expected")));
+}
+
+/// `walk`: every ordered pair of addresses, see `walk.rs`.
+fn more(world: &World, words: &[&str]) -> Option<String> {
+    (words == ["walk"]).then(|| walk::report(&world.mesh))
 }
 
 fn names(folder: &Path) -> BTreeSet<OsString> {

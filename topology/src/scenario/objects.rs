@@ -5,12 +5,11 @@ use std::{
     str::FromStr,
 };
 
-use spanwire_topology::{
+use super::{World, parse};
+use crate::{
     Created, Field, Keepalive, Labels, LocationFact, LocationName, MeshMode, NodeFact, Operator, PeerFact,
     PublicKey, Requirement, Selector,
 };
-
-use super::{World, parse};
 
 /// Returns the key of 32 equal bytes.
 pub(super) fn key(number: u8) -> PublicKey {

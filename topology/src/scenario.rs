@@ -1,4 +1,5 @@
-//! The language of scenarios: one line, one fact or one command.
+//! The language of scenarios: one line, one fact or one command. What tests of decisions are written in, and
+//! `kubectl spanwire plan` reads.
 //!
 //! ```text
 //! overlay 10.4.0.0/16                  # also: automatic POOLS, listen-port N, api-server ADDRESS:PORT, services NETWORKS,
@@ -11,7 +12,6 @@
 //! decide                               # prints what was rejected
 //! show                                 # the mesh;  also: plan NODE, lint, dot, carriers LOCATION
 //! trace 10.244.1.5 10.245.1.5          # the way of a packet, node by node
-//! walk                                 # every ordered pair of addresses, see `walk.rs`
 //! ```
 //!
 //! Lists are separated by commas. `key=7` is the key of 32 bytes 7, and is printed so.
@@ -20,35 +20,52 @@ mod objects;
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use spanwire_topology::{
+use crate::{
     Facts, Mesh, NodeName, Reachability, Rejected, carrier, decide, dot, lint, plan,
     trace::{GroundTruth, plans, trace},
 };
 
-use crate::walk;
-
 /// What a scenario has come to.
-#[derive(Default)]
-pub(crate) struct World {
-    pub(crate) facts: Facts,
-    pub(crate) mesh: Mesh,
-    rejected: Vec<Rejected>,
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// What its lines have said so far.
+    pub facts: Facts,
+    /// The last decision.
+    pub mesh: Mesh,
+    /// What the last decision did not grant.
+    pub rejected: Vec<Rejected>,
 }
 
-/// Runs a scenario; the answer is its lines, each command marked and followed by what it prints.
-pub(crate) fn run(script: &str) -> Result<String, String> {
+/// Runs a scenario. Returns its lines, each command marked and followed by what it prints, and what it has come to. `more`
+/// answers commands that are not of this language.
+///
+/// # Errors
+/// The first line that cannot be read, and why.
+pub fn run(
+    script: &str,
+    more: impl Fn(&World, &[&str]) -> Option<String>,
+) -> Result<(String, World), String> {
     let mut world = World::default();
     let mut out = String::new();
     for (index, line) in script.lines().enumerate() {
-        let printed = world
-            .line(line)
-            .map_err(|error| format!("line {}: {line}: {error}", index + 1))?;
+        let printed = match more(&world, &words(line)) {
+            Some(printed) => Some(printed),
+            None => world
+                .line(line)
+                .map_err(|error| format!("line {}: {line}: {error}", index + 1))?,
+        };
         let _ = match printed {
             Some(printed) => writeln!(out, "> {}\n{}", line.trim(), tidy(&printed)),
             None => writeln!(out, "{line}"),
         };
     }
-    Ok(out)
+    Ok((out, world))
+}
+
+/// Returns the words of a line without its comment.
+fn words(line: &str) -> Vec<&str> {
+    let line = line.split_once('#').map_or(line, |(line, _)| line);
+    line.split_whitespace().collect()
 }
 
 /// Returns keys by their number, as scenarios write them.
@@ -69,9 +86,11 @@ fn lines<T: ToString>(items: &[T], none: &str) -> String {
 
 impl World {
     /// Does what one line says. Commands answer what is to be printed.
-    pub(crate) fn line(&mut self, line: &str) -> Result<Option<String>, String> {
-        let line = line.split_once('#').map_or(line, |(line, _)| line);
-        let words: Vec<&str> = line.split_whitespace().collect();
+    ///
+    /// # Errors
+    /// Where the line cannot be read, and why.
+    pub fn line(&mut self, line: &str) -> Result<Option<String>, String> {
+        let words = words(line);
         let printed = match words[..] {
             [] => return Ok(None),
             ["decide"] => {
@@ -95,7 +114,6 @@ impl World {
             ["dot"] => dot(&self.mesh),
             ["carriers", location] => self.carriers(location)?,
             ["trace", from, to] => self.trace(parse(from)?, parse(to)?)?,
-            ["walk"] => walk::report(&self.mesh),
             _ => return self.object(&words).map(|()| None),
         };
         Ok(Some(printed))
@@ -143,7 +161,7 @@ impl World {
 }
 
 /// Reads a value; the message names the text.
-pub(crate) fn parse<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
+fn parse<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
     text.parse()
         .map_err(|error: T::Err| format!("{text:?} {}", error.to_string()))
 }
