@@ -12,6 +12,7 @@
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address |
+//! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
 //! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
 //! `stray` stands for itself: rules and tables that send a packet by the CNI's own route may be gone, and where the other end
@@ -27,7 +28,8 @@ use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 use spanwire_topology::{Family, Plan, Prefix};
 
 use crate::{
-    HostFacts, LinkName, NftTable,
+    Cni, HostFacts, LinkName, NftTable,
+    overtaking::chosen_by_mark,
     resolve::{Exempt, Held, Resolved, nameable, own_address},
 };
 use classes::{Class, Traffic};
@@ -58,6 +60,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     put(leave(plan, facts, &families, &ways));
     let held = held(resolved, facts, &families);
     put(stray(plan, resolved, facts, &families, &held));
+    put(inherit(facts, &families));
     if families.iter().any(|words| words.settled) {
         put(last("spoofed", &resolved.exempt, &families, true));
     }
@@ -320,9 +323,12 @@ fn stray(
     let mark = facts.owned.mark;
     let own = datagrams(plan).map(|own| {
         let rest = !mark;
-        format!(
-            "meta mark & {mark:#010x} == {mark:#010x} {own} meta mark set meta mark & {rest:#010x} accept"
-        )
+        // Programs that mark by uplinks may have taken it.
+        let marked = match chosen_by_mark(facts, None) {
+            true => String::new(),
+            false => format!("meta mark & {mark:#010x} == {mark:#010x} "),
+        };
+        format!("{marked}{own} meta mark set meta mark & {rest:#010x} accept")
     });
     let mut rules: Vec<String> = own.into_iter().collect();
     // Nor may kube-proxy see its own again: the CNI's packet around this one inherits it, and would be masqueraded, too, which
@@ -351,6 +357,24 @@ fn stray(
     }
     rules.extend_from_slice(held);
     chain("stray", "filter hook postrouting priority mangle", &rules)
+}
+
+/// The packet that the CNI puts around another inherits its mark, and is routed by it (`vxlan_get_route`,
+/// drivers/net/vxlan/vxlan_core.c): by the uplink that others have chosen for the packet inside, which does not lead to
+/// the node that it is for. All chains of others, which may save the mark or masquerade by it, come before.
+fn inherit(facts: &HostFacts, families: &[Words]) -> String {
+    let Cni::Overlay { links } = &facts.cni else {
+        return String::new();
+    };
+    if links.is_empty() || !chosen_by_mark(facts, None) {
+        return String::new();
+    }
+    let links = names(links.iter());
+    let rule = |Words { ip, v, .. }: &Words| {
+        ["daddr", "saddr"].map(|end| format!("oifname {links} {ip} {end} @remote{v} meta mark set 0"))
+    };
+    let rules: Vec<String> = families.iter().flat_map(rule).collect();
+    chain("inherit", "filter hook postrouting priority 300", &rules)
 }
 
 /// Returns the rules that keep what is bound for a network held here from any other device, as the CNI's that leads to the

@@ -6,6 +6,10 @@
 //!
 //! Spanwire's rules stand in front of every rule that may take packets of the mesh, whatever its table has now: what
 //! Spanwire's own table has none of goes on to the others. They go back when there is no such rule any more.
+//!
+//! A host with several uplinks marks whatever it forwards or sends, packets of the mesh among it, and has a rule and a table for
+//! each mark. Others mark nothing but their own packets. So of a rule for a mark it is asked what its table has: a route
+//! for everything, or for half of it, takes packets of the mesh.
 
 use spanwire_topology::{Family, Plan, Prefix};
 
@@ -48,12 +52,35 @@ impl OtherRule {
         self.mark.is_none_or(|(value, mask)| mark & mask == value) != self.inverted
     }
 
-    /// Returns the table by which it sends packets wherever from and to, where that is one of its own.
-    #[must_use]
-    pub fn table_for_all(&self) -> Option<TableId> {
-        let own = self.table.filter(|table| *table != MAIN && *table != DEFAULT);
-        own.filter(|_| !self.is_about_addresses())
+    /// Whether it selects by a mark that other programs give to packets, in all or in some of its bits.
+    pub(crate) fn is_by_mark(&self) -> bool {
+        self.mark.is_some() && !self.inverted
     }
+
+    /// Returns the table of which it is asked whether it has a route for everything: one of the rule's own, by which it
+    /// sends packets wherever from and to, or those with a mark.
+    #[must_use]
+    pub fn table_to_read(&self) -> Option<TableId> {
+        let own = self.table.filter(|table| *table != MAIN && *table != DEFAULT);
+        own.filter(|_| self.mark.is_some() || !self.is_about_addresses())
+    }
+
+    /// Whether it ends the look-up of packets wherever they go.
+    fn leads_everywhere(&self, facts: &HostFacts) -> bool {
+        let wide = |table| table == MAIN || facts.wide_tables.contains(&(self.family, table));
+        self.table.is_none_or(wide)
+    }
+
+    /// Returns the table by which it sends packets wherever from and to, where that is one of its own.
+    fn table_for_all(&self) -> Option<TableId> {
+        self.table_to_read().filter(|_| !self.is_about_addresses())
+    }
+}
+
+/// Whether rules of others, of one family or of any, choose a way by marks.
+pub(crate) fn chosen_by_mark(facts: &HostFacts, family: Option<Family>) -> bool {
+    let of_family = |rule: &&OtherRule| family.is_none_or(|family| rule.family == family);
+    facts.rules.iter().filter(of_family).any(OtherRule::is_by_mark)
 }
 
 /// Whether the tunnel's own datagrams of a family would all be sent through a VPN of this machine. One that has routes to its
@@ -103,9 +130,10 @@ fn takes(rule: &OtherRule, plan: &Plan, resolved: &Resolved<'_>, facts: &HostFac
     if !resolved.uses(rule.family) {
         return false;
     }
-    // What programs mark is theirs, but for kube-proxy's, which is on packets of the mesh.
+    // Packets of the mesh bear no mark, kube-proxy's, or that of an uplink.
     let marks = [0, facts.owned.masquerade_mark];
-    let marked = marks.iter().any(|mark| rule.is_for_mark(*mark));
+    let marked = marks.iter().any(|mark| rule.is_for_mark(*mark))
+        || (rule.mark.is_some() && rule.leads_everywhere(facts));
     if rule.inverted {
         return marked || rule.is_about_addresses();
     }
@@ -216,8 +244,14 @@ mod tests {
     }
 
     fn first(rules: &[OtherRule]) -> (u32, bool) {
+        first_with(rules, &[])
+    }
+
+    fn first_with(rules: &[OtherRule], wide_tables: &[u32]) -> (u32, bool) {
         let (plan, mut facts) = follower();
         facts.rules = rules.iter().cloned().collect();
+        let wide_tables = wide_tables.iter().map(|table| (Family::V4, TableId(*table)));
+        facts.wide_tables = wide_tables.collect();
         let resolved = Resolved::new(&plan, &facts);
         let (first, conflict) = first_priority(&plan, &resolved, &facts);
         (first, conflict.is_some())
@@ -267,6 +301,62 @@ mod tests {
         for rule in taking {
             assert_eq!(first(std::slice::from_ref(&rule)), (1_984, false), "{rule:?}");
         }
+    }
+
+    /// As programs for several uplinks add them.
+    #[test]
+    fn a_mark_whose_table_has_a_route_for_everything_is_overtaken() {
+        let marked = |value, mask| OtherRule {
+            mark: Some((value, mask)),
+            table: Some(TableId(201)),
+            ..ALL
+        };
+        let uplink = || marked(0x100, 0xff00);
+        let taking = [
+            uplink(),
+            marked(1, u32::MAX),
+            OtherRule {
+                from: prefix("10.244.0.0/16"),
+                ..uplink()
+            },
+            OtherRule {
+                iif: Some(link("cni0")),
+                ..uplink()
+            },
+            OtherRule {
+                inverted: true,
+                ..marked(0, 0xff_0000)
+            },
+        ];
+        for rule in taking {
+            assert_eq!(rule.table_to_read(), Some(TableId(201)));
+            let one = std::slice::from_ref(&rule);
+            assert_eq!(first_with(one, &[201]), (1_984, false), "{rule:?}");
+            assert_eq!(first_with(one, &[202]), (2_100, false), "{rule:?}");
+        }
+        // Everything has a route in `main`, and nothing is left to the rules behind one that forbids or jumps.
+        for table in [Some(MAIN), None] {
+            let rule = OtherRule { table, ..uplink() };
+            assert_eq!(first(&[rule]), (1_984, false), "{table:?}");
+        }
+        let elsewhere = [
+            OtherRule {
+                iif: Some(link("eth0")),
+                ..uplink()
+            },
+            OtherRule {
+                from: prefix("198.51.100.7"),
+                ..uplink()
+            },
+        ];
+        for rule in elsewhere {
+            assert_eq!(first_with(&[rule], &[201]), (2_100, false));
+        }
+        let too_early = OtherRule {
+            priority: 9,
+            ..uplink()
+        };
+        assert_eq!(first_with(&[too_early], &[201]), (1, true));
     }
 
     #[test]

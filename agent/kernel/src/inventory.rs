@@ -84,7 +84,7 @@ impl Kernel {
             let rules = rules.map_err(ReadError::netlink("the rules"))?;
             let others = rules.into_iter().filter(|rule| !self.is_own_rule(rule));
             let others = others.filter_map(|rule| rule.other).collect::<Vec<_>>();
-            let tables: BTreeSet<TableId> = others.iter().filter_map(OtherRule::table_for_all).collect();
+            let tables: BTreeSet<TableId> = others.iter().filter_map(OtherRule::table_to_read).collect();
             for table in tables {
                 let routes = route::routes(&mut self.route, family, table, None).await;
                 let routes = routes.map_err(ReadError::netlink("the routes"))?;

@@ -12,6 +12,7 @@ mod failover;
 mod failures;
 mod firewalls;
 mod landing;
+mod marks;
 mod mesh;
 mod moves;
 mod names;

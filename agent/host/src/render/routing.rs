@@ -8,7 +8,7 @@ use spanwire_topology::{Family, Holder, LeaderRole, Party, Plan, Prefix, Role, V
 use super::device::tunnel_mtu;
 use crate::{
     HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector,
-    overtaking::{MAIN, captured, first_priority},
+    overtaking::{MAIN, captured, chosen_by_mark, first_priority},
     resolve::{NextHop, Resolved, ResolvedRoute, own_overlay},
 };
 
@@ -19,6 +19,8 @@ const METRIC: u32 = 100;
 const LAST_METRIC: u32 = 4096;
 /// IP protocol number of TCP (RFC 9293).
 const TCP: u8 = 6;
+/// IP protocol number of UDP (RFC 768).
+const UDP: u8 = 17;
 
 /// Places in the band of rule priorities.
 const EXEMPT: u32 = 0;
@@ -271,6 +273,10 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
 ///   asked for: of a way back Linux knows them only where it has looked into every packet (`fib_rules_early_flow_dissect`),
 ///   and the nft table does ask for them. They take `main`, or whatever the rules of this machine say, where it has several
 ///   uplinks; where a VPN is to take everything they take `main` first, since the tunnel is not to end with the VPN;
+/// * where rules of others choose by marks, the tunnel's own datagrams whatever mark they have: others set it in `output`,
+///   in bits of which one may be Spanwire's, after which Linux routes a packet once more (`ip_route_me_harder`). Protocol and
+///   port are known then, and of a way back, if a rule asks for them that is not for what the machine sends
+///   (`fib_rule_requires_fldissect`, include/net/fib_rules.h), even one that does nothing;
 /// * while traffic moves into the mesh, what comes from there and is not in it yet, for the same check.
 fn past(
     plan: &Plan,
@@ -284,15 +290,28 @@ fn past(
         ..RuleSelector::default()
     };
     let mut past = Vec::new();
-    if plan.tunnel.is_some() && facts.public_key.is_some() {
-        let sent_here = RuleSelector {
+    if let Some(tunnel) = plan.tunnel.as_ref().filter(|_| facts.public_key.is_some()) {
+        let sent_here = |selector| RuleSelector {
             iif: LinkName::new("lo"),
-            ..exactly()
+            ..selector
         };
-        if captured(facts, family) {
-            past.push((DATAGRAMS, sent_here.clone(), RuleAction::Lookup(MAIN)));
+        let by_port = RuleSelector {
+            protocol: Some(UDP),
+            sport: Some(tunnel.listen_port),
+            ..RuleSelector::default()
+        };
+        let by_port = chosen_by_mark(facts, Some(family)).then_some(by_port);
+        past.extend(
+            by_port
+                .clone()
+                .map(|selector| (LANDING, selector, RuleAction::Nop)),
+        );
+        for selector in [exactly()].into_iter().chain(by_port).map(sent_here) {
+            if captured(facts, family) {
+                past.push((DATAGRAMS, selector.clone(), RuleAction::Lookup(MAIN)));
+            }
+            past.push((DATAGRAMS_ON, selector, on.clone()));
         }
-        past.push((DATAGRAMS_ON, sent_here, on.clone()));
     }
     if resolved.moves(plan, facts, family) {
         past.push((MOVING, exactly(), on));

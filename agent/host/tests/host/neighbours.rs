@@ -191,3 +191,39 @@ fn a_leader_is_looked_for_in_the_network_with_the_longest_mask() {
     assert_eq!(render(&plan, &other), render(&plan, &facts));
     assert_eq!(leaves_by(&render(&plan, &other), "10.244.21.7"), "eth0");
 }
+
+#[test]
+fn marks_of_others_keep_no_datagram_of_the_tunnel_from_its_uplink() {
+    let sent = |protocol, sport, mark| Packet {
+        protocol: Some(protocol),
+        sport: Some(sport),
+        mark,
+        // An endpoint that lies in the mesh.
+        ..Packet::to("192.168.2.1".parse().unwrap())
+    };
+    let (plan, facts) = settled_leader();
+    for (facts, apart) in [
+        (facts.clone(), false),
+        (samples::with_uplinks((plan.clone(), facts)).1, true),
+    ] {
+        let host = render(&plan, &facts);
+        let past = |packet: &Packet| lookup(&host, packet).is_none();
+        assert!(past(&sent(17, 51_820, 0x2000)));
+        // With the bit of an uplink beside the tunnel's, or instead of it.
+        for mark in [0x2200, 0x200] {
+            assert_eq!(past(&sent(17, 51_820, mark)), apart);
+        }
+        // NetBird's, kube-proxy's, and what another program marks.
+        for (protocol, sport, mark) in [(17, 51_821, 0x1_bd21), (6, 51_820, 0x2200), (17, 53, 0x4000)] {
+            assert!(
+                !past(&sent(protocol, sport, mark)),
+                "{protocol} {sport} {mark:#x}"
+            );
+        }
+        let forwarded = Packet {
+            iif: Some(link("cni0")),
+            ..sent(17, 51_820, 0x2200)
+        };
+        assert!(!past(&forwarded));
+    }
+}

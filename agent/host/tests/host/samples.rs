@@ -7,10 +7,10 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_host::{Cni, HostFacts, LinkName, OtherLink};
+use spanwire_host::{Cni, HostFacts, LinkName, OtherLink, OtherRule, TableId};
 use spanwire_topology::{
-    Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes, PublicKey,
-    Role, Route, Tunnel, TunnelPeer, Via,
+    Family, Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes,
+    PublicKey, Role, Route, Tunnel, TunnelPeer, Via,
 };
 
 pub(crate) fn prefix(text: &str) -> Prefix {
@@ -430,6 +430,24 @@ pub(crate) fn hopless() -> (Plan, HostFacts) {
     (plan, facts)
 }
 
+/// A node where another program chooses one of several uplinks by the mark of a packet.
+pub(crate) fn with_uplinks((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
+    let table = TableId(202);
+    facts.wide_tables.insert((Family::V4, table));
+    facts.rules.insert(OtherRule {
+        family: Family::V4,
+        priority: 1_002,
+        protocol: 3,
+        from: None,
+        to: None,
+        iif: None,
+        mark: Some((0x200, 0xff00)),
+        inverted: false,
+        table: Some(table),
+    });
+    (plan, facts)
+}
+
 /// A node that the mesh does not know.
 pub(crate) fn outside() -> (Plan, HostFacts) {
     let (mut plan, facts) = follower();
@@ -465,6 +483,8 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("keyless", keyless()),
         ("groupless", groupless()),
         ("hopless", hopless()),
+        ("uplinks-leader", with_uplinks(settled_leader())),
+        ("uplinks-follower", with_uplinks(settled_follower())),
         ("outside", outside()),
     ]
 }

@@ -105,5 +105,13 @@ fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
             assert_eq!(wide().await, expected.into_iter().collect(), "{route}");
             run(&format!("ip route del {route} dev eth0 table 52"));
         }
+        // By which a mark is sent, wherever from; and by which programs take what they have marked for themselves (TPROXY).
+        run(
+            "ip rule add pref 1001 fwmark 0x100/0xff00 from 10.1.0.0/16 lookup 201 && ip route add default dev eth0 table 201",
+        );
+        run(
+            "ip rule add pref 1002 fwmark 0x200/0xff00 lookup 202 && ip route add local default dev lo table 202",
+        );
+        assert_eq!(wide().await, [(Family::V4, TableId(201))].into());
     });
 }
