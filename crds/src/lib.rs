@@ -25,7 +25,7 @@ mod slice;
 pub mod translate;
 
 pub use location::{Leaders, Location, LocationSpec, LocationStatus, Mode};
-pub use mesh_node::{Backend, Link, MeshNode, MeshNodeSpec, MeshNodeStatus};
+pub use mesh_node::{Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus};
 pub use peer::{AcceptedPeer, Peer, PeerSpec, PeerStatus};
 pub use problem::FieldProblem;
 pub use schema::{definitions, files};

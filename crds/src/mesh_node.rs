@@ -81,10 +81,14 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::addresses")]
     pub hop_addresses: Vec<String>,
-    /// How the CNI was found to carry traffic, like `flannel-vxlan`.
+    /// How the CNI was found to carry traffic: `flannel-vxlan`, `calico-vxlan`, `calico-ipip`, or `calico-direct` where Calico has
+    /// no device for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub cni: Option<String>,
+    /// How it reaches a leader of its location, where another node leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<HopInUse>,
     /// Of a leader: whether its tunnels to other locations are up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::links")]
@@ -106,6 +110,31 @@ pub enum Backend {
     Kernel,
     /// `spanwire-tunnel`.
     Userspace,
+    /// What a newer version calls by a name that this one does not know. It is never written.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// The device by which a node sends to a leader of its location.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HopInUse {
+    /// The device.
+    #[schemars(length(max = 15))]
+    pub device: String,
+    /// Why by that one.
+    pub reason: HopReason,
+}
+
+/// Why a node sends to a leader of its location by the device that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HopReason {
+    /// Calico's own route to the leader takes it.
+    CalicoRoute,
+    /// The CNI carries packets between nodes by it.
+    CniDevice,
+    /// The leader is in a network that is connected by it, and the CNI has no device of its own.
+    ConnectedNetwork,
     /// What a newer version calls by a name that this one does not know. It is never written.
     #[serde(other)]
     #[schemars(skip)]

@@ -87,13 +87,25 @@ pub enum Conflict {
     },
     /// This node lacks the device by which it was reached, or the other nodes of its location have reported to be.
     #[error(
-        "the CNI's device for {family} is missing on this node (flannel.1, flannel-v6.1), which had one or whose location has \
-         them: other locations are not reached from pods here, nor pods behind this node from there; see to it that the CNI \
+        "the CNI's device for {family} is missing on this node (flannel.1, flannel-v6.1; vxlan.calico, vxlan-v6.calico, tunl0), \
+         which had one or whose location has them: other locations are not reached from pods here, nor pods behind this node from there; see to it that the CNI \
          runs here or, if it works without one now, restart the agent"
     )]
     NoCniDevice {
         /// The family.
         family: Family,
+    },
+    /// The CNI has taken the overlay address for the node's own.
+    #[error(
+        "the CNI's tunnel {link} of this node begins at {address}, Spanwire's own address here, where no other node of the \
+         location reaches it: the CNI has taken that for the node's address; give Calico \
+         IP_AUTODETECTION_METHOD=kubernetes-internal-ip, flannel --iface, k3s --flannel-iface, and restart it on this node"
+    )]
+    OverlayForNode {
+        /// The CNI's device.
+        link: LinkName,
+        /// The overlay address.
+        address: IpAddr,
     },
     /// The CNI takes nothing from other locations.
     #[error(
@@ -150,6 +162,7 @@ impl Conflict {
             | Self::Nodes { .. }
             | Self::NoHop { .. }
             | Self::NoCniDevice { .. }
+            | Self::OverlayForNode { .. }
             | Self::CniUnsupported { .. }
             | Self::Ipv6Disabled { .. }
             | Self::Filtered { .. }

@@ -24,8 +24,9 @@ pub struct HostFacts {
     pub links: BTreeMap<LinkName, OtherLink>,
     /// How the CNI carries traffic inside the location.
     pub cni: Cni,
-    /// The families that a device of the CNI has carried since the agent started: without it they are not carried in another
-    /// way. (A CNI that changes its way is believed after a restart of the agent.)
+    /// The families that a device of flannel has carried since the agent started: without it they are not carried in another
+    /// way. (A CNI that changes its way is believed after a restart of the agent. Calico changes its way while it runs, and
+    /// its routes with it.)
     pub carried: BTreeSet<Family>,
     /// Largest packet towards each remote endpoint's network, as the smallest MTU of the devices with a default route
     /// or towards endpoints; `None` where there is no route yet.
@@ -64,7 +65,8 @@ impl HostFacts {
     pub fn handle_inventory(&mut self, inventory: Inventory) {
         self.links = inventory.links;
         self.cni = inventory.cni;
-        let carried = |family: &Family| self.carrier(*family).is_some();
+        let is_flannel = matches!(self.cni, Cni::Overlay { .. });
+        let carried = |family: &Family| is_flannel && self.carrier(*family).is_some();
         let carried: Vec<_> = [Family::V4, Family::V6].into_iter().filter(carried).collect();
         self.carried.extend(carried);
         self.underlay_mtu = inventory.underlay_mtu;
@@ -80,16 +82,13 @@ impl HostFacts {
 
     /// Returns the device of the CNI that carries a family.
     pub(crate) fn carrier(&self, family: Family) -> Option<&LinkName> {
-        let Cni::Overlay { links } = &self.cni else {
-            return None;
-        };
         let carries = |name: &&LinkName| {
             self.links.get(name).is_some_and(|link| {
                 let mut addresses = link.addresses.iter().map(|(address, _)| *address);
                 addresses.any(|address| Family::of(address) == family && !link_local(address))
             })
         };
-        links.iter().find(carries)
+        self.cni.links().find(carries)
     }
 
     /// Returns whether packets of the family can be in the tunnel of this machine.

@@ -56,6 +56,8 @@ pub struct OtherLink {
     pub addresses: BTreeSet<(IpAddr, u8)>,
     /// The metric of the route to each of its networks, where it has one.
     pub metrics: BTreeMap<Prefix, u32>,
+    /// Of a VXLAN: the address of this machine that its packets come from.
+    pub tunnel_from: Option<IpAddr>,
     /// The device leads to pods of this node or is the CNI's (bridge, vxlan), not to a LAN.
     pub cni: bool,
     /// IPv6 is off on this device.
@@ -85,12 +87,61 @@ pub enum Cni {
         /// The devices.
         links: BTreeSet<LinkName>,
     },
+    /// Calico's: packets go the way of its own route to the leader's address on its device, which lies in the leader's block;
+    /// so a leader in the same subnet is reached directly where the pool is `CrossSubnet`, and every one without a device
+    /// where nothing is encapsulated.
+    Calico {
+        /// Its devices with an address of this node: `vxlan.calico`, `vxlan-v6.calico`, `tunl0`.
+        links: BTreeMap<LinkName, Encapsulation>,
+        /// Its routes to the blocks of other nodes.
+        routes: Arc<BTreeMap<Prefix, CniRoute>>,
+    },
     /// In a way that takes nothing from other locations, as flannel's WireGuard back-end, whose peers are allowed each its
     /// own pods alone.
     Unsupported {
         /// The device.
         link: LinkName,
     },
+}
+
+impl Cni {
+    /// Returns the devices by which it carries packets between nodes.
+    pub fn links(&self) -> impl Iterator<Item = &LinkName> {
+        let (flannels, calicos) = match self {
+            Self::Overlay { links } => (Some(links), None),
+            Self::Calico { links, .. } => (None, Some(links)),
+            Self::Direct | Self::Unsupported { .. } => (None, None),
+        };
+        let calicos = calicos.into_iter().flat_map(BTreeMap::keys);
+        flannels.into_iter().flatten().chain(calicos)
+    }
+
+    /// Returns Calico's route to an address.
+    pub(crate) fn route(&self, address: IpAddr) -> Option<&CniRoute> {
+        let Self::Calico { routes, .. } = self else {
+            return None;
+        };
+        let mut longest_first = (0..=Prefix::host(address).length()).rev();
+        longest_first.find_map(|length| routes.get(&Prefix::new(address, length).ok()?))
+    }
+}
+
+/// How Calico's packets travel between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Encapsulation {
+    /// By a device whose neighbours are the devices of the other nodes, at their addresses there.
+    Vxlan,
+    /// By a device whose neighbours are the other nodes, at their addresses in the LAN.
+    Ipip,
+}
+
+/// A route of the CNI to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniRoute {
+    /// The device.
+    pub link: LinkName,
+    /// The neighbour there.
+    pub via: IpAddr,
 }
 
 /// What the WireGuard device counts for one peer.

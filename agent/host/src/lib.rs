@@ -34,14 +34,14 @@ pub use facts::HostFacts;
 pub use firewall::{
     ChainName, Direction, Fate, Filter, FilterRule, Match, Pass, Passage, Sample, State, TableFamily, Verdict,
 };
-pub use inventory::{Cni, Inventory, OtherLink, PeerStats};
+pub use inventory::{Cni, CniRoute, Encapsulation, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};
 pub use nft::{AddressRange, NftSet};
 pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
 pub use render::{closed_port, conflicts, render, wireguard};
-pub use resolve::{Hop, hops_to_leaders};
+pub use resolve::{Hop, HopReason, hop_in_use, hops_to_leaders};
 pub use state::{
     Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
     RuleSelector, Step, Sysctl, TableId, WireGuard, WireGuardPeer, WireGuardSettings,

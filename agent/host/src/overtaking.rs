@@ -433,6 +433,30 @@ mod tests {
         }
     }
 
+    /// With pods on a second network card, whose table has a default route (`getRuleList` of amazon-vpc-cni-k8s).
+    #[test]
+    fn the_rules_of_the_aws_vpc_cni_come_after_but_for_those_to_pods_of_the_node() {
+        let at = |priority| OtherRule { priority, ..ALL };
+        let table = Some(MAIN);
+        let to_pod = OtherRule {
+            to: prefix("10.244.1.7"),
+            table,
+            ..at(512)
+        };
+        let answers = OtherRule {
+            mark: Some((0x80, 0x80)),
+            table,
+            ..at(1_024)
+        };
+        let from_pod = OtherRule {
+            from: prefix("10.244.1.7"),
+            table: Some(TableId(2)),
+            ..at(1_536)
+        };
+        assert_eq!(first(std::slice::from_ref(&from_pod)), (1_520, false));
+        assert_eq!(first(&[to_pod, answers, from_pod]), (1_008, false));
+    }
+
     #[test]
     fn the_first_of_several_counts_and_where_there_is_no_room_that_is_said() {
         let at = |priority| OtherRule { priority, ..ALL };

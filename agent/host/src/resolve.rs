@@ -20,7 +20,7 @@ use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
 use connected::Connected;
 pub(crate) use connected::Held;
 use next_hop::Resolver;
-pub use next_hop::{Hop, hops_to_leaders};
+pub use next_hop::{Hop, HopReason, hop_in_use, hops_to_leaders};
 pub(crate) use next_hop::{NextHop, nameable};
 
 /// The plan's routes as this machine can have them.
@@ -118,6 +118,7 @@ impl<'a> Resolved<'a> {
             ));
         }
         conflicts.append(&mut resolver.conflicts);
+        conflicts.extend(overlay_for_node(plan, facts));
         let stranded = stranded(plan, facts);
         conflicts.extend(stranded.values().cloned());
         let routed = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
@@ -127,8 +128,10 @@ impl<'a> Resolved<'a> {
         let of_remote = remote.iter().filter_map(|(_, route)| route.next_hop.as_ref());
         let of_leaders = to_leaders(plan, facts, &resolver);
         let of_returns = returns.iter().map(|(_, next_hop)| next_hop);
-        let hops = hops(facts, of_remote.chain(of_returns).chain(&of_leaders));
+        let hops = hops(plan, facts, of_remote.chain(of_returns).chain(&of_leaders));
         let throws = throws(plan, facts, &remote, &held);
+        let through = of_leaders.iter().filter_map(NextHop::neighbour);
+        let neighbours = plan.leaders.iter().flat_map(neighbours).chain(through).collect();
         let mut resolved = Self {
             remote,
             held,
@@ -136,7 +139,7 @@ impl<'a> Resolved<'a> {
             returns,
             hops,
             stranded: stranded.into_keys().collect(),
-            neighbours: plan.leaders.iter().flat_map(neighbours).collect(),
+            neighbours,
             exempt: BTreeSet::new(),
             conflicts,
             overlays,
@@ -331,6 +334,18 @@ fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Pref
         .collect()
 }
 
+/// Returns the device of the CNI that begins at the overlay address: programs that look for the node's address by themselves
+/// may find that of the newest device.
+fn overlay_for_node(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
+    let overlay = &plan.tunnel.as_ref()?.addresses;
+    let mut links = facts.cni.links();
+    links.find_map(|name| {
+        let address = facts.links.get(name)?.tunnel_from?;
+        let (link, is_ours) = (name.clone(), overlay.contains(&address));
+        is_ours.then_some(Conflict::OverlayForNode { link, address })
+    })
+}
+
 /// Returns the ways to the other leaders of the location. Any of them may send to this node what comes from other
 /// locations, and be sent what is for them, at any time: the nft table is as it has to be before that.
 fn to_leaders(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<NextHop> {
@@ -357,7 +372,11 @@ fn stranded(plan: &Plan, facts: &HostFacts) -> BTreeMap<Family, Conflict> {
         .collect()
 }
 
-fn hops<'a>(facts: &HostFacts, next_hops: impl Iterator<Item = &'a NextHop>) -> BTreeSet<LinkName> {
+fn hops<'a>(
+    plan: &Plan,
+    facts: &HostFacts,
+    next_hops: impl Iterator<Item = &'a NextHop>,
+) -> BTreeSet<LinkName> {
     let mut hops: BTreeSet<&LinkName> = BTreeSet::new();
     let mut last = None;
     // Thousands of prefixes have one next hop after the other alike.
@@ -368,11 +387,24 @@ fn hops<'a>(facts: &HostFacts, next_hops: impl Iterator<Item = &'a NextHop>) -> 
         }
     }
     let mut hops: BTreeSet<LinkName> = hops.into_iter().cloned().collect();
-    if let Cni::Overlay { links } = &facts.cni {
-        let present = links.iter().filter(|link| facts.links.contains_key(link));
-        hops.extend(present.filter(|link| nameable(link)).cloned());
-    }
+    // A node of another subnet, or of the same, may send to this one by another device than this one's packets go by.
+    let routed = calicos_ways(plan, facts);
+    let present = facts.cni.links().chain(routed);
+    let present = present.filter(|link| facts.links.contains_key(link));
+    hops.extend(present.filter(|link| nameable(link)).cloned());
     hops
+}
+
+/// Returns the devices by which Calico reaches pods of this location.
+fn calicos_ways<'a>(plan: &Plan, facts: &'a HostFacts) -> BTreeSet<&'a LinkName> {
+    let Cni::Calico { routes, .. } = &facts.cni else {
+        return BTreeSet::new();
+    };
+    let local: Prefixes = plan.local.iter().copied().collect();
+    let here = routes
+        .iter()
+        .filter(|(prefix, _)| local.covering(prefix).is_some());
+    here.map(|(_, route)| &route.link).collect()
 }
 
 /// Returns the addresses that a hop may have as a next hop.

@@ -2,7 +2,7 @@
 //!
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
-//! of which only statistics changed, routes outside of our tables except default ones and those to a LAN, rules for single addresses, nft
+//! of which only statistics changed, routes outside of our tables except default ones, those to a LAN and Calico's to other nodes, rules for single addresses, nft
 //! tables of others but for their chains at the forward hook.
 
 use std::{
@@ -33,6 +33,9 @@ const ROUTE_GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
 
 /// The multicast group of nf_tables (include/uapi/linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES).
 const NFT_GROUPS: [u32; 1] = [7];
+
+/// The routing table `main`.
+const MAIN: u32 = 254;
 
 /// So many notifications are one change at most, lest an endless stream of them keeps every change from being reported.
 const COALESCED: usize = 100_000;
@@ -142,6 +145,7 @@ impl Changes {
                 tables.contains(&route.table)
                     || route.prefix.is_some_and(|prefix| prefix.is_default())
                     || self.is_to_a_lan(&route)
+                    || self.is_calicos(&route)
             }),
             RTM_NEWRULE | RTM_DELRULE => message
                 .parse::<RuleMessage>()
@@ -169,10 +173,17 @@ impl Changes {
 
     /// Whether a route is one to the neighbours in a network, whose metric tells which of two devices Linux prefers.
     fn is_to_a_lan(&self, route: &route::ObservedRoute) -> bool {
-        const MAIN: u32 = 254;
         let device = route.device.and_then(|index| self.devices.get(&index));
         let direct = route.table == MAIN && route.via.is_none() && route.src.is_some();
         direct && !device.is_some_and(is_of_a_pod)
+    }
+
+    /// Whether a route is Calico's to the pods of another node: the way to a leader is that to its pods.
+    fn is_calicos(&self, route: &route::ObservedRoute) -> bool {
+        let device = route.device.and_then(|index| self.devices.get(&index));
+        // One that was there before the subscription may be any.
+        let name = device.map_or("vxlan.calico", |device| device.name.as_str());
+        route.table == MAIN && route::is_calicos(route, name)
     }
 
     /// Whether a rule may concern the mesh. The AWS VPC CNI adds one for what is bound for each pod of the node: of those
@@ -192,7 +203,7 @@ impl Changes {
 fn is_of_a_pod(device: &link::Device) -> bool {
     let name = device.name.as_str();
     device.kind == "veth"
-        && ["veth", "cali", "lxc"]
+        && ["veth", "cali", "lxc", "eni", "azv"]
             .iter()
             .any(|start| name.starts_with(start))
 }

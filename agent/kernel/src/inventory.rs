@@ -7,7 +7,9 @@ use std::{
 };
 
 use netlink_packet_route::route::RouteType;
-use spanwire_host::{Cni, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId};
+use spanwire_host::{
+    Cni, CniRoute, Encapsulation, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId,
+};
 use spanwire_topology::{Family, Prefix};
 
 use crate::{
@@ -47,6 +49,7 @@ impl Kernel {
                     .map(|assigned| (assigned.address, assigned.length))
                     .collect(),
                 metrics: BTreeMap::new(),
+                tunnel_from: device.local,
                 cni: is_cni(&device.name),
                 ipv6_disabled: self.ipv6_setting(device.name.as_str(), "disable_ipv6") != Some(0),
                 // Nothing advertises on loopback, where the setting is 1 as well.
@@ -55,14 +58,13 @@ impl Kernel {
             };
             inventory.links.insert(device.name.clone(), other);
         }
-        inventory.cni = cni(&devices);
-
         let mut ways = Vec::new();
         for endpoint in endpoints {
             let way = route::towards(&mut self.route, *endpoint, self.owned.mark).await;
             ways.extend(way.map_err(ReadError::netlink("the way to an endpoint"))?);
         }
         let mut defaults = Vec::new();
+        let mut calicos = BTreeMap::new();
         for family in [Family::V4, Family::V6] {
             let routes = route::routes(&mut self.route, family, MAIN, None).await;
             let routes = routes.map_err(ReadError::netlink("the routes"))?;
@@ -75,6 +77,7 @@ impl Kernel {
                     link.metrics.insert(prefix, route.metric);
                 }
             }
+            calicos.extend(routes.iter().filter_map(|route| to_a_block(route, &devices)));
             let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
             if !found.is_empty() {
                 inventory.default_routes.insert(family);
@@ -94,6 +97,7 @@ impl Kernel {
             }
             inventory.rules.extend(others);
         }
+        inventory.cni = cni(&devices, &inventory.links, calicos);
         let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
         inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
         let on = |value: Option<i32>| value == Some(0);
@@ -181,11 +185,13 @@ fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
 
 /// Whether the name is one that CNIs and container engines give to bridges, tunnels and pods' devices.
 pub(crate) fn is_cni(name: &LinkName) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 15] = [
         "cni",
         "flannel",
         "veth",
         "cali",
+        "eni",
+        "azv",
         "vxlan.calico",
         "vxlan-v6.calico",
         "tunl0",
@@ -205,24 +211,66 @@ fn is_dockers_bridge(name: &str) -> bool {
     id.len() == 12 && id.chars().all(|c| c.is_ascii_hexdigit())
 }
 
+/// Returns Calico's route to a block of another node, with the block.
+fn to_a_block(route: &route::ObservedRoute, devices: &[link::Device]) -> Option<(Prefix, CniRoute)> {
+    let device = devices.iter().find(|device| Some(device.index) == route.device)?;
+    let is_calicos = route::is_calicos(route, device.name.as_str());
+    let (via, link) = (route.via.filter(|_| is_calicos)?, device.name.clone());
+    Some((route.prefix?, CniRoute { link, via }))
+}
+
 /// flannel's VXLAN devices, one per family, make the CNI an overlay. Its other devices (flannel-wg, flannel.ipip, flannel0
-/// of the udp back-end) are none that a leader can be reached by. Where it has none everything is reached directly.
-fn cni(devices: &[link::Device]) -> Cni {
+/// of the udp back-end) are none that a leader can be reached by. Calico is known by its devices and pods; where flannel
+/// has a device as well, Calico enforces policies alone (Canal). Where there is neither everything is reached directly.
+fn cni(
+    devices: &[link::Device],
+    links: &BTreeMap<LinkName, OtherLink>,
+    calicos: BTreeMap<Prefix, CniRoute>,
+) -> Cni {
     let of_flannel = || {
         let flannel = |device: &&link::Device| device.up && device.name.as_str().starts_with("flannel");
         devices.iter().filter(flannel)
     };
-    let links: BTreeSet<LinkName> = of_flannel()
+    let overlays: BTreeSet<LinkName> = of_flannel()
         .filter(|device| device.kind == "vxlan")
         .map(|device| device.name.clone())
         .collect();
     match of_flannel().next() {
-        None => Cni::Direct,
+        None => calico(devices, links, calicos),
         // What another back-end had may be left over.
-        Some(_) if !links.is_empty() => Cni::Overlay { links },
+        Some(_) if !overlays.is_empty() => Cni::Overlay { links: overlays },
         Some(device) => Cni::Unsupported {
             link: device.name.clone(),
         },
+    }
+}
+
+/// Its devices count where this node has an address on them: the kernel makes `tunl0` in every network namespace.
+fn calico(
+    devices: &[link::Device],
+    links: &BTreeMap<LinkName, OtherLink>,
+    routes: BTreeMap<Prefix, CniRoute>,
+) -> Cni {
+    let encapsulation = |device: &&link::Device| match (device.name.as_str(), device.kind.as_str()) {
+        ("vxlan.calico" | "vxlan-v6.calico", "vxlan") => Some(Encapsulation::Vxlan),
+        ("tunl0", "ipip") => Some(Encapsulation::Ipip),
+        _ => None,
+    };
+    let used = devices.iter().filter(|device| {
+        links
+            .get(&device.name)
+            .is_some_and(|link| !link.addresses.is_empty())
+    });
+    let used: BTreeMap<LinkName, Encapsulation> = used
+        .filter_map(|device| Some((device.name.clone(), encapsulation(&device)?)))
+        .collect();
+    let has_pods = links.keys().any(|name| name.as_str().starts_with("cali"));
+    if used.is_empty() && !has_pods {
+        return Cni::Direct;
+    }
+    Cni::Calico {
+        links: used,
+        routes: Arc::new(routes),
     }
 }
 
@@ -239,6 +287,8 @@ mod tests {
             "flannel-v6.1",
             "veth12ab",
             "cali1234",
+            "eni0a1b2c3d4e5",
+            "azv0a1b2c3d",
             "vxlan.calico",
             "tunl0",
             "kube-ipvs0",
@@ -262,32 +312,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_flannels_vxlan_is_an_overlay() {
-        let device = |name: &str, kind: &str| link::Device {
+    fn device(name: &str, kind: &str) -> link::Device {
+        link::Device {
             index: 1,
-            name: LinkName::new(name).unwrap(),
+            name: link_name(name),
             mtu: 1450,
             up: true,
             kind: kind.to_owned(),
+            local: None,
+        }
+    }
+
+    fn link_name(name: &str) -> LinkName {
+        LinkName::new(name).unwrap()
+    }
+
+    /// Returns the CNI of a machine with these devices, of which those marked have an address.
+    fn found(devices: &[(&str, &str, bool)], routes: BTreeMap<Prefix, CniRoute>) -> Cni {
+        let other = |addressed: bool| OtherLink {
+            addresses: addressed
+                .then(|| ("10.244.1.0".parse().unwrap(), 32))
+                .into_iter()
+                .collect(),
+            ..OtherLink::default()
         };
+        let links = devices.iter();
+        let links = links.map(|(name, _, addressed)| (link_name(name), other(*addressed)));
+        let devices: Vec<_> = devices.iter().map(|(name, kind, _)| device(name, kind)).collect();
+        cni(&devices, &links.collect(), routes)
+    }
+
+    #[test]
+    fn only_flannels_vxlan_is_an_overlay() {
         let overlay = Cni::Overlay {
-            links: ["flannel-v6.1", "flannel.1"]
-                .map(|name| LinkName::new(name).unwrap())
-                .into(),
+            links: ["flannel-v6.1", "flannel.1"].map(link_name).into(),
         };
-        let devices = [
-            device("eth0", ""),
-            device("flannel.1", "vxlan"),
-            device("flannel-v6.1", "vxlan"),
+        let flannels = [
+            ("eth0", "", true),
+            ("flannel.1", "vxlan", true),
+            ("flannel-v6.1", "vxlan", true),
         ];
-        assert_eq!(cni(&devices), overlay);
+        assert_eq!(found(&flannels, BTreeMap::new()), overlay);
+        // Canal: Calico's pods on flannel's network.
+        let canal = [&flannels[..], &[("cali12ab", "veth", false)]].concat();
+        assert_eq!(found(&canal, BTreeMap::new()), overlay);
         assert_eq!(
-            cni(&[device("cni0", "bridge"), device("vxlan.calico", "vxlan")]),
+            found(&[("eth0", "", true), ("cni0", "bridge", true)], BTreeMap::new()),
             Cni::Direct
         );
         let unsupported = |name: &str| Cni::Unsupported {
-            link: LinkName::new(name).unwrap(),
+            link: link_name(name),
         };
         for (name, kind) in [
             ("flannel-wg", "wireguard"),
@@ -295,9 +369,44 @@ mod tests {
             ("flannel.ipip", "ipip"),
         ] {
             assert_eq!(
-                cni(&[device("cni0", "bridge"), device(name, kind)]),
+                found(&[("cni0", "bridge", true), (name, kind, true)], BTreeMap::new()),
                 unsupported(name)
             );
         }
+    }
+
+    #[test]
+    fn calico_is_known_by_its_devices_and_pods() {
+        let calico = |links: &[(&str, Encapsulation)], routes: &BTreeMap<Prefix, CniRoute>| Cni::Calico {
+            links: links.iter().map(|(name, how)| (link_name(name), *how)).collect(),
+            routes: Arc::new(routes.clone()),
+        };
+        let none = BTreeMap::new();
+        let eth0 = ("eth0", "", true);
+        assert_eq!(
+            found(&[eth0, ("vxlan.calico", "vxlan", true)], none.clone()),
+            calico(&[("vxlan.calico", Encapsulation::Vxlan)], &none)
+        );
+        assert_eq!(
+            found(&[eth0, ("tunl0", "ipip", true)], none.clone()),
+            calico(&[("tunl0", Encapsulation::Ipip)], &none)
+        );
+        // Every network namespace has a tunl0 where the kernel has IPIP at all.
+        assert_eq!(
+            found(&[eth0, ("tunl0", "ipip", false)], BTreeMap::new()),
+            Cni::Direct
+        );
+        let routes: BTreeMap<Prefix, CniRoute> = [(
+            "10.244.9.0/26".parse().unwrap(),
+            CniRoute {
+                link: link_name("eth0"),
+                via: "192.168.1.9".parse().unwrap(),
+            },
+        )]
+        .into();
+        // Others run BIRD, too.
+        assert_eq!(found(&[eth0], routes.clone()), Cni::Direct);
+        let pods = [eth0, ("cali12ab", "veth", false)];
+        assert_eq!(found(&pods, routes.clone()), calico(&[], &routes));
     }
 }

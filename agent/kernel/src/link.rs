@@ -1,5 +1,7 @@
 //! Network devices: what Spanwire must know of all of them, and changes to its own.
 
+use std::net::IpAddr;
+
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage};
 use nix::{
     errno::Errno,
@@ -18,6 +20,8 @@ pub(crate) struct Device {
     pub(crate) up: bool,
     /// `wireguard`, `tun`, `vxlan`, …; empty for hardware.
     pub(crate) kind: String,
+    /// Of VXLAN: the address that its packets come from, where it is set.
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// Reads all devices.
@@ -45,13 +49,14 @@ pub(crate) fn device(message: &Message) -> Option<Device> {
     const IFLA_MTU: u16 = 4;
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_INFO_DATA: u16 = 2;
     let word = |offset: usize| -> Option<u32> {
         Some(u32::from_ne_bytes(
             message.body.get(offset..offset + 4)?.try_into().ok()?,
         ))
     };
     let (index, flags) = (word(4)?, word(8)?);
-    let (mut name, mut mtu, mut kind) = (None, None, String::new());
+    let (mut name, mut mtu, mut kind, mut local) = (None, None, String::new(), None);
     for (attribute, value) in attributes(message.body.get(16..)?) {
         match attribute {
             IFLA_IFNAME => name = LinkName::new(&text(value)),
@@ -59,6 +64,10 @@ pub(crate) fn device(message: &Message) -> Option<Device> {
             IFLA_LINKINFO => {
                 let info = attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_KIND);
                 kind = info.map_or_else(String::new, |(_, value)| text(value));
+                let data = attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_DATA);
+                local = data
+                    .filter(|_| kind == "vxlan")
+                    .and_then(|(_, value)| vxlan_local(value));
             }
             _ => {}
         }
@@ -69,6 +78,18 @@ pub(crate) fn device(message: &Message) -> Option<Device> {
         mtu: mtu?,
         up: LinkFlags::from_bits_retain(flags).contains(LinkFlags::Up),
         kind,
+        local,
+    })
+}
+
+/// Returns the address that a VXLAN device sends from; unset it is left out of a dump.
+fn vxlan_local(data: &[u8]) -> Option<IpAddr> {
+    const IFLA_VXLAN_LOCAL: u16 = 4;
+    const IFLA_VXLAN_LOCAL6: u16 = 17;
+    attributes(data).find_map(|(attribute, value)| match attribute {
+        IFLA_VXLAN_LOCAL => Some(<[u8; 4]>::try_from(value).ok()?.into()),
+        IFLA_VXLAN_LOCAL6 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
+        _ => None,
     })
 }
 

@@ -103,6 +103,19 @@ pub(crate) async fn towards(
     }
 }
 
+/// Whether a route by that device may be one that Calico has made to the pods of another node: by Felix, by its BIRD, which
+/// others run, too, or, as Felix makes those by VXLAN with the protocol of boot scripts, any by a device of Calico's.
+pub(crate) fn is_calicos(route: &ObservedRoute, device: &str) -> bool {
+    /// Felix's `DeviceRouteProtocol` (felix/config/config_params.go).
+    const FELIX: u8 = 80;
+    /// `RTPROT_BIRD` (include/uapi/linux/rtnetlink.h).
+    const BIRD: u8 = 12;
+    let to_a_node = route.kind == RouteType::Unicast && route.via.is_some();
+    let is_wide = route.prefix.is_none_or(|prefix| prefix.is_default());
+    let of_its_own = matches!(device, "vxlan.calico" | "vxlan-v6.calico" | "tunl0");
+    to_a_node && !is_wide && (of_its_own || matches!(route.protocol, FELIX | BIRD))
+}
+
 /// Length of `struct rtmsg` (include/uapi/linux/rtnetlink.h).
 const HEADER: usize = 12;
 

@@ -2,10 +2,10 @@
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use spanwire_crds::{
-    Backend, Link, MeshNodeStatus,
+    Backend, HopInUse, HopReason, Link, MeshNodeStatus,
     conditions::{ConditionType, Finding, Reason, conditions},
 };
-use spanwire_host::{ClosedPort, Cni};
+use spanwire_host::{ClosedPort, Cni, Encapsulation, hop_in_use};
 
 use super::{InMesh, NodeState};
 use crate::trouble::Trouble;
@@ -65,16 +65,23 @@ impl NodeState {
     }
 
     fn describe(&self, status: &mut MeshNodeStatus) {
-        let Cni::Overlay { links } = &self.facts.cni else {
-            return self.describe_tunnel(status);
-        };
-        status.cni = Some("flannel-vxlan".to_owned());
-        let addresses = links.iter().filter_map(|link| self.facts.links.get(link));
-        status.hop_addresses = addresses
+        status.cni = cni(&self.facts.cni).map(str::to_owned);
+        let links = self.facts.cni.links();
+        status.hop_addresses = links
+            .filter_map(|link| self.facts.links.get(link))
             .flat_map(|link| &link.addresses)
             .filter(|(address, _)| !is_link_local(address))
             .map(|(address, _)| address.to_string())
             .collect();
+        let hop = hop_in_use(&self.plan, &self.facts);
+        status.hop = hop.map(|(device, reason)| HopInUse {
+            device: device.to_string(),
+            reason: match reason {
+                spanwire_host::HopReason::CalicoRoute => HopReason::CalicoRoute,
+                spanwire_host::HopReason::CniDevice => HopReason::CniDevice,
+                spanwire_host::HopReason::ConnectedNetwork => HopReason::ConnectedNetwork,
+            },
+        });
         self.describe_tunnel(status);
     }
 
@@ -87,6 +94,22 @@ impl NodeState {
             up: *up,
         };
         status.links = self.connectivity.links().iter().map(link).collect();
+    }
+}
+
+/// Returns how the CNI carries traffic; nothing where it has not been recognised.
+fn cni(cni: &Cni) -> Option<&'static str> {
+    match cni {
+        Cni::Direct | Cni::Unsupported { .. } => None,
+        Cni::Overlay { .. } => Some("flannel-vxlan"),
+        Cni::Calico { links, .. } => {
+            let has = |encapsulation| links.values().any(|other| *other == encapsulation);
+            Some(match (has(Encapsulation::Vxlan), has(Encapsulation::Ipip)) {
+                (true, _) => "calico-vxlan",
+                (false, true) => "calico-ipip",
+                (false, false) => "calico-direct",
+            })
+        }
     }
 }
 

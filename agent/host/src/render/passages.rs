@@ -6,8 +6,7 @@ use std::{
 use spanwire_topology::{Family, Plan, Prefix};
 
 use crate::{
-    ChainName, ClosedPort, Cni, Conflict, Direction, Filter, HostFacts, LinkName, Pass, Passage, Sample,
-    State,
+    ChainName, ClosedPort, Conflict, Direction, Filter, HostFacts, LinkName, Pass, Passage, Sample, State,
     conflict::Unopened,
     resolve::{NextHop, Resolved},
 };
@@ -133,7 +132,7 @@ fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sampl
         // way of any other one that the other side can use.
         let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
         let hop = hop.and_then(NextHop::link);
-        let others = leads && !plan.leaders.is_empty() && matches!(facts.cni, Cni::Overlay { .. });
+        let others = leads && !plan.leaders.is_empty() && facts.cni.links().next().is_some();
         let others = resolved.hops.iter().filter(|_| others);
         for link in hop.into_iter().chain(others).collect::<BTreeSet<_>>() {
             ways.push((link.clone(), pods.clone().collect::<Vec<_>>()));

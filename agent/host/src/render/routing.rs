@@ -163,7 +163,11 @@ fn route_through(
     let (dev, via, onlink) = match next_hop {
         NextHop::Tunnel => (&facts.owned.link, None, false),
         NextHop::Overlay(link, via) => (link, Some(*via), true),
-        NextHop::Lan(link, via) => (link, Some(*via), false),
+        NextHop::Lan(link, via) => {
+            let other = facts.links.get(link);
+            let connected = other.is_some_and(|other| other.networks().any(|network| network.contains(*via)));
+            (link, Some(*via), !connected)
+        }
     };
     let device_mtu = facts.links.get(dev).map(|link| link.mtu);
     let mtu = tunnel_mtu.filter(|mtu| device_mtu.is_some_and(|device| device > *mtu));

@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, NodeName, Plan, Prefix, Via};
 
 use super::own_address;
-use crate::{Cni, Conflict, HostFacts, LinkName};
+use crate::{Cni, Conflict, Encapsulation, HostFacts, LinkName};
 
 /// How packets leave this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) enum NextHop {
     Tunnel,
     /// Through the CNI's device, to a neighbour's address on it, which need not be in a connected network.
     Overlay(LinkName, IpAddr),
-    /// Through the LAN, to a neighbour's address in a connected network.
+    /// Through the LAN, to a neighbour's address, in a connected network unless Calico says that it is a neighbour.
     Lan(LinkName, IpAddr),
 }
 
@@ -28,6 +28,14 @@ impl NextHop {
         match self {
             Self::Tunnel => None,
             Self::Overlay(link, _) | Self::Lan(link, _) => Some(link),
+        }
+    }
+
+    /// Returns the neighbour's address, where it is not Spanwire's device.
+    pub(crate) fn neighbour(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tunnel => None,
+            Self::Overlay(_, neighbour) | Self::Lan(_, neighbour) => Some(*neighbour),
         }
     }
 }
@@ -68,6 +76,39 @@ pub fn hops_to_leaders(plan: &Plan, facts: &HostFacts) -> BTreeMap<(NodeName, Fa
         }
     }
     hops
+}
+
+/// Why a hop goes by the device that it goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopReason {
+    /// Calico's own route to the leader takes it.
+    CalicoRoute,
+    /// The CNI carries packets between nodes by it.
+    CniDevice,
+    /// The leader is in a network that is connected by it, and the CNI has no device of its own.
+    ConnectedNetwork,
+}
+
+/// Returns the device by which this node sends to a leader of its location, and why by that: to the one that it uses now, where
+/// it uses any, and in the first family that has a way.
+#[must_use]
+pub fn hop_in_use(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, HopReason)> {
+    let resolver = Resolver::new(facts);
+    let ways = plan.ways.values().chain(&plan.leaders);
+    let mut hops = ways.filter_map(|via| match via {
+        Via::Hop { hop, addresses, .. } => Some((via, hop, addresses)),
+        Via::Tunnel | Via::Unreachable => None,
+    });
+    let (via, hop, addresses) = hops.next()?;
+    [Family::V4, Family::V6].into_iter().find_map(|family| {
+        let next_hop = resolver.next_hop(family, via)?;
+        let reason = match next_hop {
+            _ if by_calicos_route(facts, family, hop, addresses).is_some() => HopReason::CalicoRoute,
+            NextHop::Overlay(..) => HopReason::CniDevice,
+            NextHop::Lan(..) | NextHop::Tunnel => HopReason::ConnectedNetwork,
+        };
+        Some((next_hop.link()?.clone(), reason))
+    })
 }
 
 /// Resolves each `Via` once per family: thousands of prefixes share a few.
@@ -116,7 +157,9 @@ impl<'a> Resolver<'a> {
         match via {
             Via::Tunnel => Some(NextHop::Tunnel),
             Via::Unreachable => None,
-            Via::Hop { hop, addresses, .. } => over_cni(self.facts, family, hop)
+            Via::Hop { hop, addresses, .. } => by_calicos_route(self.facts, family, hop, addresses)
+                .map(Some)
+                .or_else(|| over_cni(self.facts, family, hop, addresses))
                 .unwrap_or_else(|| self.over_lan(family, addresses))
                 .filter(|next_hop| next_hop.link().is_none_or(nameable)),
         }
@@ -156,13 +199,61 @@ pub(crate) fn nameable(link: &LinkName) -> bool {
     !link.as_str().contains(['"', '*', '\\'])
 }
 
+/// Returns the next hop that Calico's own route to a node's address on its device leads to; `None` where it has none, or one by
+/// a router of the LAN, which knows nothing of other locations.
+///
+/// The route's neighbour counts, not the address asked for: a tunnel address changes while the node runs, and its neighbours
+/// know of it sooner by Calico than by the mesh.
+fn by_calicos_route(
+    facts: &HostFacts,
+    family: Family,
+    hop: &BTreeSet<IpAddr>,
+    addresses: &BTreeSet<IpAddr>,
+) -> Option<NextHop> {
+    let of_family = |address: &&IpAddr| Family::of(**address) == family;
+    let route = hop
+        .iter()
+        .filter(of_family)
+        .find_map(|address| facts.cni.route(*address))?;
+    let encapsulation = encapsulation(facts, &route.link);
+    let is_theirs = addresses.contains(&route.via) || !addresses.iter().any(|address| of_family(&address));
+    match encapsulation {
+        Some(Encapsulation::Vxlan) => Some(NextHop::Overlay(route.link.clone(), route.via)),
+        Some(Encapsulation::Ipip) if is_theirs => Some(NextHop::Overlay(route.link.clone(), route.via)),
+        None if is_theirs => Some(NextHop::Lan(route.link.clone(), route.via)),
+        Some(Encapsulation::Ipip) | None => None,
+    }
+}
+
+fn encapsulation(facts: &HostFacts, link: &LinkName) -> Option<Encapsulation> {
+    match &facts.cni {
+        Cni::Calico { links, .. } => links.get(link).copied(),
+        Cni::Direct | Cni::Overlay { .. } | Cni::Unsupported { .. } => None,
+    }
+}
+
 /// Returns the next hop over the CNI's device; outer `None` where the CNI has no device for the family.
-fn over_cni(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>) -> Option<Option<NextHop>> {
-    let address = hop.iter().find(|address| Family::of(**address) == family);
-    match (facts.carrier(family), address) {
-        (Some(link), address) => Some(address.map(|address| NextHop::Overlay(link.clone(), *address))),
-        (None, _) if stranded(facts, family, hop).is_some() => Some(None),
-        (None, _) => None,
+fn over_cni(
+    facts: &HostFacts,
+    family: Family,
+    hop: &BTreeSet<IpAddr>,
+    addresses: &BTreeSet<IpAddr>,
+) -> Option<Option<NextHop>> {
+    let Some(link) = facts.carrier(family) else {
+        return stranded(facts, family, hop).map(|_| None);
+    };
+    // An address on the device says that the node has such a device.
+    let of_family = |address: &&IpAddr| Family::of(**address) == family;
+    let there = hop.iter().find(of_family);
+    let neighbour = match encapsulation(facts, link) {
+        Some(Encapsulation::Ipip) => there.and_then(|_| addresses.iter().find(of_family)),
+        Some(Encapsulation::Vxlan) | None => there,
+    };
+    // Not every node has a device where Calico encapsulates in some of its pools.
+    let is_calico = matches!(facts.cni, Cni::Calico { .. });
+    match neighbour {
+        None if is_calico && there.is_none() => None,
+        _ => Some(neighbour.map(|neighbour| NextHop::Overlay(link.clone(), *neighbour))),
     }
 }
 
@@ -172,7 +263,8 @@ pub(super) fn stranded(facts: &HostFacts, family: Family, hop: &BTreeSet<IpAddr>
     if let Cni::Unsupported { link } = &facts.cni {
         return Some(Conflict::CniUnsupported { link: link.clone() });
     }
-    let theirs = hop.iter().any(|address| Family::of(*address) == family);
+    let mut theirs = hop.iter().filter(|address| Family::of(**address) == family);
+    let theirs = theirs.any(|address| facts.cni.route(*address).is_none());
     let expected = theirs || facts.carried.contains(&family);
     (expected && facts.carrier(family).is_none()).then_some(Conflict::NoCniDevice { family })
 }

@@ -75,3 +75,26 @@ fn flannels_wireguard_is_refused_by_name() {
         assert!(plan.tunnel.is_some() || goes_nowhere(&plan, &facts));
     }
 }
+
+#[test]
+fn a_cni_that_has_taken_the_overlay_address_for_the_nodes_is_named() {
+    let (plan, mut facts) = samples::leader();
+    let mut begins_at = |address: &str| {
+        let device = facts.links.get_mut(&link("flannel.1")).unwrap();
+        device.tunnel_from = Some(address.parse().unwrap());
+        conflicts(&plan, &facts)
+    };
+    assert_eq!(begins_at("192.168.1.1"), []);
+    let [conflict] = &begins_at("10.4.0.11")[..] else {
+        panic!("{:?}", begins_at("10.4.0.11"));
+    };
+    let text = conflict.to_string();
+    for part in [
+        "flannel.1",
+        "10.4.0.11",
+        "IP_AUTODETECTION_METHOD",
+        "--flannel-iface",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}

@@ -7,6 +7,7 @@
     reason = "the crate is pure; its tests read committed files and ask Linux"
 )]
 
+mod calico;
 mod cni;
 mod failover;
 mod firewall;

@@ -2,6 +2,8 @@
 //! with b1 and b2. Node X of location L has 192.168.L.X, pods 10.244.LX.0/24 and overlay 10.4.0.LX; in dual stack also
 //! fd00:L::X, fd00:244:LX::/64 and fd00:4::LX.
 
+pub(crate) mod calico;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -236,7 +238,7 @@ pub(crate) fn settled_follower() -> (Plan, HostFacts) {
     settled(follower())
 }
 
-fn settled((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
+pub(crate) fn settled((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
     facts.settled = BTreeSet::from([location("b")]);
     facts.api_server = BTreeSet::from(["192.168.2.1:6443".parse().unwrap()]);
     (plan, facts)
@@ -485,6 +487,13 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("hopless", hopless()),
         ("uplinks-leader", with_uplinks(settled_leader())),
         ("uplinks-follower", with_uplinks(settled_follower())),
+        ("calico-leader", calico::leader()),
+        ("calico-follower", calico::follower(&calico::ALWAYS)),
+        (
+            "calico-cross-subnet-follower",
+            calico::follower(&calico::CROSS_SUBNET),
+        ),
+        ("calico-ipip-follower", calico::follower(&calico::IPIP)),
         ("outside", outside()),
     ]
 }

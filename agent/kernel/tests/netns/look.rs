@@ -1,4 +1,4 @@
-use spanwire_host::{Cni, OtherLink, TableId};
+use spanwire_host::{Cni, CniRoute, Encapsulation, OtherLink, TableId};
 use spanwire_topology::Family;
 
 use crate::lab::{lab, link, p, run};
@@ -35,6 +35,7 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_di
         let eth0 = OtherLink {
             mtu: 1450,
             addresses: [(p("10.1.0.5"), 24), (p("fd01::5"), 64)].into(),
+            tunnel_from: None,
             metrics: [(p("10.1.0.0/24"), 0), (p("fd01::/64"), 256)].into(),
             cni: false,
             ipv6_disabled: false,
@@ -44,6 +45,7 @@ fn devices_of_others_are_seen_with_addresses_and_mtu_and_those_of_the_cni_are_di
         assert_eq!(look.links[&link("lo")].addresses, [(p("192.0.2.99"), 32)].into());
         assert!(look.links[&link("cni0")].cni && look.links[&link("flannel.1")].cni);
         assert_eq!(look.links[&link("flannel.1")].mtu, 1400);
+        assert_eq!(look.links[&link("flannel.1")].tunnel_from, Some(p("10.1.0.5")));
         assert!(!look.links.contains_key(&link("down0")) && !look.links.contains_key(&lab.name));
         assert!(look.networks().any(|network| network == p("10.2.0.0/24")));
     });
@@ -113,5 +115,41 @@ fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
             "ip rule add pref 1002 fwmark 0x200/0xff00 lookup 202 && ip route add local default dev lo table 202",
         );
         assert_eq!(wide().await, [(Family::V4, TableId(201))].into());
+    });
+}
+
+#[test]
+fn calicos_device_is_seen_with_its_routes_to_blocks_and_no_others() {
+    lab(async |lab| {
+        machine();
+        run("ip link add vxlan.calico type vxlan id 4096 local 10.1.0.5 dev eth0 dstport 4789 nolearning");
+        run("ip link set vxlan.calico up && ip addr add 10.244.1.0/32 dev vxlan.calico");
+        // As Felix and BIRD make them.
+        run("ip route add 10.244.2.0/26 via 10.244.2.0 dev vxlan.calico onlink");
+        run("ip route add 10.244.3.0/26 via 10.1.0.7 dev eth0 proto 80 onlink");
+        run("ip route add 10.244.4.0/26 via 10.1.0.8 dev eth0 proto bird");
+        run("ip route add blackhole 10.244.1.0/26 proto 80");
+        // As others do.
+        run("ip route add 10.244.5.0/26 via 10.1.0.9 dev eth0");
+        run("ip route add 10.244.6.0/26 dev eth0 proto 80");
+        run("ip route add 10.244.7.0/26 via 10.1.0.9 dev eth0 proto 80 table 7");
+
+        let look = lab.kernel.inventory(&[], false).await.unwrap();
+
+        let Cni::Calico { links, routes } = look.cni else {
+            panic!("{:?}", look.cni);
+        };
+        assert_eq!(links, [(link("vxlan.calico"), Encapsulation::Vxlan)].into());
+        let expected = [
+            ("10.244.2.0/26", "vxlan.calico", "10.244.2.0"),
+            ("10.244.3.0/26", "eth0", "10.1.0.7"),
+            ("10.244.4.0/26", "eth0", "10.1.0.8"),
+        ];
+        let route = |(prefix, name, via): (&str, &str, &str)| {
+            let (link, via) = (link(name), p(via));
+            (p(prefix), CniRoute { link, via })
+        };
+        assert_eq!(*routes, expected.map(route).into());
+        assert!(look.links[&link("vxlan.calico")].cni);
     });
 }
