@@ -43,7 +43,7 @@ pub trait Observable:
 
 impl Observable for Node {
     const USED: Option<&'static [&'static str]> =
-        Some(&["podCIDRs", "unschedulable", "addresses", "conditions"]);
+        Some(&["podCIDRs", "unschedulable", "taints", "addresses", "conditions"]);
 }
 impl Observable for MeshNode {}
 impl Observable for Location {}

@@ -5,9 +5,10 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    expect::{leader, node_ip, pid, pinging_between},
+    expect::{SOON, leader, node_ip, pid, pinging_between},
     lab::Lab,
     ping::PingReport,
+    wait_until,
 };
 
 /// Something that goes wrong.
@@ -122,13 +123,18 @@ impl Roles {
     /// # Errors
     /// When `b` has not two leaders and a node that leads nothing.
     pub fn now(lab: &Lab) -> Result<Self> {
-        let found = lab.get(&["location", "b"])?;
-        let leaders: Vec<String> = found["status"]["leaders"]
-            .as_array()
-            .context("location b has no leaders")?
-            .iter()
-            .filter_map(|name| name.as_str().map(str::to_owned))
-            .collect();
+        let mut leaders: Vec<String> = Vec::new();
+        // One that was relieved stands by for a while.
+        wait_until("location b has two leaders", SOON, || {
+            let found = lab.get(&["location", "b"])?;
+            let names = found["status"]["leaders"].as_array().context("no leaders")?;
+            leaders = names
+                .iter()
+                .filter_map(|name| name.as_str().map(str::to_owned))
+                .collect();
+            ensure!(leaders.len() == 2, "{leaders:?}");
+            Ok(true)
+        })?;
         let [active, standby] = &leaders[..] else {
             anyhow::bail!("location b has not two leaders: {leaders:?}");
         };

@@ -34,6 +34,7 @@ mod records;
 mod slices;
 mod status;
 mod unreadable;
+mod usage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,7 +62,7 @@ use spanwire_topology::{
 
 use self::{
     liveness::Liveness, mesh_nodes::Assignments, networks::Networks, slices::Publication,
-    unreadable::Unreadable,
+    unreadable::Unreadable, usage::Usage,
 };
 use crate::batch::{Batch, ObjectKey, ObjectKind};
 
@@ -109,6 +110,10 @@ pub struct OperatorState {
     liveness: Liveness,
     /// What is decided upon, kept from one decision to the next.
     facts: Facts,
+    /// Leaders that are about to leave.
+    usage: Usage,
+    /// Nodes that came to lead, with the generation of the spec that says so, of which their agents have not seen it yet.
+    appointed: BTreeMap<NodeName, i64>,
     /// Nodes of which the agent's part of the fact, or whether they are alive, has to be entered again.
     stale: BTreeSet<NodeName>,
     /// Nodes in whose object or report something could not be read.
@@ -255,16 +260,25 @@ impl OperatorState {
         self.facts.cluster.services = services;
     }
 
-    /// Handles the passing of time: leaders whose Lease has expired.
+    /// Handles the passing of time: leaders whose Lease has expired, and such as may leave.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.liveness.handle_timeout(now);
         self.note_turned();
+        let mut usage = std::mem::take(&mut self.usage);
+        for node in usage.handle_timeout(now, |node| self.leaders_are_published(node)) {
+            if let Some(fact) = self.facts.nodes.get_mut(&node) {
+                fact.released = true;
+                self.dirty = true;
+            }
+        }
+        self.usage = usage;
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.liveness.poll_timeout()
+        let timeouts = [self.liveness.poll_timeout(), self.usage.poll_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Returns whether there is something new to decide upon.
@@ -328,6 +342,11 @@ impl OperatorState {
             &leaders.map(|leader| leader.node.clone()).collect(),
             now.monotonic,
         );
+        for node in self.usage.handle_decision(&decision.leaving, now.monotonic) {
+            if let Some(fact) = self.facts.nodes.get_mut(&node) {
+                fact.released = false;
+            }
+        }
         let batch = self.batch(&decision, now);
         self.published = Some(decision.mesh);
         (self.dirty, self.urgent) = (false, false);
@@ -502,6 +521,14 @@ impl OperatorState {
         self.dirty |= !turned.is_empty();
         self.urgent |= !turned.is_empty();
         self.stale.extend(turned);
+        for node in self.liveness.take_vouched() {
+            // Of a node whose kubelet speaks for it, too, nothing changes.
+            if self.nodes.get(&node).is_some_and(|record| !record.ready) {
+                self.dirty = true;
+                self.urgent = true;
+                self.stale.insert(node);
+            }
+        }
     }
 }
 

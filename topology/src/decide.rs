@@ -4,7 +4,8 @@
 //! 2. Members are put together, with the overlay addresses they had; of a pool that is not named by the user only while
 //!    the cluster has its family.
 //! 3. Every location elects its leaders, keeping incumbents. While no node that may lead is alive they stay: it is more
-//!    likely that the way to the API server is cut than that all died, and without them it could never come back.
+//!    likely that the way to the API server is cut than that all died, and without them it could never come back. Roles
+//!    move in stages: who takes over is connected before, and who is relieved stays connected for a while.
 //! 4. Pairs of locations whose leaders both report the link become established, and stay so when one has no node any more.
 //! 5. Peers get a home, the one they had where it still serves.
 //! 6. What differs from the decision before gets a new generation.
@@ -12,6 +13,7 @@
 //! Deciding again on the same facts changes nothing, generation included.
 
 mod established;
+mod handover;
 mod kept;
 mod limits;
 mod members;
@@ -25,11 +27,12 @@ use std::{
 };
 
 use crate::{
-    Candidate, Decision, Facts, Generation, Leader, Location, LocationFact, LocationName, Member, Mesh,
-    MeshMode, NodeName, Prefix, Seats, Settings,
+    Candidate, Decision, Facts, Generation, Leader, Leaving, Location, LocationFact, LocationName, Member,
+    Mesh, MeshMode, NodeName, Prefix, Seats, Settings,
     claims::{self, ClaimantRef, Denied, Purpose},
     elect,
 };
+use handover::Standing;
 use kept::Kept;
 use limits::{Limits, Ranges};
 use members::MemberUpdate;
@@ -62,9 +65,10 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         &mut rejected,
     );
 
+    let (locations, leaving) = locations(&kept, previous, &places, &objects, &denied, members);
     let mut mesh = Mesh {
         generation,
-        locations: locations(previous, &places, &objects, &denied, members),
+        locations,
         ..Mesh::default()
     };
     established::establish(facts, previous, &mut mesh);
@@ -74,7 +78,11 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
     }
     rejected.sort_unstable();
     rejected.dedup();
-    Decision { mesh, rejected }
+    Decision {
+        mesh,
+        rejected,
+        leaving,
+    }
 }
 
 fn default_location() -> LocationName {
@@ -103,14 +111,15 @@ fn same(mesh: &Mesh, previous: &Mesh) -> bool {
         && mesh.peers == previous.peers
 }
 
-/// Returns every location with its settings, members and leaders.
+/// Returns every location with its settings, members and leaders, and which of these are about to leave.
 fn locations<'a>(
+    kept: &'a Kept<'_>,
     previous: &'a Mesh,
     places: &Places<'a>,
     objects: &[Option<&'a LocationFact>],
     denied: &Denied<'_>,
     members: Vec<MemberUpdate<'a>>,
-) -> BTreeMap<LocationName, Location> {
+) -> (BTreeMap<LocationName, Location>, BTreeMap<NodeName, Leaving>) {
     let named = places.locations.iter().zip(objects);
     let incumbents = |name: &LocationName| {
         previous
@@ -135,6 +144,7 @@ fn locations<'a>(
         site.cidrs.extend(granted.copied());
         site.members.push((node.name, member));
     }
+    let mut leaving = BTreeMap::new();
     let location = |site: Site<'_>| {
         let by = ClaimantRef::Location(site.name);
         let named = site.fact.into_iter().flat_map(|fact| &fact.cidrs);
@@ -149,15 +159,47 @@ fn locations<'a>(
         };
         let mut settings = settings(site.fact);
         settings.cidrs = site.cidrs.into_iter().chain(granted).collect();
+        let members = together(site.members, before.map(|before| &before.members));
+        let elected = elect(candidates, incumbents(site.name), seats(site.fact));
+        let few =
+            |before: &&Location| [&before.settings, &settings].map(|of| of.mode) == [MeshMode::Leaders; 2];
+        let leaders = match before.filter(few) {
+            Some(before) => {
+                let standing = |node: &NodeName| standing(kept, &members, &site.candidates, node);
+                let stage = handover::stage(&before.leaders, elected, standing);
+                leaving.extend(stage.leaving);
+                stage.leaders
+            }
+            // Where every node leads itself each takes its own part alone.
+            None => elected,
+        };
         let location = Location {
-            leaders: elect(candidates, incumbents(site.name), seats(site.fact)),
+            leaders,
             settings,
             established: BTreeSet::new(),
-            members: together(site.members, before.map(|before| &before.members)),
+            members,
         };
         (site.name.clone(), location)
     };
-    sites.into_iter().map(location).collect()
+    let locations = sites.into_iter().map(location).collect();
+    (locations, leaving)
+}
+
+/// Returns how a node of a location stands as a leader; `None`: it is no node of it.
+fn standing<'a>(
+    kept: &'a Kept<'_>,
+    members: &BTreeMap<NodeName, Member>,
+    candidates: &[Candidate<'_>],
+    node: &NodeName,
+) -> Option<Standing<'a>> {
+    let (member, fact) = (members.get(node)?, kept.node(node)?);
+    let candidate = candidates.iter().find(|candidate| candidate.node == node);
+    Some(Standing {
+        links: &fact.links,
+        serves: fact.alive && !fact.released && member.public_key.is_some(),
+        allowed: candidate.is_some(),
+        preferred: candidate.is_some_and(|candidate| candidate.preferred),
+    })
 }
 
 /// Returns the members of a location; those of the decision before themselves where none has come, changed or gone.

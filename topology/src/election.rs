@@ -18,7 +18,7 @@ pub struct Candidate<'a> {
     pub preferred: bool,
     /// The outside can reach it: it has an endpoint of its own or an external address.
     pub reachable: bool,
-    /// It is marked unschedulable.
+    /// It is marked unschedulable, or is being drained.
     pub cordoned: bool,
 }
 

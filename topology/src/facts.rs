@@ -196,10 +196,12 @@ pub struct NodeFact {
     pub public_key: Option<PublicKey>,
     /// Where followers send packets for this node when it leads (the address of the CNI's device), from its agent.
     pub hop: BTreeSet<IpAddr>,
-    /// It runs: Node Ready and, where it leads, its Lease is fresh.
+    /// It runs: where it leads, its Lease is fresh; else its Node is Ready.
     pub alive: bool,
-    /// It is marked unschedulable.
+    /// It is marked unschedulable, or is being drained.
     pub cordoned: bool,
+    /// It was leaving its part as a leader ([`Decision::leaving`](crate::Decision::leaving)), and is waited for no longer.
+    pub released: bool,
     /// What its agent, being a leader, reports of its tunnels to other locations: up or not.
     pub links: BTreeMap<LocationName, bool>,
 }

@@ -65,6 +65,6 @@ pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, plan};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::Reachability;
-pub use rejected::{Claim, Claimant, Decision, LocationField, RejectReason, Rejected};
+pub use rejected::{Claim, Claimant, Decision, Leaving, LocationField, RejectReason, Rejected};
 pub use rendezvous::{carrier, weight};
 pub use sources::{PodSource, PodSources};

@@ -1,5 +1,7 @@
 //! What a decision could not grant, and why: data for conditions and Events.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 
 use crate::{LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey};
@@ -11,6 +13,18 @@ pub struct Decision {
     pub mesh: Mesh,
     /// Claims that were not granted, in a stable order, without repetition.
     pub rejected: Vec<Rejected>,
+    /// Leaders that lead only until others can do without them. When that is so, or when it has taken too long, their fact
+    /// is to say so ([`NodeFact::released`](crate::NodeFact::released)).
+    pub leaving: BTreeMap<NodeName, Leaving>,
+}
+
+/// How far a leader is with leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// A leader that is to take over from it has not all of its links.
+    InUse,
+    /// The active leaders have all the links that it has: nothing uses it once every node has learnt of them.
+    Replaced,
 }
 
 /// One claim that was not granted. Everything else that its object asks for is.

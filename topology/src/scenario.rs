@@ -9,7 +9,7 @@
 //! node a1 dead                         # the same node again: only what is named changes; `pods=` empties
 //! peer laptop key=100 allowed=10.99.0.1/32 location=paris
 //! remove node a1                       # or location, or peer
-//! decide                               # prints what was rejected
+//! decide                               # prints what was rejected, and who is leaving; `node a1 released` lets it go
 //! show                                 # the mesh;  also: plan NODE, lint, dot, carriers LOCATION
 //! trace 10.244.1.5 10.245.1.5          # the way of a packet, node by node
 //! ```
@@ -18,10 +18,10 @@
 
 mod objects;
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use crate::{
-    Facts, Mesh, NodeName, Reachability, Rejected, carrier, decide, dot, lint, plan,
+    Facts, Leaving, Mesh, NodeName, Reachability, Rejected, carrier, decide, dot, lint, plan,
     trace::{GroundTruth, plans, trace},
 };
 
@@ -34,6 +34,8 @@ pub struct World {
     pub mesh: Mesh,
     /// What the last decision did not grant.
     pub rejected: Vec<Rejected>,
+    /// Who is leaving by the last decision.
+    pub leaving: BTreeMap<NodeName, Leaving>,
 }
 
 /// Runs a scenario. Returns its lines, each command marked and followed by what it prints, and what it has come to. `more`
@@ -98,6 +100,7 @@ impl World {
                 let moved = decision.mesh != self.mesh;
                 self.mesh = decision.mesh;
                 self.rejected = decision.rejected;
+                self.leaving = decision.leaving;
                 let news = if moved { "changed" } else { "as before" };
                 format!(
                     "generation {}, {news}\n{}",
@@ -124,7 +127,11 @@ impl World {
             .rejected
             .iter()
             .map(|rejected| format!("rejected {rejected}\n"));
-        rejected.collect()
+        let leaving = self.leaving.iter().map(|(node, state)| match state {
+            Leaving::InUse => format!("leaving {node}, in use\n"),
+            Leaving::Replaced => format!("leaving {node}, replaced\n"),
+        });
+        rejected.chain(leaving).collect()
     }
 
     fn location(&self, name: &str) -> Result<String, String> {

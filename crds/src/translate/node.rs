@@ -21,6 +21,15 @@ const CONTROL_PLANE: [&str; 4] = [
     "node.kubernetes.io/microk8s-controlplane",
 ];
 
+/// The taints by which a node is marked before its pods are moved away. `kubectl cordon` and `kubectl drain` mark it as
+/// unschedulable, for which the node controller adds the first; the cluster autoscaler and Karpenter set the others alone.
+const DRAINED: [&str; 4] = [
+    "node.kubernetes.io/unschedulable",
+    "ToBeDeletedByClusterAutoscaler",
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+];
+
 /// A Kubernetes Node with the fields that Spanwire reads and no others, so that nothing else is ever in memory.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "k8s_openapi::api::core::v1::Node")]
@@ -44,6 +53,16 @@ pub struct NodeSpec {
     /// It is cordoned.
     #[serde(default)]
     pub unschedulable: bool,
+    /// Its taints.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+}
+
+/// A taint of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Taint {
+    /// What it is about.
+    pub key: String,
 }
 
 /// What Spanwire reads of the status of a Node.
@@ -154,7 +173,7 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
         keepalive: said.keepalive,
         listen_port: said.listen_port,
         alive: ready,
-        cordoned: node.spec.unschedulable,
+        cordoned: node.spec.unschedulable || drained(node),
         ..NodeFact::default()
     };
     Translated {
@@ -192,6 +211,11 @@ fn region(fields: &mut Fields, label: &str, value: &str) -> Option<LocationName>
     };
     let name = annotations::folded(value);
     annotations::location_name(&name).map_err(refused).ok()
+}
+
+fn drained(node: &Node) -> bool {
+    let mut taints = node.spec.taints.iter();
+    taints.any(|taint| DRAINED.contains(&taint.key.as_str()))
 }
 
 fn ready(node: &Node) -> bool {
@@ -247,6 +271,19 @@ mod tests {
             (fact.addresses.len(), fact.external.len(), fact.prefixes.len()),
             (2, 1, 2)
         );
+    }
+
+    #[test]
+    fn a_node_that_is_about_to_be_emptied_is_as_one_that_is_cordoned() {
+        let cordoned = |spec: Value| read(json!({"metadata": {}, "spec": spec})).fact.cordoned;
+        for key in DRAINED {
+            let taints =
+                json!([{"key": "other.io/x", "effect": "NoExecute"}, {"key": key, "effect": "NoSchedule"}]);
+            assert!(cordoned(json!({"taints": taints})), "{key}");
+        }
+        assert!(cordoned(json!({"unschedulable": true, "taints": []})));
+        let control_plane = json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
+        assert!(!cordoned(json!({"taints": control_plane})));
     }
 
     #[test]

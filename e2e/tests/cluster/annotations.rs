@@ -47,6 +47,34 @@ pub(crate) fn leader_moves(lab: &Lab) -> Result<()> {
     all_reach_all(lab)
 }
 
+/// One that takes over while it leads, and one that has not led any more and has no tunnel when it is elected.
+pub(crate) fn leader_cordoned(lab: &Lab) -> Result<()> {
+    let lead = |expected: &[&str]| {
+        wait_until(&format!("{expected:?} lead"), SOON, || {
+            let found = lab.get(&["location", "a"])?;
+            ensure!(
+                found["status"]["leaders"] == serde_json::json!(expected),
+                "{found}"
+            );
+            Ok(true)
+        })
+    };
+    let first = leader(lab, "a")?;
+    let (first, second) = if first == "a1" { ("a1", "a2") } else { ("a2", "a1") };
+    lead(&[first, second])?;
+    let moved = loses_nothing(lab, || {
+        lab.kubectl(["cordon", first])?;
+        lead(&[second])?;
+        lab.kubectl(["uncordon", first])?;
+        lab.kubectl(["cordon", second])?;
+        lead(&[first])
+    });
+    lab.kubectl(["uncordon", first, second])?;
+    moved?;
+    lead(&[first, second])?;
+    all_reach_all(lab)
+}
+
 /// Returns where one node looks for another.
 fn endpoint_of(lab: &Lab, node: &str, other: &str) -> Result<String> {
     let found = lab.get(&["meshnode", other])?;

@@ -141,6 +141,10 @@ fn main() -> ExitCode {
                 trust::token_is_bound_to_its_node,
             ),
             ("an_annotated_leader_takes_over", annotations::leader_moves),
+            (
+                "a_cordoned_leader_hands_its_role_on_and_no_packet_is_lost",
+                annotations::leader_cordoned,
+            ),
             ("a_changed_endpoint_is_followed", annotations::endpoint),
             (
                 "a_node_moves_to_a_location_of_its_own_and_back",

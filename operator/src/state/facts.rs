@@ -21,6 +21,7 @@ impl OperatorState {
         fact.alive = known.alive;
         fact.hop.clone_from(&known.hop);
         fact.links.clone_from(&known.links);
+        fact.released = known.released;
         fact.keep(known);
         let changed = fact != *known;
         if changed {
@@ -33,14 +34,11 @@ impl OperatorState {
     /// Follows up on a Node that came, changed in more than its fact, or went.
     pub(super) fn note_node(&mut self, name: NodeName, before: Option<&NodeRecord>) {
         let now = self.nodes.get(&name);
-        let (was, is) = [before, now]
-            .map(|record| record.is_some_and(|record| record.ready))
-            .into();
         if now.is_none() {
             self.facts.nodes.remove(&name);
-        }
-        if is && !was {
+            // Another machine may get its name.
             self.liveness.heard(&name);
+            self.urgent |= self.liveness.leads(&name);
         }
         if now.map(|record| &record.uid) != before.map(|record| &record.uid) {
             self.assignments.unsettle(name.clone());
@@ -51,11 +49,7 @@ impl OperatorState {
 
     /// Follows up on a MeshNode that came, changed or went.
     pub(super) fn note_mesh_node(&mut self, name: NodeName, before: Option<&MeshNodeRecord>) {
-        // A change of its report is a sign of life.
-        if self.liveness.heard(&name) {
-            self.stale.insert(name.clone());
-            self.dirty = true;
-        }
+        let existed = before.is_some();
         let none = MeshNodeRecord::default();
         let now = self.mesh_nodes.get(&name).unwrap_or(&none);
         if let Some(unretire) = self.unretire.as_mut().filter(|_| !now.retires()) {
@@ -63,7 +57,23 @@ impl OperatorState {
         }
         let before = before.unwrap_or(&none);
         let reported = (&now.report, &now.problems) != (&before.report, &before.problems);
-        if reported && self.facts.nodes.contains_key(&name) {
+        // What its agent writes is a sign of life, what the operator writes is none.
+        let heard = (reported || now.seen != before.seen) && self.liveness.heard(&name);
+        let counted = before.leads() && !self.appointed.contains_key(&name);
+        let unseen = now
+            .revision
+            .generation
+            .filter(|spec| now.seen.is_none_or(|seen| seen < *spec));
+        match unseen.filter(|_| now.leads()) {
+            Some(generation) if existed && !before.leads() => {
+                self.appointed.insert(name.clone(), generation);
+            }
+            Some(_) if self.appointed.get(&name) > now.seen.as_ref() => {}
+            Some(_) | None => drop(self.appointed.remove(&name)),
+        }
+        let counts = now.leads() && !self.appointed.contains_key(&name);
+        let speaks = counts != counted && !now.report.links.is_empty();
+        if heard || ((reported || speaks) && self.facts.nodes.contains_key(&name)) {
             self.stale.insert(name.clone());
             self.dirty = true;
         }
@@ -119,8 +129,9 @@ impl OperatorState {
     /// Enters the agent's part of the facts, and whether the nodes are alive, where that may have changed.
     pub(super) fn refresh(&mut self, previous: &Mesh) {
         for name in std::mem::take(&mut self.stale) {
-            let alive =
-                self.nodes.get(&name).is_some_and(|record| record.ready) && self.liveness.alive(&name);
+            let record = self.nodes.get(&name);
+            let alive = record.is_some_and(|record| self.liveness.alive(&name, record.ready));
+            let counts = self.counts(&name);
             let published = self.report(&name).is_none().then(|| published(&name, previous));
             let Some(fact) = self.facts.nodes.get_mut(&name) else {
                 continue;
@@ -133,8 +144,18 @@ impl OperatorState {
                     }
                 }
             }
+            if !counts {
+                fact.links.clear();
+            }
             fact.alive = alive;
         }
+    }
+
+    /// Whether what an agent reports of its links is of the part that its node has now. A report that is left from an earlier
+    /// time, of an agent that is gone, would have the role move to where there is no tunnel.
+    fn counts(&self, name: &NodeName) -> bool {
+        let leads = self.mesh_nodes.get(name).is_some_and(MeshNodeRecord::leads);
+        leads && !self.appointed.contains_key(name)
     }
 
     /// What the agent of a node reports, where it does.

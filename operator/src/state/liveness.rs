@@ -1,9 +1,13 @@
-//! Which nodes are alive, as far as Leases show it; sans I/O.
+//! Which nodes are alive, as Leases and kubelets show it; sans I/O.
 //!
 //! The agent of a leader renews the Lease `spanwire-leader-NODE`. A leader that does not do so in time is taken for
-//! silent, until it gives a sign of life: a renewal, a change of its report, a kubelet that comes back. A node that does
+//! silent, until its agent gives a sign of life: a renewal, or a change of its report. A node that does
 //! not lead needs no Lease; one that is left from an earlier time means nothing. A leader that has no Lease yet gets
 //! [`GRACE`].
+//!
+//! Of a leader the Lease says more than the kubelet: its agent renews it, and it is the agent that leads. So a leader stays
+//! one while its kubelet is being upgraded, is dead, or comes and goes, and one whose agent is dead does not become one again
+//! since its kubelet came back. Of all other nodes the kubelet speaks.
 //!
 //! What has gone wrong with this elsewhere, and must not here:
 //!
@@ -62,6 +66,8 @@ pub(crate) struct Liveness {
     next_end: Option<Instant>,
     /// The nodes that fell silent or came back, until they are taken.
     turned: BTreeSet<NodeName>,
+    /// The nodes whose Lease began or ceased to speak for them, until they are taken.
+    vouched: BTreeSet<NodeName>,
 }
 
 #[derive(Debug)]
@@ -116,12 +122,14 @@ impl Liveness {
 
     /// Takes over the leaders of a decision; these need a Lease.
     pub(crate) fn lead(&mut self, leaders: &BTreeSet<NodeName>, now: Instant) {
-        self.leading.retain(|node, _| leaders.contains(node));
+        let relieved = self.leading.extract_if(.., |node, _| !leaders.contains(node));
+        self.vouched.extend(relieved.map(|(node, _)| node));
         for node in leaders {
             let held = self.leases.get(node).is_some_and(|renewal| renewal.until > now);
-            self.leading
-                .entry(node.clone())
-                .or_insert_with(|| (!held).then(|| now + GRACE));
+            self.leading.entry(node.clone()).or_insert_with(|| {
+                self.vouched.extend(held.then(|| node.clone()));
+                (!held).then(|| now + GRACE)
+            });
         }
         self.next_end = self.ends().map(|(_, end)| end).min();
     }
@@ -135,9 +143,24 @@ impl Liveness {
         was
     }
 
-    /// Whether nothing speaks against the node being alive.
-    pub(crate) fn alive(&self, node: &NodeName) -> bool {
-        !self.silent.contains(node)
+    /// Whether the node is alive, given whether its kubelet says so.
+    pub(crate) fn alive(&self, node: &NodeName, ready: bool) -> bool {
+        !self.silent.contains(node) && (ready || self.vouched_for(node))
+    }
+
+    /// Whether the node leads.
+    pub(crate) fn leads(&self, node: &NodeName) -> bool {
+        self.leading.contains_key(node)
+    }
+
+    /// Whether the node leads and holds a Lease.
+    fn vouched_for(&self, node: &NodeName) -> bool {
+        self.leading.get(node).is_some_and(Option::is_none)
+    }
+
+    /// Returns the nodes whose Lease began or ceased to speak for them since the last call.
+    pub(crate) fn take_vouched(&mut self) -> BTreeSet<NodeName> {
+        std::mem::take(&mut self.vouched)
     }
 
     /// Returns the nodes that fell silent or came back since the last call.
@@ -179,7 +202,10 @@ impl Liveness {
 
     /// Until when each leader is alive.
     fn ends(&self) -> impl Iterator<Item = (&NodeName, Instant)> {
-        let heard = self.leading.iter().filter(|(node, _)| self.alive(node));
+        let heard = self
+            .leading
+            .iter()
+            .filter(|(node, _)| !self.silent.contains(*node));
         heard.filter_map(|(node, grace)| Some((node, self.end(node, *grace)?)))
     }
 
@@ -203,8 +229,10 @@ impl Liveness {
         }
         let until = now + term;
         self.leases.insert(node.clone(), Renewal { time, term, until });
-        if let Some(grace) = self.leading.get_mut(&node) {
-            *grace = None;
+        if let Some(grace) = self.leading.get_mut(&node)
+            && grace.take().is_some()
+        {
+            self.vouched.insert(node.clone());
         }
         let turned = self.heard(&node);
         self.expect_end(&node);
@@ -218,6 +246,7 @@ impl Liveness {
         self.leases.remove(node);
         if let Some(grace) = self.leading.get_mut(node) {
             *grace = Some(now + GRACE);
+            self.vouched.insert(node.clone());
         }
         self.expect_end(node);
     }

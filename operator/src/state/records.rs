@@ -75,6 +75,8 @@ pub(crate) struct MeshNodeRecord {
     /// `None`: it cannot be read, and is to be written again.
     pub(crate) spec: Option<MeshNodeSpec>,
     pub(crate) report: Report,
+    /// Which generation of the spec the agent has seen.
+    pub(crate) seen: Option<i64>,
     /// What the operator said of the claims of the node.
     pub(crate) accepted: Option<Condition>,
     pub(crate) problems: Vec<FieldProblem>,
@@ -138,7 +140,7 @@ macro_rules! versioned {
     };
 }
 
-versioned!(MeshNodeRecord: node_uid, spec, report, accepted, problems);
+versioned!(MeshNodeRecord: node_uid, spec, report, seen, accepted, problems);
 versioned!(LocationRecord: disposable, status, fact, problems);
 versioned!(PeerRecord: status, fact, problems);
 versioned!(SliceRecord: installation, spec);
@@ -147,6 +149,11 @@ impl MeshNodeRecord {
     /// Whether the agent is asked to remove every trace.
     pub(crate) fn retires(&self) -> bool {
         self.spec.as_ref().is_some_and(|spec| spec.retire)
+    }
+
+    /// Whether its agent is given a part as a leader.
+    pub(crate) fn leads(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.role.is_some())
     }
 }
 
@@ -203,6 +210,7 @@ pub(crate) fn mesh_node(observed: Observed<MeshNode>) -> Option<(NodeName, MeshN
         node_uid: node_uid.next_back(),
         spec,
         report: translated.fact,
+        seen: status.observed_generation,
         accepted: status
             .conditions
             .into_iter()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_crds::{LocationSliceSpec, Role, SliceLeader, publication};
-use spanwire_topology::{Location, LocationName, Mesh};
+use spanwire_topology::{Leader, Location, LocationName, Mesh, NodeName};
 
 use super::{OperatorState, records::SliceRecord};
 use crate::batch::Write;
@@ -173,6 +173,24 @@ impl OperatorState {
         self.publication.expected = expected;
         self.publication.held_back = !moving.is_empty();
         writes
+    }
+
+    /// Whether the published leaders of the location of a node are those of the last decision.
+    pub(super) fn leaders_are_published(&self, node: &NodeName) -> bool {
+        let decided = || {
+            let name = self.assignments.home(node)?;
+            let leaders = &self.published.as_ref()?.locations.get(name)?.leaders;
+            let slices = self.publication.slices.get(name.as_str())?;
+            let mut heads = slices
+                .iter()
+                .filter_map(|slice| self.slices.get(slice)?.spec.head.as_ref());
+            let published = &heads.next()?.leaders;
+            let same = |(one, other): (&SliceLeader, &Leader)| {
+                one.node == other.node.as_str() && one.role == Role::from(other.role)
+            };
+            Some(published.len() == leaders.len() && published.iter().zip(leaders).all(same))
+        };
+        decided().unwrap_or_default()
     }
 
     /// Whether a slice names the installation that published it, where it is to, and that is this one.

@@ -264,13 +264,14 @@ impl OperatorState {
         writes
     }
 
-    /// The nodes of each location whose agents say that packets may be lost there. What a node that is not Ready said last is
+    /// The nodes of each location whose agents say that packets may be lost there. What a node that is not alive said last is
     /// no news of it.
     fn degraded_members(&self) -> BTreeMap<LocationName, Vec<Degraded<'_>>> {
         let mut of_locations: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for node in &self.degraded {
-            let ready = self.nodes.get(node).is_some_and(|record| record.ready);
-            let record = self.mesh_nodes.get(node).filter(|_| ready);
+            let known = self.nodes.get(node);
+            let alive = known.is_some_and(|record| self.liveness.alive(node, record.ready));
+            let record = self.mesh_nodes.get(node).filter(|_| alive);
             let cause = record.and_then(|record| record.report.degraded.as_deref());
             if let (Some(cause), Some(location)) = (cause, self.assignments.home(node)) {
                 of_locations
@@ -376,7 +377,7 @@ impl OperatorState {
         for (node, member) in location.members.iter() {
             let ready = self.nodes.get(node).is_some_and(|record| record.ready);
             silent += usize::from(member.public_key.is_none());
-            dead += usize::from(member.public_key.is_some() && !(ready && self.liveness.alive(node)));
+            dead += usize::from(member.public_key.is_some() && !self.liveness.alive(node, ready));
         }
         let all = location.members.len();
         format!(

@@ -4,6 +4,7 @@
 
 mod answers;
 mod established;
+mod handover;
 mod incremental;
 mod kept;
 mod networks;

@@ -162,6 +162,7 @@ fn set_node(node: &mut NodeFact, word: &str) -> Result<(), String> {
         ("alive", _) => node.alive = true,
         ("cordoned", _) => node.cordoned = true,
         ("uncordoned", _) => node.cordoned = false,
+        ("released", _) => node.released = true,
         ("up", value) => link(node, value, true)?,
         ("down", value) => link(node, value, false)?,
         ("control-plane", _) => node.control_plane = true,

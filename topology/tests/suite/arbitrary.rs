@@ -7,7 +7,7 @@ use spanwire_topology::{
     Created, Facts, Keepalive, LocationFact, LocationName, MeshMode, NodeFact, PeerFact, Prefix, PublicKey,
 };
 
-const PLACES: [&str; 4] = ["berlin", "madrid", "paris", "rome"];
+pub(crate) const PLACES: [&str; 4] = ["berlin", "madrid", "paris", "rome"];
 
 /// Returns a cluster in which anything may be wrong.
 pub(crate) fn messy() -> impl Strategy<Value = Facts> {

@@ -7,6 +7,8 @@ mod expect;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
+mod handover;
+#[cfg(test)]
 mod mixtures;
 #[cfg(test)]
 mod probes;

@@ -190,13 +190,13 @@ fn with_other_roles(mut mesh: Mesh, seed: u64) -> Mesh {
 }
 
 /// Returns whether a place is in a location of a few leaders, each of which may send for all of it.
-fn led(mesh: &Mesh, spot: &Spot) -> bool {
+pub(crate) fn led(mesh: &Mesh, spot: &Spot) -> bool {
     let location = spot.location.as_ref().and_then(|name| mesh.locations.get(name));
     location.is_some_and(|location| location.settings.mode == MeshMode::Leaders)
 }
 
 /// Returns what each node does, with what it sees of the publications.
-fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
+pub(crate) fn mixed_plans(old: &Mesh, new: &Mesh, seed: u64) -> Plans {
     mixed_plans_by(old, new, seed, |_, _| Reachability::default())
 }
 
@@ -264,7 +264,7 @@ fn mix(old: &Mesh, new: &Mesh, newer: impl Fn(&str) -> bool) -> Mesh {
     mesh
 }
 
-fn pairs(spots: &[Spot]) -> impl Iterator<Item = (&Spot, &Spot)> {
+pub(crate) fn pairs(spots: &[Spot]) -> impl Iterator<Item = (&Spot, &Spot)> {
     let all = spots
         .iter()
         .flat_map(move |from| spots.iter().map(move |to| (from, to)));
@@ -343,7 +343,7 @@ fn established(old: &Mesh, new: &Mesh, alone: &[GroundTruth<'_>; 2], from: &Spot
 }
 
 /// Returns whether a packet comes to where it should, as far as the mesh is concerned.
-fn works(outcome: &Verdict) -> bool {
+pub(crate) fn works(outcome: &Verdict) -> bool {
     matches!(outcome, Verdict::Arrived(_) | Verdict::Underlay(_))
 }
 
@@ -356,6 +356,6 @@ fn leaks(plans: &Plans, outcome: &Verdict) -> bool {
     }
 }
 
-fn print(plans: &Plans) -> String {
+pub(crate) fn print(plans: &Plans) -> String {
     plans.values().map(ToString::to_string).collect()
 }

@@ -22,6 +22,33 @@ fn a_leader_that_does_not_renew_in_time_is_silent_and_a_renewal_brings_it_back()
 }
 
 #[test]
+fn a_leader_with_a_lease_needs_no_kubelet_and_all_others_do() {
+    let mut world = World::led_by(&["a"]);
+    assert!(world.leads_on("a") && !world.leads_on("b"));
+    world.tell(1, lease("b", START + 1));
+    assert!(
+        !world.leads_on("b"),
+        "a Lease of one that does not lead means nothing"
+    );
+    world.others(2..16);
+    assert!(!world.leads_on("a") && !world.alive("a"), "its term is over");
+    world.tell(16, lease("a", START + 16));
+    assert!(world.leads_on("a"));
+    world.liveness.take_vouched();
+    world.lead(17, &["c"]);
+    assert!(!world.leads_on("a"), "it does not lead any more");
+    assert!(!world.leads_on("c"), "it has no Lease yet");
+    assert_eq!(world.liveness.take_vouched(), [name("a")].into());
+    world.tell(18, lease("c", START + 18));
+    assert!(world.leads_on("c"));
+    assert_eq!(world.liveness.take_vouched(), [name("c")].into());
+    let at = world.at(19);
+    world.liveness.handle(Event::Delete(lease("c", START).into()), at);
+    assert!(!world.leads_on("c") && world.alive("c"), "it has a grace");
+    assert_eq!(world.liveness.take_vouched(), [name("c")].into());
+}
+
+#[test]
 fn the_same_renewal_told_again_prolongs_nothing() {
     let mut world = World::led_by(&["a"]);
     world.others(0..10);
@@ -198,7 +225,12 @@ impl World {
     }
 
     fn alive(&self, node: &str) -> bool {
-        self.liveness.alive(&name(node))
+        self.liveness.alive(&name(node), true)
+    }
+
+    /// With a kubelet that is dead.
+    fn leads_on(&self, node: &str) -> bool {
+        self.liveness.alive(&name(node), false)
     }
 }
 
