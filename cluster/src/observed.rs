@@ -29,7 +29,7 @@ use spanwire_crds::{
     FieldProblem, Location, LocationSlice, MeshNode, Peer,
     translate::{
         Node,
-        networks::{BlockAffinity, CiliumNode},
+        networks::{BlockAffinity, CiliumNode, Pod},
     },
 };
 
@@ -52,6 +52,9 @@ impl Observable for LocationSlice {}
 impl Observable for Lease {}
 impl Observable for BlockAffinity {
     const USED: Option<&'static [&'static str]> = Some(&["cidr", "node", "state", "deleted", "type"]);
+}
+impl Observable for Pod {
+    const USED: Option<&'static [&'static str]> = Some(&["nodeName", "hostNetwork", "podIPs", "phase"]);
 }
 impl Observable for CiliumNode {
     const USED: Option<&'static [&'static str]> = Some(&["ipam"]);

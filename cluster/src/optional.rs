@@ -19,9 +19,10 @@ use kube::{
 };
 use spanwire_crds::{
     FieldProblem,
-    translate::networks::{BlockAffinity, CiliumNode, NetworkObject, NodeNetworks, object_kind},
+    translate::networks::{BlockAffinity, CiliumNode, NetworkObject, NodeNetworks, Pod, object_kind},
 };
 use spanwire_topology::{PodSource, PodSources};
+use tokio::sync::watch;
 
 use crate::{
     complaints::Complaints,
@@ -44,7 +45,7 @@ pub enum SourceEvent {
 /// An object that says which networks a node has, as it was observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedNetworks {
-    /// Which object.
+    /// Which object, by its name, behind that of its namespace where it has one.
     pub name: String,
     /// Its uid.
     pub uid: String,
@@ -55,7 +56,10 @@ pub struct ObservedNetworks {
 impl<K: NetworkObject + Observable> From<Observed<K>> for ObservedNetworks {
     fn from(observed: Observed<K>) -> Self {
         Self {
-            name: observed.name().to_owned(),
+            name: match &observed.metadata.namespace {
+                Some(namespace) => format!("{namespace}/{}", observed.name()),
+                None => observed.name().to_owned(),
+            },
             uid: observed.metadata.uid.clone().unwrap_or_default(),
             networks: observed
                 .object
@@ -71,7 +75,7 @@ pub const fn definition(source: PodSource) -> Option<&'static str> {
     match source {
         PodSource::Calico => Some("blockaffinities.crd.projectcalico.org"),
         PodSource::Cilium => Some("ciliumnodes.cilium.io"),
-        PodSource::Nodes => None,
+        PodSource::Nodes | PodSource::Pods => None,
     }
 }
 
@@ -79,9 +83,14 @@ pub const fn definition(source: PodSource) -> Option<&'static str> {
 pub struct NetworkWatches;
 
 impl NetworkWatches {
-    /// Returns the events of those of the sources whose kinds may not exist. The stream never ends.
+    /// Returns the events of those of the sources whose kinds may not exist, and of Pods while they are wanted. The stream
+    /// never ends.
     #[must_use]
-    pub fn of(client: &Client, sources: &PodSources) -> BoxStream<'static, (PodSource, SourceEvent)> {
+    pub fn of(
+        client: &Client,
+        sources: &PodSources,
+        pods: watch::Receiver<bool>,
+    ) -> BoxStream<'static, (PodSource, SourceEvent)> {
         let mut streams = vec![stream::pending().boxed()];
         for source in PodSource::ORDER
             .into_iter()
@@ -91,6 +100,7 @@ impl NetworkWatches {
                 PodSource::Calico => streams.push(while_defined::<BlockAffinity>(client)),
                 PodSource::Cilium => streams.push(while_defined::<CiliumNode>(client)),
                 PodSource::Nodes => {}
+                PodSource::Pods => streams.push(while_wanted(client, pods.clone())),
             }
         }
         stream::select_all(streams).boxed()
@@ -104,9 +114,32 @@ fn while_defined<K: NetworkObject + Observable>(
     let name = definition(K::SOURCE).unwrap_or_default();
     let definitions = defined(client.clone(), name, object_kind(K::SOURCE).1);
     let client = client.clone();
-    let objects = move || objects::<K>(Api::all(client.clone())).boxed();
+    let objects = move || objects::<K>(Api::all(client.clone()), Config::default()).boxed();
     gated(definitions.boxed(), objects)
         .map(|event| (K::SOURCE, event))
+        .boxed()
+}
+
+/// Returns the events of Pods while they are wanted.
+fn while_wanted(
+    client: &Client,
+    mut wanted: watch::Receiver<bool>,
+) -> BoxStream<'static, (PodSource, SourceEvent)> {
+    wanted.mark_changed();
+    let gate = stream::unfold(wanted, |mut wanted| async move {
+        wanted.changed().await.ok()?;
+        let gate = if *wanted.borrow_and_update() {
+            Gate::Open
+        } else {
+            Gate::Closed
+        };
+        Some((gate, wanted))
+    });
+    let client = client.clone();
+    let config = || Config::default().fields(Pod::WATCHED);
+    let pods = move || objects::<Pod>(Api::all(client.clone()), config()).boxed();
+    gated(gate.boxed(), pods)
+        .map(|event| (PodSource::Pods, event))
         .boxed()
 }
 
@@ -198,26 +231,27 @@ fn turned<T>(event: &Event<T>, listed: &mut bool) -> Option<Gate> {
 }
 
 /// Returns the events of the objects of a kind. While it is not served yet, or not any more, there are none.
-fn objects<K: NetworkObject + Observable>(api: Api<Observed<K>>) -> impl Stream<Item = SourceEvent> + Send {
+fn objects<K: NetworkObject + Observable>(
+    api: Api<Observed<K>>,
+    config: Config,
+) -> impl Stream<Item = SourceEvent> + Send {
     let kind = object_kind(K::SOURCE).1;
     let mut complaints = Complaints::default();
     let mut refusals = Refusals::default();
-    watcher(api, Config::default())
-        .default_backoff()
-        .filter_map(move |event| {
-            let event = match event {
-                Ok(event) => {
-                    if refusals.handle_success() {
-                        tracing::info!(kind, "watch re-established");
-                    }
-                    complain(&mut complaints, kind, &event);
-                    Some(SourceEvent::Objects(translated(event)))
+    watcher(api, config).default_backoff().filter_map(move |event| {
+        let event = match event {
+            Ok(event) => {
+                if refusals.handle_success() {
+                    tracing::info!(kind, "watch re-established");
                 }
-                Err(error) => (failed(&mut refusals, &error, kind, "its objects") == Verdict::Refused)
-                    .then_some(SourceEvent::Refused),
-            };
-            future::ready(event)
-        })
+                complain(&mut complaints, kind, &event);
+                Some(SourceEvent::Objects(translated(event)))
+            }
+            Err(error) => (failed(&mut refusals, &error, kind, "its objects") == Verdict::Refused)
+                .then_some(SourceEvent::Refused),
+        };
+        future::ready(event)
+    })
 }
 
 fn translated<K: NetworkObject + Observable>(event: Event<Observed<K>>) -> Event<ObservedNetworks> {

@@ -72,6 +72,8 @@ pub enum Reason {
     CiliumNodes,
     /// Pod networks are `spec.podCIDRs` of Nodes.
     NodePodCIDRs,
+    /// Pod networks are the addresses of Pods.
+    PodAddresses,
     /// A node has none.
     NoPodNetwork,
     /// The node's firewall drops what comes to WireGuard's port.
@@ -130,6 +132,7 @@ impl Reason {
             Self::CalicoBlocks => "CalicoBlocks",
             Self::CiliumNodes => "CiliumNodes",
             Self::NodePodCIDRs => "NodePodCIDRs",
+            Self::PodAddresses => "PodAddresses",
             Self::NoPodNetwork => "NoPodNetwork",
             Self::WireGuardPortClosed => "WireGuardPortClosed",
         }

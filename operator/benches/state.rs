@@ -6,26 +6,47 @@
 //! | decide_at_first | 500 ms |
 //! | decide_after_one_change | 10 ms |
 //! | take_a_heartbeat | 20 µs |
+//! | take_a_second_of_a_rollout | 50 ms |
+//! | decode_a_pod | 50 µs |
+//!
+//! In the rollout 200 of 10,000 Pods, which are the source of pod networks, are replaced by others. What is written for that is
+//! printed first.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use divan::Bencher;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp};
 use kube::runtime::watcher::Event;
 use serde_json::json;
-use spanwire_crds::{Location, LocationSlice, MeshNode, MeshNodeStatus, translate::Node};
+use spanwire_cluster::{
+    observed::Observed,
+    optional::{ObservedNetworks, SourceEvent},
+};
+use spanwire_crds::{
+    Location, LocationSlice, MeshNode, MeshNodeStatus,
+    translate::{
+        Node,
+        networks::{NodeNetworks, Pod},
+    },
+};
 use spanwire_operator::{
     batch::Write,
     state::{Now, OperatorState, Options},
 };
-use spanwire_topology::PublicKey;
+use spanwire_topology::{PodSource, PodSources, Prefix, PublicKey};
 
 const NODES: u32 = 5000;
 const LOCATIONS: u32 = 50;
+const PODS: u32 = 10_000;
+const REPLACED: u32 = 200;
+/// As the API server has one.
+const POD: &[u8] = include_bytes!("../../crds/tests/data/pod.json");
 
 fn main() {
+    print_rollout();
     divan::main();
 }
 
@@ -54,6 +75,86 @@ fn take_a_heartbeat(bencher: Bencher<'_, '_>) {
         .with_inputs(|| node(7, false))
         .bench_local_values(|node| state.handle_node(Event::Apply(node.into())));
     assert!(!state.poll_decide());
+}
+
+#[divan::bench(sample_count = 20)]
+fn take_a_second_of_a_rollout(bencher: Bencher<'_, '_>) {
+    let (mut state, mut second) = (with_pods(), 0);
+    bencher.bench_local(|| {
+        second += 1;
+        roll_out(&mut state, second);
+        state.decide(now()).unwrap()
+    });
+}
+
+#[divan::bench(sample_count = 100)]
+fn decode_a_pod() -> ObservedNetworks {
+    let observed: Observed<Pod> = serde_json::from_slice(POD).unwrap();
+    observed.into()
+}
+
+/// Prints what a second of the rollout has written.
+fn print_rollout() {
+    let mut state = with_pods();
+    roll_out(&mut state, 1);
+    let (mut slices, mut bytes) = (0, 0);
+    for write in state.decide(now()).unwrap().into_writes() {
+        if let Write::Slice { name, spec, .. } = write {
+            slices += 1;
+            bytes += serde_json::to_vec(&LocationSlice::new(&name, spec))
+                .unwrap()
+                .len();
+        }
+    }
+    println!(
+        "a second of a rollout: {REPLACED} of {PODS} Pods replaced, {slices} LocationSlices written, {} kB of JSON; a Pod \
+         has {} bytes",
+        bytes / 1000,
+        POD.len()
+    );
+}
+
+/// A mesh at rest whose pod networks are the addresses of Pods.
+fn with_pods() -> OperatorState {
+    let mut state = known_with(NODES, PodSources::only(PodSource::Pods));
+    let events = (0..PODS).map(|number| Event::InitApply(pod(number, 0)));
+    for event in [Event::Init].into_iter().chain(events).chain([Event::InitDone]) {
+        take(&mut state, event);
+    }
+    while state.poll_decide() {
+        write(&mut state);
+    }
+    state
+}
+
+/// Replaces pods, and lets the second pass after which that is decided upon.
+fn roll_out(state: &mut OperatorState, second: u32) {
+    for number in 0..REPLACED {
+        let number = (second * REPLACED + number) % PODS;
+        take(state, Event::Apply(pod(number, second)));
+    }
+    state.handle_timeout(Instant::now() + Duration::from_secs(2));
+    assert!(state.poll_decide());
+}
+
+fn take(state: &mut OperatorState, event: Event<ObservedNetworks>) {
+    state.handle_networks(PodSource::Pods, SourceEvent::Objects(event), Instant::now());
+}
+
+/// Clouds hand addresses out in no order.
+fn pod(number: u32, second: u32) -> ObservedNetworks {
+    let [high, low] = u16::try_from((number * 7919 + second * 31) % 65536)
+        .unwrap()
+        .to_be_bytes();
+    let networks = NodeNetworks {
+        node: format!("node-{}", number % 400).parse().unwrap(),
+        networks: [Prefix::host([172, 30, high, low].into())].into(),
+    };
+    ObservedNetworks {
+        name: format!("shop/web-{number}"),
+        uid: format!("uid-{number}"),
+        networks: Ok(Some(networks)),
+    }
 }
 
 fn now() -> Now {
@@ -98,7 +199,14 @@ fn report(number: u32) -> MeshNodeStatus {
 
 /// A cluster of which nothing is published yet.
 fn known(nodes: u32) -> OperatorState {
-    let mut options = Options::default();
+    known_with(nodes, PodSources::default())
+}
+
+fn known_with(nodes: u32, pod_sources: PodSources) -> OperatorState {
+    let mut options = Options {
+        pod_sources,
+        ..Options::default()
+    };
     options.cluster.overlay = ["10.4.0.0/16".parse().unwrap(), "fd00:4::/64".parse().unwrap()].into();
     let mut state = OperatorState::new(options);
     state.handle_node(Event::Init);

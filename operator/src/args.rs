@@ -102,6 +102,8 @@ pub enum PodNetworks {
     Cilium,
     /// spec.podCIDRs of Nodes.
     Nodes,
+    /// The addresses of Pods.
+    Pods,
 }
 
 impl PodNetworks {
@@ -113,6 +115,7 @@ impl PodNetworks {
             Self::Calico => PodSources::only(PodSource::Calico),
             Self::Cilium => PodSources::only(PodSource::Cilium),
             Self::Nodes => PodSources::only(PodSource::Nodes),
+            Self::Pods => PodSources::only(PodSource::Pods),
         }
     }
 }

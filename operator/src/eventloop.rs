@@ -43,6 +43,8 @@ pub struct Outlets {
     pub events: BoxStream<'static, WatchEvent>,
     /// What is observed of the sources of pod networks that may not exist.
     pub networks: BoxStream<'static, (PodSource, SourceEvent)>,
+    /// Whether Pods are to be observed.
+    pub want_pods: watch::Sender<bool>,
     /// Writes to the API server.
     pub writer: ApiWriter,
     /// Whether this operator leads.
@@ -98,6 +100,7 @@ impl EventLoop {
                 apply_definitions(&client).await;
             }
             self.doubt();
+            self.want_pods();
             self.outlets.health.tick(self.state.complete());
             self.outlets.metrics.enter(self.state.sizes());
             let now = Instant::now();
@@ -121,7 +124,7 @@ impl EventLoop {
                     self.take_events();
                 }
                 Some((source, event)) = self.outlets.networks.next() => {
-                    self.state.handle_networks(source, event);
+                    self.state.handle_networks(source, event, Instant::now());
                     self.take_events();
                 }
                 Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),
@@ -242,6 +245,15 @@ impl EventLoop {
         }
     }
 
+    fn want_pods(&self) {
+        let wants = self.state.wants_pods();
+        self.outlets.want_pods.send_if_modified(|wanted| {
+            let changed = *wanted != wants;
+            *wanted = wants;
+            changed
+        });
+    }
+
     fn doubt(&mut self) {
         let doubts = self.state.doubts_nodes();
         if doubts && !self.doubted {
@@ -267,7 +279,7 @@ impl EventLoop {
     fn take_events(&mut self) {
         for _ in 0..EVENTS {
             match self.outlets.networks.next().now_or_never() {
-                Some(Some((source, event))) => self.state.handle_networks(source, event),
+                Some(Some((source, event))) => self.state.handle_networks(source, event, Instant::now()),
                 Some(None) | None => break,
             }
         }

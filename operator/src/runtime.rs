@@ -97,6 +97,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             api_endpoints: BTreeSet::new(),
             services: run.service_cidr.into_iter().collect(),
             pods: run.pod_cidr.into_iter().collect(),
+            pods_reported: false,
             default_location: Some(run.default_location),
             tunnel_only: run.tunnel_only,
         },
@@ -113,9 +114,11 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     // The loop must not end because the election has: why that ended is to be said.
     let _open = set_leads.clone();
     let election = tokio::spawn(election.run(set_leads));
+    let want_pods = watch::Sender::new(false);
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
-        networks: NetworkWatches::of(&client, &sources),
+        networks: NetworkWatches::of(&client, &sources, want_pods.subscribe()),
+        want_pods,
         writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(namespace),
         leads,
         endpoints,

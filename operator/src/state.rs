@@ -182,7 +182,7 @@ impl OperatorState {
             self.note_node(key, before.as_ref());
         }
         if let Some((name, mut fact)) = entered.filter(|_| !deleted) {
-            self.enter_networks_of(&name, &mut fact);
+            self.keep_networks_of(&name, &mut fact);
             self.dirty |= self.enter_fact(name, fact);
         }
     }
@@ -260,8 +260,9 @@ impl OperatorState {
         self.facts.cluster.services = services;
     }
 
-    /// Handles the passing of time: leaders whose Lease has expired, and such as may leave.
+    /// Handles the passing of time: leaders whose Lease has expired, such as may leave, and Pods that changed a while ago.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.dirty |= self.networks.handle_timeout(now);
         self.liveness.handle_timeout(now);
         self.note_turned();
         let mut usage = std::mem::take(&mut self.usage);
@@ -277,7 +278,11 @@ impl OperatorState {
     /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = [self.liveness.poll_timeout(), self.usage.poll_timeout()];
+        let timeouts = [
+            self.liveness.poll_timeout(),
+            self.usage.poll_timeout(),
+            self.networks.poll_timeout(),
+        ];
         timeouts.into_iter().flatten().min()
     }
 
@@ -311,7 +316,7 @@ impl OperatorState {
             && self.peers.complete()
             && self.slices.complete()
             && self.liveness.complete()
-            && self.networks.complete()
+            && self.networks.complete(&self.nodes)
     }
 
     /// Decides; `None` while something is not known yet, or not to be believed. The batch is to be written as a whole
@@ -326,7 +331,7 @@ impl OperatorState {
             self.unretire = Some(retired.map(|(name, _)| name.clone()).collect());
         }
         self.assume_locations();
-        self.enter_networks();
+        self.enter_networks(now.monotonic);
         let previous = self.previous();
         if !std::mem::replace(&mut self.remembered, true) {
             self.facts.remember(&previous);

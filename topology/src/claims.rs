@@ -1,12 +1,14 @@
 //! Which claims stand: networks and keys.
 //!
 //! A claim that stood in the decision before goes before one that did not: an edit never takes away what another object
-//! uses, whichever is older. Then the older object goes first, then the lower name. Two exceptions, in which a claim goes
+//! uses, whichever is older. Then the older object goes first, then the lower name. Three exceptions, in which a claim goes
 //! last:
 //!
 //! * What a node says of itself (addresses, annotated networks) goes behind the pod networks that it overlaps, because
 //!   these are allocated. Where it stood before, only if it lies where pod networks are allocated anyway: else a node that
 //!   could name its pod network itself would take the addresses of a LAN.
+//! * Addresses of pods that nothing allocated go behind the addresses of nodes: both are what a kubelet says, and a node's own
+//!   is known from the beginning.
 //! * A stale Node object goes behind the living node that has come in its place ([`ClaimRequest::stale`]).
 //!
 //! Networks of one location may nest (a LAN in `cidrs` around its nodes' addresses; the longest match wins). Networks of
@@ -81,6 +83,8 @@ pub(crate) struct ClaimRequest<'a> {
     pub(crate) stale: bool,
     /// It lies in a network from which pod networks are allocated.
     pub(crate) pooled: bool,
+    /// It is a pod network that nothing allocated: the kubelet of the node reports the addresses of its pods.
+    pub(crate) reported: bool,
     /// The claimant as an index of the nodes, where it is one.
     pub(crate) place: Option<usize>,
 }
@@ -236,7 +240,8 @@ impl Around {
 fn weigh<'a>(cluster: &[&ClaimRequest<'a>], deny: &mut impl FnMut(&ClaimRequest<'a>, RejectReason)) {
     let mut pods = Outermost::default();
     let mut standing_pods = Outermost::default();
-    for request in cluster.iter().filter(|request| request.purpose == Purpose::Pods) {
+    let allocated = |request: &&&ClaimRequest<'_>| request.purpose == Purpose::Pods && !request.reported;
+    for request in cluster.iter().filter(allocated) {
         pods.insert(request);
         if request.standing {
             standing_pods.insert(request);
@@ -248,7 +253,7 @@ fn weigh<'a>(cluster: &[&ClaimRequest<'a>], deny: &mut impl FnMut(&ClaimRequest<
         } else {
             &pods
         };
-        request.said() && to.overlapping(request.prefix).next().is_some()
+        request.reported || (request.said() && to.overlapping(request.prefix).next().is_some())
     };
     let mut order: Vec<_> = cluster
         .iter()

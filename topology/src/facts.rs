@@ -45,6 +45,9 @@ pub struct ClusterFacts {
     /// The networks from which pod networks are allocated, where they are named. A node claims nothing of them but the
     /// pod network that was allocated to it; pod networks in them may be public.
     pub pods: BTreeSet<Prefix>,
+    /// The pod networks of nodes are the addresses of their pods, which their kubelets report: nothing allocates networks of
+    /// which a part could be told to be for pods, and a node's own address goes before what another node says of its pods.
+    pub pods_reported: bool,
     /// The name of the location of nodes about which nothing says anything.
     pub default_location: Option<LocationName>,
     /// Every pair of locations is established from the start: no traffic between two is ever plaintext.
@@ -61,6 +64,7 @@ impl Default for ClusterFacts {
             api_endpoints: BTreeSet::new(),
             services: BTreeSet::new(),
             pods: BTreeSet::new(),
+            pods_reported: false,
             default_location: None,
             tunnel_only: false,
         }
@@ -240,6 +244,9 @@ impl NodeFact {
     pub const MAX_ENDPOINTS: usize = 16;
     /// The most networks of a node that count: those of its pods, then those of its annotation.
     pub const MAX_NETWORKS: usize = 64;
+    /// The most of them where they are the addresses of pods, joined where that can be: clouds have up to 250 pods on a node,
+    /// which may have two addresses each.
+    pub const MAX_POD_ADDRESSES: usize = 512;
 
     /// Takes over from the fact before what could not be read now. Of a list, what can be read counts beside it, so that a
     /// slip in one network of several takes none of them away.

@@ -31,6 +31,7 @@
 
 mod address;
 mod claims;
+mod cover;
 mod decide;
 mod dot;
 mod election;
@@ -50,6 +51,7 @@ mod sources;
 mod text;
 pub mod trace;
 
+pub use cover::cover;
 pub use decide::decide;
 pub use dot::dot;
 pub use election::{Candidate, Seats, elect};

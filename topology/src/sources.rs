@@ -12,6 +12,8 @@ pub enum PodSource {
     Cilium,
     /// `spec.podCIDRs` of Nodes.
     Nodes,
+    /// The addresses of Pods themselves, as kubelets report them.
+    Pods,
 }
 
 /// The sources that may count.
@@ -20,7 +22,7 @@ pub struct PodSources(BTreeSet<PodSource>);
 
 impl PodSource {
     /// All of them, in the order in which they are preferred.
-    pub const ORDER: [Self; 3] = [Self::Calico, Self::Cilium, Self::Nodes];
+    pub const ORDER: [Self; 4] = [Self::Calico, Self::Cilium, Self::Nodes, Self::Pods];
 }
 
 impl PodSources {
@@ -83,6 +85,8 @@ mod tests {
         assert_eq!(choose(&PodSource::ORDER), PodSource::Calico);
         assert_eq!(choose(&[PodSource::Nodes, PodSource::Cilium]), PodSource::Cilium);
         assert_eq!(choose(&[PodSource::Nodes]), PodSource::Nodes);
+        assert_eq!(choose(&[PodSource::Nodes, PodSource::Pods]), PodSource::Nodes);
+        assert_eq!(choose(&[PodSource::Pods]), PodSource::Pods);
         assert_eq!(choose(&[]), PodSource::Nodes);
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | Calico | [`BlockAffinity`] | a block that is confirmed and not being given up |
 //! | Cilium | [`CiliumNode`] | `spec.ipam.podCIDRs`, and the networks that are allocated of pools |
+//! | Pods | [`Pod`] | the addresses of one that has not ended and is not in its host's network |
 //!
 //! To add a source: a [`PodSource`], a module here, and a line where [kinds that may not exist](NetworkObject) are watched.
 //!
@@ -12,12 +13,14 @@
 
 mod calico;
 mod cilium;
+mod pods;
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 pub use calico::{BlockAffinity, BlockAffinitySpec};
 pub use cilium::{CiliumIpam, CiliumNode, CiliumNodeSpec, CiliumPool, CiliumPools};
 use kube::Resource;
+pub use pods::{Pod, PodAddress, PodSpec, PodStatus};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use spanwire_topology::{NodeName, PodSource, Prefix};
 
@@ -46,6 +49,7 @@ pub const fn object_kind(source: PodSource) -> (&'static str, &'static str) {
         PodSource::Calico => ("crd.projectcalico.org/v1", "BlockAffinity"),
         PodSource::Cilium => ("cilium.io/v2", "CiliumNode"),
         PodSource::Nodes => ("v1", "Node"),
+        PodSource::Pods => ("v1", "Pod"),
     }
 }
 

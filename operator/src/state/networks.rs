@@ -10,8 +10,13 @@
 //! * A block that moves: one object says that the old node gives it up, another that the new one has it, in any order. Each node
 //!   has what the objects name it for, and of two nodes that are named for one the claims decide.
 //! * An object that cannot be read: it counts as absent, and is named.
+//! * A rollout: hundreds of Pods change in a second, on many nodes. They are taken over together once per [`GATHER`], so that of
+//!   a LocationSlice there is one write in that time for them, however many they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use kube::runtime::watcher::Event;
 use spanwire_cluster::{
@@ -23,9 +28,12 @@ use spanwire_crds::{
     FieldProblem,
     translate::networks::{NodeNetworks, object_kind},
 };
-use spanwire_topology::{NodeFact, NodeName, PodSource, PodSources, Prefix};
+use spanwire_topology::{NodeFact, NodeName, PodSource, PodSources, Prefix, cover};
 
 use super::{OperatorState, records::NodeRecord, unreadable::Fault};
+
+/// The addresses of Pods are taken over at most once in this time.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// What is known of the pod networks of nodes.
 #[derive(Debug, Default)]
@@ -34,8 +42,35 @@ pub(super) struct Networks {
     of_cnis: BTreeMap<PodSource, Source>,
     /// The source that counted in the last decision.
     counts: Option<PodSource>,
+    pods: Gathered,
     /// Nodes with more networks than count.
     excess: BTreeMap<NodeName, FieldProblem>,
+}
+
+/// When changes of Pods are taken over.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// When those that there are may be.
+    due: Option<Instant>,
+    /// They may be.
+    released: bool,
+    last: Option<Instant>,
+}
+
+impl Gathered {
+    fn handle_change(&mut self, now: Instant) {
+        let next = self.last.map_or(now, |last| last + GATHER);
+        self.due.get_or_insert(next.max(now));
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> bool {
+        let over = self.due.is_some_and(|due| due <= now);
+        if over {
+            self.due = None;
+            self.released = true;
+        }
+        over
+    }
 }
 
 /// What is known of one source whose kind may not exist.
@@ -77,8 +112,32 @@ impl Networks {
     }
 
     /// Returns whether all is known that is needed to say which source counts.
-    pub(super) fn complete(&self) -> bool {
-        self.of_cnis.values().all(Source::complete)
+    pub(super) fn complete(&self, nodes: &ObjectStore<NodeName, NodeRecord>) -> bool {
+        let known = |source| self.of_cnis.get(&source).is_none_or(Source::complete);
+        self.knows_cnis() && (!self.wants_pods(nodes) || known(PodSource::Pods))
+    }
+
+    fn knows_cnis(&self) -> bool {
+        let mut cnis = self
+            .of_cnis
+            .iter()
+            .filter(|(source, _)| **source != PodSource::Pods);
+        cnis.all(|(_, source)| source.complete())
+    }
+
+    /// Returns whether Pods are to be observed: they are many, so only where they count.
+    pub(super) fn wants_pods(&self, nodes: &ObjectStore<NodeName, NodeRecord>) -> bool {
+        let may = self.of_cnis.contains_key(&PodSource::Pods);
+        may && nodes.complete() && self.knows_cnis() && self.choose(nodes) == PodSource::Pods
+    }
+
+    /// Handles the passing of time; returns whether there are changes of Pods to decide upon.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.pods.handle_timeout(now)
+    }
+
+    pub(super) const fn poll_timeout(&self) -> Option<Instant> {
+        self.pods.due
     }
 
     /// Returns the source that counted in the last decision, and whether a user has named it.
@@ -89,9 +148,13 @@ impl Networks {
 
     /// Returns the networks of a node by the source that counts; `None` where that is the Node itself.
     fn of_cni(&self, node: &NodeName) -> Option<BTreeSet<Prefix>> {
-        let source = self.of_cnis.get(&self.counts?)?;
+        let counts = self.counts?;
+        let source = self.of_cnis.get(&counts)?;
         let networks = source.of_nodes.get(node).into_iter().flat_map(BTreeMap::keys);
-        Some(networks.copied().collect())
+        Some(match counts {
+            PodSource::Pods => cover(&networks.map(Prefix::address).collect()),
+            PodSource::Calico | PodSource::Cilium | PodSource::Nodes => networks.copied().collect(),
+        })
     }
 
     /// Returns what of a node has more values than count.
@@ -104,6 +167,8 @@ impl Networks {
             PodSource::Calico => self.of_cnis.get(&source).is_some_and(Source::is_used),
             PodSource::Cilium => self.of_cnis.get(&source).is_some_and(Source::says_something),
             PodSource::Nodes => nodes.objects().values().any(|node| !node.pod_cidrs.is_empty()),
+            // A node is Ready once its CNI works, and one that takes podCIDRs does not work without.
+            PodSource::Pods => nodes.objects().values().any(|node| node.ready),
         })
     }
 }
@@ -224,7 +289,7 @@ impl Source {
 
 impl OperatorState {
     /// Handles what is observed of a source of pod networks whose kind may not exist.
-    pub fn handle_networks(&mut self, source: PodSource, event: SourceEvent) {
+    pub fn handle_networks(&mut self, source: PodSource, event: SourceEvent, now: Instant) {
         let Some(known) = self.networks.of_cnis.get_mut(&source) else {
             return; // it was not asked for
         };
@@ -243,33 +308,72 @@ impl OperatorState {
                 })
             }
         };
+        let was_complete = known.complete();
         let changed = known.handle(event);
-        self.dirty |= changed || faulty;
+        if source == PodSource::Pods {
+            self.dirty |= known.complete() != was_complete;
+            if !known.changed.is_empty() {
+                self.networks.pods.handle_change(now);
+            }
+        } else {
+            self.dirty |= changed || faulty;
+        }
+    }
+
+    /// Returns whether Pods are to be observed.
+    #[must_use]
+    pub fn wants_pods(&self) -> bool {
+        self.networks.wants_pods(&self.nodes)
     }
 
     /// Takes the pod networks of the facts from the source that counts, where something has changed.
-    pub(super) fn enter_networks(&mut self) {
-        let counts = self.networks.choose(&self.nodes);
-        let before = self.networks.counts.replace(counts);
-        let changed: BTreeSet<NodeName> = if before == Some(counts) {
-            let source = self.networks.of_cnis.get_mut(&counts);
-            source
-                .map(|source| std::mem::take(&mut source.changed))
-                .unwrap_or_default()
-        } else {
-            self.networks.excess.clear();
+    pub(super) fn enter_networks(&mut self, now: Instant) {
+        let networks = &mut self.networks;
+        let counts = networks.choose(&self.nodes);
+        let switched = networks.counts.replace(counts) != Some(counts);
+        if switched {
             tracing::info!(source = ?counts, "pod networks are taken from there");
-            self.facts.nodes.keys().cloned().collect()
-        };
-        for source in self.networks.of_cnis.values_mut() {
-            source.changed.clear();
+            networks.excess.clear();
+            networks.pods.released = true;
         }
+        let mut changed = BTreeSet::new();
+        for (source, known) in &mut networks.of_cnis {
+            if *source == counts && (counts != PodSource::Pods || networks.pods.released) {
+                changed = std::mem::take(&mut known.changed);
+            } else if *source != counts {
+                known.changed.clear();
+            }
+        }
+        if std::mem::take(&mut networks.pods.released) && counts == PodSource::Pods {
+            networks.pods.last = Some(now);
+            networks.pods.due = None;
+        }
+        if switched {
+            changed = self.facts.nodes.keys().cloned().collect();
+        }
+        self.facts.cluster.pods_reported = counts == PodSource::Pods;
         for name in changed {
             let Some(mut fact) = self.facts.nodes.remove(&name) else {
                 continue;
             };
             self.enter_networks_of(&name, &mut fact);
             self.facts.nodes.insert(name, fact);
+        }
+    }
+
+    /// Gives a Node that was observed the pod networks that it has by its CNI; what changed of these is taken over by the next
+    /// decision that may.
+    pub(super) fn keep_networks_of(&mut self, name: &NodeName, fact: &mut NodeFact) {
+        match self.facts.nodes.get(name) {
+            Some(known)
+                if self
+                    .networks
+                    .counts
+                    .is_some_and(|counts| counts != PodSource::Nodes) =>
+            {
+                fact.prefixes.clone_from(&known.prefixes);
+            }
+            Some(_) | None => self.enter_networks_of(name, fact),
         }
     }
 
@@ -281,7 +385,12 @@ impl OperatorState {
             }
             return;
         };
-        let (all, most) = (networks.len(), NodeFact::MAX_NETWORKS);
+        let most = if self.networks.counts == Some(PodSource::Pods) {
+            NodeFact::MAX_POD_ADDRESSES
+        } else {
+            NodeFact::MAX_NETWORKS
+        };
+        let all = networks.len();
         fact.prefixes = networks.into_iter().take(most).collect();
         if all > most {
             let problem = FieldProblem {

@@ -23,6 +23,7 @@ cluster coordination.k8s.io/leases [spanwire-operator]: list
 cluster crd.projectcalico.org/blockaffinities: list watch
 cluster networking.k8s.io/servicecidrs: list
 cluster nodes: list watch
+cluster pods: list watch
 cluster spanwire.dev/locations/status: patch
 cluster spanwire.dev/locations: create delete get list watch
 cluster spanwire.dev/locationslices: create delete get list patch watch
@@ -110,11 +111,12 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
     assert!(without.contains("verbs: [get]\n    resourceNames: [locations.spanwire.dev"));
     let of_sources = |named: &str| {
         let chart = template("access", &["--set", &format!("podNetworks={named}")]);
-        ["blockaffinities", "ciliumnodes"].map(|kind| chart.contains(&format!("[{kind}]")))
+        ["blockaffinities", "ciliumnodes", "pods"].map(|kind| chart.contains(&format!("[{kind}]")))
     };
-    assert_eq!(of_sources("nodes"), [false, false]);
-    assert_eq!(of_sources("calico"), [true, false]);
-    assert_eq!(of_sources("cilium"), [false, true]);
+    assert_eq!(of_sources("nodes"), [false, false, false]);
+    assert_eq!(of_sources("calico"), [true, false, false]);
+    assert_eq!(of_sources("cilium"), [false, true, false]);
+    assert_eq!(of_sources("pods"), [false, false, true]);
 
     for question in [
         ["get", "secrets", "--all-namespaces"],

@@ -8,14 +8,15 @@ use spanwire_cluster::{
     observed::Observed,
     optional::{ObservedNetworks, SourceEvent},
 };
-use spanwire_crds::translate::networks::{BlockAffinity, CiliumNode};
-use spanwire_operator::state::Options;
+use spanwire_crds::translate::networks::{BlockAffinity, CiliumNode, Pod};
+use spanwire_operator::state::{OperatorState, Options};
 use spanwire_topology::{PodSource, PodSources, Prefix};
 
-use crate::world::{self, Change, World};
+use crate::world::{self, Change, World, now};
 
 /// Blocks and CiliumNodes as the API server has them.
 const BLOCK: &str = include_str!("../../../crds/tests/data/blockaffinity.json");
+const POD: &str = include_str!("../../../crds/tests/data/pod.json");
 const CILIUM_NODE: &str = include_str!("../../../crds/tests/data/ciliumnode.json");
 
 /// Whether an object was created or changed, or is gone.
@@ -42,7 +43,9 @@ fn world_of(sources: PodSources) -> World {
 fn world_without_cni() -> World {
     let mut world = world_of(PodSources::auto());
     for source in [PodSource::Calico, PodSource::Cilium] {
-        world.state.handle_networks(source, SourceEvent::Absent);
+        world
+            .state
+            .handle_networks(source, SourceEvent::Absent, now(0).monotonic);
     }
     world.settle();
     world
@@ -67,10 +70,41 @@ fn cilium_node(name: &str, networks: &[&str]) -> ObservedNetworks {
     observed.into()
 }
 
+fn pod(name: &str, node: &str, addresses: &[&str]) -> ObservedNetworks {
+    let mut object: Value = serde_json::from_str(POD).unwrap();
+    object["metadata"]["name"] = json!(name);
+    object["spec"]["nodeName"] = json!(node);
+    let addresses: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
+    object["status"]["podIPs"] = json!(addresses);
+    let observed: Observed<Pod> = serde_json::from_value(object).unwrap();
+    observed.into()
+}
+
+/// The cluster of six nodes with these pods.
+fn world_of_pods(pods: Vec<ObservedNetworks>) -> World {
+    let mut world = world_of(PodSources::only(PodSource::Pods));
+    assert!(world.state.wants_pods());
+    assert_eq!(world.decisions, 0, "which pods there are is not known");
+    let events = pods.into_iter().map(Event::InitApply);
+    for event in [Event::Init].into_iter().chain(events).chain([Event::InitDone]) {
+        world.pods(event, 0);
+    }
+    world.settle();
+    world
+}
+
 impl World {
+    /// An event of Pods, in this second.
+    fn pods(&mut self, event: Event<ObservedNetworks>, second: u64) {
+        let event = SourceEvent::Objects(event);
+        self.state
+            .handle_networks(PodSource::Pods, event, now(second).monotonic);
+    }
+
     fn calico(&mut self, kind: Kind, object: ObservedNetworks) {
         let event = SourceEvent::Objects(kind(object));
-        self.state.handle_networks(PodSource::Calico, event);
+        self.state
+            .handle_networks(PodSource::Calico, event, now(0).monotonic);
         self.settle();
     }
 
@@ -81,7 +115,7 @@ impl World {
             .chain([Event::InitDone]);
         for event in events {
             self.state
-                .handle_networks(PodSource::Calico, SourceEvent::Objects(event));
+                .handle_networks(PodSource::Calico, SourceEvent::Objects(event), now(0).monotonic);
         }
         self.settle();
     }
@@ -112,7 +146,7 @@ fn nothing_is_decided_before_it_is_known_whether_a_cni_allocates_by_itself() {
     assert_eq!(world.decisions, 0);
     world
         .state
-        .handle_networks(PodSource::Cilium, SourceEvent::Absent);
+        .handle_networks(PodSource::Cilium, SourceEvent::Absent, now(0).monotonic);
     world.settle();
     assert_eq!(
         world.decisions, 0,
@@ -130,7 +164,9 @@ fn nothing_is_decided_before_it_is_known_whether_a_cni_allocates_by_itself() {
 fn an_api_server_that_keeps_the_objects_back_is_not_waited_for() {
     let mut world = world_of(PodSources::auto());
     for source in [PodSource::Calico, PodSource::Cilium] {
-        world.state.handle_networks(source, SourceEvent::Refused);
+        world
+            .state
+            .handle_networks(source, SourceEvent::Refused, now(0).monotonic);
     }
     world.settle();
     world.has("n1", &["10.244.1.0/24"]);
@@ -155,18 +191,20 @@ fn what_is_known_of_blocks_stays_while_the_api_server_keeps_them_back_and_goes_w
     with_blocks(&world);
     world
         .state
-        .handle_networks(PodSource::Calico, SourceEvent::Refused);
+        .handle_networks(PodSource::Calico, SourceEvent::Refused, now(0).monotonic);
     world.settle();
     with_blocks(&world);
     // A list that is under way is none yet.
-    world
-        .state
-        .handle_networks(PodSource::Calico, SourceEvent::Objects(Event::Init));
+    world.state.handle_networks(
+        PodSource::Calico,
+        SourceEvent::Objects(Event::Init),
+        now(0).monotonic,
+    );
     world.settle();
     with_blocks(&world);
     world
         .state
-        .handle_networks(PodSource::Calico, SourceEvent::Absent);
+        .handle_networks(PodSource::Calico, SourceEvent::Absent, now(0).monotonic);
     world.settle();
     for number in 1..=6 {
         world.has(&format!("n{number}"), &[&format!("10.244.{number}.0/24")]);
@@ -300,13 +338,15 @@ fn networks_of_cilium_nodes_go_before_those_of_nodes_and_count_only_where_there_
     let mut world = world_without_cni();
     let apply = |world: &mut World, object| {
         let event = SourceEvent::Objects(Event::Apply(object));
-        world.state.handle_networks(PodSource::Cilium, event);
+        world
+            .state
+            .handle_networks(PodSource::Cilium, event, now(0).monotonic);
         world.settle();
     };
     for event in [Event::Init, Event::InitDone] {
         world
             .state
-            .handle_networks(PodSource::Cilium, SourceEvent::Objects(event));
+            .handle_networks(PodSource::Cilium, SourceEvent::Objects(event), now(0).monotonic);
     }
     // With addresses of a cloud there are such objects without networks.
     apply(&mut world, cilium_node("n1", &[]));
@@ -354,4 +394,138 @@ fn a_node_that_changes_or_comes_keeps_the_networks_of_its_cni() {
     let decisions = world.decisions;
     world.calico(Event::Apply, block("n1-a", "n1", "10.245.1.0/26", "confirmed"));
     assert_eq!(world.decisions, decisions, "an event that changes nothing");
+}
+
+#[test]
+fn addresses_of_pods_count_where_a_node_works_and_none_has_a_network() {
+    let mut state = OperatorState::new(options(PodSources::auto()));
+    world::list_all(&mut state, |kind| kind > 0);
+    for source in [PodSource::Calico, PodSource::Cilium] {
+        state.handle_networks(source, SourceEvent::Absent, now(0).monotonic);
+    }
+    let node = |name: &str, ready: &str, networks: &[&str]| -> spanwire_crds::translate::Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "uid": name}, "spec": {"podCIDRs": networks},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        }))
+        .unwrap()
+    };
+    state.handle_node(Event::Init);
+    state.handle_node(Event::InitApply(node("c1", "False", &[]).into()));
+    assert!(!state.wants_pods());
+    state.handle_node(Event::InitDone);
+    assert!(
+        !state.wants_pods() && state.poll_decide(),
+        "its CNI is not there yet"
+    );
+    state.handle_node(Event::Apply(node("c1", "True", &[]).into()));
+    assert!(state.wants_pods() && !state.poll_decide(), "pods are waited for");
+    state.handle_node(Event::Apply(node("c2", "True", &["10.244.2.0/24"]).into()));
+    assert!(
+        !state.wants_pods() && state.poll_decide(),
+        "networks are allocated"
+    );
+}
+
+#[test]
+fn addresses_of_pods_are_joined_and_host_networks_do_not_count() {
+    let mut pods: Vec<ObservedNetworks> = (4..8)
+        .map(|low| {
+            pod(
+                &format!("p{low}"),
+                "n1",
+                &[&format!("10.1.4.{low}"), &format!("fd00:1::{low}")],
+            )
+        })
+        .collect();
+    pods.push(pod("p9", "n1", &["10.1.4.9"]));
+    pods.push(pod("p8", "n4", &["10.1.4.8"]));
+    let mut host = pod("host", "n1", &["192.168.7.1"]);
+    host.networks = Ok(None);
+    pods.push(host);
+    let mut world = world_of_pods(pods);
+    world.has("n1", &["10.1.4.4/30", "10.1.4.9/32", "fd00:1::4/126"]);
+    world.has("n4", &["10.1.4.8/32"]);
+    world.has("n2", &[]);
+    let (status, message) = world.condition("left", "PodNetworks");
+    assert!(status == "True" && message.contains("status.podIPs"), "{message}");
+
+    // A pod that ends gives its address to one of another node.
+    world.renew(5);
+    world.pods(Event::Delete(pod("p5", "n1", &["10.1.4.5", "fd00:1::5"])), 5);
+    world.pods(Event::Apply(pod("q5", "n4", &["10.1.4.5"])), 5);
+    world.renew(6);
+    world.settle();
+    world.has(
+        "n1",
+        &[
+            "10.1.4.4/32",
+            "10.1.4.6/31",
+            "10.1.4.9/32",
+            "fd00:1::4/128",
+            "fd00:1::6/127",
+        ],
+    );
+    world.has("n4", &["10.1.4.5/32", "10.1.4.8/32"]);
+}
+
+#[test]
+fn a_rollout_is_decided_upon_once_a_second_whatever_else_happens() {
+    let mut world = world_of_pods(vec![pod("p0", "n1", &["10.1.4.1"])]);
+    world.renew(10);
+    world.settle();
+    let decisions = world.decisions;
+    let start = now(10).monotonic;
+    let mut versions = 0;
+    for tick in 0..30_u32 {
+        let time = start + std::time::Duration::from_millis(100) * tick;
+        for number in 0..20_u32 {
+            let low = (tick * 20 + number) % 250;
+            let name = format!("p{}", tick * 20 + number);
+            let event =
+                SourceEvent::Objects(Event::Apply(pod(&name, "n1", &[&format!("10.1.{tick}.{low}")])));
+            world.state.handle_networks(PodSource::Pods, event, time);
+        }
+        // A heartbeat of the node takes nothing over before its time.
+        world.apply(Change::Ready("n1".to_owned(), true));
+        world.state.handle_timeout(time);
+        if world.state.poll_decide() {
+            versions += 1;
+            world.second_is(10 + u64::from(tick / 10));
+        }
+        world.settle();
+    }
+    assert!((1..=4).contains(&versions), "{versions}");
+    assert!(
+        world.decisions - decisions <= 4,
+        "{}",
+        world.decisions - decisions
+    );
+}
+
+#[test]
+fn what_a_kubelet_says_of_its_pods_takes_no_node_its_address_and_no_other_pod_its_own() {
+    let mut world = world_of_pods(vec![
+        pod("a", "n1", &["10.1.4.1"]),
+        // Of a node that is not there yet, and of one that is.
+        pod("b", "n4", &["192.168.7.9"]),
+        pod("c", "n4", &["192.168.7.2"]),
+    ]);
+    world.has("n1", &["10.1.4.1/32"]);
+    world.renew(5);
+    world.pods(Event::Apply(pod("d", "n4", &["10.1.4.1"])), 5);
+    world.pods(Event::Apply(pod("e", "n4", &["8.8.8.8"])), 5);
+    world.apply(Change::Node("n9".to_owned(), Some((9, "right"))));
+    world.renew(6);
+    world.settle();
+    world.has("n1", &["10.1.4.1/32"]);
+    world.has("n4", &[]);
+    let mesh = world.mesh();
+    let right = &mesh.locations[&"right".parse().unwrap()];
+    let member = &right.members[&"n9".parse().unwrap()];
+    assert_eq!(member.addresses, ["192.168.7.9".parse().unwrap()].into());
+    let (_, message) = world.condition("right", "Accepted");
+    for part in ["8.8.8.8/32", "192.168.7.2/32", "status.podIPs of its pods"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
 }

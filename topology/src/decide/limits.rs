@@ -48,6 +48,7 @@ const POOL_BITS: u8 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
     of_pods: Vec<Prefix>,
+    reported: bool,
 }
 
 impl Ranges {
@@ -56,7 +57,8 @@ impl Ranges {
         let named = |family: Family| cluster.pods.iter().any(|pods| pods.family() == family);
         let named = [named(Family::V4), named(Family::V6)];
         let mut last = None;
-        for node in nodes {
+        let allocated = |_: &&Placed<'_>| !cluster.pods_reported;
+        for node in nodes.iter().filter(allocated) {
             for pods in &node.fact.prefixes {
                 let length = pods.length().saturating_sub(POOL_BITS);
                 // Nearly all are of one pool, which then has been found to have many.
@@ -88,7 +90,13 @@ impl Ranges {
             .map(|(pool, _)| pool);
         Self {
             of_pods: cluster.pods.iter().copied().chain(derived).collect(),
+            reported: cluster.pods_reported,
         }
+    }
+
+    /// Returns whether pod networks are what kubelets report.
+    pub(super) const fn reported(&self) -> bool {
+        self.reported
     }
 
     /// Returns the range that a network has a part of.

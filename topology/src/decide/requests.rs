@@ -123,6 +123,7 @@ pub(super) fn networks<'a>(
             standing: stood(previous, name, cidr),
             stale: false,
             pooled: false,
+            reported: false,
             place: None,
         }));
     }
@@ -140,6 +141,7 @@ pub(super) fn networks<'a>(
             standing: before.is_some_and(|before| before.allowed_ips.contains(prefix)),
             stale: false,
             pooled: false,
+            reported: false,
             place: None,
         }));
     }
@@ -169,6 +171,7 @@ fn of_node<'a>(
         standing,
         stale: false,
         pooled: purpose != Purpose::Pods && ranges.of_pods(&prefix).is_some(),
+        reported: purpose == Purpose::Pods && ranges.reported(),
         place: Some(place),
     };
     requests.extend(node.fact.prefixes.iter().map(|prefix| {

@@ -11,6 +11,7 @@ pub(super) const fn field(source: PodSource) -> &'static str {
         PodSource::Calico => "spec.cidr of its BlockAffinity",
         PodSource::Cilium => "spec.ipam of its CiliumNode",
         PodSource::Nodes => "spec.podCIDRs",
+        PodSource::Pods => "status.podIPs of its pods",
     }
 }
 
@@ -31,6 +32,11 @@ fn reason(source: PodSource, named: bool) -> (Reason, String) {
             Reason::NodePodCIDRs,
             "spec.podCIDRs of Nodes",
             "Calico has no block here, and Cilium no network",
+        ),
+        PodSource::Pods => (
+            Reason::PodAddresses,
+            "status.podIPs of Pods",
+            "no Node has spec.podCIDRs, Calico has no block here, and Cilium no network",
         ),
     };
     let why = if named {
@@ -53,7 +59,7 @@ impl OperatorState {
             ready && self.facts.nodes.get(*node).is_some_and(none)
         };
         // With Calico a node gets its first block with its first pod.
-        let expected = source != PodSource::Calico;
+        let expected = matches!(source, PodSource::Cilium | PodSource::Nodes);
         let without: Vec<&NodeName> = location
             .members
             .keys()

@@ -9,6 +9,11 @@ use spanwire_operator::batch::Write;
 use super::{World, now};
 
 impl World {
+    /// Decisions are made in this second.
+    pub(crate) const fn second_is(&mut self, second: u64) {
+        self.second = second;
+    }
+
     /// From now on nothing of a Location can be read.
     pub(crate) fn spoil_location(&mut self, name: &str) {
         self.spoilt.insert(name.to_owned());
