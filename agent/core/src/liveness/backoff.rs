@@ -1,9 +1,12 @@
-//! How long what failed is left alone: the longer, the more often it failed.
+//! How long what failed is left alone: the longer, the more often it failed, and not as long on every node.
 
 use std::time::{Duration, Instant};
 
 /// Failures are forgotten when so long nothing failed, and so many times the wait that they brought.
 const FORGIVEN: (Duration, u32) = (Duration::from_secs(600), 8);
+
+/// By up to this share of itself a wait is longer: what many nodes gave up at one time they would else try again at one time.
+const JITTER: f64 = 0.25;
 
 /// Waits that double with every failure.
 #[derive(Clone, Debug)]
@@ -11,6 +14,8 @@ pub(super) struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
+    /// How much longer the present wait is, as a share of itself.
+    jitter: f64,
     /// When the last failure ended.
     ended: Option<Instant>,
 }
@@ -21,12 +26,13 @@ impl Backoff {
             first,
             longest,
             failures: 0,
+            jitter: 0.0,
             ended: None,
         }
     }
 
-    /// Records a failure. It lasts until [`Self::handle_ended`].
-    pub(super) fn handle_failure(&mut self, now: Instant) {
+    /// Records a failure. It lasts until [`Self::handle_ended`]. `chance` is from 0 to 1.
+    pub(super) fn handle_failure(&mut self, chance: f64, now: Instant) {
         let (least, waits) = FORGIVEN;
         let forgiven = least.max(waits * self.wait());
         let is_forgiven = self.until().is_some_and(|until| now >= until + forgiven);
@@ -35,6 +41,7 @@ impl Backoff {
         } else {
             self.failures.saturating_add(1)
         };
+        self.jitter = chance * JITTER;
         self.ended = None;
     }
 
@@ -62,7 +69,8 @@ impl Backoff {
 
     fn wait(&self) -> Duration {
         let doubled = self.failures.saturating_sub(1).min(20);
-        (self.first * (1 << doubled)).min(self.longest)
+        let wait = (self.first * (1 << doubled)).min(self.longest);
+        wait + wait.mul_f64(self.jitter)
     }
 }
 
@@ -77,7 +85,7 @@ mod tests {
         let (mut backoff, mut now) = (Backoff::new(SECOND, 10 * SECOND), Instant::now());
         assert!(!backoff.waits(now));
         for wait in [1, 2, 4, 8, 10, 10] {
-            backoff.handle_failure(now);
+            backoff.handle_failure(0.0, now);
             assert!(!backoff.waits(now) && backoff.until().is_none());
             now += 100 * SECOND;
             backoff.handle_ended(now);
@@ -86,7 +94,7 @@ mod tests {
             assert!(!backoff.waits(now));
         }
         now += 600 * SECOND;
-        backoff.handle_failure(now);
+        backoff.handle_failure(0.0, now);
         backoff.handle_ended(now);
         assert_eq!(backoff.until(), Some(now + SECOND));
     }
@@ -94,12 +102,25 @@ mod tests {
     #[test]
     fn what_is_proved_is_not_waited_for_and_not_forgotten() {
         let (mut backoff, now) = (Backoff::new(SECOND, 60 * SECOND), Instant::now() + 60 * SECOND);
-        backoff.handle_failure(now);
+        backoff.handle_failure(0.0, now);
         backoff.handle_ended(now);
         backoff.handle_proved(now);
         assert!(!backoff.waits(now));
-        backoff.handle_failure(now);
+        backoff.handle_failure(0.0, now);
         backoff.handle_ended(now);
         assert_eq!(backoff.until(), Some(now + 2 * SECOND));
+    }
+
+    #[test]
+    fn a_wait_is_longer_by_chance_and_never_shorter() {
+        let now = Instant::now();
+        for (chance, wait) in [(0.0, 4.0), (0.5, 4.5), (1.0, 5.0)] {
+            let mut backoff = Backoff::new(SECOND, 60 * SECOND);
+            for _ in 0..3 {
+                backoff.handle_failure(chance, now);
+                backoff.handle_ended(now);
+            }
+            assert_eq!(backoff.until(), Some(now + SECOND.mul_f64(wait)), "{chance}");
+        }
     }
 }

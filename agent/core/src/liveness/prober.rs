@@ -15,7 +15,8 @@
 //! # A leader that lives and is of no use
 //!
 //! That nothing comes back from behind a leader is seen only while it is used. Once it is not any more it would have to be used to
-//! know better, which costs what is sent meanwhile. So such trials become rare ([`Backoff`]).
+//! know better, which costs what is sent meanwhile. So such trials become rare ([`Backoff`]), and the leaders of a mesh that all saw
+//! the same do not try it at the same moment.
 
 mod watch;
 
@@ -407,11 +408,12 @@ impl Prober {
             return false;
         }
         let (first, longest) = USELESS;
+        let chance = (self.random)() as f64 / u64::MAX as f64;
         let known = self
             .useless
             .entry(key)
             .or_insert_with(|| Backoff::new(first, longest));
-        known.handle_failure(now);
+        known.handle_failure(chance, now);
         known.handle_ended(now);
         true
     }

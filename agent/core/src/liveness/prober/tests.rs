@@ -255,14 +255,14 @@ fn a_leader_behind_which_nobody_answers_is_tried_again_more_and_more_seldom() {
     let at: Vec<u64> = world.changes.iter().map(|(at, _)| at.as_secs()).collect();
     assert!(world.changes[0].0 < 10_500 * MS, "{:?}", world.changes[0]);
     assert_eq!(world.changes[0].1, "b1");
-    // Trials 30 s, 60 s, 120 s … after the one before, each over within two seconds.
+    // Trials 30 s, 60 s, 120 s … after the one before, up to a quarter later, each over within two seconds.
     let trials: Vec<u64> = at
         .chunks(2)
         .filter(|pair| pair.len() == 2)
         .map(|pair| pair[1] - pair[0])
         .collect();
     for (trial, wait) in trials.iter().zip([30, 60, 120, 240]) {
-        assert!(trial.abs_diff(wait) <= 1, "{trials:?}");
+        assert!((wait - 1..=wait + wait / 4 + 1).contains(trial), "{trials:?}");
     }
     for (begin, end) in at[1..].iter().zip(&at[2..]).step_by(2) {
         assert!(end - begin <= 2, "{at:?}");

@@ -116,7 +116,7 @@ impl Watch {
         let was_lost = std::mem::replace(&mut self.was_lost, is_lost);
         if is_lost && !was_lost {
             self.deaths += 1;
-            self.probation.handle_failure(now);
+            self.probation.handle_failure(0.0, now);
         } else if was_lost && !is_lost {
             self.probation.handle_ended(now);
         }
