@@ -8,7 +8,7 @@ use spanwire_topology::{LocationName, NodeName};
 
 use crate::fights::Fight;
 
-/// How many steps a text names.
+/// How many steps, or locations, a text names.
 const NAMED: usize = 6;
 
 /// A part of what was to be done that is not. Data until it is printed; its text says what to change.
@@ -66,6 +66,13 @@ pub enum Trouble {
         /// Since when.
         since: Timestamp,
     },
+    /// Nothing answers from any other location any more, of which there are several.
+    CutOff {
+        /// The locations.
+        locations: BTreeSet<LocationName>,
+        /// Since when.
+        since: Timestamp,
+    },
     /// The clock is wrong.
     Clock {
         /// By how many seconds it is behind; ahead, where negative.
@@ -94,6 +101,7 @@ impl Trouble {
             Self::Storage(_) => "NotStored",
             Self::Unwatched(_) => "Unwatched",
             Self::Unreached { .. } => "Unreached",
+            Self::CutOff { .. } => "CutOff",
             Self::Clock { .. } => "Clock",
             Self::Cleanup(_) => "CleanupFailed",
         }
@@ -128,6 +136,7 @@ impl Trouble {
             | Self::Device { .. }
             | Self::NotInEffect(_)
             | Self::Unreached { .. }
+            | Self::CutOff { .. }
             | Self::Machine(_) => true,
         }
     }
@@ -135,7 +144,7 @@ impl Trouble {
     /// Returns whether it lies elsewhere, as far as is known: this node does all that it is to do.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Unreached { .. })
+        matches!(self, Self::Unreached { .. } | Self::CutOff { .. })
     }
 }
 
@@ -182,6 +191,19 @@ impl fmt::Display for Trouble {
                     "location {location} has not been reached since {since:.0}: of its leaders ({}) none answers any more, by \
                      whatever way; do they run, does UDP pass between the locations, and do nodes answer echo requests (ping)?",
                     leaders.join(", ")
+                )
+            }
+            Self::CutOff { locations, since } => {
+                let mut names: Vec<&str> = locations.iter().map(LocationName::as_str).collect();
+                let others = names.len().saturating_sub(NAMED);
+                names.truncate(NAMED);
+                let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+                write!(
+                    f,
+                    "no other location has been reached since {since:.0}: neither from {}{more} does any leader answer, by whatever \
+                     way, so look here first: does the uplink of this node and of the leaders beside it work, and does their \
+                     firewall let UDP out and echo requests (ping) in?",
+                    names.join(" nor from ")
                 )
             }
             Self::Clock { behind } => {

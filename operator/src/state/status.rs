@@ -1,5 +1,6 @@
 //! Conditions, and Events for what was not granted.
 
+mod connected;
 mod networks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -385,55 +386,6 @@ impl OperatorState {
              ready, the others may not lead (spanwire.dev/leader: \"false\", leaders.nodeSelector) or know no way to \
              connect (give one spanwire.dev/endpoint or spanwire.dev/persistent-keepalive)"
         )
-    }
-
-    fn connected(&self, name: &LocationName, location: &Location, mesh: &Mesh) -> Finding {
-        let led = |(other, location): &(&LocationName, &Location)| {
-            *other != name && location.active().next().is_some()
-        };
-        let others: Vec<&LocationName> = mesh
-            .locations
-            .iter()
-            .filter(led)
-            .map(|(other, _)| other)
-            .collect();
-        let about = ConditionType::Connected;
-        if others.is_empty() {
-            let message = "no other location has a leader".to_owned();
-            return finding(about, true, Reason::NothingToConnect, message);
-        }
-        let reports: Vec<_> = location
-            .active()
-            .filter_map(|leader: &NodeName| self.mesh_nodes.get(leader))
-            .map(|record| &record.report.links)
-            .collect();
-        let up = |other: &LocationName| reports.iter().any(|links| links.get(other) == Some(&true));
-        let down: Vec<&LocationName> = others.iter().copied().filter(|other| !up(other)).collect();
-        let (stopped, waiting): (Vec<&LocationName>, Vec<&LocationName>) = down
-            .into_iter()
-            .partition(|other| location.established.contains(*other));
-        let settled = |other: &&LocationName| location.established.contains(*other);
-        if stopped.is_empty() && waiting.is_empty() && others.iter().all(settled) {
-            let message = format!("traffic with {} is in the tunnel", list(&others));
-            return finding(about, true, Reason::AllConnected, message);
-        }
-        let mut parts = Vec::new();
-        if !stopped.is_empty() {
-            parts.push(format!(
-                "the tunnel with {} is down, its traffic stopped",
-                list(&stopped)
-            ));
-        }
-        if !waiting.is_empty() {
-            parts.push(format!(
-                "no tunnel with {} yet, traffic stays where it was; can the leaders reach each other's UDP port?",
-                list(&waiting)
-            ));
-        }
-        if parts.is_empty() {
-            parts.push("the other side does not report the tunnel as up yet".to_owned());
-        }
-        finding(about, false, Reason::WaitingForTunnel, parts.join("; "))
     }
 }
 

@@ -79,3 +79,30 @@ fn nothing_may_claim_where_the_api_server_runs_also_where_only_its_service_is_kn
         "{message}"
     );
 }
+
+#[test]
+fn connected_names_the_pair_of_leaders_and_the_one_that_carries_the_traffic() {
+    let mut world = World::of(&world::cluster());
+    let [left, right] = ["left", "right"].map(|location| world.leaders()[location].clone());
+    let ready = |world: &mut World| {
+        world.settle();
+        let [connected, ready] = ["Connected", "Ready"].map(|about| world.condition("left", about));
+        assert_eq!(connected.0, ready.0);
+        assert!(ready.0 == "True" || ready.1 == connected.1, "{ready:?}");
+        (connected.0 == "True", connected.1)
+    };
+    world.apply(Change::Link(left[0].clone(), "right", true));
+    world.apply(Change::Link(right[0].clone(), "left", true));
+    let message = format!("traffic with right is in the tunnel of {}", left[0]);
+    assert_eq!(ready(&mut world), (true, message));
+    world.apply(Change::Link(left[0].clone(), "right", false));
+    let (one, other) = (&left[0], &right[0]);
+    let message = format!("the tunnel with right is down between {one} and {other}, its traffic stopped");
+    assert_eq!(ready(&mut world), (false, message));
+    world.apply(Change::Link(left[1].clone(), "right", true));
+    let message = format!(
+        "no tunnel between {one} and right ({other}), whose traffic goes through {}",
+        left[1]
+    );
+    assert_eq!(ready(&mut world), (false, message));
+}

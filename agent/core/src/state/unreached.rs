@@ -61,13 +61,22 @@ impl NodeState {
     }
 
     /// What is not reached of that with which this location is established. Before that no traffic waits for it.
-    pub(super) fn unreached(&self) -> impl Iterator<Item = Trouble> {
+    /// Where that is all of several, it is more likely that this node, or all of its location, is cut off.
+    pub(super) fn unreached(&self) -> Vec<Trouble> {
         let location = self.plan.location.as_ref();
         let established = location.and_then(|location| Some(&self.mesh.locations.get(location)?.established));
         let is_so =
             move |(name, _): &(&LocationName, &Spell)| established.is_some_and(|known| known.contains(*name));
-        self.unreached.0.iter().filter(is_so).map(|(name, spell)| {
-            let probes = &self.plan.probes;
+        let probes = &self.plan.probes;
+        let lasting: Vec<(&LocationName, &Spell)> = self.unreached.0.iter().filter(is_so).collect();
+        let asked: BTreeSet<&LocationName> = probes.far.iter().map(|far| &far.location).collect();
+        let all = asked.iter().all(|name| self.unreached.0.contains_key(*name));
+        let since = lasting.iter().map(|(_, spell)| spell.since).max();
+        if let Some(since) = since.filter(|_| all && lasting.len() > 1) {
+            let locations = lasting.into_iter().map(|(name, _)| name.clone()).collect();
+            return vec![Trouble::CutOff { locations, since }];
+        }
+        let unreached = lasting.into_iter().map(|(name, spell)| {
             let leaders = probes.far.iter().chain(&probes.through);
             let leaders = leaders.filter(|far| far.location == *name);
             Trouble::Unreached {
@@ -77,6 +86,7 @@ impl NodeState {
                     .collect::<BTreeSet<NodeName>>(),
                 since: spell.since,
             }
-        })
+        });
+        unreached.collect()
     }
 }

@@ -214,6 +214,44 @@ fn a_closed_port_is_a_condition_of_a_leader_that_others_look_for_and_a_trouble_w
 }
 
 #[test]
+fn a_node_that_reaches_no_other_location_looks_for_the_fault_at_home() {
+    let start = Instant::now();
+    let mut mesh = mesh(true);
+    let mut third = mesh.locations[&"b".parse().unwrap()].clone();
+    let member = third.members_mut().remove(&"b".parse().unwrap()).unwrap();
+    let member = Member {
+        overlay: ["10.4.0.9".parse().unwrap()].into(),
+        addresses: ["10.1.0.9".parse().unwrap()].into(),
+        prefixes: ["10.244.9.0/24".parse().unwrap()].into(),
+        public_key: Some(PublicKey::new([9; 32])),
+        ..member
+    };
+    third.members_mut().insert("d".parse().unwrap(), member);
+    third.leaders[0].node = "d".parse().unwrap();
+    mesh.locations.insert("c".parse().unwrap(), third);
+    let own = mesh.locations.get_mut(&"a".parse().unwrap()).unwrap();
+    own.established.insert("c".parse().unwrap());
+    let mut state = state(&published(&mesh), start);
+    let target = state.poll_target(start).unwrap();
+    state.handle_outcome(taken(&target, &[]), start);
+    let mut observe = |names: &[&str], second: i64| {
+        let unreached = names.iter().map(|name| name.parse().unwrap()).collect();
+        state.handle_unreached(&unreached, Timestamp::from_second(second).unwrap(), start);
+        about(&mut state, "Ready").unwrap().2
+    };
+    let message = observe(&["b"], 10);
+    assert!(
+        message.starts_with("location b has not been reached since"),
+        "{message}"
+    );
+    let message = observe(&["b", "c"], 12);
+    let expected =
+        "no other location has been reached since 1970-01-01T00:00:12Z: neither from b nor from c ";
+    assert!(message.starts_with(expected), "{message}");
+    assert!(!message.contains("location b has"), "{message}");
+}
+
+#[test]
 fn a_location_that_no_way_reaches_is_a_trouble_at_once_and_until_it_has_been_reached_for_a_while() {
     let start = Instant::now();
     let mut state = state(&snapshot(true), start);
