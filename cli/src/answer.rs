@@ -52,6 +52,40 @@ pub enum Format {
     Yaml,
 }
 
+impl Format {
+    /// Returns whether a program is to read it.
+    #[must_use]
+    pub const fn is_for_programs(self) -> bool {
+        !matches!(self, Self::Wide)
+    }
+}
+
+/// How a list of objects is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListFormat {
+    /// A table with more columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Their names, as kubectl takes them.
+    Name,
+}
+
+impl ListFormat {
+    /// Returns the format of a report that it is too.
+    #[must_use]
+    pub const fn format(self) -> Option<Format> {
+        match self {
+            Self::Wide => Some(Format::Wide),
+            Self::Json => Some(Format::Json),
+            Self::Yaml => Some(Format::Yaml),
+            Self::Name => None,
+        }
+    }
+}
+
 /// Returns a report in a machine's format, or as `text` writes it for people.
 ///
 /// # Errors

@@ -4,8 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
+use spanwire_topology::{Endpoint, LocationName, Prefix, PublicKey};
 
-use crate::{answer::Format, cluster::Reach, settings::Settings};
+use crate::{
+    answer::{Format, ListFormat},
+    cluster::Reach,
+    explain::Target,
+    graph::Picture,
+    settings::Settings,
+    showconf::ConfigFormat,
+};
 
 const EXIT_CODES: &str = "Exit codes:
   0  nothing is wrong
@@ -52,6 +60,71 @@ pub enum Command {
   # A scenario of the tests
   kubectl spanwire plan -f topology/tests/scenarios/moving.txt")]
     Plan(PlanArgs),
+    /// Shows the mesh on one screen: locations, leaders, links, Peers, and what is wrong
+    #[command(after_help = "Examples:
+  kubectl spanwire status
+
+  # Again every two seconds, with what goes over each link
+  kubectl spanwire status --watch
+
+  # The locations with this label, for a program
+  kubectl spanwire status -l tier=edge -o json")]
+    Status(StatusArgs),
+    /// Says what is wrong, with the evidence, the next command and the page that explains it
+    #[command(after_help = "Examples:
+  kubectl spanwire diagnose -o wide
+
+  # Of some locations and their nodes
+  kubectl spanwire diagnose a edge
+
+  # What was read, to send to those who help; keys are left out
+  kubectl spanwire diagnose --bundle spanwire.json")]
+    Diagnose(DiagnoseArgs),
+    /// Shows the way of a packet, hop by hop, and of the answer to it
+    #[command(after_help = "Examples:
+  # From a pod to a node, and back
+  kubectl spanwire explain pod/shop/cart-0 b2
+
+  # From a node to a service, to another location, to a Peer
+  kubectl spanwire explain a2 service/shop/payments
+  kubectl spanwire explain a2 location/edge
+  kubectl spanwire explain 10.244.1.5 peer/laptop")]
+    Explain(ExplainArgs),
+    /// Draws the mesh that is published
+    #[command(after_help = "Examples:
+  kubectl spanwire graph
+  kubectl spanwire graph -o svg > mesh.svg")]
+    Graph(GraphArgs),
+    /// Shows the configuration of a WireGuard device
+    #[command(after_help = "Examples:
+  # What the agent of a leader sets
+  kubectl spanwire showconf node a1 -o wg
+
+  # What the machine of a Peer needs, but for its private key
+  kubectl spanwire showconf peer laptop")]
+    Showconf(ShowconfArgs),
+    /// Adds, lists and removes Peers: WireGuard parties outside the cluster
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  # A laptop: makes a key pair here, writes laptop.conf for wg-quick
+  kubectl spanwire peer add laptop --location a
+
+  # A router with a network behind it that has a key already
+  kubectl spanwire peer add office --public-key KEY --allowed-ip 192.168.50.0/24 --endpoint vpn.example.com:51820
+
+  kubectl spanwire peer list -o wide
+  kubectl spanwire peer remove laptop"
+    )]
+    Peer(PeerCommand),
+    /// Says what Kilo's annotations and Peers are as Spanwire's; changes nothing
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  # A script to read and to run, in an order that never leaves both in charge of a node
+  kubectl spanwire migrate kilo > migrate.sh"
+    )]
+    Migrate(MigrateCommand),
     /// Writes the completion script for a shell
     #[command(after_help = "Examples:
   kubectl-spanwire completion bash > /etc/bash_completion.d/kubectl-spanwire
@@ -79,6 +152,174 @@ pub struct PlanArgs {
     /// The settings that decide.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// The arguments of `status`.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct StatusArgs {
+    /// Show it again every two seconds, in place
+    #[arg(short, long, conflicts_with = "filename")]
+    pub watch: bool,
+    /// Read files instead of the cluster, as `plan` does; what agents measure is unknown then
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Show the Locations with these labels alone
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "filename")]
+    pub selector: Option<String>,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
+}
+
+/// The arguments of `diagnose`.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct DiagnoseArgs {
+    /// Look at these locations alone
+    #[arg(value_name = "LOCATION")]
+    pub locations: Vec<String>,
+    /// Read files instead of the cluster, as `plan` does; agents are not asked then
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Write what was read to a new file, without keys
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
+}
+
+/// The arguments of `explain`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ExplainArgs {
+    /// Where the packet begins: an address, a node, pod/NAMESPACE/NAME, location/NAME, peer/NAME
+    pub from: Target,
+    /// Where it is to go: the same, or service/NAMESPACE/NAME
+    pub to: Target,
+    /// Where a name has addresses of both families, take those of IPv6
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// Read files instead of the cluster, as `plan` does; agents are not asked then
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
+}
+
+/// The arguments of `graph`.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct GraphArgs {
+    /// In what it is written
+    #[arg(short, long, default_value = "text")]
+    pub output: Picture,
+    /// Read files instead of the cluster, as `plan` does
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+}
+
+/// The arguments of `showconf`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ShowconfArgs {
+    /// Of a leader or of a Peer
+    pub of: Device,
+    /// Its name
+    pub name: String,
+    /// How to write it
+    #[arg(short, long, default_value = "wg-quick")]
+    pub output: ConfigFormat,
+    /// Read files instead of the cluster, as `plan` does
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+}
+
+/// Whose device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// Of a leader
+    Node,
+    /// Of a Peer
+    Peer,
+}
+
+/// What is done with Peers.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PeerCommand {
+    /// Adds a Peer, and writes the wg-quick file for its machine
+    Add(PeerAdd),
+    /// Lists Peers
+    List(PeerList),
+    /// Removes Peers
+    Remove(PeerRemove),
+}
+
+/// The arguments of `peer add`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct PeerAdd {
+    /// The name of the Peer
+    pub name: String,
+    /// A network that it sends from, and that is sent to it; can be given more than once [default: a free address of the pool]
+    #[arg(long, value_name = "NETWORK")]
+    pub allowed_ip: Vec<Prefix>,
+    /// From where a free address is taken where no --allowed-ip is given
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        default_value = "10.99.0.0/16",
+        conflicts_with = "allowed_ip"
+    )]
+    pub pool: Prefix,
+    /// The location that it attaches to [default: every one whose leaders anyone can reach]
+    #[arg(long, value_name = "NAME", value_parser = spanwire_crds::annotations::location_name)]
+    pub location: Option<LocationName>,
+    /// Where it is reached, where it can be
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<Endpoint>,
+    /// Its key, where its machine has one already [default: a key pair is made here]
+    #[arg(long, value_name = "KEY")]
+    pub public_key: Option<PublicKey>,
+    /// The file for wg-quick, which must not be there yet [default: NAME.conf]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Show the Peer and create nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// The arguments of `peer list`.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct PeerList {
+    /// List the Peers with these labels alone
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "filename")]
+    pub selector: Option<String>,
+    /// Read files instead of the cluster, as `plan` does
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<ListFormat>,
+}
+
+/// The arguments of `peer remove`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct PeerRemove {
+    /// The Peers
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// From what is migrated.
+#[derive(Clone, Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// From Kilo
+    Kilo(MigrateArgs),
+}
+
+/// The arguments of `migrate kilo`.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct MigrateArgs {
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
 }
 
 #[cfg(test)]

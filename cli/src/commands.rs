@@ -1,12 +1,19 @@
 //! Reads what a command needs, and has it answered.
 
+mod explain;
+mod live;
+mod migrate;
+mod peer;
 mod plan;
+mod published;
+mod source;
+mod status;
 
 use clap::CommandFactory as _;
 
 use crate::{
     answer::Answer,
-    args::{Args, Command},
+    args::{Args, Command, MigrateCommand},
 };
 
 /// Does what the command line asks for.
@@ -16,6 +23,13 @@ use crate::{
 pub async fn run(args: Args) -> anyhow::Result<Answer> {
     match args.command {
         Command::Plan(plan) => plan::run(&args.reach, &plan).await,
+        Command::Status(status) => status::run(&args.reach, &status).await,
+        Command::Diagnose(diagnose) => status::diagnose(&args.reach, &diagnose).await,
+        Command::Explain(explain) => explain::run(&args.reach, &explain).await,
+        Command::Graph(graph) => published::graph(&args.reach, &graph).await,
+        Command::Showconf(showconf) => published::showconf(&args.reach, &showconf).await,
+        Command::Peer(command) => peer::run(&args.reach, &command).await,
+        Command::Migrate(MigrateCommand::Kilo(kilo)) => migrate::kilo(&args.reach, &kilo).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "kubectl-spanwire", &mut script);

@@ -6,7 +6,13 @@
 //! | [`files`], [`objects`] | objects from files and from the API server, and the facts that they are |
 //! | [`cluster`], [`settings`] | what is read from the API server; the settings of the operator |
 //! | [`plan`], [`changes`] | what would be decided, and what differs from now |
-//! | [`answer`], [`table`] | what is written, and how a command ends |
+//! | [`status`], [`findings`], [`figures`] | the mesh on one screen; what is wrong; what agents answer |
+//! | [`explain`] | the way of a packet |
+//! | [`graph`], [`showconf`] | the published mesh as a picture; the configuration of a device |
+//! | [`peer`], [`keypair`] | Peers, and the key pair of a new one |
+//! | [`migrate`] | what is Kilo's as Spanwire's |
+//! | [`bundle`] | what was read, without keys |
+//! | [`answer`], [`table`], [`colour`] | what is written, and how a command ends |
 //!
 //! What a command says is made by pure functions of what was read, so that it is tested without a cluster.
 
@@ -14,12 +20,23 @@
 
 pub mod answer;
 pub mod args;
+pub mod bundle;
 pub mod changes;
 pub mod cluster;
+pub mod colour;
+pub mod explain;
+pub mod figures;
 pub mod files;
+pub mod findings;
+pub mod graph;
+pub mod keypair;
+pub mod migrate;
 pub mod objects;
+pub mod peer;
 pub mod plan;
 pub mod settings;
+pub mod showconf;
+pub mod status;
 pub mod table;
 
 mod commands;

@@ -1,9 +1,16 @@
 //! `kubectl spanwire`.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
-use spanwire_cli::{args::Args, run};
+use spanwire_cli::{
+    args::Args,
+    colour::{coloured, is_wanted},
+    run,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -19,7 +26,13 @@ async fn main() -> ExitCode {
     for note in &answer.notes {
         let _ = writeln!(std::io::stderr(), "note: {note}");
     }
+    let mut out = std::io::stdout();
+    let text = if is_wanted(out.is_terminal(), std::env::var_os("NO_COLOR").as_deref()) {
+        coloured(&answer.text)
+    } else {
+        answer.text
+    };
     // Who reads may have read enough.
-    let _ = std::io::stdout().write_all(answer.text.as_bytes());
+    let _ = out.write_all(text.as_bytes());
     ExitCode::from(answer.verdict.code())
 }

@@ -9,8 +9,10 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use spanwire_cluster::observed::{Observable, Observed};
 use spanwire_crds::{
-    Location, LocationSlice, MeshNode, Peer, names,
-    publication::assemble,
+    Location, LocationSlice, MeshNode, Peer,
+    conditions::Reason,
+    names,
+    publication::{accepted, assemble, slices},
     translate::{self, Node},
 };
 use spanwire_topology::{ClusterFacts, Facts, LocationFact, Mesh, NodeName, PublicKey};
@@ -204,6 +206,37 @@ impl Objects {
         assemble(slices, accepted)
     }
 
+    /// Returns the objects in which a mesh is published.
+    #[must_use]
+    pub fn of_mesh(mesh: &Mesh) -> Self {
+        let mut objects = Self::default();
+        let mut enter = |kind: Kind, name: &str, spec: Value, status: Value| {
+            let object = json!({"kind": kind.name(), "apiVersion": names::API_VERSION, "metadata": {"name": name},
+                "spec": spec, "status": status});
+            objects.insert(kind, name.to_owned(), object);
+        };
+        for (name, spec) in slices(mesh, &BTreeMap::new()) {
+            enter(Kind::LocationSlice, &name, json!(spec), json!({}));
+        }
+        for (name, location) in &mesh.locations {
+            enter(Kind::Location, name.as_str(), json!({}), json!({}));
+            for node in location.members.keys() {
+                enter(
+                    Kind::MeshNode,
+                    node.as_str(),
+                    json!({"location": name.as_str()}),
+                    json!({}),
+                );
+            }
+        }
+        for (name, peer) in &mesh.peers {
+            let accepted = json!(accepted(peer));
+            let spec = json!({"publicKey": accepted["publicKey"], "allowedIPs": accepted["allowedIPs"]});
+            enter(Kind::Peer, name.as_str(), spec, json!({"accepted": accepted}));
+        }
+        objects
+    }
+
     /// Returns what the objects say. Of a node that `cluster` does not have, and that has no MeshNode, it is assumed that an
     /// agent runs on it and has a key; of one that says nothing of being ready, that it is.
     #[must_use]
@@ -241,9 +274,26 @@ impl Objects {
         reading
     }
 
+    /// Returns whether the pod networks of nodes are those of objects of a CNI, as the condition of a Location says. They are
+    /// taken from what is published then: `spec.podCIDRs` are not what pods have.
+    fn of_cni(&self) -> bool {
+        let reasons = [Reason::CalicoBlocks, Reason::CiliumNodes].map(Reason::as_str);
+        let locations = self
+            .of(Kind::Location)
+            .map(|(_, object)| &object["status"]["conditions"]);
+        let mut conditions = locations.filter_map(Value::as_array).flatten();
+        conditions.any(|condition| {
+            condition["reason"]
+                .as_str()
+                .is_some_and(|reason| reasons.contains(&reason))
+        })
+    }
+
     fn read_nodes(&self, settings: &Settings, known: &Objects, reading: &mut Reading) {
         let options = settings.node_options();
-        let published = known.published();
+        let known_mesh = known.published();
+        let published = self.published();
+        let of_cni = self.of_cni();
         let mesh_nodes = self.observed::<MeshNode>(Kind::MeshNode);
         let reports: BTreeMap<&str, _> = mesh_nodes
             .iter()
@@ -271,10 +321,14 @@ impl Objects {
                 fact.alive = true;
                 fact.down_since = None;
             }
+            let mut locations = published.locations.values();
+            if of_cni && let Some(member) = locations.find_map(|location| location.members.get(&name)) {
+                fact.prefixes.clone_from(&member.prefixes);
+            }
             match reports.get(name.as_str()) {
                 Some(report) => report.fact.complete(&mut fact),
                 None if known.get(Kind::Node, name.as_str()).is_some() => {
-                    let mut locations = published.locations.values();
+                    let mut locations = known_mesh.locations.values();
                     fact.public_key = locations.find_map(|location| location.members.get(&name)?.public_key);
                 }
                 None => {

@@ -1,0 +1,124 @@
+//! `explain`.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use anyhow::{Context as _, anyhow};
+use serde_json::Value;
+
+use super::{
+    live::ask,
+    source::{Source, read},
+};
+use crate::{
+    answer::Answer,
+    args::ExplainArgs,
+    cluster::{Access, Reach},
+    explain::{Target, address, explain},
+    objects::{Kind, Objects},
+};
+
+pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Answer> {
+    let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
+    let Source { access, objects } = read(reach, &args.filename, &kinds).await?;
+    let mesh = objects.published();
+    let mut notes = Vec::new();
+    let from = of_target(access.as_ref(), &objects, &args.from, args.ipv6, &mut notes).await?;
+    let to = of_target(access.as_ref(), &objects, &args.to, from.is_ipv6(), &mut notes).await?;
+    // Who decides about the packet: the nodes of both locations.
+    let holds = |member: &spanwire_topology::Member| {
+        let has = |address: IpAddr| {
+            let hosts = member.addresses.contains(&address) || member.overlay.contains(&address);
+            hosts || member.prefixes.iter().any(|prefix| prefix.contains(address))
+        };
+        has(from) || has(to)
+    };
+    let mut nodes = BTreeSet::new();
+    for location in mesh.locations.values() {
+        let own = location.members.iter().filter(|(_, member)| holds(member));
+        nodes.extend(own.map(|(node, _)| node.to_string()));
+        nodes.extend(
+            location
+                .leaders
+                .iter()
+                .take(4)
+                .map(|leader| leader.node.to_string()),
+        );
+    }
+    let (answers, unasked) = match &access {
+        Some(access) => ask(access, &nodes).await,
+        None => Default::default(),
+    };
+    notes.extend(unasked);
+    for (node, answer) in &answers {
+        if let Err(why) = answer {
+            notes.push(format!(
+                "what {node} observes is not known, and taken for nothing: {why}"
+            ));
+        }
+    }
+    let report = explain(&objects, &answers, from, to).map_err(|problem| anyhow!(problem))?;
+    let text = match args.output {
+        None => report.text(),
+        Some(format) => crate::answer::formatted(&report, Some(format), |_| report.text())?,
+    };
+    Ok(Answer {
+        text,
+        notes,
+        verdict: report.verdict(),
+    })
+}
+
+async fn of_target(
+    access: Option<&Access>,
+    objects: &Objects,
+    target: &Target,
+    v6: bool,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<IpAddr> {
+    match (target, access) {
+        (Target::Pod(namespace, name), Some(access)) => {
+            let path = format!("/api/v1/namespaces/{namespace}/pods");
+            let pod = access
+                .get(&path, name)
+                .await
+                .with_context(|| format!("pod {namespace}/{name}"))?;
+            let pod = pod.ok_or_else(|| anyhow!("there is no pod {namespace}/{name}"))?;
+            let found = texts(&pod["status"]["podIPs"], "ip");
+            pick(&found, v6).ok_or_else(|| anyhow!("pod {namespace}/{name} has no address yet"))
+        }
+        (Target::Service(namespace, name), Some(access)) => {
+            let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+            let of = format!("kubernetes.io/service-name={name}");
+            let slices = access
+                .list(&path, Some(&of))
+                .await
+                .with_context(|| format!("service {namespace}/{name}"))?;
+            let endpoints = slices
+                .iter()
+                .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+            let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false);
+            let addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok());
+            let found: Vec<IpAddr> = addresses.collect();
+            if found.len() > 1 {
+                notes.push(format!(
+                    "service {namespace}/{name} has {} endpoints, of which this is one",
+                    found.len()
+                ));
+            }
+            pick(&found, v6).ok_or_else(|| anyhow!("service {namespace}/{name} has no ready endpoint"))
+        }
+        _ => address(&objects.published(), target, v6).map_err(|problem| anyhow!(problem)),
+    }
+}
+
+fn texts(list: &Value, field: &str) -> Vec<IpAddr> {
+    let items = list.as_array().into_iter().flatten();
+    items
+        .filter_map(|item| item[field].as_str()?.parse().ok())
+        .collect()
+}
+
+fn pick(found: &[IpAddr], v6: bool) -> Option<IpAddr> {
+    let of_family = found.iter().find(|address| address.is_ipv6() == v6);
+    of_family.or(found.first()).copied()
+}

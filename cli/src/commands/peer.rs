@@ -1,0 +1,250 @@
+//! `peer add`, `peer list`, `peer remove`.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::json;
+use spanwire_crds::Peer;
+use spanwire_topology::{PeerName, Prefix};
+use tokio::time::{Instant, sleep};
+
+use super::source::read;
+use crate::{
+    answer::{Answer, ListFormat, formatted},
+    args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
+    cluster::{Access, Reach, brief},
+    keypair::KeyPair,
+    objects::{Kind, Objects},
+    peer::{free_address, rows, text},
+    showconf::of_peer,
+};
+
+/// How long the operator is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+const KINDS: [Kind; 2] = [Kind::Peer, Kind::LocationSlice];
+
+pub(super) async fn run(reach: &Reach, command: &PeerCommand) -> anyhow::Result<Answer> {
+    match command {
+        PeerCommand::Add(args) => add(reach, args).await,
+        PeerCommand::List(args) => list(reach, args).await,
+        PeerCommand::Remove(args) => remove(reach, args).await,
+    }
+}
+
+async fn list(reach: &Reach, args: &PeerList) -> anyhow::Result<Answer> {
+    let objects = if args.filename.is_empty() {
+        let access = reach.connect().await?;
+        match &args.selector {
+            None => access.objects(&[Kind::Peer]).await?,
+            Some(selector) => {
+                let found = access.list(&Kind::Peer.path(), Some(selector)).await;
+                let found = found.map_err(|error| anyhow!("-l {selector}: {}", brief(&error)))?;
+                let mut objects = Objects::default();
+                for peer in found {
+                    let name = peer["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                    objects.insert(Kind::Peer, name, peer);
+                }
+                objects
+            }
+        }
+    } else {
+        read(reach, &args.filename, &KINDS).await?.objects
+    };
+    let rows = rows(&objects);
+    let text = match args.output {
+        Some(ListFormat::Name) => rows
+            .iter()
+            .map(|row| format!("peer.spanwire.dev/{}\n", row.name))
+            .collect(),
+        other => formatted(&rows, other.and_then(ListFormat::format), |wide| {
+            text(&rows, wide)
+        })?,
+    };
+    Ok(Answer {
+        text,
+        ..Answer::default()
+    })
+}
+
+async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
+    let access = reach.connect().await?;
+    let peers: Api<Peer> = Api::all(access.client);
+    let mut answer = Answer::default();
+    for name in &args.names {
+        let deleted = peers.delete(name, &DeleteParams::default()).await;
+        deleted.map_err(|error| anyhow!("peer {name}: {}", brief(&error)))?;
+        answer.text += &format!("peer.spanwire.dev/{name} deleted\n");
+    }
+    Ok(answer)
+}
+
+async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
+    let access = reach.connect().await?;
+    let objects = access.objects(&KINDS).await?;
+    let name: PeerName = args
+        .name
+        .parse()
+        .map_err(|error| anyhow!("{:?} {error}", args.name))?;
+    let exists = objects.get(Kind::Peer, name.as_str()).is_some();
+    ensure!(
+        !exists,
+        "there is a Peer {name} already; `kubectl spanwire peer remove {name}` removes it"
+    );
+    let allowed: Vec<Prefix> = match &args.allowed_ip[..] {
+        [] => vec![free_address(&objects, args.pool).map_err(|problem| anyhow!(problem))?],
+        given => given.to_vec(),
+    };
+    let pair = match args.public_key {
+        Some(_) => None,
+        None => Some(KeyPair::generate()?),
+    };
+    let key = pair
+        .as_ref()
+        .map(|pair| pair.public)
+        .or(args.public_key)
+        .context("there is no key")?;
+    let peer = manifest(&name, &key.to_string(), &allowed, args)?;
+    if args.dry_run {
+        return Ok(Answer {
+            text: serde_saphyr::to_string(&peer)?,
+            notes: vec!["nothing was created, and the key is thrown away".to_owned()],
+            ..Answer::default()
+        });
+    }
+    let path = args
+        .file
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("{name}.conf")));
+    // The file first: a Peer whose private key is nowhere is of no use.
+    let file = create(&path)?;
+    let created = Api::<Peer>::all(access.client.clone())
+        .create(&PostParams::default(), &peer)
+        .await;
+    if let Err(error) = created {
+        fs::remove_file(&path).ok();
+        bail!("peer {name}: {}", brief(&error));
+    }
+    let mut answer = Answer {
+        text: format!(
+            "peer.spanwire.dev/{name} created, with {}\n",
+            crate::table::joined(&allowed)
+        ),
+        ..Answer::default()
+    };
+    let private = pair.as_ref().map(KeyPair::private);
+    match accepted(&access, &name).await {
+        Ok(objects) => {
+            let config = of_peer(&objects.published(), &name).map_err(|problem| anyhow!(problem));
+            match config {
+                Ok(config) => {
+                    write(file, &config.text(true, private.as_deref()))?;
+                    answer.text += &format!("wg-quick up {}\n", shown(&path));
+                }
+                Err(problem) => answer.notes.push(kept(
+                    file,
+                    private.as_deref(),
+                    &path,
+                    &name,
+                    &format!("{problem:#}"),
+                )?),
+            }
+        }
+        Err(problem) => answer.notes.push(kept(
+            file,
+            private.as_deref(),
+            &path,
+            &name,
+            &format!("{problem:#}"),
+        )?),
+    }
+    Ok(answer)
+}
+
+/// Keeps the key where there is no party to talk to yet, and returns what is to be done.
+fn kept(
+    file: File,
+    private: Option<&str>,
+    path: &Path,
+    name: &PeerName,
+    why: &str,
+) -> anyhow::Result<String> {
+    let text = private.map_or_else(String::new, |key| format!("[Interface]\nPrivateKey = {key}\n"));
+    write(file, &text)?;
+    Ok(format!(
+        "{why}; {} has the private key alone: once the Peer is accepted, `kubectl spanwire showconf peer {name}` shows the rest",
+        path.display()
+    ))
+}
+
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    // Without a slash wg-quick takes it for the name of a file in /etc/wireguard.
+    if text.contains('/') {
+        text
+    } else {
+        format!("./{text}")
+    }
+}
+
+fn manifest(name: &PeerName, key: &str, allowed: &[Prefix], args: &PeerAdd) -> anyhow::Result<Peer> {
+    let mut spec =
+        json!({"publicKey": key, "allowedIPs": allowed.iter().map(ToString::to_string).collect::<Vec<_>>()});
+    if let Some(location) = &args.location {
+        spec["location"] = location.as_str().into();
+    }
+    if let Some(endpoint) = &args.endpoint {
+        spec["endpoint"] = endpoint.to_string().into();
+    }
+    Ok(Peer::new(name.as_str(), serde_json::from_value(spec)?))
+}
+
+/// Makes a file that its owner alone can read.
+fn create(path: &Path) -> anyhow::Result<File> {
+    let mut options = File::options();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.with_context(|| format!("cannot make {}; name another file with --file", path.display()))
+}
+
+fn write(mut file: File, text: &str) -> anyhow::Result<()> {
+    file.write_all(text.as_bytes())?;
+    Ok(file.sync_all()?)
+}
+
+/// Waits until the operator has decided, and returns what is published then.
+async fn accepted(access: &Access, name: &PeerName) -> anyhow::Result<Objects> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let objects = access.objects(&KINDS).await?;
+        let status = objects
+            .get(Kind::Peer, name.as_str())
+            .map(|peer| peer["status"].clone())
+            .unwrap_or_default();
+        if status["accepted"]["home"].is_string() {
+            return Ok(objects);
+        }
+        let conditions = status["conditions"].as_array().into_iter().flatten();
+        let mut refused = conditions.filter(|condition| condition["status"] == "False");
+        if let Some(condition) = refused.next() {
+            bail!(
+                "the Peer is not served: {}",
+                condition["message"].as_str().unwrap_or_default()
+            );
+        }
+        ensure!(
+            Instant::now() < end,
+            "the operator has not decided about the Peer within {} s",
+            PATIENCE.as_secs()
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,181 @@
+//! `status` and `diagnose`.
+
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use super::{
+    live::ask,
+    source::{Source, read},
+};
+use crate::{
+    answer::{Answer, formatted},
+    args::{DiagnoseArgs, StatusArgs},
+    bundle,
+    cluster::{Access, Reach},
+    colour::{coloured, is_wanted},
+    findings::{Answers, findings, verdict},
+    objects::Kind,
+    status::{Report, asked, report, said},
+};
+
+/// How often `--watch` looks.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What is read for both; Nodes are not.
+const KINDS: [Kind; 4] = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
+
+pub(super) async fn run(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answer> {
+    if args.watch {
+        let for_people = args.output.is_none_or(|format| !format.is_for_programs());
+        ensure!(
+            for_people,
+            "--watch is for people: leave -o away, or write -o wide"
+        );
+        watch(&reach.connect().await?, args).await?;
+    }
+    let (report, notes) = if args.filename.is_empty() {
+        look(&reach.connect().await?, args).await?
+    } else {
+        let source = read(reach, &args.filename, &KINDS).await?;
+        (report(&source.objects, &Answers::new(), None), Vec::new())
+    };
+    Ok(Answer {
+        text: formatted(&report, args.output, |wide| report.text(wide))?,
+        notes,
+        verdict: verdict(&report.findings),
+    })
+}
+
+async fn look(access: &Access, args: &StatusArgs) -> anyhow::Result<(Report, Vec<String>)> {
+    let objects = access.objects(&KINDS).await?;
+    let selected = match &args.selector {
+        None => None,
+        Some(selector) => {
+            let found = access.list(&Kind::Location.path(), Some(selector)).await;
+            let found = found.with_context(|| format!("-l {selector}"))?;
+            Some(found.iter().filter_map(name).collect::<Vec<_>>())
+        }
+    };
+    let nodes = asked(&objects.published()).into_iter().collect();
+    let (answers, notes) = ask(access, &nodes).await;
+    Ok((report(&objects, &answers, selected.as_deref()), notes))
+}
+
+fn name(object: &Value) -> Option<String> {
+    object["metadata"]["name"].as_str().map(str::to_owned)
+}
+
+/// Shows it again and again in place, until it is interrupted or nothing reads it.
+async fn watch(access: &Access, args: &StatusArgs) -> anyhow::Result<()> {
+    let colours = is_wanted(
+        std::io::stdout().is_terminal(),
+        std::env::var_os("NO_COLOR").as_deref(),
+    );
+    let mut before: Option<(Instant, Report)> = None;
+    loop {
+        let now = Instant::now();
+        let shown = match look(access, args).await {
+            Ok((mut report, notes)) => {
+                if let Some((then, before)) = &before {
+                    report.compare(before, (now - *then).as_secs_f64());
+                }
+                let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
+                let text = report.text(args.output.is_some()) + &notes;
+                before = Some((now, report));
+                text
+            }
+            // An API server that is away comes back.
+            Err(error) => format!("error: {error:#}\n"),
+        };
+        let mut screen = String::from("\x1b[H");
+        let shown = if colours { coloured(&shown) } else { shown };
+        for line in shown.lines() {
+            // Each line takes the place of the one that was there.
+            screen += line;
+            screen += "\x1b[K\n";
+        }
+        screen += "\x1b[J";
+        let mut out = std::io::stdout();
+        out.write_all(screen.as_bytes()).and_then(|()| out.flush())?;
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Result<Answer> {
+    let Source { access, objects } = read(reach, &args.filename, &KINDS).await?;
+    let mut notes = Vec::new();
+    let mesh = objects.published();
+    for name in &args.locations {
+        let known = objects.get(Kind::Location, name).is_some();
+        ensure!(
+            known,
+            "there is no location {name}; `kubectl get locations` shows them"
+        );
+    }
+    let of_location =
+        |name: &str| args.locations.is_empty() || args.locations.iter().any(|wanted| wanted == name);
+    let locations = mesh
+        .locations
+        .iter()
+        .filter(|(name, _)| of_location(name.as_str()));
+    let nodes: BTreeSet<String> = locations
+        .flat_map(|(_, location)| location.members.keys().map(ToString::to_string))
+        .collect();
+    let answers = match &access {
+        Some(access) => {
+            let (answers, unasked) = ask(access, &nodes).await;
+            notes.extend(unasked);
+            answers
+        }
+        None => Answers::new(),
+    };
+    let mut found = findings(&objects, &answers);
+    if !args.locations.is_empty() {
+        found.retain(|finding| concerns(&finding.object, &args.locations, &nodes));
+    }
+    if let Some(path) = &args.bundle {
+        let archive = bundle::archive(&objects, &answers, &found)?;
+        write_bundle(path, &archive)?;
+        notes.push(format!("{} has what was read, without keys", path.display()));
+    }
+    Ok(Answer {
+        text: formatted(&found, args.output, |wide| said(&found, wide))?,
+        notes,
+        verdict: verdict(&found),
+    })
+}
+
+/// Returns whether an object is one of these locations or nodes, or of all.
+fn concerns(object: &str, locations: &[String], nodes: &BTreeSet<String>) -> bool {
+    match object.split_once(' ') {
+        Some(("location", name)) => locations.iter().any(|location| location == name),
+        Some(("meshnode" | "node", name)) => nodes.contains(name),
+        _ => true,
+    }
+}
+
+fn write_bundle(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    let mut file =
+        std::fs::File::create_new(path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_of_other_locations_are_left_out() {
+        let (locations, nodes) = (["a".to_owned()], BTreeSet::from(["a1".to_owned()]));
+        let of = |object: &str| concerns(object, &locations, &nodes);
+        assert!(of("location a") && of("meshnode a1") && of("the published mesh") && of("peer p"));
+        assert!(!of("location b") && !of("meshnode b1"));
+    }
+}

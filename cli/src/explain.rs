@@ -1,0 +1,362 @@
+//! The way of a packet, hop by hop, as the nodes plan it with what they observe.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use serde::Serialize;
+use spanwire_crds::{Backend, MeshNode};
+use spanwire_topology::{
+    Mesh, NodeName, Reachability, plan,
+    trace::{Action, Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict as End, trace},
+};
+
+use crate::{
+    answer::Verdict,
+    findings::Answers,
+    objects::{Kind, Objects},
+};
+
+/// The way of a packet and of the answer to it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// From where to where.
+    pub there: Way,
+    /// The way of the answer.
+    pub back: Way,
+}
+
+/// The way of one packet.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Way {
+    /// Where it begins.
+    pub from: String,
+    /// Where it is to go.
+    pub to: String,
+    /// The nodes that see it.
+    pub hops: Vec<Hop>,
+    /// How it ends.
+    pub end: String,
+    /// What to do, where it does not arrive through the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// Nothing is wrong, or it leaves the mesh, or it is lost.
+    #[serde(skip)]
+    verdict: Verdict,
+}
+
+/// What one node does with the packet.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hop {
+    /// The node.
+    pub node: String,
+    /// Its part.
+    pub role: String,
+    /// How the packet comes to it.
+    pub arrival: String,
+    /// What it does.
+    pub action: String,
+    /// Whether WireGuard encrypts it from here to the next node; `None`: it goes no further.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<bool>,
+}
+
+/// What a name on the command line may mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An address.
+    Address(IpAddr),
+    /// A pod, with its namespace.
+    Pod(String, String),
+    /// A service, with its namespace.
+    Service(String, String),
+    /// A node.
+    Node(String),
+    /// A location: its first active leader.
+    Location(String),
+    /// A Peer.
+    Peer(String),
+    /// A node, a location or a Peer, whichever has the name.
+    Any(String),
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let parts: Vec<&str> = text.split('/').collect();
+        let own = |name: &&str| (*name).to_owned();
+        Ok(match &parts[..] {
+            [name] if !name.is_empty() => Self::Any(own(name)),
+            ["pod" | "pods", name] => Self::Pod("default".to_owned(), own(name)),
+            ["pod" | "pods", namespace, name] => Self::Pod(own(namespace), own(name)),
+            ["service" | "svc" | "services", name] => Self::Service("default".to_owned(), own(name)),
+            ["service" | "svc" | "services", namespace, name] => Self::Service(own(namespace), own(name)),
+            ["node" | "nodes", name] => Self::Node(own(name)),
+            ["location" | "loc" | "locations", name] => Self::Location(own(name)),
+            ["peer" | "swp" | "peers", name] => Self::Peer(own(name)),
+            _ => {
+                return Err(
+                    "is none of: an address, NODE, node/NAME, pod/NAME, pod/NAMESPACE/NAME, service/NAME, \
+                     service/NAMESPACE/NAME, location/NAME, peer/NAME"
+                        .to_owned(),
+                );
+            }
+        })
+    }
+}
+
+/// Returns an address of a node, a location or a Peer; `v6` picks the family where there is a choice.
+///
+/// # Errors
+/// Where the mesh has nothing of this name, or it has no address.
+pub fn address(mesh: &Mesh, target: &Target, v6: bool) -> Result<IpAddr, String> {
+    let member = |name: &str| {
+        let members = mesh
+            .locations
+            .values()
+            .flat_map(|location| location.members.iter());
+        members.into_iter().find(|(node, _)| node.as_str() == name)
+    };
+    let of_node = |name: &str| {
+        let (_, member) = member(name)?;
+        let pods = member.prefixes.iter().map(|prefix| prefix.address());
+        Some(member.addresses.iter().copied().chain(pods).collect::<Vec<_>>())
+    };
+    let of_location = |name: &str| {
+        let (_, location) = mesh.locations.iter().find(|(known, _)| known.as_str() == name)?;
+        Some(
+            location
+                .active()
+                .next()
+                .and_then(|leader| of_node(leader.as_str()))
+                .unwrap_or_default(),
+        )
+    };
+    let of_peer = |name: &str| {
+        let (_, peer) = mesh.peers.iter().find(|(known, _)| known.as_str() == name)?;
+        Some(
+            peer.allowed_ips
+                .iter()
+                .map(|prefix| prefix.address())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (name, found) = match target {
+        Target::Address(address) => return Ok(*address),
+        Target::Pod(_, name) | Target::Service(_, name) => {
+            return Err(format!("{name}: only a cluster knows its address"));
+        }
+        Target::Node(name) => (name, of_node(name)),
+        Target::Location(name) => (name, of_location(name)),
+        Target::Peer(name) => (name, of_peer(name)),
+        Target::Any(name) => (
+            name,
+            of_node(name)
+                .or_else(|| of_location(name))
+                .or_else(|| of_peer(name)),
+        ),
+    };
+    let found = found.ok_or_else(|| {
+        format!("the mesh has nothing of the name {name}; `kubectl get locations,meshnodes,peers` shows what it has")
+    })?;
+    let of_family = found.iter().find(|address| address.is_ipv6() == v6);
+    of_family
+        .or(found.first())
+        .copied()
+        .ok_or_else(|| format!("the mesh routes no address of {name}"))
+}
+
+/// Traces a packet and the answer to it. Each node plans with what its agent answered, or as if it had observed nothing.
+///
+/// # Errors
+/// Where the mesh does not know the sender.
+pub fn explain(objects: &Objects, answers: &Answers, from: IpAddr, to: IpAddr) -> Result<Report, String> {
+    let mesh = objects.published();
+    let kernel = objects
+        .observed::<MeshNode>(Kind::MeshNode)
+        .into_iter()
+        .filter_map(|node| {
+            let status = node.object.as_ref()?.status.as_ref()?;
+            let is_kernel = status.backend == Some(Backend::Kernel);
+            node.name().parse::<NodeName>().ok().filter(|_| is_kernel)
+        });
+    let ground = GroundTruth::new([&mesh]).without_groups(kernel);
+    let members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.keys());
+    let plans: Plans = members
+        .map(|node| {
+            let figures = answers.get(node.as_str()).and_then(|answer| answer.as_ref().ok());
+            let observed = figures.map_or_else(Reachability::default, |figures| figures.reachability());
+            (node.clone(), plan(&mesh, node, &observed))
+        })
+        .collect();
+    Ok(Report {
+        there: way(&mesh, &ground, &plans, from, to)?,
+        back: way(&mesh, &ground, &plans, to, from)?,
+    })
+}
+
+fn way(
+    mesh: &Mesh,
+    ground: &GroundTruth<'_>,
+    plans: &Plans,
+    from: IpAddr,
+    to: IpAddr,
+) -> Result<Way, String> {
+    if from.is_ipv4() != to.is_ipv4() {
+        return Err(format!(
+            "{from} and {to} are of two families: name two addresses of one"
+        ));
+    }
+    let unknown = |address| {
+        format!(
+            "the mesh does not know {address}: it is no address of a node, a pod, a Peer, or of the cidrs of a Location"
+        )
+    };
+    let spot = ground.spot(from).ok_or_else(|| unknown(from))?;
+    let target = ground.spot(to).ok_or_else(|| unknown(to))?;
+    let trace = trace(ground, plans, &spot, to);
+    let (verdict, remedy) = judged(mesh, &trace, &spot, &target);
+    Ok(Way {
+        from: spot.to_string(),
+        to: target.to_string(),
+        hops: hops(&trace),
+        end: trace.verdict.to_string(),
+        remedy,
+        verdict,
+    })
+}
+
+fn hops(trace: &Trace) -> Vec<Hop> {
+    use spanwire_topology::Via;
+    let steps = trace.steps.iter().map(|step| Hop {
+        node: step.node.to_string(),
+        role: step.role.to_string(),
+        arrival: match step.arrival {
+            Arrival::Origin => "begins here".to_owned(),
+            other @ (Arrival::Lan | Arrival::Hop | Arrival::Tunnel) => other.to_string(),
+        },
+        action: step.action.to_string(),
+        encrypted: match &step.action {
+            Action::Route(_, Via::Tunnel, _) | Action::Relay(_) => Some(true),
+            Action::Route(_, Via::Hop { .. }, _) | Action::Return(Via::Hop { .. }) | Action::Local => {
+                Some(false)
+            }
+            Action::Return(Via::Tunnel) => Some(true),
+            Action::Deliver
+            | Action::NoRoute
+            | Action::Route(_, Via::Unreachable, _)
+            | Action::Return(Via::Unreachable) => None,
+        },
+    });
+    steps.collect()
+}
+
+/// Returns how bad the end is, and what to do.
+fn judged(mesh: &Mesh, trace: &Trace, from: &Spot, to: &Spot) -> (Verdict, Option<String>) {
+    match &trace.verdict {
+        End::Arrived(_) => (Verdict::Clean, None),
+        End::Underlay(_) => match (&from.location, &to.location) {
+            (Some(here), Some(there)) if here != there => {
+                let established = mesh
+                    .locations
+                    .get(here)
+                    .is_some_and(|it| it.established.contains(there));
+                let remedy = if established {
+                    format!(
+                        "`kubectl spanwire diagnose {here} {there}` says what is wrong with the two locations"
+                    )
+                } else {
+                    format!(
+                        "{here} and {there} have no tunnel yet, so the packet goes the way that it went before Spanwire, \
+                         unencrypted if at all: `kubectl describe location {here}` says what is waited for"
+                    )
+                };
+                (Verdict::Warnings, Some(remedy))
+            }
+            _ => (Verdict::Clean, None),
+        },
+        End::Dropped(..) | End::Misdelivered(..) | End::Loop => {
+            let of = |spot: &Spot| match (&spot.location, &spot.place) {
+                (Some(location), _) => format!("location {location}"),
+                (None, Place::Peer(peer)) => format!("peer {peer}"),
+                (None, Place::Node(node)) => format!("meshnode {node}"),
+                (None, Place::Lan(location)) => format!("location {location}"),
+            };
+            let remedy = format!(
+                "look at `kubectl describe {}` and `kubectl describe {}`",
+                of(from),
+                of(to)
+            );
+            (Verdict::Errors, Some(remedy))
+        }
+    }
+}
+
+impl Report {
+    /// Returns the worse of both ways.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.there.verdict.max(self.back.verdict)
+    }
+
+    /// Returns the report for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}\nThe answer:\n{}", self.there.text(), self.back.text())
+    }
+}
+
+impl Way {
+    fn text(&self) -> String {
+        let mut text = format!("{} to {}\n", self.from, self.to);
+        for (index, hop) in self.hops.iter().enumerate() {
+            let encrypted = match hop.encrypted {
+                Some(true) => "  [encrypted]",
+                Some(false) => "  [not encrypted by the mesh]",
+                None => "",
+            };
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "  {}. {} ({}, {}): {}{encrypted}",
+                index + 1,
+                hop.node,
+                hop.role,
+                hop.arrival,
+                hop.action
+            );
+        }
+        let _ = writeln!(text, "  {}", self.end);
+        if let Some(remedy) = &self.remedy {
+            let _ = writeln!(text, "  {remedy}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_an_address_a_name_or_a_kind_with_a_name() {
+        let of = |text: &str| text.parse::<Target>();
+        assert_eq!(of("10.0.0.1"), Ok(Target::Address("10.0.0.1".parse().unwrap())));
+        assert_eq!(of("fd00::1"), Ok(Target::Address("fd00::1".parse().unwrap())));
+        assert_eq!(of("a1"), Ok(Target::Any("a1".to_owned())));
+        assert_eq!(of("pod/x"), Ok(Target::Pod("default".to_owned(), "x".to_owned())));
+        assert_eq!(of("svc/n/x"), Ok(Target::Service("n".to_owned(), "x".to_owned())));
+        assert_eq!(of("location/a"), Ok(Target::Location("a".to_owned())));
+        for bad in ["", "gizmo/x", "node/x/y", "a/b/c/d"] {
+            assert!(of(bad).unwrap_err().contains("node/NAME"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What an agent answers at its admin endpoint, as far as it is shown: `/metrics` and `/debug/links`
+//! (`docs/operations/links.md`). What is not known is `None`, and what cannot be read is passed over: the agent may be of
+//! another version.
+
+use std::collections::BTreeMap;
+
+use spanwire_topology::{LocationName, NodeName, Reachability};
+
+/// What one agent knows of its links.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// By the other location.
+    pub links: BTreeMap<String, LinkFigures>,
+    /// The tunnels to leaders, in the order of the answer.
+    pub tunnels: Vec<TunnelFigures>,
+    /// The locations of which nothing answers any more.
+    pub unreached: Vec<String>,
+    /// Leaders of its own location that it does not use, each with the location towards which.
+    pub lost: Vec<(String, String)>,
+    /// Leaders of other locations that it does not use, each with its location.
+    pub forsaken: Vec<(String, String)>,
+}
+
+/// What an agent measures towards a location, of the leader in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LinkFigures {
+    /// A leader of it answers in the tunnel.
+    pub up: Option<bool>,
+    /// Round-trip time in seconds.
+    pub rtt: Option<f64>,
+    /// The share of requests that were not answered in time.
+    pub loss: Option<f64>,
+    /// Leaders that were given up for another.
+    pub failovers: Option<u64>,
+}
+
+/// What WireGuard counts of a tunnel to a leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunnelFigures {
+    /// The location of the leader.
+    pub location: String,
+    /// The leader.
+    pub leader: String,
+    /// How many seconds ago the last handshake was; `None`: there was none.
+    pub handshake: Option<u64>,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+impl Figures {
+    /// Reads the two answers.
+    #[must_use]
+    pub fn read(metrics: &str, links: &str) -> Self {
+        let mut figures = Self::default();
+        for line in metrics.lines() {
+            figures.metric(line);
+        }
+        for line in links.lines() {
+            if let Some(tunnel) = tunnel(line) {
+                figures.tunnels.push(tunnel);
+            } else if let Some(location) = line.strip_prefix("reached by no way: ") {
+                figures.unreached.push(location.to_owned());
+            } else if let Some(not_used) = line.strip_prefix("not used: ") {
+                let pair = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
+                figures.lost.extend(not_used.split_once(" towards ").map(pair));
+                figures.forsaken.extend(not_used.split_once(" of ").map(pair));
+            }
+        }
+        figures
+    }
+
+    fn metric(&mut self, line: &str) {
+        let Some((name, rest)) = line
+            .strip_prefix("spanwire_agent_")
+            .and_then(|line| line.split_once("{location=\""))
+        else {
+            return;
+        };
+        let Some((location, value)) = rest.split_once("\"} ") else {
+            return;
+        };
+        let Ok(value) = value.trim().parse::<f64>() else {
+            return;
+        };
+        if !matches!(
+            name,
+            "link_up" | "leader_rtt_seconds" | "leader_loss" | "failovers_total"
+        ) {
+            return;
+        }
+        let link = self.links.entry(location.to_owned()).or_default();
+        match name {
+            "link_up" => link.up = Some(value > 0.0),
+            "leader_rtt_seconds" => link.rtt = Some(value),
+            "leader_loss" => link.loss = Some(value),
+            // A counter of whole numbers.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "it is small and positive"
+            )]
+            "failovers_total" => link.failovers = Some(value as u64),
+            _ => {}
+        }
+    }
+
+    /// Returns the tunnel to the leader of a location that is in use: the first in the published order that is not given up.
+    #[must_use]
+    pub fn tunnel_in_use(&self, location: &str, leaders: &[String]) -> Option<&TunnelFigures> {
+        let usable = |leader: &str| {
+            let given_up = |(leader_of, of): &(String, String)| leader_of == leader && of == location;
+            !self.forsaken.iter().any(given_up)
+        };
+        let to = |leader: &&String| {
+            let is = |tunnel: &&TunnelFigures| tunnel.location == location && tunnel.leader == **leader;
+            self.tunnels.iter().find(is)
+        };
+        let mut in_order = leaders.iter().filter(|leader| usable(leader));
+        in_order.find_map(|leader| to(&leader))
+    }
+
+    /// Returns what the agent observes, as its plan is made with.
+    #[must_use]
+    pub fn reachability(&self) -> Reachability {
+        let mut reachability = Reachability::default();
+        for (leader, location) in &self.lost {
+            if let (Ok(leader), Ok(location)) = (leader.parse::<NodeName>(), location.parse::<LocationName>())
+            {
+                reachability.observe(leader, location, false);
+            }
+        }
+        for (leader, location) in &self.forsaken {
+            if let (Ok(leader), Ok(location)) = (leader.parse::<NodeName>(), location.parse::<LocationName>())
+            {
+                reachability.observe_far(location, leader, false);
+            }
+        }
+        reachability
+    }
+}
+
+/// `tunnel to b1 of b: last handshake 71 s ago, 123456 bytes received, 234567 sent`
+fn tunnel(line: &str) -> Option<TunnelFigures> {
+    let (parties, counts) = line.strip_prefix("tunnel to ")?.split_once(": ")?;
+    let (leader, location) = parties.split_once(" of ")?;
+    let mut counts = counts.split(", ");
+    let handshake = counts.next()?.strip_prefix("last handshake ");
+    let number = |text: Option<&str>| text?.split(' ').next()?.parse().ok();
+    Some(TunnelFigures {
+        location: location.to_owned(),
+        leader: leader.to_owned(),
+        handshake: number(handshake),
+        received: number(counts.next()).unwrap_or_default(),
+        sent: number(counts.next()).unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer as its document shows it.
+    fn documented() -> &'static str {
+        let text = include_str!("../../docs/operations/links.md");
+        let (_, block) = text.split_once("```text\n").unwrap();
+        block.split_once("```").unwrap().0
+    }
+
+    #[test]
+    fn the_documented_answer_is_read() {
+        let figures = Figures::read("", documented());
+        let tunnel = TunnelFigures {
+            location: "b".to_owned(),
+            leader: "b1".to_owned(),
+            handshake: Some(71),
+            received: 123_456,
+            sent: 234_567,
+        };
+        assert_eq!(figures.tunnels, [tunnel]);
+    }
+
+    #[test]
+    fn metrics_are_read_by_location() {
+        let metrics = "# TYPE spanwire_agent_link_up gauge\nspanwire_agent_link_up{location=\"b\"} 1\n\
+                       spanwire_agent_link_up{location=\"c\"} 0\nspanwire_agent_failovers_total{location=\"b\"} 2\n\
+                       spanwire_agent_leader_rtt_seconds{location=\"b\"} 0.0213\nspanwire_agent_leader_loss{location=\"b\"} 0.5\n\
+                       spanwire_agent_ready 1\nspanwire_agent_link_up{location=\"d\n# EOF\n";
+        let figures = Figures::read(metrics, "");
+        let expected = LinkFigures {
+            up: Some(true),
+            rtt: Some(0.0213),
+            loss: Some(0.5),
+            failovers: Some(2),
+        };
+        assert_eq!(figures.links["b"], expected);
+        assert_eq!((figures.links["c"].up, figures.links.len()), (Some(false), 2));
+    }
+
+    #[test]
+    fn a_leader_that_is_given_up_is_not_in_use_and_not_planned_with() {
+        let links = "tunnel to b1 of b: no handshake yet, 0 bytes received, 5 sent\n\
+                     tunnel to b2 of b: last handshake 3 s ago, 7 bytes received, 8 sent\n\
+                     not used: b1 of b\nnot used: a2 towards c\nreached by no way: c\nwhat is this\n";
+        let figures = Figures::read("", links);
+        let order = ["b1".to_owned(), "b2".to_owned()];
+        assert_eq!(figures.tunnels[0].handshake, None);
+        assert_eq!(figures.tunnel_in_use("b", &order).unwrap().leader, "b2");
+        assert_eq!(figures.unreached, ["c"]);
+        let reachability = figures.reachability();
+        let name = |text: &str| text.parse().unwrap();
+        assert!(!reachability.far_usable(&name("b"), &"b1".parse().unwrap()));
+        assert!(!reachability.usable(&"a2".parse().unwrap(), &name("c")));
+        assert!(reachability.usable(&"a2".parse().unwrap(), &name("b")));
+    }
+}

@@ -1,0 +1,218 @@
+//! Peers: which address a new one may have, and how they are listed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+use spanwire_cluster::observed::Observed;
+use spanwire_crds::Peer;
+use spanwire_topology::{Family, Mesh, Prefix};
+
+use crate::{
+    objects::{Kind, Objects},
+    table::{joined, table},
+};
+
+/// How many addresses of a pool are tried.
+const TRIED: u128 = 1 << 16;
+
+/// Returns the first address of a pool that overlaps nothing of the mesh and no Peer, accepted or not.
+///
+/// # Errors
+/// Where there is none among the first 65536.
+pub fn free_address(objects: &Objects, pool: Prefix) -> Result<Prefix, String> {
+    let taken = taken(objects);
+    let family = pool.family();
+    let hosts = 1_u128
+        .checked_shl(u32::from(family.bits() - pool.length()))
+        .unwrap_or(u128::MAX);
+    // The first and the last of an IPv4 network are no addresses of hosts.
+    let last = if family == Family::V4 && hosts > 2 {
+        hosts - 1
+    } else {
+        hosts
+    };
+    let first = u128::from(hosts > 2);
+    let mut candidates = (first..last.min(TRIED))
+        .filter_map(|offset| nth(pool.address(), offset))
+        .map(Prefix::host);
+    candidates
+        .find(|candidate| !taken.iter().any(|prefix| prefix.overlaps(candidate)))
+        .ok_or_else(|| {
+            format!(
+                "no address of {pool} is free; name another network with --pool, or one with --allowed-ip"
+            )
+        })
+}
+
+fn nth(base: IpAddr, offset: u128) -> Option<IpAddr> {
+    Some(match base {
+        IpAddr::V4(base) => Ipv4Addr::from(u32::from(base).checked_add(u32::try_from(offset).ok()?)?).into(),
+        IpAddr::V6(base) => Ipv6Addr::from(u128::from(base).checked_add(offset)?).into(),
+    })
+}
+
+fn taken(objects: &Objects) -> Vec<Prefix> {
+    let mesh = objects.published();
+    let asked = objects
+        .observed::<Peer>(Kind::Peer)
+        .into_iter()
+        .filter_map(|peer| peer.object);
+    let asked = asked
+        .flat_map(|peer| peer.spec.allowed_ips)
+        .filter_map(|text| text.parse().ok());
+    networks(&mesh).into_iter().chain(asked).collect()
+}
+
+fn networks(mesh: &Mesh) -> Vec<Prefix> {
+    let mut all = Vec::new();
+    for location in mesh.locations.values() {
+        all.extend(&location.settings.cidrs);
+        for member in location.members.values() {
+            all.extend(&member.prefixes);
+            all.extend(
+                member
+                    .addresses
+                    .iter()
+                    .chain(&member.overlay)
+                    .map(|address| Prefix::host(*address)),
+            );
+        }
+    }
+    all.extend(mesh.peers.values().flat_map(|peer| &peer.allowed_ips));
+    all
+}
+
+/// A Peer in a list.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Through this location the locations without an attachment reach it.
+    pub home: Option<String>,
+    /// The locations that have a tunnel for it.
+    pub attachments: Vec<String>,
+    /// The networks behind it, as asked for.
+    #[serde(rename = "allowedIPs")]
+    pub allowed_ips: Vec<String>,
+    /// Where it is reached, where it can be.
+    pub endpoint: Option<String>,
+    /// Its key.
+    pub public_key: String,
+    /// The status of its condition Accepted.
+    pub accepted: String,
+    /// The status of its condition Ready.
+    pub ready: String,
+}
+
+/// Returns the Peers as a list.
+#[must_use]
+pub fn rows(objects: &Objects) -> Vec<Row> {
+    let row = |observed: Observed<Peer>| {
+        let name = observed.name().to_owned();
+        let peer = observed.object?;
+        let status = peer.status.unwrap_or_default();
+        let of = |about: &str| {
+            let condition = status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == about);
+            condition.map_or_else(|| "Unknown".to_owned(), |condition| condition.status.clone())
+        };
+        let (accepted, ready) = (of("Accepted"), of("Ready"));
+        let decided = status.accepted.unwrap_or_default();
+        Some(Row {
+            name,
+            home: decided.home,
+            attachments: decided.attachments,
+            allowed_ips: peer.spec.allowed_ips,
+            endpoint: peer.spec.endpoint,
+            public_key: peer.spec.public_key,
+            accepted,
+            ready,
+        })
+    };
+    objects
+        .observed::<Peer>(Kind::Peer)
+        .into_iter()
+        .filter_map(row)
+        .collect()
+}
+
+/// Returns the list for people.
+#[must_use]
+pub fn text(rows: &[Row], wide: bool) -> String {
+    let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let cells = rows.iter().map(|row| {
+        let mut cells = vec![
+            row.name.clone(),
+            dash(&row.home),
+            joined(&row.attachments),
+            joined(&row.allowed_ips),
+            row.accepted.clone(),
+            row.ready.clone(),
+        ];
+        if wide {
+            cells.extend([dash(&row.endpoint), row.public_key.clone()]);
+        }
+        cells
+    });
+    let mut heading = vec!["PEER", "HOME", "ATTACHED TO", "ALLOWED IPS", "ACCEPTED", "READY"];
+    if wide {
+        heading.extend(["ENDPOINT", "PUBLIC KEY"]);
+    }
+    let cells: Vec<_> = cells.collect();
+    if cells.is_empty() {
+        return "There is no Peer.\n".to_owned();
+    }
+    table(&heading, &cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spanwire_topology::{decide, scenario::World};
+
+    use super::*;
+
+    fn objects() -> Objects {
+        let mut world = World::default();
+        for line in [
+            "overlay 10.4.0.0/16",
+            "node a1 region=a addresses=10.99.0.2 pods=10.99.0.4/30 key=1",
+            "peer p allowed=10.99.0.1 key=9 location=a",
+        ] {
+            world.line(line).unwrap();
+        }
+        Objects::of_mesh(&decide(&world.facts, &Mesh::default()).mesh)
+    }
+
+    fn free(objects: &Objects, pool: &str) -> Result<String, String> {
+        let pool: Prefix = pool.parse().map_err(|_| "is no network".to_owned())?;
+        free_address(objects, pool).map(|prefix| prefix.to_string())
+    }
+
+    #[test]
+    fn the_first_address_that_nothing_has_is_taken() {
+        let mut objects = objects();
+        assert_eq!(free(&objects, "10.99.0.0/24").unwrap(), "10.99.0.3/32");
+        // A Peer that is not accepted may be.
+        let object = json!({"apiVersion": "spanwire.dev/v1alpha1", "kind": "Peer", "metadata": {"name": "q"},
+            "spec": {"publicKey": "x", "allowedIPs": ["10.99.0.3/32"]}});
+        objects.add(object).unwrap();
+        assert_eq!(free(&objects, "10.99.0.0/24").unwrap(), "10.99.0.8/32");
+        assert_eq!(free(&objects, "fd99::/64").unwrap(), "fd99::1/128");
+    }
+
+    #[test]
+    fn a_pool_that_is_used_up_is_an_error_that_names_the_flags() {
+        let objects = objects();
+        assert!(free(&objects, "10.99.0.1/32").unwrap_err().contains("--pool"));
+        assert!(
+            free(&objects, "10.99.0.4/30")
+                .unwrap_err()
+                .contains("--allowed-ip")
+        );
+        assert_eq!(free(&objects, "10.99.0.9/32").unwrap(), "10.99.0.9/32");
+    }
+}

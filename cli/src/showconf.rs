@@ -1,0 +1,251 @@
+//! The configuration of a WireGuard device: of a leader as its agent sets it, and of a Peer as its own machine needs it. No
+//! private key is in it: those of nodes never leave them, and that of a Peer is made where it is used.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde::Serialize;
+use spanwire_topology::{
+    Endpoint, Keepalive, LocationName, Member, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
+    plan,
+};
+
+/// How a configuration is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConfigFormat {
+    /// For `wg-quick`
+    #[default]
+    WgQuick,
+    /// For `wg setconf`
+    Wg,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// The configuration of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// The port that it listens on; `None`: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_port: Option<u16>,
+    /// Its own public key, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// With whom it talks.
+    pub peers: Vec<Party>,
+}
+
+/// One party at the other end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Party {
+    /// Who it is.
+    pub name: String,
+    /// Its key.
+    pub public_key: String,
+    /// Where it is reached; `None`: it has to begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// What is sent to it, and what it may send from.
+    #[serde(rename = "allowedIPs")]
+    pub allowed_ips: Vec<String>,
+    /// Seconds between keepalives to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistent_keepalive: Option<u16>,
+}
+
+fn party(
+    name: String,
+    key: PublicKey,
+    endpoint: Option<&Endpoint>,
+    allowed: Vec<Prefix>,
+    keepalive: Option<Keepalive>,
+) -> Party {
+    Party {
+        name,
+        public_key: key.to_string(),
+        endpoint: endpoint.map(ToString::to_string),
+        allowed_ips: allowed.iter().map(ToString::to_string).collect(),
+        persistent_keepalive: keepalive.map(|keepalive| keepalive.0),
+    }
+}
+
+/// Returns the configuration of a leader, as its plan has it with nothing observed.
+///
+/// # Errors
+/// Where there is no such node, or it does not lead.
+pub fn of_node(mesh: &Mesh, node: &NodeName) -> Result<Config, String> {
+    let member = mesh
+        .locations
+        .values()
+        .find_map(|location| location.members.get(node));
+    let member =
+        member.ok_or_else(|| format!("the mesh has no node {node}; `kubectl get meshnodes` shows them"))?;
+    let plan = plan(mesh, node, &Reachability::default());
+    let tunnel = plan.tunnel.ok_or_else(|| {
+        format!(
+            "{node} does not lead, so it has no WireGuard device; `kubectl get locations` shows who leads"
+        )
+    })?;
+    let parties = tunnel.peers.iter().map(|(key, peer)| {
+        let allowed = peer.allowed_ips.iter().copied().collect();
+        party(
+            peer.party.to_string(),
+            *key,
+            peer.endpoints.first(),
+            allowed,
+            peer.keepalive,
+        )
+    });
+    let mut peers: Vec<Party> = parties.collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Config {
+        addresses: tunnel
+            .addresses
+            .iter()
+            .map(|address| Prefix::host(*address).to_string())
+            .collect(),
+        listen_port: Some(tunnel.listen_port),
+        public_key: member.public_key.map(|key| key.to_string()),
+        peers,
+    })
+}
+
+/// Returns what the machine of a Peer needs: a party for each location that it is attached to. What lives in another location
+/// goes by its home.
+///
+/// # Errors
+/// Where there is no such Peer, or no location has a tunnel for it.
+pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
+    let peer = mesh.peers.get(name);
+    let peer =
+        peer.ok_or_else(|| format!("no Peer {name} is accepted; `kubectl describe peer {name}` says why"))?;
+    let home = peer.home.as_ref().ok_or_else(|| {
+        format!("no location can have the Peer {name}: one with a leader that it can reach is needed")
+    })?;
+    let mut allowed: BTreeMap<&LocationName, Vec<Prefix>> = BTreeMap::new();
+    for (location, it) in &mesh.locations {
+        let by = if peer.attachments.contains(location) {
+            location
+        } else {
+            home
+        };
+        let members = it.members.values().flat_map(networks);
+        allowed
+            .entry(by)
+            .or_default()
+            .extend(members.chain(it.settings.cidrs.iter().copied()));
+    }
+    for (_, other) in mesh.peers.iter().filter(|(other, _)| *other != name) {
+        allowed.entry(home).or_default().extend(&other.allowed_ips);
+    }
+    let mut peers = Vec::new();
+    for (location, mut prefixes) in allowed {
+        let leader = mesh
+            .locations
+            .get(location)
+            .and_then(|it| Some((it, it.active().next()?)));
+        let Some((it, leader)) = leader else {
+            continue;
+        };
+        let Some((member, key)) = it
+            .members
+            .get(leader)
+            .and_then(|member| Some((member, member.public_key?)))
+        else {
+            continue;
+        };
+        prefixes.sort();
+        prefixes.dedup();
+        // What lies in another one says nothing more.
+        let all = prefixes.clone();
+        prefixes.retain(|prefix| !all.iter().any(|other| other != prefix && other.covers(prefix)));
+        let endpoint = it.settings.endpoint.as_ref().or_else(|| best(member));
+        // Behind NAT it is the Peer that has to keep the way open.
+        let keepalive = peer.endpoint.is_none().then_some(Keepalive(25));
+        peers.push(party(
+            format!("leader {location}/{leader}"),
+            key,
+            endpoint,
+            prefixes,
+            keepalive,
+        ));
+    }
+    if peers.is_empty() {
+        return Err(format!(
+            "the location {home} of the Peer {name} has no leader now"
+        ));
+    }
+    Ok(Config {
+        // A network is what lies behind it, and no address of its device.
+        addresses: peer
+            .allowed_ips
+            .iter()
+            .filter(|prefix| prefix.is_host())
+            .map(ToString::to_string)
+            .collect(),
+        listen_port: peer.endpoint.as_ref().map(|endpoint| endpoint.port),
+        public_key: Some(peer.public_key.to_string()),
+        peers,
+    })
+}
+
+fn best(member: &Member) -> Option<&Endpoint> {
+    let public = member.endpoints.iter().find(|endpoint| endpoint.is_public());
+    public.or_else(|| member.endpoints.first())
+}
+
+fn networks(member: &Member) -> impl Iterator<Item = Prefix> {
+    let hosts = member.addresses.iter().map(|address| Prefix::host(*address));
+    hosts.chain(member.prefixes.iter().copied())
+}
+
+impl Config {
+    /// Returns the text of a configuration file. `private_key` is what stands for the private key.
+    #[must_use]
+    pub fn text(&self, quick: bool, private_key: Option<&str>) -> String {
+        let mut text = "[Interface]\n".to_owned();
+        // Writing to a String cannot fail.
+        if let Some(key) = &self.public_key {
+            let _ = writeln!(text, "# public key {key}");
+        }
+        let _ = match private_key {
+            Some(key) => writeln!(text, "PrivateKey = {key}"),
+            None => writeln!(text, "# PrivateKey = … is on the machine alone"),
+        };
+        if quick && !self.addresses.is_empty() {
+            let _ = writeln!(text, "Address = {}", self.addresses.join(", "));
+        }
+        if let Some(port) = self.listen_port {
+            let _ = writeln!(text, "ListenPort = {port}");
+        }
+        for peer in &self.peers {
+            let _ = writeln!(text, "\n[Peer]\n# {}\nPublicKey = {}", peer.name, peer.public_key);
+            if let Some(endpoint) = &peer.endpoint {
+                let _ = writeln!(text, "Endpoint = {endpoint}");
+            }
+            let _ = writeln!(text, "AllowedIPs = {}", peer.allowed_ips.join(", "));
+            if let Some(seconds) = peer.persistent_keepalive {
+                let _ = writeln!(text, "PersistentKeepalive = {seconds}");
+            }
+        }
+        text
+    }
+
+    /// Returns the configuration in a format, without a private key.
+    ///
+    /// # Errors
+    /// Where it has no such form.
+    pub fn formatted(&self, format: ConfigFormat) -> anyhow::Result<String> {
+        Ok(match format {
+            ConfigFormat::WgQuick => self.text(true, None),
+            ConfigFormat::Wg => self.text(false, None),
+            ConfigFormat::Json => serde_json::to_string_pretty(self)? + "\n",
+            ConfigFormat::Yaml => serde_saphyr::to_string(self)?,
+        })
+    }
+}

@@ -1,0 +1,385 @@
+//! The mesh on one screen.
+
+use serde::Serialize;
+use spanwire_cluster::observed::Observed;
+use spanwire_crds::{Location, Peer};
+use spanwire_topology::{LeaderRole, Mesh};
+
+use crate::{
+    figures::{Figures, TunnelFigures},
+    findings::{Answers, Finding, Severity, findings},
+    objects::{Kind, Objects},
+    table::{few, table},
+};
+
+/// The mesh as it is.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The decision that is published.
+    pub generation: u64,
+    /// The locations.
+    pub locations: Vec<LocationRow>,
+    /// From each location with a leader to each other one.
+    pub links: Vec<LinkRow>,
+    /// The Peers.
+    pub peers: Vec<PeerRow>,
+    /// What is wrong, the worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// A location.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocationRow {
+    /// Its name.
+    pub name: String,
+    /// The active leaders.
+    pub leaders: Vec<String>,
+    /// The standby leaders.
+    pub standby: Vec<String>,
+    /// How many nodes it has.
+    pub nodes: usize,
+    /// With how many of the other locations its traffic is in the tunnel or nowhere.
+    pub established: usize,
+    /// How many other locations there are.
+    pub others: usize,
+    /// Where its first active leader is reached from outside.
+    pub endpoint: Option<String>,
+    /// The status of its condition Ready.
+    pub ready: String,
+}
+
+/// The way from one location to another, as its first active leader measures it. What is not known is left out.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkRow {
+    /// From this location.
+    pub from: String,
+    /// To this one.
+    pub to: String,
+    /// The leader that measures.
+    pub leader: String,
+    /// The leader over there that is in use.
+    pub far_leader: Option<String>,
+    /// Whether a leader of it answers in the tunnel.
+    pub up: Option<bool>,
+    /// How many seconds ago the last handshake was.
+    pub handshake_seconds: Option<u64>,
+    /// The round-trip time in milliseconds.
+    pub rtt_milliseconds: Option<f64>,
+    /// The share of requests that were not answered in time.
+    pub loss: Option<f64>,
+    /// Bytes received from the leader in use.
+    pub received: Option<u64>,
+    /// Bytes sent to it.
+    pub sent: Option<u64>,
+    /// Bytes a second received, since the last look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receiving: Option<u64>,
+    /// Bytes a second sent, since the last look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sending: Option<u64>,
+    /// Leaders that were given up for another.
+    pub failovers: Option<u64>,
+}
+
+/// A Peer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerRow {
+    /// Its name.
+    pub name: String,
+    /// Through this location the locations without an attachment reach it.
+    pub home: Option<String>,
+    /// The status of its condition Ready.
+    pub ready: String,
+}
+
+/// Returns the state of the mesh. `selected` are the locations that are shown; `None`: all.
+#[must_use]
+pub fn report(objects: &Objects, answers: &Answers, selected: Option<&[String]>) -> Report {
+    let mesh = objects.published();
+    let shown = |name: &str| selected.is_none_or(|names| names.iter().any(|selected| selected == name));
+    let locations: Vec<Observed<Location>> = objects.observed(Kind::Location);
+    let peers: Vec<Observed<Peer>> = objects.observed(Kind::Peer);
+    let rows = locations.iter().filter(|location| shown(location.name()));
+    let peers = peers.iter().map(|peer| {
+        let status = peer.object.as_ref().and_then(|peer| peer.status.as_ref());
+        PeerRow {
+            name: peer.name().to_owned(),
+            home: status.and_then(|status| status.accepted.as_ref()?.home.clone()),
+            ready: ready(status.map_or(&[], |status| &status.conditions)),
+        }
+    });
+    Report {
+        generation: mesh.generation.0,
+        locations: rows.map(|location| location_row(location, &mesh)).collect(),
+        links: links(&mesh, answers)
+            .into_iter()
+            .filter(|link| shown(&link.from))
+            .collect(),
+        peers: peers.collect(),
+        findings: findings(objects, answers),
+    }
+}
+
+fn ready(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    ready.map_or_else(|| "Unknown".to_owned(), |ready| ready.status.clone())
+}
+
+fn location_row(observed: &Observed<Location>, mesh: &Mesh) -> LocationRow {
+    let status = observed
+        .object
+        .as_ref()
+        .and_then(|location| location.status.clone())
+        .unwrap_or_default();
+    let decided = mesh
+        .locations
+        .iter()
+        .find(|(name, _)| name.as_str() == observed.name());
+    let leaders = |role| {
+        let all = decided.iter().flat_map(|(_, location)| &location.leaders);
+        let of_role = all.filter(|leader| leader.role == role);
+        of_role.map(|leader| leader.node.to_string()).collect()
+    };
+    LocationRow {
+        name: observed.name().to_owned(),
+        leaders: leaders(LeaderRole::Active),
+        standby: leaders(LeaderRole::Standby),
+        nodes: decided.map_or(0, |(_, location)| location.members.len()),
+        established: decided.map_or(0, |(name, location)| {
+            location.established.iter().filter(|other| *other != name).count()
+        }),
+        others: mesh.locations.len().saturating_sub(1),
+        endpoint: status.endpoint,
+        ready: ready(&status.conditions),
+    }
+}
+
+/// Returns the leaders whose agents are asked: the first active one of each location.
+#[must_use]
+pub fn asked(mesh: &Mesh) -> Vec<String> {
+    let firsts = mesh
+        .locations
+        .values()
+        .filter_map(|location| location.active().next());
+    firsts.map(ToString::to_string).collect()
+}
+
+fn links(mesh: &Mesh, answers: &Answers) -> Vec<LinkRow> {
+    let mut rows = Vec::new();
+    for (from, location) in &mesh.locations {
+        let Some(leader) = location.active().next() else {
+            continue;
+        };
+        let figures = answers
+            .get(leader.as_str())
+            .and_then(|answer| answer.as_ref().ok());
+        for (to, far) in mesh
+            .locations
+            .iter()
+            .filter(|(to, far)| *to != from && !far.leaders.is_empty())
+        {
+            let order: Vec<String> = far.leaders.iter().map(|leader| leader.node.to_string()).collect();
+            rows.push(link(from.as_str(), to.as_str(), leader.as_str(), figures, &order));
+        }
+    }
+    rows
+}
+
+fn link(from: &str, to: &str, leader: &str, figures: Option<&Figures>, order: &[String]) -> LinkRow {
+    let measured = figures
+        .and_then(|figures| figures.links.get(to))
+        .copied()
+        .unwrap_or_default();
+    let tunnel: Option<&TunnelFigures> = figures.and_then(|figures| figures.tunnel_in_use(to, order));
+    LinkRow {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        leader: leader.to_owned(),
+        far_leader: tunnel.map(|tunnel| tunnel.leader.clone()),
+        up: measured.up,
+        handshake_seconds: tunnel.and_then(|tunnel| tunnel.handshake),
+        rtt_milliseconds: measured.rtt.map(|seconds| seconds * 1000.0),
+        loss: measured.loss,
+        received: tunnel.map(|tunnel| tunnel.received),
+        sent: tunnel.map(|tunnel| tunnel.sent),
+        receiving: None,
+        sending: None,
+        // The counter begins with the first.
+        failovers: figures.map(|_| measured.failovers.unwrap_or_default()),
+    }
+}
+
+impl Report {
+    /// Enters how much went over each link since the report before, so many seconds ago.
+    pub fn compare(&mut self, before: &Self, seconds: f64) {
+        for link in &mut self.links {
+            let same = |old: &&LinkRow| {
+                (&old.from, &old.to, &old.leader, &old.far_leader)
+                    == (&link.from, &link.to, &link.leader, &link.far_leader)
+            };
+            let Some(old) = before.links.iter().find(same) else {
+                continue;
+            };
+            link.receiving = rate(old.received, link.received, seconds);
+            link.sending = rate(old.sent, link.sent, seconds);
+        }
+    }
+
+    /// Returns the report for people.
+    #[must_use]
+    pub fn text(&self, wide: bool) -> String {
+        let dash = || "-".to_owned();
+        let locations = self.locations.iter().map(|row| {
+            vec![
+                row.name.clone(),
+                few(&row.leaders),
+                few(&row.standby),
+                row.nodes.to_string(),
+                format!("{} of {}", row.established, row.others),
+                row.endpoint.clone().unwrap_or_else(dash),
+                row.ready.clone(),
+            ]
+        });
+        let heading = [
+            "LOCATION",
+            "LEADERS",
+            "STANDBY",
+            "NODES",
+            "ESTABLISHED",
+            "ENDPOINT",
+            "READY",
+        ];
+        let mut parts = vec![table(&heading, &locations.collect::<Vec<_>>())];
+        let rates = self.links.iter().any(|link| link.receiving.is_some());
+        let heading = [
+            "FROM",
+            "TO",
+            "BY",
+            "LINK",
+            "HANDSHAKE",
+            "RTT",
+            "LOSS",
+            if rates { "IN/S" } else { "IN" },
+            if rates { "OUT/S" } else { "OUT" },
+            "FAILOVERS",
+        ];
+        let links: Vec<_> = self.links.iter().map(|link| cells(link, rates)).collect();
+        parts.push(table(&heading, &links));
+        let peers = self.peers.iter().map(|row| {
+            let home = row.home.clone().unwrap_or_else(dash);
+            vec![row.name.clone(), home, row.ready.clone()]
+        });
+        parts.push(table(&["PEER", "HOME", "READY"], &peers.collect::<Vec<_>>()));
+        parts.push(said(&self.findings, wide));
+        if self.locations.is_empty() {
+            parts.insert(0, "There is no location.\n".to_owned());
+        }
+        parts.retain(|part| !part.is_empty());
+        parts.join("\n")
+    }
+}
+
+fn cells(link: &LinkRow, rates: bool) -> Vec<String> {
+    let unknown = || "?".to_owned();
+    let (received, sent) = if rates {
+        (link.receiving, link.sending)
+    } else {
+        (link.received, link.sent)
+    };
+    let by = link.far_leader.as_ref().map_or_else(unknown, Clone::clone);
+    vec![
+        link.from.clone(),
+        link.to.clone(),
+        format!("{} > {by}", link.leader),
+        link.up
+            .map_or_else(unknown, |up| if up { "up" } else { "down" }.to_owned()),
+        link.handshake_seconds
+            .map_or_else(unknown, |seconds| format!("{seconds} s")),
+        link.rtt_milliseconds
+            .map_or_else(unknown, |rtt| format!("{rtt:.1} ms")),
+        link.loss
+            .map_or_else(unknown, |loss| format!("{:.1} %", loss * 100.0)),
+        received.map_or_else(unknown, bytes),
+        sent.map_or_else(unknown, bytes),
+        link.failovers.map_or_else(unknown, |count| count.to_string()),
+    ]
+}
+
+/// Returns what was found, with the object to look at and the next command to type; `wide` with the page that explains it.
+#[must_use]
+pub fn said(findings: &[Finding], wide: bool) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = match finding.severity {
+            Severity::Error => "ERROR",
+            Severity::Warning => "WARNING",
+            Severity::Note => "NOTE",
+        };
+        text += &format!(
+            "{mark}: {}: {}\n  {}\n  next: {}\n",
+            finding.object, finding.reason, finding.evidence, finding.next
+        );
+        if wide {
+            text += &format!("  see:  {}\n", finding.page);
+        }
+    }
+    if findings.iter().all(|finding| finding.severity == Severity::Note) {
+        text += "Nothing is wrong.\n";
+    }
+    text
+}
+
+/// A counter that went back counts from nothing.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate for people, and never negative"
+)]
+fn rate(before: Option<u64>, now: Option<u64>, seconds: f64) -> Option<u64> {
+    let grown = now?.checked_sub(before?)?;
+    (seconds > 0.0).then(|| (grown as f64 / seconds) as u64)
+}
+
+/// Returns a number of bytes as people read it.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_the_unit_that_fits() {
+        let shown = [0, 999, 1000, 1_234_567, 5_000_000_000_000_000].map(bytes);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.2 MB", "5000.0 TB"]);
+    }
+
+    #[test]
+    fn what_a_counter_grew_by_is_a_rate_and_what_it_fell_by_is_not() {
+        assert_eq!(rate(Some(100), Some(300), 2.0), Some(100));
+        assert_eq!(rate(Some(300), Some(100), 2.0), None);
+        assert_eq!(
+            (rate(None, Some(1), 2.0), rate(Some(1), Some(2), 0.0)),
+            (None, None)
+        );
+    }
+}
