@@ -88,8 +88,7 @@ fn is_document(path: &Path) -> bool {
 /// # Errors
 /// Where it is no YAML, or a document cannot be used.
 pub fn documents(found: &mut Found, file: &str, text: &str) -> Result<(), FileError> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| FileError::Yaml(file.to_owned(), Box::new(error)))?;
+    let documents = parsed(text).map_err(|error| FileError::Yaml(file.to_owned(), Box::new(error)))?;
     for (index, document) in documents.into_iter().enumerate() {
         for object in items(document) {
             let wrong = |problem| FileError::Document(file.to_owned(), index + 1, problem);
@@ -99,6 +98,23 @@ pub fn documents(found: &mut Found, file: &str, text: &str) -> Result<(), FileEr
         }
     }
     Ok(())
+}
+
+/// Reads YAML or JSON. What a cluster has is more than what a configuration is usually allowed to have; aliases, by which a small
+/// file grows large, are held to the usual bounds.
+fn parsed(text: &str) -> Result<Vec<Value>, serde_saphyr::Error> {
+    if let Ok(document) = serde_json::from_str(text) {
+        return Ok(vec![document]);
+    }
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: 1_000_000,
+            max_nodes: 100_000_000,
+            max_events: 200_000_000,
+            max_total_scalar_bytes: 1 << 30,
+        },
+    };
+    serde_saphyr::from_multiple_with_options(text, options)
 }
 
 /// Returns the items of a list, as `kubectl get -o yaml` writes it, or the object itself; an empty document is none.
@@ -135,6 +151,13 @@ mod tests {
         let found = of(text).unwrap();
         assert_eq!((found.objects.of(Kind::Node).count(), found.others), (2, 1));
         assert!(of(r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}}"#).is_ok());
+    }
+
+    #[test]
+    fn a_large_cluster_is_read() {
+        let node = |index| format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: n{index}}}\n");
+        let text: String = (0..5000).map(node).collect();
+        assert_eq!(of(&text).unwrap().objects.len(), 5000);
     }
 
     #[test]

@@ -274,10 +274,10 @@ impl Objects {
         reading
     }
 
-    /// Returns whether the pod networks of nodes are those of objects of a CNI, as the condition of a Location says. They are
+    /// Returns whether the pod networks of nodes are not those of the Nodes, as the condition of a Location says. They are
     /// taken from what is published then: `spec.podCIDRs` are not what pods have.
     fn of_cni(&self) -> bool {
-        let reasons = [Reason::CalicoBlocks, Reason::CiliumNodes].map(Reason::as_str);
+        let reasons = [Reason::CalicoBlocks, Reason::CiliumNodes, Reason::PodAddresses].map(Reason::as_str);
         let locations = self
             .of(Kind::Location)
             .map(|(_, object)| &object["status"]["conditions"]);
