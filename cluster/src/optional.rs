@@ -5,7 +5,7 @@
 //! in minutes, and the objects are watched while the definition is there. What the API server answers to a list of
 //! the objects says less: for a moment after its start it knows of no definition (see [`refusals`](crate::refusals)).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _, future, stream, stream::BoxStream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -25,6 +25,7 @@ use spanwire_topology::{PodSource, PodSources};
 use tokio::sync::watch;
 
 use crate::{
+    backoff::Backoff,
     complaints::Complaints,
     observed::{Observable, Observed},
     refusals::{Refusals, Verdict, refused},
@@ -190,15 +191,17 @@ fn gated(
 fn defined(client: Client, name: &'static str, kind: &'static str) -> impl Stream<Item = Gate> + Send {
     let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client);
     let config = Config::default().fields(&format!("metadata.name={name}"));
-    let (mut listed, mut known, mut refusals) = (false, None, Refusals::default());
+    let (mut listed, mut known, mut attempts) = (false, None, Attempts::new(kind, "its definition"));
     watcher(api, config).default_backoff().filter_map(move |event| {
-        let gate = match event {
+        let (gate, wait) = match event {
             Ok(event) => {
-                refusals.handle_success();
-                turned(&event, &mut listed)
+                attempts.handle_event(&event);
+                (turned(&event, &mut listed), None)
             }
-            Err(error) => (failed(&mut refusals, &error, kind, "its definition") == Verdict::Refused)
-                .then_some(Gate::Refused),
+            Err(error) => match attempts.handle_failure(&error) {
+                Some(wait) => (None, Some(wait)),
+                None => (Some(Gate::Refused), None),
+            },
         };
         let news = gate.filter(|gate| known != Some(*gate));
         if let Some(gate) = news {
@@ -209,7 +212,7 @@ fn defined(client: Client, name: &'static str, kind: &'static str) -> impl Strea
             }
             known = Some(gate);
         }
-        future::ready(news)
+        after(wait, news)
     })
 }
 
@@ -237,21 +240,29 @@ fn objects<K: NetworkObject + Observable>(
 ) -> impl Stream<Item = SourceEvent> + Send {
     let kind = object_kind(K::SOURCE).1;
     let mut complaints = Complaints::default();
-    let mut refusals = Refusals::default();
+    let mut attempts = Attempts::new(kind, "its objects");
     watcher(api, config).default_backoff().filter_map(move |event| {
-        let event = match event {
+        let (event, wait) = match event {
             Ok(event) => {
-                if refusals.handle_success() {
-                    tracing::info!(kind, "watch re-established");
-                }
+                attempts.handle_event(&event);
                 complain(&mut complaints, kind, &event);
-                Some(SourceEvent::Objects(translated(event)))
+                (Some(SourceEvent::Objects(translated(event))), None)
             }
-            Err(error) => (failed(&mut refusals, &error, kind, "its objects") == Verdict::Refused)
-                .then_some(SourceEvent::Refused),
+            Err(error) => match attempts.handle_failure(&error) {
+                Some(wait) => (None, Some(wait)),
+                None => (Some(SourceEvent::Refused), None),
+            },
         };
-        future::ready(event)
+        after(wait, event)
     })
+}
+
+/// Returns what there is to say, after a wait where an attempt failed.
+async fn after<T>(wait: Option<Duration>, news: Option<T>) -> Option<T> {
+    if let Some(wait) = wait {
+        tokio::time::sleep(wait).await;
+    }
+    news
 }
 
 fn translated<K: NetworkObject + Observable>(event: Event<Observed<K>>) -> Event<ObservedNetworks> {
@@ -264,21 +275,57 @@ fn translated<K: NetworkObject + Observable>(event: Event<Observed<K>>) -> Event
     }
 }
 
-/// Logs that a watch failed, and says what to make of it. An API server that is away is reported by the watches of kinds
-/// that always exist.
-fn failed(refusals: &mut Refusals, error: &watcher::Error, kind: &str, of: &str) -> Verdict {
-    let verdict = refusals.handle_failure(!expired(error) && refused(error), Instant::now());
-    let error = error as &dyn std::error::Error;
-    if verdict == Verdict::Refused {
-        tracing::warn!(
+/// The attempts to watch something. An API server that is away is reported by the watches of kinds that always exist.
+///
+/// That a list begins ([`Event::Init`]) is no success: kube says so before it asks, and begins its own backoff again.
+struct Attempts {
+    kind: &'static str,
+    of: &'static str,
+    refusals: Refusals,
+    backoff: Backoff,
+}
+
+impl Attempts {
+    fn new(kind: &'static str, of: &'static str) -> Self {
+        Self {
             kind,
-            error,
-            "the API server refuses {of}: pod networks are not taken from there; does the chart of this version grant it?"
-        );
-    } else {
-        tracing::debug!(kind, error, "watching {of} failed, backing off");
+            of,
+            refusals: Refusals::default(),
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(60)),
+        }
     }
-    verdict
+
+    fn handle_event<T>(&mut self, event: &Event<T>) {
+        if matches!(event, Event::Init) {
+            return;
+        }
+        self.backoff.reset();
+        if self.refusals.handle_success() {
+            tracing::info!(
+                kind = self.kind,
+                "the API server does not refuse {} any more",
+                self.of
+            );
+        }
+    }
+
+    /// Returns how long to wait before the next attempt; `None` where it is to be said first that the API server refuses.
+    fn handle_failure(&mut self, error: &watcher::Error) -> Option<Duration> {
+        let (kind, of) = (self.kind, self.of);
+        let refused = !expired(error) && refused(error);
+        let verdict = self.refusals.handle_failure(refused, Instant::now());
+        let error = error as &dyn std::error::Error;
+        if verdict == Verdict::Refused {
+            tracing::warn!(
+                kind,
+                error,
+                "the API server refuses {of}: pod networks are not taken from there; does the chart of this version grant it?"
+            );
+            return None;
+        }
+        tracing::debug!(kind, error, "watching {of} failed, backing off");
+        Some(self.backoff.wait())
+    }
 }
 
 #[cfg(test)]
@@ -328,6 +375,21 @@ mod tests {
         assert_eq!(turn(Event::InitApply(())), None);
         assert_eq!(turn(Event::InitDone), Some(Gate::Open));
         assert_eq!(turn(Event::Delete(())), Some(Gate::Closed));
+    }
+
+    #[test]
+    fn that_a_list_begins_does_not_make_a_refusal_a_new_one() {
+        let status = kube::core::Status::failure("no", "Forbidden").with_code(403);
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)));
+        let mut attempts = Attempts::new("Kind", "its objects");
+        let first = attempts.handle_failure(&error).unwrap();
+        attempts.handle_event(&Event::<()>::Init);
+        assert!(
+            attempts.handle_failure(&error).unwrap() > first,
+            "it is asked less and less often"
+        );
+        attempts.handle_event(&Event::<()>::InitDone);
+        assert_eq!(attempts.handle_failure(&error).unwrap(), first);
     }
 
     #[test]

@@ -184,28 +184,32 @@ impl Source {
 
     /// Returns whether there is any object of it.
     fn is_used(&self) -> bool {
-        !self.objects.objects().is_empty()
+        self.objects.complete() && !self.objects.objects().is_empty()
     }
 
     /// Returns whether it names a network of any node.
     fn says_something(&self) -> bool {
-        !self.of_nodes.is_empty()
+        self.objects.complete() && !self.of_nodes.is_empty()
     }
 
     /// Handles an event; returns whether it says something else of a node, or is complete now.
-    fn handle(&mut self, event: SourceEvent) -> bool {
+    fn handle(&mut self, source: PodSource, event: SourceEvent) -> bool {
         let was = self.said();
         match event {
             SourceEvent::Absent => {
                 let of_nodes = std::mem::take(&mut self.of_nodes);
                 self.changed.extend(of_nodes.into_keys());
                 self.objects = ObjectStore::default();
-                self.exists = Some(false);
+                // Pods always exist: they were not observed, and once they are wanted they are waited for.
+                self.exists = (source != PodSource::Pods).then_some(false);
             }
             SourceEvent::Refused if self.objects.complete() => {}
             SourceEvent::Refused => self.exists = Some(false),
             SourceEvent::Objects(event) => {
-                self.exists = Some(true);
+                // That a list begins is said before each attempt, also of one that is refused.
+                if !matches!(event, Event::Init | Event::InitApply(_)) {
+                    self.exists = Some(true);
+                }
                 self.handle_objects(event);
             }
         }
@@ -309,7 +313,7 @@ impl OperatorState {
             }
         };
         let was_complete = known.complete();
-        let changed = known.handle(event);
+        let changed = known.handle(source, event);
         if source == PodSource::Pods {
             self.dirty |= known.complete() != was_complete;
             if !known.changed.is_empty() {

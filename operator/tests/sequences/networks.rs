@@ -83,6 +83,10 @@ fn pod(name: &str, node: &str, addresses: &[&str]) -> ObservedNetworks {
 /// The cluster of six nodes with these pods.
 fn world_of_pods(pods: Vec<ObservedNetworks>) -> World {
     let mut world = world_of(PodSources::only(PodSource::Pods));
+    world
+        .state
+        .handle_networks(PodSource::Pods, SourceEvent::Absent, now(0).monotonic);
+    world.settle();
     assert!(world.state.wants_pods());
     assert_eq!(world.decisions, 0, "which pods there are is not known");
     let events = pods.into_iter().map(Event::InitApply);
@@ -106,6 +110,12 @@ impl World {
         self.state
             .handle_networks(PodSource::Calico, event, now(0).monotonic);
         self.settle();
+    }
+
+    fn list_begins(&mut self) {
+        let begins = SourceEvent::Objects(Event::Init);
+        self.state
+            .handle_networks(PodSource::Calico, begins, now(0).monotonic);
     }
 
     fn list_calico(&mut self, objects: Vec<ObservedNetworks>) {
@@ -172,6 +182,11 @@ fn an_api_server_that_keeps_the_objects_back_is_not_waited_for() {
     world.has("n1", &["10.244.1.0/24"]);
     let (status, message) = world.condition("left", "PodNetworks");
     assert!(status == "True" && message.contains("spec.podCIDRs"), "{message}");
+    // It is tried again: kube says that a list begins before it is refused again.
+    world.list_begins();
+    world.apply(Change::Node("n9".to_owned(), Some((9, "left"))));
+    world.settle();
+    world.has("n9", &["10.244.9.0/24"]);
 }
 
 #[test]
