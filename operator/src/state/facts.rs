@@ -63,7 +63,7 @@ impl OperatorState {
         let unseen = now
             .revision
             .generation
-            .filter(|spec| now.seen.is_none_or(|seen| seen < *spec));
+            .filter(|spec| now.seen.is_some_and(|seen| seen < *spec));
         match unseen.filter(|_| now.leads()) {
             Some(generation) if existed && !before.leads() => {
                 self.appointed.insert(name.clone(), generation);
