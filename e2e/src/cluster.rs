@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
+    calico,
     command::tail,
     images::TEST,
     lab::Lab,
@@ -28,7 +29,7 @@ const SOON: Duration = Duration::from_secs(120);
 pub(crate) fn link_cni(lab: &Lab) -> Result<()> {
     let folder = lab.store.path("cni");
     fs::create_dir_all(&folder)?;
-    for plugin in ["bridge", "host-local", "loopback", "portmap"] {
+    for plugin in ["bridge", "host-local", "loopback", "portmap", "ptp"] {
         symlink(format!("/usr/lib/cni/{plugin}"), folder.join(plugin))?;
     }
     symlink(lab.record.tools.join("flannel-cni"), folder.join("flannel"))?;
@@ -60,14 +61,20 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
             add_stale(lab, node)?;
         }
     }
+    if lab.scenario().network.cni.is_calico() {
+        add_calico(lab)?;
+    }
     lab.store.write("ready", "")?;
-    progress.stage("nodes registered, flannel has its networks", || {
+    progress.stage("nodes registered, the CNI has its networks", || {
         let nodes: Vec<_> = lab.layout.nodes().map(|n| n.name.clone()).collect();
-        wait_until("every flannel has its network", SOON, || {
-            Ok(nodes
-                .iter()
-                .all(|node| lab.node(node).is_ok_and(|n| n.has("/run/flannel/subnet.env"))))
-        })
+        wait_until(
+            "every node's CNI has its network, and every node is known",
+            SOON,
+            || {
+                let ready = |node: &String| lab.node(node).is_ok_and(|n| n.has(cni(lab).1));
+                Ok(nodes.iter().all(ready) && registered(lab)?)
+            },
+        )
         .or_else(|error| explain(lab, error))
     })?;
     lab.client("kubectl")
@@ -92,6 +99,35 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
         .input(test_pods().to_string())
         .run()?;
     progress.stage("nodes and test pods ready", || lab.wait_ready())
+}
+
+/// Returns the service of the CNI, and the file that a node has when it has its network.
+fn cni(lab: &Lab) -> (&'static str, &'static str) {
+    if lab.scenario().network.cni.is_calico() {
+        ("calico", calico::READY)
+    } else {
+        ("flanneld", "/run/flannel/subnet.env")
+    }
+}
+
+/// Whether every kubelet has registered its node. Flannel has no network before that, Calico has.
+fn registered(lab: &Lab) -> Result<bool> {
+    if !lab.scenario().network.cni.is_calico() {
+        return Ok(true);
+    }
+    let found = lab.get(&["nodes"])?;
+    let found = found["items"].as_array().context("no list of nodes")?;
+    let is = |node: &NodeLayout| found.iter().any(|item| item["metadata"]["name"] == *node.name);
+    Ok(lab.layout.nodes().all(is))
+}
+
+/// Makes Calico's kinds and objects.
+fn add_calico(lab: &Lab) -> Result<()> {
+    lab.apply(&calico::kinds().to_string())?;
+    wait_until("the API server has Calico's kinds", SOON, || {
+        let applied = lab.apply(&calico::objects(&lab.layout).to_string());
+        applied.map(|_| true)
+    })
 }
 
 impl Lab {
@@ -329,7 +365,8 @@ fn explain(lab: &Lab, error: anyhow::Error) -> Result<()> {
         let Ok(machine) = lab.node(&node.name) else {
             continue;
         };
-        if !machine.has("/run/flannel/subnet.env") {
+        let (service, ready) = cni(lab);
+        if !machine.has(ready) {
             let said = |service| {
                 machine
                     .service_log(service, 3)
@@ -337,9 +374,9 @@ fn explain(lab: &Lab, error: anyhow::Error) -> Result<()> {
                     .unwrap_or_default()
             };
             lines.push(format!(
-                "{} flanneld: {}\n  {0} kubelet: {}",
+                "{} {service}: {}\n  {0} kubelet: {}",
                 node.name,
-                said("flanneld"),
+                said(service),
                 said("kubelet")
             ));
         }
@@ -371,6 +408,7 @@ fn voices(lab: &Lab) -> Value {
             labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
         }
         let mut annotations = node.annotations.clone();
+        annotations.extend(calico::annotations(lab.scenario(), &lab.layout, node));
         let location = lab.layout.locations.iter().find(|l| l.name == node.location);
         if let Some(location) = location.filter(|_| is_external(node)) {
             let overwrite = "flannel.alpha.coreos.com/public-ip-overwrite".to_owned();

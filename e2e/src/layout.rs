@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     profile::Profile,
-    scenario::{Family, Scenario},
+    scenario::{Cni, Family, Scenario},
 };
 
 /// The namespace of the test pods.
@@ -18,6 +18,8 @@ pub(crate) const API_PORT: u16 = 6443;
 pub(crate) const WIREGUARD_PORT: u16 = 51820;
 /// The port of flannel's VXLAN on Linux.
 pub(crate) const VXLAN_PORT: u16 = 8472;
+/// The port of Calico's.
+pub(crate) const CALICO_PORT: u16 = 4789;
 /// Addresses that the internet segment drops.
 pub(crate) const PRIVATE_V4: &str = "{ 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 }";
 /// Addresses of the other family that the internet segment drops.
@@ -43,8 +45,12 @@ pub struct LocationLayout {
     pub name: String,
     /// MTU of its LAN.
     pub mtu: u16,
+    /// How the CNI carries packets in it.
+    pub cni: Cni,
     /// Its networks, with the prefix length.
     pub lans: Vec<(IpAddr, u8)>,
+    /// The prefix length of the subnets of IPv4 in which its nodes are.
+    pub subnet: u8,
     /// The router's addresses in the LAN.
     pub gateways: Vec<IpAddr>,
     /// The router's addresses on the internet.
@@ -103,12 +109,15 @@ impl Layout {
                     )
                 };
                 let public = internet(10 + number);
+                let cni = scenario.cni_of(location);
+                let halved = cni == Cni::CalicoCrossSubnet;
+                let half = |host: u8| if halved && host > 12 { host + 128 } else { host };
                 let nodes = (11u8..)
                     .zip(&location.nodes)
                     .map(|(host, node)| NodeLayout {
                         name: node.name.clone(),
                         location: location.name.clone(),
-                        addresses: lan(host),
+                        addresses: lan(half(host)),
                         forward: node.forward,
                         labels: node.labels.clone(),
                         annotations: annotations(&location.name, node, public[0]),
@@ -119,6 +128,8 @@ impl Layout {
                 LocationLayout {
                     name: location.name.clone(),
                     mtu: location.mtu.unwrap_or(scenario.network.mtu),
+                    cni,
+                    subnet: if halved { 25 } else { 24 },
                     lans: lan(0)
                         .into_iter()
                         .map(|net| (net, if net.is_ipv4() { 24 } else { 64 }))
@@ -179,5 +190,19 @@ mod tests {
         assert_eq!(b2.annotations["x"], "y");
         assert_eq!(layout.api().to_string(), "203.0.113.11");
         assert_eq!(layout.control_plane().name, "a1");
+    }
+
+    #[test]
+    fn a_location_of_cross_subnet_has_its_third_node_in_another_subnet() {
+        let text = "{network: {cni: calico-vxlan}, locations: [{name: a, nodes: [{name: a1}]}, {name: b, \
+                    cni: calico-cross-subnet, nodes: [{name: b1}, {name: b2}, {name: b3}]}]}";
+        let layout = Layout::of(&Scenario::parse(text).unwrap());
+        let addresses: Vec<String> = layout.nodes().map(|node| node.addresses[0].to_string()).collect();
+        assert_eq!(
+            addresses,
+            ["192.168.1.11", "192.168.2.11", "192.168.2.12", "192.168.2.141"]
+        );
+        let subnets: Vec<u8> = layout.locations.iter().map(|location| location.subnet).collect();
+        assert_eq!(subnets, [24, 25]);
     }
 }

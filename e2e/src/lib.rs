@@ -1,16 +1,19 @@
 //! The Spanwire lab: a real cluster on one machine, and the tests that run in it.
 //!
 //! A [`Scenario`] says what the cluster consists of. [`Lab::up`] makes it: every node is a set of namespaces with
-//! its own containerd, kubelet, kube-proxy and flannel; every location is a LAN behind a router; the routers meet
+//! its own containerd, kubelet, kube-proxy and CNI; every location is a LAN behind a router; the routers meet
 //! on an *internet* that drops private addresses. A lab outlives the process that made it, so [`Lab::attach`]
 //! finds it again and [`Lab::down`] removes it, whatever became of its maker.
 //!
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it. `profile`: what neighbours do to hosts.
-//! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `chart`: what runs on it.
+//! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `calico`, `chart`:
+//!   what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `status`, `disturb`: what is done with it.
-//! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `mesh`, `logs`, `suite`: what tests say.
+//! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
+//!   tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
+mod calico;
 mod cgroup;
 mod chart;
 mod cluster;
@@ -43,9 +46,11 @@ pub mod fault;
 pub mod forward;
 pub mod plaintext;
 pub mod reach;
+pub mod repair;
 pub mod report;
 pub mod scenario;
 pub mod suite;
+pub mod traces;
 
 pub use command::{Cmd, Finished};
 pub use credentials::{Answer, Credentials, Holder};

@@ -111,7 +111,12 @@ pub(crate) fn set_routers(
         nft(
             store,
             &location.name,
-            &rules::lan(layout, location, scenario.network.strict_lans, routers),
+            &rules::lan(
+                layout,
+                location,
+                scenario.network.strict_lans && !location.cni.is_bare(),
+                routers,
+            ),
         )
     })
 }
@@ -229,6 +234,7 @@ fn router_script(location: &LocationLayout, layout: &Layout) -> String {
     let mtu = location.mtu;
     let mut script = format!(
         "ip link set lo up\necho 1 >/proc/sys/net/ipv4/ip_forward\n\
+         for of in all default; do echo 0 >/proc/sys/net/ipv4/conf/$of/send_redirects; done\n\
          echo 1 >/proc/sys/net/ipv6/conf/all/forwarding\nip link add name lan mtu {mtu} type bridge\n\
          echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables\n\
          echo 0 >/proc/sys/net/bridge/bridge-nf-call-ip6tables\nip link set lan up\nip link set wan up\n"
@@ -288,8 +294,19 @@ fn node_script(location: &LocationLayout, node: &NodeLayout) -> String {
         script += "ethtool -K eth0 tx off >/dev/null\n";
     }
     for ((address, (_, length)), via) in node.addresses.iter().zip(&location.lans).zip(&location.gateways) {
+        let length = if address.is_ipv4() {
+            location.subnet
+        } else {
+            *length
+        };
+        // The router has one address for both subnets.
+        let onlink = if address.is_ipv4() && length != 24 {
+            " onlink"
+        } else {
+            ""
+        };
         script += &format!(
-            "ip addr add {address}/{length} dev eth0{}\nip route add default via {via} dev eth0\n",
+            "ip addr add {address}/{length} dev eth0{}\nip route add default via {via} dev eth0{onlink}\n",
             nodad(address.is_ipv6())
         );
     }

@@ -35,7 +35,7 @@ pub struct Network {
     pub families: Vec<Family>,
     /// MTU of every segment.
     pub mtu: u16,
-    /// How flannel carries packets inside a location.
+    /// How the CNI carries packets inside a location.
     pub cni: Cni,
     /// How kube-proxy works.
     pub proxy: Proxy,
@@ -72,14 +72,39 @@ pub enum Family {
     V6,
 }
 
-/// A back-end of flannel.
+/// A back-end of flannel, or what the lab imitates of Calico in one of its modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cni {
-    /// Packets between nodes travel in VXLAN.
+    /// Flannel: packets between nodes travel in VXLAN.
     Vxlan,
-    /// Packets between nodes travel as they are; wants `strictLans: false`.
+    /// Flannel: packets between nodes travel as they are; wants `strictLans: false`.
     HostGw,
+    /// Calico: packets between nodes travel in VXLAN.
+    CalicoVxlan,
+    /// Calico: the same between subnets, as they are inside of one. A location has two subnets, of which the second begins with
+    /// its third node.
+    CalicoCrossSubnet,
+    /// Calico: BGP, and packets between nodes travel as they are.
+    CalicoBgp,
+}
+
+impl Cni {
+    /// Returns whether it is Calico's.
+    pub fn is_calico(self) -> bool {
+        match self {
+            Self::Vxlan | Self::HostGw => false,
+            Self::CalicoVxlan | Self::CalicoCrossSubnet | Self::CalicoBgp => true,
+        }
+    }
+
+    /// Returns whether addresses of pods are seen on the LAN.
+    pub fn is_bare(self) -> bool {
+        match self {
+            Self::Vxlan | Self::CalicoVxlan => false,
+            Self::HostGw | Self::CalicoCrossSubnet | Self::CalicoBgp => true,
+        }
+    }
 }
 
 /// A mode of kube-proxy; flannel uses the same kind of rules.
@@ -111,6 +136,9 @@ pub struct Location {
     /// MTU of its LAN, if it is not the network's.
     #[serde(default)]
     pub mtu: Option<u16>,
+    /// Calico's mode here, if it is not the network's.
+    #[serde(default)]
+    pub cni: Option<Cni>,
     /// Its nodes.
     pub nodes: Vec<Node>,
 }
@@ -153,6 +181,11 @@ impl Scenario {
     /// Returns whether a family is in use.
     pub fn has(&self, family: Family) -> bool {
         self.network.families.contains(&family)
+    }
+
+    /// Returns how the CNI carries packets inside a location.
+    pub fn cni_of(&self, location: &Location) -> Cni {
+        location.cni.unwrap_or(self.network.cni)
     }
 
     fn check(&self) -> Result<()> {
@@ -205,8 +238,26 @@ impl Scenario {
             other => bail!("families {other:?}: say [ipv4] or [ipv4, ipv6]"),
         }
         ensure!(
-            network.cni == Cni::Vxlan || !network.strict_lans,
+            network.cni != Cni::HostGw || !network.strict_lans,
             "cni host-gw puts pod addresses on the LAN, which a strict LAN drops: say strictLans: false"
+        );
+        let calico = network.cni.is_calico();
+        for location in &self.locations {
+            ensure!(
+                location.cni.is_none_or(|cni| calico && cni.is_calico()),
+                "location {}: one mode of Calico can be named where network.cni is another",
+                location.name
+            );
+            let halves = self.cni_of(location) == Cni::CalicoCrossSubnet;
+            ensure!(
+                !halves || location.nodes.len() <= 100,
+                "location {} has two subnets and more than 100 nodes",
+                location.name
+            );
+        }
+        ensure!(
+            !calico || network.families == [Family::V4],
+            "Calico is imitated with IPv4 alone: say families: [ipv4]"
         );
         self.check_hosts()
     }
@@ -290,6 +341,14 @@ mod tests {
         rejects(
             "{network: {cni: host-gw}, locations: [{name: a, nodes: [{name: a1}]}]}",
             "strictLans: false",
+        );
+        rejects(
+            "locations: [{name: a, cni: calico-bgp, nodes: [{name: a1}]}]",
+            "network.cni",
+        );
+        rejects(
+            "{network: {cni: calico-vxlan, families: [ipv4, ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}",
+            "IPv4 alone",
         );
         rejects(
             "{network: {families: [ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}",

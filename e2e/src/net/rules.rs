@@ -48,6 +48,10 @@ pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Router
         forward += &format!(
             "iifname lan oifname wan {family} saddr {net}/{length} {family} daddr != {private} accept\n"
         );
+        if v4 && location.subnet != *length {
+            forward +=
+                &format!("iifname lan oifname lan ip saddr {net}/{length} ip daddr {net}/{length} accept\n");
+        }
         let mut to = |protocol: &str, from: u16, node: IpAddr, port: u16| {
             let target = std::net::SocketAddr::new(node, port);
             dnat += &format!("{family} daddr {public} {protocol} dport {from} dnat {family} to {target}\n");

@@ -35,7 +35,11 @@ mkdir -p /run/lab /run/lock
 mkdir -p "$dir"/etc "$dir"/etc.work
 mount -t overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etc.work" overlay /etc
 mkdir -p /etc/cni/net.d /etc/kubernetes
-cp "$lab/cni.conflist" /etc/cni/net.d/10-flannel.conflist
+if [ -e "$dir/cni.conflist" ]; then
+	cp "$dir/cni.conflist" /etc/cni/net.d/10-calico.conflist
+else
+	cp "$lab/cni.conflist" /etc/cni/net.d/10-flannel.conflist
+fi
 rm -f /etc/resolv.conf /etc/hosts
 cp "$lab/resolv.conf" /etc/resolv.conf
 printf '127.0.0.1 localhost\n::1 localhost\n' >/etc/hosts

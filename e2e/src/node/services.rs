@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::{
+    calico,
     images::PAUSE,
     layout::{API_PORT, Layout, NodeLayout, PODS, SERVICES},
     scenario::{Cni, Family, Proxy, Scenario},
@@ -35,7 +36,7 @@ pub(crate) fn write_shared(context: Context<'_>) -> Result<()> {
     let mut flannel = json!({
         "Network": PODS[0], "EnableIPv4": true, "EnableIPv6": v6,
         "EnableNFTables": scenario.network.proxy == Proxy::Nftables,
-        "Backend": {"Type": match scenario.network.cni { Cni::Vxlan => "vxlan", Cni::HostGw => "host-gw" }},
+        "Backend": {"Type": if scenario.network.cni == Cni::HostGw { "host-gw" } else { "vxlan" }},
     });
     if v6 {
         flannel["IPv6Network"] = json!(PODS[1]);
@@ -46,6 +47,9 @@ pub(crate) fn write_shared(context: Context<'_>) -> Result<()> {
         {"type": "portmap", "capabilities": {"portMappings": true}},
     ]});
     store.write("cni.conflist", cni.to_string())?;
+    if scenario.network.cni.is_calico() {
+        calico::write_shared(store, context.layout)?;
+    }
     let audit = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy",
         "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]});
     store.write("audit.json", audit.to_string())?;
@@ -59,6 +63,9 @@ pub(crate) fn write(context: Context<'_>, node: &NodeLayout) -> Result<()> {
     store.write(file("containerd.toml"), containerd(store))?;
     store.write(file("kubelet.json"), kubelet(store, node).to_string())?;
     store.write(file("kube-proxy.json"), kube_proxy(context, node).to_string())?;
+    if context.scenario.network.cni.is_calico() {
+        store.write(file("cni.conflist"), calico::conflist(layout, node).to_string())?;
+    }
     let mut script = String::new();
     if node.name == layout.control_plane().name {
         script += &control_plane(context, node);
@@ -135,15 +142,21 @@ fn workers(context: Context<'_>, node: &NodeLayout) -> String {
         .find(|a| a.is_ipv6())
         .map(|a| format!(" --public-ipv6={a}"))
         .unwrap_or_default();
+    let cni = if context.scenario.network.cni.is_calico() {
+        calico::services(store, node)
+    } else {
+        format!(
+            "NODE_NAME={name} supervise flanneld {tools}/flanneld --kube-subnet-mgr \
+             --kubeconfig-file={dir}/flannel.conf --net-config-path={lab}/flannel.json --ip-masq --iface=eth0{v4}{v6}\n"
+        )
+    };
     format!(
         "supervise containerd containerd --config={dir}/containerd.toml\n\
          (await {lab}/ready\nawait /run/containerd/containerd.sock\n\
          supervise kubelet {tools}/kubelet --config={dir}/kubelet.json --kubeconfig={dir}/kubelet.conf \
          --hostname-override={name} --node-ip={addresses} --root-dir=/var/lib/kubelet\n\
          supervise kube-proxy {tools}/kube-proxy --config={dir}/kube-proxy.json\n\
-         NODE_NAME={name} supervise flanneld {tools}/flanneld --kube-subnet-mgr \
-         --kubeconfig-file={dir}/flannel.conf --net-config-path={lab}/flannel.json --ip-masq --iface=eth0{v4}{v6}\n\
-         wait) &\n"
+         {cni}wait) &\n"
     )
 }
 

@@ -1,26 +1,14 @@
 //! What is deleted by hand comes back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use spanwire_e2e::{Lab, Machine, wait_until};
-
-use spanwire_e2e::expect::{SOON, all_reach_all, component_pod, leader};
-
-/// Two seconds, and the time that it takes to look.
-const SOON_REPAIRED: Duration = Duration::from_millis(2500);
-
-fn comes_back(machine: &Machine<'_>, what: &str, delete: &str, look: &str, within: Duration) -> Result<()> {
-    let before = machine.sh(look).with_context(|| format!("{what}: before"))?;
-    ensure!(!before.trim().is_empty(), "{what}: there is none");
-    machine.sh(delete).with_context(|| format!("{what}: deleting"))?;
-    let since = Instant::now();
-    wait_until(&format!("{what} is back"), within, || {
-        let now = machine.sh(look)?;
-        ensure!(now == before, "after {:?}:\n{before}\n{now}", since.elapsed());
-        Ok(true)
-    })
-}
+use spanwire_e2e::{
+    Lab,
+    expect::{SOON, all_reach_all, component_pod, leader},
+    repair::{SOON_REPAIRED, comes_back, on_every_node},
+    wait_until,
+};
 
 pub(crate) fn objects(lab: &Lab) -> Result<()> {
     let name = leader(lab, "a")?;
@@ -50,32 +38,4 @@ pub(crate) fn objects(lab: &Lab) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// What leaders and followers have alike.
-fn on_every_node(node: &Machine<'_>) -> Result<()> {
-    // Through which leader depends on whom this node took for dead meanwhile.
-    let routes = "ip -o route show table all proto 151 | sed -E 's/ via [^ ]+//' | sort";
-    let a_route = "set -- $(ip -o route show table 51830 | grep -vE 'unreachable|blackhole' | head -1); ip route del $1 table 51830 dev $3 2>/dev/null || ip route del $1 table 51830";
-    comes_back(node, "a route", a_route, routes, SOON_REPAIRED)?;
-    let a_rule = "set -- $(ip rule | grep 'lookup 51830' | head -1); ip rule del pref ${1%:}";
-    comes_back(
-        node,
-        "a rule",
-        a_rule,
-        "ip rule | grep -E 'lookup 5183[01]'",
-        SOON_REPAIRED,
-    )?;
-    let table = "nft list table inet spanwire | sed -E 's/counter packets.*//'";
-    comes_back(
-        node,
-        "the nft table",
-        "nft delete table inet spanwire",
-        table,
-        SOON_REPAIRED,
-    )?;
-    let one_rule = "h=$(nft -a list table inet spanwire | grep -m1 -oE 'notrack.*handle [0-9]+|snat.*handle [0-9]+' | grep -oE '[0-9]+$'); \
-        c=$(nft -a list table inet spanwire | awk -v h=\"# handle $h\" '/^\\tchain/{c=$2} index($0,h){print c; exit}'); \
-        nft delete rule inet spanwire $c handle $h";
-    comes_back(node, "a rule of the nft table", one_rule, table, SOON_REPAIRED)
 }

@@ -1,16 +1,33 @@
 //! Other networks than the main suite's: both IP families with strict reverse path filters; flannel without
-//! encapsulation with a smaller MTU in one location. In them, what is about modes of a location.
+//! encapsulation with a smaller MTU in one location; Calico. In them, what is about modes of a location.
 
+mod calico;
 mod dual;
 mod host_gw;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Lab, Progress, Spanwire, expect::all_reach_all, reach, suite};
+use spanwire_e2e::{Lab, Progress, Provoked, Spanwire, expect::all_reach_all, reach, suite};
+
+/// What tests do to Calico's state and to Spanwire's. Felix takes the old address from its device before it adds the new one,
+/// and Linux the routes by a device with its last address.
+const CALICO_PROVOKED: &[Provoked] = &[
+    Provoked::agent(CALICO_MOVED, "repaired"),
+    Provoked::agent(CALICO_MOVED, "again and again"),
+    Provoked::agent(CALICO_MOVED, "the CNI's device for"),
+    Provoked::agent(CALICO_REPAIRED, "repaired"),
+    Provoked::agent(CALICO_REPAIRED, "again and again"),
+    // The hook that has the nodes cleaned takes the operator's Lease, and helm takes permissions away first.
+    Provoked::without_api_server(CALICO_UNINSTALLED),
+];
+
+const CALICO_MOVED: &str = "calico_tunnel_addresses_change_while_packets_flow";
+const CALICO_REPAIRED: &str = "calico_what_is_deleted_by_hand_comes_back";
+const CALICO_UNINSTALLED: &str = "calico_uninstalling_leaves_no_trace";
 
 fn main() -> ExitCode {
-    let both = [
+    let all = [
         suite::run(
             "t-dual",
             "dual.yaml",
@@ -56,9 +73,33 @@ fn main() -> ExitCode {
             ],
             &[],
         ),
+        suite::run(
+            "t-calico",
+            "calico.yaml",
+            &suite::options(Spanwire::Image),
+            &[
+                ("calico_every_pod_reaches_every_pod", calico::installs),
+                ("calico_the_hop_is_what_each_mode_makes_of_it", calico::hops),
+                ("calico_hosts_and_pods_reach_each_other", reach::hosts_and_pods),
+                ("calico_followers_keep_their_source_address", calico::sources),
+                ("calico_megabytes_arrive_unharmed_both_ways", calico::bulk),
+                ("calico_services_answer", calico::services),
+                (CALICO_MOVED, calico::moved_tunnel_addresses),
+                ("calico_what_is_foreign_is_deleted_by_calico", calico::inverse),
+                ("calico_its_own_state_is_untouched", calico::untouched),
+                (CALICO_REPAIRED, calico::repaired),
+                (
+                    "calico_nothing_leaves_in_plaintext_through_open_routers",
+                    calico::nothing_in_plaintext,
+                ),
+                ("calico_every_node_and_location_is_ready", Lab::wait_mesh_ready),
+                (CALICO_UNINSTALLED, calico::uninstalls),
+            ],
+            CALICO_PROVOKED,
+        ),
     ];
-    // Success only of both.
-    both.into_iter()
+    // Success only of all.
+    all.into_iter()
         .find(|code| *code != ExitCode::SUCCESS)
         .unwrap_or(ExitCode::SUCCESS)
 }
