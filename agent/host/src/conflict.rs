@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use spanwire_topology::{Family, LocationName, NodeName, Prefix};
 use thiserror::Error;
 
-use crate::{ChainName, LinkName, TableFamily};
+use crate::{ChainName, Dropper, Elsewhere, LinkName, TableFamily};
 
 /// A part of the plan that is left out on this machine, and why. The rest of the plan stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
@@ -131,20 +131,22 @@ pub enum Conflict {
         everywhere: bool,
     },
     /// A firewall drops packets of the mesh, and Spanwire does not change it.
-    #[error("the chain {chain}{why} of this node's firewall drops what is forwarded between {what} by {link}; {remedy}",
-        why = if *why == Unopened::Legacy { " of iptables-legacy" } else { "" },
-        what = match why {
-            Unopened::Shared => "pods here and other locations",
-            Unopened::Legacy | Unopened::Locked | Unopened::Some => "this and other locations",
-        },
-        remedy = why.remedy(chain, link))]
+    #[error("the chain {chain}{legacy} of this node's firewall drops what is {what} by {link}; {remedy}{by}",
+        legacy = if *is_legacy { " of iptables-legacy" } else { "" },
+        what = why.what(),
+        remedy = why.remedy(chain, link, *is_legacy),
+        by = by.as_ref().map(|by| named(by, chain)).unwrap_or_default())]
     Filtered {
         /// The base chain.
         chain: ChainName,
+        /// It is one of iptables-legacy.
+        is_legacy: bool,
         /// The device.
         link: LinkName,
         /// Why it is not changed.
         why: Unopened,
+        /// The rule that drops it; `None`: the policy, or not known.
+        by: Option<Dropper>,
     },
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]
@@ -180,13 +182,33 @@ pub enum Unopened {
     Legacy,
     /// The table can be changed by the program that made it alone.
     Locked,
-    /// Some packets are dropped, by a rule about their connections or addresses.
+    /// Some packets are dropped, by a rule about their connections, addresses or marks.
     Some,
+    /// It is at a hook where an accept ends nothing that others drop.
+    Elsewhere(Elsewhere),
 }
 
 impl Unopened {
-    fn remedy(self, chain: &ChainName, link: &LinkName) -> String {
+    fn what(self) -> &'static str {
         match self {
+            Self::Shared => "forwarded between pods here and other locations",
+            Self::Legacy | Self::Locked | Self::Some => "forwarded between this and other locations",
+            Self::Elsewhere(Elsewhere::Prerouting) => "coming in from other locations",
+            Self::Elsewhere(Elsewhere::Output) => "sent by this node to other locations",
+            Self::Elsewhere(Elsewhere::Postrouting) => "leaving for other locations",
+        }
+    }
+
+    fn remedy(self, chain: &ChainName, link: &LinkName, is_legacy: bool) -> String {
+        match self {
+            Self::Elsewhere(_) if !is_legacy => {
+                "let it accept what passes this device before that; packets of the mesh bear no mark of their own".to_owned()
+            }
+            Self::Elsewhere(at) => {
+                let (command, table, chain) = (legacy_command(chain), &chain.table, &chain.chain);
+                let way = if at == Elsewhere::Prerouting { "-i" } else { "-o" };
+                format!("let it accept them: `{command} -t {table} -I {chain} {way} {link} -j ACCEPT`")
+            }
             Self::Shared => "let it accept what comes from and goes to the addresses of the mesh".to_owned(),
             Self::Legacy => {
                 let (command, table, chain) = (legacy_command(chain), &chain.table, &chain.chain);
@@ -206,6 +228,21 @@ impl Unopened {
             }
         }
     }
+}
+
+fn named(by: &Dropper, chain: &ChainName) -> String {
+    let Dropper {
+        chain: within,
+        handle,
+        comment,
+    } = by;
+    let comment = comment.as_ref().map(|comment| format!(" ({comment:?})"));
+    let within = (*within != chain.chain).then(|| format!(" of its chain {within}"));
+    format!(
+        "; it drops them by the rule with the handle {handle}{}{}",
+        within.unwrap_or_default(),
+        comment.unwrap_or_default()
+    )
 }
 
 fn legacy_command(chain: &ChainName) -> &'static str {

@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, LocationName, PublicKey};
 
 use crate::{
-    Filter, LinkName, OtherRule, Owned, TableId,
+    Elsewhere, Filter, LinkName, OtherRule, Owned, TableId,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -50,6 +50,8 @@ pub struct HostFacts {
     pub filters: Arc<Vec<Filter>>,
     /// What others filter packets for this machine by; only of a leader.
     pub inputs: Arc<Vec<Filter>>,
+    /// What others filter packets by where they are neither forwarded nor for this machine.
+    pub elsewhere: BTreeMap<Elsewhere, Arc<Vec<Filter>>>,
     /// The devices by which endpoints are reached, or, with none of them known, what is anywhere.
     pub uplinks: BTreeSet<LinkName>,
     /// Rules of other programs.
@@ -75,6 +77,7 @@ impl HostFacts {
         self.groups = inventory.groups;
         self.filters = inventory.filters;
         self.inputs = inventory.inputs;
+        self.elsewhere = inventory.elsewhere;
         self.uplinks = inventory.uplinks;
         self.rules = inventory.rules;
         self.wide_tables = inventory.wide_tables;

@@ -19,8 +19,8 @@ use std::{
 use spanwire_topology::Family;
 
 use crate::LinkName;
-use walk::Walk;
-pub use walk::{Fate, FilterRule, Match, Sample, State, Verdict};
+pub use walk::{Dropper, Fate, FilterRule, Match, Sample, State, Verdict};
+use walk::{Walk, holds};
 
 /// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +110,18 @@ pub struct Passage {
     pub is_misplaced: bool,
 }
 
-/// A base chain of another program at the forward or the input hook, with the chains that it leads to, as far as they are known.
+/// Where Linux has a packet meet a base chain, besides where this machine forwards it or takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Elsewhere {
+    /// As it arrives, before it is routed.
+    Prerouting,
+    /// As this machine sends it.
+    Output,
+    /// As it leaves, forwarded or sent.
+    Postrouting,
+}
+
+/// A base chain of another program, with the chains that it leads to, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// The base chain.
@@ -149,12 +160,46 @@ impl Filter {
         family.is_none_or(|family| self.name.family.has(family))
     }
 
-    /// Whether one of the packets that pass so is certain to be dropped.
-    pub(crate) fn surely_drops(&self, pass: &Pass, samples: &[Sample]) -> bool {
+    /// Returns what is certain to drop one of the packets that pass so: a rule, or (inner `None`) the policy.
+    pub(crate) fn surely_drops(&self, pass: &Pass, samples: &[Sample]) -> Option<Option<Dropper>> {
         let mut samples = samples
             .iter()
             .filter(|sample| sample.pass == *pass && self.is_of(sample));
-        samples.any(|sample| self.certain_drop(sample).is_some())
+        samples.find_map(|sample| {
+            let mut walk = Walk::new(self, sample);
+            let dropped = walk.fate() != Fate::Accepted && !walk.is_in_doubt();
+            // The numbers of iptables-legacy are none that its user could find.
+            dropped.then(|| walk.dropper().filter(|_| !self.is_legacy))
+        })
+    }
+
+    /// Returns the bits that these rules may set in the mark of a packet.
+    pub(crate) fn marks(&self, sample: &Sample) -> u32 {
+        if !self.is_of(sample) {
+            return 0;
+        }
+        let mut marks = 0;
+        let mut reached = BTreeSet::new();
+        let mut left = vec![&self.rules];
+        while let Some(rules) = left.pop() {
+            let for_it = |rule: &&FilterRule| {
+                let mut matches = rule.matches.iter();
+                !matches.any(|found| holds(found, sample) == Some(false))
+            };
+            for rule in rules.iter().filter(for_it) {
+                marks |= rule.marks;
+                let (Verdict::Jump(chain) | Verdict::Goto(chain)) = &rule.verdict else {
+                    continue;
+                };
+                match self.chains.get(chain) {
+                    Some(rules) if reached.insert(chain) => left.push(rules),
+                    Some(_) => {}
+                    // It was not looked at.
+                    None => marks = u32::MAX,
+                }
+            }
+        }
+        marks
     }
 
     /// Whether packets that pass so are certain to be dropped, and one of the samples is not accepted before that.
@@ -231,9 +276,11 @@ mod tests {
     fn rule(handle: u64, matches: Vec<Match>, verdict: Verdict) -> FilterRule {
         FilterRule {
             handle,
+            comment: None,
             own: None,
             matches,
             verdict,
+            marks: 0,
         }
     }
 
@@ -388,7 +435,11 @@ mod tests {
             !stateful.drops(&from_tunnel(), &[of(State::Untracked)]),
             "only some of all"
         );
-        assert!(stateful.surely_drops(&from_tunnel(), &[of(State::Untracked)]));
+        assert!(
+            stateful
+                .surely_drops(&from_tunnel(), &[of(State::Untracked)])
+                .is_some()
+        );
         let unknown = |verdict| rule(9, vec![Match::Unknown], verdict);
         let behind = |verdict| filter(true, vec![unknown(verdict), answers.clone()], &[]);
         for verdict in [
@@ -410,5 +461,68 @@ mod tests {
                 "{verdict:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_rule_that_drops_is_named_with_its_chain() {
+        let unmarked = Match::Mark {
+            of_connection: false,
+            mask: u32::MAX,
+            ranges: vec![(0x100, 0x100)],
+            not: true,
+        };
+        let zone = vec![FilterRule {
+            comment: Some("not of a zone".to_owned()),
+            ..rule(9, vec![unmarked], Verdict::Drop)
+        }];
+        let rules = vec![rule(1, vec![], Verdict::Jump("zone".to_owned()))];
+        let zoned = filter(false, rules, &[("zone", zone)]);
+        let sample = |marked| Sample {
+            marked,
+            ..between(false)
+        };
+        let dropper = Dropper {
+            chain: "zone".to_owned(),
+            handle: 9,
+            comment: Some("not of a zone".to_owned()),
+        };
+        let dropped = |marked| zoned.surely_drops(&from_tunnel(), &[sample(marked)]);
+        assert_eq!(dropped(0x2000), Some(Some(dropper)));
+        assert_eq!(dropped(0x100), None, "it may have been marked");
+        let by_policy = filter(true, vec![], &[]);
+        assert_eq!(by_policy.surely_drops(&from_tunnel(), &[sample(0)]), Some(None));
+        let legacy = Filter {
+            is_legacy: true,
+            ..zoned.clone()
+        };
+        assert_eq!(legacy.surely_drops(&from_tunnel(), &[sample(0)]), Some(None));
+    }
+
+    #[test]
+    fn bits_are_set_by_the_rules_that_may_be_for_a_packet() {
+        let marking = |matches, marks| FilterRule {
+            marks,
+            ..rule(1, matches, Verdict::Continue)
+        };
+        let to = |chain: &str, matches| rule(2, matches, Verdict::Jump(chain.to_owned()));
+        let chains = [
+            ("zone", vec![marking(vec![], 0x10), to("zone", vec![])]),
+            ("lan", vec![marking(vec![], 0x20)]),
+        ];
+        let rules = vec![
+            marking(vec![device("eth0", false)], 0x1),
+            marking(vec![device("spanwire*", false)], 0x2),
+            marking(vec![Match::Unknown], 0x4),
+            marking(vec![states(&[State::New], false)], 0x8),
+            to("zone", vec![]),
+            to("lan", vec![device("eth0", false)]),
+        ];
+        let transit = Sample {
+            state: Some(State::Untracked),
+            ..between(false)
+        };
+        assert_eq!(filter(false, rules.clone(), &chains).marks(&transit), 0x16);
+        let elsewhere = [rules, vec![to("not-read", vec![Match::Unknown])]].concat();
+        assert_eq!(filter(false, elsewhere, &chains).marks(&transit), u32::MAX);
     }
 }

@@ -3,7 +3,7 @@
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
 //! of which only statistics changed, routes outside of our tables except default ones, those to a LAN and Calico's to other nodes, rules for single addresses, nft
-//! tables of others but for their chains at the forward hook.
+//! tables of others but for the chains by which they filter.
 
 use std::{
     collections::BTreeMap,

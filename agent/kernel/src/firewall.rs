@@ -10,6 +10,7 @@
 mod extensions;
 mod legacy;
 mod listing;
+mod marks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,7 +26,7 @@ use crate::{
     error::NftError,
     netlink::{Message, NetlinkError, attributes},
     nft::{Nft, message::request, nft, succeed},
-    watched::{HEADER, Hook, Known, Subject, Watched, family},
+    watched::{HEADER, Hook, Subject, Watched, family},
 };
 
 /// More chains than firewalls have between their base chain and a rule that ends all; what lies beyond is not looked at,
@@ -44,41 +45,29 @@ impl Nft {
         self.watched.clone()
     }
 
-    /// Returns what others filter forwarded packets by, in nf_tables.
-    pub(crate) async fn filters(&mut self) -> Arc<Vec<Filter>> {
-        let known = self.filters.take();
-        let (filters, known) = self.filters_at(Hook::Forward, known).await;
-        self.filters = known;
-        filters
-    }
-
-    /// Returns what others filter packets for this machine by, in nf_tables.
-    pub(crate) async fn inputs(&mut self) -> Arc<Vec<Filter>> {
-        let known = self.inputs.take();
-        let (inputs, known) = self.filters_at(Hook::Input, known).await;
-        self.inputs = known;
-        inputs
-    }
-
     /// What others filter packets for this machine by is of no concern any more.
     pub(crate) fn forget_inputs(&mut self) {
-        self.inputs = None;
-        self.watched.forget_input();
+        self.filters.remove(&Hook::Input);
+        self.watched.forget(Hook::Input);
     }
 
-    /// Returns what others filter by, and with it what is known from now on.
-    async fn filters_at(&mut self, hook: Hook, known: Known) -> (Arc<Vec<Filter>>, Known) {
+    /// Returns what others filter packets by at a hook, in nf_tables.
+    pub(crate) async fn filters(&mut self, hook: Hook) -> Arc<Vec<Filter>> {
         let generation = self.generation().await.ok();
+        let known = self.filters.remove(&hook);
         if let (Some((read, filters)), Some(generation)) = (&known, generation)
             && *read == generation
         {
-            return (Arc::clone(filters), known);
+            let filters = Arc::clone(filters);
+            self.filters.extend(known.map(|known| (hook, known)));
+            return filters;
         }
         match self.read_filters(hook).await {
             Ok(filters) => {
                 let filters = Arc::new(filters);
                 let known = generation.map(|generation| (generation, Arc::clone(&filters)));
-                (filters, known)
+                self.filters.extend(known.map(|known| (hook, known)));
+                filters
             }
             Err(error) => {
                 // A table that has just gone, or a version of nft that lacks what a host's own has.
@@ -89,7 +78,8 @@ impl Nft {
                 let filters = filters
                     .map(|(_, filters)| Arc::clone(filters))
                     .unwrap_or_default();
-                (filters, known)
+                self.filters.extend(known.map(|known| (hook, known)));
+                filters
             }
         }
     }
@@ -132,7 +122,8 @@ impl Nft {
     async fn base_chains(&mut self, hook: Hook) -> Result<BTreeMap<ChainName, bool>, NetlinkError> {
         let chains = self.socket.dump(&request(NFT_MSG_GETCHAIN, 0, &[])).await?;
         let base = |message: &Message| {
-            let subject = Subject::of(message).filter(|subject| subject.hook == Some(hook))?;
+            let here = |subject: &Subject| subject.hook == Some(hook) && subject.filters;
+            let subject = Subject::of(message).filter(here)?;
             let name = ChainName {
                 family: subject.family,
                 table: subject.table,
@@ -197,7 +188,7 @@ impl Nft {
         chain: &ChainName,
         passes: &BTreeSet<Pass>,
     ) -> Result<(), NftError> {
-        self.filters = None;
+        self.filters.remove(&Hook::Forward);
         let filter = self.filter(chain.clone(), true).await?;
         let mut commands = String::new();
         for rule in filter.rules.iter().filter(|rule| rule.own.is_some()) {

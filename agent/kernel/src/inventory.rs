@@ -8,7 +8,8 @@ use std::{
 
 use netlink_packet_route::route::RouteType;
 use spanwire_host::{
-    Cni, CniRoute, Encapsulation, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl, TableId,
+    Cni, CniRoute, Elsewhere, Encapsulation, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl,
+    TableId,
 };
 use spanwire_topology::{Family, Prefix};
 
@@ -112,17 +113,29 @@ impl Kernel {
             .collect();
         let uplinks = devices.iter().filter(|device| numbers.contains(&device.index));
         inventory.uplinks = uplinks.map(|device| device.name.clone()).collect();
-        inventory.filters = with(self.nft.filters().await, legacy(Hook::Forward));
+        inventory.filters = self.filters(Hook::Forward).await;
         if leads {
-            inventory.inputs = with(self.nft.inputs().await, legacy(Hook::Input));
+            inventory.inputs = self.filters(Hook::Input).await;
         } else {
             self.nft.forget_inputs();
+        }
+        for (at, hook) in [
+            (Elsewhere::Prerouting, Hook::Prerouting),
+            (Elsewhere::Output, Hook::Output),
+            (Elsewhere::Postrouting, Hook::Postrouting),
+        ] {
+            inventory.elsewhere.insert(at, self.filters(hook).await);
         }
         Ok(inventory)
     }
 }
 
 impl Kernel {
+    /// Reads what others filter packets by at a hook.
+    async fn filters(&mut self, hook: Hook) -> Arc<Vec<Filter>> {
+        with(self.nft.filters(hook).await, legacy(hook))
+    }
+
     /// Reads a number of `net/ipv6/conf`; `None` where the kernel has no IPv6 or no such device, or does not say.
     fn ipv6_setting(&self, device: &str, name: &str) -> Option<i32> {
         let sysctl = Sysctl(format!("net/ipv6/conf/{device}/{name}"));

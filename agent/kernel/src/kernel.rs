@@ -26,6 +26,7 @@ use crate::{
     nft::Nft,
     route, rule,
     sysctl::{Remembered, Sysctls},
+    watched::Hook,
     wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, USERSPACE_KIND, Userspace, kernel, uapi},
 };
 
@@ -212,7 +213,7 @@ impl Kernel {
         }
         host.routes = Arc::new(routes.into_iter().collect());
         host.nft = self.nft.read().await?;
-        let filters = self.nft.filters().await;
+        let filters = self.nft.filters(Hook::Forward).await;
         let passages = filters
             .iter()
             .filter_map(|filter| Some((filter.name.clone(), filter.passage()?)));

@@ -66,10 +66,8 @@ pub fn script(name: &str, wanted: &NftTable) -> String {
 pub(crate) struct Nft {
     pub(crate) table: String,
     pub(crate) socket: Socket,
-    /// What others filter forwarded packets by.
+    /// What others filter packets by.
     pub(crate) filters: Known,
-    /// What others filter packets for this machine by.
-    pub(crate) inputs: Known,
     pub(crate) watched: Watched,
     /// The generation that the last load of our own made, unless another program's transaction came between.
     pub(crate) own_generation: Arc<AtomicU32>,
@@ -86,8 +84,7 @@ impl Nft {
         Ok(Self {
             table: table.to_owned(),
             socket: Socket::open(NETLINK_NETFILTER)?,
-            filters: None,
-            inputs: None,
+            filters: Known::new(),
             watched: Watched::default(),
             own_generation: Arc::default(),
             loaded: None,
@@ -196,7 +193,7 @@ impl Nft {
     fn is_made(&mut self, own: u32, table: &NftTable) {
         self.known = Some((own, Some(table.clone())));
         // No other table was changed by it.
-        let others = self.filters.iter_mut().chain(&mut self.inputs);
+        let others = self.filters.values_mut();
         for (read, _) in others.filter(|(read, _)| following(*read) == own) {
             *read = own;
         }

@@ -1,4 +1,4 @@
-//! Which messages of nf_tables are about the base chains of others at the forward and the input hook.
+//! Which messages of nf_tables are about the base chains of others by which they filter.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,19 +16,32 @@ use crate::netlink::{Message, attributes};
 /// Length of `struct nfgenmsg`.
 pub(crate) const HEADER: usize = 4;
 /// A hook at which others filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hook {
+    /// What arrives (`NF_INET_PRE_ROUTING`).
+    Prerouting = 0,
     /// What is for this machine (`NF_INET_LOCAL_IN`).
     Input = 1,
     /// What it sends on (`NF_INET_FORWARD`).
     Forward = 2,
+    /// What it sends (`NF_INET_LOCAL_OUT`).
+    Output = 3,
+    /// What leaves (`NF_INET_POST_ROUTING`).
+    Postrouting = 4,
 }
 
 impl Hook {
+    /// All of them, by their numbers.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Prerouting,
+        Self::Input,
+        Self::Forward,
+        Self::Output,
+        Self::Postrouting,
+    ];
+
     fn of(number: u32) -> Option<Self> {
-        [Self::Input, Self::Forward]
-            .into_iter()
-            .find(|hook| *hook as u32 == number)
+        Self::ALL.into_iter().find(|hook| *hook as u32 == number)
     }
 }
 
@@ -36,31 +49,23 @@ impl Hook {
 const DROP: u32 = 0;
 
 /// Base chains with what they lead to, and at which generation that was.
-pub(crate) type Known = Option<(u32, Arc<Vec<Filter>>)>;
+pub(crate) type Known = BTreeMap<Hook, (u32, Arc<Vec<Filter>>)>;
 
-/// The base chains that were found, for [`Changes`](crate::Changes) to heed; those at the input
-/// hook are looked for on leaders alone.
+/// The base chains that were found, by the hooks that are looked at, for [`Changes`](crate::Changes) to heed; those at the
+/// input hook are looked for on leaders alone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Watched(Arc<Mutex<Found>>);
-
-#[derive(Debug, Default)]
-struct Found {
-    forward: BTreeSet<ChainName>,
-    input: Option<BTreeSet<ChainName>>,
-}
+pub(crate) struct Watched(Arc<Mutex<BTreeMap<Hook, BTreeSet<ChainName>>>>);
 
 impl Watched {
     pub(crate) fn set(&self, hook: Hook, chains: BTreeSet<ChainName>) {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match hook {
-            Hook::Forward => found.forward = chains,
-            Hook::Input => found.input = Some(chains),
-        }
+        found.insert(hook, chains);
     }
 
-    /// What is for this machine is looked at no more.
-    pub(crate) fn forget_input(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).input = None;
+    /// A hook is looked at no more.
+    pub(crate) fn forget(&self, hook: Hook) {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.remove(&hook);
     }
 
     /// Whether a notification is about one of them, or about a new one.
@@ -70,16 +75,11 @@ impl Watched {
         };
         let kind = i32::from(message.kind & 0xff);
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kind == NFT_MSG_NEWCHAIN
-            && match subject.hook {
-                Some(Hook::Forward) => true,
-                Some(Hook::Input) => found.input.is_some(),
-                None => false,
-            }
-        {
+        let filters = subject.hook.filter(|_| subject.filters);
+        if kind == NFT_MSG_NEWCHAIN && filters.is_some_and(|hook| found.contains_key(&hook)) {
             return true;
         }
-        let mut watched = found.forward.iter().chain(found.input.iter().flatten());
+        let mut watched = found.values().flatten();
         watched.any(|chain| {
             let table = chain.family == subject.family && chain.table == subject.table;
             table && (kind == NFT_MSG_DELTABLE || Some(&chain.chain) == subject.chain.as_ref())
@@ -105,6 +105,9 @@ pub(crate) struct Subject {
     pub(crate) chain: Option<String>,
     /// Where it is a base chain, its hook.
     pub(crate) hook: Option<Hook>,
+    /// It does not translate addresses: of a connection only the first packet would meet it, and kube-proxy's lead to
+    /// thousands.
+    pub(crate) filters: bool,
     /// Its policy is to drop.
     pub(crate) drops: bool,
 }
@@ -115,11 +118,12 @@ impl Subject {
             return None;
         }
         let family = family(message)?;
-        // NFTA_CHAIN_NAME, NFTA_RULE_CHAIN; NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY of linux/netfilter/nf_tables.h.
-        let (chain, hook, policy) = match i32::from(message.kind & 0xff) {
-            NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => (3, 4, 5),
-            NFT_MSG_NEWRULE | NFT_MSG_DELRULE => (2, 0, 0),
-            NFT_MSG_DELTABLE => (0, 0, 0),
+        // NFTA_CHAIN_NAME, NFTA_RULE_CHAIN; NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE of
+        // linux/netfilter/nf_tables.h.
+        let (chain, hook, policy, kind) = match i32::from(message.kind & 0xff) {
+            NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => (3, 4, 5, 7),
+            NFT_MSG_NEWRULE | NFT_MSG_DELRULE => (2, 0, 0, 0),
+            NFT_MSG_DELTABLE => (0, 0, 0, 0),
             _ => return None,
         };
         let found: BTreeMap<u16, &[u8]> = attributes(message.body.get(HEADER..)?).collect();
@@ -137,6 +141,7 @@ impl Subject {
             table: text(1)?,
             chain: text(chain),
             hook: hook.and_then(|(_, bytes)| Hook::of(number(bytes)?)),
+            filters: text(kind).is_none_or(|kind| kind != "nat"),
             drops: found
                 .get(&policy)
                 .filter(|_| policy != 0)
@@ -183,16 +188,23 @@ mod tests {
         assert!(!rule(NFT_MSG_NEWRULE, b"filter\0", b"KUBE-FORWARD\0"));
         assert!(!rule(NFT_MSG_NEWRULE, b"nat\0", b"FORWARD\0"));
         assert!(watched.concerns(&message(NFT_MSG_DELTABLE, &[(1, b"filter\0")])));
-        let at_hook = |number: u8| {
+        let of_kind = |number: u8, kind: &[u8]| {
             let hook = attribute(1, &[0, 0, 0, number]);
-            message(NFT_MSG_NEWCHAIN, &[(1, b"other\0"), (3, b"chain\0"), (4, &hook)])
+            message(
+                NFT_MSG_NEWCHAIN,
+                &[(1, b"other\0"), (3, b"chain\0"), (4, &hook), (7, kind)],
+            )
         };
+        let at_hook = |number: u8| of_kind(number, b"filter\0");
         assert!(watched.concerns(&at_hook(2)));
         assert!(!watched.concerns(&at_hook(3)));
         assert!(!watched.concerns(&at_hook(1)));
         watched.set(Hook::Input, BTreeSet::new());
         assert!(watched.concerns(&at_hook(1)));
-        watched.forget_input();
+        watched.forget(Hook::Input);
         assert!(!watched.concerns(&at_hook(1)));
+        watched.set(Hook::Prerouting, BTreeSet::new());
+        assert!(watched.concerns(&at_hook(0)));
+        assert!(!watched.concerns(&of_kind(0, b"nat\0")), "kube-proxy's, say");
     }
 }

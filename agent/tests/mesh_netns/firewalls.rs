@@ -195,6 +195,28 @@ fn what_iptables_legacy_or_a_rule_about_states_drops_is_named_until_it_is_gone()
              and other locations by spanwire0",
         ),
         (
+            "iptables -A FORWARD -m mark ! --mark 0x100/0xf00 -m comment --comment 'of no zone' -j DROP",
+            "iptables -I FORWARD -i spanwire0 -j ACCEPT; iptables -I FORWARD -o spanwire0 -j ACCEPT",
+            "iptables -F FORWARD",
+            "(\"of no zone\")",
+        ),
+        (
+            "nft add table ip raw2; nft add chain ip raw2 p '{ type filter hook prerouting priority -350; }'
+             nft add rule ip raw2 p iifname spanwire0 ip saddr 10.244.0.0/16 drop comment '\"closed\"'",
+            "nft flush chain ip raw2 p",
+            "nft delete table ip raw2",
+            "the chain ip raw2 p of this node's firewall drops what is coming in from other locations by spanwire0; let it \
+             accept what passes this device before that; packets of the mesh bear no mark of their own; it drops them by the \
+             rule with the handle 2 (\"closed\")",
+        ),
+        (
+            "nft add table inet sent; nft add chain inet sent o '{ type filter hook output priority 0; }'
+             nft add rule inet sent o oifname spanwire0 ip daddr 10.2.0.0/16 drop",
+            "nft flush chain inet sent o",
+            "nft delete table inet sent",
+            "the chain inet sent o of this node's firewall drops what is sent by this node to other locations by spanwire0",
+        ),
+        (
             "nft add table inet states
              nft add chain inet states f '{ type filter hook forward priority 5; }'
              nft add rule inet states f ct state untracked drop",

@@ -1,8 +1,8 @@
 //! The way of a packet through the rules of a base chain.
 //!
-//! Of a [`Sample`] the device is known, and some of its addresses, its state in connection tracking and its port. A match on
-//! anything else may hold or not. Then nothing follows from its rule, but what is found afterwards is in doubt where the
-//! rule could have accepted the packet.
+//! Of a [`Sample`] the device is known, and some of its addresses, its state in connection tracking, its port, and the bits of
+//! its mark that nothing sets. A match on anything else may hold or not. Then nothing follows from its rule, but what is found
+//! afterwards is in doubt where the rule could have accepted the packet.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -20,12 +20,16 @@ const UDP: u8 = 17;
 pub struct FilterRule {
     /// Its number in the table.
     pub handle: u64,
+    /// What the one who made it says of it.
+    pub comment: Option<String>,
     /// What it accepts, where Spanwire made it.
     pub own: Option<Pass>,
     /// What all must hold.
     pub matches: Vec<Match>,
     /// What then.
     pub verdict: Verdict,
+    /// The bits that it may set in the mark of a packet.
+    pub marks: u32,
 }
 
 /// What a rule asks of a packet.
@@ -79,6 +83,17 @@ pub enum Match {
         /// It is in none of them.
         not: bool,
     },
+    /// These bits of its mark are in one of these ranges (first and last number).
+    Mark {
+        /// It is the mark of its connection.
+        of_connection: bool,
+        /// The bits.
+        mask: u32,
+        /// The ranges.
+        ranges: Vec<(u32, u32)>,
+        /// They are in none of them.
+        not: bool,
+    },
     /// Something else.
     Unknown,
 }
@@ -128,6 +143,8 @@ pub struct Sample {
     pub state: Option<State>,
     /// It is UDP to this port.
     pub datagram_to: Option<u16>,
+    /// The bits of its mark that another program may have set; the others are not set.
+    pub marked: u32,
 }
 
 impl Sample {
@@ -139,8 +156,20 @@ impl Sample {
             ends: None,
             state: None,
             datagram_to: None,
+            marked: u32::MAX,
         }
     }
+}
+
+/// The rule that drops a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dropper {
+    /// Its chain, which the base chain leads to or is.
+    pub chain: String,
+    /// Its number in the table.
+    pub handle: u64,
+    /// What the one who made it says of it.
+    pub comment: Option<String>,
 }
 
 /// What becomes of a packet in a [`Filter`].
@@ -165,6 +194,7 @@ pub(super) struct Walk<'a> {
     filter: &'a Filter,
     sample: &'a Sample,
     in_doubt: bool,
+    dropper: Option<(&'a str, &'a FilterRule)>,
 }
 
 impl<'a> Walk<'a> {
@@ -173,6 +203,7 @@ impl<'a> Walk<'a> {
             filter,
             sample,
             in_doubt: false,
+            dropper: None,
         }
     }
 
@@ -181,9 +212,18 @@ impl<'a> Walk<'a> {
         self.in_doubt
     }
 
+    /// Returns the rule that has dropped the packet; `None`: the policy, or none.
+    pub(super) fn dropper(&self) -> Option<Dropper> {
+        self.dropper.map(|(chain, rule)| Dropper {
+            chain: chain.to_owned(),
+            handle: rule.handle,
+            comment: rule.comment.clone(),
+        })
+    }
+
     pub(super) fn fate(&mut self) -> Fate {
         for rule in &self.filter.rules {
-            match self.decide(rule, 0) {
+            match self.decide(rule, &self.filter.name.chain, 0) {
                 Some(End::Accepted) => return Fate::Accepted,
                 Some(End::Dropped) => return Fate::Dropped(Some(rule.handle)),
                 Some(End::Left) => break,
@@ -198,7 +238,7 @@ impl<'a> Walk<'a> {
     }
 
     /// `None`: the next rule.
-    fn decide(&mut self, rule: &FilterRule, depth: u32) -> Option<End> {
+    fn decide(&mut self, rule: &'a FilterRule, chain: &'a str, depth: u32) -> Option<End> {
         if rule.own.is_some() {
             return None;
         }
@@ -215,7 +255,10 @@ impl<'a> Walk<'a> {
                 None
             }
             Verdict::Accept => Some(End::Accepted),
-            Verdict::Drop => Some(End::Dropped),
+            Verdict::Drop => {
+                self.dropper = Some((chain, rule));
+                Some(End::Dropped)
+            }
             Verdict::Return => Some(End::Left),
             Verdict::Jump(chain) => match self.walk(chain, depth) {
                 End::Left => None,
@@ -225,18 +268,20 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn walk(&mut self, chain: &str, depth: u32) -> End {
+    fn walk(&mut self, chain: &'a str, depth: u32) -> End {
         let Some(rules) = self.filter.chains.get(chain).filter(|_| depth < DEEPEST) else {
             self.in_doubt = true;
             return End::Left;
         };
-        let mut ends = rules.iter().filter_map(|rule| self.decide(rule, depth + 1));
+        let mut ends = rules
+            .iter()
+            .filter_map(|rule| self.decide(rule, chain, depth + 1));
         ends.next().unwrap_or(End::Left)
     }
 }
 
 /// Whether a match holds; `None` where that is not known.
-fn holds(found: &Match, sample: &Sample) -> Option<bool> {
+pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
     match found {
         Match::Device {
             direction,
@@ -280,6 +325,25 @@ fn holds(found: &Match, sample: &Sample) -> Option<bool> {
             let inside = |(first, last): &(u16, u16)| *first <= port && port <= *last;
             (!source).then(|| ranges.iter().any(inside) != *not)
         }
+        // No mark is read of a packet without a connection, and then the rule is not for it (`nft_ct_get_eval`,
+        // net/netfilter/nft_ct.c; `connmark_mt`, net/netfilter/xt_connmark.c).
+        Match::Mark {
+            of_connection: true, ..
+        } => (sample.state == Some(State::Untracked)).then_some(false),
+        Match::Mark {
+            of_connection: false,
+            mask,
+            ranges,
+            not,
+        } => {
+            let unknown = mask & sample.marked;
+            // What has a bit that is not set, or is between such numbers, does not come about.
+            let may_be = |(first, last): &(u32, u32)| first != last || first & !unknown == 0;
+            if unknown == 0 {
+                return Some(ranges.iter().any(|(first, _)| *first == 0) != *not);
+            }
+            (!ranges.iter().any(may_be)).then_some(*not)
+        }
         Match::Unknown => None,
     }
 }
@@ -310,6 +374,40 @@ mod tests {
             ..sample()
         };
         assert_eq!(holds(&not, &of_v4), Some(false));
+    }
+
+    #[test]
+    fn what_is_asked_of_a_mark_is_known_of_the_bits_that_nothing_sets() {
+        let mark = |of_connection, mask, ranges: &[(u32, u32)], not| Match::Mark {
+            of_connection,
+            mask,
+            ranges: ranges.to_vec(),
+            not,
+        };
+        let marked = |marked| Sample { marked, ..sample() };
+        let all = u32::MAX;
+        for (found, bits, holding) in [
+            (mark(false, all, &[(0x100, 0x100)], true), 0, Some(true)),
+            (mark(false, all, &[(0x100, 0x100)], false), 0, Some(false)),
+            (mark(false, all, &[(0, 0)], false), 0, Some(true)),
+            (mark(false, all, &[(0, 9)], true), 0, Some(false)),
+            (mark(false, 0xff00, &[(0x100, 0x100)], true), 0xff, Some(true)),
+            (mark(false, 0xff00, &[(0x100, 0x100)], true), 0x200, Some(true)),
+            (mark(false, 0xff00, &[(0x100, 0x100)], true), 0x300, None),
+            (mark(false, 0xff00, &[(0, 0)], false), 0x300, None),
+            (mark(false, 0xff00, &[(0x100, 0x400)], true), 0x200, None),
+            (mark(false, all, &[(0x100, 0x100)], true), all, None),
+            (mark(true, all, &[(0x100, 0x100)], true), 0, None),
+        ] {
+            assert_eq!(holds(&found, &marked(bits)), holding, "{found:?}, {bits:#x}");
+        }
+        let transit = Sample {
+            state: Some(State::Untracked),
+            ..marked(0)
+        };
+        for not in [false, true] {
+            assert_eq!(holds(&mark(true, all, &[(0, 0)], not), &transit), Some(false));
+        }
     }
 
     #[test]

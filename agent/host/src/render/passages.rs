@@ -3,12 +3,13 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_topology::{Family, Plan, Prefix};
+use spanwire_topology::{Family, Holder, Plan, Prefix};
 
 use crate::{
-    ChainName, ClosedPort, Conflict, Direction, Filter, HostFacts, LinkName, Pass, Passage, Sample, State,
+    ChainName, ClosedPort, Conflict, Direction, Dropper, Elsewhere, Filter, HostFacts, LinkName, Pass,
+    Passage, Sample, State,
     conflict::Unopened,
-    resolve::{NextHop, Resolved},
+    resolve::{NextHop, Resolved, own_address},
 };
 
 /// Returns the chains of others that need a rule to let packets of the mesh through, with what is to pass.
@@ -40,7 +41,10 @@ fn opens(filter: &Filter, pass: &Pass, samples: &[Sample], facts: &HostFacts) ->
 
 /// Returns the chains of others that are certain to drop packets of the mesh, and are not opened.
 pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Conflict> {
-    let samples = samples(plan, resolved, facts);
+    let mut samples = samples(plan, resolved, facts);
+    for sample in &mut samples {
+        sample.marked = marked(sample, facts);
+    }
     let passes: BTreeSet<&Pass> = samples.iter().map(|sample| &sample.pass).collect();
     let mut conflicts = BTreeSet::new();
     for filter in facts.filters.iter() {
@@ -48,7 +52,8 @@ pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) 
             let ours = is_ours_to_open(&pass.link, facts);
             // What would be opened without asking more is not let alone without saying so.
             let locked = filter.is_locked && ours && filter.drops(pass, &samples);
-            if opens(filter, pass, &samples, facts) || !(locked || filter.surely_drops(pass, &samples)) {
+            let dropped = filter.surely_drops(pass, &samples);
+            if opens(filter, pass, &samples, facts) || !(locked || dropped.is_some()) {
                 continue;
             }
             let why = match (filter.is_legacy, ours) {
@@ -57,14 +62,105 @@ pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) 
                 (false, true) if locked => Unopened::Locked,
                 (false, true) => Unopened::Some,
             };
-            conflicts.insert(Conflict::Filtered {
-                chain: filter.name.clone(),
-                link: pass.link.clone(),
-                why,
-            });
+            conflicts.insert(conflict(filter, pass, why, dropped.flatten()));
         }
     }
+    conflicts.extend(filtered_elsewhere(plan, resolved, facts, &samples));
     conflicts.into_iter().collect()
+}
+
+fn conflict(filter: &Filter, pass: &Pass, why: Unopened, by: Option<Dropper>) -> Conflict {
+    Conflict::Filtered {
+        chain: filter.name.clone(),
+        is_legacy: filter.is_legacy,
+        link: pass.link.clone(),
+        why,
+        by,
+    }
+}
+
+/// Returns the bits that may be set in the mark of a packet that is forwarded. Of one that is tracked that is not known:
+/// chains that translate addresses, kube-proxy's above all, set marks, and have too many rules to be looked at.
+fn marked(sample: &Sample, facts: &HostFacts) -> u32 {
+    if sample.state != Some(State::Untracked) {
+        return u32::MAX;
+    }
+    let before = facts.elsewhere.get(&Elsewhere::Prerouting);
+    let all = before
+        .into_iter()
+        .chain([&facts.filters])
+        .flat_map(|filters| filters.iter());
+    let by_others = all
+        .map(|filter| filter.marks(sample))
+        .fold(0, |all, marks| all | marks);
+    by_others | facts.owned.mark | facts.owned.masquerade_mark
+}
+
+/// Returns the chains at other hooks that are certain to drop packets of the mesh. What connection tracking knows of a packet
+/// there depends on their priority.
+fn filtered_elsewhere(
+    plan: &Plan,
+    resolved: &Resolved<'_>,
+    facts: &HostFacts,
+    forwarded: &[Sample],
+) -> BTreeSet<Conflict> {
+    let mut conflicts = BTreeSet::new();
+    for (at, filters) in &facts.elsewhere {
+        let of_way = |sample: &&Sample| match at {
+            Elsewhere::Prerouting => sample.pass.direction == Direction::In,
+            Elsewhere::Postrouting => sample.pass.direction == Direction::Out,
+            Elsewhere::Output => false,
+        };
+        let forwarded = forwarded.iter().filter(of_way).cloned();
+        let sent = sent(plan, resolved, facts).into_iter();
+        let all = forwarded.chain(sent.filter(|_| *at != Elsewhere::Prerouting));
+        let samples: Vec<Sample> = all
+            .map(|sample| Sample {
+                state: None,
+                ..sample
+            })
+            .collect();
+        let passes: BTreeSet<&Pass> = samples.iter().map(|sample| &sample.pass).collect();
+        for (filter, pass) in filters
+            .iter()
+            .flat_map(|filter| passes.iter().map(move |pass| (filter, *pass)))
+        {
+            let dropped = filter.surely_drops(pass, &samples);
+            let why = Unopened::Elsewhere(*at);
+            conflicts.extend(dropped.map(|by| conflict(filter, pass, why, by)));
+        }
+    }
+    conflicts
+}
+
+/// Returns packets that this machine is to send to other locations.
+fn sent(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sample> {
+    let near = [Family::V4, Family::V6].map(|family| (family, own_address(plan, facts, family)));
+    let near = BTreeMap::from(near);
+    let others = resolved
+        .remote
+        .iter()
+        .filter(|(_, route)| route.holder != Holder::Overlay);
+    let carried = others.filter_map(|(prefix, route)| {
+        let link = match route.next_hop.as_ref()? {
+            NextHop::Tunnel => &facts.owned.link,
+            other @ (NextHop::Overlay(..) | NextHop::Lan(..)) => other.link()?,
+        };
+        let near = (*near.get(&prefix.family())?)?;
+        Some((
+            (link, prefix.family(), prefix.is_host()),
+            (near, prefix.address()),
+        ))
+    });
+    let kinds: BTreeMap<_, _> = carried.collect();
+    let sample = |((link, _, _), ends): ((&LinkName, Family, bool), _)| Sample {
+        ends: Some(ends),
+        ..Sample::new(Pass {
+            direction: Direction::Out,
+            link: link.clone(),
+        })
+    };
+    kinds.into_iter().map(sample).collect()
 }
 
 /// Returns what is certain to drop the first datagram of any other leader, in every family in which there are endpoints
@@ -112,7 +208,7 @@ fn is_ours_to_open(link: &LinkName, facts: &HostFacts) -> bool {
 /// Returns packets that this machine is to forward: of each kind one.
 fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sample> {
     let mut samples = Vec::new();
-    if facts.filters.is_empty() {
+    if facts.filters.is_empty() && facts.elsewhere.values().all(|filters| filters.is_empty()) {
         return samples;
     }
     for family in [Family::V4, Family::V6]

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use spanwire_host::{ChainName, Direction, Filter, HostFacts, Passage, TableFamily, conflicts, render};
+use spanwire_host::{
+    ChainName, Direction, Elsewhere, Filter, FilterRule, HostFacts, Match, Passage, State, TableFamily,
+    Verdict, conflicts, render,
+};
 use spanwire_topology::Plan;
 
 use crate::samples;
@@ -99,4 +102,116 @@ fn a_table_that_its_maker_alone_may_change_is_left_alone_and_named() {
             && texts[0].contains("--zone=trusted --add-interface=spanwire0"),
         "{texts:?}"
     );
+}
+
+/// A chain that drops what another program has not marked.
+fn of_marked(marks: u32) -> Filter {
+    let rule = |handle, matches, verdict, marks| FilterRule {
+        handle,
+        comment: Some("of no zone".to_owned()),
+        own: None,
+        matches,
+        verdict,
+        marks,
+    };
+    let unmarked = Match::Mark {
+        of_connection: false,
+        mask: 0xff00,
+        ranges: vec![(0x100, 0x100)],
+        not: true,
+    };
+    Filter {
+        drops: false,
+        rules: vec![
+            rule(3, vec![Match::Unknown], Verdict::Continue, marks),
+            rule(4, vec![unmarked], Verdict::Drop, 0),
+        ],
+        ..closed(TableFamily::Inet)
+    }
+}
+
+fn said((plan, facts): &(Plan, HostFacts)) -> Vec<String> {
+    conflicts(plan, facts).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_is_dropped_for_want_of_a_mark_is_named_unless_another_program_may_have_set_it() {
+    let named = [
+        "the chain inet filter FORWARD of this node's firewall drops what is forwarded between this and other locations \
+         by spanwire0; transit of the mesh is not tracked (`ct state untracked`), and what begins for pods here is new: let \
+         it accept both on this device before that; it drops them by the rule with the handle 4 (\"of no zone\")",
+    ];
+    for (marks, before, expected) in [
+        (0x200, 0, &named[..]),
+        (0x100, 0, &[]),
+        (0, 0x2100, &[]),
+        (0, 0x30, &named[..]),
+    ] {
+        let (plan, mut facts) = samples::leader();
+        facts.filters = Arc::new(vec![of_marked(marks)]);
+        let earlier = FilterRule {
+            marks: before,
+            matches: vec![],
+            verdict: Verdict::Continue,
+            ..of_marked(0).rules.remove(0)
+        };
+        let earlier = Filter {
+            drops: false,
+            rules: vec![earlier],
+            ..closed(TableFamily::Ip)
+        };
+        facts
+            .elsewhere
+            .insert(Elsewhere::Prerouting, Arc::new(vec![earlier]));
+        assert_eq!(said(&(plan, facts)), expected, "{marks:#x}, {before:#x}");
+    }
+    // Of what is tracked that is not known.
+    let (plan, mut facts) = samples::follower();
+    facts.filters = Arc::new(vec![of_marked(0)]);
+    assert!(said(&(plan, facts)).is_empty());
+}
+
+#[test]
+fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_named() {
+    let with = |(plan, mut facts): (Plan, HostFacts), at, rules| {
+        let filter = Filter {
+            drops: true,
+            rules,
+            ..closed(TableFamily::Ip)
+        };
+        facts.elsewhere.insert(at, Arc::new(vec![filter]));
+        said(&(plan, facts))
+    };
+    let text = |what: &str, link: &str| {
+        format!(
+            "the chain ip filter FORWARD of this node's firewall drops what is {what} by {link}; let it accept what passes \
+             this device before that; packets of the mesh bear no mark of their own"
+        )
+    };
+    for (at, what) in [
+        (Elsewhere::Prerouting, "coming in from other locations"),
+        (Elsewhere::Output, "sent by this node to other locations"),
+        (Elsewhere::Postrouting, "leaving for other locations"),
+    ] {
+        for (node, link) in [
+            (samples::leader(), "spanwire0"),
+            (samples::follower(), "flannel.1"),
+        ] {
+            let found = with(node, at, vec![]);
+            assert_eq!(found, [text(what, link)], "{at:?}");
+        }
+        // What connection tracking says there is not known.
+        let known = FilterRule {
+            handle: 1,
+            comment: None,
+            own: None,
+            matches: vec![Match::State {
+                states: [State::Untracked].into(),
+                not: false,
+            }],
+            verdict: Verdict::Accept,
+            marks: 0,
+        };
+        assert!(with(samples::leader(), at, vec![known]).is_empty(), "{at:?}");
+    }
 }

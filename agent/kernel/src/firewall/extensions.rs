@@ -1,11 +1,12 @@
-//! What matches of iptables say that nft has no words for: on the state of a connection. The kernel has them in the rules as
-//! iptables gave them, in iptables-nft's (linux/netfilter/nf_tables.h, NFTA_MATCH_*) as in iptables-legacy's.
+//! What iptables says that nft has no words for: of the state of a connection, and of marks. The kernel has it in the rules as
+//! iptables gave it, in iptables-nft's (linux/netfilter/nf_tables.h, NFTA_MATCH_*, NFTA_TARGET_*) as in iptables-legacy's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nix::libc::NFT_MSG_GETRULE;
 use spanwire_host::{ChainName, Match, State, TableFamily};
 
+use super::marks::{self, Setting};
 use crate::{
     netlink::{Message, NetlinkError, attributes},
     nft::{
@@ -15,15 +16,26 @@ use crate::{
     watched::HEADER,
 };
 
-/// The extensions that match connections.
-pub(super) const CONNTRACK: [&str; 2] = ["conntrack", "state"];
+/// The extensions that match connections and marks.
+pub(super) const MATCHES: [&str; 4] = ["conntrack", "state", "mark", "connmark"];
+
+/// What the extensions of a rule say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extensions {
+    /// Those of [`MATCHES`], in order.
+    pub(super) matches: Vec<Match>,
+    /// What its target sets.
+    pub(super) sets: Setting,
+    /// Its comment.
+    pub(super) comment: Option<String>,
+}
 
 impl Nft {
-    /// Returns the matches on connections of a chain, by the number of the rule, in order.
+    /// Returns what extensions of a chain say, by the number of the rule.
     pub(super) async fn extensions(
         &mut self,
         chain: &ChainName,
-    ) -> Result<BTreeMap<u64, Vec<Match>>, NetlinkError> {
+    ) -> Result<BTreeMap<u64, Extensions>, NetlinkError> {
         // NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h.
         let family = match chain.family {
             TableFamily::Inet => 1,
@@ -43,23 +55,34 @@ impl Nft {
     }
 }
 
-fn of_rule(message: &Message) -> Option<(u64, Vec<Match>)> {
+fn of_rule(message: &Message) -> Option<(u64, Extensions)> {
     let of_rule: BTreeMap<u16, &[u8]> = attributes(message.body.get(HEADER..)?).collect();
     // NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS.
     let handle = u64::from_be_bytes((*of_rule.get(&3)?).try_into().ok()?);
-    let matches = attributes(of_rule.get(&4)?).filter_map(|(_, expression)| {
-        // NFTA_EXPR_NAME, NFTA_EXPR_DATA.
-        let of_expression: BTreeMap<u16, &[u8]> = attributes(expression).collect();
-        if text(of_expression.get(&1)?) != "match" {
-            return None;
+    let mut extensions = Extensions::default();
+    for (_, expression) in attributes(of_rule.get(&4)?) {
+        let Some((kind, name, revision, info)) = extension(expression) else {
+            continue;
+        };
+        match kind.as_str() {
+            // struct xt_comment_info of linux/netfilter/xt_comment.h.
+            "match" if name == "comment" => extensions.comment = Some(text(info)),
+            "match" => extensions.matches.extend(matched(&name, revision, info)),
+            "target" => extensions.sets = marks::target(&name, revision, info),
+            _ => {}
         }
-        // NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO.
-        let of_match: BTreeMap<u16, &[u8]> = attributes(of_expression.get(&2)?).collect();
-        let name = text(of_match.get(&1)?);
-        let revision = u32::from_be_bytes((*of_match.get(&2)?).try_into().ok()?);
-        connection(&name, revision, of_match.get(&3)?)
-    });
-    Some((handle, matches.collect()))
+    }
+    Some((handle, extensions))
+}
+
+fn extension(expression: &[u8]) -> Option<(String, String, u32, &[u8])> {
+    // NFTA_EXPR_NAME, NFTA_EXPR_DATA.
+    let of_expression: BTreeMap<u16, &[u8]> = attributes(expression).collect();
+    let kind = text(of_expression.get(&1)?);
+    // NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO; those of a target have the same numbers.
+    let found: BTreeMap<u16, &[u8]> = attributes(of_expression.get(&2)?).collect();
+    let revision = u32::from_be_bytes((*found.get(&2)?).try_into().ok()?);
+    Some((kind, text(found.get(&1)?), revision, found.get(&3)?))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -67,8 +90,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
-/// Returns what an extension asks of connections; `None` where it is another one.
-pub(super) fn connection(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
+/// Returns what an extension of [`MATCHES`] asks; `None` where it is another one.
+pub(super) fn matched(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
+    connection(name, revision, info).or_else(|| marks::extension(name, revision, info))
+}
+
+fn connection(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
     let half = |at: usize| Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?));
     match (name, revision) {
         // struct xt_conntrack_mtinfo2 and 3 of linux/netfilter/xt_conntrack.h: eight addresses, two times, protocol, four

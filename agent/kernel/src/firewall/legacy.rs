@@ -15,11 +15,14 @@ use std::{
 
 use spanwire_host::{ChainName, Direction, Filter, FilterRule, Match, TableFamily, Verdict};
 
-use super::extensions::{CONNTRACK, connection};
+use super::{
+    extensions::{MATCHES, matched},
+    marks,
+};
 use crate::watched::Hook;
 
-/// The tables that filter at both hooks.
-const TABLES: [&str; 3] = ["mangle", "filter", "security"];
+/// The tables that filter.
+const TABLES: [&str; 4] = ["raw", "mangle", "filter", "security"];
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`.
 const GET_INFO: i32 = 64;
 /// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`.
@@ -224,8 +227,11 @@ fn parse(layout: &Layout, table: &str, hook: Hook, info: &[u8], bytes: &[u8]) ->
         }
     }
     let chain = match hook {
+        Hook::Prerouting => "PREROUTING",
         Hook::Input => "INPUT",
         Hook::Forward => "FORWARD",
+        Hook::Output => "OUTPUT",
+        Hook::Postrouting => "POSTROUTING",
     };
     Some(Filter {
         name: ChainName {
@@ -271,11 +277,21 @@ fn rule(layout: &Layout, entry: &Entry<'_>, names: &BTreeMap<usize, String>) -> 
         matches.extend(extension(rest.get(..length)?, protocol)?);
         rest = rest.get(length.max(1)..)?;
     }
+    // Of targets that are no extensions the name is empty.
+    let target = text(entry.target.get(2..EXTENSION - 1)?);
+    let revision = u32::from(*entry.target.get(EXTENSION - 1)?);
+    let sets = match target.as_str() {
+        "" => marks::Setting::default(),
+        name => marks::target(name, revision, entry.target.get(EXTENSION..)?),
+    };
+    matches.extend(sets.condition());
     Some(FilterRule {
         handle: entry.at as u64,
+        comment: None,
         own: None,
         matches,
         verdict: verdict(layout, entry, names)?,
+        marks: sets.bits,
     })
 }
 
@@ -394,7 +410,7 @@ fn extension(bytes: &[u8], protocol: u8) -> Option<Option<Match>> {
                 (Some(_), Some(_)) => Some(Match::Unknown),
             }
         }
-        name if CONNTRACK.contains(&name) => connection(name, revision, info),
+        name if MATCHES.contains(&name) => matched(name, revision, info),
         _ => Some(Match::Unknown),
     })
 }

@@ -8,16 +8,20 @@ use std::{
 use serde_json::Value;
 use spanwire_host::{Direction, FilterRule, LinkName, Match, Pass, State, Verdict};
 
-use super::extensions::CONNTRACK;
+use super::{
+    extensions::{Extensions, MATCHES},
+    marks::{self, Setting},
+};
 
-/// Whether a listing has matches of iptables on the state of connections, of which it says no more.
+/// Whether a listing has extensions of iptables for the state of connections, marks or comments, of which it says no more.
 pub(super) fn has_extensions(text: &str) -> bool {
-    CONNTRACK.iter().any(|name| text.contains(&format!("\"{name}\"")))
+    let mut names = MATCHES.iter().chain(&["comment", "MARK", "CONNMARK"]);
+    text.contains("\"xt\"") && names.any(|name| text.contains(&format!("\"{name}\"")))
 }
 
 /// Returns the rules of a listing of one chain, in order. Those that accept the packets of one device and have this comment
-/// are Spanwire's. `extensions` are what matches of iptables on connections say, by the number of the rule, in order.
-pub(super) fn rules(text: &str, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> Vec<FilterRule> {
+/// are Spanwire's. `extensions` are what those of iptables say, by the number of the rule.
+pub(super) fn rules(text: &str, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> Vec<FilterRule> {
     let document: Value = serde_json::from_str(text).unwrap_or_default();
     let objects = document["nftables"].as_array().into_iter().flatten();
     objects
@@ -25,17 +29,19 @@ pub(super) fn rules(text: &str, comment: &str, extensions: &BTreeMap<u64, Vec<Ma
         .collect()
 }
 
-fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> Option<FilterRule> {
+fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> Option<FilterRule> {
     let handle = rule["handle"].as_u64()?;
-    let mut extensions = extensions.get(&handle).into_iter().flatten();
+    let of_rule = extensions.get(&handle);
+    let mut extensions = of_rule.iter().flat_map(|found| &found.matches);
     let mut matches = Vec::new();
     let mut verdict = Verdict::Continue;
+    let mut sets = Setting::default();
     for expression in rule["expr"].as_array()? {
         let Some((kind, value)) = expression
             .as_object()
             .and_then(|expression| expression.iter().next())
         else {
-            verdict = Verdict::Unknown;
+            (verdict, sets) = (Verdict::Unknown, Setting::ANY);
             continue;
         };
         let target = || value["target"].as_str().unwrap_or_default().to_owned();
@@ -44,15 +50,27 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> 
             // What iptables-nft has no expression of nf_tables for.
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
                 (Some("match"), Some("comment")) => {}
-                (Some("match"), Some(name)) if CONNTRACK.contains(&name) => {
+                (Some("match"), Some(name)) if MATCHES.contains(&name) => {
                     matches.push(extensions.next().cloned().unwrap_or(Match::Unknown));
                 }
                 (Some("target"), Some("REJECT")) => verdict = Verdict::Drop,
-                (Some("target"), Some("LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS")) => {}
-                (Some("target"), _) => verdict = Verdict::Unknown,
+                (Some("target"), Some("LOG" | "NFLOG" | "TCPMSS")) => {}
+                (Some("target"), Some("MARK" | "CONNMARK")) => {
+                    sets = of_rule.map_or(Setting::ANY, |found| found.sets);
+                }
+                (Some("target"), name) => {
+                    (verdict, sets) = (Verdict::Unknown, marks::target(name.unwrap_or_default(), 0, &[]));
+                }
                 _ => matches.push(Match::Unknown),
             },
-            "counter" | "log" | "mangle" | "notrack" => {}
+            "counter" | "log" | "notrack" => {}
+            "mangle" => {
+                let more = marks::set(value);
+                sets = Setting {
+                    bits: sets.bits | more.bits,
+                    of_connection: more.of_connection && sets.bits == 0,
+                };
+            }
             "accept" => verdict = Verdict::Accept,
             "drop" | "reject" => verdict = Verdict::Drop,
             "return" => verdict = Verdict::Return,
@@ -63,7 +81,7 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> 
             // A verdict map, a queue …
             _ => {
                 matches.push(Match::Unknown);
-                verdict = Verdict::Unknown;
+                (verdict, sets) = (Verdict::Unknown, Setting::ANY);
             }
         }
     }
@@ -83,15 +101,24 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Vec<Match>>) -> 
         }
         _ => None,
     };
+    matches.extend(sets.condition());
     Some(FilterRule {
         handle,
+        comment: rule["comment"]
+            .as_str()
+            .map(ToOwned::to_owned)
+            .or_else(|| of_rule.and_then(|found| found.comment.clone())),
         own,
         matches,
         verdict,
+        marks: sets.bits,
     })
 }
 
 fn matched(value: &Value) -> Match {
+    if let Some(found) = marks::matched(value) {
+        return found;
+    }
     let (left, right) = (&value["left"], &value["right"]);
     let not = match value["op"].as_str() {
         Some("==" | "in") => false,
@@ -243,13 +270,15 @@ mod tests {
             r#"{{"nftables": [{{"metainfo": {{}}}}, {{"rule": {{"family": "ip", "table": "filter", "chain": "FORWARD",
                "handle": 7, "comment": "{comment}", "expr": [{expressions}]}}}}]}}"#
         );
-        let extensions = [(
-            7,
-            vec![Match::State {
-                states: [State::Established].into(),
-                not: false,
-            }],
-        )];
+        let matches = vec![Match::State {
+            states: [State::Established].into(),
+            not: false,
+        }];
+        let extensions = Extensions {
+            matches,
+            ..Extensions::default()
+        };
+        let extensions = [(7, extensions)];
         let rules = rules(&text, "spanwire", &extensions.into());
         let [rule] = rules.as_slice() else {
             panic!("{rules:?}");
