@@ -30,11 +30,11 @@ async fn a_cluster_comes_to_a_mesh_that_stays_as_it_is() {
         },
     )
     .await;
-    assert_eq!(
-        leaders(client, "left").await,
-        Some(Vec::new()),
-        "no node has a key yet"
-    );
+    until(
+        "a location is published, without leaders: no node has a key yet",
+        async || leaders(client, "left").await?.is_empty().then_some(()),
+    )
+    .await;
     until("the status says why no node leads", async || {
         let (status, message) = condition(client, "left", "LeaderElected").await?;
         (status == "False" && message.contains("no key from their agent")).then_some(())

@@ -191,6 +191,10 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
         mesh_nodes.get_opt("l1").await.unwrap().is_none().then_some(())
     })
     .await;
+    until("the node that came has one", async || {
+        mesh_nodes.get_opt("l2").await.unwrap()
+    })
+    .await;
     assert!(!operator.has_ended());
 
     // An uninstallation, with the same rights.
