@@ -3,6 +3,7 @@
 
 mod annotations;
 mod bad_input;
+mod cli;
 mod install;
 mod ipv6;
 mod peers;
@@ -86,6 +87,10 @@ fn main() -> ExitCode {
             (
                 "nodes_show_that_they_are_ready",
                 install::nodes_show_that_they_are_ready,
+            ),
+            (
+                "kubectl_spanwire_says_that_nothing_is_wrong",
+                cli::nothing_is_wrong,
             ),
             (
                 "without_ipv6_in_the_cluster_ipv6_of_the_nodes_stays_as_it_was",
