@@ -292,10 +292,19 @@ impl Background {
 
     /// Waits until it has said these words on standard error.
     pub fn says(&mut self, words: &str) -> Result<()> {
+        self.wait_for(words, |this| this.stderr.so_far())
+    }
+
+    /// Waits until it has written these words to standard output.
+    pub fn writes(&mut self, words: &str) -> Result<()> {
+        self.wait_for(words, |this| this.stdout.so_far())
+    }
+
+    fn wait_for(&mut self, words: &str, so_far: impl Fn(&Self) -> String) -> Result<()> {
         let start = Instant::now();
         loop {
             let running = self.running();
-            let said = self.stderr.so_far();
+            let said = so_far(self);
             if said.contains(words) {
                 return Ok(());
             }

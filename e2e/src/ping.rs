@@ -46,9 +46,13 @@ impl PingReport {
 impl Ping {
     /// Starts pinging an address from a machine and waits for the first reply.
     pub fn start(from: &Machine<'_>, to: IpAddr, interval: Duration) -> Result<Self> {
+        let unanswered = || format!("{to} does not answer {} to begin with", from.name());
+        // A flow through the mesh may take a moment to begin, which is no loss.
         from.run(["ping", "-n", "-c", "1", "-W", "5", &to.to_string()])
-            .with_context(|| format!("{to} does not answer {} to begin with", from.name()))?;
-        Self::start_unanswered(from, to, interval)
+            .with_context(unanswered)?;
+        let mut ping = Self::start_unanswered(from, to, interval)?;
+        ping.running.writes("time=").with_context(unanswered)?;
+        Ok(ping)
     }
 
     /// Starts pinging an address that may not answer yet.
