@@ -46,7 +46,7 @@ pub struct ClusterFacts {
     /// pod network that was allocated to it; pod networks in them may be public.
     pub pods: BTreeSet<Prefix>,
     /// The pod networks of nodes are the addresses of their pods, which their kubelets report: nothing allocates networks of
-    /// which a part could be told to be for pods, and a node's own address goes before what another node says of its pods.
+    /// which a part is known to be for pods, and a node's own address goes before what another node says of its pods.
     pub pods_reported: bool,
     /// The name of the location of nodes about which nothing says anything.
     pub default_location: Option<LocationName>,
