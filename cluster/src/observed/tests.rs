@@ -88,7 +88,7 @@ fn metadata_that_nothing_uses_is_not_looked_at_and_of_the_rest_each_field_counts
             "labels": {"a": "b", "c": 4}, "annotations": {"x": ["y"]}, "generation": "many", "ownerReferences": [7],
             "managedFields": [{"manager": "m", "time": NEVER, "fieldsV1": deep}],
         },
-        "spec": {"podCIDRs": ["10.244.1.0/24"], "taints": "none"},
+        "spec": {"podCIDRs": ["10.244.1.0/24"], "providerID": 4, "podCIDR": 7},
         "status": {
             "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": NEVER}],
             "capacity": {"cpu": "1e99999"}, "images": [4],
