@@ -148,6 +148,8 @@ fn routes_of_others_are_not_seen_and_stay() {
         run("ip -6 route add fd30::/64 dev lan table 51830");
         run("ip route add 10.31.0.0/16 dev lan proto 151");
         run("ip route add 10.20.0.0/16 dev far metric 5 table 51832 proto 151");
+        // The kernel adds the route to a link-local address when it has found no duplicate of it.
+        run("while ip -6 address show tentative | grep -q inet6; do sleep 0.1; done");
         let before = run("ip route show table all; ip -6 route show table all");
 
         let key = key(T, "10.20.0.0/16", 0);
