@@ -142,22 +142,13 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         ..Answer::default()
     };
     let private = pair.as_ref().map(KeyPair::private);
-    match accepted(&access, &name).await {
-        Ok(objects) => {
-            let config = of_peer(&objects.published(), &name).map_err(|problem| anyhow!(problem));
-            match config {
-                Ok(config) => {
-                    write(file, &config.text(true, private.as_deref()))?;
-                    answer.text += &format!("wg-quick up {}\n", shown(&path));
-                }
-                Err(problem) => answer.notes.push(kept(
-                    file,
-                    private.as_deref(),
-                    &path,
-                    &name,
-                    &format!("{problem:#}"),
-                )?),
-            }
+    let config = accepted(&access, &name)
+        .await
+        .and_then(|objects| of_peer(&objects.published(), &name).map_err(|problem| anyhow!(problem)));
+    match config {
+        Ok(config) => {
+            write(file, &config.text(true, private.as_deref()))?;
+            answer.text += &format!("wg-quick up {}\n", shown(&path));
         }
         Err(problem) => answer.notes.push(kept(
             file,
