@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spanwire_host::{ChainName, LinkName, Step, Sysctl, TableId};
+use spanwire_host::{ChainName, LinkName, RouteKind, Step, Sysctl, TableId};
 
 /// Repairs longer ago do not count.
 const WINDOW: Duration = Duration::from_secs(600);
@@ -82,15 +82,34 @@ impl fmt::Display for Subject {
 /// What was undone, each with the first step that did.
 pub type Repaired = BTreeMap<Subject, String>;
 
-/// Returns what these steps are about.
-pub fn subjects<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Repaired {
+/// Returns what these steps are about. With a device go the routes over it and its settings: what puts those back when the
+/// device itself has to be made is about the device.
+pub fn subjects<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: Clone>) -> Repaired {
+    let steps = steps.into_iter();
+    let made = steps.clone().find_map(|step| {
+        let Step::AddWireGuard(link, ..) = step else {
+            return None;
+        };
+        Some(link)
+    });
     let mut subjects = Repaired::new();
     for step in steps {
-        subjects
-            .entry(Subject::of(step))
-            .or_insert_with(|| step.to_string());
+        let went_with = made.filter(|link| goes_with(step, link));
+        let subject = went_with.map_or_else(|| Subject::of(step), |link| Subject::Device(link.clone()));
+        subjects.entry(subject).or_insert_with(|| step.to_string());
     }
     subjects
+}
+
+/// Whether what a step makes ends with the device.
+fn goes_with(step: &Step, link: &LinkName) -> bool {
+    if let Step::SetRoute(_, route) = step {
+        matches!(&route.kind, RouteKind::Unicast { dev, .. } if dev == link)
+    } else if let Step::SetSysctl(sysctl, _) = step {
+        sysctl.of_link(link)
+    } else {
+        false
+    }
 }
 
 /// A fight that lasts.
@@ -247,6 +266,9 @@ impl Fights {
 
 #[cfg(test)]
 mod tests {
+    use spanwire_host::{Route, RouteKey, WireGuardSettings};
+    use spanwire_topology::PublicKey;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -257,6 +279,40 @@ mod tests {
 
     fn texts(fights: &Fights) -> Vec<String> {
         fights.lasting().map(|fight| fight.to_string()).collect()
+    }
+
+    #[test]
+    fn what_goes_with_a_device_is_about_the_device() {
+        let link = || LinkName::new("spanwire0").unwrap();
+        let settings = WireGuardSettings {
+            public_key: PublicKey::new([1; 32]),
+            listen_port: 51820,
+            mark: 0,
+        };
+        let route = |kind| {
+            let key = RouteKey {
+                table: TableId(51830),
+                prefix: "10.244.1.0/24".parse().unwrap(),
+                metric: 100,
+            };
+            Step::SetRoute(key, Route { kind, mtu: None })
+        };
+        let over = route(RouteKind::Unicast {
+            dev: link(),
+            via: None,
+            onlink: false,
+            src: None,
+        });
+        let setting = |name: &str| Step::SetSysctl(Sysctl(name.to_owned()), "2".to_owned());
+        let own = setting("net/ipv4/conf/spanwire0/rp_filter");
+        let made = Step::AddWireGuard(link(), 1420, settings);
+        let all = [made, own.clone(), over.clone()];
+        let found: Vec<Subject> = subjects(&all).into_keys().collect();
+        assert_eq!(found, [Subject::Device(link())]);
+        // What another program takes besides, or while the device stays, is its own matter.
+        let others = [route(RouteKind::Unreachable), setting("net/ipv4/ip_forward")];
+        assert_eq!(subjects(all.iter().chain(&others)).len(), 3);
+        assert_eq!(subjects(&[own, over]).len(), 2);
     }
 
     #[test]
