@@ -15,6 +15,8 @@ pub struct Assignment {
     pub leads_as: Option<NodeName>,
     /// Its overlay addresses there.
     pub overlay: BTreeSet<IpAddr>,
+    /// It has tunnels, but the device that they begin on cannot be made now.
+    pub lacks_tunnel: bool,
     /// Whom to ask.
     pub probes: Probes,
     /// How to hand packets to the other leaders of the own location, whatever the routes are.
@@ -29,6 +31,7 @@ impl Assignment {
         Self {
             leads_as: tunnel.map(|_| plan.me.clone()),
             overlay: tunnel.map(|tunnel| tunnel.addresses.clone()).unwrap_or_default(),
+            lacks_tunnel: facts.lacks_tunnel,
             probes: plan.probes.clone(),
             hops: hops_to_leaders(plan, facts),
         }

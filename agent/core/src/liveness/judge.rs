@@ -67,6 +67,8 @@ impl Judgement {
 pub(super) struct Choices {
     /// This node, where it leads.
     me: Option<NodeName>,
+    /// Its own tunnels lead nowhere, whatever is heard: it lacks their device.
+    lacks_tunnel: bool,
     /// The other leaders of the own location.
     hops: Vec<NodeName>,
     /// The locations to which something may go through each of them.
@@ -85,6 +87,7 @@ impl Choices {
         }
         Self {
             me: assignment.leads_as.clone(),
+            lacks_tunnel: assignment.lacks_tunnel,
             hops: probes.hops.iter().map(|near| near.node.clone()).collect(),
             towards: probes.through.iter().map(|far| far.location.clone()).collect(),
             far,
@@ -112,12 +115,16 @@ impl Choices {
                 (key(leader), other(hop, through))
             });
             let ways: Vec<_> = own.chain(others).collect();
-            // A leader whose own tunnels are all silent is none the better for reaching itself.
+            // A leader whose own tunnels are all silent is none the better for reaching itself. Nor are those beside it any better
+            // then, so it does not go on sending to them: what is sent here is refused here, as far as the kernel knows that it
+            // goes nowhere. A leader beside it would refuse it as well, but Linux sends one host few such errors
+            // (`icmp_ratelimit`), and the agent's own questions use them up.
             let is_cut_off = self.me.is_some() && ways.iter().all(|(_, way)| way.grade >= Grade::Blocked);
             let worse = match is_cut_off {
                 true => {
-                    let keys = ways.into_iter().map(|(key, _)| key);
-                    keys.filter(|key| before.lost.contains(key)).collect()
+                    let others = ways.into_iter().map(|(key, _)| key);
+                    let others = others.filter(|(leader, _)| self.me.as_ref() != Some(leader));
+                    others.filter(|key| before.lost.contains(key)).collect()
                 }
                 false => worse(&ways, &before.lost),
             };
@@ -151,6 +158,7 @@ impl Choices {
     fn own(&self, location: &LocationName, trust: &dyn Fn(&Subject) -> Trust) -> Option<Graded> {
         let far = |leader: &NodeName| trust(&Subject::Far(location.clone(), leader.clone()));
         let best = match self.far.get(location)?.iter().map(far).min()? {
+            _ if self.lacks_tunnel => Trust::Lost,
             Trust::OnProbation => Trust::Sound,
             best @ (Trust::Sound | Trust::Doubtful | Trust::Lost) => best,
         };
@@ -225,6 +233,7 @@ mod tests {
     fn choices(me: Option<&str>) -> Choices {
         Choices {
             me: me.map(name),
+            lacks_tunnel: false,
             hops: if me.is_some() {
                 vec![name("a2")]
             } else {
@@ -368,5 +377,34 @@ mod tests {
             "the one beside it does not reach it either"
         );
         assert_eq!(first(&leader, &[("hop a2", LOST)]), ["a2"]);
+    }
+
+    #[test]
+    fn a_leader_returns_to_its_own_tunnels_when_the_one_beside_it_reaches_no_more() {
+        let leader = choices(Some("a1"));
+        let silent = [("b1", LOST), ("b2", LOST)];
+        let beside = judge(&leader, &silent, &Judgement::default());
+        assert_eq!(lost(&beside), ["a1"]);
+        let with = |more: &[(&'static str, Trust)]| {
+            let all: Vec<_> = silent.iter().chain(more).copied().collect();
+            lost(&judge(&leader, &all, &beside))
+        };
+        assert!(with(&[("b through a2", LOST)]).is_empty());
+        assert!(with(&[("hop a2", LOST)]).is_empty());
+        for better in [Trust::Sound, Trust::Doubtful, Trust::OnProbation] {
+            assert_eq!(with(&[("b through a2", better)]), ["a1"], "{better:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_without_a_device_sends_by_the_one_beside_it_though_nothing_was_ever_asked() {
+        let leader = Choices {
+            lacks_tunnel: true,
+            ..choices(Some("a1"))
+        };
+        assert_eq!(first(&leader, &[]), ["a1"]);
+        for beside in ["hop a2", "b through a2"] {
+            assert!(first(&leader, &[(beside, LOST)]).is_empty(), "{beside}");
+        }
     }
 }

@@ -50,12 +50,12 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
     let mut return_table = Vec::new();
     for (prefix, route) in &resolved.remote {
         let last = bare(last(route.holder));
-        if route.holder == Holder::Overlay && facts.lacks_tunnel {
+        let mut route = route;
+        let is_tunnelled = tunnelled.binary_search(prefix).is_ok();
+        if facts.lacks_tunnel && (is_tunnelled || route.holder == Holder::Overlay) {
             // What a hop brought goes no further: the leader that it would go to may lack its tunnel, too.
             return_table.push((key(owned.return_table, prefix, LAST_METRIC), last.clone()));
-        }
-        let mut route = route;
-        if route.next_hop != Some(NextHop::Tunnel) && tunnelled.binary_search(prefix).is_ok() {
+        } else if is_tunnelled && route.next_hop != Some(NextHop::Tunnel) {
             let through = RouteKind::Unicast {
                 dev: owned.link.clone(),
                 via: None,
@@ -146,9 +146,11 @@ fn tunnelled(plan: &Plan, facts: &HostFacts) -> Vec<Prefix> {
     prefixes
 }
 
-/// Returns the route to a remote prefix, where anything carries it.
+/// Returns the route to a remote prefix, where anything carries it. Without the device it is not to be had: where one by a hop
+/// is from before, it would stay.
 fn unicast(route: &ResolvedRoute<'_>, facts: &HostFacts, tunnel_mtu: Option<u32>) -> Option<Route> {
-    let next_hop = route.next_hop.as_ref()?;
+    let is_there = |next_hop: &&NextHop| **next_hop != NextHop::Tunnel || !facts.lacks_tunnel;
+    let next_hop = route.next_hop.as_ref().filter(is_there)?;
     Some(route_through(next_hop, route.source, facts, tunnel_mtu))
 }
 

@@ -289,7 +289,12 @@ fn a_follower_and_a_leader_that_is_cut_off_change_routes_and_no_more() {
 /// What is asked of the leaders elsewhere through the one beside it is answered from there, and to be taken.
 #[test]
 fn a_leader_that_has_no_tunnel_reaches_the_leaders_elsewhere_by_the_one_beside_it() {
-    for (of, beside, lost) in [("a1", 2, false), ("a1", 2, true), ("a2", 1, false)] {
+    for (of, beside, lost) in [
+        ("a1", 2, false),
+        ("a1", 2, true),
+        ("a2", 1, false),
+        ("a2", 1, true),
+    ] {
         let number = NODES.into_iter().find(|(_, name, _)| *name == of).unwrap().2;
         let mut seen = Reachability::default();
         seen.observe(node(of), location("b"), !lost);
@@ -334,10 +339,23 @@ fn a_leader_that_has_no_tunnel_reaches_the_leaders_elsewhere_by_the_one_beside_i
                 "the one beside it may have none either"
             );
             let pod = [10, 244, far, 7];
+            let by_tunnel =
+                |route: &RouteKind| matches!(route, RouteKind::Unicast { dev, .. } if *dev == tunnel);
+            let decided = match route(&with, pod) {
+                Some(way) if by_tunnel(&way) => Some(RouteKind::Unreachable),
+                decided => decided,
+            };
+            assert_eq!(route(&without, pod), decided, "what it observes decides");
+            let brought = Packet {
+                iif: Some(link("flannel.1")),
+                from: Some(lan(3)),
+                ..Packet::to(IpAddr::from(pod))
+            };
+            let refused = lookup(&without, &brought);
             assert_eq!(
-                route(&without, pod),
-                route(&with, pod),
-                "what it observes decides"
+                refused,
+                Some(&RouteKind::Unreachable),
+                "{of} {far}: it goes no further"
             );
         }
     }
