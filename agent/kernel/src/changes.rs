@@ -5,13 +5,7 @@
 //! of which only statistics changed, routes outside of our tables except default ones, those to a LAN and Calico's to other nodes, rules for single addresses, nft
 //! tables of others but for the chains by which they filter.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::collections::BTreeMap;
 
 use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleMessage};
 use nix::libc::{
@@ -23,7 +17,8 @@ use spanwire_host::Owned;
 use crate::{
     address, link,
     netlink::{Ears, Message, NetlinkError, attributes},
-    nft, route,
+    nft::{self, OwnGenerations},
+    route,
     watched::Watched,
 };
 
@@ -47,8 +42,8 @@ pub struct Changes {
     owned: Owned,
     own_port: u32,
     filters: Watched,
-    /// The generation that our own nft makes when it loads the table.
-    own_generation: Arc<AtomicU32>,
+    /// The generations that our own transactions make when they load the table.
+    own_generation: OwnGenerations,
     /// Spanwire's nft table was changed by the transaction of which the notifications are being heard.
     table_changed: bool,
     devices: BTreeMap<u32, link::Device>,
@@ -61,7 +56,7 @@ impl Changes {
         owned: &Owned,
         own_port: u32,
         filters: Watched,
-        own_generation: Arc<AtomicU32>,
+        own_generation: OwnGenerations,
     ) -> Result<Self, NetlinkError> {
         Ok(Self {
             route: Ears::open(NETLINK_ROUTE, &ROUTE_GROUPS)?,
@@ -118,8 +113,7 @@ impl Changes {
     /// it did.
     fn nft_matters(&mut self, message: &Message) -> bool {
         if let Some(generation) = nft::new_generation(message) {
-            let own = self.own_generation.load(Ordering::Relaxed);
-            return std::mem::take(&mut self.table_changed) && generation != own;
+            return std::mem::take(&mut self.table_changed) && !self.own_generation.contains(generation);
         }
         if is_nft_table(message, &self.owned.nft_table) {
             self.table_changed = true;

@@ -113,7 +113,7 @@ impl Kernel {
     /// [`NetlinkError`] when the kernel does not let us listen.
     pub fn changes(&self) -> Result<Changes, NetlinkError> {
         let port = self.port.load(Ordering::Relaxed);
-        let own_generation = Arc::clone(&self.nft.own_generation);
+        let own_generation = self.nft.own_generation.clone();
         Changes::open(&self.owned, port, self.nft.watched(), own_generation)
     }
 

@@ -9,12 +9,16 @@
 //! Where some elements are all that is to change they alone are changed, in a transaction that the kernel refuses if
 //! another one came before it; the table is then known to be intact without being read.
 //!
+//! Where more is to change the table is filled again (`nft/refill.rs`): one that is deleted and made again guards nothing for a
+//! moment, even in one transaction.
+//!
 //! What was loaded is written into a file (`nft/remembered.rs`), so that an agent that starts knows it and changes nothing. Where that
-//! says nothing of the table it is loaded once more, in one transaction: no packet sees a state between.
+//! says nothing of the table it is filled once more.
 
 mod elements;
 mod frame;
 pub(crate) mod message;
+mod refill;
 mod remembered;
 
 use std::{
@@ -24,7 +28,7 @@ use std::{
     process::{Output, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -69,8 +73,8 @@ pub(crate) struct Nft {
     /// What others filter packets by.
     pub(crate) filters: Known,
     pub(crate) watched: Watched,
-    /// The generation that the last load of our own made, unless another program's transaction came between.
-    pub(crate) own_generation: Arc<AtomicU32>,
+    /// The generations that the last load of our own made, unless another program's transaction came between.
+    pub(crate) own_generation: OwnGenerations,
     /// The wanted table in force, and what the kernel had besides its elements right after it was loaded.
     loaded: Option<(NftTable, Frame)>,
     /// What the agent before has loaded.
@@ -86,7 +90,7 @@ impl Nft {
             socket: Socket::open(NETLINK_NETFILTER)?,
             filters: Known::new(),
             watched: Watched::default(),
-            own_generation: Arc::default(),
+            own_generation: OwnGenerations::default(),
             loaded: None,
             remembered: Remembered::open(state),
             known: None,
@@ -125,10 +129,19 @@ impl Nft {
         Ok(Some(if intact { wanted } else { NftTable::default() }))
     }
 
-    /// Replaces the table, in one transaction, or changes elements of its sets where that is all that is to change.
+    /// Changes elements of the table's sets where that is all that is to change, else fills the table again. Where there is none, or
+    /// it cannot be filled, it is made in one transaction.
     pub(crate) async fn load(&mut self, wanted: NftTable) -> Result<(), NftError> {
         if self.change(&wanted).await {
             return Ok(());
+        }
+        match self.refill(&wanted).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "the nft table was not filled again, and is replaced");
+            }
         }
         self.load_beside(wanted, async || ()).await
     }
@@ -142,7 +155,7 @@ impl Nft {
             return false;
         };
         let own = following(*generation);
-        self.own_generation.store(own, Ordering::Relaxed);
+        self.own_generation.set(own);
         let requests = elements::transaction(&self.table, *generation, &changes);
         let changed = self.socket.transaction(&requests).await;
         if let Err(error) = changed {
@@ -167,13 +180,10 @@ impl Nft {
         (self.known, self.loaded) = (None, None);
         self.remembered.forget();
         for load in 0..LOADS {
-            if let Some(more) = load.checked_sub(2) {
-                tokio::time::sleep(PAUSE * (1 << more)).await;
-            }
+            pause(load).await;
             let own = self.generation().await.ok().map(following);
             // Without it everything is read once more, and right all the same.
-            self.own_generation
-                .store(own.unwrap_or_default(), Ordering::Relaxed);
+            self.own_generation.set(own.unwrap_or_default());
             succeed(nft(&["-f", "-"], &text).await?)?;
             others().await;
             let frame = self.frame().await?;
@@ -192,7 +202,11 @@ impl Nft {
     /// The table is this one at this generation, which a transaction of our own has made.
     fn is_made(&mut self, own: u32, table: &NftTable) {
         self.known = Some((own, Some(table.clone())));
-        // No other table was changed by it.
+        self.is_followed(own);
+    }
+
+    /// A transaction of our own has made this generation: no other table was changed by it.
+    fn is_followed(&mut self, own: u32) {
         let others = self.filters.values_mut();
         for (read, _) in others.filter(|(read, _)| following(*read) == own) {
             *read = own;
@@ -226,6 +240,39 @@ impl Nft {
     }
 }
 
+/// The generations that transactions of our own make, one after the other. Copies are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnGenerations(Arc<AtomicU64>);
+
+impl OwnGenerations {
+    /// It is this one alone.
+    fn set(&self, only: u32) {
+        self.store(only, only);
+    }
+
+    /// It is this one too, if it comes right after the others; else it alone.
+    fn extend(&self, last: u32) {
+        let (first, before) = self.range();
+        self.store(if following(before) == last { first } else { last }, last);
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn contains(&self, generation: u32) -> bool {
+        let (first, last) = self.range();
+        generation.wrapping_sub(first) <= last.wrapping_sub(first)
+    }
+
+    fn range(&self) -> (u32, u32) {
+        let both = self.0.load(Ordering::Relaxed);
+        ((both >> 32) as u32, both as u32)
+    }
+
+    fn store(&self, first: u32, last: u32) {
+        self.0
+            .store(u64::from(first) << 32 | u64::from(last), Ordering::Relaxed);
+    }
+}
+
 /// Returns the generation after this one; there is no generation 0 (`nf_tables_commit` in net/netfilter/nf_tables_api.c).
 fn following(generation: u32) -> u32 {
     generation.wrapping_add(1).max(1)
@@ -241,6 +288,13 @@ fn generation(message: &Message) -> Option<u32> {
     const NFTA_GEN_ID: u16 = 1;
     let (_, number) = attributes(message.body.get(HEADER..)?).find(|(kind, _)| *kind == NFTA_GEN_ID)?;
     Some(u32::from_be_bytes(number.try_into().ok()?))
+}
+
+/// Leaves nf_tables alone before a load that others have disturbed more than once.
+async fn pause(load: u32) {
+    if let Some(more) = load.checked_sub(2) {
+        tokio::time::sleep(PAUSE * (1 << more)).await;
+    }
 }
 
 pub(crate) async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {

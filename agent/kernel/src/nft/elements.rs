@@ -59,16 +59,13 @@ pub(super) fn changes<'a>(from: &'a NftTable, to: &'a NftTable) -> Option<Vec<Ch
     let changes: Vec<Change<'_>> = pairs
         .map(|(from, to)| Change::of(from, to))
         .collect::<Option<_>>()?;
-    let count: usize = changes
-        .iter()
-        .map(|change| change.remove.len() + change.add.len())
-        .sum();
+    let count: usize = changes.iter().map(Change::size).sum();
     (1..=MOST).contains(&count).then_some(changes)
 }
 
 impl<'a> Change<'a> {
     /// `None` where nft's end at the lowest address would have to come or go.
-    fn of(from: &'a NftSet, to: &'a NftSet) -> Option<Self> {
+    pub(super) fn of(from: &'a NftSet, to: &'a NftSet) -> Option<Self> {
         let begins_later = |set: &NftSet| {
             let first = set.ranges().first();
             first.is_some_and(|first| !first.first().is_unspecified())
@@ -92,6 +89,43 @@ impl<'a> Change<'a> {
         }
         change.remove.extend(there);
         Some(change)
+    }
+
+    /// Returns how many ranges it takes away and adds.
+    fn size(&self) -> usize {
+        self.remove.len() + self.add.len()
+    }
+
+    /// Returns the same in parts of few ranges that can be made one after the other. Ranges that overlap are in one part: what is in
+    /// the set before and after is in it at each moment.
+    pub(super) fn in_parts(self) -> Vec<Self> {
+        let none = || Self {
+            set: self.set,
+            remove: Vec::new(),
+            add: Vec::new(),
+        };
+        let (mut parts, mut part) = (Vec::new(), none());
+        let (mut remove, mut add) = (self.remove.iter().peekable(), self.add.iter().peekable());
+        // Where what came so far ends: nothing is apart from what ends with the last address of all.
+        let (mut end, mut is_open) = (None, false);
+        loop {
+            let removed = remove.next_if(|gone| add.peek().is_none_or(|new| gone <= new));
+            let Some(range) = removed.or_else(|| add.next()) else {
+                break;
+            };
+            let is_apart = !is_open && end.is_some_and(|end| range.first() >= end);
+            if part.size() >= MOST && is_apart {
+                parts.push(std::mem::replace(&mut part, none()));
+            }
+            is_open |= range.after().is_none();
+            end = end.max(range.after());
+            match removed {
+                Some(_) => part.remove.push(range),
+                None => part.add.push(range),
+            }
+        }
+        parts.push(part);
+        parts
     }
 
     /// Returns the requests that make the change; first what goes, since ranges must not overlap.
@@ -215,15 +249,21 @@ impl Nft {
     pub(super) async fn with_elements(&mut self, table: &NftTable) -> Result<Option<NftTable>, NetlinkError> {
         let mut sets = Vec::new();
         for set in &table.sets {
-            let Some(ranges) = ranges(&self.elements(set).await?, set.family()) else {
+            let Some(set) = self.present(set).await? else {
                 return Ok(None);
             };
-            sets.push(NftSet::new(set.name().to_owned(), set.family(), ranges));
+            sets.push(set);
         }
         Ok(Some(NftTable {
             sets,
             ..table.clone()
         }))
+    }
+
+    /// Returns the set with the elements that it has in the kernel; `None` where they are no elements of such a set.
+    pub(super) async fn present(&mut self, set: &NftSet) -> Result<Option<NftSet>, NetlinkError> {
+        let ranges = ranges(&self.elements(set).await?, set.family());
+        Ok(ranges.map(|ranges| NftSet::new(set.name().to_owned(), set.family(), ranges)))
     }
 
     async fn elements(&mut self, set: &NftSet) -> Result<Vec<Point>, NetlinkError> {

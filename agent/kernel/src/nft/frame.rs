@@ -4,6 +4,8 @@
 //! as bytes with what was read right after it had been loaded; what packets change, counters, is left out. A set that belongs
 //! to a rule has elements that cannot be changed.
 
+use std::{borrow::Cow, collections::BTreeSet};
+
 use nix::{
     errno::Errno,
     libc::{NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETTABLE},
@@ -19,6 +21,10 @@ use crate::netlink::{Message, NetlinkError, attributes};
 const TABLE: u16 = 1;
 /// `NFTA_CHAIN_NAME`.
 const CHAIN_NAME: u16 = 3;
+/// `NFTA_SET_NAME` and `NFTA_SET_FLAGS`.
+const SET: [u16; 2] = [2, 3];
+/// `NFT_SET_ANONYMOUS`: the set belongs to a rule.
+const ANONYMOUS: u32 = 1;
 /// `NFTA_SET_TYPE`, and `NFTA_SET_COUNT` after it: how the kernel keeps the set, and how many elements it has.
 const SET_TYPE: u16 = 19;
 /// `NFTA_RULE_EXPRESSIONS`.
@@ -32,6 +38,10 @@ pub(super) struct Frame {
     objects: Vec<Vec<u8>>,
     /// It has the chain by which it is known to be Spanwire's.
     pub(super) is_signed: bool,
+    /// The names of its chains.
+    pub(super) chains: BTreeSet<String>,
+    /// The names of its sets, but for those that belong to rules.
+    pub(super) sets: BTreeSet<String>,
 }
 
 #[cfg(test)]
@@ -40,6 +50,8 @@ impl Frame {
         Self {
             objects,
             is_signed: true,
+            chains: BTreeSet::new(),
+            sets: BTreeSet::new(),
         }
     }
 }
@@ -56,8 +68,17 @@ impl Nft {
         let chains = self.objects(NFT_MSG_GETCHAIN, &name).await?;
         let sets = self.objects(NFT_MSG_GETSET, &name).await?;
         let rules = self.objects(NFT_MSG_GETRULE, &name).await?;
-        let is_sign = |chain: &Message| text(chain, CHAIN_NAME) == Some(SIGN.as_bytes());
-        let is_signed = chains.iter().any(is_sign);
+        let name = |object: &Message, kind| {
+            text(object, kind)
+                .map(String::from_utf8_lossy)
+                .map(Cow::into_owned)
+        };
+        let chain_names: BTreeSet<String> = chains
+            .iter()
+            .filter_map(|chain| name(chain, CHAIN_NAME))
+            .collect();
+        let named = sets.iter().filter(|set| !belongs_to_a_rule(set));
+        let set_names = named.filter_map(|set| name(set, SET[0])).collect();
         let whole = table
             .iter()
             .chain(&chains)
@@ -66,7 +87,9 @@ impl Nft {
         let rules = rules.iter().map(without_counters);
         Ok(Some(Frame {
             objects: whole.chain(sets).chain(rules).collect(),
-            is_signed,
+            is_signed: chain_names.contains(SIGN),
+            chains: chain_names,
+            sets: set_names,
         }))
     }
 
@@ -86,6 +109,12 @@ fn payload(message: &Message) -> &[u8] {
 fn text(message: &Message, kind: u16) -> Option<&[u8]> {
     let (_, value) = attributes(payload(message)).find(|(found, _)| *found == kind)?;
     Some(value.strip_suffix(&[0]).unwrap_or(value))
+}
+
+fn belongs_to_a_rule(set: &Message) -> bool {
+    let flags = attributes(payload(set)).find(|(kind, _)| *kind == SET[1]);
+    let flags = flags.and_then(|(_, flags)| Some(u32::from_be_bytes(flags.try_into().ok()?)));
+    flags.is_some_and(|flags| flags & ANONYMOUS != 0)
 }
 
 fn without_count(set: &Message) -> Vec<u8> {

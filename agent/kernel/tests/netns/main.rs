@@ -9,6 +9,7 @@ mod changes;
 mod clashes;
 mod echo;
 mod firewalls;
+mod guard;
 mod ipv6;
 mod lab;
 mod links;

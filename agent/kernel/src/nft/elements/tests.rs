@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use spanwire_topology::{Family, Prefix};
 
 use super::*;
@@ -123,5 +125,45 @@ fn ranges_are_read_from_their_bounds_and_nothing_else_is() {
         [("10.0.0.0", false), ("10.0.0.0", true)],
     ] {
         assert_eq!(read(&bounds, Family::V4), None, "{bounds:?}");
+    }
+}
+
+#[test]
+fn many_ranges_are_changed_in_parts_none_of_which_takes_away_what_stays() {
+    // Every range begins where it did; two of three are longer afterwards, or shorter.
+    let address = |i: u32| IpAddr::from(std::net::Ipv4Addr::from((10 << 24) + (i << 8)));
+    let of = |length: u32| {
+        let length = move |i: u32| if i.is_multiple_of(3) { 2 } else { length };
+        let ranges =
+            (0..2_000).map(move |i| AddressRange::between(address(4 * i), Some(address(4 * i + length(i)))));
+        NftSet::new("s".to_owned(), Family::V4, ranges.flatten())
+    };
+    let firsts =
+        |ranges: &[AddressRange]| -> Vec<IpAddr> { ranges.iter().map(AddressRange::first).collect() };
+    for (before, after) in [(of(1), of(3)), (of(3), of(1))] {
+        let parts = Change::of(&before, &after).unwrap().in_parts();
+        assert_eq!(parts.len(), 6, "1,333 go and 1,333 come");
+        let mut ranges = before.ranges().to_vec();
+        for part in &parts {
+            assert!(
+                part.size() <= MOST + 1,
+                "a range and what becomes of it stay together"
+            );
+            let gone: BTreeSet<_> = part.remove.iter().copied().collect();
+            ranges.retain(|range| !gone.contains(range));
+            ranges.extend(part.add.iter().copied().copied());
+            ranges.sort();
+            assert_eq!(firsts(&ranges), firsts(before.ranges()));
+        }
+        assert!(ranges == after.ranges());
+    }
+    // What reaches the last address overlaps all that follows.
+    let last = NftSet::new(
+        "s".to_owned(),
+        Family::V4,
+        AddressRange::between(address(0), None),
+    );
+    for (before, after) in [(&last, &of(1)), (&of(1), &last)] {
+        assert_eq!(Change::of(before, after).unwrap().in_parts().len(), 1);
     }
 }
