@@ -96,6 +96,7 @@ fn line(seen: &Seen) -> String {
         return format!("{subject}: never answered, which proves nothing");
     };
     let trust = match seen.trust {
+        Trust::Unproven => "never answered",
         Trust::Sound => "answers",
         Trust::Doubtful => "has not answered the last request",
         Trust::OnProbation => "on probation",

@@ -4,6 +4,10 @@
 //! nothing, and says [what it does not reach](Judgement::unreached). Nor for something of which it is not known whether it answers
 //! just now: what two leaders have in common fails for both at nearly the same time.
 //!
+//! What never answered may work all the same, where echo requests are filtered, so it is not given up for that. Neither is it any
+//! better than what answers, if only on probation: it may have no tunnel at all. It is taken instead of what is lost or blocked,
+//! since nothing is to lose there.
+//!
 //! A leader of the own location that does not answer by the hop is worse than one through which nothing answers. The answers to what
 //! is asked through a leader come back through whichever leader the far side uses, so when one dies, none comes through
 //! the others either until the far side has noticed.
@@ -30,12 +34,14 @@ pub enum Subject {
 /// How far something can be relied upon, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
-    /// It answers, or has never done so, which proves nothing.
+    /// It answers, or has only just begun to be asked.
     Sound,
     /// It has just not answered, which happens.
     Doubtful,
     /// It answers again, and has yet to show that it goes on; or it is of no use, and not to be tried yet.
     OnProbation,
+    /// It has never answered, which proves nothing: neither that it is dead, nor that it works.
+    Unproven,
     /// It is taken for dead.
     Lost,
 }
@@ -154,15 +160,20 @@ impl Choices {
     }
 
     /// How good the own tunnels to a location are: as good as the best. One that answers is good enough: what its leader hands on
-    /// another leader here could not better, and it shows again only where packets are sent by it.
+    /// another leader here could not better, and it shows again only where packets are sent by it. Where one is lost, and the others
+    /// never answered, another leader that reaches the location is better.
     fn own(&self, location: &LocationName, trust: &dyn Fn(&Subject) -> Trust) -> Option<Graded> {
         let far = |leader: &NodeName| trust(&Subject::Far(location.clone(), leader.clone()));
-        let best = match self.far.get(location)?.iter().map(far).min()? {
+        let tunnels: Vec<Trust> = self.far.get(location)?.iter().map(far).collect();
+        let best = match *tunnels.iter().min()? {
             _ if self.lacks_tunnel => Trust::Lost,
             Trust::OnProbation => Trust::Sound,
-            best @ (Trust::Sound | Trust::Doubtful | Trust::Lost) => best,
+            best @ (Trust::Sound | Trust::Doubtful | Trust::Unproven | Trust::Lost) => best,
         };
-        Some(other(Trust::Sound, best))
+        Some(Graded {
+            has_lost: tunnels.contains(&Trust::Lost),
+            ..other(Trust::Sound, best)
+        })
     }
 }
 
@@ -171,6 +182,7 @@ impl Choices {
 enum Grade {
     Good,
     OnProbation,
+    Unproven,
     Blocked,
     HopOnProbation,
     Lost,
@@ -182,16 +194,29 @@ struct Graded {
     grade: Grade,
     /// It may be worse.
     is_doubtful: bool,
+    /// A part of it is lost, whatever the rest is.
+    has_lost: bool,
+}
+
+impl Graded {
+    /// Whether it may be given up for something better. That it never answered is no reason.
+    fn is_bad(self) -> bool {
+        self.grade > Grade::Good && (self.grade != Grade::Unproven || self.has_lost)
+    }
 }
 
 fn far(trust: Trust) -> Graded {
     let grade = match trust {
         Trust::Sound | Trust::Doubtful => Grade::Good,
         Trust::OnProbation => Grade::OnProbation,
+        Trust::Unproven => Grade::Unproven,
         Trust::Lost => Grade::Lost,
     };
-    let is_doubtful = trust == Trust::Doubtful;
-    Graded { grade, is_doubtful }
+    Graded {
+        grade,
+        is_doubtful: trust == Trust::Doubtful,
+        has_lost: false,
+    }
 }
 
 fn other(hop: Trust, through: Trust) -> Graded {
@@ -200,17 +225,23 @@ fn other(hop: Trust, through: Trust) -> Graded {
         (Trust::OnProbation, _) => Grade::HopOnProbation,
         (_, Trust::Lost) => Grade::Blocked,
         (_, Trust::OnProbation) => Grade::OnProbation,
-        (Trust::Sound | Trust::Doubtful, Trust::Sound | Trust::Doubtful) => Grade::Good,
+        (_, Trust::Unproven) => Grade::Unproven,
+        // That something comes back through it proves the hop, too.
+        (Trust::Sound | Trust::Doubtful | Trust::Unproven, Trust::Sound | Trust::Doubtful) => Grade::Good,
     };
-    let is_doubtful = hop == Trust::Doubtful || (hop == Trust::Sound && through == Trust::Doubtful);
-    Graded { grade, is_doubtful }
+    let is_through = matches!(hop, Trust::Sound | Trust::Unproven);
+    Graded {
+        grade,
+        is_doubtful: hop == Trust::Doubtful || (is_through && through == Trust::Doubtful),
+        has_lost: false,
+    }
 }
 
 /// Returns the ways that are bad and worse than another. What was given up for another stays so while that is no worse.
 fn worse<T: Clone + Ord>(ways: &[(T, Graded)], before: &BTreeSet<T>) -> Vec<T> {
     let is_worse = |(key, way): &&(T, Graded)| {
         let was_worse = before.contains(key);
-        way.grade > Grade::Good
+        way.is_bad()
             && ways.iter().any(|(other_key, other)| {
                 let is_better = other.grade < way.grade && (was_worse || !other.is_doubtful);
                 let was_better = was_worse && !before.contains(other_key);
@@ -318,7 +349,7 @@ mod tests {
         ));
         for subject in all {
             let others = all.map(|other| (other, LOST));
-            for better in [Trust::Sound, Trust::Doubtful, Trust::OnProbation] {
+            for better in [Trust::Sound, Trust::Doubtful, Trust::OnProbation, Trust::Unproven] {
                 let but_one =
                     others.map(|(other, lost)| (other, if other == subject { better } else { lost }));
                 assert!(!unreached(&leader, &but_one), "{subject} is {better:?}");
@@ -355,6 +386,40 @@ mod tests {
         assert_eq!(then(&[("hop a1", Trust::OnProbation)]), ["a1"]);
         assert_eq!(then(&[("hop a1", Trust::OnProbation), ("hop a2", LOST)]), ["a2"]);
         assert!(then(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_never_answered_is_neither_given_up_nor_better_than_what_answers() {
+        const NEVER: Trust = Trust::Unproven;
+        let (follower, leader) = (choices(None), choices(Some("a1")));
+        assert!(first(&follower, &[("b through a1", NEVER)]).is_empty());
+        assert!(first(&follower, &[("hop a1", NEVER)]).is_empty());
+        assert!(first(&leader, &[("b1", NEVER)]).is_empty());
+        let probation = Trust::OnProbation;
+        let before = judge(
+            &follower,
+            &[("b through a1", LOST), ("b through a2", NEVER)],
+            &Judgement::default(),
+        );
+        assert_eq!(lost(&before), ["a1"], "nothing is to lose");
+        let then = |unsound: &[(&str, Trust)]| lost(&judge(&follower, unsound, &before));
+        assert_eq!(then(&[("b through a1", LOST), ("b through a2", NEVER)]), ["a1"]);
+        assert!(then(&[("b through a1", probation), ("b through a2", NEVER)]).is_empty());
+        assert_eq!(
+            first(&follower, &[("hop a1", probation), ("b through a2", NEVER)]),
+            ["a1"],
+            "it has only just booted"
+        );
+        // Where WireGuard has no groups nothing comes back through a2 while the far side uses a1.
+        assert_eq!(
+            first(&follower, &[("hop a1", LOST), ("b through a2", NEVER)]),
+            ["a1"]
+        );
+
+        assert!(first(&leader, &[("b1", probation), ("b2", NEVER)]).is_empty());
+        assert_eq!(first(&leader, &[("b1", LOST), ("b2", NEVER)]), ["a1", "b1"]);
+        let both = [("b1", LOST), ("b2", NEVER), ("b through a2", NEVER)];
+        assert_eq!(first(&leader, &both), ["b1"], "the one beside it is no better");
     }
 
     #[test]

@@ -417,6 +417,38 @@ fn what_never_answered_proves_nothing_and_is_asked_seldom() {
     assert!(world.count("10.0.0.2", 30 * SECOND) >= 299);
 }
 
+/// Two NATs may keep a tunnel between two leaders from coming up for good, and then nothing that is sent there arrives.
+#[test]
+fn what_never_answered_is_not_used_instead_of_what_answers_again() {
+    let down = |at: Duration| at > 10 * SECOND && at < 13 * SECOND;
+    // Nothing comes from behind b1 for a while, and nothing ever came by b2.
+    let world = World::new(leader, move |text, at, judgement| {
+        let never = text.starts_with("10.4.0.12") || text.contains("through");
+        let behind = text.starts_with("192.168");
+        never || (behind && (down(at) || !judgement.forsaken.is_empty()))
+    });
+    let world = world.run(60 * SECOND);
+    assert!(world.changes.is_empty(), "{:?}", world.changes);
+
+    let world = World::new(follower, move |text, at, _| {
+        text.ends_with("through a2") || (down(at) && text.ends_with("through a1"))
+    });
+    let world = world.run(60 * SECOND);
+    assert_eq!(world.unused(), ["a1", ""], "{:?}", world.changes);
+    assert!(world.changes[1].0 < 13_200 * MS, "{:?}", world.changes);
+}
+
+#[test]
+fn a_leader_that_has_lost_the_only_tunnel_it_had_sends_through_the_one_beside_it() {
+    let world = World::new(leader, |text, at, _| {
+        let down = at > 10 * SECOND && at < 20 * SECOND;
+        text == "10.4.0.12" || (down && ["10.4.0.11", "192.168.2.3", "192.168.2.4"].contains(&text))
+    });
+    let world = world.run(30 * SECOND);
+    assert_eq!(world.unused(), ["a1 b1", ""], "{:?}", world.changes);
+    assert!(world.changes[1].0 < 20_200 * MS, "{:?}", world.changes);
+}
+
 #[test]
 fn only_who_was_asked_can_answer_and_only_once() {
     let mut world = World::new(follower, |_, _, _| true).run(SECOND);

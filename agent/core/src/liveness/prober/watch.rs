@@ -18,6 +18,8 @@ const PROBATION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// What never answered is asked at every so many intervals, once it has been asked [`PATIENCE`] times.
 const SELDOM: u32 = 10;
 const PATIENCE: u32 = 20;
+/// What has been asked so many times, and never answered, is no better than what answers.
+const UNHEARD: u32 = 10;
 
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -128,6 +130,7 @@ impl Watch {
             Standing::Lost => Trust::Lost,
             _ if self.probation.waits(now) => Trust::OnProbation,
             Standing::Doubtful => Trust::Doubtful,
+            Standing::Unknown if !self.answered && self.silent >= UNHEARD => Trust::Unproven,
             Standing::Answers | Standing::Unknown => Trust::Sound,
         }
     }
