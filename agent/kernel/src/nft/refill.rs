@@ -37,10 +37,15 @@ impl Nft {
         let Some(frame) = frame.filter(|frame| frame.is_signed) else {
             return Ok(false);
         };
-        (self.known, self.loaded) = (None, None);
+        let loaded = self.loaded.take().filter(|(_, loaded)| *loaded == frame);
+        let has_rules = loaded.is_some_and(|(loaded, _)| is_same_but_for_elements(&loaded, wanted));
+        self.known = None;
         self.remembered.forget();
 
         self.refill_sets(wanted, &frame).await?;
+        if has_rules && self.is_filled(wanted, &frame).await? {
+            return Ok(true);
+        }
         let text = rules(wanted, &frame);
         for load in 0..LOADS {
             pause(load).await;
@@ -59,6 +64,20 @@ impl Nft {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Notes that the table is as wanted, if it is and its rules are those that were there before its elements were changed.
+    async fn is_filled(&mut self, wanted: &NftTable, frame: &Frame) -> Result<bool, NftError> {
+        let generation = self.generation().await?;
+        let is_as_before = self.frame().await?.is_some_and(|read| read == *frame);
+        let is_filled = is_as_before && self.has_elements(wanted).await?;
+        if !is_filled || self.generation().await? != generation {
+            return Ok(false);
+        }
+        self.known = Some((generation, Some(wanted.clone())));
+        self.remembered.write(wanted, frame);
+        self.loaded = Some((wanted.clone(), frame.clone()));
+        Ok(true)
     }
 
     /// Gives the table the sets that it lacks, and the others the elements that are wanted.
@@ -123,6 +142,14 @@ impl Nft {
         }
         Ok(own)
     }
+}
+
+/// Whether two tables have the same sets and rules, whatever elements.
+fn is_same_but_for_elements(one: &NftTable, other: &NftTable) -> bool {
+    let kind = |set: &NftSet| (set.name().to_owned(), set.family());
+    one.name == other.name
+        && one.chains == other.chains
+        && one.sets.iter().map(kind).eq(other.sets.iter().map(kind))
 }
 
 /// Returns what makes the sets that are missing and fills these others from nothing; empty where there are none.

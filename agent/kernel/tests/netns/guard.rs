@@ -181,3 +181,34 @@ fn a_table_that_is_filled_again_is_as_if_it_had_been_loaded() {
         assert_eq!(listing(), loaded[1]);
     });
 }
+
+/// An address of a VPN comes and goes.
+#[test]
+fn a_set_that_was_empty_is_filled_and_emptied_and_all_rules_stay() {
+    let with = |ranges: &[&str]| {
+        let ranges = ranges.iter().map(|range| AddressRange::from(p::<Prefix>(range)));
+        let mut table = table(0);
+        table.sets[2] = NftSet::new("private4".to_owned(), Family::V4, ranges);
+        table
+    };
+    // With the handles of rules, which the kernel gives out once.
+    let rules = || {
+        let listing = run("nft -a -t list table inet spanwire");
+        assert!(listing.contains("@private4"), "{listing}");
+        listing
+    };
+    lab(async move |lab| {
+        lab.apply(vec![Step::SetNft(with(&[]))]).await;
+        let before = rules();
+        for ranges in [
+            &["10.77.0.2/32"][..],
+            &["10.77.0.0/30", "10.78.0.1/32"],
+            &[],
+            &["0.0.0.0/8"],
+        ] {
+            lab.apply(vec![Step::SetNft(with(ranges))]).await;
+            assert!(lab.read().await.nft == Some(with(ranges)), "{ranges:?}");
+            assert_eq!(rules(), before, "{ranges:?}");
+        }
+    });
+}
