@@ -63,7 +63,8 @@ impl Sets {
         let all = [
             ("here", Some(&self.here)),
             ("guests", Some(&self.guests).filter(|ranges| some(ranges))),
-            ("private", Some(&self.private).filter(|ranges| some(ranges))),
+            // Also where there are none: devices of others come and go, and elements are changed sooner than rules.
+            ("private", Some(&self.private)),
             ("own", self.own.as_ref()),
         ];
         all.into_iter()
@@ -98,9 +99,7 @@ pub(super) fn chains(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Wor
         if !landing.guests.is_empty() {
             forwarded.push(format!("{ip} saddr @guests{v} {ip} daddr @remote{v} return"));
         }
-        if !landing.private.is_empty() {
-            entering.push(format!("{ip} daddr @private{v} counter drop"));
-        }
+        entering.push(format!("{ip} daddr @private{v} counter drop"));
     }
     forwarded.push("counter drop".to_owned());
     chain("landed", "", &forwarded) + &chain("enter", "filter hook input priority mangle", &entering)
