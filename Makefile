@@ -6,20 +6,20 @@ help: ## This list
 setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 	@scripts/setup
 
-check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 8)
+check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 6)
 	@scripts/check
 
-test: ## All tests (25 min; cold 70)
+test: ## All tests (19 min; cold 45)
 	@scripts/summary begin
 	@code=0; $(MAKE) --no-print-directory check test-unit test-kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
 
-test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (7 min; cold 15)
+test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (5 min; cold 8)
 	@scripts/tests
 
-test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (6 min; cold 20)
+test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (5 min; cold 12)
 	@scripts/test-kernel
 
-e2e: setup ## A real cluster on this machine; as root (12 min; cold 40)
+e2e: setup ## A real cluster on this machine; as root (9 min; cold 20)
 	@scripts/lab prepare
 	@scripts/check charts
 	@scripts/tests --test lab --test cluster --test open --test failover --test hosts --test variants --test api
@@ -36,7 +36,7 @@ bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--ro
 soak-tunnel: setup ## The tunnel's streams through ten rekeys while ports, MTU and addresses change; as root (21 min)
 	cargo test -p spanwire-tunnel --test netns --locked -- --ignored --nocapture soak
 
-demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 25)
+demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 12)
 	@scripts/demo
 
 bench-mesh: setup ## How fast the mesh follows changes, and what it costs at rest; as root (10 min; cold 35)
