@@ -52,8 +52,10 @@ pub fn on_every_node(node: &Machine<'_>) -> Result<()> {
         table,
         SOON_REPAIRED,
     )?;
-    let one_rule = "h=$(nft -a list table inet spanwire | grep -m1 -oE 'notrack.*handle [0-9]+|snat.*handle [0-9]+' | grep -oE '[0-9]+$'); \
-        c=$(nft -a list table inet spanwire | awk -v h=\"# handle $h\" '/^\\tchain/{c=$2} index($0,h){print c; exit}'); \
+    // From one listing: rules have other handles when the table is filled again.
+    let one_rule = "t=$(nft -a list table inet spanwire); \
+        h=$(echo \"$t\" | grep -m1 -oE 'notrack.*handle [0-9]+|snat.*handle [0-9]+' | grep -oE '[0-9]+$'); \
+        c=$(echo \"$t\" | awk -v h=\"# handle $h\" '/^\tchain/{c=$2} index($0,h){print c; exit}'); \
         nft delete rule inet spanwire $c handle $h";
     comes_back(node, "a rule of the nft table", one_rule, table, SOON_REPAIRED)
 }
