@@ -159,7 +159,7 @@ impl Nft {
         let requests = elements::transaction(&self.table, *generation, &changes);
         let changed = self.socket.transaction(&requests).await;
         if let Err(error) = changed {
-            // Mostly another program's transaction has come before it; what is there now is replaced as a whole.
+            // Mostly another program's transaction has come before it; the table is filled again then.
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 "the elements of the nft table were not changed"
