@@ -1,7 +1,8 @@
 //! How the roles of a location pass from node to node: in stages, so that packets find a tunnel at each.
 //!
 //! 1. A node that is elected stands by until its tunnels are up: until it reports the links that the leaders have whose
-//!    part it takes over. Until then one of those, which is alive, keeps the part.
+//!    part it takes over. Until then one of those, which is alive, keeps the part; a part that nobody had is left to the
+//!    leaders that act.
 //! 2. A leader that is not elected any more stands by after all others, for agents learn of that one by one. It is
 //!    dropped when nothing uses it any more ([`NodeFact::released`](crate::NodeFact::released)).
 //!
@@ -75,7 +76,8 @@ pub(super) fn stage<'a>(
             spare.next()
         };
         held.extend(keeper.map(|keeper| (keeper, &seat.node)));
-        active.push(keeper.unwrap_or(&seat.node));
+        let connected = ready.contains(&seat.node) || ready.is_empty() && active.is_empty();
+        active.extend(keeper.or_else(|| connected.then_some(&seat.node)));
     }
     let chosen: BTreeSet<&NodeName> = elected.iter().map(|leader| &leader.node).collect();
     // In the order of the election, which the next one begins with.
