@@ -86,10 +86,15 @@ pub(super) fn stage<'a>(
         .map(|leader| &leader.node)
         .filter(|node| !active.contains(node));
     let standby: Vec<&NodeName> = rest.collect();
-    let old = serving.iter().map(|leader| &leader.node);
-    let old = old.filter(|node| !chosen.contains(*node) && !active.contains(node) && !up(node).is_empty());
-    // Roles that move again and again leave no more behind than there are seats.
-    let old: Vec<&NodeName> = old.take(elected.len()).collect();
+    let stays = |node: &NodeName| chosen.contains(node) || active.contains(&node);
+    let old = serving.iter().copied();
+    let old = old.filter(|leader| !stays(&leader.node) && !up(&leader.node).is_empty());
+    let staying = active.len() + standby.len();
+    let old = relieved(
+        old.collect(),
+        elected.len(),
+        serving.len().saturating_sub(staying),
+    );
 
     let mut leaving = BTreeMap::new();
     for (keeper, waiting) in &held {
@@ -127,6 +132,20 @@ pub(super) fn stage<'a>(
             .collect(),
         leaving,
     }
+}
+
+/// Returns which of the leaders that give up their part stay connected for now. Packets are on their way to all that act.
+/// Of others, roles that move again and again leave no more behind than there are `seats`; that there were more before is no
+/// reason to take one away, of which `places` are left.
+fn relieved(old: Vec<&Leader>, seats: usize, places: usize) -> Vec<&NodeName> {
+    if seats == 0 {
+        return Vec::new();
+    }
+    let acts = |leader: &&Leader| leader.role == LeaderRole::Active;
+    let (acting, others): (Vec<&Leader>, Vec<&Leader>) = old.into_iter().partition(acts);
+    let room = seats.max(places.saturating_sub(acting.len()));
+    let all = acting.into_iter().chain(others.into_iter().take(room));
+    all.map(|leader| &leader.node).collect()
 }
 
 /// Returns the locations to which a node reports its tunnels as up.
