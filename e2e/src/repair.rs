@@ -55,7 +55,7 @@ pub fn on_every_node(node: &Machine<'_>) -> Result<()> {
     // From one listing: rules have other handles when the table is filled again.
     let one_rule = "t=$(nft -a list table inet spanwire); \
         h=$(echo \"$t\" | grep -m1 -oE 'notrack.*handle [0-9]+|snat.*handle [0-9]+' | grep -oE '[0-9]+$'); \
-        c=$(echo \"$t\" | awk -v h=\"# handle $h\" '/^\tchain/{c=$2} index($0,h){print c; exit}'); \
+        c=$(echo \"$t\" | awk -v h=\"$h\" '/^\tchain/{c=$2} $NF==h && c{print c; exit}'); \
         nft delete rule inet spanwire $c handle $h";
     comes_back(node, "a rule of the nft table", one_rule, table, SOON_REPAIRED)
 }
