@@ -1,7 +1,7 @@
 //! How the roles of a location pass from node to node: in stages, so that packets find a tunnel at each.
 //!
 //! 1. A node that is elected stands by until its tunnels are up: until it reports the links that the leaders have whose
-//!    part it takes over. Until then one of those, which is alive, keeps the part; a part that nobody had is left to the
+//!    part it takes over. Until then one of those, which is alive, keeps the part; a part that no node had is left to the
 //!    leaders that act.
 //! 2. A leader that is not elected any more stands by after all others, for agents learn of that one by one. It is
 //!    dropped when nothing uses it any more ([`NodeFact::released`](crate::NodeFact::released)).
