@@ -1,13 +1,24 @@
 //! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/debug`, answered by the agent's event loop, so that an answer
 //! shows that it runs.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::get,
+};
+use spanwire_kernel::Packet;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
 };
+
+use crate::ping::ping;
 
 /// An event loop that takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +44,8 @@ pub enum Request {
     Diff,
     /// What is known of the leaders.
     Links,
+    /// Which way the kernel sends this packet.
+    Way(Packet),
 }
 
 /// A response: whether all is well, and a text.
@@ -63,9 +76,81 @@ pub async fn serve(address: SocketAddr, queries: mpsc::Sender<Query>) -> std::io
         let request = *request;
         router.route(path, get(move |State(queries)| ask(queries, request)))
     });
+    let router = router
+        .route("/debug/way/{from}/{to}", get(way))
+        .route("/debug/way/{from}/{to}/{by}", get(way_by))
+        .route("/debug/ping/{from}/{to}", get(ping_from));
     let service = router.with_state(queries);
     tokio::spawn(async move { axum::serve(listener, service).await });
     Ok(())
+}
+
+/// Which way a packet of the node itself or of one of its neighbours goes.
+async fn way(
+    State(queries): State<mpsc::Sender<Query>>,
+    Path((from, to)): Path<(String, String)>,
+) -> (StatusCode, String) {
+    ask_way(queries, &from, &to, None).await
+}
+
+/// Which way a packet goes that has come by the tunnel.
+async fn way_by(
+    State(queries): State<mpsc::Sender<Query>>,
+    Path((from, to, by)): Path<(String, String, String)>,
+) -> (StatusCode, String) {
+    ask_way(queries, &from, &to, Some(&by)).await
+}
+
+async fn ask_way(
+    queries: mpsc::Sender<Query>,
+    from: &str,
+    to: &str,
+    by: Option<&str>,
+) -> (StatusCode, String) {
+    match packet(from, to, by) {
+        Ok(packet) => ask(queries, Request::Way(packet)).await,
+        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+/// Sends echo requests, beside the event loop, which waits for nothing.
+async fn ping_from(Path((from, to)): Path<(String, String)>) -> (StatusCode, String) {
+    let (from, to) = match addresses(&from, &to) {
+        Ok(both) => both,
+        Err(why) => return (StatusCode::BAD_REQUEST, format!("{why}\n")),
+    };
+    match ping(from, to).await {
+        Ok(found) => (StatusCode::OK, format!("{found}\n")),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// Reads two addresses of one family.
+fn addresses(from: &str, to: &str) -> Result<(IpAddr, IpAddr), String> {
+    let address = |text: &str| {
+        text.parse::<IpAddr>()
+            .map_err(|_| format!("{text} is no address: write /debug/way/FROM/TO, or /debug/ping/FROM/TO"))
+    };
+    let (source, destination) = (address(from)?, address(to)?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err(format!(
+            "{source} and {destination} are of two families: name two of one"
+        ));
+    }
+    Ok((source, destination))
+}
+
+/// Reads what the path says of a packet.
+fn packet(from: &str, to: &str, by: Option<&str>) -> Result<Packet, String> {
+    let (source, destination) = addresses(from, to)?;
+    if by.is_some_and(|by| by != "tunnel") {
+        return Err("the last part of the path is `tunnel`, or there is none".to_owned());
+    }
+    Ok(Packet {
+        source,
+        destination,
+        from_tunnel: by.is_some(),
+    })
 }
 
 async fn ask(queries: mpsc::Sender<Query>, request: Request) -> (StatusCode, String) {
@@ -121,6 +206,21 @@ mod tests {
             assert!(text.ends_with(&format!("{request:?}")), "{text}");
             let status = if request == Request::Ready { "503" } else { "200" };
             assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+        }
+        let text = fetch(address, "/debug/way/fd00::1/fd00::2/tunnel").await;
+        assert!(
+            text.contains("source: fd00::1, destination: fd00::2, from_tunnel: true"),
+            "{text}"
+        );
+        for (path, why) in [
+            ("/debug/way/10.0.0.1/x", "x is no address"),
+            ("/debug/way/10.0.0.1/fd00::2", "two families"),
+            ("/debug/way/10.0.0.1/10.0.0.2/wg0", "`tunnel`"),
+            ("/debug/ping/10.0.0.1/x", "x is no address"),
+            ("/debug/ping/fd00::1/10.0.0.2", "two families"),
+        ] {
+            let text = fetch(address, path).await;
+            assert!(text.starts_with("HTTP/1.1 400") && text.contains(why), "{text}");
         }
         answering.abort();
         let _ended = answering.await;

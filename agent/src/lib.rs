@@ -17,6 +17,7 @@ pub mod identity;
 pub mod kubelet;
 pub mod lease;
 pub mod metrics;
+pub mod ping;
 pub mod prober;
 pub mod reconciler;
 pub mod resolve;

@@ -35,7 +35,7 @@ use spanwire_core::{
     trouble::texts,
 };
 use spanwire_host::{Host, LinkName, Owned, OwnershipConflict, Step, WireGuard, diff};
-use spanwire_kernel::{Backend, Changes, Kernel, NetlinkError, OpenError, ReadError};
+use spanwire_kernel::{Backend, Changes, Kernel, NetlinkError, OpenError, Packet, ReadError, Way};
 use spanwire_topology::PublicKey;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -65,6 +65,13 @@ pub enum Job {
         wanted: Arc<Host>,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Option<Host>, ReadError>>,
+    },
+    /// Ask the kernel which way it sends a packet: `None` where the machine has not been worked with yet.
+    FindWay {
+        /// The packet.
+        packet: Packet,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Option<Way>, ReadError>>,
     },
 }
 
@@ -156,6 +163,10 @@ impl Reconciler {
                     let _gone = answer.send(self.actual(&wanted).await);
                     continue;
                 }
+                Job::FindWay { packet, answer } => {
+                    let _gone = answer.send(self.way(&packet).await);
+                    continue;
+                }
             };
             if reports.send(report).await.is_err() {
                 return;
@@ -235,6 +246,13 @@ impl Reconciler {
     async fn actual(&mut self, wanted: &Host) -> Result<Option<Host>, ReadError> {
         match &mut self.kernel {
             Some(kernel) => kernel.read(wanted.sysctls.keys()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn way(&mut self, packet: &Packet) -> Result<Option<Way>, ReadError> {
+        match &mut self.kernel {
+            Some(kernel) => kernel.way(packet).await.map(Some),
             None => Ok(None),
         }
     }

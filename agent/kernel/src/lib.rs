@@ -3,7 +3,7 @@
 //! [`Kernel::read`] gives the actual [`Host`](spanwire_host::Host), of which only what is Spanwire's by
 //! [`Owned`](spanwire_host::Owned); [`Kernel::apply`] applies [`Step`](spanwire_host::Step)s to it; [`Kernel::inventory`]
 //! is what else is on the machine; [`Kernel::changes`] reports when to read again; [`Kernel::ownership_conflicts`] finds what
-//! others use although it is Spanwire's. What should be is decided elsewhere: this crate has no opinion.
+//! others use although it is Spanwire's; [`Kernel::way`] asks which way a packet goes. What should be is decided elsewhere: this crate has no opinion.
 //!
 //! Links, addresses, routes and rules go by netlink (the module `netlink` says how so many go so fast), the nft table by
 //! the command `nft`, WireGuard by generic netlink or, where the kernel has none, by the sockets of a process.
@@ -27,6 +27,7 @@ mod route;
 mod rule;
 mod sysctl;
 mod watched;
+mod way;
 mod wireguard;
 
 pub use apply::Report;
@@ -37,4 +38,5 @@ pub use kernel::{BackendChoice, Config, Kernel};
 pub use netlink::{NetlinkError, Refusal};
 pub use nft::script;
 pub use sysctl::Remembered;
+pub use way::{Packet, Way, WayOut};
 pub use wireguard::{Backend, PrivateKey, Userspace};

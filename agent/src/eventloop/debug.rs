@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use serde_saphyr::to_string;
 use spanwire_core::Snapshot;
 use spanwire_host::{Host, diff};
+use spanwire_kernel::{Packet, ReadError, Way};
 use tokio::sync::oneshot;
 
 use super::EventLoop;
@@ -26,6 +28,7 @@ impl EventLoop {
             Request::Wanted => (true, self.state.host().to_string()),
             Request::Actual => return self.read(answer, |actual, _| actual.to_string()),
             Request::Diff => return self.read(answer, steps),
+            Request::Way(packet) => return self.find_way(answer, packet),
         };
         // The client may have gone.
         let _gone = answer.send(response);
@@ -51,17 +54,59 @@ impl EventLoop {
             wanted: Arc::clone(&wanted),
             answer: sender,
         };
+        self.pass_on(job, receiver, answer, move |actual| match actual {
+            Some(actual) => (true, text(&actual, &wanted)),
+            None => (true, String::new()),
+        });
+    }
+
+    /// Answers with the way of a packet.
+    fn find_way(&self, answer: oneshot::Sender<Response>, packet: Packet) {
+        let (sender, receiver) = oneshot::channel();
+        let job = Job::FindWay {
+            packet,
+            answer: sender,
+        };
+        self.pass_on(job, receiver, answer, |way| match way {
+            Some(way) => (true, format!("{}\n", described(&way))),
+            None => (false, "the machine has not been worked with yet\n".to_owned()),
+        });
+    }
+
+    /// Has the reconciler do a job, and answers with what comes of it.
+    fn pass_on<T: Send + 'static>(
+        &self,
+        job: Job,
+        receiver: oneshot::Receiver<Result<T, ReadError>>,
+        answer: oneshot::Sender<Response>,
+        response: impl FnOnce(T) -> Response + Send + 'static,
+    ) {
         // If the reconciler has ended, the receiver says so.
         let _ended = self.outlets.jobs.send(job);
         tokio::spawn(async move {
             let response = match receiver.await {
-                Ok(Ok(Some(actual))) => (true, text(&actual, &wanted)),
-                Ok(Ok(None)) => (true, String::new()),
+                Ok(Ok(found)) => response(found),
                 Ok(Err(error)) => (false, format!("{}\n", chain(&error))),
                 Err(_) => (false, "the reconciler has ended\n".to_owned()),
             };
             let _gone = answer.send(response);
         });
+    }
+}
+
+/// Returns the way of a packet in JSON: `{"here": true}`, `{"nowhere": WHY}`, or how it leaves.
+fn described(way: &Way) -> serde_json::Value {
+    match way {
+        Way::Here => json!({"here": true}),
+        Way::Nowhere(why) => json!({"nowhere": why}),
+        Way::Out(out) => json!({
+            "device": out.device.as_str(),
+            "tunnel": out.tunnel,
+            "via": out.via,
+            "table": out.table,
+            "mtu": out.mtu,
+            "peer": out.peer.map(|key| key.to_string()),
+        }),
     }
 }
 

@@ -19,4 +19,5 @@ mod routes;
 mod rules;
 mod sysctls;
 mod userspace;
+mod ways;
 mod wireguard;
