@@ -90,6 +90,17 @@ pub enum Command {
   kubectl spanwire explain a2 location/edge
   kubectl spanwire explain 10.244.1.5 peer/laptop")]
     Explain(ExplainArgs),
+    /// Measures the way between two nodes, leg by leg: five echo requests on each, sent by the agents
+    #[command(after_help = "Examples:
+  # From a node to another one
+  kubectl spanwire ping a2 b2
+
+  # Between the first leaders of two locations, over IPv6
+  kubectl spanwire ping location/a location/edge -6
+
+  # To a pod
+  kubectl spanwire ping a2 pod/shop/cart-0")]
+    Ping(PingArgs),
     /// Draws the mesh that is published
     #[command(after_help = "Examples:
   kubectl spanwire graph
@@ -206,6 +217,21 @@ pub struct ExplainArgs {
     pub output: Option<Format>,
 }
 
+/// The arguments of `ping`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct PingArgs {
+    /// Where it begins: a node, location/NAME, or an address of a node
+    pub from: Target,
+    /// Who answers: an address, a node, pod/NAMESPACE/NAME, location/NAME, peer/NAME, service/NAMESPACE/NAME
+    pub to: Target,
+    /// Where a name has addresses of both families, take those of IPv6
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
+}
+
 /// The arguments of `graph`.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub struct GraphArgs {
@@ -280,6 +306,9 @@ pub struct PeerAdd {
     /// The file for wg-quick, which must not be there yet [default: NAME.conf]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Show what is in the file as a QR code, too, which WireGuard on a phone scans
+    #[arg(long, conflicts_with_all = ["public_key", "dry_run"])]
+    pub qr: bool,
     /// Show the Peer and create nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -4,6 +4,7 @@ mod explain;
 mod live;
 mod migrate;
 mod peer;
+mod ping;
 mod plan;
 mod published;
 mod source;
@@ -26,6 +27,7 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
         Command::Status(status) => status::run(&args.reach, &status).await,
         Command::Diagnose(diagnose) => status::diagnose(&args.reach, &diagnose).await,
         Command::Explain(explain) => explain::run(&args.reach, &explain).await,
+        Command::Ping(ping) => ping::run(&args.reach, &ping).await,
         Command::Graph(graph) => published::graph(&args.reach, &graph).await,
         Command::Showconf(showconf) => published::showconf(&args.reach, &showconf).await,
         Command::Peer(command) => peer::run(&args.reach, &command).await,

@@ -13,6 +13,7 @@ use crate::{
     answer::Verdict,
     findings::Answers,
     objects::{Kind, Objects},
+    ways::{PlannedWay, Question, Ways},
 };
 
 /// The way of a packet and of the answer to it.
@@ -37,6 +38,9 @@ pub struct Way {
     pub hops: Vec<Hop>,
     /// How it ends.
     pub end: String,
+    /// The largest packet that gets through, in bytes, where all kernels on the way have said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
     /// What to do, where it does not arrive through the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
@@ -60,6 +64,16 @@ pub struct Hop {
     /// Whether WireGuard encrypts it from here to the next node; `None`: it goes no further.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
+    /// Which way its kernel sends the packet now; `None`: that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// What of the plan its kernel does not do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub differs: Option<String>,
+    #[serde(skip)]
+    question: Question,
+    #[serde(skip)]
+    planned: PlannedWay,
 }
 
 /// What a name on the command line may mean.
@@ -227,14 +241,15 @@ fn way(
     Ok(Way {
         from: spot.to_string(),
         to: target.to_string(),
-        hops: hops(&trace),
+        hops: hops(mesh, &trace, from, to),
         end: trace.verdict.to_string(),
+        mtu: None,
         remedy,
         verdict,
     })
 }
 
-fn hops(trace: &Trace) -> Vec<Hop> {
+fn hops(mesh: &Mesh, trace: &Trace, from: IpAddr, to: IpAddr) -> Vec<Hop> {
     use spanwire_topology::Via;
     let steps = trace.steps.iter().map(|step| Hop {
         node: step.node.to_string(),
@@ -255,6 +270,10 @@ fn hops(trace: &Trace) -> Vec<Hop> {
             | Action::Route(_, Via::Unreachable, _)
             | Action::Return(Via::Unreachable) => None,
         },
+        kernel: None,
+        differs: None,
+        question: Question::of(step, from, to),
+        planned: PlannedWay::of(mesh, step),
     });
     steps.collect()
 }
@@ -307,6 +326,21 @@ impl Report {
         self.there.verdict.max(self.back.verdict)
     }
 
+    /// Returns what the agents of the nodes on both ways are to be asked.
+    #[must_use]
+    pub fn questions(&self) -> Vec<Question> {
+        let hops = self.there.hops.iter().chain(&self.back.hops);
+        hops.map(|hop| hop.question.clone()).collect()
+    }
+
+    /// Enters which way the kernels send the packets; returns why that is not known of some.
+    pub fn compare(&mut self, ways: &Ways) -> Vec<String> {
+        [&mut self.there, &mut self.back]
+            .into_iter()
+            .flat_map(|way| way.compare(ways))
+            .collect()
+    }
+
     /// Returns the report for people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -315,6 +349,42 @@ impl Report {
 }
 
 impl Way {
+    fn compare(&mut self, ways: &Ways) -> Vec<String> {
+        let mut unknown = Vec::new();
+        let mut mtus = Vec::new();
+        for hop in &mut self.hops {
+            match ways.get(&hop.question) {
+                None => {}
+                Some(Err(why)) => {
+                    unknown.push(format!(
+                        "which way the kernel of {} sends it is not known: {why}",
+                        hop.node
+                    ));
+                }
+                Some(Ok(kernel)) => {
+                    hop.kernel = Some(kernel.to_string());
+                    hop.differs = hop.planned.differs(kernel);
+                    mtus.extend(kernel.mtu());
+                    // What comes to a node on another way than planned is not what was asked about.
+                    if hop.differs.is_some() {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(hop) = self.hops.iter().find(|hop| hop.differs.is_some()) {
+            self.verdict = Verdict::Errors;
+            self.remedy = Some(format!(
+                "the kernel of {0} does not do what its agent plans: `kubectl describe meshnode {0}` says what could not be \
+                 set up, and `ip rule` and `ip route show table all` on {0} which rule or route of others stands before",
+                hop.node
+            ));
+        } else if self.hops.iter().all(|hop| hop.kernel.is_some()) {
+            self.mtu = mtus.into_iter().min();
+        }
+        unknown
+    }
+
     fn text(&self) -> String {
         let mut text = format!("{} to {}\n", self.from, self.to);
         for (index, hop) in self.hops.iter().enumerate() {
@@ -333,8 +403,16 @@ impl Way {
                 hop.arrival,
                 hop.action
             );
+            if let Some(kernel) = &hop.kernel {
+                let differs = hop.differs.as_ref().map(|differs| format!("; {differs}"));
+                let _ = writeln!(text, "     its kernel: {kernel}{}", differs.unwrap_or_default());
+            }
         }
-        let _ = writeln!(text, "  {}", self.end);
+        let mtu = self.mtu.map(|mtu| format!(", with packets of up to {mtu} bytes"));
+        let _ = match self.hops.iter().find(|hop| hop.differs.is_some()) {
+            Some(hop) => writeln!(text, "  goes another way from {} on", hop.node),
+            None => writeln!(text, "  {}{}", self.end, mtu.unwrap_or_default()),
+        };
         if let Some(remedy) = &self.remedy {
             let _ = writeln!(text, "  {remedy}");
         }

@@ -7,9 +7,10 @@
 //! | [`cluster`], [`settings`] | what is read from the API server; the settings of the operator |
 //! | [`plan`], [`changes`] | what would be decided, and what differs from now |
 //! | [`status`], [`findings`], [`figures`] | the mesh on one screen; what is wrong; what agents answer |
-//! | [`explain`] | the way of a packet |
+//! | [`explain`], [`ways`] | the way of a packet, as planned and as kernels route it |
+//! | [`ping`] | how long a way is, as agents measure it |
 //! | [`graph`], [`showconf`] | the published mesh as a picture; the configuration of a device |
-//! | [`peer`], [`keypair`] | Peers, and the key pair of a new one |
+//! | [`peer`], [`keypair`], [`qr`] | Peers, the key pair of a new one, and its configuration for a phone |
 //! | [`migrate`] | what is Kilo's as Spanwire's |
 //! | [`bundle`] | what was read, without keys |
 //! | [`answer`], [`table`], [`colour`] | what is written, and how a command ends |
@@ -33,11 +34,14 @@ pub mod keypair;
 pub mod migrate;
 pub mod objects;
 pub mod peer;
+pub mod ping;
 pub mod plan;
+pub mod qr;
 pub mod settings;
 pub mod showconf;
 pub mod status;
 pub mod table;
+pub mod ways;
 
 mod commands;
 

@@ -4,28 +4,87 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
+use spanwire_topology::{Member, Mesh};
 
 use super::{
-    live::ask,
+    live::{ask, ask_ways},
     source::{Source, read},
 };
 use crate::{
     answer::Answer,
     args::ExplainArgs,
     cluster::{Access, Reach},
-    explain::{Target, address, explain},
+    explain::{Report, Target, address, explain},
     objects::{Kind, Objects},
+    ways::Question,
 };
 
 pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Answer> {
     let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
     let Source { access, objects } = read(reach, &args.filename, &kinds).await?;
-    let mesh = objects.published();
+    let access = access.as_ref();
     let mut notes = Vec::new();
-    let from = of_target(access.as_ref(), &objects, &args.from, args.ipv6, &mut notes).await?;
-    let to = of_target(access.as_ref(), &objects, &args.to, from.is_ipv6(), &mut notes).await?;
-    // Who decides about the packet: the nodes of both locations.
-    let holds = |member: &spanwire_topology::Member| {
+    let (from, to) = addresses(access, &objects, &args.from, &args.to, args.ipv6, &mut notes).await?;
+    let (report, more) = way_of(access, &objects, from, to).await?;
+    notes.extend(more);
+    let text = match args.output {
+        None => report.text(),
+        Some(format) => crate::answer::formatted(&report, Some(format), |_| report.text())?,
+    };
+    Ok(Answer {
+        text,
+        notes,
+        verdict: report.verdict(),
+    })
+}
+
+/// Returns an address of each target, of one family where they have one in common.
+pub(super) async fn addresses(
+    access: Option<&Access>,
+    objects: &Objects,
+    from: &Target,
+    to: &Target,
+    v6: bool,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<(IpAddr, IpAddr)> {
+    let from = of_target(access, objects, from, v6, notes).await?;
+    let to = of_target(access, objects, to, from.is_ipv6(), notes).await?;
+    Ok((from, to))
+}
+
+/// Returns the way of a packet and of the answer to it, and what is not known of them.
+pub(super) async fn way_of(
+    access: Option<&Access>,
+    objects: &Objects,
+    from: IpAddr,
+    to: IpAddr,
+) -> anyhow::Result<(Report, Vec<String>)> {
+    let nodes = deciding(&objects.published(), from, to);
+    let (answers, mut notes) = match access {
+        Some(access) => ask(access, &nodes).await,
+        None => Default::default(),
+    };
+    for (node, answer) in &answers {
+        if let Err(why) = answer {
+            notes.push(format!(
+                "what {node} observes is not known, and taken for nothing: {why}"
+            ));
+        }
+    }
+    let mut report = explain(objects, &answers, from, to).map_err(|problem| anyhow!(problem))?;
+    if let Some(access) = access {
+        // Of those that have just not answered, one note is enough.
+        let answering = |question: &Question| answers.get(&question.node).is_some_and(Result::is_ok);
+        let questions = report.questions().into_iter().filter(answering);
+        let ways = ask_ways(access, questions.collect()).await;
+        notes.extend(report.compare(&ways));
+    }
+    Ok((report, notes))
+}
+
+/// Returns who decides about a packet: who has the addresses, and the leaders.
+fn deciding(mesh: &Mesh, from: IpAddr, to: IpAddr) -> BTreeSet<String> {
+    let holds = |member: &Member| {
         let has = |address: IpAddr| {
             let hosts = member.addresses.contains(&address) || member.overlay.contains(&address);
             hosts || member.prefixes.iter().any(|prefix| prefix.contains(address))
@@ -36,36 +95,10 @@ pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Ans
     for location in mesh.locations.values() {
         let own = location.members.iter().filter(|(_, member)| holds(member));
         nodes.extend(own.map(|(node, _)| node.to_string()));
-        nodes.extend(
-            location
-                .leaders
-                .iter()
-                .take(4)
-                .map(|leader| leader.node.to_string()),
-        );
+        let leaders = location.leaders.iter().take(4);
+        nodes.extend(leaders.map(|leader| leader.node.to_string()));
     }
-    let (answers, unasked) = match &access {
-        Some(access) => ask(access, &nodes).await,
-        None => Default::default(),
-    };
-    notes.extend(unasked);
-    for (node, answer) in &answers {
-        if let Err(why) = answer {
-            notes.push(format!(
-                "what {node} observes is not known, and taken for nothing: {why}"
-            ));
-        }
-    }
-    let report = explain(&objects, &answers, from, to).map_err(|problem| anyhow!(problem))?;
-    let text = match args.output {
-        None => report.text(),
-        Some(format) => crate::answer::formatted(&report, Some(format), |_| report.text())?,
-    };
-    Ok(Answer {
-        text,
-        notes,
-        verdict: report.verdict(),
-    })
+    nodes
 }
 
 async fn of_target(

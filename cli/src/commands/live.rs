@@ -1,24 +1,30 @@
 //! What the agents answer, through the API server's port-forward: no port is opened for it, and RBAC decides.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::{
     cluster::{Access, brief},
     figures::Figures,
     findings::Answers,
+    ping::{Leg, Measurements},
+    ways::{Question, Ways},
 };
 
 /// Where agents listen, on the node itself.
 const PORT: u16 = 9477;
-/// How long an agent is waited for.
+/// How long an agent is waited for; it sends echo requests for a second and a half at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many agents are asked at a time.
 const AT_ONCE: usize = 32;
@@ -30,25 +36,77 @@ pub(super) async fn ask(access: &Access, nodes: &BTreeSet<String>) -> (Answers, 
         Err(note) => return (Answers::new(), vec![note]),
     };
     let asking = nodes.iter().map(|node| {
-        let pod = pods.iter().find(|(of, _)| of == node).map(|(_, pod)| pod.clone());
-        let access = access.clone();
-        async move {
-            let answer = match pod {
-                None => Err("it has no running pod".to_owned()),
-                Some(pod) => match timeout(PATIENCE, figures(&access, &pod)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(format!("not within {} s", PATIENCE.as_secs())),
-                },
-            };
-            (node.clone(), answer)
-        }
+        let answer = patiently(access, pods.get(node), figures);
+        async move { (node.clone(), answer.await) }
     });
     let answers = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
     (answers, Vec::new())
 }
 
-/// Returns the running pods of agents, each with its node.
-async fn agents(access: &Access) -> Result<Vec<(String, String)>, String> {
+/// Asks which way the kernels of nodes send packets, each agent for all of its packets at once.
+pub(super) async fn ask_ways(access: &Access, questions: Vec<Question>) -> Ways {
+    let mut by_node: BTreeMap<String, Vec<Question>> = BTreeMap::new();
+    for question in questions {
+        by_node.entry(question.node.clone()).or_default().push(question);
+    }
+    // Where no agent can be asked it was said before.
+    let pods = agents(access).await.unwrap_or_default();
+    let asking = by_node.into_iter().map(|(node, questions)| {
+        let pod = pods.get(&node);
+        async move {
+            let paths: Vec<String> = questions.iter().map(Question::path).collect();
+            let answers = patiently(access, pod, async |access, pod| fetch(access, pod, &paths).await).await;
+            let of = |index: usize| match &answers {
+                Ok(pages) => parsed(&pages[index]),
+                Err(why) => Err(why.clone()),
+            };
+            let answers = (0..questions.len()).map(of).collect::<Vec<_>>();
+            questions.into_iter().zip(answers).collect::<Vec<_>>()
+        }
+    });
+    let answers: Vec<Vec<_>> = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
+    answers.into_iter().flatten().collect()
+}
+
+/// Has agents send echo requests. The error says why no agent can be asked.
+pub(super) async fn measure(access: &Access, legs: &[Leg]) -> Result<Measurements, String> {
+    let pods = agents(access).await?;
+    let asking = legs.iter().map(|leg| {
+        let pod = pods.get(&leg.from);
+        async move {
+            let paths = [leg.path()];
+            let answer = patiently(access, pod, async |access, pod| fetch(access, pod, &paths).await).await;
+            (leg.clone(), answer.and_then(|pages| parsed(&pages[0])))
+        }
+    });
+    Ok(stream::iter(asking).buffer_unordered(AT_ONCE).collect().await)
+}
+
+fn parsed<T: DeserializeOwned>((status, text): &Page) -> Result<T, String> {
+    if *status == StatusCode::NOT_FOUND {
+        return Err("its agent is of a version that does not say it".to_owned());
+    }
+    if !status.is_success() {
+        return Err(text.trim_end().to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| format!("its agent's answer cannot be read: {error}"))
+}
+
+/// Asks one agent, for no longer than there is patience.
+async fn patiently<T>(
+    access: &Access,
+    pod: Option<&String>,
+    question: impl AsyncFnOnce(&Access, &str) -> Result<T, String>,
+) -> Result<T, String> {
+    let pod = pod.ok_or("it has no running pod")?;
+    match timeout(PATIENCE, question(access, pod)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("not within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Returns the running pods of agents, by their nodes.
+async fn agents(access: &Access) -> Result<BTreeMap<String, String>, String> {
     let path = format!("/api/v1/namespaces/{}/pods", access.namespace);
     let pods = access
         .list(&path, Some("app.kubernetes.io/component=agent"))
@@ -74,12 +132,24 @@ async fn agents(access: &Access) -> Result<Vec<(String, String)>, String> {
 }
 
 async fn figures(access: &Access, pod: &str) -> Result<Figures, String> {
-    let [metrics, links] = fetch(access, pod, ["/metrics", "/debug/links"]).await?;
+    let pages = fetch(access, pod, &["/metrics", "/debug/links"].map(str::to_owned)).await?;
+    // What is not ready is no news; the rest may be.
+    let text = |(status, text): &Page| {
+        if status.is_success() {
+            text.clone()
+        } else {
+            String::new()
+        }
+    };
+    let [metrics, links] = [0, 1].map(|index| text(&pages[index]));
     Ok(Figures::read(&metrics, &links))
 }
 
-/// Fetches pages of an agent, one after the other over one connection.
-async fn fetch<const N: usize>(access: &Access, pod: &str, pages: [&str; N]) -> Result<[String; N], String> {
+/// A page of an agent's admin endpoint.
+type Page = (StatusCode, String);
+
+/// Fetches pages of an agent, one after the other over one connection; returns as many.
+async fn fetch(access: &Access, pod: &str, paths: &[String]) -> Result<Vec<Page>, String> {
     let pods: Api<Pod> = Api::namespaced(access.client.clone(), &access.namespace);
     let mut forward = pods
         .portforward(pod, &[PORT])
@@ -90,9 +160,9 @@ async fn fetch<const N: usize>(access: &Access, pod: &str, pages: [&str; N]) -> 
         .await
         .map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
-    let mut texts = [const { String::new() }; N];
-    for (text, page) in texts.iter_mut().zip(pages) {
-        let request = Request::get(page)
+    let mut pages = Vec::new();
+    for path in paths {
+        let request = Request::get(path)
             .header("host", "agent")
             .body(Empty::<Bytes>::new());
         let request = request.map_err(|error| error.to_string())?;
@@ -106,12 +176,9 @@ async fn fetch<const N: usize>(access: &Access, pod: &str, pages: [&str; N]) -> 
             .collect()
             .await
             .map_err(|error| error.to_string())?;
-        // What is not ready is no news; the rest may be.
-        if status.is_success() {
-            *text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-        }
+        pages.push((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()));
     }
     connection.abort();
     forward.abort();
-    Ok(texts)
+    Ok(pages)
 }

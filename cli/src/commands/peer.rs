@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -23,9 +23,11 @@ use crate::{
     answer::{Answer, ListFormat, formatted},
     args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
     cluster::{Access, Reach, brief},
+    colour::is_wanted,
     keypair::KeyPair,
     objects::{Kind, Objects},
     peer::{free_address, rows, text},
+    qr::picture,
     showconf::of_peer,
 };
 
@@ -147,8 +149,19 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         .and_then(|objects| of_peer(&objects.published(), &name).map_err(|problem| anyhow!(problem)));
     match config {
         Ok(config) => {
-            write(file, &config.text(true, private.as_deref()))?;
+            let config = config.text(true, private.as_deref());
+            write(file, &config)?;
             answer.text += &format!("wg-quick up {}\n", shown(&path));
+            if args.qr {
+                let colours = is_wanted(
+                    std::io::stdout().is_terminal(),
+                    std::env::var_os("NO_COLOR").as_deref(),
+                );
+                match picture(&config, colours) {
+                    Ok(picture) => answer.text += &picture,
+                    Err(why) => answer.notes.push(why),
+                }
+            }
         }
         Err(problem) => answer.notes.push(kept(
             file,

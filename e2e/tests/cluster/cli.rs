@@ -1,85 +1,67 @@
-//! `kubectl spanwire` in the lab.
+//! `kubectl spanwire` in a healthy cluster: everything is known, and nothing is wrong.
 
-use std::path::PathBuf;
+use anyhow::{Result, ensure};
+use spanwire_e2e::{Lab, expect::leader, plugin_says};
 
-use anyhow::{Context, Result, ensure};
-use spanwire_e2e::{Finished, Lab, expect::leader};
-
-/// The program is built beside the tests: its own test of this run's `--test api` has cargo build it.
-fn program() -> Result<PathBuf> {
-    let tests = std::env::current_exe()?;
-    let folder = tests
-        .parent()
-        .and_then(|deps| deps.parent())
-        .context("where are the tests?")?;
-    let program = folder.join("kubectl-spanwire");
-    ensure!(
-        program.exists(),
-        "{} is not built: cargo build -p spanwire-cli",
-        program.display()
-    );
-    Ok(program)
-}
-
-fn cli(lab: &Lab, words: &[&str]) -> Result<Finished> {
-    let program = program()?;
-    let program = program.to_str().context("a path of letters")?;
-    lab.client(program).args(words).finish()
-}
-
-/// In a healthy cluster everything is known, and nothing is wrong.
 pub(crate) fn nothing_is_wrong(lab: &Lab) -> Result<()> {
-    let status = cli(lab, &["status"])?;
-    let links: Vec<&str> = status
-        .stdout
-        .lines()
-        .filter(|line| line.contains(" > "))
-        .collect();
-    ensure!(
-        status.code == 0 && status.stdout.contains("Nothing is wrong."),
-        "status ends with {}:\n{}{}",
-        status.code,
-        status.stdout,
-        status.stderr
-    );
+    let status = plugin_says(lab, 0, &["status"])?;
+    ensure!(status.contains("Nothing is wrong."), "{status}");
+    let links: Vec<&str> = status.lines().filter(|line| line.contains(" > ")).collect();
     ensure!(
         links.len() == 6,
-        "not each location has a link to each other:\n{}",
-        status.stdout
+        "not each location has a link to each other:\n{status}"
     );
     for link in links {
         ensure!(
             link.contains(" up ") && !link.contains('?'),
-            "not all is known of {link}:\n{}{}",
-            status.stdout,
-            status.stderr
+            "not all is known of {link}:\n{status}"
         );
     }
-    let diagnosis = cli(lab, &["diagnose"])?;
+    let diagnosis = plugin_says(lab, 0, &["diagnose"])?;
+    ensure!(diagnosis.contains("Nothing is wrong."), "{diagnosis}");
+    let device = plugin_says(lab, 0, &["showconf", "node", &leader(lab, "a")?, "-o", "wg"])?;
+    ensure!(device.matches("[Peer]").count() >= 2, "{device}");
+    Ok(())
+}
+
+/// Between pods and nodes, leaders and followers, in every direction.
+pub(crate) fn kernels_do_what_is_planned(lab: &Lab) -> Result<()> {
+    let pods = lab.pods()?;
+    let pod = |node: &str| pods[node][0].to_string();
+    let ways = [
+        (pod("a2"), "location/c".to_owned()),
+        (pod("a3"), pod("b2")),
+        ("a3".to_owned(), "c2".to_owned()),
+        ("location/b".to_owned(), pod("a3")),
+        (pod("b1"), "a1".to_owned()),
+    ];
+    for (from, to) in &ways {
+        let way = plugin_says(lab, 0, &["explain", from, to])?;
+        let is_hop = |line: &&str| {
+            line.trim_start()
+                .split_once(". ")
+                .is_some_and(|(number, _)| number.parse::<u8>().is_ok())
+        };
+        let hops = way.lines().filter(is_hop).count();
+        ensure!(
+            way.contains("[encrypted]")
+                && way.matches("arrives after").count() == 2
+                && way.matches("with packets of up to").count() == 2
+                && way.matches("     its kernel: ").count() == hops,
+            "not all is known of the way from {from} to {to}:\n{way}"
+        );
+    }
+    Ok(())
+}
+
+/// A node measures the way to another location leg by leg.
+pub(crate) fn legs_are_measured(lab: &Lab) -> Result<()> {
+    let table = plugin_says(lab, 0, &["ping", "a3", "c2"])?;
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    let of = |by: &str| rows.iter().filter(|row| row.contains(by)).count();
     ensure!(
-        diagnosis.code == 0 && diagnosis.stdout.contains("Nothing is wrong."),
-        "diagnose ends with {}:\n{}{}",
-        diagnosis.code,
-        diagnosis.stdout,
-        diagnosis.stderr
-    );
-    let (from, to) = (lab.pods()?["a2"][0].to_string(), "location/c".to_owned());
-    let way = cli(lab, &["explain", &from, &to])?;
-    ensure!(
-        way.code == 0
-            && way.stdout.contains("[encrypted]")
-            && way.stdout.matches("arrives after").count() == 2,
-        "explain ends with {}:\n{}{}",
-        way.code,
-        way.stdout,
-        way.stderr
-    );
-    let device = cli(lab, &["showconf", "node", &leader(lab, "a")?, "-o", "wg"])?;
-    ensure!(
-        device.code == 0 && device.stdout.matches("[Peer]").count() >= 2,
-        "{}{}",
-        device.stdout,
-        device.stderr
+        of(" tunnel ") == 1 && of(" mesh ") == 1 && rows.iter().all(|row| row.contains(" 0 of 5 ")),
+        "not every leg of the way from a3 to c2 was measured:\n{table}"
     );
     Ok(())
 }

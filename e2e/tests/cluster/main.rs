@@ -93,6 +93,14 @@ fn main() -> ExitCode {
                 cli::nothing_is_wrong,
             ),
             (
+                "kubectl_spanwire_finds_that_kernels_do_what_is_planned",
+                cli::kernels_do_what_is_planned,
+            ),
+            (
+                "kubectl_spanwire_measures_the_legs_of_a_way",
+                cli::legs_are_measured,
+            ),
+            (
                 "without_ipv6_in_the_cluster_ipv6_of_the_nodes_stays_as_it_was",
                 ipv6::stays_as_it_was,
             ),

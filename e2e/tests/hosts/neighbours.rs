@@ -14,7 +14,7 @@ use spanwire_e2e::{
     ask::Everyone,
     expect::{SOON, all_reach_all, condition, leader, node_ip, pod_ip},
     plaintext::{nothing_plain, something_plain},
-    wait_until,
+    plugin_says, wait_until,
 };
 
 use crate::PROGRAM;
@@ -195,8 +195,14 @@ pub(crate) fn clash(lab: &Lab) -> Result<()> {
             Ok(true)
         });
         let matrix = lab.ping_all()?;
+        let explained = plugin_says(lab, 4, &["explain", "a3", &network.replace(".0/24", ".1")]);
         node.run(["ip", "link", "del", "clash0"])?;
         said?;
+        let explained = explained?;
+        ensure!(
+            explained.contains("the kernel of a3 does not do what its agent plans"),
+            "{explained}"
+        );
         for (from, unreached) in &matrix.unreached {
             let expected = match from.as_str() {
                 "a3" => "b1",

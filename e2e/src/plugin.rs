@@ -1,0 +1,50 @@
+//! `kubectl spanwire` in the lab.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{Finished, Lab};
+
+/// The program is built beside the tests: its own test of this run's `--test api` has cargo build it.
+fn program() -> Result<PathBuf> {
+    let tests = std::env::current_exe()?;
+    let folder = tests
+        .parent()
+        .and_then(|deps| deps.parent())
+        .context("where are the tests?")?;
+    let program = folder.join("kubectl-spanwire");
+    ensure!(
+        program.exists(),
+        "{} is not built: cargo build -p spanwire-cli",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// Runs `kubectl spanwire` with these words.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn plugin(lab: &Lab, words: &[&str]) -> Result<Finished> {
+    let program = program()?;
+    let program = program.to_str().context("a path of letters")?;
+    lab.client(program).args(words).finish()
+}
+
+/// The same, where it has to end with this code; returns what it says.
+///
+/// # Errors
+/// Where it ends with another one.
+pub fn plugin_says(lab: &Lab, code: i32, words: &[&str]) -> Result<String> {
+    let finished = plugin(lab, words)?;
+    ensure!(
+        finished.code == code,
+        "kubectl spanwire {} ends with {}:\n{}{}",
+        words.join(" "),
+        finished.code,
+        finished.stdout,
+        finished.stderr
+    );
+    Ok(finished.stdout)
+}
