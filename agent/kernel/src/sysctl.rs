@@ -13,7 +13,7 @@ use std::{
 
 use spanwire_host::{LinkName, Sysctl};
 
-use crate::error::ApplyError;
+use crate::{error::ApplyError, state_file};
 
 /// The name of the file in the state folder.
 const FILE: &str = "found-sysctls.json";
@@ -151,10 +151,7 @@ impl Sysctls {
             }
         }
         let saved = if self.remembered.is_empty() {
-            match fs::remove_file(&self.file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
+            state_file::remove(&self.file)
         } else {
             save(&self.file, &self.boot, &self.remembered)
         };
@@ -203,10 +200,7 @@ fn save(file: &Path, boot: &str, remembered: &BTreeMap<Sysctl, Remembered>) -> i
         .map(|(name, entry)| (name.0.as_str(), [entry.found.as_str(), entry.written.as_str()]))
         .collect();
     entries.insert(BOOT, [boot, ""]);
-    let fresh = file.with_extension("new");
-    fs::write(&fresh, serde_json::to_vec_pretty(&entries)?)?;
-    fs::File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, file)
+    state_file::replace(file, &serde_json::to_vec_pretty(&entries)?)
 }
 
 #[cfg(test)]
