@@ -177,8 +177,8 @@ fn stays_for_pods(sysctl: &Sysctl) -> bool {
         || sysctl.0.ends_with("/accept_ra")
 }
 
-/// Reads what was found in this boot. What does not say in which boot it was found was written by a version that did not
-/// know of that, and counts.
+/// Reads what was found in this boot; nothing where the kernel does not name it. What does not say in which boot it was found was
+/// written by a version that did not know of that, and counts.
 fn load(file: &Path, boot: &str) -> io::Result<BTreeMap<Sysctl, Remembered>> {
     let text = match fs::read(file) {
         Ok(text) => text,
@@ -186,7 +186,8 @@ fn load(file: &Path, boot: &str) -> io::Result<BTreeMap<Sysctl, Remembered>> {
         Err(error) => return Err(error),
     };
     let mut entries: BTreeMap<String, [String; 2]> = serde_json::from_slice(&text)?;
-    if entries.remove(BOOT).is_some_and(|[found, _]| found != boot) {
+    let is_other = |[found, _]: [String; 2]| found.is_empty() || found != boot;
+    if entries.remove(BOOT).is_some_and(is_other) {
         return Ok(BTreeMap::new());
     }
     let entry =
@@ -290,6 +291,8 @@ mod tests {
         of("one").write(&name("filter"), "2").unwrap();
         assert_eq!(of("one").remembered().len(), 1);
         assert_eq!(of("two").remembered().len(), 0);
+        of("").write(&name("filter"), "2").unwrap();
+        assert_eq!(of("").remembered().len(), 0, "a boot without a name may be any");
         // As the next boot sets it; it was not found so.
         machine.set("filter", "0");
         of("two").write(&name("filter"), "2").unwrap();
