@@ -33,9 +33,9 @@ impl FileError {
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make(directory)?;
-    let temporary = path.with_extension("new");
+    let temporary = temporary(path);
     // A left-over of a crash may have other permissions.
-    remove(&temporary)?;
+    unlink(&temporary)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -66,11 +66,21 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it is there, and what a crash may have left of writing it: of a key that is a key too.
 ///
 /// # Errors
 /// Any failure but that the file does not exist.
 pub fn remove(path: &Path) -> Result<(), FileError> {
+    unlink(path)?;
+    unlink(&temporary(path))
+}
+
+/// Returns where a file is written before it has its name.
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+fn unlink(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", path)(cause)),
         _ => Ok(()),
@@ -109,6 +119,20 @@ mod tests {
         assert_eq!(read(&path).unwrap().as_deref(), Some(b"two".as_slice()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_of_writing_a_file_goes_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["key", "ledger.json"] {
+            let path = directory.path().join(name);
+            write(&path, b"whole").unwrap();
+            fs::write(temporary(&path), "half").unwrap();
+            remove(&path).unwrap();
+            fs::write(temporary(&path), "half, and never whole").unwrap();
+            remove(&path).unwrap();
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -22,18 +22,28 @@ const STEP: i64 = 5;
 /// nothing receives it.
 pub async fn watch(client: Client, behind: watch::Sender<Option<i64>>) {
     let began = Instant::now();
+    let mut was_set = false;
     while !behind.is_closed() {
         let asked = ask(&client).await;
-        if asked.is_some() {
-            behind.send_if_modified(|known| std::mem::replace(known, asked) != asked);
-        }
+        behind.send_if_modified(|known| {
+            let now = known_after(*known, asked, was_set);
+            std::mem::replace(known, now) != now
+        });
         let is_right = asked.is_some_and(|behind| behind.abs() <= CLOCK_TOLERANCE);
         let longest = jittered(if is_right { SELDOM } else { AGAIN });
         let (start, offset) = (Instant::now(), difference(began));
-        while start.elapsed() < longest && (difference(began) - offset).abs() <= STEP {
+        let moved = || (difference(began) - offset).abs() > STEP;
+        while start.elapsed() < longest && !moved() {
             tokio::time::sleep(LOOK.min(longest)).await;
         }
+        was_set = moved();
     }
+}
+
+/// Returns what is known of the clock after an attempt to compare it. What was known before it was set says nothing of it
+/// any more, also where the API server cannot be asked.
+fn known_after(known: Option<i64>, asked: Option<i64>, was_set: bool) -> Option<i64> {
+    asked.or(known.filter(|_| !was_set))
 }
 
 /// The wall clock less one that is never set.
@@ -86,6 +96,18 @@ mod tests {
         for (time, difference) in [(90, -10), (100, 0), (130, 0), (160, 0), (170, 10)] {
             assert_eq!(beside(time, 100, 160), difference, "{time}");
         }
+    }
+
+    #[test]
+    fn of_a_clock_that_was_set_nothing_is_known_until_it_can_be_compared_again() {
+        assert_eq!(
+            known_after(Some(86_400), None, false),
+            Some(86_400),
+            "the API server is away"
+        );
+        assert_eq!(known_after(Some(86_400), None, true), None);
+        assert_eq!(known_after(Some(86_400), Some(0), true), Some(0));
+        assert_eq!(known_after(None, Some(-5), false), Some(-5));
     }
 
     #[tokio::test]

@@ -7,7 +7,9 @@ use std::{
     str::FromStr,
 };
 
-use spanwire_topology::{Endpoint, Field, Keepalive, LocationName, NodeFact, Prefix, PrefixError};
+use spanwire_topology::{
+    Endpoint, EndpointError, Field, Keepalive, LocationName, NodeFact, Prefix, PrefixError,
+};
 
 use crate::problem::FieldProblem;
 
@@ -307,7 +309,7 @@ fn seconds(text: &str) -> Result<Option<Keepalive>, String> {
 
 fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
+        Ok(port) if matches!(text.as_bytes(), [b'1'..=b'9', ..]) => Ok(port),
         _ => Err("is no port; write a number from 1 to 65535".to_owned()),
     }
 }
@@ -321,13 +323,16 @@ fn address(text: &str) -> Result<IpAddr, String> {
         let length = length.parse::<u8>().map_err(|_| malformed())?;
         Prefix::new(address, length).map_err(|_| malformed())?;
     }
-    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-        return Err(
+    match Endpoint::at(address, 1) {
+        Ok(_) => Ok(address),
+        Err(EndpointError::Mapped(address)) => {
+            Err(format!("has an IPv4 address written as IPv6; write {address}"))
+        }
+        Err(_) => Err(
             "is an address at which no other host can be reached; write the node's address in its LAN"
                 .to_owned(),
-        );
+        ),
     }
-    Ok(address)
 }
 
 #[cfg(test)]
@@ -368,6 +373,18 @@ mod tests {
             (ENDPOINT, "192.0.2.1", "has no port; write host:port"),
             (INTERNAL_IP, "10.1.0.5/99", "is no address; write one like"),
             (INTERNAL_IP, "127.0.0.1", "write the node's address in its LAN"),
+            (INTERNAL_IP, "fe80::5", "write the node's address in its LAN"),
+            (
+                INTERNAL_IP,
+                "169.254.7.1/16",
+                "write the node's address in its LAN",
+            ),
+            (
+                INTERNAL_IP,
+                "255.255.255.255",
+                "write the node's address in its LAN",
+            ),
+            (INTERNAL_IP, "::ffff:10.1.0.5", "write 10.1.0.5"),
             (LEADER, "yes", "write one of these"),
             (PERSISTENT_KEEPALIVE, "65536", "from 0 to 65535"),
             (LOCATION_CIDRS, "10.0.0.1/24", "write 10.0.0.0/24"),
@@ -386,6 +403,22 @@ mod tests {
         let (parsed, problems) = read(&[(LOCATION_CIDRS, "x,10.0.0.0/24"), (LEADER, "maybe")], false);
         assert_eq!((parsed.cidrs.len(), problems.len()), (1, 2));
         assert!(read(&[(LOCATION, &"x".repeat(64))], false).1[0].contains("at most 63"));
+    }
+
+    #[test]
+    fn every_udp_port_may_be_listened_on_and_nothing_else() {
+        for port in [1_u16, 53, 500, 1023, 1024, u16::MAX] {
+            let (parsed, problems) = read(&[(LISTEN_PORT, &port.to_string())], false);
+            assert_eq!((parsed.listen_port, problems.len()), (Some(port), 0));
+        }
+        for bad in ["0", "65536", "-1", "+500", "0500", "500/udp", "http", "", "5e2"] {
+            let (parsed, problems) = read(&[(LISTEN_PORT, bad)], false);
+            assert_eq!(parsed.listen_port, None, "{bad}");
+            assert!(
+                problems[0].contains("write a number from 1 to 65535"),
+                "{problems:?}"
+            );
+        }
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
     let ranges = Ranges::new(cluster, &places.nodes);
     let requests = requests::networks(&kept, previous, &stale, &ranges, &keyless);
     let limits = Limits::new(cluster, &ranges, &places.nodes, &objects, &requests);
+    rejected.extend(limits::unusable(&places.locations, &objects));
     let denied = claims::networks(&requests, |request| limits.refusal(request), &mut rejected);
     let generation = later(previous);
     let members = members::members(

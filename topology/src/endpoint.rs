@@ -118,11 +118,18 @@ impl Endpoint {
         match &self.host {
             EndpointHost::Name(_) => true,
             EndpointHost::Address(address) => {
-                let address = address.to_canonical();
-                let special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-                !special && !Prefix::host(address).is_private()
+                usable(*address).is_ok() && !Prefix::host(*address).is_private()
             }
         }
+    }
+
+    /// Returns the endpoint at an address: what is read again as it is written.
+    ///
+    /// # Errors
+    /// Where no other host can be reached at it, or it is an IPv4 address written as IPv6.
+    pub fn at(address: IpAddr, port: u16) -> Result<Self, EndpointError> {
+        let host = EndpointHost::Address(usable(address)?);
+        Ok(Self { host, port })
     }
 }
 
@@ -179,11 +186,7 @@ fn host_of(host: &str) -> Result<EndpointHost, EndpointError> {
         None => host.parse().ok(),
     };
     match address {
-        Some(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => Err(EndpointError::Mapped(
-            address.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED),
-        )),
-        Some(address) if unusable(address) => Err(EndpointError::Unusable(address)),
-        Some(address) => Ok(EndpointHost::Address(address)),
+        Some(address) => usable(address).map(EndpointHost::Address),
         None if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") => Err(EndpointError::Localhost),
         None => name_of(host).map(EndpointHost::Name),
     }
@@ -200,12 +203,19 @@ fn bracketed(text: &str) -> Result<Ipv6Addr, EndpointError> {
     text.parse().map_err(wrong)
 }
 
-fn unusable(address: IpAddr) -> bool {
+/// Returns the address, where it may be another host's.
+fn usable(address: IpAddr) -> Result<IpAddr, EndpointError> {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(mapped) => return Err(EndpointError::Mapped(mapped)),
+            None => address.is_unicast_link_local(),
+        },
     };
-    link_local || address.is_unspecified() || address.is_multicast() || address.is_loopback()
+    if link_local || address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+        return Err(EndpointError::Unusable(address));
+    }
+    Ok(address)
 }
 
 fn name_of(host: &str) -> Result<DnsName, EndpointError> {

@@ -206,7 +206,8 @@ impl FromStr for Prefix {
     fn from_str(text: &str) -> Result<Self, PrefixError> {
         let (address, length) = match text.split_once('/') {
             Some((address, length)) => {
-                let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+                let padded = length.len() > 1 && length.starts_with('0');
+                let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) && !padded;
                 let length = digits.then(|| length.parse::<u8>().ok()).flatten();
                 (address, Some(length.ok_or(PrefixError::Malformed)?))
             }
@@ -281,6 +282,8 @@ mod tests {
             "10.0.0.0/+8",
             "10.0.0.0/-1",
             "10.0.0.0/999",
+            "10.0.0.0/08",
+            "10.0.0.0/00",
             "/8",
         ] {
             assert_eq!(bad.parse::<Prefix>(), Err(PrefixError::Malformed), "{bad}");

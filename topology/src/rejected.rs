@@ -58,6 +58,8 @@ pub enum Claim {
     NodeAddress(Prefix),
     /// A network named by `cidrs` of a Location, or by the annotation of a node.
     Cidr(Prefix),
+    /// A network named by `nodeCIDRs` of a Location.
+    NodeCidr(Prefix),
     /// A network named by `allowedIPs` of a Peer.
     AllowedIp(Prefix),
     /// A WireGuard key.
@@ -128,7 +130,10 @@ pub enum RejectReason {
     #[error("is outside of `spec.nodeCIDRs` of the Location {0}; add its network there where it is right")]
     NotOfLocation(LocationName),
     /// A range of IPv6 in which IPv4 addresses are written.
-    #[error("is of {0}, in which IPv4 addresses are written as IPv6; write the IPv4 network that is meant")]
+    #[error(
+        "overlaps {0}, in which IPv4 addresses are written as IPv6; write the IPv4 network that is meant, or leave that \
+         range out"
+    )]
     Embedded(Prefix),
     /// It overlaps the pool of overlay addresses.
     #[error("overlaps {0}, from which the mesh takes its own addresses; use another network")]
@@ -139,8 +144,10 @@ pub enum RejectReason {
          it in {0} of the Location {1}"
     )]
     NotPrivate(LocationField, LocationName),
-    /// Loopback, multicast, link-local or unspecified.
-    #[error("is loopback, multicast, link-local or unspecified, which cannot be routed; leave it out")]
+    /// Loopback, multicast, link-local, broadcast or unspecified.
+    #[error(
+        "has addresses in it that cannot be routed (loopback, multicast, link-local, broadcast or unspecified); leave them out"
+    )]
     NotRoutable,
     /// The selector of a Location with a lower name matches the node too.
     #[error(
@@ -182,6 +189,7 @@ impl std::fmt::Display for Claim {
             Self::PodPrefix(prefix) => write!(f, "pod network {prefix}"),
             Self::NodeAddress(prefix) => write!(f, "node address {prefix}"),
             Self::Cidr(prefix) => write!(f, "cidr {prefix}"),
+            Self::NodeCidr(prefix) => write!(f, "nodeCIDRs {prefix}"),
             Self::AllowedIp(prefix) => write!(f, "allowedIPs {prefix}"),
             Self::PublicKey(key) => write!(f, "public key {key}"),
             Self::Selector(name) => write!(f, "nodeSelector of location {name}"),

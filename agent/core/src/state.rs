@@ -243,7 +243,7 @@ impl NodeState {
             self.endpoints.handle_given(&updates.given, &updates.refused, now);
             let taken = updates.given.keys().filter(|key| !updates.refused.contains(key));
             self.sessions.handle_given(taken);
-            self.sessions.handle_renewed(&updates.renewed);
+            self.sessions.handle_renewed(&updates.renewed, now);
         }
         let mut changed = false;
         if let Some(reading) = outcome.device {

@@ -210,14 +210,14 @@ impl fmt::Display for Trouble {
                 let (direction, meanwhile) = if *behind > 0 {
                     (
                         "behind",
-                        "nodes that have heard it before refuse the handshakes that it begins, and certificates may seem \
-                         not to be valid yet",
+                        "nodes that have heard it before refuse the handshakes that it begins, some minutes long or until \
+                         it is set right, and certificates may seem not to be valid yet",
                     )
                 } else {
                     (
                         "ahead of",
-                        "once it is set right, nodes refuse the handshakes that it begins until they have forgotten it or \
-                         that time has come",
+                        "once it is set right, nodes refuse the handshakes that it begins until they have not heard it for \
+                         some minutes",
                     )
                 };
                 write!(

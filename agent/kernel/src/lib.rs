@@ -25,6 +25,7 @@ mod nft;
 mod ownership;
 mod route;
 mod rule;
+mod state_file;
 mod sysctl;
 mod watched;
 mod way;

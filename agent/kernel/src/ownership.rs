@@ -1,7 +1,7 @@
 //! Finds what others on this machine use although it is Spanwire's.
 
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -106,7 +106,8 @@ pub(crate) fn foreign_device(device: link::Device) -> OwnershipConflict {
     }
 }
 
-/// Whether the UDP port is taken in either family, found out by trying.
+/// Whether the UDP port is taken in either family, found out by trying. For one below 1024 (`ip_unprivileged_port_start`, ip(7))
+/// that takes a capability that the agent has not: of these the kernel says who has which.
 pub(crate) fn taken(port: u16) -> bool {
     let v4 = || {
         let socket = datagrams(AddressFamily::Inet)?;
@@ -119,11 +120,73 @@ pub(crate) fn taken(port: u16) -> bool {
         let any = SockaddrIn6::from(std::net::SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
         bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &any).map_err(io::Error::from)
     };
-    let in_use = |result: io::Result<()>| result.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
-    in_use(v4()) || in_use(v6())
+    let tried = [v4(), v6()].map(|result| result.err().map(|error| error.kind()));
+    is_taken(tried, sockets, port)
+}
+
+/// Returns the kernel's lists of UDP sockets in this thread's network namespace; empty where it gives none.
+fn sockets() -> String {
+    let lists = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
+    let lists = lists.iter().filter_map(|path| fs::read_to_string(path).ok());
+    lists.collect()
+}
+
+/// Judges by what came of trying, and by the kernel's lists of sockets where trying tells nothing.
+fn is_taken(tried: [Option<io::ErrorKind>; 2], sockets: impl FnOnce() -> String, port: u16) -> bool {
+    if tried.contains(&Some(io::ErrorKind::AddrInUse)) {
+        return true;
+    }
+    tried.contains(&Some(io::ErrorKind::PermissionDenied)) && is_listed(&sockets(), port)
+}
+
+/// Whether a socket in the kernel's list has the port. Its second field is the local address (proc(5), /proc/net/udp).
+fn is_listed(sockets: &str, port: u16) -> bool {
+    let local = |line: &str| {
+        let (_, port) = line.split_ascii_whitespace().nth(1)?.rsplit_once(':')?;
+        u16::from_str_radix(port, 16).ok()
+    };
+    sockets.lines().filter_map(local).any(|local| local == port)
 }
 
 fn datagrams(family: AddressFamily) -> io::Result<std::os::fd::OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
     Ok(socket(family, SockType::Datagram, flags, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+        1: 00000000:01F4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 21 2 0000000000000000 0\n\
+        2: 3500007F:0035 0100007F:01F5 07 00000000:00000000 00:00000000 00000000   101        0 22 2 0000000000000000 0\n";
+    const V6: &str = "  sl  local_address                         remote_address                        st tx_queue\n\
+        3: 00000000000000000000000000000000:0222 00000000000000000000000000000000:0000 07 00000000:00000000\n";
+
+    #[test]
+    fn of_a_port_that_cannot_be_tried_the_kernel_says_who_has_it() {
+        let denied = [Some(io::ErrorKind::PermissionDenied); 2];
+        let sockets = || [V4, V6].concat();
+        for (port, taken) in [(500, true), (53, true), (546, true), (501, false), (443, false)] {
+            assert_eq!(is_taken(denied, sockets, port), taken, "{port}");
+        }
+        // Where IPv6 is switched off.
+        let v4_only = [
+            Some(io::ErrorKind::PermissionDenied),
+            Some(io::ErrorKind::Unsupported),
+        ];
+        assert!(is_taken(v4_only, sockets, 500));
+    }
+
+    #[test]
+    fn what_can_be_tried_is_not_looked_up() {
+        let never = || unreachable!("it was tried");
+        assert!(!is_taken([None, None], never, 51_820));
+        assert!(is_taken([None, Some(io::ErrorKind::AddrInUse)], never, 51_820));
+        assert!(!is_taken(
+            [None, Some(io::ErrorKind::AddrNotAvailable)],
+            never,
+            51_820
+        ));
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use spanwire_host::{LinkName, Sysctl};
 
-use crate::error::ApplyError;
+use crate::{error::ApplyError, state_file};
 
 /// The name of the file in the state folder.
 const FILE: &str = "found-sysctls.json";
@@ -151,10 +151,7 @@ impl Sysctls {
             }
         }
         let saved = if self.remembered.is_empty() {
-            match fs::remove_file(&self.file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
+            state_file::remove(&self.file)
         } else {
             save(&self.file, &self.boot, &self.remembered)
         };
@@ -180,8 +177,8 @@ fn stays_for_pods(sysctl: &Sysctl) -> bool {
         || sysctl.0.ends_with("/accept_ra")
 }
 
-/// Reads what was found in this boot. What does not say in which boot it was found was written by a version that did not
-/// know of that, and counts.
+/// Reads what was found in this boot; nothing where the kernel does not name it. What does not say in which boot it was found was
+/// written by a version that did not know of that, and counts.
 fn load(file: &Path, boot: &str) -> io::Result<BTreeMap<Sysctl, Remembered>> {
     let text = match fs::read(file) {
         Ok(text) => text,
@@ -189,7 +186,8 @@ fn load(file: &Path, boot: &str) -> io::Result<BTreeMap<Sysctl, Remembered>> {
         Err(error) => return Err(error),
     };
     let mut entries: BTreeMap<String, [String; 2]> = serde_json::from_slice(&text)?;
-    if entries.remove(BOOT).is_some_and(|[found, _]| found != boot) {
+    let is_other = |[found, _]: [String; 2]| found.is_empty() || found != boot;
+    if entries.remove(BOOT).is_some_and(is_other) {
         return Ok(BTreeMap::new());
     }
     let entry =
@@ -203,10 +201,7 @@ fn save(file: &Path, boot: &str, remembered: &BTreeMap<Sysctl, Remembered>) -> i
         .map(|(name, entry)| (name.0.as_str(), [entry.found.as_str(), entry.written.as_str()]))
         .collect();
     entries.insert(BOOT, [boot, ""]);
-    let fresh = file.with_extension("new");
-    fs::write(&fresh, serde_json::to_vec_pretty(&entries)?)?;
-    fs::File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, file)
+    state_file::replace(file, &serde_json::to_vec_pretty(&entries)?)
 }
 
 #[cfg(test)]
@@ -296,6 +291,8 @@ mod tests {
         of("one").write(&name("filter"), "2").unwrap();
         assert_eq!(of("one").remembered().len(), 1);
         assert_eq!(of("two").remembered().len(), 0);
+        of("").write(&name("filter"), "2").unwrap();
+        assert_eq!(of("").remembered().len(), 0, "a boot without a name may be any");
         // As the next boot sets it; it was not found so.
         machine.set("filter", "0");
         of("two").write(&name("filter"), "2").unwrap();

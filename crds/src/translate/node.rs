@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use serde::Deserialize;
-use spanwire_topology::{Created, Field, Labels, LocationName, NodeFact};
+use spanwire_topology::{Created, Endpoint, EndpointError, Field, Labels, LocationName, NodeFact};
 
 use super::{Fields, Translated, created};
 use crate::{FieldProblem, annotations};
@@ -137,7 +137,8 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     if !legible && said.internal.is_none() {
         unread.insert(Field::StatusAddresses);
     }
-    let (external, _) = addresses(&mut fields, node, "ExternalIP");
+    let (mut external, _) = addresses(&mut fields, node, "ExternalIP");
+    external.retain(|address| is_reachable(&mut fields, *address));
     let pods = &node.spec.pod_cidrs;
     let counted = &pods[..pods.len().min(NodeFact::MAX_NETWORKS)];
     if pods.len() > counted.len() {
@@ -199,6 +200,28 @@ fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> (BTreeSet<IpAddr>,
         .collect();
     let legible = read.iter().all(Option::is_some);
     (read.into_iter().flatten().collect(), legible)
+}
+
+/// Whether others may reach the node at an external address, which is where they send handshakes to.
+fn is_reachable(fields: &mut Fields, address: IpAddr) -> bool {
+    let problem = match Endpoint::at(address, 1) {
+        Ok(_) => return true,
+        Err(EndpointError::Mapped(address)) => {
+            format!(
+                "is an IPv4 address written as IPv6; have the cloud's controller or the kubelet write {address}"
+            )
+        }
+        Err(_) => format!(
+            "is an address at which no other host can be reached; correct what sets it, or name where the node is reached \
+             with {}",
+            annotations::ENDPOINT
+        ),
+    };
+    let field = "status.addresses ExternalIP";
+    fields
+        .problems
+        .push(FieldProblem::new(field, &address.to_string(), &problem));
+    false
 }
 
 /// Returns the location that a topology label names.
@@ -387,6 +410,35 @@ mod tests {
             let named = |text: &String| text.contains(field) && text.contains(&format!("has {count} values"));
             assert!(texts.iter().any(named), "{field}: {texts:?}");
         }
+    }
+
+    #[test]
+    fn an_external_address_at_which_no_other_host_is_counts_for_nothing_and_is_reported() {
+        let external = |address: &str| {
+            let addresses = json!([{"type": "ExternalIP", "address": address}, {"type": "ExternalIP", "address": "203.0.113.5"}]);
+            let read = read(json!({"metadata": {}, "status": {"addresses": addresses}}));
+            let texts: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
+            (read.fact.external.len(), texts)
+        };
+        for (address, remedy) in [
+            ("127.0.0.1", "spanwire.dev/endpoint"),
+            ("0.0.0.0", "spanwire.dev/endpoint"),
+            ("255.255.255.255", "spanwire.dev/endpoint"),
+            ("169.254.7.1", "spanwire.dev/endpoint"),
+            ("239.1.2.3", "spanwire.dev/endpoint"),
+            ("::", "spanwire.dev/endpoint"),
+            ("::1", "spanwire.dev/endpoint"),
+            ("fe80::7", "spanwire.dev/endpoint"),
+            ("ff02::7", "spanwire.dev/endpoint"),
+            ("::ffff:203.0.113.7", "write 203.0.113.7"),
+        ] {
+            let (count, texts) = external(address);
+            assert_eq!((count, texts.len()), (1, 1), "{address}: {texts:?}");
+            let named = texts[0].starts_with("status.addresses ExternalIP") && texts[0].contains(address);
+            assert!(named && texts[0].contains(remedy), "{texts:?}");
+        }
+        assert_eq!(external("2001:db8::7"), (2, Vec::new()));
+        assert_eq!(external("10.0.0.7"), (2, Vec::new()), "of a cloud's own network");
     }
 
     #[test]

@@ -16,6 +16,10 @@
 //!   own Lease too, every few seconds; when it was silent for [`SILENCE`], every leader gets a full term again.
 //! * A silent leader is replaced, and then has no Lease to renew: it must not count as silent for ever.
 //! * A node that asks for a term of years, or whose Lease cannot be read: the one is cut, the other is no renewal.
+//! * A node that asks for a term that is over before its agent renews, or for none: it would be silent and alive in turn with
+//!   each write, and the lead of its location with it. It has a shortest term.
+//! * A Lease that is released, as by an agent that has ceased to lead, is no renewal, and no end either where its node leads
+//!   again by then.
 //! * With `mesh: Nodes` every node leads, and renews: a renewal may not cost a look at all of them.
 
 use std::{
@@ -38,6 +42,9 @@ const SILENCE: Duration = Duration::from_secs(8);
 /// The longest term that an agent can ask for; they ask for 40 s. It is the agent that writes it, so a longer one would keep a
 /// node that is long dead in the lead.
 const LONGEST_TERM: Duration = Duration::from_secs(60);
+
+/// The shortest term: more than the ten seconds after which agents renew.
+const SHORTEST_TERM: Duration = Duration::from_secs(15);
 
 /// What the names of the leaders' Leases begin with.
 pub const LEASE_PREFIX: &str = spanwire_crds::names::LEADER_LEASE_PREFIX;
@@ -220,10 +227,17 @@ impl Liveness {
             return false; // no renewal
         };
         let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+        if holder.is_none_or(str::is_empty) {
+            if !self.leads(&node) {
+                self.leases.remove(&node);
+            }
+            return false;
+        }
         let time = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
         let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
         let seconds = u64::try_from(seconds.unwrap_or_default()).unwrap_or_default();
-        let term = Duration::from_secs(seconds).min(LONGEST_TERM);
+        let term = Duration::from_secs(seconds).clamp(SHORTEST_TERM, LONGEST_TERM);
         if self.leases.get(&node).is_some_and(|known| known.time == time) {
             return false;
         }

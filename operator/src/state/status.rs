@@ -116,6 +116,7 @@ impl OperatorState {
                 (format!("annotation {INTERNAL_IP}"), address.to_string())
             }
             (_, Claim::NodeAddress(address)) => ("status.addresses".to_owned(), address.to_string()),
+            (_, Claim::NodeCidr(network)) => ("spec.nodeCIDRs".to_owned(), network.to_string()),
             (_, Claim::AllowedIp(prefix)) => ("spec.allowedIPs".to_owned(), prefix.to_string()),
             (Claimant::Peer(_), Claim::PublicKey(key)) => ("spec.publicKey".to_owned(), key.to_string()),
             (_, Claim::PublicKey(key)) => ("status.publicKey of its MeshNode".to_owned(), key.to_string()),

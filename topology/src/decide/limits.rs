@@ -10,7 +10,8 @@ use std::{
 
 use super::place::Placed;
 use crate::{
-    ClusterFacts, Family, Field, LocationFact, LocationField, NodeName, Prefix, RejectReason,
+    Claim, Claimant, ClusterFacts, Family, Field, LocationFact, LocationField, LocationName, NodeName,
+    Prefix, RejectReason, Rejected,
     claims::{ClaimRequest, ClaimantRef, Purpose},
 };
 
@@ -31,8 +32,15 @@ const NOT_ROUTABLE: [&str; 9] = [
 /// IPv4 addresses written as IPv6 that are on no wire: mapped ones and, out of use, compatible ones (RFC 4291 section
 /// 2.5.5).
 const MAPPED: [&str; 2] = ["::ffff:0:0/96", "::/96"];
-/// What a NAT64 gateway makes the IPv4 internet of (RFC 6052, RFC 8215).
-const NAT64: [&str; 2] = ["64:ff9b::/96", "64:ff9b:1::/48"];
+/// What gateways make the IPv4 internet of: NAT64 (RFC 6052, RFC 8215), SIIT (RFC 2765 section 2.1), 6to4 (RFC 3056) and
+/// Teredo (RFC 4380). Each has all IPv4 addresses in it, so who has the network has what the mesh refuses in IPv4.
+const TRANSLATED: [&str; 5] = [
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "::ffff:0:0:0/96",
+    "2002::/16",
+    "2001::/32",
+];
 
 /// How many bits shorter than a pod network that is which they are allocated from, as Kubernetes has it by default: /24 of
 /// a /16, /64 of a /56.
@@ -113,7 +121,7 @@ pub(super) struct Limits<'a> {
     /// The objects of the locations, by their index.
     objects: &'a [Option<&'a LocationFact>],
     reserved: Vec<(Family, u128, u128, RejectReason)>,
-    embedded: Vec<Prefix>,
+    translated: Vec<Prefix>,
     /// Those whose public networks are too many.
     vast: BTreeSet<(ClaimantRef<'a>, Family)>,
 }
@@ -126,28 +134,23 @@ impl<'a> Limits<'a> {
         objects: &'a [Option<&'a LocationFact>],
         requests: &[ClaimRequest<'a>],
     ) -> Self {
-        let parse = |text: &str| text.parse::<Prefix>().ok();
-        let unroutable = NOT_ROUTABLE.iter().filter_map(|text| parse(text));
         let pools = cluster
             .overlay
             .iter()
             .chain(&cluster.automatic)
             .map(|pool| (*pool, RejectReason::OverlayPool(*pool)));
-        let mapped = MAPPED.iter().filter_map(|text| parse(text));
-        let mapped = mapped.map(|mapped| (mapped, RejectReason::Embedded(mapped)));
-        let unroutable = unroutable.map(|prefix| (prefix, RejectReason::NotRoutable));
         let range = |(prefix, reason): (Prefix, RejectReason)| {
             let (family, first, last) = prefix.range();
             (family, first, last, reason)
         };
-        let reserved = unroutable.chain(mapped).chain(pools);
+        let reserved = nowhere().chain(pools);
         Self {
             cluster,
             ranges,
             nodes,
             objects,
             reserved: reserved.map(range).collect(),
-            embedded: NAT64.iter().filter_map(|text| parse(text)).collect(),
+            translated: parsed(&TRANSLATED).collect(),
             vast: vast(requests),
         }
     }
@@ -155,11 +158,8 @@ impl<'a> Limits<'a> {
     /// Returns why a claim fails whatever others claim.
     pub(super) fn refusal(&self, request: &ClaimRequest<'a>) -> Option<RejectReason> {
         let prefix = &request.prefix;
-        if prefix.is_default() {
-            return Some(RejectReason::DefaultRoute);
-        }
-        if prefix.is_vast() {
-            return Some(RejectReason::Vast);
+        if let Some(reason) = too_large(prefix) {
+            return Some(reason);
         }
         let (family, first, last) = prefix.range();
         let mut reserved = self.reserved.iter();
@@ -191,20 +191,17 @@ impl<'a> Limits<'a> {
         if request.purpose != Purpose::AllowedIp {
             return None;
         }
-        let embedded = self.embedded.iter().find(|range| range.overlaps(prefix));
-        let embedded = embedded.map(|range| RejectReason::Embedded(*range));
-        embedded.or_else(|| self.services(prefix))
+        self.translated(prefix).or_else(|| self.services(prefix))
     }
 
     /// Of a node.
     fn of_node(&self, request: &ClaimRequest<'a>, node: &Placed<'a>) -> Option<RejectReason> {
         let prefix = &request.prefix;
         let object = self.objects[node.site];
-        let named = |cidrs: fn(&LocationFact) -> &BTreeSet<Prefix>| {
-            let mut cidrs = object.into_iter().flat_map(cidrs);
+        let by_cidrs = || {
+            let mut cidrs = object.into_iter().flat_map(|fact| &fact.cidrs);
             cidrs.any(|cidr| cidr.covers(prefix))
         };
-        let by_cidrs = || named(|fact| &fact.cidrs);
         match request.purpose {
             Purpose::Pods => {
                 let known = |prefix: &Prefix| self.cluster.pods.iter().any(|pods| pods.covers(prefix));
@@ -219,18 +216,16 @@ impl<'a> Limits<'a> {
             Purpose::Cidr if by_cidrs() => {
                 within(&self.cluster.api_server, prefix).map(RejectReason::ApiServer)
             }
-            Purpose::Cidr => {
-                let embedded = self.embedded.iter().find(|range| range.overlaps(prefix));
-                embedded
-                    .map(|range| RejectReason::Embedded(*range))
-                    .or_else(|| self.services(prefix))
-                    .or_else(|| self.api_server(prefix).map(RejectReason::ApiServer))
-                    .or_else(|| (!prefix.is_private()).then(|| public(LocationField::Cidrs, node)))
-                    .or_else(|| self.of_pods(request, LocationField::Cidrs, node))
-            }
+            Purpose::Cidr => self
+                .translated(prefix)
+                .or_else(|| self.services(prefix))
+                .or_else(|| self.api_server(prefix).map(RejectReason::ApiServer))
+                .or_else(|| (!prefix.is_private()).then(|| public(LocationField::Cidrs, node)))
+                .or_else(|| self.of_pods(request, LocationField::Cidrs, node)),
             Purpose::Address | Purpose::AllowedIp => {
-                let only = object.is_some_and(|object| !object.node_cidrs.is_empty());
-                let allowed = named(|fact| &fact.node_cidrs) || lost(request, object);
+                let networks = || object.into_iter().flat_map(of_nodes);
+                let only = networks().next().is_some();
+                let allowed = networks().any(|network| network.covers(prefix)) || lost(request, object);
                 // The range of services is often far larger than what is used of it.
                 let range = self.service_range(prefix).filter(|_| !allowed);
                 let services = range.map(|range| RejectReason::NodeInServices(range, node.location.clone()));
@@ -276,6 +271,11 @@ impl<'a> Limits<'a> {
         (named || !request.standing).then(|| RejectReason::PodRange(range, field, node.location.clone()))
     }
 
+    fn translated(&self, prefix: &Prefix) -> Option<RejectReason> {
+        let range = self.translated.iter().find(|range| range.overlaps(prefix));
+        range.map(|range| RejectReason::Embedded(*range))
+    }
+
     fn services(&self, prefix: &Prefix) -> Option<RejectReason> {
         self.service_range(prefix).map(RejectReason::Services)
     }
@@ -295,6 +295,50 @@ impl<'a> Limits<'a> {
         } = self.cluster;
         within(api_server, prefix).or_else(|| within(api_endpoints, prefix))
     }
+}
+
+/// Returns the networks in `nodeCIDRs` that let no node have any address, and why.
+pub(super) fn unusable(locations: &[&LocationName], objects: &[Option<&LocationFact>]) -> Vec<Rejected> {
+    let named = locations.iter().zip(objects).flat_map(|(name, object)| {
+        let networks = object.iter().flat_map(|fact| &fact.node_cidrs);
+        networks.map(move |network| (*name, *network))
+    });
+    let refused = |(name, network): (&LocationName, Prefix)| {
+        let reason = too_large(&network).or_else(|| {
+            let mut around = nowhere().filter(|(range, _)| range.covers(&network));
+            around.next().map(|(_, reason)| reason)
+        })?;
+        Some(Rejected {
+            by: Claimant::Location(name.clone()),
+            claim: Claim::NodeCidr(network),
+            reason,
+        })
+    };
+    named.filter_map(refused).collect()
+}
+
+/// Returns the networks in which the nodes of a location may have addresses, as its object says. One that is a large part of the
+/// internet counts for nothing: it would let each of them claim what it likes.
+fn of_nodes(object: &LocationFact) -> impl Iterator<Item = &Prefix> {
+    let networks = object.node_cidrs.iter();
+    networks.filter(|network| too_large(network).is_none())
+}
+
+fn too_large(prefix: &Prefix) -> Option<RejectReason> {
+    if prefix.is_default() {
+        return Some(RejectReason::DefaultRoute);
+    }
+    prefix.is_vast().then_some(RejectReason::Vast)
+}
+
+/// Returns the networks of which no address is another machine's, each with what is wrong with it.
+fn nowhere() -> impl Iterator<Item = (Prefix, RejectReason)> {
+    let unroutable = parsed(&NOT_ROUTABLE).map(|prefix| (prefix, RejectReason::NotRoutable));
+    unroutable.chain(parsed(&MAPPED).map(|prefix| (prefix, RejectReason::Embedded(prefix))))
+}
+
+fn parsed(texts: &'static [&str]) -> impl Iterator<Item = Prefix> {
+    texts.iter().filter_map(|text| text.parse().ok())
 }
 
 /// Returns the first of the addresses that is in a network.

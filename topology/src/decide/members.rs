@@ -194,12 +194,10 @@ enum Reached<'a> {
     Own,
 }
 
+/// Returns the endpoints at those addresses that may be another host's. What is published is read again, and an endpoint that
+/// cannot be would be published again and again.
 fn at<'a>(addresses: impl Iterator<Item = &'a IpAddr>, port: u16) -> impl Iterator<Item = Endpoint> {
-    let endpoint = move |address: &IpAddr| Endpoint {
-        host: EndpointHost::Address(*address),
-        port,
-    };
-    addresses.map(endpoint)
+    addresses.filter_map(move |address| Endpoint::at(*address, port).ok())
 }
 
 fn is_public(address: IpAddr) -> bool {

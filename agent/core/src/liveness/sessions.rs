@@ -9,6 +9,10 @@
 //! Two new leaders learn of each other at different times, so the first initiation is often lost, and WireGuard sends
 //! the next only after 5 s (REKEY_TIMEOUT). A leader that has never answered is therefore recreated in the device
 //! a few times, which loses nothing since there is no session, and lets WireGuard begin at once.
+//!
+//! WireGuard takes no initiation that is older than the newest one that it has taken from the same peer (whitepaper section
+//! 5.1), for as long as it has that peer. A leader whose clock was ahead and is right again would be shut out for as long as
+//! it was ahead, where it cannot be reached from here. So a leader that has been silent for long is recreated, too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +40,10 @@ const RECREATE: [Duration; 3] = [
     Duration::from_millis(1_200),
     Duration::from_millis(2_800),
 ];
+/// How long a leader that answered has to be silent before it is recreated, and how often it is while it stays so. There
+/// is no session by then ([`FRESH`]).
+const FORGOTTEN: Duration = Duration::from_secs(300);
+const _: () = assert!(FORGOTTEN.as_secs() > FRESH.as_secs());
 /// How long after a change the device is polled often.
 const EAGER: Duration = Duration::from_secs(30);
 /// How often the device is polled while a new peer has not answered yet.
@@ -63,8 +71,9 @@ struct Session {
     stimulated: Option<Instant>,
     /// It has another endpoint since its last stimulus.
     moved: bool,
-    /// How often it has been recreated.
+    /// How often it has been recreated, and when last.
     renewals: usize,
+    renewed: Option<Instant>,
 }
 
 /// A handshake as it was first seen: when that was by the wall clock of that time, when it was seen, and how old it was then.
@@ -128,11 +137,14 @@ impl Sessions {
     }
 
     /// Records that these have been recreated.
-    pub fn handle_renewed(&mut self, renewed: &BTreeSet<PublicKey>) {
+    pub fn handle_renewed(&mut self, renewed: &BTreeSet<PublicKey>, now: Instant) {
         for key in renewed {
             if let Some(session) = self.peers.get_mut(key) {
                 session.renewals += 1;
+                session.renewed = Some(now);
                 session.stimulated = None;
+                // Its counter begins again, and the device is the same.
+                session.stats.received = 0;
             }
         }
     }
@@ -177,14 +189,19 @@ impl Session {
             stimulated: None,
             moved: false,
             renewals: 0,
+            renewed: None,
         }
     }
 
     fn renewal_due(&self, now: Instant) -> bool {
-        let due = RECREATE
-            .get(self.renewals)
-            .is_some_and(|after| now >= self.since + *after);
-        due && self.heard.is_none() && self.stats.endpoint.is_some()
+        let long_since = |since: Instant| now >= since + FORGOTTEN;
+        let due = if self.heard.is_some() {
+            self.asked.is_some_and(long_since) && self.renewed.is_none_or(long_since)
+        } else {
+            let after = RECREATE.get(self.renewals);
+            after.is_some_and(|after| now >= self.since + *after)
+        };
+        due && self.stats.endpoint.is_some()
     }
 
     fn observe(&mut self, stats: PeerStats, now: Instant) {
@@ -344,17 +361,56 @@ mod tests {
         for tenth in 0..100_u32 {
             let now = start + tenth * SECOND / 10;
             let due = sessions.poll_renewals(now);
-            sessions.handle_renewed(&due);
+            sessions.handle_renewed(&due, now);
             at.extend(due.iter().map(|_| tenth));
         }
         assert_eq!(at, [4, 12, 28]);
     }
 
+    /// The counters of a peer that has an endpoint.
+    fn located(received: u64) -> BTreeMap<PublicKey, PeerStats> {
+        let mut stats = stats(received, None);
+        stats.get_mut(&key()).unwrap().endpoint = Some("192.0.2.1:1".parse().unwrap());
+        stats
+    }
+
     #[test]
-    fn a_leader_that_answered_is_never_recreated() {
+    fn a_leader_that_answers_is_not_recreated() {
         let (mut sessions, start) = (sessions(), Instant::now());
-        sessions.handle_stats(&stats(92, None), start);
-        assert!(sessions.poll_renewals(start + SECOND).is_empty());
+        for minute in 0..60_u32 {
+            let now = start + minute * 60 * SECOND;
+            sessions.handle_stats(&located(92 + u64::from(minute)), now);
+            assert!(sessions.poll_renewals(now + 59 * SECOND).is_empty());
+            sessions.handle_stimulated(&key(), now + 59 * SECOND);
+        }
+    }
+
+    #[test]
+    fn of_a_leader_that_was_silent_for_long_it_is_forgotten_which_time_it_had() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&located(900), start);
+        let mut received = 900;
+        let mut at = Vec::new();
+        for second in (20..1_000_u32).step_by(5) {
+            let now = start + second * SECOND;
+            sessions.handle_stats(&located(received), now);
+            let due = sessions.poll_renewals(now);
+            if !due.is_empty() {
+                sessions.handle_renewed(&due, now);
+                received = 0;
+                at.push(second);
+            }
+            for key in sessions.poll_stimuli(now) {
+                sessions.handle_stimulated(&key, now);
+            }
+            assert_eq!(sessions.poll_timeout(now), now + SELDOM, "it is no new peer");
+        }
+        assert_eq!(at, [320, 620, 920]);
+        // Its first answer ends that, however few bytes these are.
+        let now = start + 1_000 * SECOND;
+        sessions.handle_stats(&located(92), now);
+        assert_eq!(sessions.silence(&key(), now), None);
+        assert!(sessions.poll_renewals(now + 1_000 * SECOND).is_empty());
     }
 
     #[test]

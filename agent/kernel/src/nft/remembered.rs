@@ -8,7 +8,6 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher as _},
-    io,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +16,7 @@ use spanwire_host::{NftSet, NftTable};
 use spanwire_topology::Family;
 
 use super::{frame::Frame, script};
-use crate::sysctl;
+use crate::{state_file, sysctl};
 
 /// The name of the file in the state folder.
 const FILE: &str = "nft-table.json";
@@ -72,9 +71,7 @@ impl Remembered {
             "text": text(table),
             "frame": digest(frame),
         });
-        let fresh = self.file.with_extension("new");
-        let written = fs::write(&fresh, entry.to_string()).and_then(|()| fs::rename(&fresh, &self.file));
-        if let Err(error) = written {
+        if let Err(error) = state_file::replace(&self.file, entry.to_string().as_bytes()) {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(error, path = %self.file.display(), "the next agent will load the nft table once more");
         }
@@ -83,14 +80,9 @@ impl Remembered {
     /// Removes the file: the table is gone.
     pub(super) fn remove(&mut self) {
         self.forget();
-        for file in [&self.file, &self.file.with_extension("new")] {
-            match fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, path = %file.display(), "the file stays");
-                }
-                _ => {}
-            }
+        if let Err(error) = state_file::remove(&self.file) {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, path = %self.file.display(), "the file stays");
         }
     }
 }

@@ -95,12 +95,83 @@ fn an_agent_cannot_ask_for_a_term_of_years() {
         assert!(!world.others(1..60), "{term}");
         assert!(world.others(60..61), "{term}");
     }
-    let mut world = World::new();
-    let mut asked = lease("a", START);
-    asked.spec.as_mut().unwrap().lease_duration_seconds = Some(-5);
-    world.tell(0, asked);
-    world.lead(0, &["a"]);
-    assert!(world.alive("a"), "it has the grace of one without a Lease");
+}
+
+/// The API server refuses none of these but what is less than 1, and not from each of its versions.
+#[test]
+fn a_term_that_is_over_at_once_makes_no_leader_silent_and_alive_in_turn() {
+    for term in [None, Some(0), Some(1), Some(9), Some(-5), Some(i32::MIN)] {
+        let asked = |second: i64| {
+            let mut asked = lease("a", START + second);
+            asked.spec.as_mut().unwrap().lease_duration_seconds = term;
+            asked
+        };
+        for leads_before in [true, false] {
+            let mut world = World::new();
+            if leads_before {
+                world.lead(0, &["a"]);
+            }
+            world.tell(0, asked(0));
+            world.lead(0, &["a"]);
+            for second in 1..100 {
+                let back = second % 10 == 0 && world.tell(second, asked(second));
+                let turned = back || world.others(second..second + 1);
+                assert!(!turned && world.alive("a"), "{term:?} at {second}");
+            }
+            assert!(world.others(100..120), "{term:?}: it ends all the same");
+        }
+    }
+}
+
+/// Of a node that writes as fast as it can, and of times that are garbage.
+#[test]
+fn whatever_times_a_lease_has_its_node_is_silent_a_term_after_the_last_write_and_no_other_is() {
+    let times = [
+        Some(Timestamp::MIN),
+        Some(Timestamp::MAX),
+        None,
+        Timestamp::from_second(START).ok(),
+        Some(Timestamp::MAX),
+    ];
+    for term in [None, Some(0), Some(1), Some(40), Some(i32::MAX)] {
+        let mut world = World::led_by(&["a", "b"]);
+        let mut turned = Vec::new();
+        for write in 0..1000_usize {
+            let mut asked = lease("a", START);
+            let spec = asked.spec.as_mut().unwrap();
+            spec.renew_time = times[write % times.len()].map(MicroTime);
+            spec.lease_duration_seconds = term;
+            turned.push(world.tell(1, asked));
+        }
+        assert!(!turned.contains(&true), "{term:?}");
+        for second in 2..62 {
+            world.tell(second, lease("b", START + second));
+        }
+        assert!(!world.alive("a") && world.alive("b"), "{term:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_is_released_ends_no_lead_that_came_after_and_gives_the_next_one_its_grace() {
+    let released = |second| {
+        let mut lease = lease("a", START + second);
+        let spec = lease.spec.as_mut().unwrap();
+        (spec.holder_identity, spec.lease_duration_seconds) = (None, Some(1));
+        lease
+    };
+    let mut world = World::led_by(&["a"]);
+    // It was to cease, and leads again before its agent has released the Lease.
+    world.tell(5, released(5));
+    assert!(!world.others(5..15) && world.alive("a"));
+    assert!(world.others(15..16), "it was no renewal");
+
+    let mut world = World::led_by(&["a"]);
+    world.lead(5, &[]);
+    world.tell(6, released(6));
+    world.lead(7, &["a"]);
+    world.others(7..67);
+    assert!(world.alive("a"), "time to learn of it");
+    assert!(world.others(67..68) && !world.alive("a"));
 }
 
 #[test]
