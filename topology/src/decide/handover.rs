@@ -1,7 +1,7 @@
 //! How the roles of a location pass from node to node: in stages, so that packets find a tunnel at each.
 //!
 //! 1. A node that is elected stands by until its tunnels are up: until it reports the links that the leaders have whose
-//!    part it takes over. Until then one of those, which is alive, keeps the part; a part that nobody had is left to the
+//!    part it takes over. Until then one of those, which is alive, keeps the part; a part that no node had is left to the
 //!    leaders that act.
 //! 2. A leader that is not elected any more stands by after all others, for agents learn of that one by one. It is
 //!    dropped when nothing uses it any more ([`NodeFact::released`](crate::NodeFact::released)).
@@ -19,7 +19,7 @@ use crate::{Leader, LeaderRole, Leaving, LocationName, NodeName};
 pub(super) struct Standing<'a> {
     /// What it reports of its tunnels.
     pub(super) links: &'a BTreeMap<LocationName, bool>,
-    /// It is alive, with a key, in the location, and has not been released.
+    /// It is alive and not doubtful, with a key, in the location, and has not been released.
     pub(super) serves: bool,
     /// It may lead.
     pub(super) allowed: bool,
@@ -61,9 +61,11 @@ pub(super) fn stage<'a>(
     let needed: BTreeSet<&LocationName> = reference.flat_map(|leader| up(&leader.node)).collect();
     let connected = |node: &NodeName| acts(node) || needed.is_subset(&up(node));
 
+    // A doubtful leader that nothing better replaces has no one to wait for.
+    let stays = |node: &NodeName| before.iter().filter(is_active).any(|leader| leader.node == *node);
     let ready: BTreeSet<&NodeName> = elected
         .iter()
-        .filter(|leader| is_active(leader) && connected(&leader.node))
+        .filter(|leader| is_active(leader) && (stays(&leader.node) || connected(&leader.node)))
         .map(|leader| &leader.node)
         .collect();
     let spare = serving.iter().map(|leader| &leader.node);
