@@ -7,6 +7,7 @@ mod established;
 mod handover;
 mod incremental;
 mod kept;
+mod leases;
 mod networks;
 mod truth;
 mod unreadable;
