@@ -100,6 +100,8 @@ pub struct Inlets {
     pub judgements: watch::Receiver<Judgement>,
     /// Why none is watched, where that is so.
     pub failures: watch::Receiver<Option<String>>,
+    /// Why the API server does not take the leader's Lease, where that is so.
+    pub refusals: watch::Receiver<Option<String>>,
 }
 
 /// The agent's loop.
@@ -269,6 +271,9 @@ impl EventLoop {
                 Ok(()) = inlets.failures.changed() => {
                     self.state.handle_unwatched(inlets.failures.borrow_and_update().clone());
                     self.log_troubles();
+                }
+                Ok(()) = inlets.refusals.changed() => {
+                    self.state.handle_lease(inlets.refusals.borrow_and_update().clone());
                 }
                 saved = finished(&mut self.saving) => self.take_saved(saved),
                 () = sleep_until(wake.unwrap_or(patience).into()), if wake.is_some() => self.take_timeout(),

@@ -72,6 +72,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         clock: source.clock,
         judgements: prober.judgements,
         failures: prober.failures,
+        refusals: source.refusals,
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {
@@ -145,6 +146,7 @@ struct Connected {
     snapshots: Snapshots,
     api_server: watch::Receiver<ApiServer>,
     clock: watch::Receiver<Option<i64>>,
+    refusals: watch::Receiver<Option<String>>,
 }
 
 /// Starts what talks to the source. `before` is where the API server was.
@@ -158,6 +160,7 @@ async fn connect_source(
     let (publisher, snapshots) = source::channel();
     let (server_known, api_server) = watch::channel(before);
     let (behind, clock) = watch::channel(None);
+    let (refused, refusals) = watch::channel(None);
     match &args.source {
         Source::File(path) => {
             tokio::spawn(file::watch(path.clone(), me.clone(), publisher));
@@ -182,12 +185,14 @@ async fn connect_source(
             tokio::spawn(clock::watch(client.clone(), behind));
             tokio::spawn(kubernetes::watch(client.clone(), me.clone(), publisher));
             tokio::spawn(status_writer::write(client.clone(), me.clone(), statuses));
-            tokio::spawn(lease::renew(client, args.namespace.clone(), me.clone(), owners));
+            let namespace = args.namespace.clone();
+            tokio::spawn(lease::renew(client, namespace, me.clone(), owners, refused));
         }
     }
     Ok(Connected {
         snapshots,
         api_server,
         clock,
+        refusals,
     })
 }

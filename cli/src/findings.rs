@@ -150,9 +150,15 @@ fn of_conditions(kind: &str, name: &str, conditions: &[Condition], found: &mut V
 
 fn severity(reason: &str) -> Severity {
     let is = |known: Reason| known.as_str() == reason;
+    let warnings = [
+        Reason::NoNode,
+        Reason::Limited,
+        Reason::LeaseRefused,
+        Reason::LeaseNotRenewed,
+    ];
     if is(Reason::EndpointInMesh) {
         Severity::Note
-    } else if is(Reason::NoNode) || is(Reason::Limited) {
+    } else if warnings.into_iter().any(is) {
         Severity::Warning
     } else {
         Severity::Error

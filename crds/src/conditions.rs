@@ -27,6 +27,9 @@ pub enum ConditionType {
     PodNetworks,
     /// Of a MeshNode that leads: other leaders can begin a session with it. Only said where its own firewall forbids it.
     PortOpen,
+    /// Of a MeshNode: its agent can renew its Lease as a leader. Of a Location: the Leases of its leaders are renewed. Only said
+    /// where that is not so.
+    LeaseRenewed,
 }
 
 /// Why a condition is as it is.
@@ -78,11 +81,15 @@ pub enum Reason {
     NoPodNetwork,
     /// The node's firewall drops what comes to WireGuard's port.
     WireGuardPortClosed,
+    /// The API server does not take the Lease of a leader.
+    LeaseRefused,
+    /// The Lease of a leader is not renewed in time.
+    LeaseNotRenewed,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ready,
         Self::LeaderElected,
         Self::Connected,
@@ -90,6 +97,7 @@ impl ConditionType {
         Self::ApiServerPastMesh,
         Self::PodNetworks,
         Self::PortOpen,
+        Self::LeaseRenewed,
     ];
 
     /// Returns the type as it stands in the condition.
@@ -103,6 +111,7 @@ impl ConditionType {
             Self::ApiServerPastMesh => "ApiServerPastMesh",
             Self::PodNetworks => "PodNetworks",
             Self::PortOpen => "PortOpen",
+            Self::LeaseRenewed => "LeaseRenewed",
         }
     }
 }
@@ -135,6 +144,8 @@ impl Reason {
             Self::PodAddresses => "PodAddresses",
             Self::NoPodNetwork => "NoPodNetwork",
             Self::WireGuardPortClosed => "WireGuardPortClosed",
+            Self::LeaseRefused => "LeaseRefused",
+            Self::LeaseNotRenewed => "LeaseNotRenewed",
         }
     }
 }
@@ -163,7 +174,12 @@ pub fn is_known(condition: &Condition) -> bool {
 /// Returns whether a condition of a MeshNode is its agent's; the operator adds [`ConditionType::Accepted`].
 #[must_use]
 pub fn is_of_agent(condition: &Condition) -> bool {
-    let agent = [ConditionType::Ready, ConditionType::ApiServerPastMesh];
+    let agent = [
+        ConditionType::Ready,
+        ConditionType::ApiServerPastMesh,
+        ConditionType::PortOpen,
+        ConditionType::LeaseRenewed,
+    ];
     agent.iter().any(|own| own.as_str() == condition.type_)
 }
 

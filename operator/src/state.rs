@@ -22,6 +22,7 @@
 //!   it reports again.
 //! * An object that cannot be read: it counts as it was known, or as absent; a MeshNode as one without a report, a Lease as
 //!   not renewed. It is named in an Event, and nothing else is harmed.
+//! * Leases that no agent can renew: leaders stay ([`liveness`]), and a condition says so.
 //! * Everything dead: when no node of a location that may lead it seems to be alive, its leaders stay (`decide`).
 
 mod answers;
@@ -120,6 +121,8 @@ pub struct OperatorState {
     faulty: BTreeSet<NodeName>,
     /// Nodes whose agents say that packets may be lost there.
     degraded: BTreeSet<NodeName>,
+    /// Nodes whose agents say that they cannot renew their Lease.
+    refused: BTreeSet<NodeName>,
     /// The decision before, as long as no other writer changed what is published.
     published: Option<Mesh>,
     publication: Publication,
@@ -335,18 +338,11 @@ impl OperatorState {
         let previous = self.previous();
         if !std::mem::replace(&mut self.remembered, true) {
             self.facts.remember(&previous);
+            self.succeed(&previous, now.monotonic);
         }
         self.refresh(&previous);
         let decision = decide(&self.facts, &previous);
-        let leaders = decision
-            .mesh
-            .locations
-            .values()
-            .flat_map(|location| &location.leaders);
-        self.liveness.lead(
-            &leaders.map(|leader| leader.node.clone()).collect(),
-            now.monotonic,
-        );
+        self.appoint(&decision.mesh, now.monotonic);
         for node in self.usage.handle_decision(&decision.leaving, now.monotonic) {
             if let Some(fact) = self.facts.nodes.get_mut(&node) {
                 fact.released = false;

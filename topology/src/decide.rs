@@ -4,8 +4,8 @@
 //! 2. Members are put together, with the overlay addresses they had; of a pool that is not named by the user only while
 //!    the cluster has its family.
 //! 3. Every location elects its leaders, keeping incumbents. While no node that may lead is alive they stay: it is more
-//!    likely that the way to the API server is cut than that all died, and without them it could never come back. Roles
-//!    move in stages: who takes over is connected before, and who is relieved stays connected for a while.
+//!    likely that the way to the API server is cut than that all died, and without them it could never come back. A leader that
+//!    is doubtful stays until another node is not. Roles move in stages: who takes over is connected before, and who is relieved stays connected for a while.
 //! 4. Pairs of locations whose leaders both report the link become established, and stay so when one has no node any more.
 //! 5. Peers get a home, the one they had where it still serves.
 //! 6. What differs from the decision before gets a new generation.
@@ -197,7 +197,7 @@ fn standing<'a>(
     let candidate = candidates.iter().find(|candidate| candidate.node == node);
     Some(Standing {
         links: &fact.links,
-        serves: fact.alive && !fact.released && member.public_key.is_some(),
+        serves: fact.alive && !fact.doubtful && !fact.released && member.public_key.is_some(),
         allowed: candidate.is_some(),
         preferred: candidate.is_some_and(|candidate| candidate.preferred),
     })

@@ -3,7 +3,7 @@
 //! The order of preference: annotated leaders, then nodes that have an address for the outside, then incumbents in
 //! their order, then a stable hash of the name. So a newcomer of equal rank displaces no incumbent. Cordoned nodes are
 //! to be rebooted soon: among a few leaders they are taken only where there is no other node. Where every node leads
-//! itself they go on doing so, after the others.
+//! itself they go on doing so, after the others. Doubtful nodes come after all others; of several, an incumbent stays.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ pub struct Candidate<'a> {
     pub reachable: bool,
     /// It is marked unschedulable, or is being drained.
     pub cordoned: bool,
+    /// It is not known to work as a leader ([`NodeFact::doubtful`](crate::NodeFact::doubtful)).
+    pub doubtful: bool,
 }
 
 /// How many leaders a location wants.
@@ -49,13 +51,15 @@ pub fn elect(candidates: &[Candidate<'_>], incumbents: &[Leader], seats: Seats) 
     let rank = |candidate: &Candidate<'_>| {
         let place = places.get(candidate.node).copied().unwrap_or(usize::MAX);
         (
+            candidate.doubtful.then_some(place),
             candidate.cordoned,
             !candidate.preferred,
             !candidate.reachable,
             place,
         )
     };
-    let spare_cordoned = seats.mode == MeshMode::Leaders && candidates.iter().any(|c| !c.cordoned);
+    let spare_cordoned =
+        seats.mode == MeshMode::Leaders && candidates.iter().any(|c| !c.cordoned && !c.doubtful);
     let willing = candidates
         .iter()
         .filter(|candidate| !(spare_cordoned && candidate.cordoned));
@@ -101,6 +105,7 @@ mod tests {
             preferred: false,
             reachable: false,
             cordoned: false,
+            doubtful: false,
         };
         let candidates: Vec<Candidate<'_>> = names.iter().map(candidate).collect();
         let seats = Seats {

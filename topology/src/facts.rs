@@ -202,6 +202,8 @@ pub struct NodeFact {
     pub hop: BTreeSet<IpAddr>,
     /// It runs: where it leads, its Lease is fresh; else its Node is Ready.
     pub alive: bool,
+    /// Its agent has not renewed its Lease as a leader, or says that it could not: others go before it.
+    pub doubtful: bool,
     /// It is marked unschedulable, or is being drained.
     pub cordoned: bool,
     /// It was leaving its part as a leader ([`Decision::leaving`](crate::Decision::leaving)), and is waited for no longer.

@@ -104,6 +104,7 @@ struct Others {
     assigned: watch::Receiver<Arc<Assignment>>,
     judged: watch::Sender<Judgement>,
     failed: watch::Sender<Option<String>>,
+    refused: watch::Sender<Option<String>>,
     state_directory: PathBuf,
     log: Log,
 }
@@ -199,6 +200,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let (assignments, assigned) = watch::channel(Arc::default());
     let (judged, judgements) = watch::channel(Judgement::default());
     let (failed, failures) = watch::channel(None);
+    let (refused, refusals) = watch::channel(None);
     let outlets = Outlets {
         status,
         owner: watch::channel(None).0,
@@ -229,6 +231,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
         assigned,
         judged,
         failed,
+        refused,
         state_directory: directory,
         log: Rc::clone(&log),
     };
@@ -244,6 +247,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             clock,
             judgements,
             failures,
+            refusals,
         };
         events.run(inlets, pending()).await
     };
@@ -507,29 +511,35 @@ async fn another_leader_is_used_at_once_when_the_one_in_use_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_no_leader_is_watched_is_reported_while_it_lasts() {
+async fn that_no_leader_is_watched_or_the_lease_is_refused_is_reported_while_it_lasts() {
     beside(None, async |others| {
         others.publish(2);
         after(100 * MILLISECOND).await;
-        let message = || {
+        let message = |about: &str| {
             let status = others.status.borrow().clone();
-            let ready = status?
+            let found = status?
                 .conditions
                 .iter()
-                .find(|condition| condition.type_ == "Ready")
+                .find(|condition| condition.type_ == about)
                 .cloned();
-            ready.map(|ready| ready.message)
+            found.map(|condition| condition.message)
         };
         others.failed.send_replace(Some("no socket".to_owned()));
         after(MILLISECOND).await;
-        let text = message().unwrap();
+        let text = message("Ready").unwrap();
         assert!(
             text.contains("no socket") && text.contains("leaders are not watched"),
             "{text}"
         );
         others.failed.send_replace(None);
         after(MILLISECOND).await;
-        assert!(!message().unwrap().contains("no socket"));
+        assert!(!message("Ready").unwrap().contains("no socket"));
+        others.refused.send_replace(Some("forbidden".to_owned()));
+        after(MILLISECOND).await;
+        assert!(message("LeaseRenewed").unwrap().starts_with("forbidden"));
+        others.refused.send_replace(None);
+        after(MILLISECOND).await;
+        assert_eq!(message("LeaseRenewed"), None);
     })
     .await;
 }

@@ -30,6 +30,8 @@ pub struct Report {
     pub retired: bool,
     /// What the agent cannot do, where packets may be lost for that; bounded, for it is the node's own word.
     pub degraded: Option<String>,
+    /// Why the API server does not take its Lease, where that is so; bounded likewise.
+    pub lease_refused: Option<String>,
 }
 
 /// Returns what the agent says.
@@ -57,7 +59,12 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .filter_map(|entry| link(&mut fields, entry))
             .collect(),
         retired: status.retired,
-        degraded: degraded(&status.conditions),
+        degraded: fault(&status.conditions, ConditionType::Ready, Reason::Degraded),
+        lease_refused: fault(
+            &status.conditions,
+            ConditionType::LeaseRenewed,
+            Reason::LeaseRefused,
+        ),
     };
     Translated {
         fact,
@@ -65,14 +72,16 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
     }
 }
 
-fn degraded(conditions: &[Condition]) -> Option<String> {
-    let ready = ConditionType::Ready.as_str();
-    let ready = conditions.iter().find(|condition| condition.type_ == ready)?;
-    let degraded = ready.status == "False" && ready.reason == Reason::Degraded.as_str();
-    let printable = ready.message.chars().filter(|letter| !letter.is_control());
-    degraded.then(|| {
+/// Returns the message of a condition that is false for this reason.
+fn fault(conditions: &[Condition], about: ConditionType, reason: Reason) -> Option<String> {
+    let said = conditions
+        .iter()
+        .find(|condition| condition.type_ == about.as_str())?;
+    let holds = said.status != "False" || said.reason != reason.as_str();
+    let printable = said.message.chars().filter(|letter| !letter.is_control());
+    (!holds).then(|| {
         let mut text: String = printable.take(LONGEST).collect();
-        if text.len() < ready.message.len() {
+        if text.len() < said.message.len() {
             text.push('…');
         }
         text
@@ -151,6 +160,27 @@ mod tests {
                 "{about} {status} {reason}"
             );
         }
+    }
+
+    #[test]
+    fn a_refused_lease_is_what_the_agent_says_it_is() {
+        let of = |status: &str, reason: &str| {
+            let condition = serde_json::json!({
+                "type": "LeaseRenewed", "status": status, "reason": reason, "message": "leases is forbidden",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            let conditions = vec![serde_json::from_value(condition).unwrap()];
+            report(&MeshNodeStatus {
+                conditions,
+                ..MeshNodeStatus::default()
+            })
+            .fact
+        };
+        let refused = of("False", "LeaseRefused");
+        assert_eq!(refused.lease_refused.as_deref(), Some("leases is forbidden"));
+        assert_eq!(refused.degraded, None);
+        assert_eq!(of("True", "LeaseRefused").lease_refused, None);
+        assert_eq!(of("False", "Other").lease_refused, None);
     }
 
     #[test]

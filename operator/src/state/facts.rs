@@ -1,7 +1,9 @@
 //! The facts that decisions are made upon, kept in place: what changes is entered, nothing is copied for a decision.
 
+use std::{collections::BTreeMap, time::Instant};
+
 use spanwire_crds::translate::Report;
-use spanwire_topology::{Mesh, NodeFact, NodeName};
+use spanwire_topology::{Leader, Location, LocationName, Mesh, NodeFact, NodeName};
 
 use super::{
     OperatorState,
@@ -19,6 +21,7 @@ impl OperatorState {
         };
         fact.public_key = known.public_key;
         fact.alive = known.alive;
+        fact.doubtful = known.doubtful;
         fact.hop.clone_from(&known.hop);
         fact.links.clone_from(&known.links);
         fact.released = known.released;
@@ -37,7 +40,7 @@ impl OperatorState {
         if now.is_none() {
             self.facts.nodes.remove(&name);
             // Another machine may get its name.
-            self.liveness.heard(&name);
+            self.liveness.forget(&name);
             self.urgent |= self.liveness.leads(&name);
         }
         if now.map(|record| &record.uid) != before.map(|record| &record.uid) {
@@ -82,19 +85,19 @@ impl OperatorState {
         self.dirty |= self.answers.get(&name) != accepted;
         let is_answered = accepted.is_some();
         self.note_faults(&name);
-        let degraded = self
-            .mesh_nodes
-            .get(&name)
-            .is_some_and(|record| record.report.degraded.is_some());
-        if degraded {
-            self.degraded.insert(name.clone());
-        } else {
-            self.degraded.remove(&name);
-        }
-        if is_answered {
-            self.answered.insert(name.clone());
-        } else {
-            self.answered.remove(&name);
+        let report = self.mesh_nodes.get(&name).map(|record| &record.report);
+        let degraded = report.is_some_and(|report| report.degraded.is_some());
+        let refused = report.is_some_and(|report| report.lease_refused.is_some());
+        for (names, is_one) in [
+            (&mut self.degraded, degraded),
+            (&mut self.refused, refused),
+            (&mut self.answered, is_answered),
+        ] {
+            if is_one {
+                names.insert(name.clone());
+            } else {
+                names.remove(&name);
+            }
         }
         if self.mesh_node_write(&name).is_some() {
             self.dirty = true;
@@ -130,7 +133,10 @@ impl OperatorState {
     pub(super) fn refresh(&mut self, previous: &Mesh) {
         for name in std::mem::take(&mut self.stale) {
             let record = self.nodes.get(&name);
-            let alive = record.is_some_and(|record| self.liveness.alive(&name, record.ready));
+            let lingers = self.liveness.lingers(&name);
+            let alive = record
+                .is_some_and(|record| (lingers && record.ready) || self.liveness.alive(&name, record.ready));
+            let doubtful = lingers || (self.refused.contains(&name) && !self.liveness.leads(&name));
             let counts = self.counts(&name);
             let published = self.report(&name).is_none().then(|| published(&name, previous));
             let Some(fact) = self.facts.nodes.get_mut(&name) else {
@@ -148,7 +154,26 @@ impl OperatorState {
                 fact.links.clear();
             }
             fact.alive = alive;
+            fact.doubtful = doubtful;
         }
+    }
+
+    /// Takes over the leaders of a decision.
+    pub(super) fn appoint(&mut self, mesh: &Mesh, now: Instant) {
+        self.liveness.lead(&leaders(mesh), &self.refused, now);
+        // Whether a refused Lease counts depends on whether the node leads.
+        self.stale.extend(self.refused.iter().cloned());
+    }
+
+    /// Takes over the leaders that an operator before this one has published. One whose Lease is refused, while those of others in its
+    /// location are not, was silent for that one already.
+    pub(super) fn succeed(&mut self, previous: &Mesh, now: Instant) {
+        let is_one = |leader: &Leader| self.refused.contains(&leader.node);
+        let locations = previous.locations.values();
+        let refused = locations.filter(|location| !location.leaders.iter().all(is_one));
+        let refused = refused.flat_map(|location| location.leaders.iter().filter(|leader| is_one(leader)));
+        let refused = refused.map(|leader| leader.node.clone()).collect();
+        self.liveness.lead(&leaders(previous), &refused, now);
     }
 
     /// Whether what an agent reports of its links is of the part that its node has now. A report that is left from an earlier
@@ -163,6 +188,15 @@ impl OperatorState {
         let report = self.mesh_nodes.get(name).map(|record| &record.report);
         report.filter(|report| report.retired || report.public_key.is_some())
     }
+}
+
+/// Returns who leads, and which location.
+fn leaders(mesh: &Mesh) -> BTreeMap<NodeName, LocationName> {
+    let of_location = |(name, location): (&LocationName, &Location)| {
+        let nodes = location.leaders.iter().map(|leader| leader.node.clone());
+        nodes.map(|node| (node, name.clone())).collect::<Vec<_>>()
+    };
+    mesh.locations.iter().flat_map(of_location).collect()
 }
 
 /// What people ask of a node. Its region comes with the node, from who made it.

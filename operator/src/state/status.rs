@@ -1,6 +1,7 @@
 //! Conditions, and Events for what was not granted.
 
 mod connected;
+mod leases;
 mod networks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -222,6 +223,7 @@ impl OperatorState {
         let of_members = self.problems_of_members(problems);
         let nothing = Location::default();
         let degraded = self.degraded_members();
+        let unrenewed = self.unrenewed();
         let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
         for (name, record) in self.locations.objects() {
             let location = decision.mesh.locations.get(name).unwrap_or(&nothing);
@@ -235,13 +237,14 @@ impl OperatorState {
             let degraded = degraded.get(name).map_or(&[][..], Vec::as_slice);
             let connected = self.connected(name, location, &decision.mesh);
             let connected = through_leaders(connected, location, degraded);
-            let findings = vec![
+            let mut findings = vec![
                 ready(&elected, &connected, degraded),
                 elected,
                 connected,
                 accepted,
                 self.pod_networks(location),
             ];
+            findings.extend(unrenewed.get(name).map(|unrenewed| self.lease_renewed(unrenewed)));
             let previous = record.status.as_ref();
             let previous = previous.map_or(&[][..], |status| &status.conditions);
             let generation = record.revision.generation;

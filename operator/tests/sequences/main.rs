@@ -8,6 +8,7 @@ mod established;
 mod handover;
 mod incremental;
 mod kept;
+mod leases;
 mod networks;
 mod truth;
 mod unreadable;

@@ -1,5 +1,6 @@
 //! A likeness of the API server, small enough to be seen whole.
 
+mod leases;
 mod lists;
 mod peers;
 
@@ -10,8 +11,8 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta, OwnerReference},
+    api::coordination::v1::Lease,
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference},
     jiff::Timestamp,
 };
 use kube::{ResourceExt as _, runtime::watcher::Event};
@@ -148,6 +149,7 @@ pub(crate) struct World {
     slices: BTreeMap<String, LocationSlice>,
     peers: BTreeMap<String, Peer>,
     answers: BTreeMap<String, Condition>,
+    leases: BTreeMap<String, Lease>,
     spoilt: BTreeSet<String>,
     notifier: Notifier,
     notices: Vec<Notice>,
@@ -276,48 +278,6 @@ impl World {
         metadata.resource_version = Some(self.version.to_string());
     }
 
-    pub(crate) fn renew(&mut self, second: u64) {
-        self.renew_but(second, "");
-    }
-
-    /// A second passes; the operator and all leaders but one renew their Leases.
-    pub(crate) fn renew_but(&mut self, second: u64, silent: &str) {
-        self.second = second;
-        let own = Lease {
-            metadata: ObjectMeta {
-                name: Some("spanwire-operator".to_owned()),
-                ..ObjectMeta::default()
-            },
-            spec: None,
-        };
-        self.state
-            .handle_lease(Event::Apply(own.into()), now(second).monotonic);
-        for node in self.leaders().into_values().flatten() {
-            if node != silent {
-                self.lease(&node, second);
-            }
-        }
-        self.state.handle_timeout(now(second).monotonic);
-    }
-
-    fn lease(&mut self, node: &str, second: u64) {
-        let time = Timestamp::from_second(1_000_000 + i64::try_from(second).unwrap()).unwrap();
-        let lease = Lease {
-            metadata: ObjectMeta {
-                name: Some(format!("spanwire-leader-{node}")),
-                ..ObjectMeta::default()
-            },
-            spec: Some(LeaseSpec {
-                holder_identity: Some(node.to_owned()),
-                lease_duration_seconds: Some(40),
-                renew_time: Some(MicroTime(time)),
-                ..LeaseSpec::default()
-            }),
-        };
-        self.state
-            .handle_lease(Event::Apply(lease.into()), now(second).monotonic);
-    }
-
     /// Returns whether the endpoints of the API server lead to a decision.
     pub(crate) fn handle_api_endpoints(&mut self, endpoints: &BTreeSet<std::net::SocketAddr>) -> bool {
         self.state.handle_api_endpoints(endpoints);
@@ -440,6 +400,7 @@ impl World {
         let mut state = OperatorState::new(options());
         list_all(&mut state, |_| true);
         self.state = state;
+        self.list_leases();
         let names: Vec<String> = self.nodes.keys().cloned().collect();
         for name in names {
             self.send_node(&name);
@@ -561,10 +522,16 @@ impl World {
     }
 
     pub(crate) fn condition(&self, location: &str, about: &str) -> (String, String) {
-        let status = self.locations[location].status.as_ref().unwrap();
-        let mut conditions = status.conditions.iter();
-        let found = conditions.find(|condition| condition.type_ == about).unwrap();
-        (found.status.clone(), found.message.clone())
+        self.find_condition(location, about).unwrap()
+    }
+
+    pub(crate) fn find_condition(&self, location: &str, about: &str) -> Option<(String, String)> {
+        let status = self.locations[location].status.as_ref()?;
+        let found = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == about)?;
+        Some((found.status.clone(), found.message.clone()))
     }
 
     pub(crate) fn endpoint(&self, location: &str) -> Option<String> {

@@ -19,7 +19,7 @@ use crate::{Leader, LeaderRole, Leaving, LocationName, NodeName};
 pub(super) struct Standing<'a> {
     /// What it reports of its tunnels.
     pub(super) links: &'a BTreeMap<LocationName, bool>,
-    /// It is alive, with a key, in the location, and has not been released.
+    /// It is alive and not doubtful, with a key, in the location, and has not been released.
     pub(super) serves: bool,
     /// It may lead.
     pub(super) allowed: bool,
@@ -61,9 +61,11 @@ pub(super) fn stage<'a>(
     let needed: BTreeSet<&LocationName> = reference.flat_map(|leader| up(&leader.node)).collect();
     let connected = |node: &NodeName| acts(node) || needed.is_subset(&up(node));
 
+    // A doubtful leader that nothing better replaces has no one to wait for.
+    let stays = |node: &NodeName| before.iter().filter(is_active).any(|leader| leader.node == *node);
     let ready: BTreeSet<&NodeName> = elected
         .iter()
-        .filter(|leader| is_active(leader) && connected(&leader.node))
+        .filter(|leader| is_active(leader) && (stays(&leader.node) || connected(&leader.node)))
         .map(|leader| &leader.node)
         .collect();
     let spare = serving.iter().map(|leader| &leader.node);

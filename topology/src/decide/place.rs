@@ -184,6 +184,7 @@ pub(super) fn candidate<'a>(
         preferred: fact.leader == Some(true),
         reachable,
         cordoned: fact.cordoned,
+        doubtful: fact.doubtful,
     })
 }
 

@@ -160,6 +160,8 @@ fn set_node(node: &mut NodeFact, word: &str) -> Result<(), String> {
         ("hop", value) => node.hop = list(value)?,
         ("dead", _) => node.alive = false,
         ("alive", _) => node.alive = true,
+        ("doubtful", _) => node.doubtful = true,
+        ("trusted", _) => node.doubtful = false,
         ("cordoned", _) => node.cordoned = true,
         ("uncordoned", _) => node.cordoned = false,
         ("released", _) => node.released = true,

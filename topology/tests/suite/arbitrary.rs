@@ -139,6 +139,7 @@ fn node(messy: bool) -> impl Strategy<Value = NodeFact> {
         proptest::bool::weighted(0.9),
         proptest::bool::weighted(0.1),
         proptest::bool::weighted(0.3),
+        proptest::bool::weighted(0.1),
     );
     let links = vec((self::place(), any::<bool>()), 0..4);
     (place, claims, judged, links, 0_i64..3).prop_map(|(place, claims, judged, links, created)| NodeFact {
@@ -152,6 +153,7 @@ fn node(messy: bool) -> impl Strategy<Value = NodeFact> {
         leader: judged.0,
         alive: judged.1,
         cordoned: judged.2,
+        doubtful: judged.4,
         endpoints: judged
             .3
             .then(|| "198.51.100.1:51820".parse().unwrap())

@@ -56,7 +56,8 @@ proptest! {
         world.decide();
         for (name, was, is) in staged(&old, &world.mesh) {
             let [Some(first), Some(now)] = [was, is].map(|location| location.active().next()) else { continue };
-            if was.active().count() != 1 || is.active().count() != 1 || !world.facts.nodes[first].alive {
+            let before = &world.facts.nodes[first];
+            if was.active().count() != 1 || is.active().count() != 1 || !before.alive || before.doubtful {
                 continue;
             }
             let [needs, has] = [first, now].map(|node| up(&world.facts.nodes[node]));

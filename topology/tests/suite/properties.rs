@@ -61,7 +61,9 @@ proptest! {
     #[test]
     fn a_newcomer_moves_no_leader_and_no_overlay_address(facts in sound(), at in 0_usize..4) {
         let mut facts = facts;
-        facts.nodes.values_mut().for_each(|node| node.cordoned = false);
+        for node in facts.nodes.values_mut() {
+            (node.cordoned, node.doubtful) = (false, false);
+        }
         let old = decide(&facts, &Mesh::default()).mesh;
         let place = ["berlin", "madrid", "paris", "atlantis"][at];
         let mut more = facts;

@@ -26,18 +26,27 @@ pub(super) struct Known {
     pub(super) unwatched: Option<Trouble>,
     /// What is wrong with the clock.
     pub(super) clock: Option<Trouble>,
+    /// Why the API server does not take the Lease by which this node is known to lead.
+    lease_refused: Option<String>,
     /// All that is wrong; `None` before the first outcome.
     pub(super) troubles: Option<Vec<Trouble>>,
     conditions: Vec<Condition>,
 }
 
 impl NodeState {
+    /// Takes why the API server does not take this leader's Lease; `None` when it does.
+    pub fn handle_lease(&mut self, refused: Option<String>) {
+        self.status.lease_refused = refused;
+    }
+
     /// Returns what is to be reported; nothing before the first outcome, or while there is no object to report to.
     pub fn poll_status(&mut self, now: Timestamp) -> Option<MeshNodeStatus> {
         let node = self.node.clone()?;
         let mut findings = vec![ready(self.status.troubles.as_deref()?)];
         findings.extend(past_mesh(self.in_mesh()).filter(|_| !self.retire));
         findings.extend(self.closed_port().map(unreached));
+        let refused = self.status.lease_refused.as_deref().filter(|_| !self.retire);
+        findings.extend(refused.map(lease_refused));
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -115,15 +124,7 @@ fn cni(cni: &Cni) -> Option<&'static str> {
 
 fn ready(troubles: &[Trouble]) -> Finding {
     let texts: Vec<String> = troubles.iter().map(ToString::to_string).collect();
-    let mut message = texts.join("; ");
-    if message.len() > LONGEST {
-        let end = (0..=LONGEST)
-            .rev()
-            .find(|at| message.is_char_boundary(*at))
-            .unwrap_or(0);
-        message.truncate(end);
-        message.push('…');
-    }
+    let message = shortened(texts.join("; "), LONGEST);
     let holds = troubles.is_empty();
     Finding {
         about: ConditionType::Ready,
@@ -134,6 +135,32 @@ fn ready(troubles: &[Trouble]) -> Finding {
             (false, false) => Reason::Limited,
         },
         message,
+    }
+}
+
+fn shortened(mut message: String, longest: usize) -> String {
+    if message.len() > longest {
+        let end = (0..=longest)
+            .rev()
+            .find(|at| message.is_char_boundary(*at))
+            .unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// What is said of a Lease that the API server does not take. Nothing else is wrong with the node.
+fn lease_refused(cause: &str) -> Finding {
+    Finding {
+        about: ConditionType::LeaseRenewed,
+        holds: false,
+        reason: Reason::LeaseRefused,
+        message: format!(
+            "{}: so the API server does not take the Lease of this node as a leader; may agents create and patch Leases in \
+             their namespace (the chart's Role for them), and does a quota, a policy or a webhook forbid it?",
+            shortened(cause.to_owned(), LONGEST / 2)
+        ),
     }
 }
 

@@ -10,14 +10,22 @@ const START: i64 = 1_000_000;
 #[test]
 fn a_leader_that_does_not_renew_in_time_is_silent_and_a_renewal_brings_it_back() {
     let mut world = World::led_by(&["a"]);
-    assert_eq!(world.liveness.poll_timeout(), Some(world.at(15)));
+    assert_eq!(world.liveness.poll_timeout(), Some(world.at(40)));
     world.tell(5, lease("a", START + 5));
-    world.others(5..20);
-    assert!(!world.liveness.handle_timeout(world.at(19)));
-    assert!(world.liveness.handle_timeout(world.at(20)));
-    assert!(!world.alive("a"));
-    assert_eq!(world.liveness.poll_timeout(), None);
-    assert!(world.tell(21, lease("a", START + 21)));
+    world.others(5..45);
+    assert!(!world.liveness.handle_timeout(world.at(44)));
+    assert!(world.liveness.handle_timeout(world.at(45)));
+    assert!(!world.alive("a") && world.liveness.lingers(&name("a")));
+    assert_eq!(
+        world.liveness.poll_timeout(),
+        Some(world.at(84)),
+        "of the other one"
+    );
+    assert!(
+        !world.liveness.heard(&name("a")),
+        "of a leader its Lease says more"
+    );
+    assert!(world.tell(46, lease("a", START + 46)));
     assert!(world.alive("a"));
 }
 
@@ -30,19 +38,19 @@ fn a_leader_with_a_lease_needs_no_kubelet_and_all_others_do() {
         !world.leads_on("b"),
         "a Lease of one that does not lead means nothing"
     );
-    world.others(2..16);
+    world.others(2..41);
     assert!(!world.leads_on("a") && !world.alive("a"), "its term is over");
-    world.tell(16, lease("a", START + 16));
+    world.tell(41, lease("a", START + 41));
     assert!(world.leads_on("a"));
     world.liveness.take_vouched();
-    world.lead(17, &["c"]);
+    world.lead(42, &["c"]);
     assert!(!world.leads_on("a"), "it does not lead any more");
     assert!(!world.leads_on("c"), "it has no Lease yet");
     assert_eq!(world.liveness.take_vouched(), [name("a")].into());
-    world.tell(18, lease("c", START + 18));
+    world.tell(43, lease("c", START + 43));
     assert!(world.leads_on("c"));
     assert_eq!(world.liveness.take_vouched(), [name("c")].into());
-    let at = world.at(19);
+    let at = world.at(44);
     world.liveness.handle(Event::Delete(lease("c", START).into()), at);
     assert!(!world.leads_on("c") && world.alive("c"), "it has a grace");
     assert_eq!(world.liveness.take_vouched(), [name("c")].into());
@@ -58,68 +66,55 @@ fn the_same_renewal_told_again_prolongs_nothing() {
         .liveness
         .handle(Event::InitApply(lease("a", START).into()), at);
     world.liveness.handle(Event::InitDone, at);
-    assert!(world.others(10..16));
+    assert!(world.others(10..41));
     assert!(!world.alive("a"));
 }
 
 #[test]
 fn a_lease_that_cannot_be_read_is_no_renewal() {
     let mut world = World::led_by(&["a"]);
-    for second in 1..15 {
+    for second in 1..40 {
         world.tell(second, unreadable("a", second));
+        assert!(!world.others(second..second + 1));
     }
-    assert!(world.others(15..17));
+    assert!(world.others(40..41));
     assert!(!world.alive("a"));
     assert!(
-        world.tell(17, lease("a", START + 17)),
+        world.tell(41, lease("a", START + 41)),
         "a readable one brings it back"
     );
-    let at = world.at(18);
+    let at = world.at(42);
     world.liveness.handle(Event::Init, at);
-    world.liveness.handle(Event::InitApply(unreadable("a", 18)), at);
+    for lease in [unreadable("a", 42), lease("z", START + 40).into()] {
+        world.liveness.handle(Event::InitApply(lease), at);
+    }
     world.liveness.handle(Event::InitDone, at);
+    assert!(!world.others(43..81));
     assert!(
-        world.others(19..33),
+        world.others(81..82),
         "the term goes on from the last renewal, without a grace"
     );
 }
 
 #[test]
-fn an_agent_cannot_ask_for_a_term_of_years() {
-    for term in [i32::MAX, 3600, 61] {
-        let mut world = World::new();
-        let mut asked = lease("a", START);
-        asked.spec.as_mut().unwrap().lease_duration_seconds = Some(term);
-        world.tell(0, asked);
-        world.lead(0, &["a"]);
-        assert!(!world.others(1..60), "{term}");
-        assert!(world.others(60..61), "{term}");
-    }
-}
-
-/// The API server refuses none of these but what is less than 1, and not from each of its versions.
-#[test]
-fn a_term_that_is_over_at_once_makes_no_leader_silent_and_alive_in_turn() {
-    for term in [None, Some(0), Some(1), Some(9), Some(-5), Some(i32::MIN)] {
-        let asked = |second: i64| {
-            let mut asked = lease("a", START + second);
-            asked.spec.as_mut().unwrap().lease_duration_seconds = term;
-            asked
-        };
-        for leads_before in [true, false] {
-            let mut world = World::new();
-            if leads_before {
-                world.lead(0, &["a"]);
+fn an_agent_cannot_ask_for_a_term_of_years_and_has_one_that_it_can_renew_whatever_it_asks_for() {
+    let asked = |second: i64, term: Option<i32>| {
+        let mut asked = lease("a", START + second);
+        asked.spec.as_mut().unwrap().lease_duration_seconds = term;
+        asked
+    };
+    let years = [i32::MAX, 3600, 61].map(|term| (Some(term), 60));
+    let moments = [Some(-5), Some(0), Some(1), None].map(|term| (term, 30));
+    for (term, counts) in years.into_iter().chain(moments) {
+        let mut world = World::led_by(&["a"]);
+        for second in 1..=100 {
+            if second % 10 == 0 {
+                world.tell(second, asked(second, term));
             }
-            world.tell(0, asked(0));
-            world.lead(0, &["a"]);
-            for second in 1..100 {
-                let back = second % 10 == 0 && world.tell(second, asked(second));
-                let turned = back || world.others(second..second + 1);
-                assert!(!turned && world.alive("a"), "{term:?} at {second}");
-            }
-            assert!(world.others(100..120), "{term:?}: it ends all the same");
+            assert!(!world.others(second..second + 1), "{term:?}");
         }
+        assert!(!world.others(101..100 + counts), "{term:?}");
+        assert!(world.others(100 + counts..101 + counts), "{term:?}");
     }
 }
 
@@ -160,10 +155,12 @@ fn a_lease_that_is_released_ends_no_lead_that_came_after_and_gives_the_next_one_
         lease
     };
     let mut world = World::led_by(&["a"]);
+    assert!(!world.renewed_by(&["a", "z"], 1..51));
     // It was to cease, and leads again before its agent has released the Lease.
-    world.tell(5, released(5));
-    assert!(!world.others(5..15) && world.alive("a"));
-    assert!(world.others(15..16), "it was no renewal");
+    world.others(51..55);
+    world.tell(55, released(55));
+    let turned = (55..100).find(|second| world.others(*second..second + 1));
+    assert_eq!(turned, Some(90), "it was no renewal, and no end");
 
     let mut world = World::led_by(&["a"]);
     world.lead(5, &[]);
@@ -184,28 +181,106 @@ fn the_clock_of_the_node_may_be_wrong() {
 }
 
 #[test]
-fn when_the_api_server_was_away_nobody_is_taken_for_silent() {
+fn when_the_api_server_was_away_no_leader_is_taken_for_silent() {
     let mut world = World::led_by(&["a", "b"]);
-    assert!(!world.liveness.handle_timeout(world.at(15)));
-    assert!(!world.liveness.handle_timeout(world.at(16)));
+    assert!(!world.liveness.handle_timeout(world.at(45)));
+    assert!(!world.liveness.handle_timeout(world.at(46)));
     assert!(
         !world.others(60..61),
         "the first to come back is the operator itself"
     );
     assert!(!world.tell(61, lease("b", START + 61)));
     assert!(world.alive("a"));
-    world.others(61..76);
+    assert!(!world.others(61..100));
     assert!(
-        !world.alive("a"),
-        "who does not come back is silent after a full term"
+        world.others(100..101) && !world.alive("a"),
+        "a leader that does not come back is silent after a full term"
     );
+}
+
+#[test]
+fn while_no_leader_renews_its_lease_none_is_silent_and_their_kubelets_speak_for_them() {
+    let mut world = World::led_by(&["a", "b"]);
+    world.others(1..15);
+    world.liveness.take_vouched();
+    assert!(!world.renewed_by(&[], 15..300));
+    assert_eq!(world.overdue(), ["a", "b", "z"]);
+    assert_eq!(world.liveness.take_turned(), ["a", "b", "z"].map(name).into());
+    assert_eq!(world.liveness.take_vouched(), ["a", "b", "z"].map(name).into());
+    assert!(world.alive("a") && !world.leads_on("a"));
+    assert_eq!(
+        world.liveness.poll_timeout(),
+        None,
+        "there is nothing to wait for"
+    );
+
+    world.others(300..301);
+    assert!(
+        !world.renewed_by(&["a", "z"], 301..340),
+        "each has time to come back"
+    );
+    assert!(world.alive("b") && world.leads_on("a"));
+    assert_eq!(world.overdue(), ["b"]);
+    assert!(world.renewed_by(&["a", "z"], 340..341), "the others have done so");
+    assert!(!world.alive("b"));
+}
+
+#[test]
+fn leaders_of_one_location_are_compared_with_each_other() {
+    let mut world = World::led_by(&["a"]);
+    world.lead_all(0, &[("a", "here"), ("b", "here"), ("z", "there")], &[]);
+    assert!(!world.others(1..300), "neither of the two renews");
+    assert_eq!(world.overdue(), ["a", "b"]);
+    assert!(!world.renewed_by(&["b", "z"], 300..340));
+    assert!(world.renewed_by(&["b", "z"], 340..341));
+    assert!(!world.alive("a") && world.alive("b"));
+}
+
+#[test]
+fn a_leader_that_leads_alone_is_compared_with_the_cluster_and_its_successor_is_not_until_it_has_renewed() {
+    let mut world = World::led_by(&["a"]);
+    let led_by = |world: &mut World, second, node| {
+        world.lead_all(second, &[(node, "here"), ("z", "there")], &[]);
+    };
+    led_by(&mut world, 0, "a");
+    world.tell(0, lease("z", START - 1));
+    assert!(!world.others(1..40));
+    assert!(world.others(40..41) && !world.alive("a"));
+    led_by(&mut world, 41, "b");
+    assert!(!world.others(41..300), "it is the location that is silent");
+    assert_eq!(world.overdue(), ["b"]);
+    world.tell(300, lease("b", START + 300));
+    assert!(!world.others(301..340));
+    assert!(world.others(340..341) && !world.alive("b"));
+}
+
+#[test]
+fn a_leader_whose_lease_is_refused_before_it_leads_is_silent_until_it_renews() {
+    let mut world = World::led_by(&["a"]);
+    let leaders = [("a", "here"), ("b", "here"), ("z", "here")];
+    world.lead_all(1, &leaders, &["a", "b"]);
+    assert!(world.alive("a"), "it led already");
+    assert!(world.liveness.lingers(&name("b")) && !world.liveness.lingers(&name("a")));
+    assert_eq!(world.overdue(), ["b"]);
+    world.tell(2, lease("b", START + 2));
+    assert!(world.alive("b"));
+    assert_eq!(world.overdue(), [""; 0]);
+}
+
+#[test]
+fn a_node_that_is_deleted_is_known_no_longer() {
+    let mut world = World::led_by(&["a"]);
+    world.others(1..41);
+    assert!(!world.alive("a"));
+    world.liveness.forget(&name("a"));
+    assert!(world.alive("a"));
 }
 
 #[test]
 fn who_does_not_lead_needs_no_lease() {
     let mut world = World::led_by(&["a"]);
     world.lead(5, &["b"]);
-    world.others(5..30);
+    world.others(5..50);
     assert!(world.alive("a"));
     assert_eq!(world.liveness.poll_timeout(), Some(world.at(65)));
 }
@@ -224,13 +299,14 @@ fn who_comes_to_lead_with_an_old_lease_has_a_grace() {
 
 #[test]
 fn a_leader_without_a_lease_has_a_grace_and_is_forgiven_at_a_sign_of_life() {
-    let mut world = World::new();
-    world.others(0..1);
+    let mut world = World::led_by(&[]);
     world.lead(0, &["a"]);
-    world.lead(30, &["a"]);
-    assert_eq!(world.liveness.poll_timeout(), Some(world.at(60)));
-    assert!(world.others(1..61));
+    world.lead(1, &["a"]);
+    assert!(!world.others(1..60));
+    assert!(world.others(60..61));
     assert!(!world.alive("a"));
+    world.lead(61, &[]);
+    assert!(world.liveness.take_turned().contains(&name("a")));
     assert!(world.liveness.heard(&name("a")));
     assert!(world.alive("a"));
 }
@@ -252,20 +328,17 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        Self {
+    /// With a fresh Lease each, beside a leader that has just begun to renew its own.
+    fn led_by(nodes: &[&str]) -> Self {
+        let mut world = Self {
             start: Instant::now(),
             liveness: Liveness::default(),
-        }
-    }
-
-    /// With a fresh Lease each.
-    fn led_by(nodes: &[&str]) -> Self {
-        let mut world = Self::new();
+        };
         for node in nodes {
             world.tell(0, lease(node, START));
         }
         world.lead(0, nodes);
+        world.tell(0, lease("z", START));
         world
     }
 
@@ -274,9 +347,18 @@ impl World {
     }
 
     fn lead(&mut self, second: i64, nodes: &[&str]) {
+        let leaders: Vec<_> = nodes.iter().chain(&["z"]).map(|node| (*node, "here")).collect();
+        self.lead_all(second, &leaders, &[]);
+    }
+
+    /// Leaders with their locations, and those of them that report that their Lease is refused.
+    fn lead_all(&mut self, second: i64, leaders: &[(&str, &str)], refused: &[&str]) {
         let at = self.at(second);
-        self.liveness
-            .lead(&nodes.iter().map(|node| name(node)).collect(), at);
+        let leaders = leaders
+            .iter()
+            .map(|(node, location)| (name(node), location.parse().unwrap()));
+        let refused = refused.iter().map(|node| name(node)).collect();
+        self.liveness.lead(&leaders.collect(), &refused, at);
     }
 
     fn tell(&mut self, second: i64, lease: impl Into<Observed<Lease>>) -> bool {
@@ -284,15 +366,27 @@ impl World {
         self.liveness.handle(Event::Apply(lease.into()), at)
     }
 
-    /// The operator renews its own Lease every second.
+    /// The operator and one leader renew their Leases every second; returns whether another one turned.
     fn others(&mut self, seconds: std::ops::Range<i64>) -> bool {
-        let own = |second| {
+        self.renewed_by(&["z"], seconds)
+    }
+
+    /// The operator and these renew their Leases every second.
+    fn renewed_by(&mut self, nodes: &[&str], seconds: std::ops::Range<i64>) -> bool {
+        let mut turned = false;
+        for second in seconds {
             let mut own = lease("x", START + second);
             own.metadata.name = Some("spanwire-operator".to_owned());
-            own
-        };
-        let turned: Vec<bool> = seconds.map(|second| self.tell(second, own(second))).collect();
-        turned.contains(&true)
+            turned |= self.tell(second, own);
+            for node in nodes {
+                turned |= self.tell(second, lease(node, START + second));
+            }
+        }
+        turned
+    }
+
+    fn overdue(&self) -> Vec<&str> {
+        self.liveness.overdue().map(NodeName::as_str).collect()
     }
 
     fn alive(&self, node: &str) -> bool {
@@ -313,7 +407,7 @@ fn lease(node: &str, renewed: i64) -> Lease {
         },
         spec: Some(LeaseSpec {
             holder_identity: Some(node.to_owned()),
-            lease_duration_seconds: Some(15),
+            lease_duration_seconds: Some(40),
             renew_time: Some(MicroTime(Timestamp::from_second(renewed).unwrap())),
             ..LeaseSpec::default()
         }),

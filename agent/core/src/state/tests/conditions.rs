@@ -71,6 +71,28 @@ fn a_clock_in_the_past_is_a_trouble_until_it_is_right() {
     assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
 }
 
+#[test]
+fn a_lease_that_is_refused_is_a_condition_and_the_node_is_ready() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_outcome(taken(&target, &[]), now);
+    let before = about(&mut state, "Ready");
+    assert_eq!(about(&mut state, "LeaseRenewed"), None);
+    state.handle_lease(Some("leases is forbidden".to_owned()));
+    let (status, reason, message) = about(&mut state, "LeaseRenewed").unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "LeaseRefused"));
+    assert!(
+        message.starts_with("leases is forbidden: so the API server"),
+        "{message}"
+    );
+    assert_eq!(about(&mut state, "Ready"), before);
+    state.handle_lease(Some("x".repeat(5_000)));
+    assert!(about(&mut state, "LeaseRenewed").unwrap().2.len() < 1_000);
+    state.handle_lease(None);
+    assert_eq!(about(&mut state, "LeaseRenewed"), None);
+}
+
 /// An outcome in which something of another program was undone.
 fn repaired(target: &Target, step: Step) -> Outcome {
     Outcome {
