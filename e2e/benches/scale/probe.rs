@@ -33,13 +33,14 @@ pub(crate) struct Arrival {
     pub(crate) arrived: Duration,
 }
 
-/// Two nodes of that location that become its leader in turn.
+/// The nodes of that location, which become its leader in turn. One that led stays a peer until nothing uses it, which takes
+/// as long as locations are added: so the next one is another node each time.
 #[derive(Clone)]
 pub(crate) struct Probe {
     client: Client,
     tracked: Tracked,
     device: PathBuf,
-    turns: [u32; 2],
+    turns: Vec<u32>,
     turn: usize,
 }
 
@@ -51,7 +52,7 @@ impl Probe {
             client,
             tracked,
             device,
-            turns: [members[0], members[1]],
+            turns: members.to_vec(),
             turn: 0,
         })
     }
