@@ -36,6 +36,9 @@ bench-tunnel: setup ## The tunnel beside others of its kind; as root, ARGS="--ro
 soak-tunnel: setup ## The tunnel's streams through ten rekeys while ports, MTU and addresses change; as root (21 min)
 	cargo test -p spanwire-tunnel --test netns --locked -- --ignored --nocapture soak
 
+properties: setup ## Properties with 2,000 inputs each that no run has drawn before; CASES=20000 for more (10 min; cold 20)
+	@scripts/properties $(CASES)
+
 demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 12)
 	@scripts/demo
 
@@ -59,4 +62,4 @@ install-plugin: ## Build kubectl-spanwire and put it where kubectl finds it; BIN
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel bench-mesh chaos bench-scale install-plugin image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel properties bench-mesh chaos bench-scale install-plugin image
