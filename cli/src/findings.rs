@@ -155,6 +155,7 @@ fn severity(reason: &str) -> Severity {
         Reason::Limited,
         Reason::LeaseRefused,
         Reason::LeaseNotRenewed,
+        Reason::TunnelMissing,
     ];
     if is(Reason::EndpointInMesh) {
         Severity::Note

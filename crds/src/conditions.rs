@@ -30,6 +30,9 @@ pub enum ConditionType {
     /// Of a MeshNode: its agent can renew its Lease as a leader. Of a Location: the Leases of its leaders are renewed. Only said
     /// where that is not so.
     LeaseRenewed,
+    /// Of a MeshNode that leads: it has a session with each leader of the locations that it reaches. Only said where one has been
+    /// missing for long.
+    TunnelsUp,
 }
 
 /// Why a condition is as it is.
@@ -85,11 +88,13 @@ pub enum Reason {
     LeaseRefused,
     /// The Lease of a leader is not renewed in time.
     LeaseNotRenewed,
+    /// There has been no session with a leader for long, while others of its location answer.
+    TunnelMissing,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ready,
         Self::LeaderElected,
         Self::Connected,
@@ -98,6 +103,7 @@ impl ConditionType {
         Self::PodNetworks,
         Self::PortOpen,
         Self::LeaseRenewed,
+        Self::TunnelsUp,
     ];
 
     /// Returns the type as it stands in the condition.
@@ -112,6 +118,7 @@ impl ConditionType {
             Self::PodNetworks => "PodNetworks",
             Self::PortOpen => "PortOpen",
             Self::LeaseRenewed => "LeaseRenewed",
+            Self::TunnelsUp => "TunnelsUp",
         }
     }
 }
@@ -146,6 +153,7 @@ impl Reason {
             Self::WireGuardPortClosed => "WireGuardPortClosed",
             Self::LeaseRefused => "LeaseRefused",
             Self::LeaseNotRenewed => "LeaseNotRenewed",
+            Self::TunnelMissing => "TunnelMissing",
         }
     }
 }
@@ -179,6 +187,7 @@ pub fn is_of_agent(condition: &Condition) -> bool {
         ConditionType::ApiServerPastMesh,
         ConditionType::PortOpen,
         ConditionType::LeaseRenewed,
+        ConditionType::TunnelsUp,
     ];
     agent.iter().any(|own| own.as_str() == condition.type_)
 }

@@ -28,7 +28,7 @@ use crate::{
     endpoints::Endpoints,
     enforcement::Enforcement,
     fights::{Fights, Repaired, Subject, subjects},
-    liveness::{Assignment, Connectivity, Sessions, Stimulus},
+    liveness::{Assignment, Connectivity, Missing, Sessions, Stimulus},
     snapshot::Snapshot,
     target::{DeviceReading, Outcome, Survey, Target},
     trouble::Trouble,
@@ -59,6 +59,7 @@ pub struct NodeState {
     sessions: Sessions,
     endpoints: Endpoints,
     connectivity: Connectivity,
+    missing: Missing,
     enforcement: Enforcement,
     fights: Fights,
     /// The priority of the rule that looks up Spanwire's table, as it was last given to the reconciler.
@@ -110,6 +111,7 @@ impl NodeState {
             sessions: Sessions::default(),
             endpoints: Endpoints::default(),
             connectivity: Connectivity::default(),
+            missing: Missing::default(),
             enforcement: Enforcement::new(enforced),
             fights: Fights::default(),
             place: None,
@@ -221,6 +223,7 @@ impl NodeState {
         self.sessions.handle_stats(&peers, now);
         self.endpoints.handle_stats(&peers, now);
         self.connectivity.handle_sessions(&self.sessions, now);
+        self.missing.handle_sessions(&self.sessions, now);
         self.peers = peers;
         !self.is_as_wanted(device.as_ref())
             || !self.poll_endpoints(now).is_empty()
@@ -454,17 +457,6 @@ impl NodeState {
     #[must_use]
     pub fn links(&self) -> &BTreeMap<LocationName, bool> {
         self.connectivity.links()
-    }
-
-    /// Returns the counters of the tunnels to leaders.
-    #[must_use]
-    pub fn leader_stats(&self) -> Vec<(LocationName, NodeName, PeerStats)> {
-        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
-        let stats = tunnels.filter_map(|(key, peer)| match &peer.party {
-            Party::Leader(location, node) => Some((location.clone(), node.clone(), *self.peers.get(key)?)),
-            Party::Peer(_) => None,
-        });
-        stats.collect()
     }
 
     fn endpoints_in_use(&self) -> impl Iterator<Item = SocketAddr> {

@@ -51,10 +51,7 @@ impl Connectivity {
         for (location, leaders) in &self.leaders {
             let was = self.up.get(location).copied().unwrap_or_default();
             let margin = if was { GRACE } else { Duration::ZERO };
-            let reached = |key: &PublicKey| {
-                let gone = sessions.silence(key, now).is_some_and(|silence| silence >= GONE);
-                sessions.fresh(key, margin) && !gone
-            };
+            let reached = |key: &PublicKey| answers(sessions, key, margin, now);
             let up = if self.own.as_ref() == Some(location) {
                 !leaders.is_empty() && leaders.iter().all(reached)
             } else {
@@ -69,6 +66,12 @@ impl Connectivity {
     pub fn links(&self) -> &BTreeMap<LocationName, bool> {
         &self.up
     }
+}
+
+/// Returns whether there is a session with a leader, which for a `margin` after its end counts still, and the leader is not gone.
+pub(super) fn answers(sessions: &Sessions, key: &PublicKey, margin: Duration, now: Instant) -> bool {
+    let gone = sessions.silence(key, now).is_some_and(|silence| silence >= GONE);
+    sessions.fresh(key, margin) && !gone
 }
 
 #[cfg(test)]

@@ -37,8 +37,9 @@ impl NodeState {
         let tunnel = self.plan.tunnel.as_ref().filter(|_| !self.retire);
         let peers = tunnel.map_or(&no_peers, |tunnel| &tunnel.peers);
         self.endpoints.handle_plan(peers);
-        self.sessions
-            .handle_leaders(self.leaders().into_values().flatten().collect());
+        let leaders: BTreeSet<PublicKey> = self.leaders().into_values().flatten().collect();
+        self.missing.handle_plan(&leaders);
+        self.sessions.handle_leaders(leaders);
         self.connectivity
             .handle_plan(self.leaders_in_use(), self.plan.location.clone());
     }

@@ -1,11 +1,14 @@
 //! What is reported in the MeshNode's status.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use spanwire_crds::{
-    Backend, HopInUse, HopReason, Link, MeshNodeStatus,
+    Backend, HopInUse, HopReason, Link, MeshNodeStatus, annotations,
     conditions::{ConditionType, Finding, Reason, conditions},
 };
-use spanwire_host::{ClosedPort, Cni, Encapsulation, hop_in_use};
+use spanwire_host::{ClosedPort, Cni, Encapsulation, PeerStats, hop_in_use};
+use spanwire_topology::{LocationName, NodeName, Party};
 
 use super::{InMesh, NodeState};
 use crate::trouble::Trouble;
@@ -47,6 +50,7 @@ impl NodeState {
         findings.extend(self.closed_port().map(unreached));
         let refused = self.status.lease_refused.as_deref().filter(|_| !self.retire);
         findings.extend(refused.map(lease_refused));
+        findings.extend(tunnel_missing(&self.missing_leaders()).filter(|_| !self.retire));
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -65,6 +69,33 @@ impl NodeState {
             self.describe(&mut status);
         }
         Some(status)
+    }
+
+    /// Returns the counters of the tunnels to leaders.
+    #[must_use]
+    pub fn leader_stats(&self) -> Vec<(LocationName, NodeName, PeerStats)> {
+        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
+        let stats = tunnels.filter_map(|(key, peer)| match &peer.party {
+            Party::Leader(location, node) => Some((location.clone(), node.clone(), *self.peers.get(key)?)),
+            Party::Peer(_) => None,
+        });
+        stats.collect()
+    }
+
+    /// Returns the leaders with which there has been no session for long, of locations that others answer for.
+    fn missing_leaders(&self) -> Vec<String> {
+        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
+        let missing = tunnels.filter(|(key, _)| self.missing.contains(key));
+        let missing = missing.filter_map(|(_, peer)| match &peer.party {
+            Party::Leader(location, node) => Some((location, node)),
+            Party::Peer(_) => None,
+        });
+        let up = |location: &LocationName| self.links().get(location) == Some(&true);
+        let missing: BTreeSet<_> = missing.filter(|(location, _)| up(location)).collect();
+        missing
+            .iter()
+            .map(|(location, node)| format!("{node} of {location}"))
+            .collect()
     }
 
     /// Returns what the API server has as this node's status.
@@ -162,6 +193,32 @@ fn lease_refused(cause: &str) -> Finding {
             shortened(cause.to_owned(), LONGEST / 2)
         ),
     }
+}
+
+/// What is said of leaders that do not answer while others do.
+fn tunnel_missing(leaders: &[String]) -> Option<Finding> {
+    /// The first so many are named.
+    const FEW: usize = 5;
+    let (named, others) = leaders.split_at(leaders.len().min(FEW));
+    if named.is_empty() {
+        return None;
+    }
+    let others = match others.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    Some(Finding {
+        about: ConditionType::TunnelsUp,
+        holds: false,
+        reason: Reason::TunnelMissing,
+        message: format!(
+            "for five minutes there has been no session with {}{others}: packets get through by another leader of the location, \
+             and would not if that one failed; does UDP from one of the two nodes reach the WireGuard port of the other? Where \
+             both are behind NAT, forward the port to one of them and name it with {}",
+            named.join(", "),
+            annotations::ENDPOINT
+        ),
+    })
 }
 
 /// What is said of a port that other leaders cannot reach. A port that something may let in is none to speak of: what is in front of

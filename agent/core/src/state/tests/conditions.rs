@@ -315,3 +315,48 @@ fn a_location_that_no_way_reaches_is_a_trouble_at_once_and_until_it_has_been_rea
     state.handle_timeout(over);
     assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
 }
+
+#[test]
+fn a_leader_that_is_missing_for_long_is_a_condition_while_another_one_answers() {
+    let now = Instant::now();
+    let mut mesh = mesh(true);
+    let b = mesh.locations.get_mut(&"b".parse().unwrap()).unwrap();
+    b.members_mut().insert("d".parse().unwrap(), member(4));
+    b.leaders.push(Leader {
+        node: "d".parse().unwrap(),
+        role: LeaderRole::Standby,
+    });
+    let mut state = state(&published(&mesh), now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_outcome(taken(&target, &[]), now);
+    let mut until = |second: u32, answers: [bool; 2]| {
+        let stats = |answers: bool| PeerStats {
+            received: u64::from(second),
+            handshake: answers.then_some(SECOND),
+            handshake_at: answers.then_some((100 + second) * SECOND),
+            ..answering()
+        };
+        let keys = [2, 4].map(|key| PublicKey::new([key; 32]));
+        let peers = keys.into_iter().zip(answers.map(stats)).collect();
+        state.handle_device(reading(None, peers), now + second * SECOND);
+        (
+            about(&mut state, "TunnelsUp"),
+            about(&mut state, "Ready").unwrap().0,
+        )
+    };
+    let ready = || "True".to_owned();
+    assert_eq!(until(0, [true, false]), (None, ready()));
+    assert_eq!(until(299, [true, false]), (None, ready()));
+    let (found, is_ready) = until(300, [true, false]);
+    let (status, reason, message) = found.unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "TunnelMissing"));
+    assert!(message.contains("no session with d of b:"), "{message}");
+    assert_eq!(is_ready, "True", "packets get through");
+    assert_eq!(
+        until(301, [false, false]).0,
+        None,
+        "that nothing of b answers is said by its link"
+    );
+    assert!(until(302, [true, true]).0.is_some(), "it may go again at once");
+    assert_eq!(until(362, [true, true]).0, None);
+}
