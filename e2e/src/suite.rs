@@ -137,7 +137,24 @@ fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
     let ask = |args: &[&str]| lab.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
     let pods = ask(&["get", "pods", "--all-namespaces", "-o", "wide"]);
     let locations = ask(&["get", "locations,meshnodes,locationslices,peers", "-o", "wide"]);
-    Failed::from(format!("{pods}\n{locations}\n{error:#}"))
+    let links = leaders_as_seen(lab);
+    Failed::from(format!("{pods}\n{locations}\n{links}\n{error:#}"))
+}
+
+/// What each agent knows of the leaders, by node; where no agent runs it is left out.
+fn leaders_as_seen(lab: &Lab) -> String {
+    let ask = |name: &String| {
+        let node = lab.node(name).ok()?;
+        let links = [
+            "curl",
+            "-sS",
+            "--max-time",
+            "2",
+            "http://127.0.0.1:9477/debug/links",
+        ];
+        Some(format!("{name}:\n{}", node.finish(links).ok()?.stdout))
+    };
+    lab.node_names().iter().filter_map(ask).collect()
 }
 
 /// Returns the options of tests: stages are reported, nothing is forwarded to the machine's own network.
