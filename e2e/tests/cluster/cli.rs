@@ -1,11 +1,18 @@
 //! `kubectl spanwire` in a healthy cluster: everything is known, and nothing is wrong.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Lab, expect::leader, plugin_says};
+use spanwire_e2e::{Lab, expect::leader, plugin_says, wait_until};
+
+/// By then every leader has begun a session with every other.
+const CONNECTED: Duration = Duration::from_secs(20);
 
 pub(crate) fn nothing_is_wrong(lab: &Lab) -> Result<()> {
+    // When all packets arrive a leader that stands by may still wait for WireGuard to repeat its first handshake (5 s).
+    let said = || plugin_says(lab, 0, &["status"]).map(|status| status.contains("Nothing is wrong."));
+    wait_until("nothing is wrong", CONNECTED, said)?;
     let status = plugin_says(lab, 0, &["status"])?;
-    ensure!(status.contains("Nothing is wrong."), "{status}");
     let links: Vec<&str> = status.lines().filter(|line| line.contains(" > ")).collect();
     ensure!(
         links.len() == 6,
