@@ -1,6 +1,9 @@
 //! How long the way between two nodes is, leg by leg and from end to end, as their agents measure it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 use spanwire_topology::{Mesh, NodeName};
@@ -74,15 +77,12 @@ pub fn legs(mesh: &Mesh, way: &Way, from: IpAddr, to: IpAddr) -> Vec<Leg> {
             } else {
                 (&near.addresses, &far.addresses)
             };
+            let of = |addresses: &BTreeSet<IpAddr>, v6: bool| {
+                addresses.iter().copied().find(|address| address.is_ipv6() == v6)
+            };
             // Of the packet's own family, where they have it.
-            let families = [from.is_ipv6(), !from.is_ipv6()].into_iter();
-            let pairs = families.filter_map(|v6| {
-                let of = |addresses: &std::collections::BTreeSet<IpAddr>| {
-                    addresses.iter().copied().find(|address| address.is_ipv6() == v6)
-                };
-                Some((of(near)?, of(far)?))
-            });
-            let (source, destination) = pairs.into_iter().next()?;
+            let mut families = [from.is_ipv6(), !from.is_ipv6()].into_iter();
+            let (source, destination) = families.find_map(|v6| Some((of(near, v6)?, of(far, v6)?)))?;
             Some(Leg {
                 from: pair[0].node.clone(),
                 to: pair[1].node.clone(),

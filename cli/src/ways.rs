@@ -1,6 +1,10 @@
 //! Which way the nodes' kernels send a packet now, beside what the nodes plan.
 
-use std::{collections::BTreeMap, collections::BTreeSet, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use serde::Deserialize;
 use spanwire_topology::{

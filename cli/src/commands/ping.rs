@@ -1,7 +1,5 @@
 //! `ping`.
 
-use std::net::IpAddr;
-
 use anyhow::{anyhow, bail, ensure};
 
 use super::{
@@ -22,7 +20,7 @@ pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer
     let objects = access.objects(&kinds).await?;
     let mesh = objects.published();
     let mut notes = Vec::new();
-    let ends = addresses(
+    let (from, to) = addresses(
         Some(&access),
         &objects,
         &args.from,
@@ -31,7 +29,6 @@ pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer
         &mut notes,
     )
     .await?;
-    let (from, to): (IpAddr, IpAddr) = ends;
     let own = mesh
         .locations
         .values()
@@ -42,11 +39,11 @@ pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer
         own.next().is_some(),
         "{from} is no address of a node: agents send from their own nodes alone, so name a node or a location"
     );
-    let (report_of_way, more) = way_of(Some(&access), &objects, from, to).await?;
+    let (explained, more) = way_of(Some(&access), &objects, from, to).await?;
     notes.extend(more);
-    let legs = legs(&mesh, &report_of_way.there, from, to);
+    let legs = legs(&mesh, &explained.there, from, to);
     if legs.is_empty() {
-        bail!("{from} to {to}: {}", report_of_way.there.end);
+        bail!("{from} to {to}: {}", explained.there.end);
     }
     let measurements = measure(&access, &legs).await.map_err(|note| anyhow!(note))?;
     let (rows, more, verdict) = report(&legs, &measurements);
