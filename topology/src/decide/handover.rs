@@ -62,13 +62,21 @@ pub(super) fn stage<'a>(
     let connected = |node: &NodeName| acts(node) || needed.is_subset(&up(node));
 
     // A doubtful leader that nothing better replaces has no one to wait for.
-    let stays = |node: &NodeName| before.iter().filter(is_active).any(|leader| leader.node == *node);
+    let acted = |node: &NodeName| before.iter().filter(is_active).any(|leader| leader.node == *node);
     let ready: BTreeSet<&NodeName> = elected
         .iter()
-        .filter(|leader| is_active(leader) && (stays(&leader.node) || connected(&leader.node)))
+        .filter(|leader| is_active(leader) && (acted(&leader.node) || connected(&leader.node)))
         .map(|leader| &leader.node)
         .collect();
-    let spare = serving.iter().map(|leader| &leader.node);
+    let newcomers = elected
+        .iter()
+        .filter(|leader| !is_active(leader) && serves(leader));
+    let newcomers = newcomers.filter(|leader| !before.iter().any(|old| old.node == leader.node));
+    let spare = serving
+        .iter()
+        .copied()
+        .chain(newcomers)
+        .map(|leader| &leader.node);
     let mut spare = spare.filter(|node| !ready.contains(*node) && connected(node));
     let (mut active, mut held) = (Vec::new(), Vec::new());
     for seat in elected.iter().filter(is_active) {
@@ -78,8 +86,14 @@ pub(super) fn stage<'a>(
             spare.next()
         };
         held.extend(keeper.map(|keeper| (keeper, &seat.node)));
-        let connected = ready.contains(&seat.node) || ready.is_empty() && active.is_empty();
-        active.extend(keeper.or_else(|| connected.then_some(&seat.node)));
+        // Where no leader acts there is none that packets would go on through meanwhile.
+        let takes = ready.contains(&seat.node) || none_acts;
+        active.extend(keeper.or_else(|| takes.then_some(&seat.node)));
+    }
+    if !held.is_empty() {
+        // As before, or each decision would have those that keep a part change places with the others.
+        let place = |node: &NodeName| before.iter().position(|leader| leader.node == *node);
+        active.sort_by_key(|node| place(node).unwrap_or(usize::MAX));
     }
     let chosen: BTreeSet<&NodeName> = elected.iter().map(|leader| &leader.node).collect();
     // In the order of the election, which the next one begins with.
