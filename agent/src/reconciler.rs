@@ -44,6 +44,7 @@ use crate::args::Paths;
 pub use steps::chain;
 use steps::{
     advance, close_first, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers,
+    spare_heard,
 };
 
 /// What the reconciler is asked for.
@@ -279,6 +280,7 @@ impl Reconciler {
         outcome: &mut Outcome,
     ) -> Result<(), ReconcileError> {
         self.open(target.retire, target.listen_port).await?;
+        let target = &*self.without_heard(target).await?;
         let kernel = self.kernel.as_mut().expect("it has just been opened");
         if !self.ownership.is_empty() {
             self.ownership = kernel.ownership_conflicts(target.listen_port).await?;
@@ -343,6 +345,17 @@ impl Reconciler {
         outcome.is_as_wanted = true;
         self.achieved = Some(Arc::clone(&target.host));
         Ok(())
+    }
+
+    /// Returns the target, but for the peers that need not be recreated any more.
+    async fn without_heard<'a>(&mut self, target: &'a Target) -> Result<Cow<'a, Target>, ReadError> {
+        if target.renewals.is_empty() {
+            return Ok(Cow::Borrowed(target));
+        }
+        let kernel = self.kernel.as_mut().expect("it has just been opened");
+        let mut target = target.clone();
+        spare_heard(&mut target, &read_device(kernel).await?.peers);
+        Ok(Cow::Owned(target))
     }
 
     /// Returns the machine as it is after the steps, where that is as wanted. `advanced` is what it should be like after

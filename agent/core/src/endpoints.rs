@@ -178,9 +178,9 @@ impl Endpoints {
 
     /// Returns the last endpoints of these peers, for recreating them.
     #[must_use]
-    pub fn last(&self, keys: &BTreeSet<PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
+    pub fn last<'a>(&self, keys: impl IntoIterator<Item = &'a PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
         let last = |key: &PublicKey| Some((*key, self.peers.get(key)?.last?));
-        keys.iter().filter_map(last).collect()
+        keys.into_iter().filter_map(last).collect()
     }
 
     fn candidates(&self, list: &[Endpoint], routable: &dyn Fn(IpAddr) -> bool) -> Vec<SocketAddr> {

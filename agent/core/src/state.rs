@@ -227,7 +227,7 @@ impl NodeState {
         self.peers = peers;
         !self.is_as_wanted(device.as_ref())
             || !self.poll_endpoints(now).is_empty()
-            || !self.poll_renewals(now).is_empty()
+            || !self.sessions.poll_renewals(now).is_empty()
     }
 
     /// Takes the addresses of a name.
@@ -339,8 +339,9 @@ impl NodeState {
         if !self.known.0 || self.status.retired || !(self.known.1 || self.retire) {
             return None;
         }
-        let mut endpoints = self.poll_renewals(now);
-        let renewals = endpoints.keys().copied().collect();
+        let mut renewals = self.sessions.poll_renewals(now);
+        let mut endpoints = self.endpoints.last(renewals.keys());
+        renewals.retain(|key, _| endpoints.contains_key(key));
         endpoints.extend(self.poll_endpoints(now));
         Some(Target {
             host: self.host(),
@@ -357,11 +358,6 @@ impl NodeState {
         let routable = |address| self.routable.contains(&Family::of(address));
         self.endpoints
             .poll_endpoints(&self.peers, &self.sessions, &routable, now)
-    }
-
-    /// Returns the peers to recreate in the device, with their last endpoints.
-    fn poll_renewals(&self, now: Instant) -> BTreeMap<PublicKey, SocketAddr> {
-        self.endpoints.last(&self.sessions.poll_renewals(now))
     }
 
     /// Returns the stimuli to send now.

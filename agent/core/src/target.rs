@@ -22,8 +22,9 @@ pub struct Target {
     pub host: Arc<Host>,
     /// The endpoints to give to peers now; other peers keep theirs.
     pub endpoints: BTreeMap<PublicKey, SocketAddr>,
-    /// The peers, all of them among `endpoints`, to recreate where the device has them.
-    pub renewals: BTreeSet<PublicKey>,
+    /// The peers, all of them among `endpoints`, to recreate where the device has them, unless more bytes than these have come
+    /// from them by now.
+    pub renewals: BTreeMap<PublicKey, u64>,
     /// The UDP port on which this node listens, or will when it comes to lead.
     pub listen_port: Option<u16>,
     /// Every trace of Spanwire is to be removed.

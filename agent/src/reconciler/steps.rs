@@ -7,16 +7,30 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_core::Trouble;
-use spanwire_host::{Host, OwnershipConflict, PeerChange, Step};
+use spanwire_core::{Target, Trouble};
+use spanwire_host::{Host, OwnershipConflict, PeerChange, PeerStats, Step};
 use spanwire_kernel::ApplyError;
 use spanwire_topology::PublicKey;
 
+/// Leaves peers alone that were to be recreated, and have been heard since: that would end their session.
+pub(super) fn spare_heard(target: &mut Target, peers: &BTreeMap<PublicKey, PeerStats>) {
+    let Target {
+        renewals, endpoints, ..
+    } = target;
+    renewals.retain(|key, before| {
+        let is_heard = peers.get(key).is_some_and(|peer| peer.received > *before);
+        if is_heard {
+            endpoints.remove(key);
+        }
+        !is_heard
+    });
+}
+
 /// Takes the peers that are to be recreated out of what was read, so that they are created; returns those that were there.
-pub(super) fn forget_peers(actual: &mut Host, renewals: &BTreeSet<PublicKey>) -> BTreeSet<PublicKey> {
+pub(super) fn forget_peers(actual: &mut Host, renewals: &BTreeMap<PublicKey, u64>) -> BTreeSet<PublicKey> {
     let mut there = BTreeSet::new();
     for (_, device) in actual.wireguards_mut() {
-        let removed = renewals.iter().filter(|key| device.peers.remove(key).is_some());
+        let removed = renewals.keys().filter(|key| device.peers.remove(key).is_some());
         there.extend(removed.copied());
     }
     there
@@ -190,9 +204,32 @@ mod tests {
             devices: [(name(), device)].into(),
             ..Host::default()
         };
-        let renewals = [key(1), key(2)].into();
+        let renewals = [(key(1), 0), (key(2), 0)].into();
         assert_eq!(forget_peers(&mut actual, &renewals), [key(1)].into());
         assert!(actual.wireguard(&name()).unwrap().peers.is_empty());
+    }
+
+    #[test]
+    fn who_has_been_heard_meanwhile_is_not_recreated_and_keeps_its_endpoint() {
+        let mut target = Target {
+            renewals: [(key(1), 0), (key(2), 0), (key(3), 900), (key(4), 900)].into(),
+            endpoints: [1, 2, 3, 4, 5].map(|byte| (key(byte), endpoint())).into(),
+            ..Target::default()
+        };
+        let received = |received| PeerStats {
+            received,
+            ..PeerStats::default()
+        };
+        let peers = [(1, 92), (2, 0), (3, 900), (5, 92)].map(|(byte, bytes)| (key(byte), received(bytes)));
+        spare_heard(&mut target, &peers.into());
+        assert_eq!(
+            target.renewals,
+            [(key(2), 0), (key(3), 900), (key(4), 900)].into()
+        );
+        assert_eq!(
+            target.endpoints,
+            [2, 3, 4, 5].map(|byte| (key(byte), endpoint())).into()
+        );
     }
 
     #[test]

@@ -125,15 +125,14 @@ impl Sessions {
         self.leaders.iter().filter(due).copied().collect()
     }
 
-    /// Returns the peers to recreate in the device.
+    /// Returns the peers to recreate in the device, each with the bytes received from it until the counters were last read.
     #[must_use]
-    pub fn poll_renewals(&self, now: Instant) -> BTreeSet<PublicKey> {
-        let due = |key: &&PublicKey| {
-            self.peers
-                .get(key)
-                .is_some_and(|session| session.renewal_due(now))
+    pub fn poll_renewals(&self, now: Instant) -> BTreeMap<PublicKey, u64> {
+        let due = |key: &PublicKey| {
+            let session = self.peers.get(key)?;
+            session.renewal_due(now).then_some((*key, session.stats.received))
         };
-        self.leaders.iter().filter(due).copied().collect()
+        self.leaders.iter().filter_map(due).collect()
     }
 
     /// Records that these have been recreated.
@@ -360,11 +359,15 @@ mod tests {
         let mut at = Vec::new();
         for tenth in 0..100_u32 {
             let now = start + tenth * SECOND / 10;
-            let due = sessions.poll_renewals(now);
+            let due = renewals(&sessions, now);
             sessions.handle_renewed(&due, now);
             at.extend(due.iter().map(|_| tenth));
         }
         assert_eq!(at, [4, 12, 28]);
+    }
+
+    fn renewals(sessions: &Sessions, now: Instant) -> BTreeSet<PublicKey> {
+        sessions.poll_renewals(now).into_keys().collect()
     }
 
     /// The counters of a peer that has an endpoint.
@@ -394,7 +397,7 @@ mod tests {
         for second in (20..1_000_u32).step_by(5) {
             let now = start + second * SECOND;
             sessions.handle_stats(&located(received), now);
-            let due = sessions.poll_renewals(now);
+            let due = renewals(&sessions, now);
             if !due.is_empty() {
                 sessions.handle_renewed(&due, now);
                 received = 0;

@@ -129,7 +129,7 @@ fn taken(target: &Target, refused: &[PublicKey]) -> Outcome {
     let refused: BTreeSet<PublicKey> = refused.iter().copied().collect();
     let updates = PeerUpdates {
         given: target.endpoints.clone(),
-        renewed: &target.renewals - &refused,
+        renewed: &target.renewals.keys().copied().collect::<BTreeSet<_>>() - &refused,
         refused,
     };
     Outcome {
