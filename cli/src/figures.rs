@@ -15,6 +15,8 @@ pub struct Figures {
     pub tunnels: Vec<TunnelFigures>,
     /// The locations of which nothing answers any more.
     pub unreached: Vec<String>,
+    /// The locations to which packets are refused for that.
+    pub refused: Vec<String>,
     /// Leaders of its own location that it does not use, each with the location towards which.
     pub lost: Vec<(String, String)>,
     /// Leaders of other locations that it does not use, each with its location.
@@ -62,6 +64,8 @@ impl Figures {
                 figures.tunnels.push(tunnel);
             } else if let Some(location) = line.strip_prefix("reached by no way: ") {
                 figures.unreached.push(location.to_owned());
+            } else if let Some(location) = line.strip_prefix("refused: ") {
+                figures.refused.push(location.to_owned());
             } else if let Some(not_used) = line.strip_prefix("not used: ") {
                 let pair = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
                 figures.lost.extend(not_used.split_once(" towards ").map(pair));
@@ -137,6 +141,8 @@ impl Figures {
                 reachability.observe_far(location, leader, false);
             }
         }
+        let refused = self.refused.iter().filter_map(|location| location.parse().ok());
+        reachability.observe_unreached(refused.collect());
         reachability
     }
 }
@@ -202,7 +208,7 @@ mod tests {
     fn a_leader_that_is_given_up_is_not_in_use_and_not_planned_with() {
         let links = "tunnel to b1 of b: no handshake yet, 0 bytes received, 5 sent\n\
                      tunnel to b2 of b: last handshake 3 s ago, 7 bytes received, 8 sent\n\
-                     not used: b1 of b\nnot used: a2 towards c\nreached by no way: c\nwhat is this\n";
+                     not used: b1 of b\nnot used: a2 towards c\nreached by no way: c\nrefused: c\nwhat is this\n";
         let figures = Figures::read("", links);
         let order = ["b1".to_owned(), "b2".to_owned()];
         assert_eq!(figures.tunnels[0].handshake, None);
@@ -213,5 +219,6 @@ mod tests {
         assert!(!reachability.far_usable(&name("b"), &"b1".parse().unwrap()));
         assert!(!reachability.usable(&"a2".parse().unwrap(), &name("c")));
         assert!(reachability.usable(&"a2".parse().unwrap(), &name("b")));
+        assert!(!reachability.reaches(&name("c")) && reachability.reaches(&name("b")));
     }
 }

@@ -55,8 +55,9 @@
 //! usable; a leader among these stands for its own tunnel. A leader sends what a remote leader carries that it cannot use to
 //! the first one of that location that it can use. The far side takes both all the same, because the leaders are a group.
 //! Only such a leader stands in for another that has the families of those whose packets it is to take.
-//! Of ways that all seem lost the published one is left. Where every node leads itself there are no groups, and so is no
-//! choice.
+//! Of ways that all seem lost the published one is left, unless the leader knows that nothing gets there at all
+//! ([`Reachability::reaches`]): then what is for there is unreachable, so that its sender hears of it. Where every node leads
+//! itself there are no groups, and so is no choice.
 //!
 //! # Where every node leads itself
 //!
@@ -112,8 +113,8 @@ pub struct Plan {
     /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
     /// go through the hop, never bare onto the LAN.
     pub returns: BTreeMap<Prefix, Via>,
-    /// The way towards each other location, established or not, of which `routes` make use: the own tunnel, or a leader of
-    /// the own location. Where every node leads itself the own location is among them.
+    /// The way towards each other location, established or not, of which `routes` make use: the own tunnel, a leader of the
+    /// own location, or none. Where every node leads itself the own location is among them.
     pub ways: BTreeMap<LocationName, Via>,
     /// The hops to the other leaders of the own location that packets of this node may go through, in order: the one that
     /// `routes` name, and those that they may name next.
@@ -218,7 +219,7 @@ pub enum Via {
         /// Its own addresses in the LAN.
         addresses: Arc<BTreeSet<IpAddr>>,
     },
-    /// Nowhere: established, but no leader carries it now. The sender gets ICMP 'unreachable'.
+    /// Nowhere: established, but no leader carries it now, or it is reached by no way. The sender gets ICMP 'unreachable'.
     Unreachable,
 }
 

@@ -18,6 +18,8 @@ pub struct Reachability {
     lost: BTreeSet<(NodeName, LocationName)>,
     /// The leaders of other locations that this node, as a leader, cannot use.
     forsaken: BTreeSet<(LocationName, NodeName)>,
+    /// The locations that this node, as a leader, reaches by no way.
+    unreached: BTreeSet<LocationName>,
 }
 
 impl Reachability {
@@ -39,6 +41,26 @@ impl Reachability {
         } else {
             self.forsaken.insert((location, leader))
         }
+    }
+
+    /// Records which locations this node, as a leader, reaches by no way at all: by no leader over there, and by none of its own
+    /// location. Returns whether that is news.
+    pub fn observe_unreached(&mut self, locations: BTreeSet<LocationName>) -> bool {
+        let is_news = self.unreached != locations;
+        self.unreached = locations;
+        is_news
+    }
+
+    /// Returns whether a location may be reached by some way.
+    #[must_use]
+    pub fn reaches(&self, location: &LocationName) -> bool {
+        !self.unreached.contains(location)
+    }
+
+    /// Returns the locations that are reached by no way.
+    #[must_use]
+    pub fn unreached(&self) -> &BTreeSet<LocationName> {
+        &self.unreached
     }
 
     /// Returns whether a leader of the own location can be used towards another location.
@@ -67,7 +89,7 @@ impl Reachability {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Facts, Mesh, NodeFact, PublicKey, Via, decide, plan};
+    use crate::{Facts, Holder, Mesh, NodeFact, PublicKey, Via, decide, plan};
 
     #[test]
     fn what_is_observed_is_news_once() {
@@ -85,7 +107,38 @@ mod tests {
         assert!(!seen.far_usable(&name("far"), &name("b1")) && seen.far_usable(&name("near"), &name("b1")));
         assert_eq!(seen.forsaken().collect::<Vec<_>>(), [(&name("far"), &name("b1"))]);
         assert!(seen.observe_far(name("far"), name("b1"), true));
+        assert!(
+            seen.observe_unreached([name("far")].into()) && !seen.observe_unreached([name("far")].into())
+        );
+        assert!(!seen.reaches(&name("far")) && seen.reaches(&name("near")));
+        assert!(seen.observe_unreached(BTreeSet::new()));
         assert_eq!(seen, Reachability::default());
+    }
+
+    #[test]
+    fn what_is_reached_by_no_way_is_unreachable_but_for_the_overlay_addresses_of_its_leaders() {
+        let mesh = mesh();
+        let leader = &mesh.locations[&name("here")].leaders[0].node;
+        let mut seen = Reachability::default();
+        let published = plan(&mesh, leader, &seen);
+        seen.observe_unreached([name("far")].into());
+        let plan = plan(&mesh, leader, &seen);
+        assert_eq!(
+            plan.ways,
+            [(name("far"), Via::Unreachable), (name("near"), Via::Tunnel)].into()
+        );
+        assert!(plan.routes.values().any(|route| route.holder == Holder::Overlay));
+        for (prefix, route) in &plan.routes {
+            let is_refused = route.location == name("far") && route.holder != Holder::Overlay;
+            let expected = if is_refused {
+                &Via::Unreachable
+            } else {
+                &Via::Tunnel
+            };
+            assert_eq!(route.via, *expected, "{prefix}");
+        }
+        assert_eq!(plan.probes, published.probes, "it is asked on");
+        assert_eq!(plan.tunnel, published.tunnel);
     }
 
     #[test]
@@ -123,6 +176,7 @@ mod tests {
     /// Three nodes `here`, two of which lead, and one each `far` and `near`, all established.
     fn mesh() -> Mesh {
         let mut facts = Facts::default();
+        facts.cluster.overlay = ["10.4.0.0/16".parse().unwrap()].into();
         let places = ["here", "here", "here", "far", "near"];
         for (index, location) in (1..).zip(places) {
             let node = NodeFact {

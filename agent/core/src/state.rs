@@ -220,14 +220,20 @@ impl NodeState {
     /// them.
     pub fn handle_device(&mut self, reading: DeviceReading, now: Instant) -> bool {
         let DeviceReading { device, peers } = reading;
+        self.handle_counters(peers, now)
+            || !self.is_as_wanted(device.as_ref())
+            || !self.poll_endpoints(now).is_empty()
+            || !self.sessions.poll_renewals(now).is_empty()
+    }
+
+    /// Returns whether this node has to change for them.
+    fn handle_counters(&mut self, peers: BTreeMap<PublicKey, PeerStats>, now: Instant) -> bool {
         self.sessions.handle_stats(&peers, now);
         self.endpoints.handle_stats(&peers, now);
         self.connectivity.handle_sessions(&self.sessions, now);
         self.missing.handle_sessions(&self.sessions, now);
         self.peers = peers;
-        !self.is_as_wanted(device.as_ref())
-            || !self.poll_endpoints(now).is_empty()
-            || !self.sessions.poll_renewals(now).is_empty()
+        self.listen_to_unreached(now)
     }
 
     /// Takes the addresses of a name.
@@ -253,7 +259,7 @@ impl NodeState {
             let wanted = self.host().wireguard(&self.facts.owned.link).is_some();
             let lacks_tunnel = wanted && reading.device.is_none();
             changed = self.handle_facts(|facts| facts.lacks_tunnel = lacks_tunnel);
-            self.handle_device(reading, now);
+            changed |= self.handle_counters(reading.peers, now);
         }
         self.handle_repaired(outcome.repaired, &outcome.troubles, now);
         self.status.undone = Some(outcome.troubles);

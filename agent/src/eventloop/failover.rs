@@ -41,7 +41,9 @@ impl EventLoop {
         }
         if self.judgement.unreached != before.unreached {
             let unreached = &self.judgement.unreached;
-            self.state.handle_unreached(unreached, Timestamp::now(), now);
+            if self.state.handle_unreached(unreached, Timestamp::now(), now) {
+                self.reconcile_by(now);
+            }
             let due = self.state.poll_timeout(now);
             self.device_at = self.device_at.into_iter().chain(due).min();
             self.log_troubles();

@@ -39,6 +39,7 @@ impl EventLoop {
             });
         let tunnels: String = tunnels.collect();
         let judgement = self.judgement.clone();
+        let refused = self.state.refused().clone();
         self.see(move |sight| {
             let response = match sight {
                 None => (false, "nothing is probed; the log says why\n".to_owned()),
@@ -53,6 +54,9 @@ impl EventLoop {
                     }
                     for location in &judgement.unreached {
                         let _ = writeln!(text, "reached by no way: {location}");
+                    }
+                    for location in &refused {
+                        let _ = writeln!(text, "refused: {location}");
                     }
                     (true, text)
                 }

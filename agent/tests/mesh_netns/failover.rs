@@ -146,6 +146,67 @@ fn a_leader_that_is_cut_off_from_a_whole_location_relays_through_its_sibling() {
     });
 }
 
+/// Who sends there hears of it, as far as the kernel sends such errors: one host one in a second (`icmp_ratelimit`, icmp(7)). Leaders
+/// with the kernel's WireGuard do not know: through the one beside them nothing ever answered.
+#[test]
+fn a_location_that_no_way_reaches_is_refused_and_reached_again_when_it_is_back() {
+    let mut world = world();
+    let refuses = |world: &mut World, from: &str| {
+        let ping = world.node(from).pod.try_run("ping -c 1 -W 1 10.244.3.2");
+        String::from_utf8_lossy(&ping.stdout).contains("Destination Host Unreachable")
+    };
+    let [b1, b2] = [3, 4].map(|number| lan(number, Family::V4));
+    let begun = Instant::now();
+    world.network.router.nft(&format!(
+        "table inet cut {{
+           chain forward {{
+             type filter hook forward priority -10;
+             ip saddr {{ {b1}, {b2} }} drop
+             ip daddr {{ {b1}, {b2} }} drop
+           }}
+         }}"
+    ));
+    if backend() == Backend::Kernel {
+        thread::sleep(LATE);
+    } else {
+        for from in ["a1", "a2"] {
+            wait_until("an error for what is sent to b", 2 * LATE, || {
+                refuses(&mut world, from)
+            });
+        }
+        eprintln!("refused after {:?}", begun.elapsed());
+    }
+    let ways = [WAYS[0], WAYS[1], ("a1", "10.244.3.2")];
+    missed(&mut world, "the cut mended", &ways, |world| {
+        world.network.router.run("nft delete table inet cut");
+    });
+}
+
+/// That pings of agents are not answered any more is no reason to refuse what others send.
+#[test]
+fn leaders_that_begin_to_drop_echo_requests_are_reached_all_the_same() {
+    let mut world = world();
+    let ways = [WAYS[0], ("a1", "10.244.3.2")];
+    missed(&mut world, "b answers agents no more", &ways, |world| {
+        for leader in ["b1", "b2"] {
+            world.node(leader).host.nft(
+                "table inet filtered {
+                   chain input {
+                     type filter hook input priority 0;
+                     meta l4proto icmp drop
+                   }
+                 }",
+            );
+        }
+        if backend() == Backend::Tunnel {
+            wait_until("a1 to hear nothing of b", 2 * LATE, || {
+                let log = world.node("a1").agent_log();
+                log.contains("nothing answers from the location")
+            });
+        }
+    });
+}
+
 #[test]
 fn a_leader_that_lives_and_does_not_forward_is_passed_by() {
     let mut world = world();

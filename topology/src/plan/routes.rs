@@ -119,6 +119,9 @@ impl<'v, 'a> Ways<'v, 'a> {
         let order = || view.carrier.into_iter().chain(own.clone().filter(able));
         let out = |site: usize| {
             let location = view.sites[site].name;
+            if !reachability.reaches(location) {
+                return Via::Unreachable;
+            }
             let usable = |lead: &usize| reachability.usable(view.leads[*lead].node, location);
             // Where each node leads itself, only its carrier may send for a node.
             let chosen = order().find(usable).filter(|_| !view.islands());

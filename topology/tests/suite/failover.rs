@@ -37,7 +37,7 @@ proptest! {
         backends in backends(),
     ) {
         let mesh = linked(facts);
-        let plans = suspicious(&mesh, seed);
+        let plans = refusing(&mesh, seed);
         let ground = GroundTruth::new([&mesh]).without_groups(groupless(&mesh, seed, backends));
         // Without groups a leader may get back what it has sent to one that still takes it for usable: once.
         let most = if backends == Backends::Groups { 1 } else { 2 };
@@ -60,8 +60,7 @@ proptest! {
         let mesh = linked(facts);
         // Without groups the far side has to see that a node cannot reach its leader, which it does not.
         let faults = Faults::new(&mesh, seed, cuts && backends == Backends::Groups);
-        let plans = mesh.locations.values().flat_map(|location| location.members.keys());
-        let plans: Plans = plans.map(|node| (node.clone(), plan(&mesh, node, &faults.seen_by(&mesh, node)))).collect();
+        let plans = planned(&mesh, |node| faults.seen_by(&mesh, node));
         let ground = GroundTruth::new([&mesh]).without_groups(groupless(&mesh, seed, backends));
         for (from, to) in apart(&mesh, &ground.spots()) {
             let found = trace(&ground, &plans, &from, to.address);
@@ -164,12 +163,29 @@ fn linked(mut facts: Facts) -> Mesh {
 
 /// Returns what nodes do of which each suspects whom it likes.
 fn suspicious(mesh: &Mesh, seed: u64) -> Plans {
+    planned(mesh, |node| suspicion(mesh, node, seed))
+}
+
+/// As [`suspicious`], and each takes what locations it likes for unreached.
+fn refusing(mesh: &Mesh, seed: u64) -> Plans {
+    planned(mesh, |node| {
+        let mut seen = suspicion(mesh, node, seed);
+        let refused = |name: &&LocationName| {
+            coin(seed, &format!("{node} refuses {name}")) && coin(seed, &format!("{node} does refuse {name}"))
+        };
+        seen.observe_unreached(mesh.locations.keys().filter(refused).cloned().collect());
+        seen
+    })
+}
+
+fn planned(mesh: &Mesh, observed: impl Fn(&NodeName) -> Reachability) -> Plans {
     let nodes = mesh
         .locations
         .values()
         .flat_map(|location| location.members.keys());
-    let plan = |node: &NodeName| plan(mesh, node, &suspicion(mesh, node, seed));
-    nodes.map(|node| (node.clone(), plan(node))).collect()
+    nodes
+        .map(|node| (node.clone(), plan(mesh, node, &observed(node))))
+        .collect()
 }
 
 /// Returns what a node observes that suspects whom it likes.
@@ -297,6 +313,14 @@ impl Faults {
                 let usable = self.works(&other.node) && self.tunnel(node, &other.node);
                 seen.observe_far(name.clone(), other.node.clone(), usable);
             }
+        }
+        let leaders = || home.iter().flat_map(|home| &home.leaders);
+        let unreached = |(_, there): &(&LocationName, &Location)| {
+            !leaders().any(|leader| self.through(node, &leader.node, there))
+        };
+        if leaders().any(|leader| leader.node == *node) {
+            let unreached = mesh.locations.iter().filter(unreached);
+            seen.observe_unreached(unreached.map(|(name, _)| name.clone()).collect());
         }
         seen
     }

@@ -10,7 +10,8 @@ use super::NodeState;
 
 impl NodeState {
     /// Takes by which leaders packets arrive. Returns whether this node may have to change.
-    pub fn handle_reachability(&mut self, reachability: Reachability) -> bool {
+    pub fn handle_reachability(&mut self, mut reachability: Reachability) -> bool {
+        reachability.observe_unreached(self.unreached.refused());
         if self.reachability == reachability {
             return false;
         }

@@ -1,4 +1,5 @@
 mod conditions;
+mod unreached;
 
 use std::time::Duration;
 

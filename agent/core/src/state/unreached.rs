@@ -1,4 +1,10 @@
-//! Locations that this node reaches by no way, for what it reports: at once, and not as over while it may begin again.
+//! Locations that this node reaches by no way.
+//!
+//! They are reported at once, and not as over while it may begin again.
+//!
+//! Their prefixes become `unreachable`, so that who sends there hears of it. That echo requests are not answered is not enough for that:
+//! a firewall that has just begun to drop them lets other packets pass. So it has to be [silent](Silence), too, by the counters of
+//! WireGuard, to which all counts that comes by the tunnels.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +12,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use spanwire_topology::{LocationName, NodeName};
+use spanwire_topology::{LocationName, NodeName, Party, TunnelPeer};
 
 use super::NodeState;
 use crate::trouble::Trouble;
@@ -14,6 +20,8 @@ use crate::trouble::Trouble;
 /// For so long a location has to be reached again before that is reported: a path that comes and goes would have leaders write to
 /// the API server each time.
 const CALM: Duration = Duration::from_secs(5);
+/// For so long nothing may have come from its leaders.
+const LISTEN: Duration = Duration::from_millis(200);
 
 /// Each location that is not reached, or was not until just now.
 #[derive(Debug, Default)]
@@ -24,6 +32,20 @@ struct Spell {
     since: Timestamp,
     /// When it is over, unless it begins again before.
     over: Option<Instant>,
+    silence: Silence,
+}
+
+/// Whether anything comes from the leaders of a location whose echo replies do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// The counters have not been read since this time.
+    Unread(Instant),
+    /// So many bytes had been received from them then.
+    Since(Instant, u64),
+    /// None has come since.
+    Lasting(u64),
+    /// Some have, whoever answers no echo requests.
+    Broken,
 }
 
 impl Unreached {
@@ -32,12 +54,30 @@ impl Unreached {
             let begun = Spell {
                 since: wall,
                 over: None,
+                silence: Silence::Unread(now),
             };
-            self.0.entry(location.clone()).or_insert(begun).over = None;
+            let spell = self.0.entry(location.clone()).or_insert(begun);
+            if spell.over.take().is_some() {
+                spell.silence = Silence::Unread(now);
+            }
         }
         for (_, spell) in self.0.iter_mut().filter(|(name, _)| !unreached.contains(name)) {
             spell.over.get_or_insert(now + CALM);
         }
+    }
+
+    /// Takes how many bytes the leaders of each location have sent here.
+    fn handle_received(&mut self, received: impl Fn(&LocationName) -> u64, now: Instant) {
+        for (location, spell) in &mut self.0 {
+            spell.silence.handle_received(received(location), now);
+        }
+    }
+
+    /// Returns the locations to which packets are to be refused.
+    pub(super) fn refused(&self) -> BTreeSet<LocationName> {
+        let is_refused = |spell: &Spell| spell.over.is_none() && matches!(spell.silence, Silence::Lasting(_));
+        let refused = self.0.iter().filter(|(_, spell)| is_refused(spell));
+        refused.map(|(location, _)| location.clone()).collect()
     }
 
     /// Takes the present time. Returns whether anything is over.
@@ -47,17 +87,72 @@ impl Unreached {
         before != self.0.len()
     }
 
-    /// Returns when to call [`Self::handle_timeout`] again.
+    /// Returns when to read the counters, and to call [`Self::handle_timeout`] again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.0.values().filter_map(|spell| spell.over).min()
+        let due = |spell: &Spell| spell.over.or(spell.silence.poll_timeout());
+        self.0.values().filter_map(due).min()
+    }
+}
+
+impl Silence {
+    fn handle_received(&mut self, received: u64, now: Instant) {
+        *self = match *self {
+            Self::Unread(_) => Self::Since(now, received),
+            Self::Since(_, before) | Self::Lasting(before) if received > before => Self::Broken,
+            // With a peer that is recreated its counter begins again.
+            Self::Since(since, before) if received < before => Self::Since(since, received),
+            Self::Since(since, before) if now >= since + LISTEN => Self::Lasting(before),
+            Self::Lasting(before) => Self::Lasting(before.min(received)),
+            as_before @ (Self::Since(..) | Self::Broken) => as_before,
+        };
+    }
+
+    fn poll_timeout(self) -> Option<Instant> {
+        match self {
+            Self::Unread(since) => Some(since),
+            Self::Since(since, _) => Some(since + LISTEN),
+            Self::Lasting(_) | Self::Broken => None,
+        }
     }
 }
 
 impl NodeState {
-    /// Takes which locations nothing answers from any more, with the present time.
-    pub fn handle_unreached(&mut self, unreached: &BTreeSet<LocationName>, wall: Timestamp, now: Instant) {
+    /// Takes which locations nothing answers from any more, with the present time. Returns whether this node has to change for it.
+    pub fn handle_unreached(
+        &mut self,
+        unreached: &BTreeSet<LocationName>,
+        wall: Timestamp,
+        now: Instant,
+    ) -> bool {
         self.unreached.handle_observed(unreached, wall, now);
         self.gather_troubles();
+        self.handle_refused()
+    }
+
+    /// Takes the counters of the device's peers. Returns whether this node has to change for them.
+    pub(super) fn listen_to_unreached(&mut self, now: Instant) -> bool {
+        if self.unreached.0.is_empty() {
+            return false;
+        }
+        let peers = self.plan.tunnel.iter().flat_map(|tunnel| &tunnel.peers);
+        let received = |location: &LocationName| {
+            let is_leader = |peer: &TunnelPeer| matches!(&peer.party, Party::Leader(of, _) if of == location);
+            let leaders = peers.clone().filter(|(_, peer)| is_leader(peer));
+            let received = leaders.filter_map(|(key, _)| Some(self.peers.get(key)?.received));
+            received.sum()
+        };
+        self.unreached.handle_received(received, now);
+        self.handle_refused()
+    }
+
+    fn handle_refused(&mut self) -> bool {
+        self.handle_reachability(self.reachability.clone())
+    }
+
+    /// Returns the locations to which packets are refused.
+    #[must_use]
+    pub fn refused(&self) -> &BTreeSet<LocationName> {
+        self.reachability.unreached()
     }
 
     /// What is not reached of that with which this location is established. Before that no traffic waits for it.

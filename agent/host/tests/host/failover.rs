@@ -208,6 +208,49 @@ proptest! {
     }
 }
 
+/// The leaders that find a location reached by no way pass nothing on to it, but for their own questions.
+#[test]
+fn what_is_sent_to_a_location_that_no_way_reaches_is_refused_by_the_first_leader_that_knows() {
+    for (groups, relays) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut seen = Reachability::default();
+        // The active leader has chosen the one beside it, of which followers know nothing yet.
+        seen.observe(node("a1"), location("b"), !relays);
+        seen.observe_unreached([location("b")].into());
+        let host = |(_, of, number): (&str, &str, u8)| {
+            let seen = match of {
+                "a1" | "a2" => &seen,
+                _ => &Reachability::default(),
+            };
+            (
+                node(of),
+                render(&plan(&mesh(), &node(of), seen), &facts(number, groups)),
+            )
+        };
+        let hosts: BTreeMap<NodeName, Host> = NODES.into_iter().map(host).collect();
+        for from in 1..=4 {
+            let end = walk(&hosts, groups, from, 7).unwrap_err();
+            let refused_by = if from <= 2 { from } else { 1 };
+            assert!(
+                end.ends_with(&format!("{refused_by}]: Unreachable")),
+                "{from}: {end}"
+            );
+            assert!(walk(&hosts, groups, from, 8).is_ok(), "c is reached from {from}");
+        }
+        for leader in 1..=2 {
+            let question = Packet {
+                from: Some(IpAddr::from([10, 4, 0, leader])),
+                ..Packet::to(IpAddr::from([10, 4, 0, 5]))
+            };
+            let way = lookup(&hosts[&name_of(leader)], &question);
+            let tunnel = Owned::default().link;
+            assert!(
+                matches!(&way, Some(RouteKind::Unicast { dev, .. }) if *dev == tunnel),
+                "{leader}: {way:?}"
+            );
+        }
+    }
+}
+
 /// Returns the steps that follow on a node from what it observes; with or without a device of the CNI.
 fn steps(of: &str, direct: bool, observe: impl FnOnce(&mut Reachability)) -> Vec<Step> {
     let of = NODES.into_iter().find(|(_, name, _)| *name == of).unwrap();

@@ -1,0 +1,81 @@
+//! Locations that nothing answers from: when who sends there is to be refused.
+
+use super::*;
+
+const LISTEN: Duration = Duration::from_millis(200);
+
+/// A leader that has heard the only leader of b.
+fn hearing(mesh: &Mesh, now: Instant) -> NodeState {
+    let mut state = state(&published(mesh), now);
+    let target = state.poll_target(now).unwrap();
+    state.handle_outcome(taken(&target, &[]), now);
+    assert!(!count(&mut state, 92, now));
+    state
+}
+
+fn observe(state: &mut NodeState, names: &[&str], now: Instant) -> bool {
+    let unreached = names.iter().map(|name| name.parse().unwrap()).collect();
+    state.handle_unreached(&unreached, Timestamp::UNIX_EPOCH, now)
+}
+
+/// Reads the counters. Returns whether the node has to change for them.
+fn count(state: &mut NodeState, received: u64, now: Instant) -> bool {
+    let stats = PeerStats {
+        received,
+        ..answering()
+    };
+    let (device, peers) = device(state, stats);
+    state.handle_device(reading(Some(&device), peers), now)
+}
+
+fn refused(state: &NodeState) -> Vec<String> {
+    state.refused().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_location_is_refused_when_nothing_comes_from_its_leaders_either_until_it_answers() {
+    let start = Instant::now();
+    let mut state = hearing(&mesh(true), start);
+    assert!(!observe(&mut state, &["b"], start));
+    assert_eq!(state.poll_timeout(start), Some(start), "the counters are old");
+    assert!(!count(&mut state, 900, start));
+    assert_eq!(state.poll_timeout(start), Some(start + LISTEN));
+    assert!(!count(&mut state, 900, start + LISTEN / 2));
+    assert!(count(&mut state, 900, start + LISTEN));
+    assert_eq!(refused(&state), ["b"]);
+    assert!(!count(&mut state, 900, start + 2 * LISTEN), "it is known");
+    let after = start + 60 * SECOND;
+    assert!(observe(&mut state, &[], after));
+    assert!(refused(&state).is_empty());
+    // It goes again, before it is reported that it was there.
+    assert!(!observe(&mut state, &["b"], after + SECOND));
+    assert!(!count(&mut state, 1_000, after + SECOND), "what came before");
+    assert!(count(&mut state, 1_000, after + SECOND + LISTEN));
+    assert_eq!(refused(&state), ["b"]);
+}
+
+#[test]
+fn leaders_that_answer_no_echo_requests_any_more_and_send_something_are_not_refused() {
+    let start = Instant::now();
+    let mut state = hearing(&mesh(true), start);
+    observe(&mut state, &["b"], start);
+    assert!(!count(&mut state, 900, start));
+    assert!(!count(&mut state, 932, start + LISTEN));
+    assert!(
+        !count(&mut state, 932, start + 60 * SECOND),
+        "it has shown that it lives"
+    );
+    assert!(refused(&state).is_empty());
+
+    // That first something comes when it is refused already, as a keepalive of WireGuard.
+    let mut state = hearing(&mesh(true), start);
+    observe(&mut state, &["b"], start);
+    assert!(!count(&mut state, 900, start));
+    assert!(count(&mut state, 900, start + LISTEN));
+    assert!(
+        !count(&mut state, 0, start + 5 * SECOND),
+        "the peer was recreated"
+    );
+    assert!(count(&mut state, 148, start + 10 * SECOND));
+    assert!(refused(&state).is_empty());
+}
