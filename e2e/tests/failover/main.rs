@@ -2,6 +2,8 @@
 //!
 //! Here counts that they do, also while the fault lasts; how fast is measured by `make chaos`.
 
+mod gone;
+
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
@@ -17,6 +19,8 @@ const LASTS: Duration = Duration::from_secs(6);
 /// Generous: on such a machine a probe waits for a processor.
 const GAP: Duration = Duration::from_secs(4);
 
+const GONE: &str = "all leaders of a location lose power";
+
 fn main() -> ExitCode {
     let mut tests: Vec<suite::Test> = vec![
         ("every_pod_reaches_every_pod", installs),
@@ -28,7 +32,9 @@ fn main() -> ExitCode {
             .zip(SUFFERED)
             .map(|(fault, test)| (fault.name, test)),
     );
-    let provoked: Vec<Provoked> = FAULTS.iter().flat_map(|fault| warns(fault.name)).collect();
+    tests.push((GONE, gone::refused));
+    let faults = FAULTS.iter().map(|fault| fault.name).chain([GONE]);
+    let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
     suite::run(
         "t-failover",
         "failover.yaml",
