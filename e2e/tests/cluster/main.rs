@@ -35,6 +35,8 @@ const PROVOKED: &[Provoked] = &[
         "cannot read the WireGuard device",
     ),
     Provoked::agent("all_of_it_with_strict_reverse_path_filters", "rp_filter = 2"),
+    // The agent's connection to it ends with the old process.
+    Provoked::agent(TUNNELS_ROLLED, NO_TUNNEL_YET),
     Provoked::without_api_server(RESTARTED),
     Provoked::without_api_server(STOPPED),
     // The test takes the agent's device away, perhaps while it is being made.
@@ -62,6 +64,7 @@ const NO_CNI_YET: &str = "the CNI's device for";
 const NO_TUNNEL_YET: &str = "userspace WireGuard is not reached";
 
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
+const TUNNELS_ROLLED: &str = "rolling_the_tunnels_costs_a_handshake_each";
 const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
 const CRASHED: &str = "a_crashed_follower_comes_back";
 const REBOOTED: &str = "a_rebooted_leader_keeps_its_key";
@@ -166,6 +169,7 @@ fn main() -> ExitCode {
             ("what_is_deleted_by_hand_comes_back", repair::objects),
             ("agents_killed_hard_lose_no_packet", restarts::agents_killed),
             ("rolling_the_agents_loses_no_packet", restarts::agents_rolled),
+            (TUNNELS_ROLLED, restarts::tunnels_rolled),
             (RESTARTED, restarts::control),
             (STOPPED, restarts::checkpoint),
             (TUNNEL_STOPPED, plaintext::tunnel_stopped),

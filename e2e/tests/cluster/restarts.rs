@@ -5,7 +5,9 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{Lab, wait_until};
 
-use spanwire_e2e::expect::{SOON, all_reach_all, answers, leader, loses_nothing, pid, pinging, pod_ip};
+use spanwire_e2e::expect::{
+    SOON, all_reach_all, answers, component_pod, leader, loses_nothing, pid, pinging, pod_ip,
+};
 
 const NAMESPACE: [&str; 2] = ["--namespace", "spanwire"];
 
@@ -57,6 +59,44 @@ pub(crate) fn agents_rolled(lab: &Lab) -> Result<()> {
         ])?;
         rolled_out(lab, "daemonset/spanwire-agent")
     })
+}
+
+/// A process that takes a node's devices over makes new sessions: what comes by the old ones until then is lost. At rest that is
+/// one request at most. A tunnel that is killed costs forty.
+const UNDER_WAY: u64 = 10;
+
+/// On one node after the other, of which some lead.
+pub(crate) fn tunnels_rolled(lab: &Lab) -> Result<()> {
+    let pods = || -> Result<Vec<String>> {
+        let nodes = lab.node_names().into_iter();
+        nodes.map(|node| component_pod(lab, "tunnel", &node)).collect()
+    };
+    let before = pods()?;
+    let ((), reports) = pinging(lab, || {
+        lab.kubectl([
+            "rollout",
+            "restart",
+            "daemonset/spanwire-tunnel",
+            NAMESPACE[0],
+            NAMESPACE[1],
+        ])?;
+        rolled_out(lab, "daemonset/spanwire-tunnel")
+    })?;
+    let after = pods()?;
+    ensure!(
+        before.iter().all(|pod| !after.contains(pod)),
+        "some are as before: {after:?}"
+    );
+    for (path, report) in &reports {
+        let lost = report.lost();
+        eprintln!(
+            "{path}: {lost} of {} lost, longest gap {:?}",
+            report.sent, report.longest_gap
+        );
+    }
+    let most = reports.iter().map(|(_, report)| report.lost()).max();
+    ensure!(most <= Some(UNDER_WAY), "packets were lost: {reports:?}");
+    Ok(())
 }
 
 pub(crate) fn control(lab: &Lab) -> Result<()> {
