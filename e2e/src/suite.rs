@@ -1,6 +1,6 @@
 //! Runs tests one after another in one lab, which is brought up before the first and taken down after the last.
 
-use std::{fs, io::Write, path::Path, process::ExitCode, sync::Arc};
+use std::{collections::BTreeSet, fs, io::Write, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -137,8 +137,31 @@ fn explained(lab: &Lab, error: &anyhow::Error) -> Failed {
     let ask = |args: &[&str]| lab.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
     let pods = ask(&["get", "pods", "--all-namespaces", "-o", "wide"]);
     let locations = ask(&["get", "locations,meshnodes,locationslices,peers", "-o", "wide"]);
+    let tunnels = tunnels(lab);
     let links = leaders_as_seen(lab);
-    Failed::from(format!("{pods}\n{locations}\n{links}\n{error:#}"))
+    Failed::from(format!("{pods}\n{locations}\n{tunnels}\n{links}\n{error:#}"))
+}
+
+/// The tunnels of each node that has any, and what the routers have translated for them.
+fn tunnels(lab: &Lab) -> String {
+    let of_node = |name: &String| {
+        let found = lab.node(name).ok()?.finish(["wg", "show", "spanwire0"]).ok()?;
+        (found.code == 0).then(|| format!("{name}:\n{}", found.stdout))
+    };
+    let locations: BTreeSet<&String> = lab.layout().nodes().map(|node| &node.location).collect();
+    let of_router = |name: &&String| {
+        let listing = lab
+            .network(name)
+            .ok()?
+            .finish(["conntrack", "-L", "-p", "udp"])
+            .ok()?;
+        let of_wireguard = listing.stdout.lines().filter(|line| line.contains("port=5182"));
+        let lines: Vec<&str> = of_wireguard.collect();
+        Some(format!("the router of {name}:\n{}\n", lines.join("\n")))
+    };
+    let nodes = lab.node_names();
+    let nodes = nodes.iter().filter_map(of_node);
+    nodes.chain(locations.iter().filter_map(of_router)).collect()
 }
 
 /// What each agent knows of the leaders, by node; where no agent runs it is left out.
