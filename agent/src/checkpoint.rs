@@ -173,6 +173,7 @@ impl From<Body> for Checkpoint {
                 forsaken: names(&body.forsaken),
                 // It has to show again.
                 unreached: BTreeSet::new(),
+                unheard: BTreeSet::new(),
             },
         }
     }

@@ -39,9 +39,12 @@ impl EventLoop {
         if self.state.handle_reachability(self.reachability()) {
             self.reconcile_by(now);
         }
-        if self.judgement.unreached != before.unreached {
-            let unreached = &self.judgement.unreached;
-            if self.state.handle_unreached(unreached, Timestamp::now(), now) {
+        let gone = |judgement: &Judgement| (judgement.unreached.clone(), judgement.unheard.clone());
+        if gone(&self.judgement) != gone(&before) {
+            if self
+                .state
+                .handle_unreached(&self.judgement, Timestamp::now(), now)
+            {
                 self.reconcile_by(now);
             }
             let due = self.state.poll_timeout(now);
@@ -76,11 +79,15 @@ impl EventLoop {
             self.metrics.failover(location);
             tracing::info!(%leader, %location, "the leader of the location does not answer, or hands nothing on there; another gets what is for there");
         }
-        for location in now.unreached.difference(&before.unreached) {
-            tracing::info!(%location, "nothing answers from the location any more, by whatever way");
+        for location in now.unreached.iter().chain(&now.unheard) {
+            if !before.is_gone(location) {
+                tracing::info!(%location, "nothing answers from the location any more, by whatever way");
+            }
         }
-        for location in before.unreached.difference(&now.unreached) {
-            tracing::info!(%location, "the location answers again, or is no longer asked");
+        for location in before.unreached.iter().chain(&before.unheard) {
+            if !now.is_gone(location) {
+                tracing::info!(%location, "the location answers again, or is no longer asked");
+            }
         }
         for (leader, location) in before.lost.difference(&now.lost) {
             tracing::info!(%leader, %location, "the leader of the own location is used again as published");

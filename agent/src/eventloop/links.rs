@@ -52,7 +52,7 @@ impl EventLoop {
                     for (location, leader) in &judgement.forsaken {
                         let _ = writeln!(text, "not used: {leader} of {location}");
                     }
-                    for location in &judgement.unreached {
+                    for location in judgement.unreached.union(&refused) {
                         let _ = writeln!(text, "reached by no way: {location}");
                     }
                     for location in &refused {

@@ -17,6 +17,8 @@ pub struct Assignment {
     pub overlay: BTreeSet<IpAddr>,
     /// It has tunnels, but the device that they begin on cannot be made now.
     pub lacks_tunnel: bool,
+    /// Its WireGuard lets the leaders of a location send each other's sources.
+    pub groups: bool,
     /// Whom to ask.
     pub probes: Probes,
     /// How to hand packets to the other leaders of the own location, whatever the routes are.
@@ -32,6 +34,7 @@ impl Assignment {
             leads_as: tunnel.map(|_| plan.me.clone()),
             overlay: tunnel.map(|tunnel| tunnel.addresses.clone()).unwrap_or_default(),
             lacks_tunnel: facts.lacks_tunnel,
+            groups: facts.groups,
             probes: plan.probes.clone(),
             hops: hops_to_leaders(plan, facts),
         }

@@ -53,11 +53,26 @@ pub struct Judgement {
     pub lost: BTreeSet<(NodeName, LocationName)>,
     /// Leaders of other locations.
     pub forsaken: BTreeSet<(LocationName, NodeName)>,
-    /// Locations that are reached by no way.
+    /// Locations that are reached by no way: everything that is asked of them has answered before, and is taken for dead.
     pub unreached: BTreeSet<LocationName>,
+    /// Locations that are reached by no way that ever answered. What never did may work all the same.
+    pub unheard: BTreeSet<LocationName>,
 }
 
 impl Judgement {
+    /// Returns whether no way reaches a location, as far as is known.
+    #[must_use]
+    pub fn is_gone(&self, location: &LocationName) -> bool {
+        self.unreached.contains(location) || self.unheard.contains(location)
+    }
+
+    pub(super) fn note_gone(&mut self, location: LocationName, gone: Gone) {
+        match gone {
+            Gone::Lost => self.unreached.insert(location),
+            Gone::Unheard => self.unheard.insert(location),
+        };
+    }
+
     /// Returns whether this is why a leader is not to be used.
     pub(super) fn blames(&self, subject: &Subject) -> bool {
         match subject {
@@ -68,6 +83,15 @@ impl Judgement {
     }
 }
 
+/// What is known of a location that no way reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Everything has answered before.
+    Lost,
+    /// Something never did.
+    Unheard,
+}
+
 /// Among which leaders there is a choice.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choices {
@@ -75,6 +99,8 @@ pub(super) struct Choices {
     me: Option<NodeName>,
     /// Its own tunnels lead nowhere, whatever is heard: it lacks their device.
     lacks_tunnel: bool,
+    /// The far side takes what it sends through another leader.
+    groups: bool,
     /// The other leaders of the own location.
     hops: Vec<NodeName>,
     /// The locations to which something may go through each of them.
@@ -94,6 +120,7 @@ impl Choices {
         Self {
             me: assignment.leads_as.clone(),
             lacks_tunnel: assignment.lacks_tunnel,
+            groups: assignment.groups,
             hops: probes.hops.iter().map(|near| near.node.clone()).collect(),
             towards: probes.through.iter().map(|far| far.location.clone()).collect(),
             far,
@@ -139,24 +166,39 @@ impl Choices {
         judgement
     }
 
-    /// Returns the locations that no way reaches: whatever is asked of one, or on the way there, has answered, and is taken for
-    /// dead. Of what never answered it is not known. Only a leader knows: it asks all leaders of a location, which others do not, and
-    /// of a location whose nodes all lead nothing is asked.
-    pub(super) fn unreached(&self, trust: &dyn Fn(&Subject) -> Trust) -> BTreeSet<LocationName> {
-        let lost = |subject: Subject| trust(&subject) == Trust::Lost;
-        let is_lost = |(location, leaders): &(&LocationName, &Vec<NodeName>)| {
-            let far = leaders
+    /// Returns the locations that no way reaches, each with what is known of the best: all that is asked of one, or on the way
+    /// there, is taken for dead, or never answered though some of it did. Only a leader knows: it asks all leaders of a location, which
+    /// others do not, and of a location whose nodes all lead nothing is asked.
+    ///
+    /// Where WireGuard has no groups nothing can answer through another leader, and yet the far side may come to take what
+    /// goes by it.
+    pub(super) fn unreached(&self, trust: &dyn Fn(&Subject) -> Trust) -> BTreeMap<LocationName, Gone> {
+        let unreached = self.far.iter().filter_map(|(location, leaders)| {
+            let far: Vec<Trust> = leaders
                 .iter()
-                .map(|leader| lost(Subject::Far((*location).clone(), leader.clone())));
-            let hops = self.hops.iter().filter(|_| self.towards.contains(*location));
+                .map(|leader| trust(&Subject::Far(location.clone(), leader.clone())))
+                .collect();
+            let hops = self.hops.iter().filter(|_| self.towards.contains(location));
             let through = hops.map(|leader| {
-                lost(Subject::Hop(leader.clone()))
-                    || lost(Subject::Through(leader.clone(), (*location).clone()))
+                let through = trust(&Subject::Through(leader.clone(), location.clone()));
+                if trust(&Subject::Hop(leader.clone())) == Trust::Lost {
+                    Trust::Lost
+                } else if through == Trust::Unproven && !self.groups {
+                    Trust::Sound
+                } else {
+                    through
+                }
             });
-            far.chain(through).all(|is_lost| is_lost)
-        };
-        let lost = self.far.iter().filter(is_lost);
-        lost.map(|(location, _)| location.clone()).collect()
+            let answered = far.contains(&Trust::Lost);
+            let best = far.iter().copied().chain(through).min()?;
+            let gone = match best {
+                Trust::Lost => Gone::Lost,
+                Trust::Unproven if answered => Gone::Unheard,
+                Trust::Unproven | Trust::Sound | Trust::Doubtful | Trust::OnProbation => return None,
+            };
+            Some((location.clone(), gone))
+        });
+        unreached.collect()
     }
 
     /// How good the own tunnels to a location are: as good as the best. One that answers is good enough: what its leader hands on
@@ -265,6 +307,7 @@ mod tests {
         Choices {
             me: me.map(name),
             lacks_tunnel: false,
+            groups: true,
             hops: if me.is_some() {
                 vec![name("a2")]
             } else {
@@ -338,8 +381,10 @@ mod tests {
 
     #[test]
     fn a_location_is_unreached_when_all_that_was_heard_of_it_is_lost_and_no_sooner() {
-        let unreached =
-            |choices: &Choices, unsound: &[(&str, Trust)]| !choices.unreached(&trust(unsound)).is_empty();
+        let unreached = |choices: &Choices, unsound: &[(&str, Trust)]| {
+            let unreached = choices.unreached(&trust(unsound));
+            unreached.get(&name("b")) == Some(&Gone::Lost)
+        };
         let leader = choices(Some("a1"));
         let all = ["b1", "b2", "b through a2"];
         assert!(unreached(&leader, &all.map(|subject| (subject, LOST))));
@@ -374,6 +419,46 @@ mod tests {
         };
         assert!(unreached(&alone, &[("b1", LOST), ("b2", LOST)]));
         assert!(!unreached(&alone, &[("b1", LOST)]) && !unreached(&Choices::default(), &[]));
+    }
+
+    #[test]
+    fn a_location_is_unheard_when_what_was_heard_of_it_is_lost_and_the_rest_never_answered() {
+        const NEVER: Trust = Trust::Unproven;
+        let gone = |choices: &Choices, unsound: &[(&str, Trust)]| {
+            let unreached = choices.unreached(&trust(unsound));
+            unreached.get(&name("b")).copied()
+        };
+        let leader = choices(Some("a1"));
+        let unheard = Some(Gone::Unheard);
+        assert_eq!(
+            gone(&leader, &[("b1", LOST), ("b2", NEVER), ("b through a2", NEVER)]),
+            unheard
+        );
+        assert_eq!(
+            gone(&leader, &[("b1", LOST), ("b2", NEVER), ("b through a2", LOST)]),
+            unheard
+        );
+        let never = [("b1", NEVER), ("b2", NEVER), ("b through a2", NEVER)];
+        assert_eq!(gone(&leader, &never), None, "echo requests may be filtered");
+        assert_eq!(
+            gone(&leader, &[("b1", LOST), ("b2", NEVER)]),
+            None,
+            "a2 reaches it"
+        );
+        let groupless = Choices {
+            groups: false,
+            ..choices(Some("a1"))
+        };
+        let lost = [("b1", LOST), ("b2", LOST), ("b through a2", NEVER)];
+        assert_eq!(
+            gone(&groupless, &lost),
+            None,
+            "nothing answers through a2, which may reach it"
+        );
+        assert_eq!(
+            gone(&groupless, &[("b1", LOST), ("b2", NEVER), ("hop a2", LOST)]),
+            unheard
+        );
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Prober {
             self.look_at(id, now);
         }
         let is_due = |(location, since): (&LocationName, &Instant)| {
-            now >= *since + HOLD && !self.judgement.unreached.contains(location)
+            now >= *since + HOLD && !self.judgement.is_gone(location)
         };
         if self.silent.iter().any(is_due) {
             self.judge(now);
@@ -452,14 +452,15 @@ impl Prober {
             watch.map_or(Trust::Sound, |watch| self.trust(watch, now))
         };
         let mut judgement = self.choices.judge(&trust, &self.judgement);
-        let mut unreached = self.choices.unreached(&trust);
-        unreached.retain(|location| !self.hears_of(location, now));
-        self.silent.retain(|location, _| unreached.contains(location));
-        for location in unreached {
-            self.silent.entry(location).or_insert(now);
+        let mut gone = self.choices.unreached(&trust);
+        gone.retain(|location, _| !self.hears_of(location, now));
+        self.silent.retain(|location, _| gone.contains_key(location));
+        for (location, gone) in gone {
+            let since = *self.silent.entry(location.clone()).or_insert(now);
+            if now >= since + HOLD {
+                judgement.note_gone(location, gone);
+            }
         }
-        let lasting = self.silent.iter().filter(|(_, since)| now >= **since + HOLD);
-        judgement.unreached = lasting.map(|(location, _)| location.clone()).collect();
         if judgement != self.judgement {
             self.judgement = judgement;
             self.is_news = true;

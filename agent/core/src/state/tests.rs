@@ -8,7 +8,7 @@ use spanwire_host::{Cni, LinkName, OtherLink, WireGuardPeer};
 use spanwire_topology::{Generation, Leader, LeaderRole, Location, Member};
 
 use super::*;
-use crate::target::PeerUpdates;
+use crate::{liveness::Judgement, target::PeerUpdates};
 
 const SECOND: Duration = Duration::from_secs(1);
 

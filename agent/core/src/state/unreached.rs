@@ -1,10 +1,9 @@
 //! Locations that this node reaches by no way.
 //!
-//! They are reported at once, and not as over while it may begin again.
-//!
-//! Their prefixes become `unreachable`, so that who sends there hears of it. That echo requests are not answered is not enough for that:
-//! a firewall that has just begun to drop them lets other packets pass. So it has to be [silent](Silence), too, by the counters of
-//! WireGuard, to which all counts that comes by the tunnels.
+//! They are reported, and their prefixes become `unreachable`, so that who sends there hears of it. That echo requests are not
+//! answered is not enough for that: a firewall that has just begun to drop them lets other packets pass. So it has to be
+//! [silent](Silence), too, by the counters of WireGuard, to which all counts that comes by the tunnels. It is not reported as over while it may
+//! begin again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,13 +14,16 @@ use k8s_openapi::jiff::Timestamp;
 use spanwire_topology::{LocationName, NodeName, Party, TunnelPeer};
 
 use super::NodeState;
-use crate::trouble::Trouble;
+use crate::{liveness::Judgement, trouble::Trouble};
 
 /// For so long a location has to be reached again before that is reported: a path that comes and goes would have leaders write to
 /// the API server each time.
 const CALM: Duration = Duration::from_secs(5);
-/// For so long nothing may have come from its leaders.
+/// For so long nothing may have come from its leaders, where all ways to it have answered before.
 const LISTEN: Duration = Duration::from_millis(200);
+/// For so long, where some never did: by then a peer that gets the agent's own requests, and has nothing to send, has sent a keepalive
+/// (KEEPALIVE_TIMEOUT, 10 s, whitepaper section 6.1).
+const LISTEN_LONG: Duration = Duration::from_secs(12);
 
 /// Each location that is not reached, or was not until just now.
 #[derive(Debug, Default)]
@@ -33,6 +35,10 @@ struct Spell {
     /// When it is over, unless it begins again before.
     over: Option<Instant>,
     silence: Silence,
+    /// How long to listen.
+    listen: Duration,
+    /// It was silent for so long.
+    is_reported: bool,
 }
 
 /// Whether anything comes from the leaders of a location whose echo replies do not.
@@ -49,27 +55,39 @@ enum Silence {
 }
 
 impl Unreached {
-    fn handle_observed(&mut self, unreached: &BTreeSet<LocationName>, wall: Timestamp, now: Instant) {
-        for location in unreached {
+    fn handle_observed(&mut self, judgement: &Judgement, wall: Timestamp, now: Instant) {
+        let unreached = judgement.unreached.iter().map(|location| (location, LISTEN));
+        let unheard = judgement.unheard.iter().map(|location| (location, LISTEN_LONG));
+        for (location, listen) in unreached.chain(unheard) {
             let begun = Spell {
                 since: wall,
                 over: None,
                 silence: Silence::Unread(now),
+                listen,
+                is_reported: false,
             };
             let spell = self.0.entry(location.clone()).or_insert(begun);
+            spell.listen = listen;
             if spell.over.take().is_some() {
                 spell.silence = Silence::Unread(now);
             }
         }
-        for (_, spell) in self.0.iter_mut().filter(|(name, _)| !unreached.contains(name)) {
+        for (_, spell) in self.0.iter_mut().filter(|(name, _)| !judgement.is_gone(name)) {
             spell.over.get_or_insert(now + CALM);
         }
     }
 
     /// Takes how many bytes the leaders of each location have sent here.
     fn handle_received(&mut self, received: impl Fn(&LocationName) -> u64, now: Instant) {
-        for (location, spell) in &mut self.0 {
-            spell.silence.handle_received(received(location), now);
+        for (location, spell) in self.0.iter_mut().filter(|(_, spell)| spell.over.is_none()) {
+            spell
+                .silence
+                .handle_received(received(location), spell.listen, now);
+            match spell.silence {
+                Silence::Lasting(_) => spell.is_reported = true,
+                Silence::Broken => spell.is_reported = false,
+                Silence::Unread(_) | Silence::Since(..) => {}
+            }
         }
     }
 
@@ -89,28 +107,28 @@ impl Unreached {
 
     /// Returns when to read the counters, and to call [`Self::handle_timeout`] again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let due = |spell: &Spell| spell.over.or(spell.silence.poll_timeout());
+        let due = |spell: &Spell| spell.over.or(spell.silence.poll_timeout(spell.listen));
         self.0.values().filter_map(due).min()
     }
 }
 
 impl Silence {
-    fn handle_received(&mut self, received: u64, now: Instant) {
+    fn handle_received(&mut self, received: u64, listen: Duration, now: Instant) {
         *self = match *self {
             Self::Unread(_) => Self::Since(now, received),
             Self::Since(_, before) | Self::Lasting(before) if received > before => Self::Broken,
             // With a peer that is recreated its counter begins again.
             Self::Since(since, before) if received < before => Self::Since(since, received),
-            Self::Since(since, before) if now >= since + LISTEN => Self::Lasting(before),
+            Self::Since(since, before) if now >= since + listen => Self::Lasting(before),
             Self::Lasting(before) => Self::Lasting(before.min(received)),
             as_before @ (Self::Since(..) | Self::Broken) => as_before,
         };
     }
 
-    fn poll_timeout(self) -> Option<Instant> {
+    fn poll_timeout(self, listen: Duration) -> Option<Instant> {
         match self {
             Self::Unread(since) => Some(since),
-            Self::Since(since, _) => Some(since + LISTEN),
+            Self::Since(since, _) => Some(since + listen),
             Self::Lasting(_) | Self::Broken => None,
         }
     }
@@ -118,13 +136,8 @@ impl Silence {
 
 impl NodeState {
     /// Takes which locations nothing answers from any more, with the present time. Returns whether this node has to change for it.
-    pub fn handle_unreached(
-        &mut self,
-        unreached: &BTreeSet<LocationName>,
-        wall: Timestamp,
-        now: Instant,
-    ) -> bool {
-        self.unreached.handle_observed(unreached, wall, now);
+    pub fn handle_unreached(&mut self, judgement: &Judgement, wall: Timestamp, now: Instant) -> bool {
+        self.unreached.handle_observed(judgement, wall, now);
         self.gather_troubles();
         self.handle_refused()
     }
@@ -142,6 +155,7 @@ impl NodeState {
             received.sum()
         };
         self.unreached.handle_received(received, now);
+        self.gather_troubles();
         self.handle_refused()
     }
 
@@ -161,11 +175,13 @@ impl NodeState {
         let location = self.plan.location.as_ref();
         let established = location.and_then(|location| Some(&self.mesh.locations.get(location)?.established));
         let is_so =
-            move |(name, _): &(&LocationName, &Spell)| established.is_some_and(|known| known.contains(*name));
+            |(name, _): &(&LocationName, &Spell)| established.is_some_and(|known| known.contains(*name));
         let probes = &self.plan.probes;
-        let lasting: Vec<(&LocationName, &Spell)> = self.unreached.0.iter().filter(is_so).collect();
+        let reported = || self.unreached.0.iter().filter(|(_, spell)| spell.is_reported);
+        let lasting: Vec<(&LocationName, &Spell)> = reported().filter(is_so).collect();
         let asked: BTreeSet<&LocationName> = probes.far.iter().map(|far| &far.location).collect();
-        let all = asked.iter().all(|name| self.unreached.0.contains_key(*name));
+        let reported: BTreeSet<&LocationName> = reported().map(|(name, _)| name).collect();
+        let all = asked.is_subset(&reported);
         let since = lasting.iter().map(|(_, spell)| spell.since).max();
         if let Some(since) = since.filter(|_| all && lasting.len() > 1) {
             let locations = lasting.into_iter().map(|(name, _)| name.clone()).collect();

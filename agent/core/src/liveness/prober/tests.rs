@@ -367,6 +367,8 @@ fn whatever_answers_or_never_did_keeps_a_location_from_being_unreached() {
     for (what, silent) in silent {
         let world = World::new(leader, silent).run(30 * SECOND);
         assert!(world.unreached.is_empty(), "{what}: {:?}", world.unreached);
+        let is_unheard = world.judgement.unheard.contains(&name("b"));
+        assert_eq!(is_unheard, what == "b2 never did", "{what}");
     }
 }
 

@@ -235,6 +235,19 @@ fn a_closed_port_is_a_condition_of_a_leader_that_others_look_for_and_a_trouble_w
     assert_eq!(report(&mut state).0, None);
 }
 
+/// Nothing answers from these locations, and nothing comes from their leaders.
+fn silence(state: &mut NodeState, names: &[&str], wall: Timestamp, now: Instant) {
+    let judgement = Judgement {
+        unreached: names.iter().map(|name| name.parse().unwrap()).collect(),
+        ..Judgement::default()
+    };
+    state.handle_unreached(&judgement, wall, now);
+    let (device, peers) = device(state, answering());
+    for later in [Duration::ZERO, SECOND] {
+        state.handle_device(reading(Some(&device), peers.clone()), now + later);
+    }
+}
+
 #[test]
 fn a_node_that_reaches_no_other_location_looks_for_the_fault_at_home() {
     let start = Instant::now();
@@ -257,8 +270,7 @@ fn a_node_that_reaches_no_other_location_looks_for_the_fault_at_home() {
     let target = state.poll_target(start).unwrap();
     state.handle_outcome(taken(&target, &[]), start);
     let mut observe = |names: &[&str], second: i64| {
-        let unreached = names.iter().map(|name| name.parse().unwrap()).collect();
-        state.handle_unreached(&unreached, Timestamp::from_second(second).unwrap(), start);
+        silence(&mut state, names, Timestamp::from_second(second).unwrap(), start);
         about(&mut state, "Ready").unwrap().2
     };
     let message = observe(&["b"], 10);
@@ -282,8 +294,8 @@ fn a_location_that_no_way_reaches_is_a_trouble_at_once_and_until_it_has_been_rea
     let wall = |second| Timestamp::from_second(1_000_000 + second).unwrap();
     let observe = |state: &mut NodeState, reached: bool, second: u32| {
         let b = (!reached).then_some("b").into_iter();
-        let unreached = b.chain(["elsewhere"]).map(|name| name.parse().unwrap()).collect();
-        state.handle_unreached(&unreached, wall(i64::from(second)), start + second * SECOND);
+        let names: Vec<&str> = b.chain(["elsewhere"]).collect();
+        silence(state, &names, wall(i64::from(second)), start + second * SECOND);
     };
     observe(&mut state, false, 10);
     let (status, reason, message) = about(&mut state, "Ready").unwrap();

@@ -14,8 +14,11 @@ fn hearing(mesh: &Mesh, now: Instant) -> NodeState {
 }
 
 fn observe(state: &mut NodeState, names: &[&str], now: Instant) -> bool {
-    let unreached = names.iter().map(|name| name.parse().unwrap()).collect();
-    state.handle_unreached(&unreached, Timestamp::UNIX_EPOCH, now)
+    let judgement = Judgement {
+        unreached: names.iter().map(|name| name.parse().unwrap()).collect(),
+        ..Judgement::default()
+    };
+    state.handle_unreached(&judgement, Timestamp::UNIX_EPOCH, now)
 }
 
 /// Reads the counters. Returns whether the node has to change for them.
@@ -78,4 +81,27 @@ fn leaders_that_answer_no_echo_requests_any_more_and_send_something_are_not_refu
     );
     assert!(count(&mut state, 148, start + 10 * SECOND));
     assert!(refused(&state).is_empty());
+}
+
+/// What never answered may answer no echo requests. Whether it lives shows by the keepalive that follows from them.
+#[test]
+fn where_some_never_answered_a_keepalive_is_waited_for() {
+    let start = Instant::now();
+    let unheard = Judgement {
+        unheard: ["b".parse().unwrap()].into(),
+        ..Judgement::default()
+    };
+    for keepalive in [false, true] {
+        let mut state = hearing(&mesh(true), start);
+        assert!(!state.handle_unreached(&unheard, Timestamp::UNIX_EPOCH, start));
+        for second in 0..12 {
+            assert!(!count(&mut state, 900, start + second * SECOND));
+            assert!(refused(&state).is_empty());
+            assert_eq!(state.unreached().len(), 0);
+        }
+        let received = if keepalive { 932 } else { 900 };
+        assert_eq!(count(&mut state, received, start + 12 * SECOND), !keepalive);
+        assert_eq!(refused(&state).is_empty(), keepalive);
+        assert_eq!(state.unreached().is_empty(), keepalive);
+    }
 }
