@@ -51,6 +51,10 @@ pub struct LocationSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::prefixes")]
     pub cidrs: Vec<String>,
+    /// What comes to `cidrs` from pods, nodes and Peers elsewhere gets the address that the leader has there: for machines that have
+    /// no route back. Without it they see who sends, and need routes to the mesh by way of the location's leaders.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub masquerade: bool,
     /// The networks in which its nodes have their addresses. A node that claims another address gets all but that one.
     /// Without it they have private addresses of any network; public ones have to be named here.
     #[serde(default, rename = "nodeCIDRs", skip_serializing_if = "Vec::is_empty")]

@@ -117,6 +117,9 @@ pub struct SliceSettings {
     /// Accepted networks, other than those of pods and nodes, reachable here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cidrs: Vec<String>,
+    /// What comes from elsewhere to `cidrs` gets the leader's own address there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub masquerade: bool,
     /// Seconds between keepalives, where a member does not say otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,

@@ -265,6 +265,7 @@ fn settings(fact: Option<&LocationFact>) -> Settings {
         mode: fact.mode,
         endpoint: fact.endpoint.clone(),
         cidrs: BTreeSet::new(),
+        masquerade: fact.masquerade,
         keepalive: fact.keepalive,
     })
 }

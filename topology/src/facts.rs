@@ -231,6 +231,8 @@ pub struct LocationFact {
     pub endpoint: Option<Endpoint>,
     /// Networks, other than pods and nodes, reachable here.
     pub cidrs: BTreeSet<Prefix>,
+    /// What comes from elsewhere to `cidrs` is to get the leader's own address there.
+    pub masquerade: bool,
     /// The networks within which its nodes have their addresses, public ones too. Empty: private addresses of any network.
     pub node_cidrs: BTreeSet<Prefix>,
     /// The interval of keepalives of tunnels from here.

@@ -82,6 +82,8 @@ pub struct Settings {
     pub endpoint: Option<Endpoint>,
     /// Accepted networks, other than pods and nodes, reachable here; carried by the first active leader.
     pub cidrs: BTreeSet<Prefix>,
+    /// What comes from elsewhere to `cidrs` gets the leader's own address there.
+    pub masquerade: bool,
     /// The interval of keepalives of tunnels from here, where a node does not say otherwise.
     pub keepalive: Option<Keepalive>,
 }

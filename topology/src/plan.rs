@@ -108,6 +108,9 @@ pub struct Plan {
     /// Prefixes of the own location (pods, nodes, cidrs, of all its members); the CNI and the LAN carry these, even
     /// where a wider prefix stands in `routes`.
     pub local: BTreeSet<Prefix>,
+    /// On a leader: networks of the own location's `cidrs` to whose machines what comes from elsewhere has to seem to come from
+    /// this node ([`Settings::masquerade`](crate::Settings)). They are among `local`.
+    pub masqueraded: BTreeSet<Prefix>,
     /// What lives on this node itself: its pods' prefixes, its addresses, on a leader its overlay addresses.
     pub own: BTreeSet<Prefix>,
     /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
@@ -249,6 +252,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             tunnel: None,
             routes: BTreeMap::new(),
             local: BTreeSet::new(),
+            masqueraded: BTreeSet::new(),
             own: BTreeSet::new(),
             returns: BTreeMap::new(),
             ways: BTreeMap::new(),
@@ -269,6 +273,10 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
         role: view.role().map_or(Role::Follower, Role::Leader),
         tunnel: view.lead.map(|_| tunnel::tunnel(&view, &entries, &receivers)),
         local: routes::local(&view, useful),
+        masqueraded: view
+            .lead
+            .map(|_| routes::masqueraded(&view, useful))
+            .unwrap_or_default(),
         returns: view
             .lead
             .map(|_| routes::returns(&view, useful))

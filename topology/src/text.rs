@@ -62,9 +62,10 @@ impl Display for Settings {
         };
         let keepalive = List("keepalive", self.keepalive.map(|keepalive| keepalive.0));
         let endpoint = List("endpoint", &self.endpoint);
+        let masquerade = if self.masquerade { " masquerade" } else { "" };
         write!(
             f,
-            " mode={mode}{endpoint}{}{keepalive}",
+            " mode={mode}{endpoint}{}{masquerade}{keepalive}",
             List("cidrs", &self.cidrs)
         )
     }
@@ -135,7 +136,11 @@ impl Display for Plan {
             writeln!(f, "  own {prefix}")?;
         }
         for prefix in self.local.difference(&self.own) {
-            writeln!(f, "  local {prefix}")?;
+            let masqueraded = match self.masqueraded.contains(prefix) {
+                true => " masqueraded",
+                false => "",
+            };
+            writeln!(f, "  local {prefix}{masqueraded}")?;
         }
         for (prefix, route) in &self.routes {
             writeln!(f, "  route {prefix} {} location={}", route.via, route.location)?;

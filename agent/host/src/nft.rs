@@ -3,7 +3,7 @@
 //! Everything that depends on an address is one look-up in an interval set, so the cost of a packet does not grow with
 //! the mesh. `mesh` is every address of it, `remote` those that are routed into the mesh, `settled` those whose traffic
 //! may be nowhere else and `moving` the others of these, `far` what may come out of the tunnel, `transit` what is not on
-//! this node.
+//! this node, but for `masqueraded`, of which conntrack has to know.
 //!
 //! | chain | hook | what it does |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | `again` | prerouting, after conntrack | marks all packets of a connection that kube-proxy masquerades as it marks the first |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
-//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address |
+//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
 //! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
 //! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
@@ -84,6 +84,7 @@ struct Words {
     /// Ranges, each with what it is.
     classes: Vec<(AddressRange, Class)>,
     leads: bool,
+    masquerades: bool,
     settled: bool,
     moving: bool,
     own: Option<IpAddr>,
@@ -108,6 +109,7 @@ impl Words {
             v,
             settled: any(Traffic::Settled),
             moving: any(Traffic::Moving),
+            masquerades: classes.iter().any(|(_, class)| *class == Class::Masqueraded),
             classes,
             leads: plan.tunnel.is_some(),
             own: own_address(plan, facts, family),
@@ -153,7 +155,7 @@ fn sets(words: &Words) -> Vec<NftSet> {
         sets.push(named(name, &mut ranges.map(|(range, _)| *range)));
     };
     set("mesh", &|class| {
-        matches!(class, Class::Own | Class::Local) || remote(class)
+        matches!(class, Class::Own | Class::Local | Class::Masqueraded) || remote(class)
     });
     set("remote", &remote);
     if words.settled {
@@ -167,6 +169,9 @@ fn sets(words: &Words) -> Vec<NftSet> {
         set("transit", &|class| {
             matches!(class, Class::Local | Class::Expected) || remote(class)
         });
+        if words.masquerades {
+            set("masqueraded", &|class| class == Class::Masqueraded);
+        }
     }
     sets
 }
@@ -281,6 +286,11 @@ fn datagrams(plan: &Plan) -> Option<String> {
 fn leave(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let others = facts.owned.masquerade_mark;
     let mut rules = masqueraded(facts, families);
+    for Words { ip, v, .. } in families.iter().filter(|words| words.masquerades) {
+        rules.push(format!(
+            "{ip} saddr @far{v} {ip} daddr @masqueraded{v} masquerade"
+        ));
+    }
     rules.push(format!("meta mark & {others:#010x} != 0 accept"));
     // Their mark is gone by now.
     rules.extend(datagrams(plan).map(|own| format!("{own} accept")));

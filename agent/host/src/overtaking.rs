@@ -215,6 +215,7 @@ mod tests {
             holder: Holder::Others,
         };
         let plan = Plan {
+            masqueraded: std::collections::BTreeSet::new(),
             me: "a2".parse().unwrap(),
             location: "a".parse().ok(),
             role: Role::Follower,

@@ -17,6 +17,7 @@ mod mesh;
 mod moves;
 mod names;
 mod neighbours;
+mod printers;
 mod scenes;
 mod uplinks;
 mod views;

@@ -12,7 +12,7 @@ use std::{
 
 use spanwire_agent::identity::Identity;
 use spanwire_testbed::{self as testbed, Family, Namespace, wait_until};
-use spanwire_topology::PublicKey;
+use spanwire_topology::{Mesh, PublicKey};
 use tempfile::TempDir;
 
 use crate::{
@@ -90,7 +90,19 @@ impl World {
 
     pub(crate) fn publish(&self, established: bool, retiring: &[&str]) {
         let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
-        let documents = mesh::documents(&mesh::mesh(&keys, established), retiring);
+        self.publish_mesh(&mesh::mesh(&keys, established), retiring);
+    }
+
+    /// Publishes an established mesh after a change.
+    pub(crate) fn publish_changed(&self, change: impl FnOnce(&mut Mesh)) {
+        let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
+        let mut mesh = mesh::mesh(&keys, true);
+        change(&mut mesh);
+        self.publish_mesh(&mesh, &[]);
+    }
+
+    fn publish_mesh(&self, mesh: &Mesh, retiring: &[&str]) {
+        let documents = mesh::documents(mesh, retiring);
         let fresh = self.folder.path().join("fresh");
         fs::write(&fresh, documents).unwrap();
         fs::rename(fresh, self.mesh_file()).unwrap();

@@ -59,6 +59,7 @@ impl From<&Settings> for SliceSettings {
             mesh: settings.mode.into(),
             endpoint: settings.endpoint.as_ref().map(ToString::to_string),
             cidrs: texts(&settings.cidrs),
+            masquerade: settings.masquerade,
             persistent_keepalive: settings.keepalive.map(|seconds| seconds.0),
         }
     }
@@ -71,6 +72,7 @@ impl From<&SliceSettings> for Settings {
             mode: settings.mesh.into(),
             endpoint: endpoint(settings.endpoint.as_ref()),
             cidrs: values(&settings.cidrs),
+            masquerade: settings.masquerade,
             keepalive: keepalive(settings.persistent_keepalive),
         }
     }

@@ -386,12 +386,14 @@ fn location() -> impl Strategy<Value = Location> {
         any::<bool>(),
         option::of(endpoint()),
         sets(prefix()),
+        any::<bool>(),
         option::of(keepalive()),
     )
-        .prop_map(|(nodes, endpoint, cidrs, keepalive)| Settings {
+        .prop_map(|(nodes, endpoint, cidrs, masquerade, keepalive)| Settings {
             mode: if nodes { MeshMode::Nodes } else { MeshMode::Leaders },
             endpoint,
             cidrs,
+            masquerade,
             keepalive,
         });
     let established = sets((0u8..6).prop_map(|n| name::<LocationName>(&format!("l{n}"))));

@@ -51,6 +51,7 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
             .as_ref()
             .and_then(|text| fields.one("spec.endpoint", text)),
         cidrs: fields.list("spec.cidrs", &spec.cidrs),
+        masquerade: spec.masquerade,
         node_cidrs: fields.list("spec.nodeCIDRs", &spec.node_cidrs),
         keepalive: keepalive(spec.persistent_keepalive),
         unread: BTreeSet::new(),
@@ -135,6 +136,7 @@ mod tests {
             "leaders": {"active": 3, "standby": 0, "nodeSelector": {}},
             "endpoint": "vpn.example.com:51820",
             "cidrs": ["192.168.10.0/24", "fd00:10::/64"],
+            "masquerade": true,
             "nodeCIDRs": ["192.168.10.0/24", "203.0.113.0/24"],
             "persistentKeepalive": 25,
         }));
@@ -143,6 +145,7 @@ mod tests {
         assert_eq!((fact.node_cidrs.len(), fact.unread.len()), (2, 0));
         assert_eq!((fact.mode, fact.active, fact.standby), (MeshMode::Nodes, 3, 0));
         assert_eq!((fact.cidrs.len(), fact.keepalive), (2, Some(Keepalive(25))));
+        assert!(fact.masquerade);
         assert_eq!(fact.endpoint, Some("vpn.example.com:51820".parse().unwrap()));
         assert_eq!(fact.leader_selector, Some(Selector::default()));
         let selector = fact.selector.unwrap();

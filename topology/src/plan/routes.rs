@@ -34,6 +34,15 @@ pub(super) fn local(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> 
     local.map(|entry| entry.prefix).collect()
 }
 
+/// Returns those of them to which what comes from elsewhere is masqueraded.
+pub(super) fn masqueraded(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> {
+    let wanted = view.home().location.settings.masquerade;
+    let here = entries
+        .iter()
+        .filter(|entry| wanted && entry.kind == Kind::Cidr && is_local(view, entry));
+    here.map(|entry| entry.prefix).collect()
+}
+
 /// Returns where everything else goes.
 pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>) -> BTreeMap<Prefix, Route> {
     let remote = entries.iter().filter(|entry| !is_local(view, entry));

@@ -186,6 +186,7 @@ fn set_location(location: &mut LocationFact, word: &str) -> Result<(), String> {
         ("leaders", value) => location.leader_selector = selector(value),
         ("endpoint", value) => location.endpoint = optional(value)?,
         ("cidrs", value) => location.cidrs = list(value)?,
+        ("masquerade", "") => location.masquerade = true,
         ("node-cidrs", value) => location.node_cidrs = list(value)?,
         ("unread", value) => location.unread = fields(value)?,
         ("keepalive", value) => location.keepalive = keepalive(value)?,

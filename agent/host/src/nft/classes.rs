@@ -19,6 +19,8 @@ pub(super) enum Class {
     Expected,
     /// In a prefix of the own location.
     Local,
+    /// In one to which what comes from elsewhere is masqueraded.
+    Masqueraded,
     /// In a remote prefix.
     Remote(Traffic),
     /// On this node.
@@ -49,7 +51,13 @@ pub(super) fn classes<'a>(
     let networks = networks.filter(|network| !network.is_host());
     let connected = networks.map(|network| (network, Class::Connected));
     let expected = expected(plan, resolved).map(|prefix| (*prefix, Class::Expected));
-    let local = plan.local.iter().map(|prefix| (*prefix, Class::Local));
+    let local = plan
+        .local
+        .iter()
+        .map(|prefix| match plan.masqueraded.contains(prefix) {
+            true => (*prefix, Class::Masqueraded),
+            false => (*prefix, Class::Local),
+        });
     // Neighbours are mostly of one location.
     let mut last = None;
     let mut settled = |location: &'a LocationName| match last {
@@ -122,7 +130,7 @@ fn flatten(known: Vec<(Prefix, Class)>) -> Vec<(Range, Class)> {
 /// What a connected network is depends on what it lies in: part of the own location, or a hole in a remote prefix.
 fn inherit(class: Class, enclosing: Option<Class>) -> Class {
     match (class, enclosing) {
-        (Class::Connected, Some(Class::Local)) => Class::Local,
+        (Class::Connected, Some(part @ (Class::Local | Class::Masqueraded))) => part,
         (Class::Connected, Some(Class::Own)) => Class::Own,
         (Class::Connected, _) => Class::Outside,
         (class, _) => class,
@@ -223,6 +231,25 @@ mod tests {
             ["192.168.0.0/23 Local"]
         );
         assert!(flat(&[("192.168.1.0/24", Class::Connected)]).is_empty());
+    }
+
+    #[test]
+    fn what_is_known_better_in_a_masqueraded_network_is_not_masqueraded() {
+        assert_eq!(
+            flat(&[
+                ("192.168.0.0/23", Class::Masqueraded),
+                ("192.168.0.7/32", Class::Local),
+                ("192.168.1.0/24", Class::Connected),
+                ("192.168.1.9/32", Class::Own),
+            ]),
+            [
+                "192.168.0.0-192.168.0.6 Masqueraded",
+                "192.168.0.7 Local",
+                "192.168.0.8-192.168.1.8 Masqueraded",
+                "192.168.1.9 Own",
+                "192.168.1.10-192.168.1.255 Masqueraded",
+            ]
+        );
     }
 
     #[test]

@@ -127,6 +127,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         role,
         tunnel: None,
         routes: BTreeMap::new(),
+        masqueraded: BTreeSet::new(),
         local: prefixes(ALL_A),
         own: prefixes(own),
         returns: BTreeMap::new(),
