@@ -22,6 +22,7 @@
 )]
 
 pub mod api_server;
+pub mod encryption;
 pub mod endpoints;
 pub mod enforcement;
 pub mod fights;

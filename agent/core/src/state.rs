@@ -1,5 +1,6 @@
 //! The state of a node: everything observed, and what follows from it.
 
+mod counting;
 mod planning;
 mod status;
 mod unreached;

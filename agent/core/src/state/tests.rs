@@ -351,7 +351,9 @@ fn an_established_location_is_enforced_when_every_node_has_had_time_to_follow() 
 fn a_node_that_retires_wants_nothing_and_reports_nothing_else() {
     let now = Instant::now();
     let mut state = state(&snapshot(true), now);
+    assert!(state.watch().is_some());
     assert!(state.handle_snapshot(&retiring(snapshot(true)), now));
+    assert!(state.watch().is_none());
     let target = state.poll_target(now).unwrap();
     assert_eq!((&*target.host, target.retire), (&Host::default(), true));
     assert!(!state.handle_device(DeviceReading::default(), now));
