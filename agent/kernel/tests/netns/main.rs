@@ -18,6 +18,7 @@ mod nft;
 mod routes;
 mod rules;
 mod sysctls;
+mod taps;
 mod userspace;
 mod ways;
 mod wireguard;
