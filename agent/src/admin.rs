@@ -18,7 +18,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::ping::ping;
+use crate::{encryption::SECONDS, ping::ping};
 
 /// An event loop that takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +46,8 @@ pub enum Request {
     Links,
     /// Which way the kernel sends this packet.
     Way(Packet),
+    /// What is encrypted of that which goes between locations, counted for so many seconds.
+    Encryption(u64),
 }
 
 /// A response: whether all is well, and a text.
@@ -79,7 +81,8 @@ pub async fn serve(address: SocketAddr, queries: mpsc::Sender<Query>) -> std::io
     let router = router
         .route("/debug/way/{from}/{to}", get(way))
         .route("/debug/way/{from}/{to}/{by}", get(way_by))
-        .route("/debug/ping/{from}/{to}", get(ping_from));
+        .route("/debug/ping/{from}/{to}", get(ping_from))
+        .route("/debug/encryption/{seconds}", get(encryption));
     let service = router.with_state(queries);
     tokio::spawn(async move { axum::serve(listener, service).await });
     Ok(())
@@ -125,6 +128,24 @@ async fn ping_from(Path((from, to)): Path<(String, String)>) -> (StatusCode, Str
     }
 }
 
+/// Counts beside the event loop, which says what is to be counted.
+async fn encryption(
+    State(queries): State<mpsc::Sender<Query>>,
+    Path(seconds): Path<String>,
+) -> (StatusCode, String) {
+    match seconds.parse().ok().filter(|seconds| SECONDS.contains(seconds)) {
+        Some(seconds) => {
+            let patience = PATIENCE + Duration::from_secs(seconds);
+            ask_for(queries, Request::Encryption(seconds), patience).await
+        }
+        None => {
+            let (least, most) = (SECONDS.start(), SECONDS.end());
+            let why = format!("{seconds} is no number of seconds from {least} to {most}\n");
+            (StatusCode::BAD_REQUEST, why)
+        }
+    }
+}
+
 /// Reads two addresses of one family.
 fn addresses(from: &str, to: &str) -> Result<(IpAddr, IpAddr), String> {
     let address = |text: &str| {
@@ -154,12 +175,16 @@ fn packet(from: &str, to: &str, by: Option<&str>) -> Result<Packet, String> {
 }
 
 async fn ask(queries: mpsc::Sender<Query>, request: Request) -> (StatusCode, String) {
+    ask_for(queries, request, PATIENCE).await
+}
+
+async fn ask_for(queries: mpsc::Sender<Query>, request: Request, patience: Duration) -> (StatusCode, String) {
     let (sender, receiver) = oneshot::channel();
     let asked = async {
         queries.send((request, sender)).await.ok()?;
         receiver.await.ok()
     };
-    match tokio::time::timeout(PATIENCE, asked).await {
+    match tokio::time::timeout(patience, asked).await {
         Ok(Some((true, text))) => (StatusCode::OK, text),
         Ok(Some((false, text))) => (StatusCode::SERVICE_UNAVAILABLE, text),
         Ok(None) | Err(_) => (
@@ -212,12 +237,17 @@ mod tests {
             text.contains("source: fd00::1, destination: fd00::2, from_tunnel: true"),
             "{text}"
         );
+        let text = fetch(address, "/debug/encryption/60").await;
+        assert!(text.ends_with("Encryption(60)"), "{text}");
         for (path, why) in [
             ("/debug/way/10.0.0.1/x", "x is no address"),
             ("/debug/way/10.0.0.1/fd00::2", "two families"),
             ("/debug/way/10.0.0.1/10.0.0.2/wg0", "`tunnel`"),
             ("/debug/ping/10.0.0.1/x", "x is no address"),
             ("/debug/ping/fd00::1/10.0.0.2", "two families"),
+            ("/debug/encryption/0", "0 is no number of seconds from 1 to 60"),
+            ("/debug/encryption/61", "61 is no number"),
+            ("/debug/encryption/x", "x is no number"),
         ] {
             let text = fetch(address, path).await;
             assert!(text.starts_with("HTTP/1.1 400") && text.contains(why), "{text}");

@@ -11,6 +11,7 @@ pub mod atomic_file;
 pub mod checkpoint;
 pub mod cleanup;
 pub mod clock;
+pub mod encryption;
 pub mod eventloop;
 pub mod guard;
 pub mod identity;

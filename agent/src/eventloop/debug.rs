@@ -1,10 +1,10 @@
 //! Answers of the admin endpoint.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use serde_saphyr::to_string;
-use spanwire_core::Snapshot;
+use spanwire_core::{Snapshot, encryption::Watch};
 use spanwire_host::{Host, diff};
 use spanwire_kernel::{Packet, ReadError, Way};
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::EventLoop;
 use crate::{
     admin::{Query, Request, Response},
+    encryption::count,
     reconciler::{Job, chain},
 };
 
@@ -29,6 +30,10 @@ impl EventLoop {
             Request::Actual => return self.read(answer, |actual, _| actual.to_string()),
             Request::Diff => return self.read(answer, steps),
             Request::Way(packet) => return self.find_way(answer, packet),
+            Request::Encryption(seconds) => match self.state.watch() {
+                Some(watch) => return count_for(watch, seconds, answer),
+                None => (false, "the mesh does not know this node\n".to_owned()),
+            },
         };
         // The client may have gone.
         let _gone = answer.send(response);
@@ -92,6 +97,20 @@ impl EventLoop {
             let _gone = answer.send(response);
         });
     }
+}
+
+/// Answers with what is encrypted, once that has been counted; no longer than the client waits for it.
+fn count_for(watch: Watch, seconds: u64, mut answer: oneshot::Sender<Response>) {
+    tokio::spawn(async move {
+        let response = tokio::select! {
+            found = count(&watch, Duration::from_secs(seconds)) => match found {
+                Ok(found) => (true, format!("{found}\n")),
+                Err(why) => (false, format!("{why}\n")),
+            },
+            () = answer.closed() => return,
+        };
+        let _gone = answer.send(response);
+    });
 }
 
 /// Returns the way of a packet in JSON: `{"here": true}`, `{"nowhere": WHY}`, or how it leaves.

@@ -8,6 +8,7 @@
 
 mod boot;
 mod cni;
+mod encryption;
 mod failover;
 mod failures;
 mod firewalls;

@@ -7,6 +7,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Child,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -261,15 +262,16 @@ impl Node {
 
     /// What the agent's status server answers.
     pub(crate) fn ask(&self, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        let fetch = move || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect("127.0.0.1:9477")?;
-            stream.write_all(request.as_bytes())?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        };
-        self.host.inside(fetch).unwrap_or_default()
+        ask(&self.host, path)
+    }
+
+    /// Has the agent count what is encrypted, for two seconds from now on.
+    pub(crate) fn counting(&self) -> JoinHandle<String> {
+        let host = self.host.clone();
+        let counting = thread::spawn(move || ask(&host, "/debug/encryption/2"));
+        // It has begun by then.
+        thread::sleep(Duration::from_millis(500));
+        counting
     }
 
     /// Everything of the node's network that Spanwire might change.
@@ -308,6 +310,19 @@ impl Drop for Node {
             let _ended = child.wait();
         }
     }
+}
+
+/// What the status server of the agent there answers.
+fn ask(host: &Namespace, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let fetch = move || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect("127.0.0.1:9477")?;
+        stream.write_all(request.as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    host.inside(fetch).unwrap_or_default()
 }
 
 /// Sends a device a request of WireGuard's userspace protocol.
