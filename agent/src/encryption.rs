@@ -176,3 +176,6 @@ fn described(error: &dyn Error) -> String {
         None => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod netns;
