@@ -101,6 +101,17 @@ pub enum Command {
   # To a pod
   kubectl spanwire ping a2 pod/shop/cart-0")]
     Ping(PingArgs),
+    /// Shows that what is to be so is so, by what agents see
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  # Whether what goes between locations is encrypted, by the packets of ten seconds
+  kubectl spanwire verify encryption --seconds 10
+
+  # Also by the devices of nodes that send through a leader
+  kubectl spanwire verify encryption --all-nodes -o wide"
+    )]
+    Verify(VerifyCommand),
     /// Draws the mesh that is published
     #[command(after_help = "Examples:
   kubectl spanwire graph
@@ -227,6 +238,27 @@ pub struct PingArgs {
     /// Where a name has addresses of both families, take those of IPv6
     #[arg(short = '6', long)]
     pub ipv6: bool,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
+}
+
+/// What is verified.
+#[derive(Clone, Debug, Subcommand)]
+pub enum VerifyCommand {
+    /// Counts packets between locations on the devices of leaders to other machines: in WireGuard, and in plaintext
+    Encryption(EncryptionArgs),
+}
+
+/// The arguments of `verify encryption`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct EncryptionArgs {
+    /// For so long packets are counted
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+    /// Have the agents of all nodes count, also of those that send through a leader
+    #[arg(long)]
+    pub all_nodes: bool,
     /// How to write it
     #[arg(short, long)]
     pub output: Option<Format>,

@@ -9,12 +9,13 @@ mod plan;
 mod published;
 mod source;
 mod status;
+mod verify;
 
 use clap::CommandFactory as _;
 
 use crate::{
     answer::Answer,
-    args::{Args, Command, MigrateCommand},
+    args::{Args, Command, MigrateCommand, VerifyCommand},
 };
 
 /// Does what the command line asks for.
@@ -28,6 +29,9 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
         Command::Diagnose(diagnose) => status::diagnose(&args.reach, &diagnose).await,
         Command::Explain(explain) => explain::run(&args.reach, &explain).await,
         Command::Ping(ping) => ping::run(&args.reach, &ping).await,
+        Command::Verify(VerifyCommand::Encryption(encryption)) => {
+            verify::encryption(&args.reach, &encryption).await
+        }
         Command::Graph(graph) => published::graph(&args.reach, &graph).await,
         Command::Showconf(showconf) => published::showconf(&args.reach, &showconf).await,
         Command::Peer(command) => peer::run(&args.reach, &command).await,

@@ -9,6 +9,7 @@
 //! | [`status`], [`findings`], [`figures`] | the mesh on one screen; what is wrong; what agents answer |
 //! | [`explain`], [`ways`] | the way of a packet, as planned and as kernels route it |
 //! | [`ping`] | how long a way is, as agents measure it |
+//! | [`encryption`] | whether what goes between locations is encrypted, by the packets that agents count |
 //! | [`graph`], [`showconf`] | the published mesh as a picture; the configuration of a device |
 //! | [`peer`], [`keypair`], [`qr`] | Peers, the key pair of a new one, and its configuration for a phone |
 //! | [`migrate`] | what is Kilo's as Spanwire's |
@@ -25,6 +26,7 @@ pub mod bundle;
 pub mod changes;
 pub mod cluster;
 pub mod colour;
+pub mod encryption;
 pub mod explain;
 pub mod figures;
 pub mod files;

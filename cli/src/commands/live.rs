@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::{
     cluster::{Access, brief},
+    encryption::Counts,
     figures::Figures,
     findings::Answers,
     ping::{Leg, Measurements},
@@ -82,6 +83,25 @@ pub(super) async fn measure(access: &Access, legs: &[Leg]) -> Result<Measurement
     Ok(stream::iter(asking).buffer_unordered(AT_ONCE).collect().await)
 }
 
+/// Has agents count for so long what is encrypted. The error says why no agent can be asked.
+pub(super) async fn count(
+    access: &Access,
+    nodes: &BTreeSet<String>,
+    time: Duration,
+) -> Result<Counts, String> {
+    let pods = agents(access).await?;
+    let paths = [format!("/debug/encryption/{}", time.as_secs())];
+    let asking = nodes.iter().map(|node| {
+        let (pod, paths) = (pods.get(node), &paths);
+        async move {
+            let question = async |access: &Access, pod: &str| fetch(access, pod, paths).await;
+            let answer = within(time + PATIENCE, access, pod, question).await;
+            (node.clone(), answer.and_then(|pages| parsed(&pages[0])))
+        }
+    });
+    Ok(stream::iter(asking).buffer_unordered(AT_ONCE).collect().await)
+}
+
 fn parsed<T: DeserializeOwned>((status, text): &Page) -> Result<T, String> {
     if *status == StatusCode::NOT_FOUND {
         return Err("its agent is of a version that does not say it".to_owned());
@@ -98,10 +118,19 @@ async fn patiently<T>(
     pod: Option<&String>,
     question: impl AsyncFnOnce(&Access, &str) -> Result<T, String>,
 ) -> Result<T, String> {
+    within(PATIENCE, access, pod, question).await
+}
+
+async fn within<T>(
+    patience: Duration,
+    access: &Access,
+    pod: Option<&String>,
+    question: impl AsyncFnOnce(&Access, &str) -> Result<T, String>,
+) -> Result<T, String> {
     let pod = pod.ok_or("it has no running pod")?;
-    match timeout(PATIENCE, question(access, pod)).await {
+    match timeout(patience, question(access, pod)).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("not within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("not within {} s", patience.as_secs())),
     }
 }
 

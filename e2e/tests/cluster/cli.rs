@@ -72,3 +72,17 @@ pub(crate) fn legs_are_measured(lab: &Lab) -> Result<()> {
     );
     Ok(())
 }
+
+/// All leaders see packets of each pair of locations, and none of them in plaintext.
+pub(crate) fn traffic_is_encrypted(lab: &Lab) -> Result<()> {
+    let table = plugin_says(lab, 0, &["verify", "encryption", "--seconds", "3", "-o", "wide"])?;
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.contains(" encrypted "))
+        .collect();
+    ensure!(
+        rows.len() == 6 && rows.iter().all(|row| row.contains(" none ")),
+        "not each location is shown to be encrypted with each other:\n{table}"
+    );
+    Ok(())
+}

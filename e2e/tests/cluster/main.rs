@@ -104,6 +104,10 @@ fn main() -> ExitCode {
                 cli::legs_are_measured,
             ),
             (
+                "kubectl_spanwire_shows_that_traffic_between_locations_is_encrypted",
+                cli::traffic_is_encrypted,
+            ),
+            (
                 "without_ipv6_in_the_cluster_ipv6_of_the_nodes_stays_as_it_was",
                 ipv6::stays_as_it_was,
             ),
