@@ -50,7 +50,7 @@ enum Silence {
     Since(Instant, u64),
     /// None has come since.
     Lasting(u64),
-    /// Some have, whoever answers no echo requests.
+    /// Some have: one lives that answers no echo requests.
     Broken,
 }
 
