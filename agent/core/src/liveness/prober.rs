@@ -40,8 +40,11 @@ use watch::Watch;
 const STALL: Duration = Duration::from_millis(50);
 /// How long a leader is left alone from behind which nothing answered: each trial costs what is sent until that is seen.
 const USELESS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
-/// On such a trial something has to have answered by then.
+/// On such a trial something has to have answered by then. So it has behind a leader that has just come into use, if any of it
+/// answered shortly before, behind another one.
 const TRIAL: Duration = Duration::from_millis(1500);
+/// What answered so long ago has answered shortly before.
+const SHORTLY: Duration = Duration::from_secs(10);
 /// For so long a location has to be reached by no way: what every way has in common may fail for a moment.
 const HOLD: Duration = Duration::from_millis(400);
 /// What is due so soon is asked together with what is due now: each time that a process wakes up costs.
@@ -127,6 +130,8 @@ pub struct Prober {
     /// How many more questions may be sent, and since when.
     allowance: (f64, Option<Instant>),
     choices: Choices,
+    /// When members behind a leader of another location last answered, behind whichever.
+    heard: BTreeMap<IpAddr, Instant>,
     /// Leaders from behind which nothing came.
     useless: BTreeMap<(LocationName, NodeName), Backoff>,
     /// Since when no way has reached a location.
@@ -160,6 +165,7 @@ impl Prober {
             questions: VecDeque::new(),
             allowance: (0.0, None),
             choices: Choices::default(),
+            heard: BTreeMap::new(),
             useless: BTreeMap::new(),
             silent: BTreeMap::new(),
             judgement: before,
@@ -169,11 +175,12 @@ impl Prober {
 
     /// Takes what is to be watched. Of what goes on to be watched everything is remembered.
     pub fn handle_assignment(&mut self, assignment: &Assignment, now: Instant) {
+        self.heard.retain(|_, at| now < *at + SHORTLY);
         let mut known = std::mem::take(&mut self.ids);
         for (subject, (way, targets)) in wanted(assignment) {
             let id = known
                 .remove(&subject)
-                .unwrap_or_else(|| self.begin(subject.clone(), now));
+                .unwrap_or_else(|| self.begin(subject.clone(), &targets, now));
             if let Some(watch) = self.watches.get_mut(&id) {
                 watch.handle_targets(way, targets);
             }
@@ -192,14 +199,16 @@ impl Prober {
         self.judge(now);
     }
 
-    fn begin(&mut self, subject: Subject, now: Instant) -> u64 {
+    fn begin(&mut self, subject: Subject, targets: &[IpAddr], now: Instant) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         // Neighbours in number are far apart in time, however many there will be (the golden section).
         let place = (id as f64 * 0.618_033_988_75).fract();
         let next = now + self.settings.interval.mul_f64(place);
         let was_lost = self.judgement.blames(&subject);
+        let is_behind = matches!(subject, Subject::Behind(..));
         let mut watch = Watch::new(subject, self.settings.threshold, now, next);
+        watch.is_expected = is_behind && targets.iter().any(|target| self.heard.contains_key(target));
         if was_lost {
             watch.detector.handle_lost_before();
             watch.handle_standing(now);
@@ -222,6 +231,9 @@ impl Prober {
             return false;
         }
         self.asked.remove(&number);
+        if matches!(watch.subject, Subject::Behind(..)) {
+            self.heard.insert(from, now);
+        }
         watch.handle_answer(asked.target, asked.round, now);
         self.look_at(asked.watch, now);
         true
@@ -402,7 +414,8 @@ impl Prober {
             return proved.map(|known| known.handle_proved(now)).is_some();
         }
         let waits = known.as_ref().is_some_and(|known| known.waits(now));
-        let failed_trial = known.is_some() && !watch.answered && now >= watch.since + TRIAL;
+        let is_trial = known.is_some() || watch.is_expected;
+        let failed_trial = is_trial && !watch.answered && now >= watch.since + TRIAL;
         let is_useless = watch.trust(now) == Trust::Lost || failed_trial;
         if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone()), now) {
             return false;

@@ -271,6 +271,24 @@ fn a_leader_behind_which_nobody_answers_is_tried_again_more_and_more_seldom() {
     assert!((7..=9).contains(&at.len()), "{at:?}");
 }
 
+/// Behind it nothing ever answered, which would prove nothing, had the same members not answered behind the other one.
+#[test]
+fn a_leader_that_comes_back_and_does_not_reach_its_members_is_given_up_again() {
+    let world = World::new(leader, |text, at, judgement| {
+        let through_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        let is_dead = text == "10.4.0.11" && at > 10 * SECOND && at < 12 * SECOND;
+        let is_cut = text.starts_with("192.168") && through_b1 && at > 10 * SECOND;
+        is_dead || is_cut
+    });
+    let world = world.run(30 * SECOND);
+    let used: Vec<(u64, &str)> = world
+        .changes
+        .iter()
+        .map(|(at, names)| (at.as_secs(), names.as_str()))
+        .collect();
+    assert_eq!(used, [(10, "b1"), (13, ""), (14, "b1")]);
+}
+
 #[test]
 fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothing_flaps() {
     let world = World::new(leader, |text, at, _| {

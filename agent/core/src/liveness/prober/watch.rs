@@ -35,6 +35,8 @@ pub(super) struct Watch {
     silent: u32,
     pub(super) since: Instant,
     pub(super) answered: bool,
+    /// It answers unless something has happened to it, though it never did as it is asked now.
+    pub(super) is_expected: bool,
     pub(super) next: Instant,
     probation: Backoff,
     was_lost: bool,
@@ -58,6 +60,7 @@ impl Watch {
             silent: 0,
             since: now,
             answered: false,
+            is_expected: false,
             next,
             probation: Backoff::new(PROBATION.0, PROBATION.1),
             was_lost: false,
