@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_topology::{Family, LocationName, PublicKey};
+use spanwire_topology::{Family, LocationName, Prefix, PublicKey};
 
 use crate::{
     Elsewhere, Filter, LinkName, OtherRule, Owned, TableId,
@@ -58,6 +58,8 @@ pub struct HostFacts {
     pub rules: BTreeSet<OtherRule>,
     /// Those of their tables that have a route for everything, or for half of it.
     pub wide_tables: BTreeSet<(Family, TableId)>,
+    /// What the tables of their rules for marks have a route to, or forbid.
+    pub marked_routes: BTreeMap<(Family, TableId), BTreeSet<Prefix>>,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -81,6 +83,7 @@ impl HostFacts {
         self.uplinks = inventory.uplinks;
         self.rules = inventory.rules;
         self.wide_tables = inventory.wide_tables;
+        self.marked_routes = inventory.marked_routes;
     }
 
     /// Returns the device of the CNI that carries a family.

@@ -19,7 +19,7 @@ use std::{
 use spanwire_topology::Family;
 
 use crate::LinkName;
-pub use walk::{Dropper, Fate, FilterRule, Match, Sample, State, Verdict};
+pub use walk::{Dropper, Fate, FilterRule, MarkChange, Match, Sample, State, Verdict};
 use walk::{Walk, holds};
 
 /// The family of a table.
@@ -173,12 +173,12 @@ impl Filter {
         })
     }
 
-    /// Returns the bits that these rules may set in the mark of a packet.
-    pub(crate) fn marks(&self, sample: &Sample) -> u32 {
+    /// Returns what these rules may change in the mark of a packet.
+    pub(crate) fn marks(&self, sample: &Sample) -> MarkChange {
+        let mut marks = MarkChange::default();
         if !self.is_of(sample) {
-            return 0;
+            return marks;
         }
-        let mut marks = 0;
         let mut reached = BTreeSet::new();
         let mut left = vec![&self.rules];
         while let Some(rules) = left.pop() {
@@ -187,7 +187,7 @@ impl Filter {
                 !matches.any(|found| holds(found, sample) == Some(false))
             };
             for rule in rules.iter().filter(for_it) {
-                marks |= rule.marks;
+                marks = marks.and(rule.marks);
                 let (Verdict::Jump(chain) | Verdict::Goto(chain)) = &rule.verdict else {
                     continue;
                 };
@@ -195,7 +195,7 @@ impl Filter {
                     Some(rules) if reached.insert(chain) => left.push(rules),
                     Some(_) => {}
                     // It was not looked at.
-                    None => marks = u32::MAX,
+                    None => marks = MarkChange::ANY,
                 }
             }
         }
@@ -280,7 +280,7 @@ mod tests {
             own: None,
             matches,
             verdict,
-            marks: 0,
+            marks: MarkChange::default(),
         }
     }
 
@@ -500,8 +500,11 @@ mod tests {
 
     #[test]
     fn bits_are_set_by_the_rules_that_may_be_for_a_packet() {
-        let marking = |matches, marks| FilterRule {
-            marks,
+        let marking = |matches, bits| FilterRule {
+            marks: MarkChange {
+                sets: bits,
+                clears: bits << 8,
+            },
             ..rule(1, matches, Verdict::Continue)
         };
         let to = |chain: &str, matches| rule(2, matches, Verdict::Jump(chain.to_owned()));
@@ -521,8 +524,14 @@ mod tests {
             state: Some(State::Untracked),
             ..between(false)
         };
-        assert_eq!(filter(false, rules.clone(), &chains).marks(&transit), 0x16);
+        assert_eq!(
+            filter(false, rules.clone(), &chains).marks(&transit),
+            MarkChange {
+                sets: 0x16,
+                clears: 0x1600
+            }
+        );
         let elsewhere = [rules, vec![to("not-read", vec![Match::Unknown])]].concat();
-        assert_eq!(filter(false, elsewhere, &chains).marks(&transit), u32::MAX);
+        assert_eq!(filter(false, elsewhere, &chains).marks(&transit), MarkChange::ANY);
     }
 }

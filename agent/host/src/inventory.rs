@@ -24,6 +24,8 @@ pub struct Inventory {
     pub rules: BTreeSet<OtherRule>,
     /// Those of their tables that have a route for everything, or for half of it.
     pub wide_tables: BTreeSet<(Family, TableId)>,
+    /// What the tables of their rules for marks have a route to, or forbid.
+    pub marked_routes: BTreeMap<(Family, TableId), BTreeSet<Prefix>>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
     /// IPv6 is off on new devices and, where there is one, on Spanwire's (also where the kernel has no IPv6).

@@ -18,6 +18,7 @@ pub mod fake;
 mod firewall;
 mod inventory;
 mod lookup;
+mod marking;
 mod nft;
 mod overtaking;
 mod owned;
@@ -32,8 +33,8 @@ pub use conflict::{ClosedPort, Conflict, Unopened};
 pub use diff::diff;
 pub use facts::HostFacts;
 pub use firewall::{
-    ChainName, Direction, Dropper, Elsewhere, Fate, Filter, FilterRule, Match, Pass, Passage, Sample, State,
-    TableFamily, Verdict,
+    ChainName, Direction, Dropper, Elsewhere, Fate, Filter, FilterRule, MarkChange, Match, Pass, Passage,
+    Sample, State, TableFamily, Verdict,
 };
 pub use inventory::{Cni, CniRoute, Encapsulation, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};

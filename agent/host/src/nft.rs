@@ -28,7 +28,7 @@ use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 use spanwire_topology::{Family, Plan, Prefix};
 
 use crate::{
-    Cni, HostFacts, LinkName, NftTable,
+    Cni, HostFacts, LinkName, NftTable, marking,
     overtaking::chosen_by_mark,
     resolve::{Exempt, Held, Resolved, nameable, own_address},
 };
@@ -333,8 +333,8 @@ fn stray(
     let mark = facts.owned.mark;
     let own = datagrams(plan).map(|own| {
         let rest = !mark;
-        // Programs that mark by uplinks may have taken it.
-        let marked = match chosen_by_mark(facts, None) {
+        // Other programs may have taken it.
+        let marked = match marking::is_unsure_at_last(plan, facts) {
             true => String::new(),
             false => format!("meta mark & {mark:#010x} == {mark:#010x} "),
         };

@@ -9,7 +9,7 @@
 //!
 //! A host with several uplinks marks whatever it forwards or sends, packets of the mesh among it, and has a rule and a table for
 //! each mark. Others mark nothing but their own packets. So of a rule for a mark it is asked what its table has: a route
-//! for everything, or for half of it, takes packets of the mesh.
+//! to everything, or to a part of the mesh, takes packets of the mesh.
 
 use spanwire_topology::{Family, Plan, Prefix};
 
@@ -52,9 +52,10 @@ impl OtherRule {
         self.mark.is_none_or(|(value, mask)| mark & mask == value) != self.inverted
     }
 
-    /// Whether it selects by a mark that other programs give to packets, in all or in some of its bits.
+    /// Whether it selects by a mark that other programs give to packets, in all or in some of its bits. An inverted rule does
+    /// where it is not for what has none: a VPN's (`not fwmark 0xca6c`) is.
     pub(crate) fn is_by_mark(&self) -> bool {
-        self.mark.is_some() && !self.inverted
+        self.mark.is_some() && !(self.inverted && self.is_for_mark(0))
     }
 
     /// Returns the table of which it is asked whether it has a route for everything: one of the rule's own, by which it
@@ -65,10 +66,13 @@ impl OtherRule {
         own.filter(|_| self.mark.is_some() || !self.is_about_addresses())
     }
 
-    /// Whether it ends the look-up of packets wherever they go.
-    fn leads_everywhere(&self, facts: &HostFacts) -> bool {
-        let wide = |table| table == MAIN || facts.wide_tables.contains(&(self.family, table));
-        self.table.is_none_or(wide)
+    /// Whether it ends the look-up of packets that are for one of these.
+    fn leads_to(&self, routed: impl Fn(&Prefix) -> bool, facts: &HostFacts) -> bool {
+        let has = |table| {
+            let routes = facts.marked_routes.get(&(self.family, table));
+            table == MAIN || routes.is_some_and(|routes| routes.iter().any(routed))
+        };
+        self.table.is_none_or(has)
     }
 
     /// Returns the table by which it sends packets wherever from and to, where that is one of its own.
@@ -130,17 +134,17 @@ fn takes(rule: &OtherRule, plan: &Plan, resolved: &Resolved<'_>, facts: &HostFac
     if !resolved.uses(rule.family) {
         return false;
     }
-    // Packets of the mesh bear no mark, kube-proxy's, or that of an uplink.
-    let marks = [0, facts.owned.masquerade_mark];
-    let marked = marks.iter().any(|mark| rule.is_for_mark(*mark))
-        || (rule.mark.is_some() && rule.leads_everywhere(facts));
-    if rule.inverted {
-        return marked || rule.is_about_addresses();
-    }
     let routed = |prefix: &Prefix| {
         let mut from = plan.routes.range(prefix..).map(|(other, _)| other);
         overlaps(prefix, from.next(), |around| plan.routes.contains_key(around))
     };
+    // Packets of the mesh bear no mark, kube-proxy's, or that of an uplink.
+    let marks = [0, facts.owned.masquerade_mark];
+    let marked = marks.iter().any(|mark| rule.is_for_mark(*mark))
+        || (rule.mark.is_some() && rule.leads_to(routed, facts));
+    if rule.inverted {
+        return marked || rule.is_about_addresses();
+    }
     let here = |prefix: &Prefix| {
         [&plan.local, &plan.own]
             .into_iter()
@@ -248,11 +252,13 @@ mod tests {
         first_with(rules, &[])
     }
 
-    fn first_with(rules: &[OtherRule], wide_tables: &[u32]) -> (u32, bool) {
+    fn first_with(rules: &[OtherRule], routes: &[(u32, &str)]) -> (u32, bool) {
         let (plan, mut facts) = follower();
         facts.rules = rules.iter().cloned().collect();
-        let wide_tables = wide_tables.iter().map(|table| (Family::V4, TableId(*table)));
-        facts.wide_tables = wide_tables.collect();
+        for (table, route) in routes {
+            let routes = facts.marked_routes.entry((Family::V4, TableId(*table)));
+            routes.or_default().extend(prefix(route));
+        }
         let resolved = Resolved::new(&plan, &facts);
         let (first, conflict) = first_priority(&plan, &resolved, &facts);
         (first, conflict.is_some())
@@ -306,7 +312,7 @@ mod tests {
 
     /// As programs for several uplinks add them.
     #[test]
-    fn a_mark_whose_table_has_a_route_for_everything_is_overtaken() {
+    fn a_mark_whose_table_has_a_route_to_a_part_of_the_mesh_is_overtaken() {
         let marked = |value, mask| OtherRule {
             mark: Some((value, mask)),
             table: Some(TableId(201)),
@@ -332,8 +338,24 @@ mod tests {
         for rule in taking {
             assert_eq!(rule.table_to_read(), Some(TableId(201)));
             let one = std::slice::from_ref(&rule);
-            assert_eq!(first_with(one, &[201]), (1_984, false), "{rule:?}");
-            assert_eq!(first_with(one, &[202]), (2_100, false), "{rule:?}");
+            for route in [
+                "0.0.0.0/0",
+                "0.0.0.0/1",
+                "10.0.0.0/8",
+                "10.244.2.0/24",
+                "10.244.2.7/32",
+            ] {
+                let routes = [(201, "100.64.0.0/10"), (201, route)];
+                assert_eq!(first_with(one, &routes), (1_984, false), "{route}: {rule:?}");
+                assert_eq!(first_with(one, &[(202, route)]), (2_100, false), "{rule:?}");
+            }
+            for route in ["128.0.0.0/1", "10.244.1.0/24", "192.168.1.0/24"] {
+                assert_eq!(
+                    first_with(one, &[(201, route)]),
+                    (2_100, false),
+                    "{route}: {rule:?}"
+                );
+            }
         }
         // Everything has a route in `main`, and nothing is left to the rules behind one that forbids or jumps.
         for table in [Some(MAIN), None] {
@@ -351,13 +373,13 @@ mod tests {
             },
         ];
         for rule in elsewhere {
-            assert_eq!(first_with(&[rule], &[201]), (2_100, false));
+            assert_eq!(first_with(&[rule], &[(201, "0.0.0.0/0")]), (2_100, false));
         }
         let too_early = OtherRule {
             priority: 9,
             ..uplink()
         };
-        assert_eq!(first_with(&[too_early], &[201]), (1, true));
+        assert_eq!(first_with(&[too_early], &[(201, "0.0.0.0/0")]), (1, true));
     }
 
     #[test]

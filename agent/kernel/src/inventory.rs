@@ -95,6 +95,12 @@ impl Kernel {
                 if routes.iter().any(is_wide) {
                     inventory.wide_tables.insert((family, table));
                 }
+                let is_its = |rule: &OtherRule| rule.mark.is_some() && rule.table == Some(table);
+                if others.iter().any(is_its) {
+                    let to = routes.iter().filter(|route| ends_a_look_up(route));
+                    let to = to.filter_map(|route| route.prefix).collect();
+                    inventory.marked_routes.insert((family, table), to);
+                }
             }
             inventory.rules.extend(others);
         }
@@ -184,6 +190,15 @@ fn connected(route: &route::ObservedRoute) -> Option<(&route::ObservedRoute, u32
 }
 
 /// Whether it is for everything, or for half of it, as programs write it that leave the default route alone.
+/// Not by going on with the next rule, nor by taking a packet for this machine, as what is to be taken by a proxy is (TPROXY).
+fn ends_a_look_up(route: &route::ObservedRoute) -> bool {
+    let forbids = matches!(
+        route.kind,
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+    );
+    forbids || route.kind == RouteType::Unicast
+}
+
 fn is_wide(route: &route::ObservedRoute) -> bool {
     route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.length() <= 1)
 }

@@ -28,8 +28,34 @@ pub struct FilterRule {
     pub matches: Vec<Match>,
     /// What then.
     pub verdict: Verdict,
-    /// The bits that it may set in the mark of a packet.
-    pub marks: u32,
+    /// What it may change in the mark of a packet.
+    pub marks: MarkChange,
+}
+
+/// Bits that may be changed in the mark of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkChange {
+    /// Those that may be set.
+    pub sets: u32,
+    /// Those that may be taken away.
+    pub clears: u32,
+}
+
+impl MarkChange {
+    /// Any of them.
+    pub const ANY: Self = Self {
+        sets: u32::MAX,
+        clears: u32::MAX,
+    };
+
+    /// Returns what both may change.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            sets: self.sets | other.sets,
+            clears: self.clears | other.clears,
+        }
+    }
 }
 
 /// What a rule asks of a packet.

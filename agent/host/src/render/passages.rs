@@ -91,7 +91,7 @@ fn marked(sample: &Sample, facts: &HostFacts) -> u32 {
         .chain([&facts.filters])
         .flat_map(|filters| filters.iter());
     let by_others = all
-        .map(|filter| filter.marks(sample))
+        .map(|filter| filter.marks(sample).sets)
         .fold(0, |all, marks| all | marks);
     by_others | facts.owned.mark | facts.owned.masquerade_mark
 }

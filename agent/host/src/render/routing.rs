@@ -7,8 +7,8 @@ use spanwire_topology::{Family, Holder, LeaderRole, Party, Plan, Prefix, Role, V
 
 use super::device::tunnel_mtu;
 use crate::{
-    HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector,
-    overtaking::{MAIN, captured, chosen_by_mark, first_priority},
+    HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, marking,
+    overtaking::{MAIN, captured, first_priority},
     resolve::{NextHop, Resolved, ResolvedRoute, own_overlay},
 };
 
@@ -279,8 +279,8 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
 ///   asked for: of a way back Linux knows them only where it has looked into every packet (`fib_rules_early_flow_dissect`),
 ///   and the nft table does ask for them. They take `main`, or whatever the rules of this machine say, where it has several
 ///   uplinks; where a VPN is to take everything they take `main` first, since the tunnel is not to end with the VPN;
-/// * where rules of others choose by marks, the tunnel's own datagrams whatever mark they have: others set it in `output`,
-///   in bits of which one may be Spanwire's, after which Linux routes a packet once more (`ip_route_me_harder`). Protocol and
+/// * where rules of others choose by marks, or others change marks, the tunnel's own datagrams whatever mark they have: others
+///   set it in `output`, in bits of which one may be Spanwire's, or all of it, after which Linux routes a packet once more (`ip_route_me_harder`). Protocol and
 ///   port are known then, and of a way back, if a rule asks for them that is not for what the machine sends
 ///   (`fib_rule_requires_fldissect`, include/net/fib_rules.h), even one that does nothing;
 /// * while traffic moves into the mesh, what comes from there and is not in it yet, for the same check.
@@ -306,7 +306,7 @@ fn past(
             sport: Some(tunnel.listen_port),
             ..RuleSelector::default()
         };
-        let by_port = chosen_by_mark(facts, Some(family)).then_some(by_port);
+        let by_port = marking::is_unsure(plan, facts, family).then_some(by_port);
         past.extend(
             by_port
                 .clone()

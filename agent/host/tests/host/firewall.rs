@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use spanwire_host::{
-    ChainName, Direction, Elsewhere, Filter, FilterRule, HostFacts, Match, Passage, State, TableFamily,
-    Verdict, conflicts, render,
+    ChainName, Direction, Elsewhere, Filter, FilterRule, HostFacts, MarkChange, Match, Passage, State,
+    TableFamily, Verdict, conflicts, render,
 };
 use spanwire_topology::Plan;
 
@@ -104,6 +104,10 @@ fn a_table_that_its_maker_alone_may_change_is_left_alone_and_named() {
     );
 }
 
+fn setting(sets: u32) -> MarkChange {
+    MarkChange { sets, clears: 0 }
+}
+
 /// A chain that drops what another program has not marked.
 fn of_marked(marks: u32) -> Filter {
     let rule = |handle, matches, verdict, marks| FilterRule {
@@ -112,7 +116,7 @@ fn of_marked(marks: u32) -> Filter {
         own: None,
         matches,
         verdict,
-        marks,
+        marks: setting(marks),
     };
     let unmarked = Match::Mark {
         of_connection: false,
@@ -150,7 +154,7 @@ fn what_is_dropped_for_want_of_a_mark_is_named_unless_another_program_may_have_s
         let (plan, mut facts) = samples::leader();
         facts.filters = Arc::new(vec![of_marked(marks)]);
         let earlier = FilterRule {
-            marks: before,
+            marks: setting(before),
             matches: vec![],
             verdict: Verdict::Continue,
             ..of_marked(0).rules.remove(0)
@@ -210,7 +214,7 @@ fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_
                 not: false,
             }],
             verdict: Verdict::Accept,
-            marks: 0,
+            marks: MarkChange::default(),
         };
         assert!(with(samples::leader(), at, vec![known]).is_empty(), "{at:?}");
     }

@@ -1,6 +1,11 @@
 //! Networks of others on a node, and what they may take from the mesh.
 
-use spanwire_host::{Conflict, Host, HostFacts, Packet, RouteKind, conflicts, lookup, render};
+use std::sync::Arc;
+
+use spanwire_host::{
+    Conflict, Direction, Elsewhere, Host, HostFacts, MarkChange, Match, OtherRule, Packet, RouteKind,
+    TableFamily, conflicts, lookup, render,
+};
 use spanwire_topology::{Holder, Plan, Via};
 
 use crate::samples::{
@@ -190,6 +195,79 @@ fn a_leader_is_looked_for_in_the_network_with_the_longest_mask() {
     let other = with_network(&facts, ("ens9", false), "192.168.1.200", 23);
     assert_eq!(render(&plan, &other), render(&plan, &facts));
     assert_eq!(leaves_by(&render(&plan, &other), "10.244.21.7"), "eth0");
+}
+
+fn by_port(host: &Host) -> bool {
+    host.rules
+        .iter()
+        .any(|rule| rule.selector.sport.is_some() && rule.selector.iif.is_some())
+}
+
+#[test]
+fn datagrams_are_known_by_their_port_where_others_may_change_their_mark_and_not_otherwise() {
+    let (plan, facts) = settled_leader();
+    let change = |sets, clears| MarkChange { sets, clears };
+    let all = [Elsewhere::Prerouting, Elsewhere::Output];
+    let [v4, v6] = [TableFamily::Ip, TableFamily::Ip6];
+    // With whether rules, and the nft table at last, know them by their port alone.
+    for (change, hooks, family, device, routed, sent) in [
+        (change(5, !5), &all[..], v4, "eth0", true, true),
+        (
+            change(0x100, 0),
+            &all[..1],
+            TableFamily::Inet,
+            "eth0",
+            true,
+            false,
+        ),
+        (change(0x100, 0), &all[1..], v4, "eth0", true, true),
+        (change(0, 0xff00), &all[..], v4, "eth0", true, true),
+        // Calico's, kube-proxy's, the other family's, and what is for other devices.
+        (change(0, 0xf_0000), &all[..], v4, "eth0", false, false),
+        (change(0x4000, 0), &all[..], v4, "eth0", false, false),
+        (change(5, !5), &all[..], v6, "eth0", false, true),
+        (change(5, !5), &all[..], v4, "cali7", false, false),
+        (change(5, !5), &[Elsewhere::Postrouting], v4, "eth0", false, true),
+    ] {
+        let mut facts = facts.clone();
+        facts.uplinks.insert(link("eth0"));
+        for (at, mut filters) in samples::changed_marks() {
+            let filter = &mut Arc::make_mut(&mut filters)[0];
+            let direction = match at {
+                Elsewhere::Prerouting => Direction::In,
+                Elsewhere::Output | Elsewhere::Postrouting => Direction::Out,
+            };
+            filter.name.family = family;
+            filter.rules[0].marks = change;
+            filter.rules[0].matches = vec![Match::Device {
+                direction,
+                names: vec![device.to_owned()],
+                not: false,
+            }];
+            facts.elsewhere.insert(at, filters);
+        }
+        facts.elsewhere.retain(|at, _| hooks.contains(at));
+        let what = format!("{change:x?} {hooks:?} {family} {device}");
+        assert_eq!(by_port(&render(&plan, &facts)), routed, "{what}");
+        let text = render(&plan, &facts).nft.unwrap().to_string();
+        let marked = text.contains("meta mark & 0x00002000 == 0x00002000 udp sport 51820");
+        assert_eq!(!marked, sent, "{what}");
+    }
+}
+
+#[test]
+fn an_inverted_rule_for_marks_chooses_among_what_is_marked_unless_it_is_for_all_that_is_not() {
+    let (plan, facts) = samples::with_uplinks(settled_leader());
+    for (mark, expected) in [((0, 0xff00), true), ((0xca6c, u32::MAX), false)] {
+        let mut facts = facts.clone();
+        let of_uplink = facts.rules.pop_first().unwrap();
+        facts.rules.insert(OtherRule {
+            mark: Some(mark),
+            inverted: true,
+            ..of_uplink
+        });
+        assert_eq!(by_port(&render(&plan, &facts)), expected, "{mark:x?}");
+    }
 }
 
 #[test]

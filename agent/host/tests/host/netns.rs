@@ -1,6 +1,7 @@
 //! What is planned and rendered, done to Linux: the testbed's two locations of two nodes, both families, with flannel,
 //! kube-proxy and strict rp_filter, and wireguard-go between the leaders. Needs root.
 
+mod marks;
 mod network;
 mod plaintext;
 mod stages;

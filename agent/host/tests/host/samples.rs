@@ -7,9 +7,13 @@ pub(crate) mod calico;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use spanwire_host::{Cni, HostFacts, LinkName, OtherLink, OtherRule, TableId};
+use spanwire_host::{
+    ChainName, Cni, Elsewhere, Filter, FilterRule, HostFacts, LinkName, MarkChange, OtherLink, OtherRule,
+    TableFamily, TableId, Verdict,
+};
 use spanwire_topology::{
     Family, Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes,
     PublicKey, Role, Route, Tunnel, TunnelPeer, Via,
@@ -437,6 +441,9 @@ pub(crate) fn hopless() -> (Plan, HostFacts) {
 pub(crate) fn with_uplinks((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
     let table = TableId(202);
     facts.wide_tables.insert((Family::V4, table));
+    facts
+        .marked_routes
+        .insert((Family::V4, table), prefixes(&["0.0.0.0/0"]));
     facts.rules.insert(OtherRule {
         family: Family::V4,
         priority: 1_002,
@@ -449,6 +456,32 @@ pub(crate) fn with_uplinks((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostF
         table: Some(table),
     });
     (plan, facts)
+}
+
+/// Chains at every hook by which another program sets all of the mark of whatever passes.
+pub(crate) fn changed_marks() -> BTreeMap<Elsewhere, Arc<Vec<Filter>>> {
+    let setting = FilterRule {
+        handle: 1,
+        comment: None,
+        own: None,
+        matches: vec![],
+        verdict: Verdict::Continue,
+        marks: MarkChange { sets: 5, clears: !5 },
+    };
+    let filter = Filter {
+        name: ChainName {
+            family: TableFamily::Ip,
+            table: "mangle".to_owned(),
+            chain: "any".to_owned(),
+        },
+        is_legacy: false,
+        is_locked: false,
+        drops: false,
+        rules: vec![setting],
+        chains: BTreeMap::new(),
+    };
+    let hooks = [Elsewhere::Prerouting, Elsewhere::Output, Elsewhere::Postrouting];
+    hooks.map(|at| (at, Arc::new(vec![filter.clone()]))).into()
 }
 
 /// A node that the mesh does not know.

@@ -291,7 +291,7 @@ fn rule(layout: &Layout, entry: &Entry<'_>, names: &BTreeMap<usize, String>) -> 
         own: None,
         matches,
         verdict: verdict(layout, entry, names)?,
-        marks: sets.bits,
+        marks: sets.change,
     })
 }
 

@@ -67,8 +67,8 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> 
             "mangle" => {
                 let more = marks::set(value);
                 sets = Setting {
-                    bits: sets.bits | more.bits,
-                    of_connection: more.of_connection && sets.bits == 0,
+                    change: sets.change.and(more.change),
+                    of_connection: more.of_connection && sets == Setting::default(),
                 };
             }
             "accept" => verdict = Verdict::Accept,
@@ -111,7 +111,7 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> 
         own,
         matches,
         verdict,
-        marks: sets.bits,
+        marks: sets.change,
     })
 }
 

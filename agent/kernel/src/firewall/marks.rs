@@ -1,20 +1,20 @@
 //! What rules ask of marks, and which bits they set.
 
 use serde_json::Value;
-use spanwire_host::{Match, State};
+use spanwire_host::{MarkChange, Match, State};
 
-/// The bits that a rule may set in the mark of a packet.
+/// What a rule may change in the mark of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Setting {
-    pub(super) bits: u32,
-    /// They come from the mark of its connection: of a packet without one nothing is set.
+    pub(super) change: MarkChange,
+    /// It comes from the mark of its connection: of a packet without one nothing is changed.
     pub(super) of_connection: bool,
 }
 
 impl Setting {
     /// What is not known.
     pub(super) const ANY: Self = Self {
-        bits: u32::MAX,
+        change: MarkChange::ANY,
         of_connection: false,
     };
 
@@ -76,28 +76,43 @@ pub(super) fn set(mangle: &Value) -> Setting {
     }
     let value = &mangle["value"];
     Setting {
-        bits: bits(value),
+        change: change(value),
         of_connection: mentions_connection(value),
     }
 }
 
-/// Returns the bits that a value has and the packet's mark may not have had.
-fn bits(value: &Value) -> u32 {
+/// Returns the bits that a value may have where the packet's mark has them not, and the other way round.
+fn change(value: &Value) -> MarkChange {
     if let Some(number) = number(value) {
-        return number;
+        return MarkChange {
+            sets: number,
+            clears: !number,
+        };
     }
     if value["meta"]["key"].as_str() == Some("mark") {
-        return 0;
+        return MarkChange::default();
     }
     let operands = |operator: &str| match value[operator].as_array().map(Vec::as_slice) {
-        Some([one, other]) => Some((bits(one), bits(other))),
+        Some([one, other]) => Some((change(one), change(other))),
         _ => None,
     };
     if let Some((one, other)) = operands("&") {
-        return one & other;
+        return MarkChange {
+            sets: one.sets & other.sets,
+            clears: one.clears | other.clears,
+        };
     }
-    let either = operands("|").or_else(|| operands("^"));
-    either.map_or(u32::MAX, |(one, other)| one | other)
+    if let Some((one, other)) = operands("|") {
+        return MarkChange {
+            sets: one.sets | other.sets,
+            clears: one.clears & other.clears,
+        };
+    }
+    // Where both have a bit it goes.
+    operands("^").map_or(MarkChange::ANY, |(one, other)| MarkChange {
+        sets: one.sets | other.sets,
+        clears: one.and(other).sets | (one.clears & other.clears),
+    })
 }
 
 fn mentions_connection(value: &Value) -> bool {
@@ -136,16 +151,26 @@ pub(super) fn target(name: &str, revision: u32, info: &[u8]) -> Setting {
     const RESTORE: u8 = 2;
     match (name, revision) {
         // struct xt_mark_tginfo2 of linux/netfilter/xt_mark.h.
-        ("MARK", 2) => word(info, 0).map_or(Setting::ANY, |bits| Setting {
-            bits,
-            of_connection: false,
-        }),
+        // `(mark & ~mask) ^ value`.
+        ("MARK", 2) => {
+            let parts = word(info, 0).zip(word(info, 4));
+            parts.map_or(Setting::ANY, |(value, mask)| Setting {
+                change: MarkChange {
+                    sets: value,
+                    clears: value ^ mask,
+                },
+                of_connection: false,
+            })
+        }
         // struct xt_connmark_tginfo1 and 2 of linux/netfilter/xt_connmark.h.
         ("CONNMARK", 1 | 2) => match (word(info, 4), word(info, 8), info.get(12)) {
             (Some(_), Some(_), Some(mode)) if *mode != RESTORE => Setting::default(),
-            (Some(bits), Some(_), Some(_)) if revision == 1 => Setting {
+            (Some(bits), Some(mask), Some(_)) if revision == 1 => Setting {
                 // `(mark & ~nfmask) ^ (connection's & ctmask)`.
-                bits,
+                change: MarkChange {
+                    sets: bits,
+                    clears: bits | mask,
+                },
                 of_connection: true,
             },
             _ => Setting {
@@ -214,26 +239,45 @@ mod tests {
     }
 
     #[test]
-    fn the_bits_that_a_statement_may_set_are_known() {
+    fn the_bits_that_a_statement_may_set_or_clear_are_known() {
         let meta = r#"{"meta": {"key": "mark"}}"#;
-        for (value, bits, of_connection) in [
-            ("512".to_owned(), 512, false),
+        let all = u32::MAX;
+        for (value, sets, clears, of_connection) in [
+            ("512".to_owned(), 512, !512, false),
             (
                 format!(r#"{{"|": [{{"&": [{meta}, 4294902527]}}, 512]}}"#),
                 512,
+                0xfc00 | 0x100,
                 false,
             ),
-            (format!(r#"{{"^": [{meta}, 3]}}"#), 3, false),
-            (r#"{"ct": {"key": "mark"}}"#.to_owned(), u32::MAX, true),
-            (r#"{"&": [{"ct": {"key": "mark"}}, 255]}"#.to_owned(), 255, true),
+            (format!(r#"{{"|": [{meta}, 256]}}"#), 256, 0, false),
+            (format!(r#"{{"&": [{meta}, 65280]}}"#), 0, !0xff00, false),
+            (format!(r#"{{"^": [{meta}, 3]}}"#), 3, 3, false),
+            (
+                format!(r#"{{"^": [{{"&": [{meta}, 4294967040]}}, 3]}}"#),
+                3,
+                0xff,
+                false,
+            ),
+            (r#"{"ct": {"key": "mark"}}"#.to_owned(), all, all, true),
+            (
+                r#"{"&": [{"ct": {"key": "mark"}}, 255]}"#.to_owned(),
+                255,
+                all,
+                true,
+            ),
             (
                 r#"{"numgen": {"mode": "inc", "mod": 2}}"#.to_owned(),
-                u32::MAX,
+                all,
+                all,
                 false,
             ),
         ] {
             let statement = json(&format!(r#"{{"key": {meta}, "value": {value}}}"#));
-            let expected = Setting { bits, of_connection };
+            let expected = Setting {
+                change: MarkChange { sets, clears },
+                of_connection,
+            };
             assert_eq!(set(&statement), expected, "{value}");
         }
         let other = json(r#"{"key": {"ct": {"key": "mark"}}, "value": 7}"#);
@@ -244,6 +288,7 @@ mod tests {
     fn what_iptables_says_of_marks_is_read_from_its_bytes() {
         let words = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_ne_bytes()).collect() };
         let info = [words(&[0x100, 0xff00]), vec![1, 0, 0, 0]].concat();
+        let all = u32::MAX;
         let expected = |of_connection| Match::Mark {
             of_connection,
             mask: 0xff00,
@@ -255,12 +300,22 @@ mod tests {
         assert_eq!(extension("mark", 0, &info), Some(Match::Unknown));
         assert_eq!(extension("mark", 1, &info[..6]), Some(Match::Unknown));
         assert_eq!(extension("limit", 1, &info), None);
-        let setting = |bits, of_connection| Setting { bits, of_connection };
-        assert_eq!(target("MARK", 2, &words(&[0x200, 0xff00])), setting(0x200, false));
+        let setting = |sets, clears, of_connection| Setting {
+            change: MarkChange { sets, clears },
+            of_connection,
+        };
+        // `--set-xmark 0x200/0xff00`, `--or-mark 0x200`, `--and-mark 0xff00`.
+        for (value, mask, clears) in [(0x200, 0xff00, 0xfd00), (0x200, 0x200, 0), (0, !0xff00, !0xff00)] {
+            let found = target("MARK", 2, &words(&[value, mask]));
+            assert_eq!(found, setting(value, clears, false), "{value:#x}/{mask:#x}");
+        }
         let connection = |mode| [words(&[0, 0x3f00, 0x3f00]), vec![mode, 0, 0, 0]].concat();
-        assert_eq!(target("CONNMARK", 1, &connection(2)), setting(0x3f00, true));
+        assert_eq!(
+            target("CONNMARK", 1, &connection(2)),
+            setting(0x3f00, 0x3f00, true)
+        );
         assert_eq!(target("CONNMARK", 1, &connection(1)), Setting::default());
-        assert_eq!(target("CONNMARK", 1, &[]), setting(u32::MAX, true));
+        assert_eq!(target("CONNMARK", 1, &[]), setting(all, all, true));
         assert_eq!(target("TPROXY", 1, &[]), Setting::ANY);
         assert_eq!(target("LOG", 0, &[]), Setting::default());
     }

@@ -1,5 +1,5 @@
 use spanwire_host::{Cni, CniRoute, Encapsulation, OtherLink, TableId};
-use spanwire_topology::Family;
+use spanwire_topology::{Family, Prefix};
 
 use crate::lab::{lab, link, p, run};
 
@@ -115,6 +115,32 @@ fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
             "ip rule add pref 1002 fwmark 0x200/0xff00 lookup 202 && ip route add local default dev lo table 202",
         );
         assert_eq!(wide().await, [(Family::V4, TableId(201))].into());
+    });
+}
+
+#[test]
+fn of_the_tables_for_marks_it_is_known_what_they_have_a_route_to() {
+    lab(async |lab| {
+        machine();
+        run("ip rule add pref 1001 fwmark 0x100/0xff00 lookup 201
+             ip rule add pref 1002 not fwmark 0/0xff00 lookup 202
+             ip rule add pref 1003 lookup 203
+             ip route add 10.244.0.0/16 dev eth0 table 201
+             ip route add unreachable default table 201
+             ip route add throw 10.5.0.0/16 table 201
+             ip route add local 10.6.0.0/16 dev lo table 202
+             ip route add blackhole 10.7.0.0/16 table 202
+             ip route add 10.8.0.0/16 dev eth0 table 203");
+        let found = lab.kernel.inventory(&[], false).await.unwrap().marked_routes;
+        let expected = [
+            ((Family::V4, TableId(201)), vec!["0.0.0.0/0", "10.244.0.0/16"]),
+            ((Family::V4, TableId(202)), vec!["10.7.0.0/16"]),
+        ];
+        let prefixes = |texts: Vec<&str>| texts.into_iter().map(p::<Prefix>).collect();
+        assert_eq!(
+            found,
+            expected.map(|(table, texts)| (table, prefixes(texts))).into()
+        );
     });
 }
 

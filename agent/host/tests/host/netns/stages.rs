@@ -15,7 +15,7 @@ use spanwire_testbed::{Command, FAMILIES, Family, NODES, Node, bridge, hop, lan,
 use spanwire_topology::{Leader, LeaderRole, Location, Member, Mesh, PublicKey, Reachability, plan};
 
 use super::network::Network;
-use crate::samples::{addresses, link, location, node, other_link, prefixes};
+use crate::samples::{self, addresses, link, location, node, other_link, prefixes};
 
 /// After each step it is seen whether packets flow between any two.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -31,6 +31,8 @@ pub(super) struct Stage {
     cut_off: Option<&'static str>,
     /// The CNI has no device of its own, and reaches the nodes of its LAN directly (flannel's host-gw).
     direct: bool,
+    /// Other programs change marks, as the machines know.
+    marked: bool,
 }
 
 pub(super) const TUNNELS: Stage = Stage {
@@ -39,6 +41,7 @@ pub(super) const TUNNELS: Stage = Stage {
     settled: false,
     cut_off: None,
     direct: false,
+    marked: false,
 };
 pub(super) const ESTABLISHED: Stage = Stage {
     established: true,
@@ -61,6 +64,11 @@ impl Stage {
     /// The same where the CNI has no device of its own.
     pub(super) fn direct(self) -> Self {
         Self { direct: true, ..self }
+    }
+
+    /// The same where other programs change marks.
+    pub(super) fn marked(self) -> Self {
+        Self { marked: true, ..self }
     }
 
     /// Returns what every node observes.
@@ -232,6 +240,8 @@ impl Machines {
             endpoints: self.public.iter().map(endpoint).collect(),
             settled: stage.settled.then_some(far).into_iter().collect(),
             api_server: BTreeSet::from([SocketAddr::new(lan(3, Family::V4), 6443)]),
+            uplinks: BTreeSet::from([link("eth0")]),
+            elsewhere: stage.marked.then(samples::changed_marks).unwrap_or_default(),
             ..HostFacts::default()
         }
     }

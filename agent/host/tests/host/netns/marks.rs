@@ -1,0 +1,78 @@
+//! What other programs do to marks keeps nothing of the mesh from its way.
+
+use std::time::Duration;
+
+use spanwire_testbed::{FAMILIES, NODES, wait_until};
+
+use super::{
+    network::{Network, Place, ping},
+    stages::{ESTABLISHED, Machines, SETTLED, TUNNELS},
+};
+use Place::{Host, Pod};
+
+/// What marks all packets for a queue or for accounting, and what spreads connections over uplinks: it restores its bits from
+/// the connection's mark, sets one where there is none, and saves them.
+const SCRIPTS: [(&str, &str); 3] = [
+    (
+        "set",
+        "for chain in PREROUTING OUTPUT POSTROUTING; do iptables -t mangle -A $chain -j MARK --set-mark 5; done",
+    ),
+    (
+        "restored",
+        "nft 'table ip uplinks {
+            chain choose {
+                meta mark set ct mark and 0xff00
+                meta mark and 0xff00 == 0 meta mark set meta mark or 0x100
+                ct mark set meta mark
+            }
+            chain pre { type filter hook prerouting priority mangle; jump choose; }
+            chain out { type route hook output priority mangle; jump choose; }
+        }'",
+    ),
+    (
+        "saved whole",
+        "for chain in PREROUTING OUTPUT; do
+            iptables -t mangle -A $chain -j CONNMARK --restore-mark
+            iptables -t mangle -A $chain -m mark --mark 0 -j MARK --set-mark 0x100
+            iptables -t mangle -A $chain -j CONNMARK --save-mark
+        done",
+    ),
+];
+
+const CLEAR: &str = "nft 'table ip uplinks; delete table ip uplinks'; iptables -t mangle -F";
+
+fn on_all(network: &Network, script: &str) {
+    for (_, name, _) in NODES {
+        network.node(name).host.run(script);
+    }
+}
+
+/// The endpoints are addresses of the mesh.
+#[test]
+fn marks_that_others_change_keep_no_datagram_of_the_tunnel_from_its_way() {
+    let network = Network::new();
+    let mut machines = Machines::new();
+    for stage in [TUNNELS, ESTABLISHED, SETTLED] {
+        machines.bring(&network, Some(&stage.marked()));
+    }
+    network.close();
+    for (what, script) in SCRIPTS {
+        on_all(&network, script);
+        // Sessions begin again, too.
+        for (from, to) in [
+            (Pod("a2"), Pod("b2")),
+            (Host("b2"), Host("a2")),
+            (Host("a1"), Host("b1")),
+        ] {
+            for family in FAMILIES {
+                let target = network.address(to, family).to_string();
+                wait_until(
+                    &format!("{what}: {from:?} to {to:?} by {family:?}"),
+                    Duration::from_secs(8),
+                    || ping(network.at(from), &["-W", "1", &target]),
+                );
+            }
+        }
+        on_all(&network, CLEAR);
+    }
+}
