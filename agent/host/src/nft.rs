@@ -1,9 +1,9 @@
 //! The nft table: sets of addresses, and chains as text for `nft -f`.
 //!
 //! Everything that depends on an address is one look-up in an interval set, so the cost of a packet does not grow with
-//! the mesh. `mesh` is every address of it, `remote` those that are routed into the mesh, `settled` those whose traffic
-//! may be nowhere else and `moving` the others of these, `far` what may come out of the tunnel, `transit` what is not on
-//! this node, but for `masqueraded`, of which conntrack has to know.
+//! the mesh. `mesh` is every address of it, `remote` those that are routed into the mesh: of these `settled` those whose traffic
+//! may be nowhere else, `meshed` those whose never was, and `moving` the others; `far` what may come out of the tunnel, `transit` what
+//! is not on this node, but for `masqueraded`, of which conntrack has to know.
 //!
 //! | chain | hook | what it does |
 //! |---|---|---|
@@ -13,7 +13,7 @@
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
 //! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
-//! | `stray` | postrouting | drops what is bound for a settled prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
+//! | `stray` | postrouting | drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
 //! `stray` stands for itself: rules and tables that send a packet by the CNI's own route may be gone, and where the other end
 //! of the CNI's tunnel is at an address that the mesh does not know only the packet inside shows where it is bound for. So
@@ -64,7 +64,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     if families.iter().any(|words| words.settled) {
         put(last("spoofed", &resolved.exempt, &families, true));
     }
-    if !held.is_empty() || families.iter().any(|words| words.settled) {
+    if !held.is_empty() || families.iter().any(|words| words.confined().next().is_some()) {
         put(last("strayed", &resolved.exempt, &families, false));
     }
     NftTable {
@@ -86,6 +86,7 @@ struct Words {
     leads: bool,
     masquerades: bool,
     settled: bool,
+    meshed: bool,
     moving: bool,
     own: Option<IpAddr>,
     /// Where there is a tunnel, what may leave it.
@@ -108,6 +109,7 @@ impl Words {
             ip,
             v,
             settled: any(Traffic::Settled),
+            meshed: any(Traffic::Meshed),
             moving: any(Traffic::Moving),
             masquerades: classes.iter().any(|(_, class)| *class == Class::Masqueraded),
             classes,
@@ -118,6 +120,12 @@ impl Words {
                 .is_some()
                 .then(|| Sets::new(plan, resolved, facts, family)),
         }
+    }
+
+    /// Returns the sets of what is bound for nowhere but the mesh.
+    fn confined(&self) -> impl Iterator<Item = &'static str> {
+        let settled = self.settled.then_some("settled");
+        settled.into_iter().chain(self.meshed.then_some("meshed"))
     }
 }
 
@@ -160,6 +168,9 @@ fn sets(words: &Words) -> Vec<NftSet> {
     set("remote", &remote);
     if words.settled {
         set("settled", &|class| class == Class::Remote(Traffic::Settled));
+    }
+    if words.meshed {
+        set("meshed", &|class| class == Class::Remote(Traffic::Meshed));
     }
     if words.moving {
         set("moving", &|class| class == Class::Remote(Traffic::Moving));
@@ -346,8 +357,9 @@ fn stray(
     let rest = !facts.owned.masquerade_mark;
     let leading = families.iter().filter(|words| words.leads);
     rules.extend(leading.map(|words| format!("{} meta mark set meta mark & {rest:#010x}", later(words))));
-    for Words { family, ip, v, .. } in families.iter().filter(|words| words.settled) {
-        rules.push(format!("oifname != {ways} {ip} daddr @settled{v} jump strayed"));
+    let confined = |words| Words::confined(words).map(move |set| (words, set));
+    for (Words { family, ip, v, .. }, set) in families.iter().flat_map(confined) {
+        rules.push(format!("oifname != {ways} {ip} daddr @{set}{v} jump strayed"));
         if resolved.hops.is_empty() {
             continue;
         }
@@ -362,7 +374,7 @@ fn stray(
             format!(" rt {ip} nexthop != {{ {} }}", leaders.join(", "))
         };
         rules.push(format!(
-            "oifname {hops} {ip} daddr @settled{v}{elsewhere} jump strayed"
+            "oifname {hops} {ip} daddr @{set}{v}{elsewhere} jump strayed"
         ));
     }
     rules.extend_from_slice(held);

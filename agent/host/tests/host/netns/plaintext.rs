@@ -8,7 +8,7 @@ use spanwire_testbed::{FAMILIES, Family, wait_until};
 use super::{
     MOMENT,
     network::{Network, Place, ping},
-    stages::{ESTABLISHED, Machines, SETTLED, TUNNELS},
+    stages::{ESTABLISHED, Machines, SETTLED, TUNNELS, overlay},
 };
 use Place::{Host, Pod};
 
@@ -214,6 +214,27 @@ fn marks_of_others_lead_nowhere_but_into_the_mesh() {
     );
     let (_, _, plaintext) = pings(&network, &FAMILIES, &["-m", "8192"]);
     assert_eq!(plaintext, 0, "sockets with the tunnel's mark");
+}
+
+#[test]
+fn what_was_in_the_mesh_from_the_start_is_not_led_past_it_by_a_mark_while_the_rest_moves() {
+    let network = Network::new();
+    let mut machines = Machines::new();
+    for stage in [TUNNELS, ESTABLISHED] {
+        machines.bring(&network, Some(&stage));
+    }
+    for family in FAMILIES {
+        let (far, b1) = (overlay(3, family), network.address(Host("b1"), family));
+        network.world.router.run(&format!("ip route add {far} via {b1}"));
+    }
+    let before = network.plaintext();
+    for (name, family) in NEAR.iter().flat_map(|name| FAMILIES.map(|family| (name, family))) {
+        // A program for uplinks may have the tunnel's bit for one of them (0x2000 of mwan3's 0x3f00).
+        let far = overlay(3, family);
+        ping(network.at(Host(name)), &["-W", "0.4", "-m", "8192", &far]);
+    }
+    thread::sleep(MOMENT);
+    assert_eq!(network.plaintext(), before, "in the open");
 }
 
 #[test]
