@@ -131,10 +131,11 @@ pub enum Conflict {
         everywhere: bool,
     },
     /// A firewall drops packets of the mesh, and Spanwire does not change it.
-    #[error("the chain {chain}{legacy} of this node's firewall drops what is {what} by {link}; {remedy}{by}",
+    #[error("the chain {chain}{legacy} of this node's firewall drops what is {what} by {link}{ends}; {remedy}{by}",
         legacy = if *is_legacy { " of iptables-legacy" } else { "" },
         what = why.what(),
         remedy = why.remedy(chain, link, *is_legacy),
+        ends = ends.map(|(from, to)| format!(" (from {from} to {to}, for one)")).unwrap_or_default(),
         by = by.as_ref().map(|by| named(by, chain)).unwrap_or_default())]
     Filtered {
         /// The base chain.
@@ -147,6 +148,8 @@ pub enum Conflict {
         why: Unopened,
         /// The rule that drops it; `None`: the policy, or not known.
         by: Option<Dropper>,
+        /// Where a packet is from and to that is dropped, where that matters.
+        ends: Option<(IpAddr, IpAddr)>,
     },
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]

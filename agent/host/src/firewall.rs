@@ -9,18 +9,22 @@
 //! What is certain is found out by walking the rules with a packet of which the device is known and, for a [`Sample`], more
 //! (`firewall/walk.rs`). Tables of iptables-legacy are read and not changed: what they drop is said.
 
+mod matching;
 mod walk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
 };
 
 use spanwire_topology::Family;
 
 use crate::LinkName;
-pub use walk::{Dropper, Fate, FilterRule, MarkChange, Match, Sample, State, Verdict};
-use walk::{Walk, holds};
+use matching::holds;
+pub use matching::{Match, Sample, State};
+use walk::Walk;
+pub use walk::{Dropper, Fate, FilterRule, MarkChange, Verdict};
 
 /// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +125,15 @@ pub enum Elsewhere {
     Postrouting,
 }
 
+/// What is certain to drop a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// The rule; `None`: the policy, or not known.
+    pub(crate) by: Option<Dropper>,
+    /// Where the packet is from and to, where that matters.
+    pub(crate) ends: Option<(IpAddr, IpAddr)>,
+}
+
 /// A base chain of another program, with the chains that it leads to, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
@@ -160,16 +173,23 @@ impl Filter {
         family.is_none_or(|family| self.name.family.has(family))
     }
 
-    /// Returns what is certain to drop one of the packets that pass so: a rule, or (inner `None`) the policy.
-    pub(crate) fn surely_drops(&self, pass: &Pass, samples: &[Sample]) -> Option<Option<Dropper>> {
+    /// Returns what is certain to drop one of the packets that pass so.
+    pub(crate) fn surely_drops(&self, pass: &Pass, samples: &[Sample]) -> Option<Dropped> {
         let mut samples = samples
             .iter()
             .filter(|sample| sample.pass == *pass && self.is_of(sample));
         samples.find_map(|sample| {
             let mut walk = Walk::new(self, sample);
             let dropped = walk.fate() != Fate::Accepted && !walk.is_in_doubt();
-            // The numbers of iptables-legacy are none that its user could find.
-            dropped.then(|| walk.dropper().filter(|_| !self.is_legacy))
+            let wherever = Sample {
+                ends: None,
+                ..sample.clone()
+            };
+            dropped.then(|| Dropped {
+                // The numbers of iptables-legacy are none that its user could find.
+                by: walk.dropper().filter(|_| !self.is_legacy),
+                ends: sample.ends.filter(|_| self.certain_drop(&wherever).is_none()),
+            })
         })
     }
 
@@ -487,15 +507,24 @@ mod tests {
             comment: Some("not of a zone".to_owned()),
         };
         let dropped = |marked| zoned.surely_drops(&from_tunnel(), &[sample(marked)]);
-        assert_eq!(dropped(0x2000), Some(Some(dropper)));
+        let named = |by| Some(Dropped { by, ends: None });
+        assert_eq!(dropped(0x2000), named(Some(dropper)));
         assert_eq!(dropped(0x100), None, "it may have been marked");
         let by_policy = filter(true, vec![], &[]);
-        assert_eq!(by_policy.surely_drops(&from_tunnel(), &[sample(0)]), Some(None));
+        assert_eq!(by_policy.surely_drops(&from_tunnel(), &[sample(0)]), named(None));
         let legacy = Filter {
             is_legacy: true,
             ..zoned.clone()
         };
-        assert_eq!(legacy.surely_drops(&from_tunnel(), &[sample(0)]), Some(None));
+        assert_eq!(legacy.surely_drops(&from_tunnel(), &[sample(0)]), named(None));
+        // Where it is one of some addresses only those are named.
+        let some = filter(false, vec![rule(1, vec![pods()], Verdict::Drop)], &[]);
+        let found = |pods| {
+            some.surely_drops(&from_tunnel(), &[between(pods)])
+                .map(|dropped| dropped.ends)
+        };
+        assert_eq!(found(true), Some(between(true).ends));
+        assert_eq!(found(false), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod device;
 mod passages;
 mod routing;
+mod samples;
 mod sysctls;
 
 use spanwire_topology::Plan;

@@ -11,6 +11,7 @@ mod extensions;
 mod legacy;
 mod listing;
 mod marks;
+mod matches;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,6 +23,7 @@ use nix::libc::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE};
 use spanwire_host::{ChainName, Filter, FilterRule, Match, Pass, TableFamily, Verdict};
 
 pub(crate) use self::legacy::legacy;
+use self::matches::Sets;
 use crate::{
     error::NftError,
     netlink::{Message, NetlinkError, attributes},
@@ -32,6 +34,10 @@ use crate::{
 /// More chains than firewalls have between their base chain and a rule that ends all; what lies beyond is not looked at,
 /// since each costs a call of `nft`.
 const CHAINS: usize = 32;
+
+/// Sets with more elements are not looked at: they are lists of what is bad in the internet, and each packet of the mesh that is
+/// judged would be looked for in all of it.
+const ELEMENTS: usize = 10_000;
 
 /// Whether `nft` takes the name without quotes, which it does not know for chains.
 fn nameable(name: &str) -> bool {
@@ -63,8 +69,10 @@ impl Nft {
             return filters;
         }
         match self.read_filters(hook).await {
-            Ok(filters) => {
+            Ok((filters, is_fleeting)) => {
                 let filters = Arc::new(filters);
+                // Elements that come and go by themselves move no generation.
+                let generation = generation.filter(|_| !is_fleeting);
                 let known = generation.map(|generation| (generation, Arc::clone(&filters)));
                 self.filters.extend(known.map(|known| (hook, known)));
                 filters
@@ -84,7 +92,8 @@ impl Nft {
         }
     }
 
-    async fn read_filters(&mut self, hook: Hook) -> Result<Vec<Filter>, String> {
+    /// Also returns whether they may change without notice.
+    async fn read_filters(&mut self, hook: Hook) -> Result<(Vec<Filter>, bool), String> {
         let bases = self.base_chains(hook).await.map_err(|error| error.to_string())?;
         self.watched.set(hook, bases.keys().cloned().collect());
         let locked = if bases.is_empty() {
@@ -93,13 +102,15 @@ impl Nft {
             self.locked_tables().await.map_err(|error| error.to_string())?
         };
         let mut filters = Vec::new();
+        let mut is_fleeting = false;
         for (name, drops) in bases {
             let filter = self.filter(name, drops).await;
-            let mut filter = filter.map_err(|error| error.to_string())?;
+            let (mut filter, fleeting) = filter.map_err(|error| error.to_string())?;
+            is_fleeting |= fleeting;
             filter.is_locked = locked.contains(&(filter.name.family, filter.name.table.clone()));
             filters.push(filter);
         }
-        Ok(filters)
+        Ok((filters, is_fleeting))
     }
 
     /// Returns the tables that only the program that made them may change, as long as it runs (`NFT_TABLE_F_OWNER`).
@@ -135,8 +146,11 @@ impl Nft {
         Ok(chains.iter().filter_map(base).collect())
     }
 
-    /// Reads a base chain and those that it is certain to lead to for some packets.
-    async fn filter(&mut self, name: ChainName, drops: bool) -> Result<Filter, NftError> {
+    /// Reads a base chain and those that it is certain to lead to for some packets; and whether they ask sets that change
+    /// without notice.
+    async fn filter(&mut self, name: ChainName, drops: bool) -> Result<(Filter, bool), NftError> {
+        let mut sets = Sets::new();
+        let mut is_fleeting = false;
         let mut chains: BTreeMap<String, Vec<FilterRule>> = BTreeMap::new();
         let mut wanted = VecDeque::from([name.chain.clone()]);
         while let Some(chain) = wanted.pop_front().filter(|_| chains.len() < CHAINS) {
@@ -158,7 +172,8 @@ impl Nft {
             } else {
                 BTreeMap::new()
             };
-            let rules = listing::rules(&text, &self.table, &extensions);
+            is_fleeting |= read_sets(&name, &text, &mut sets).await;
+            let rules = listing::rules(&text, &self.table, &extensions, &sets);
             // A call that may or may not happen decides nothing, whatever it leads to.
             let certain = rules
                 .iter()
@@ -171,14 +186,15 @@ impl Nft {
             }));
             chains.insert(chain, rules);
         }
-        Ok(Filter {
+        let filter = Filter {
             rules: chains.remove(&name.chain).unwrap_or_default(),
             name,
             is_legacy: false,
             is_locked: false,
             drops,
             chains,
-        })
+        };
+        Ok((filter, is_fleeting))
     }
 
     /// Has rules in a chain of another program that accept these, where they have an effect, and no others of Spanwire's;
@@ -189,7 +205,7 @@ impl Nft {
         passes: &BTreeSet<Pass>,
     ) -> Result<(), NftError> {
         self.filters.remove(&Hook::Forward);
-        let filter = self.filter(chain.clone(), true).await?;
+        let (filter, _) = self.filter(chain.clone(), true).await?;
         let mut commands = String::new();
         for rule in filter.rules.iter().filter(|rule| rule.own.is_some()) {
             writeln!(commands, "delete rule {chain} handle {}", rule.handle).expect("a String takes all");
@@ -205,6 +221,33 @@ impl Nft {
         }
         succeed(nft(&["-f", "-"], &commands).await?).map(|_| ())
     }
+}
+
+/// Reads the sets and maps that a listing names, where they are not known yet: each is a call of `nft`. Returns whether the elements
+/// of one come and go by themselves. What cannot be read is not known to hold or not.
+async fn read_sets(of: &ChainName, text: &str, known: &mut Sets) -> bool {
+    let ChainName { family, table, .. } = of;
+    let (sets, maps) = listing::named(text);
+    let kinds = [("set", sets), ("map", maps)];
+    let named = kinds
+        .into_iter()
+        .flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)));
+    let mut is_fleeting = false;
+    for (kind, name) in named.filter(|(_, name)| nameable(name)) {
+        if known.contains_key(&name) {
+            continue;
+        }
+        let listed = nft(&["-j", &format!("list {kind} {family} {table} {name}")], "").await;
+        let elements = listed
+            .and_then(succeed)
+            .ok()
+            .and_then(|text| listing::elements(&text));
+        if let Some((elements, fleeting)) = elements.filter(|(elements, _)| elements.len() <= ELEMENTS) {
+            is_fleeting |= fleeting;
+            known.insert(name, elements);
+        }
+    }
+    is_fleeting
 }
 
 #[cfg(test)]

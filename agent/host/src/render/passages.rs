@@ -1,15 +1,11 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use spanwire_topology::{Family, Holder, Plan, Prefix};
+use spanwire_topology::{Family, Plan};
 
+use super::samples::{samples, sent};
 use crate::{
-    ChainName, ClosedPort, Conflict, Direction, Dropper, Elsewhere, Filter, HostFacts, LinkName, Pass,
-    Passage, Sample, State,
-    conflict::Unopened,
-    resolve::{NextHop, Resolved, own_address},
+    ChainName, ClosedPort, Conflict, Direction, Elsewhere, Filter, HostFacts, LinkName, Pass, Passage,
+    Sample, State, conflict::Unopened, firewall::Dropped, resolve::Resolved,
 };
 
 /// Returns the chains of others that need a rule to let packets of the mesh through, with what is to pass.
@@ -62,20 +58,21 @@ pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) 
                 (false, true) if locked => Unopened::Locked,
                 (false, true) => Unopened::Some,
             };
-            conflicts.insert(conflict(filter, pass, why, dropped.flatten()));
+            conflicts.insert(conflict(filter, pass, why, dropped.unwrap_or_default()));
         }
     }
     conflicts.extend(filtered_elsewhere(plan, resolved, facts, &samples));
     conflicts.into_iter().collect()
 }
 
-fn conflict(filter: &Filter, pass: &Pass, why: Unopened, by: Option<Dropper>) -> Conflict {
+fn conflict(filter: &Filter, pass: &Pass, why: Unopened, Dropped { by, ends }: Dropped) -> Conflict {
     Conflict::Filtered {
         chain: filter.name.clone(),
         is_legacy: filter.is_legacy,
         link: pass.link.clone(),
         why,
         by,
+        ends,
     }
 }
 
@@ -127,40 +124,10 @@ fn filtered_elsewhere(
         {
             let dropped = filter.surely_drops(pass, &samples);
             let why = Unopened::Elsewhere(*at);
-            conflicts.extend(dropped.map(|by| conflict(filter, pass, why, by)));
+            conflicts.extend(dropped.map(|dropped| conflict(filter, pass, why, dropped)));
         }
     }
     conflicts
-}
-
-/// Returns packets that this machine is to send to other locations.
-fn sent(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sample> {
-    let near = [Family::V4, Family::V6].map(|family| (family, own_address(plan, facts, family)));
-    let near = BTreeMap::from(near);
-    let others = resolved
-        .remote
-        .iter()
-        .filter(|(_, route)| route.holder != Holder::Overlay);
-    let carried = others.filter_map(|(prefix, route)| {
-        let link = match route.next_hop.as_ref()? {
-            NextHop::Tunnel => &facts.owned.link,
-            other @ (NextHop::Overlay(..) | NextHop::Lan(..)) => other.link()?,
-        };
-        let near = (*near.get(&prefix.family())?)?;
-        Some((
-            (link, prefix.family(), prefix.is_host()),
-            (near, prefix.address()),
-        ))
-    });
-    let kinds: BTreeMap<_, _> = carried.collect();
-    let sample = |((link, _, _), ends): ((&LinkName, Family, bool), _)| Sample {
-        ends: Some(ends),
-        ..Sample::new(Pass {
-            direction: Direction::Out,
-            link: link.clone(),
-        })
-    };
-    kinds.into_iter().map(sample).collect()
 }
 
 /// Returns what is certain to drop the first datagram of any other leader, in every family in which there are endpoints
@@ -203,69 +170,4 @@ pub(super) fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> 
 /// Whether nothing but the mesh and pods is on a device, so that all of it may pass.
 fn is_ours_to_open(link: &LinkName, facts: &HostFacts) -> bool {
     *link == facts.owned.link || facts.links.get(link).is_some_and(|link| link.cni)
-}
-
-/// Returns packets that this machine is to forward: of each kind one.
-fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    if facts.filters.is_empty() && facts.elsewhere.values().all(|filters| filters.is_empty()) {
-        return samples;
-    }
-    for family in [Family::V4, Family::V6]
-        .into_iter()
-        .filter(|family| resolved.uses(*family))
-    {
-        let remote = resolved
-            .remote
-            .iter()
-            .filter(|(_, route)| route.next_hop.is_some());
-        let remote = remote.map(|(prefix, _)| prefix);
-        let leads = plan.tunnel.is_some() && facts.public_key.is_some() && facts.tunnels(family);
-        let pods = plan.own.iter().filter(|prefix| !prefix.is_host());
-        let pods = kinds(pods, family).into_iter().map(|near| (near, State::New));
-        let mut ways = Vec::new();
-        // Pods are asked from other locations by way of the leader that is active, also those of one that stands by; and by
-        // way of any other one that the other side can use.
-        let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
-        let hop = hop.and_then(NextHop::link);
-        let others = leads && !plan.leaders.is_empty() && facts.cni.links().next().is_some();
-        let others = resolved.hops.iter().filter(|_| others);
-        for link in hop.into_iter().chain(others).collect::<BTreeSet<_>>() {
-            ways.push((link.clone(), pods.clone().collect::<Vec<_>>()));
-        }
-        if leads {
-            // What does not end on this node is not tracked.
-            let others = plan.local.iter().filter(|prefix| !plan.own.contains(prefix));
-            let others = kinds(others, family).into_iter();
-            let transit = others.map(|near| (near, State::Untracked));
-            ways.push((facts.owned.link.clone(), pods.chain(transit).collect()));
-        }
-        let far = kinds(remote, family);
-        for (link, near) in ways {
-            let pairs = near
-                .iter()
-                .flat_map(|near| far.iter().map(move |far| (*near, *far)));
-            for ((near, state), far) in pairs {
-                for (direction, ends) in [(Direction::In, (far, near)), (Direction::Out, (near, far))] {
-                    let link = link.clone();
-                    samples.push(Sample {
-                        ends: Some(ends),
-                        state: Some(state),
-                        ..Sample::new(Pass { direction, link })
-                    });
-                }
-            }
-        }
-    }
-    samples
-}
-
-/// Returns a node's address and one in a network, where there are such.
-fn kinds<'a>(prefixes: impl Iterator<Item = &'a Prefix> + Clone, family: Family) -> Vec<IpAddr> {
-    let of = |host: bool| {
-        let mut found = prefixes.clone();
-        found.find(|prefix| prefix.family() == family && prefix.is_host() == host)
-    };
-    let found = [of(true), of(false)];
-    found.into_iter().flatten().map(Prefix::address).collect()
 }

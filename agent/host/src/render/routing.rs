@@ -117,7 +117,7 @@ fn last(holder: Holder) -> RouteKind {
 
 /// Of a standby leader not every WireGuard accepts more than its own overlay address: only what it sends from there goes
 /// into its tunnels, the rest through the active leader, unless it has chosen its own tunnels.
-fn own_sources_only(plan: &Plan, route: &ResolvedRoute<'_>) -> bool {
+pub(super) fn own_sources_only(plan: &Plan, route: &ResolvedRoute<'_>) -> bool {
     plan.role == Role::Leader(LeaderRole::Standby)
         && route.next_hop == Some(NextHop::Tunnel)
         && plan.ways.get(route.location) != Some(&Via::Tunnel)

@@ -219,3 +219,96 @@ fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_
         assert!(with(samples::leader(), at, vec![known]).is_empty(), "{at:?}");
     }
 }
+
+fn dropping(matches: Vec<Match>) -> Filter {
+    let rule = FilterRule {
+        handle: 8,
+        comment: None,
+        own: None,
+        matches,
+        verdict: Verdict::Drop,
+        marks: MarkChange::default(),
+    };
+    Filter {
+        drops: false,
+        rules: vec![rule],
+        ..closed(TableFamily::Inet)
+    }
+}
+
+fn from(first: &str, last: &str) -> Match {
+    Match::Address {
+        source: true,
+        ranges: vec![(first.parse().unwrap(), last.parse().unwrap())],
+        not: false,
+    }
+}
+
+#[test]
+fn a_network_or_node_of_the_mesh_that_a_rule_is_for_is_named_whichever_it_is() {
+    let what = "the chain inet filter FORWARD of this node's firewall drops what is forwarded between this and other locations \
+                by spanwire0";
+    for (matches, ends) in [
+        // Not the first of b, nor the first of a.
+        (
+            vec![from("10.244.22.0", "10.244.22.255")],
+            Some("10.244.22.0 to 10.244.11.0"),
+        ),
+        (
+            vec![from("192.168.2.2", "192.168.2.2")],
+            Some("192.168.2.2 to 10.244.11.0"),
+        ),
+        (
+            vec![from("10.244.13.0", "10.244.13.255")],
+            Some("10.244.13.0 to 10.4.0.21"),
+        ),
+        // In a set of pairs.
+        (
+            vec![Match::Any {
+                of: vec![vec![from("192.168.2.2", "192.168.2.3")]],
+                not: false,
+            }],
+            Some("192.168.2.2 to 10.244.11.0"),
+        ),
+        // Some pods of a node, the internet, and all that is not there.
+        (vec![from("10.244.22.8", "10.244.22.15")], None),
+        (vec![from("198.51.100.0", "198.51.100.255")], None),
+        (vec![from("10.99.0.0", "10.99.255.255")], None),
+    ] {
+        let (plan, mut facts) = samples::leader();
+        facts.filters = Arc::new(vec![dropping(matches.clone())]);
+        let found = said(&(plan, facts));
+        let expected = ends.map(|ends| format!("{what} (from {ends}, for one); "));
+        assert_eq!(
+            found.len(),
+            usize::from(expected.is_some()),
+            "{matches:?}: {found:?}"
+        );
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(found.starts_with(expected), "{matches:?}: {found}");
+        }
+    }
+}
+
+#[test]
+fn a_leader_whose_way_back_is_another_one_drops_what_its_firewall_wants_to_come_by_that() {
+    let strict = || {
+        dropping(vec![Match::WayBack {
+            by_its_device: true,
+            exists: false,
+        }])
+    };
+    let with = |(plan, mut facts): (Plan, HostFacts)| {
+        facts
+            .elsewhere
+            .insert(Elsewhere::Prerouting, Arc::new(vec![strict()]));
+        said(&(plan, facts))
+    };
+    assert!(with(samples::leader()).is_empty());
+    assert!(with(samples::follower()).is_empty());
+    let found = with(samples::standby());
+    assert!(
+        matches!(found.as_slice(), [text] if text.contains("coming in from other locations by spanwire0")),
+        "{found:?}"
+    );
+}

@@ -1,17 +1,22 @@
 //! What `nft -j` lists (libnftables-json(5)).
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    collections::{BTreeMap, BTreeSet},
+    slice::from_ref,
 };
 
 use serde_json::Value;
-use spanwire_host::{Direction, FilterRule, LinkName, Match, Pass, State, Verdict};
+use spanwire_host::{FilterRule, LinkName, Match, Pass, Verdict};
 
 use super::{
     extensions::{Extensions, MATCHES},
     marks::{self, Setting},
+    matches::{Sets, is_catch_all, matched, selected},
 };
+
+/// A map that leads to more chains than this is not followed: each costs a call of `nft`, and kube-proxy's lead to one for each
+/// service.
+const TARGETS: usize = 8;
 
 /// Whether a listing has extensions of iptables for the state of connections, marks or comments, of which it says no more.
 pub(super) fn has_extensions(text: &str) -> bool {
@@ -19,24 +24,135 @@ pub(super) fn has_extensions(text: &str) -> bool {
     text.contains("\"xt\"") && names.any(|name| text.contains(&format!("\"{name}\"")))
 }
 
-/// Returns the rules of a listing of one chain, in order. Those that accept the packets of one device and have this comment
-/// are Spanwire's. `extensions` are what those of iptables say, by the number of the rule.
-pub(super) fn rules(text: &str, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> Vec<FilterRule> {
-    let document: Value = serde_json::from_str(text).unwrap_or_default();
-    let objects = document["nftables"].as_array().into_iter().flatten();
-    objects
-        .filter_map(|object| read(object.get("rule")?, comment, extensions))
-        .collect()
+/// Returns the names of the sets, and of the maps, that the rules of a listing ask.
+pub(super) fn named(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut sets, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    let name = |value: &Value| value.as_str()?.strip_prefix('@').map(ToOwned::to_owned);
+    for expression in expressions(text) {
+        sets.extend(name(&expression["match"]["right"]));
+        maps.extend(name(&expression["vmap"]["data"]));
+    }
+    (sets, maps)
 }
 
-fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> Option<FilterRule> {
+fn expressions(text: &str) -> Vec<Value> {
+    let document: Value = serde_json::from_str(text).unwrap_or_default();
+    let objects = document["nftables"].as_array().into_iter().flatten();
+    let rules = objects.filter_map(|object| object["rule"]["expr"].as_array());
+    rules.flatten().cloned().collect()
+}
+
+/// Returns the elements of a set or map that is listed alone, and whether they come and go by themselves.
+pub(super) fn elements(text: &str) -> Option<(Vec<Value>, bool)> {
+    let document: Value = serde_json::from_str(text).ok()?;
+    let objects = document["nftables"].as_array()?.iter();
+    let set = objects
+        .filter_map(|object| object.get("set").or(object.get("map")))
+        .next()?;
+    let elements = set["elem"].as_array().cloned().unwrap_or_default();
+    let flags = set["flags"].as_array().into_iter().flatten();
+    let fleeting = flags
+        .filter_map(Value::as_str)
+        .any(|flag| ["dynamic", "timeout"].contains(&flag));
+    Some((elements, fleeting))
+}
+
+/// Returns the rules of a listing of one chain, in order. Those that accept the packets of one device and have this comment
+/// are Spanwire's. `extensions` are what those of iptables say, by the number of the rule. One with a verdict map becomes
+/// several of the same number.
+pub(super) fn rules(
+    text: &str,
+    comment: &str,
+    extensions: &BTreeMap<u64, Extensions>,
+    sets: &Sets,
+) -> Vec<FilterRule> {
+    let document: Value = serde_json::from_str(text).unwrap_or_default();
+    let objects = document["nftables"].as_array().into_iter().flatten();
+    let rules = objects.filter_map(|object| read(object.get("rule")?, comment, extensions, sets));
+    rules.flatten().collect()
+}
+
+/// What a rule of a listing does.
+struct Reading {
+    matches: Vec<Match>,
+    verdict: Verdict,
+    sets: Setting,
+    /// By which element of a map, and what then.
+    branches: Option<Vec<(Match, Verdict)>>,
+}
+
+fn read(
+    rule: &Value,
+    comment: &str,
+    extensions: &BTreeMap<u64, Extensions>,
+    sets: &Sets,
+) -> Option<Vec<FilterRule>> {
     let handle = rule["handle"].as_u64()?;
     let of_rule = extensions.get(&handle);
+    let Reading {
+        mut matches,
+        verdict,
+        sets,
+        branches,
+    } = reading(rule["expr"].as_array()?, of_rule, sets);
+    let comment_of_rule = rule["comment"].as_str();
+    let own = (comment_of_rule == Some(comment) && verdict == Verdict::Accept)
+        .then(|| only_device(&matches))
+        .flatten();
+    matches.extend(sets.condition());
+    let whole = FilterRule {
+        handle,
+        comment: comment_of_rule
+            .map(ToOwned::to_owned)
+            .or_else(|| of_rule.and_then(|found| found.comment.clone())),
+        own,
+        matches,
+        verdict,
+        marks: sets.change,
+    };
+    let Some(branches) = branches else {
+        return Some(vec![whole]);
+    };
+    let branch = |(found, verdict)| {
+        let mut matches = whole.matches.clone();
+        matches.push(found);
+        FilterRule {
+            matches,
+            verdict,
+            ..whole.clone()
+        }
+    };
+    Some(branches.into_iter().map(branch).collect())
+}
+
+/// Returns what passes where a rule asks for its device alone.
+fn only_device(matches: &[Match]) -> Option<Pass> {
+    let [
+        Match::Device {
+            direction,
+            names,
+            not: false,
+        },
+    ] = matches
+    else {
+        return None;
+    };
+    let [name] = names.as_slice() else {
+        return None;
+    };
+    LinkName::new(name).map(|link| Pass {
+        direction: *direction,
+        link,
+    })
+}
+
+fn reading(expressions: &[Value], of_rule: Option<&Extensions>, known: &Sets) -> Reading {
     let mut extensions = of_rule.iter().flat_map(|found| &found.matches);
     let mut matches = Vec::new();
     let mut verdict = Verdict::Continue;
     let mut sets = Setting::default();
-    for expression in rule["expr"].as_array()? {
+    let mut branches = None;
+    for expression in expressions {
         let Some((kind, value)) = expression
             .as_object()
             .and_then(|expression| expression.iter().next())
@@ -44,9 +160,8 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> 
             (verdict, sets) = (Verdict::Unknown, Setting::ANY);
             continue;
         };
-        let target = || value["target"].as_str().unwrap_or_default().to_owned();
         match kind.as_str() {
-            "match" => matches.push(matched(value)),
+            "match" => matches.push(matched(value, known)),
             // What iptables-nft has no expression of nf_tables for.
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
                 (Some("match"), Some("comment")) => {}
@@ -71,198 +186,92 @@ fn read(rule: &Value, comment: &str, extensions: &BTreeMap<u64, Extensions>) -> 
                     of_connection: more.of_connection && sets == Setting::default(),
                 };
             }
-            "accept" => verdict = Verdict::Accept,
-            "drop" | "reject" => verdict = Verdict::Drop,
-            "return" => verdict = Verdict::Return,
-            "jump" => verdict = Verdict::Jump(target()),
-            "goto" => verdict = Verdict::Goto(target()),
             // A limit, say.
             "limit" | "quota" | "connlimit" => matches.push(Match::Unknown),
-            // A verdict map, a queue …
-            _ => {
-                matches.push(Match::Unknown);
-                (verdict, sets) = (Verdict::Unknown, Setting::ANY);
-            }
+            "vmap" => match of_map(value, known) {
+                Some(found) => branches = Some(found),
+                None => {
+                    matches.push(Match::Unknown);
+                    (verdict, sets) = (Verdict::Unknown, Setting::ANY);
+                }
+            },
+            _ => match verdict_of(expression) {
+                Some(found) => verdict = found,
+                // A queue …
+                None => {
+                    matches.push(Match::Unknown);
+                    (verdict, sets) = (Verdict::Unknown, Setting::ANY);
+                }
+            },
         }
     }
-    let own = match matches.as_slice() {
-        [
-            Match::Device {
-                direction,
-                names,
-                not: false,
-            },
-        ] if rule["comment"].as_str() == Some(comment) && verdict == Verdict::Accept => {
-            let link = names.first().and_then(|name| LinkName::new(name));
-            link.filter(|_| names.len() == 1).map(|link| Pass {
-                direction: *direction,
-                link,
-            })
-        }
-        _ => None,
-    };
-    matches.extend(sets.condition());
-    Some(FilterRule {
-        handle,
-        comment: rule["comment"]
-            .as_str()
-            .map(ToOwned::to_owned)
-            .or_else(|| of_rule.and_then(|found| found.comment.clone())),
-        own,
+    Reading {
         matches,
         verdict,
-        marks: sets.change,
-    })
+        sets,
+        branches,
+    }
 }
 
-fn matched(value: &Value) -> Match {
-    if let Some(found) = marks::matched(value) {
-        return found;
-    }
-    let (left, right) = (&value["left"], &value["right"]);
-    let not = match value["op"].as_str() {
-        Some("==" | "in") => false,
-        Some("!=") => true,
-        // None of these bits.
-        Some("!") if left["ct"]["key"].as_str() == Some("state") => true,
-        _ => return Match::Unknown,
-    };
-    let several = right["set"].as_array().or(right.as_array());
-    let single = [right.clone()];
-    let elements = several.map_or(&single[..], Vec::as_slice);
-    let direction = match left["meta"]["key"].as_str() {
-        Some("iifname" | "iif") => Some(Direction::In),
-        Some("oifname" | "oif") => Some(Direction::Out),
-        _ => None,
-    };
-    if let Some(direction) = direction {
-        let name = |element: &Value| {
-            let name = element.as_str().filter(|name| !name.starts_with('@'))?;
-            Some(name.to_owned())
-        };
-        let names: Option<Vec<String>> = elements.iter().map(name).collect();
-        return names.map_or(Match::Unknown, |names| Match::Device {
-            direction,
-            names,
-            not,
-        });
-    }
-    if left["ct"]["key"].as_str() == Some("state") {
-        let states = elements.iter().map(|element| state(element.as_str()?)).collect();
-        return Option::map_or(states, Match::Unknown, |states| Match::State { states, not });
-    }
-    if left["ct"]["key"].as_str() == Some("status") && right.as_str() == Some("dnat") {
-        return Match::Translated { not };
-    }
-    let payload = &left["payload"];
-    if let Some(found) = transport(left, elements, not) {
-        return found;
-    }
-    let source = match (payload["protocol"].as_str(), payload["field"].as_str()) {
-        (Some("ip" | "ip6"), Some("saddr")) => true,
-        (Some("ip" | "ip6"), Some("daddr")) => false,
-        _ => return Match::Unknown,
-    };
-    let ranges: Option<Vec<_>> = elements.iter().map(range).collect();
-    ranges.map_or(Match::Unknown, |ranges| Match::Address { source, ranges, not })
-}
-
-fn state(name: &str) -> Option<State> {
-    Some(match name {
-        "invalid" => State::Invalid,
-        "established" => State::Established,
-        "related" => State::Related,
-        "new" => State::New,
-        "untracked" => State::Untracked,
+/// Returns the verdict that a statement is; `None` where it is another one.
+fn verdict_of(statement: &Value) -> Option<Verdict> {
+    let (kind, value) = statement.as_object()?.iter().next()?;
+    let target = || value["target"].as_str().unwrap_or_default().to_owned();
+    Some(match kind.as_str() {
+        "accept" => Verdict::Accept,
+        "drop" | "reject" => Verdict::Drop,
+        "return" => Verdict::Return,
+        "continue" => Verdict::Continue,
+        "jump" => Verdict::Jump(target()),
+        "goto" => Verdict::Goto(target()),
         _ => return None,
     })
 }
 
-/// Returns a match on the protocol above IP, or on its ports; `None` where it is none.
-fn transport(left: &Value, elements: &[Value], not: bool) -> Option<Match> {
-    let payload = &left["payload"];
-    let field = payload["field"].as_str();
-    let meta = left["meta"]["key"].as_str() == Some("l4proto");
-    let of_packet = match (payload["protocol"].as_str(), field) {
-        (Some("ip"), Some("protocol")) => true,
-        (Some(protocol @ ("tcp" | "udp" | "udplite" | "sctp" | "dccp" | "th")), Some("sport" | "dport")) => {
-            let protocol = match protocol {
-                "th" => None,
-                name => Some(number(name)?),
-            };
-            let ranges: Option<Vec<(u16, u16)>> = elements.iter().map(ports).collect();
-            return Some(ranges.map_or(Match::Unknown, |ranges| Match::Port {
-                protocol,
-                source: field == Some("sport"),
-                ranges,
-                not,
-            }));
-        }
-        _ => false,
+/// Returns what each element of a verdict map is for, and its verdict. No two are for one packet but the one that is for all
+/// others.
+fn of_map(map: &Value, known: &Sets) -> Option<Vec<(Match, Verdict)>> {
+    let (key, data) = (&map["key"], &map["data"]);
+    let pairs = match data.as_str() {
+        Some(name) => known.get(name.strip_prefix('@')?)?,
+        None => data["set"].as_array()?,
     };
-    (meta || of_packet).then(|| {
-        let protocol = |element: &Value| match element.as_u64() {
-            Some(number) => u8::try_from(number).ok(),
-            None => number(element.as_str()?),
+    let mut found = Vec::new();
+    let (mut keys, mut rest) = (Vec::new(), None);
+    let mut targets = BTreeSet::new();
+    for pair in pairs {
+        let [element, statement] = pair.as_array()?.as_slice() else {
+            return None;
         };
-        let protocols: Option<Vec<u8>> = elements.iter().map(protocol).collect();
-        protocols.map_or(Match::Unknown, |protocols| Match::Protocol { protocols, not })
-    })
-}
-
-/// Returns the number of a protocol (protocols(5)), of those that firewalls name.
-fn number(name: &str) -> Option<u8> {
-    Some(match name {
-        "icmp" => 1,
-        "igmp" => 2,
-        "tcp" => 6,
-        "udp" => 17,
-        "dccp" => 33,
-        "gre" => 47,
-        "esp" => 50,
-        "ah" => 51,
-        "icmpv6" | "ipv6-icmp" => 58,
-        "vrrp" => 112,
-        "sctp" => 132,
-        "udplite" => 136,
-        _ => return None,
-    })
-}
-
-fn ports(element: &Value) -> Option<(u16, u16)> {
-    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
-    match element["range"].as_array().map(Vec::as_slice) {
-        Some([first, last]) => Some((port(first)?, port(last)?)),
-        _ => port(element).map(|port| (port, port)),
-    }
-}
-
-fn range(element: &Value) -> Option<(IpAddr, IpAddr)> {
-    let address = |value: &Value| value.as_str()?.parse::<IpAddr>().ok();
-    if let Some(address) = address(element) {
-        return Some((address, address));
-    }
-    if let Some([first, last]) = element["range"].as_array().map(Vec::as_slice) {
-        return Some((address(first)?, address(last)?));
-    }
-    let prefix = &element["prefix"];
-    let length = u32::try_from(prefix["len"].as_u64()?).ok()?;
-    Some(match address(&prefix["addr"])? {
-        IpAddr::V4(first) => {
-            let hosts = u32::MAX.checked_shr(length).unwrap_or(0);
-            let last = Ipv4Addr::from_bits(first.to_bits() | hosts);
-            (first.into(), last.into())
+        let verdict = verdict_of(statement)?;
+        if let Verdict::Jump(target) | Verdict::Goto(target) = &verdict {
+            targets.insert(target.clone());
         }
-        IpAddr::V6(first) => {
-            let hosts = u128::MAX.checked_shr(length).unwrap_or(0);
-            let last = Ipv6Addr::from_bits(first.to_bits() | hosts);
-            (first.into(), last.into())
+        if is_catch_all(element) {
+            rest = Some(verdict);
+            continue;
         }
-    })
+        keys.push(element.clone());
+        found.push((selected(key, from_ref(element), false), verdict));
+    }
+    if targets.len() > TARGETS {
+        return None;
+    }
+    if let Some(verdict) = rest {
+        let others = if keys.is_empty() {
+            Match::Unknown
+        } else {
+            selected(key, &keys, true)
+        };
+        found.push((others, verdict));
+    }
+    Some(found)
 }
 
 #[cfg(test)]
 mod tests {
+    use spanwire_host::{Direction, State};
+
     use super::*;
 
     fn one(expressions: &str, comment: &str) -> FilterRule {
@@ -279,7 +288,7 @@ mod tests {
             ..Extensions::default()
         };
         let extensions = [(7, extensions)];
-        let rules = rules(&text, "spanwire", &extensions.into());
+        let rules = rules(&text, "spanwire", &extensions.into(), &Sets::new());
         let [rule] = rules.as_slice() else {
             panic!("{rules:?}");
         };
@@ -397,7 +406,7 @@ mod tests {
                 Verdict::Accept,
             ),
             (
-                r#"{"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": []}}}"#,
+                r#"{"vmap": {"key": {"meta": {"key": "iifname"}}, "data": "@unread"}}"#,
                 vec![Match::Unknown],
                 Verdict::Unknown,
             ),

@@ -28,17 +28,8 @@ impl Setting {
 }
 
 /// Returns the match of a listing (libnftables-json(5)), where it is on a mark.
-pub(super) fn matched(value: &Value) -> Option<Match> {
-    let (of_connection, mask) = read(&value["left"])?;
-    let not = match value["op"].as_str() {
-        Some("==") => false,
-        Some("!=") => true,
-        _ => return Some(Match::Unknown),
-    };
-    let right = &value["right"];
-    let several = right["set"].as_array().or(right.as_array());
-    let single = [right.clone()];
-    let elements = several.map_or(&single[..], Vec::as_slice);
+pub(super) fn selected(left: &Value, elements: &[Value], not: bool) -> Option<Match> {
+    let (of_connection, mask) = read(left)?;
     let ranges: Option<Vec<(u32, u32)>> = elements.iter().map(range).collect();
     Some(ranges.map_or(Match::Unknown, |ranges| Match::Mark {
         of_connection,
@@ -46,6 +37,11 @@ pub(super) fn matched(value: &Value) -> Option<Match> {
         ranges,
         not,
     }))
+}
+
+/// Whether it is a mark that is asked for.
+pub(super) fn is_of(left: &Value) -> bool {
+    read(left).is_some()
 }
 
 fn read(left: &Value) -> Option<(bool, u32)> {
@@ -194,6 +190,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn json(text: &str) -> Value {
@@ -211,30 +209,31 @@ mod tests {
         for (text, expected) in [
             (
                 r#"{"op": "!=", "left": {"meta": {"key": "mark"}}, "right": 256}"#,
-                Some(mark(false, u32::MAX, &[(256, 256)], true)),
+                mark(false, u32::MAX, &[(256, 256)], true),
             ),
             (
                 r#"{"op": "==", "left": {"&": [{"ct": {"key": "mark"}}, 65280]}, "right": 256}"#,
-                Some(mark(true, 0xff00, &[(256, 256)], false)),
+                mark(true, 0xff00, &[(256, 256)], false),
             ),
             (
                 r#"{"op": "!=", "left": {"meta": {"key": "mark"}}, "right": {"set": [{"range": [1, 2]}, 9]}}"#,
-                Some(mark(false, u32::MAX, &[(1, 2), (9, 9)], true)),
+                mark(false, u32::MAX, &[(1, 2), (9, 9)], true),
             ),
             (
                 r#"{"op": "==", "left": {"meta": {"key": "mark"}}, "right": "@some"}"#,
-                Some(Match::Unknown),
+                Match::Unknown,
             ),
             (
                 r#"{"op": "<", "left": {"meta": {"key": "mark"}}, "right": 5}"#,
-                Some(Match::Unknown),
+                Match::Unknown,
             ),
             (
-                r#"{"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": 5}"#,
-                None,
+                r#"{"op": "in", "left": {"meta": {"key": "mark"}}, "right": 5}"#,
+                Match::Unknown,
             ),
         ] {
-            assert_eq!(matched(&json(text)), expected, "{text}");
+            let found = super::super::matches::matched(&json(text), &BTreeMap::new());
+            assert_eq!(found, expected, "{text}");
         }
     }
 

@@ -8,6 +8,7 @@
 mod changes;
 mod clashes;
 mod echo;
+mod firewall_sets;
 mod firewalls;
 mod guard;
 mod ipv6;
