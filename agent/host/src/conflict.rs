@@ -131,11 +131,11 @@ pub enum Conflict {
         everywhere: bool,
     },
     /// A firewall drops packets of the mesh, and Spanwire does not change it.
-    #[error("the chain {chain}{legacy} of this node's firewall drops what is {what} by {link}{ends}; {remedy}{by}",
+    #[error("the chain {chain}{legacy} of this node's firewall drops what is {what} by {link}; {remedy}{by}{ends}",
         legacy = if *is_legacy { " of iptables-legacy" } else { "" },
         what = why.what(),
         remedy = why.remedy(chain, link, *is_legacy),
-        ends = ends.map(|(from, to)| format!(" (from {from} to {to}, for one)")).unwrap_or_default(),
+        ends = ends.map(|(from, to)| format!("; one of them is from {from} to {to}")).unwrap_or_default(),
         by = by.as_ref().map(|by| named(by, chain)).unwrap_or_default())]
     Filtered {
         /// The base chain.
@@ -196,9 +196,11 @@ impl Unopened {
         match self {
             Self::Shared => "forwarded between pods here and other locations",
             Self::Legacy | Self::Locked | Self::Some => "forwarded between this and other locations",
-            Self::Elsewhere(Elsewhere::Prerouting) => "coming in from other locations",
+            Self::Elsewhere(Elsewhere::Ingress | Elsewhere::Prerouting) => "coming in from other locations",
             Self::Elsewhere(Elsewhere::Output) => "sent by this node to other locations",
-            Self::Elsewhere(Elsewhere::Postrouting) => "leaving for other locations",
+            Self::Elsewhere(Elsewhere::Postrouting | Elsewhere::Egress) => "leaving for other locations",
+            Self::Elsewhere(Elsewhere::FromPods) => "sent by pods here to other locations",
+            Self::Elsewhere(Elsewhere::ToPods) => "for pods here from other locations",
         }
     }
 
@@ -251,7 +253,7 @@ fn named(by: &Dropper, chain: &ChainName) -> String {
 fn legacy_command(chain: &ChainName) -> &'static str {
     match chain.family {
         TableFamily::Ip6 => "ip6tables-legacy",
-        TableFamily::Ip | TableFamily::Inet => "iptables-legacy",
+        TableFamily::Ip | TableFamily::Inet | TableFamily::Netdev | TableFamily::Bridge => "iptables-legacy",
     }
 }
 

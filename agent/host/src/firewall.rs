@@ -35,6 +35,10 @@ pub enum TableFamily {
     Ip6,
     /// Both.
     Inet,
+    /// What passes a device.
+    Netdev,
+    /// What passes a bridge.
+    Bridge,
 }
 
 impl TableFamily {
@@ -42,7 +46,7 @@ impl TableFamily {
         match self {
             Self::Ip => family == Family::V4,
             Self::Ip6 => family == Family::V6,
-            Self::Inet => true,
+            Self::Inet | Self::Netdev | Self::Bridge => true,
         }
     }
 }
@@ -53,6 +57,8 @@ impl fmt::Display for TableFamily {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
             Self::Inet => "inet",
+            Self::Netdev => "netdev",
+            Self::Bridge => "bridge",
         })
     }
 }
@@ -117,12 +123,20 @@ pub struct Passage {
 /// Where Linux has a packet meet a base chain, besides where this machine forwards it or takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Elsewhere {
+    /// As it comes out of a device.
+    Ingress,
     /// As it arrives, before it is routed.
     Prerouting,
     /// As this machine sends it.
     Output,
     /// As it leaves, forwarded or sent.
     Postrouting,
+    /// As it goes into a device.
+    Egress,
+    /// In the bridge that it comes from pods by.
+    FromPods,
+    /// In the bridge that it goes to pods by.
+    ToPods,
 }
 
 /// What is certain to drop a packet.
@@ -143,6 +157,10 @@ pub struct Filter {
     pub is_legacy: bool,
     /// Its table can be changed by the program that made it alone.
     pub is_locked: bool,
+    /// When it decides, among others at its hook; smaller is earlier.
+    pub priority: i32,
+    /// Where it is for some devices alone, these.
+    pub links: Option<BTreeSet<LinkName>>,
     /// It drops what no rule decides about.
     pub drops: bool,
     /// Its rules.
@@ -168,7 +186,15 @@ impl Filter {
         }
     }
 
+    /// Whether packets of a device meet it.
+    pub(crate) fn is_for(&self, link: &LinkName) -> bool {
+        self.links.as_ref().is_none_or(|links| links.contains(link))
+    }
+
     fn is_of(&self, sample: &Sample) -> bool {
+        if !self.is_for(&sample.pass.link) {
+            return false;
+        }
         let family = sample.ends.map(|(source, _)| Family::of(source));
         family.is_none_or(|family| self.name.family.has(family))
     }
@@ -343,6 +369,8 @@ mod tests {
             },
             is_legacy: false,
             is_locked: false,
+            priority: 0,
+            links: None,
             drops,
             rules,
             chains: chains.collect(),

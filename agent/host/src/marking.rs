@@ -12,7 +12,7 @@ use crate::{
 
 /// Whether the tunnel's own datagrams of a family may have another mark than the tunnel's when they are routed.
 pub(crate) fn is_unsure(plan: &Plan, facts: &HostFacts, family: Family) -> bool {
-    let before = [Elsewhere::Prerouting, Elsewhere::Output];
+    let before = [Elsewhere::Ingress, Elsewhere::Prerouting, Elsewhere::Output];
     chosen_by_mark(facts, Some(family)) || is_changed(plan, facts, Some(family), &before)
 }
 
@@ -31,11 +31,15 @@ fn is_changed(plan: &Plan, facts: &HostFacts, family: Option<Family>, hooks: &[E
     let ignored = own | facts.owned.masquerade_mark;
     let spoils = |change: MarkChange| change.sets & !ignored != 0 || change.clears & own != 0;
     let sample = |at: Elsewhere, link: &LinkName| match at {
-        Elsewhere::Prerouting => Sample {
+        Elsewhere::Ingress | Elsewhere::Prerouting => Sample {
             datagram_to: Some(tunnel.listen_port),
             ..passing(Direction::In, link)
         },
-        Elsewhere::Output | Elsewhere::Postrouting => passing(Direction::Out, link),
+        Elsewhere::Output
+        | Elsewhere::Postrouting
+        | Elsewhere::Egress
+        | Elsewhere::FromPods
+        | Elsewhere::ToPods => passing(Direction::Out, link),
     };
     hooks.iter().any(|at| {
         let filters = facts.elsewhere.get(at).into_iter();

@@ -68,7 +68,7 @@ impl Nft {
             self.filters.extend(known.map(|known| (hook, known)));
             return filters;
         }
-        match self.read_filters(hook).await {
+        match self.read_filters(hook, generation).await {
             Ok((filters, is_fleeting)) => {
                 let filters = Arc::new(filters);
                 // Elements that come and go by themselves move no generation.
@@ -93,8 +93,15 @@ impl Nft {
     }
 
     /// Also returns whether they may change without notice.
-    async fn read_filters(&mut self, hook: Hook) -> Result<(Vec<Filter>, bool), String> {
-        let bases = self.base_chains(hook).await.map_err(|error| error.to_string())?;
+    async fn read_filters(
+        &mut self,
+        hook: Hook,
+        generation: Option<u32>,
+    ) -> Result<(Vec<Filter>, bool), String> {
+        let bases = self
+            .base_chains(hook, generation)
+            .await
+            .map_err(|error| error.to_string())?;
         self.watched.set(hook, bases.keys().cloned().collect());
         let locked = if bases.is_empty() {
             BTreeSet::new()
@@ -103,10 +110,11 @@ impl Nft {
         };
         let mut filters = Vec::new();
         let mut is_fleeting = false;
-        for (name, drops) in bases {
-            let filter = self.filter(name, drops).await;
+        for (name, base) in bases {
+            let filter = self.filter(name, base.drops).await;
             let (mut filter, fleeting) = filter.map_err(|error| error.to_string())?;
             is_fleeting |= fleeting;
+            (filter.priority, filter.links) = (base.priority, base.links);
             filter.is_locked = locked.contains(&(filter.name.family, filter.name.table.clone()));
             filters.push(filter);
         }
@@ -129,21 +137,35 @@ impl Nft {
         Ok(tables.iter().filter_map(locked).collect())
     }
 
-    /// Returns the base chains of others at a hook, each with whether its policy is to drop; in order.
-    async fn base_chains(&mut self, hook: Hook) -> Result<BTreeMap<ChainName, bool>, NetlinkError> {
-        let chains = self.socket.dump(&request(NFT_MSG_GETCHAIN, 0, &[])).await?;
-        let base = |message: &Message| {
-            let here = |subject: &Subject| subject.hook == Some(hook) && subject.filters;
-            let subject = Subject::of(message).filter(here)?;
+    /// Returns the base chains of others at a hook, in order.
+    async fn base_chains(
+        &mut self,
+        hook: Hook,
+        generation: Option<u32>,
+    ) -> Result<BTreeMap<ChainName, Subject>, NetlinkError> {
+        // Of all hooks at once: a dump has kube-proxy's thousands of chains, too.
+        if self
+            .bases
+            .as_ref()
+            .is_none_or(|(read, _)| Some(*read) != generation)
+        {
+            let chains = self.socket.dump(&request(NFT_MSG_GETCHAIN, 0, &[])).await?;
+            let bases = chains.iter().filter_map(Subject::of);
+            let bases = bases.filter(|subject| subject.hook.is_some() && subject.filters);
+            self.bases = Some((generation.unwrap_or_default(), bases.collect()));
+        }
+        let bases = self.bases.iter().flat_map(|(_, bases)| bases);
+        let base = |subject: &Subject| {
             let name = ChainName {
                 family: subject.family,
-                table: subject.table,
-                chain: subject.chain?,
+                table: subject.table.clone(),
+                chain: subject.chain.clone()?,
             };
             let own = name.family == TableFamily::Inet && name.table == self.table;
-            (!own && nameable(&name.table) && nameable(&name.chain)).then_some((name, subject.drops))
+            (!own && nameable(&name.table) && nameable(&name.chain)).then(|| (name, subject.clone()))
         };
-        Ok(chains.iter().filter_map(base).collect())
+        let here = bases.filter(|subject| subject.hook == Some(hook));
+        Ok(here.filter_map(base).collect())
     }
 
     /// Reads a base chain and those that it is certain to lead to for some packets; and whether they ask sets that change
@@ -173,7 +195,13 @@ impl Nft {
                 BTreeMap::new()
             };
             is_fleeting |= read_sets(&name, &text, &mut sets).await;
-            let rules = listing::rules(&text, &self.table, &extensions, &sets);
+            let mut rules = listing::rules(&text, &self.table, &extensions, &sets);
+            if family == TableFamily::Bridge {
+                rules
+                    .iter_mut()
+                    .flat_map(|rule| &mut rule.matches)
+                    .for_each(of_port);
+            }
             // A call that may or may not happen decides nothing, whatever it leads to.
             let certain = rules
                 .iter()
@@ -191,6 +219,8 @@ impl Nft {
             name,
             is_legacy: false,
             is_locked: false,
+            priority: 0,
+            links: None,
             drops,
             chains,
         };
@@ -220,6 +250,15 @@ impl Nft {
             writeln!(commands, "{pass} counter accept comment \"{comment}\"").expect("a String takes all");
         }
         succeed(nft(&["-f", "-"], &commands).await?).map(|_| ())
+    }
+}
+
+/// Of a bridge the devices are its ports: which of them lead to pods is not known.
+fn of_port(found: &mut Match) {
+    if let Match::Any { of, .. } = found {
+        of.iter_mut().flatten().for_each(of_port);
+    } else if matches!(found, Match::Device { .. }) {
+        *found = Match::Unknown;
     }
 }
 

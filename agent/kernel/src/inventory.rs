@@ -129,6 +129,10 @@ impl Kernel {
             (Elsewhere::Prerouting, Hook::Prerouting),
             (Elsewhere::Output, Hook::Output),
             (Elsewhere::Postrouting, Hook::Postrouting),
+            (Elsewhere::Ingress, Hook::Ingress),
+            (Elsewhere::Egress, Hook::Egress),
+            (Elsewhere::FromPods, Hook::FromPorts),
+            (Elsewhere::ToPods, Hook::ToPorts),
         ] {
             inventory.elsewhere.insert(at, self.filters(hook).await);
         }

@@ -44,7 +44,7 @@ use self::{frame::Frame, message::request, remembered::Remembered};
 use crate::{
     error::{NftError, ReadError},
     netlink::{Message, NetlinkError, Socket, attributes},
-    watched::{HEADER, Known, Watched},
+    watched::{HEADER, Known, Subject, Watched},
 };
 
 /// The empty chain by which a table is known to be Spanwire's, whatever else is in it.
@@ -72,6 +72,8 @@ pub(crate) struct Nft {
     pub(crate) socket: Socket,
     /// What others filter packets by.
     pub(crate) filters: Known,
+    /// The base chains that there were at a generation.
+    pub(crate) bases: Option<(u32, Vec<Subject>)>,
     pub(crate) watched: Watched,
     /// The generations that the last load of our own made, unless another program's transaction came between.
     pub(crate) own_generation: OwnGenerations,
@@ -89,6 +91,7 @@ impl Nft {
             table: table.to_owned(),
             socket: Socket::open(NETLINK_NETFILTER)?,
             filters: Known::new(),
+            bases: None,
             watched: Watched::default(),
             own_generation: OwnGenerations::default(),
             loaded: None,

@@ -9,7 +9,7 @@ use nix::libc::{
     NFNL_SUBSYS_NFTABLES, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWRULE,
 };
-use spanwire_host::{ChainName, Filter, TableFamily};
+use spanwire_host::{ChainName, Filter, LinkName, TableFamily};
 
 use crate::netlink::{Message, attributes};
 
@@ -28,20 +28,31 @@ pub(crate) enum Hook {
     Output = 3,
     /// What leaves (`NF_INET_POST_ROUTING`).
     Postrouting = 4,
+    /// What comes out of a device (`NF_NETDEV_INGRESS`, `NF_INET_INGRESS`).
+    Ingress,
+    /// What goes into a device (`NF_NETDEV_EGRESS`).
+    Egress,
+    /// What comes into a bridge by its ports (`NF_BR_PRE_ROUTING`, `NF_BR_LOCAL_IN`).
+    FromPorts,
+    /// What leaves it by them (`NF_BR_LOCAL_OUT`, `NF_BR_POST_ROUTING`).
+    ToPorts,
 }
 
 impl Hook {
-    /// All of them, by their numbers.
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Prerouting,
-        Self::Input,
-        Self::Forward,
-        Self::Output,
-        Self::Postrouting,
-    ];
-
-    fn of(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|hook| *hook as u32 == number)
+    fn of(family: TableFamily, number: u32) -> Option<Self> {
+        use TableFamily::{Bridge, Inet, Ip, Ip6, Netdev};
+        Some(match (family, number) {
+            (Ip | Ip6 | Inet, 0) => Self::Prerouting,
+            (Ip | Ip6 | Inet, 1) => Self::Input,
+            (Ip | Ip6 | Inet, 2) => Self::Forward,
+            (Ip | Ip6 | Inet, 3) => Self::Output,
+            (Ip | Ip6 | Inet, 4) => Self::Postrouting,
+            (Inet, 5) | (Netdev, 0) => Self::Ingress,
+            (Netdev, 1) => Self::Egress,
+            (Bridge, 0 | 1) => Self::FromPorts,
+            (Bridge, 3 | 4) => Self::ToPorts,
+            _ => return None,
+        })
     }
 }
 
@@ -87,17 +98,21 @@ impl Watched {
     }
 }
 
-/// Returns the family of what a message of nf_tables is about: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h.
+/// Returns the family of what a message of nf_tables is about: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_NETDEV, NFPROTO_BRIDGE,
+/// NFPROTO_IPV6 of linux/netfilter.h.
 pub(crate) fn family(message: &Message) -> Option<TableFamily> {
     match message.body.first()? {
         1 => Some(TableFamily::Inet),
         2 => Some(TableFamily::Ip),
+        5 => Some(TableFamily::Netdev),
+        7 => Some(TableFamily::Bridge),
         10 => Some(TableFamily::Ip6),
         _ => None,
     }
 }
 
 /// What a message of nf_tables is about.
+#[derive(Clone, Debug)]
 pub(crate) struct Subject {
     pub(crate) family: TableFamily,
     pub(crate) table: String,
@@ -110,6 +125,10 @@ pub(crate) struct Subject {
     pub(crate) filters: bool,
     /// Its policy is to drop.
     pub(crate) drops: bool,
+    /// Its priority at the hook.
+    pub(crate) priority: i32,
+    /// Where it is of some devices alone, these.
+    pub(crate) links: Option<BTreeSet<LinkName>>,
 }
 
 impl Subject {
@@ -134,13 +153,16 @@ impl Subject {
         };
         let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
         let hook = found.get(&hook).filter(|_| hook != 0);
-        // NFTA_HOOK_HOOKNUM.
-        let hook = hook.and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
+        let of_hook: BTreeMap<u16, &[u8]> = hook.into_iter().flat_map(|hook| attributes(hook)).collect();
+        // NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY.
+        let [place, priority] = [1, 2].map(|kind| of_hook.get(&kind).and_then(|bytes| number(bytes)));
         Some(Self {
             family,
             table: text(1)?,
             chain: text(chain),
-            hook: hook.and_then(|(_, bytes)| Hook::of(number(bytes)?)),
+            hook: place.and_then(|place| Hook::of(family, place)),
+            priority: priority.unwrap_or_default().cast_signed(),
+            links: links(&of_hook),
             filters: text(kind).is_none_or(|kind| kind != "nat"),
             drops: found
                 .get(&policy)
@@ -149,6 +171,18 @@ impl Subject {
                 == Some(DROP),
         })
     }
+}
+
+/// Returns the devices of a base chain: `NFTA_HOOK_DEV`, or `NFTA_HOOK_DEVS` with `NFTA_DEVICE_NAME`.
+fn links(of_hook: &BTreeMap<u16, &[u8]>) -> Option<BTreeSet<LinkName>> {
+    let name = |bytes: &[u8]| {
+        let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+        LinkName::new(&String::from_utf8_lossy(bytes))
+    };
+    let several = of_hook
+        .get(&4)
+        .map(|devices| attributes(devices).filter_map(|(_, bytes)| name(bytes)).collect());
+    several.or_else(|| of_hook.get(&3).map(|bytes| name(bytes).into_iter().collect()))
 }
 
 #[cfg(test)]

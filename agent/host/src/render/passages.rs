@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_topology::{Family, Plan};
 
-use super::samples::{samples, sent};
+use super::samples::{bridged, samples, sent};
 use crate::{
     ChainName, ClosedPort, Conflict, Direction, Elsewhere, Filter, HostFacts, LinkName, Pass, Passage,
     Sample, State, conflict::Unopened, firewall::Dropped, resolve::Resolved,
@@ -82,9 +82,10 @@ fn marked(sample: &Sample, facts: &HostFacts) -> u32 {
     if sample.state != Some(State::Untracked) {
         return u32::MAX;
     }
-    let before = facts.elsewhere.get(&Elsewhere::Prerouting);
+    let before = [Elsewhere::Ingress, Elsewhere::Prerouting];
     let all = before
-        .into_iter()
+        .iter()
+        .filter_map(|at| facts.elsewhere.get(at))
         .chain([&facts.filters])
         .flat_map(|filters| filters.iter());
     let by_others = all
@@ -93,8 +94,7 @@ fn marked(sample: &Sample, facts: &HostFacts) -> u32 {
     by_others | facts.owned.mark | facts.owned.masquerade_mark
 }
 
-/// Returns the chains at other hooks that are certain to drop packets of the mesh. What connection tracking knows of a packet
-/// there depends on their priority.
+/// Returns the chains at other hooks that are certain to drop packets of the mesh.
 fn filtered_elsewhere(
     plan: &Plan,
     resolved: &Resolved<'_>,
@@ -102,32 +102,55 @@ fn filtered_elsewhere(
     forwarded: &[Sample],
 ) -> BTreeSet<Conflict> {
     let mut conflicts = BTreeSet::new();
-    for (at, filters) in &facts.elsewhere {
-        let of_way = |sample: &&Sample| match at {
-            Elsewhere::Prerouting => sample.pass.direction == Direction::In,
-            Elsewhere::Postrouting => sample.pass.direction == Direction::Out,
-            Elsewhere::Output => false,
+    for (at, filters) in facts.elsewhere.iter().filter(|(_, filters)| !filters.is_empty()) {
+        let samples = match at {
+            Elsewhere::Ingress | Elsewhere::Prerouting => of_direction(Direction::In, forwarded),
+            Elsewhere::Output => sent(plan, resolved, facts),
+            Elsewhere::Postrouting | Elsewhere::Egress => {
+                let sent = sent(plan, resolved, facts);
+                [of_direction(Direction::Out, forwarded), sent].concat()
+            }
+            Elsewhere::FromPods => bridged(Direction::Out, plan, facts, forwarded),
+            Elsewhere::ToPods => bridged(Direction::In, plan, facts, forwarded),
         };
-        let forwarded = forwarded.iter().filter(of_way).cloned();
-        let sent = sent(plan, resolved, facts).into_iter();
-        let all = forwarded.chain(sent.filter(|_| *at != Elsewhere::Prerouting));
-        let samples: Vec<Sample> = all
-            .map(|sample| Sample {
-                state: None,
-                ..sample
-            })
-            .collect();
-        let passes: BTreeSet<&Pass> = samples.iter().map(|sample| &sample.pass).collect();
-        for (filter, pass) in filters
-            .iter()
-            .flat_map(|filter| passes.iter().map(move |pass| (filter, *pass)))
-        {
-            let dropped = filter.surely_drops(pass, &samples);
-            let why = Unopened::Elsewhere(*at);
-            conflicts.extend(dropped.map(|dropped| conflict(filter, pass, why, dropped)));
+        for filter in filters.iter() {
+            let known = |sample: &Sample| Sample {
+                state: sample.state.filter(|_| is_tracked(*at, filter)),
+                ..sample.clone()
+            };
+            let samples: Vec<Sample> = samples.iter().map(known).collect();
+            let passes: BTreeSet<&Pass> = samples.iter().map(|sample| &sample.pass).collect();
+            for pass in passes {
+                let dropped = filter.surely_drops(pass, &samples);
+                let why = Unopened::Elsewhere(*at);
+                conflicts.extend(dropped.map(|dropped| conflict(filter, pass, why, dropped)));
+            }
         }
     }
     conflicts
+}
+
+fn of_direction(direction: Direction, samples: &[Sample]) -> Vec<Sample> {
+    let samples = samples.iter();
+    samples
+        .filter(|sample| sample.pass.direction == direction)
+        .cloned()
+        .collect()
+}
+
+/// Whether connection tracking has seen a packet of others when a chain does (`nf_ip_hook_priorities`,
+/// linux/netfilter_ipv4.h). What this machine sends is not tracked at all where the program asks for that.
+fn is_tracked(at: Elsewhere, filter: &Filter) -> bool {
+    const CONNTRACK: i32 = -200;
+    match at {
+        Elsewhere::Prerouting => filter.priority > CONNTRACK,
+        Elsewhere::Postrouting => true,
+        Elsewhere::Ingress
+        | Elsewhere::Output
+        | Elsewhere::Egress
+        | Elsewhere::FromPods
+        | Elsewhere::ToPods => false,
+    }
 }
 
 /// Returns what is certain to drop the first datagram of any other leader, in every family in which there are endpoints
@@ -144,16 +167,21 @@ pub(super) fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> 
             direction: Direction::In,
             link: link.clone(),
         };
-        let sample = Sample {
-            state: Some(State::New),
+        let sample = |state| Sample {
+            state,
             datagram_to: Some(port),
-            ..Sample::new(pass)
+            ..Sample::new(pass.clone())
         };
-        let mut inputs = facts
-            .inputs
-            .iter()
-            .filter(|filter| filter.name.family.has(family));
-        inputs.find_map(|filter| Some((filter, filter.certain_drop(&sample)?)))
+        let inputs = facts.inputs.iter().map(|filter| (filter, Some(State::New)));
+        let before = [Elsewhere::Ingress, Elsewhere::Prerouting].map(|at| (at, facts.elsewhere.get(&at)));
+        let before = before.into_iter().flat_map(|(at, filters)| {
+            let filters = filters.into_iter().flat_map(|filters| filters.iter());
+            filters.map(move |filter| (filter, is_tracked(at, filter).then_some(State::New)))
+        });
+        let mut all = before
+            .chain(inputs)
+            .filter(|(filter, _)| filter.name.family.has(family) && filter.is_for(link));
+        all.find_map(|(filter, state)| Some((filter, filter.certain_drop(&sample(state))?)))
     };
     let mut ways = families
         .iter()

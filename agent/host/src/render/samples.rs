@@ -121,6 +121,44 @@ pub(super) fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -
     samples
 }
 
+/// Returns packets that are forwarded between pods here and other locations as the bridge of the pods has them, which are
+/// `In` or `Out` where they are not in the bridge. By which of its ports they come and go is not known.
+pub(super) fn bridged(
+    direction: Direction,
+    plan: &Plan,
+    facts: &HostFacts,
+    forwarded: &[Sample],
+) -> Vec<Sample> {
+    let bridge = |address: IpAddr| {
+        let is_own = plan
+            .own
+            .iter()
+            .any(|prefix| !prefix.is_host() && prefix.contains(address));
+        let mut links = facts.links.iter().filter(|(_, link)| link.cni && is_own);
+        let is_in = |network: Prefix| !network.is_host() && network.contains(address);
+        links
+            .find(|(_, link)| link.networks().any(is_in))
+            .map(|(name, _)| name)
+    };
+    let samples = forwarded.iter().filter_map(|sample| {
+        let (source, destination) = sample.ends.filter(|_| sample.pass.direction == direction)?;
+        let (near, direction) = match direction {
+            Direction::In => (destination, Direction::Out),
+            Direction::Out => (source, Direction::In),
+        };
+        let pass = Pass {
+            direction,
+            link: bridge(near)?.clone(),
+        };
+        Some(Sample {
+            pass,
+            way_back: None,
+            ..sample.clone()
+        })
+    });
+    samples.collect()
+}
+
 /// Returns the device by which this machine has a route to a remote prefix.
 fn way_back<'a>(
     plan: &Plan,

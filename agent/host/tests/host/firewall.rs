@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use spanwire_host::{
     ChainName, Direction, Elsewhere, Filter, FilterRule, HostFacts, MarkChange, Match, Passage, State,
-    TableFamily, Verdict, conflicts, render,
+    TableFamily, Verdict, closed_port, conflicts, render,
 };
 use spanwire_topology::Plan;
 
@@ -19,6 +19,8 @@ fn closed(family: TableFamily) -> Filter {
         },
         is_legacy: false,
         is_locked: false,
+        priority: 0,
+        links: None,
         drops: true,
         rules: Vec::new(),
         chains: BTreeMap::new(),
@@ -177,9 +179,10 @@ fn what_is_dropped_for_want_of_a_mark_is_named_unless_another_program_may_have_s
 
 #[test]
 fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_named() {
-    let with = |(plan, mut facts): (Plan, HostFacts), at, rules| {
+    let with = |(plan, mut facts): (Plan, HostFacts), at, priority, rules| {
         let filter = Filter {
             drops: true,
+            priority,
             rules,
             ..closed(TableFamily::Ip)
         };
@@ -192,19 +195,36 @@ fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_
              this device before that; packets of the mesh bear no mark of their own"
         )
     };
-    for (at, what) in [
-        (Elsewhere::Prerouting, "coming in from other locations"),
-        (Elsewhere::Output, "sent by this node to other locations"),
-        (Elsewhere::Postrouting, "leaving for other locations"),
+    let (coming, leaving) = ("coming in from other locations", "leaving for other locations");
+    for (at, what, of_leader, of_follower) in [
+        (Elsewhere::Ingress, coming, "spanwire0", "flannel.1"),
+        (Elsewhere::Prerouting, coming, "spanwire0", "flannel.1"),
+        (
+            Elsewhere::Output,
+            "sent by this node to other locations",
+            "spanwire0",
+            "flannel.1",
+        ),
+        (Elsewhere::Postrouting, leaving, "spanwire0", "flannel.1"),
+        (Elsewhere::Egress, leaving, "spanwire0", "flannel.1"),
+        (
+            Elsewhere::FromPods,
+            "sent by pods here to other locations",
+            "cni0",
+            "cni0",
+        ),
+        (
+            Elsewhere::ToPods,
+            "for pods here from other locations",
+            "cni0",
+            "cni0",
+        ),
     ] {
-        for (node, link) in [
-            (samples::leader(), "spanwire0"),
-            (samples::follower(), "flannel.1"),
-        ] {
-            let found = with(node, at, vec![]);
+        for (node, link) in [(samples::leader(), of_leader), (samples::follower(), of_follower)] {
+            let found = with(node, at, 0, vec![]);
             assert_eq!(found, [text(what, link)], "{at:?}");
         }
-        // What connection tracking says there is not known.
+        // What connection tracking says is known behind it alone.
         let known = FilterRule {
             handle: 1,
             comment: None,
@@ -216,7 +236,56 @@ fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_
             verdict: Verdict::Accept,
             marks: MarkChange::default(),
         };
-        assert!(with(samples::leader(), at, vec![known]).is_empty(), "{at:?}");
+        let behind = |priority| !with(samples::leader(), at, priority, vec![known.clone()]).is_empty();
+        let expected = if at == Elsewhere::Prerouting {
+            [true, false]
+        } else {
+            [at == Elsewhere::Postrouting; 2]
+        };
+        assert_eq!([0, -300].map(behind), expected, "{at:?}");
+    }
+}
+
+#[test]
+fn a_chain_of_other_devices_is_of_no_concern() {
+    let with = |link: &str| {
+        let (plan, mut facts) = samples::leader();
+        let mut filter = closed(TableFamily::Netdev);
+        filter.links = Some([samples::link(link)].into());
+        facts.elsewhere.insert(Elsewhere::Ingress, Arc::new(vec![filter]));
+        said(&(plan, facts)).len()
+    };
+    assert_eq!(["spanwire0", "eth0"].map(with), [1, 0]);
+}
+
+#[test]
+fn a_chain_of_an_uplink_that_drops_datagrams_before_they_are_routed_closes_the_port() {
+    for (at, family, link, closes) in [
+        (Elsewhere::Ingress, TableFamily::Netdev, "eth0", true),
+        (Elsewhere::Ingress, TableFamily::Netdev, "eth1", false),
+        (Elsewhere::Prerouting, TableFamily::Ip, "eth0", true),
+        (Elsewhere::Prerouting, TableFamily::Ip6, "eth0", false),
+        (Elsewhere::Postrouting, TableFamily::Ip, "eth0", false),
+    ] {
+        let (plan, mut facts) = samples::leader();
+        facts.uplinks = [samples::link("eth0")].into();
+        facts.underlay_v4_only = true;
+        let datagrams = Match::Port {
+            protocol: Some(17),
+            source: false,
+            ranges: vec![(51_820, 51_820)],
+            not: false,
+        };
+        let filter = Filter {
+            links: (family == TableFamily::Netdev).then(|| [samples::link(link)].into()),
+            ..Filter {
+                name: closed(family).name,
+                ..dropping(vec![datagrams])
+            }
+        };
+        facts.elsewhere.insert(at, Arc::new(vec![filter]));
+        let found = closed_port(&plan, &facts);
+        assert_eq!(found.is_some(), closes, "{at:?} {family} {link}: {found:?}");
     }
 }
 
@@ -278,14 +347,17 @@ fn a_network_or_node_of_the_mesh_that_a_rule_is_for_is_named_whichever_it_is() {
         let (plan, mut facts) = samples::leader();
         facts.filters = Arc::new(vec![dropping(matches.clone())]);
         let found = said(&(plan, facts));
-        let expected = ends.map(|ends| format!("{what} (from {ends}, for one); "));
+        let expected = ends.map(|ends| format!("; one of them is from {ends}"));
         assert_eq!(
             found.len(),
             usize::from(expected.is_some()),
             "{matches:?}: {found:?}"
         );
         for (found, expected) in found.iter().zip(&expected) {
-            assert!(found.starts_with(expected), "{matches:?}: {found}");
+            assert!(
+                found.starts_with(what) && found.ends_with(expected),
+                "{matches:?}: {found}"
+            );
         }
     }
 }

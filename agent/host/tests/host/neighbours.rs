@@ -233,9 +233,10 @@ fn datagrams_are_known_by_their_port_where_others_may_change_their_mark_and_not_
         facts.uplinks.insert(link("eth0"));
         for (at, mut filters) in samples::changed_marks() {
             let filter = &mut Arc::make_mut(&mut filters)[0];
-            let direction = match at {
-                Elsewhere::Prerouting => Direction::In,
-                Elsewhere::Output | Elsewhere::Postrouting => Direction::Out,
+            let direction = if at == Elsewhere::Prerouting {
+                Direction::In
+            } else {
+                Direction::Out
             };
             filter.name.family = family;
             filter.rules[0].marks = change;

@@ -476,6 +476,8 @@ pub(crate) fn changed_marks() -> BTreeMap<Elsewhere, Arc<Vec<Filter>>> {
         },
         is_legacy: false,
         is_locked: false,
+        priority: 0,
+        links: None,
         drops: false,
         rules: vec![setting],
         chains: BTreeMap::new(),

@@ -36,10 +36,12 @@ impl Nft {
         &mut self,
         chain: &ChainName,
     ) -> Result<BTreeMap<u64, Extensions>, NetlinkError> {
-        // NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h.
+        // NFPROTO_INET, NFPROTO_IPV4, NFPROTO_NETDEV, NFPROTO_BRIDGE, NFPROTO_IPV6 of linux/netfilter.h.
         let family = match chain.family {
             TableFamily::Inet => 1,
             TableFamily::Ip => 2,
+            TableFamily::Netdev => 5,
+            TableFamily::Bridge => 7,
             TableFamily::Ip6 => 10,
         };
         let mut names = Vec::new();

@@ -111,7 +111,9 @@ pub(crate) fn legacy(hook: Hook) -> Vec<Filter> {
 fn read(layout: &Layout, table: &str, hook: Hook) -> io::Result<Option<Filter>> {
     let socket = match layout.family {
         TableFamily::Ip6 => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
-        TableFamily::Ip | TableFamily::Inet => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+        TableFamily::Ip | TableFamily::Inet | TableFamily::Netdev | TableFamily::Bridge => {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?
+        }
     };
     let mut info = vec![0; INFO];
     name(table, &mut info);
@@ -232,6 +234,7 @@ fn parse(layout: &Layout, table: &str, hook: Hook, info: &[u8], bytes: &[u8]) ->
         Hook::Forward => "FORWARD",
         Hook::Output => "OUTPUT",
         Hook::Postrouting => "POSTROUTING",
+        Hook::Ingress | Hook::Egress | Hook::FromPorts | Hook::ToPorts => return None,
     };
     Some(Filter {
         name: ChainName {
@@ -241,10 +244,22 @@ fn parse(layout: &Layout, table: &str, hook: Hook, info: &[u8], bytes: &[u8]) ->
         },
         is_legacy: true,
         is_locked: false,
+        priority: priority(table),
+        links: None,
         drops,
         rules: base,
         chains,
     })
+}
+
+/// `NF_IP_PRI_RAW`, `NF_IP_PRI_MANGLE`, `NF_IP_PRI_FILTER`, `NF_IP_PRI_SECURITY` of linux/netfilter_ipv4.h.
+fn priority(table: &str) -> i32 {
+    match table {
+        "raw" => -300,
+        "mangle" => -150,
+        "security" => 50,
+        _ => 0,
+    }
 }
 
 fn rule(layout: &Layout, entry: &Entry<'_>, names: &BTreeMap<usize, String>) -> Option<FilterRule> {

@@ -8,6 +8,7 @@
 mod changes;
 mod clashes;
 mod echo;
+mod firewall_hooks;
 mod firewall_sets;
 mod firewalls;
 mod guard;

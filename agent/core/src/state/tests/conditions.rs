@@ -184,6 +184,8 @@ fn closed() -> Filter {
         },
         is_legacy: false,
         is_locked: false,
+        priority: 0,
+        links: None,
         drops: true,
         rules: Vec::new(),
         chains: BTreeMap::new(),
