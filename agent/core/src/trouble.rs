@@ -128,8 +128,8 @@ impl Trouble {
             | Self::Unwatched(_)
             | Self::Cleanup(_)
             | Self::Left(_) => false,
-            Self::Conflict(_)
-            | Self::Ownership(_)
+            Self::Conflict(conflict) => conflict.stops_traffic(),
+            Self::Ownership(_)
             | Self::ClosedPort(_)
             | Self::Fight(_)
             | Self::Step { .. }

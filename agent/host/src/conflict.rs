@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use spanwire_topology::{Family, LocationName, NodeName, Prefix};
 use thiserror::Error;
 
-use crate::{ChainName, Dropper, Elsewhere, LinkName, TableFamily};
+use crate::{ChainName, Dropper, Elsewhere, LinkName, TableFamily, Unread};
 
 /// A part of the plan that is left out on this machine, and why. The rest of the plan stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
@@ -151,12 +151,25 @@ pub enum Conflict {
         /// Where a packet is from and to that is dropped, where that matters.
         ends: Option<(IpAddr, IpAddr)>,
     },
+    /// What others filter packets by cannot be read.
+    #[error(
+        "{} of this node's firewall cannot be read, so it is not known whether they drop packets of the mesh: {}; see to \
+         it that the agent may (CAP_NET_ADMIN in the host's network)",
+        .0.what, .0.cause
+    )]
+    Unread(Unread),
     /// This node is to lead, but has no key.
     #[error("this node is to lead, but has no key")]
     NoKey,
 }
 
 impl Conflict {
+    /// Whether packets of the mesh are lost for that, or may not be protected.
+    #[must_use]
+    pub fn stops_traffic(&self) -> bool {
+        !matches!(self, Self::Unread(_))
+    }
+
     /// Returns the prefix that is not routed, where that is what the conflict is about.
     #[must_use]
     pub fn prefix(&self) -> Option<Prefix> {
@@ -171,6 +184,7 @@ impl Conflict {
             | Self::CniUnsupported { .. }
             | Self::Ipv6Disabled { .. }
             | Self::Filtered { .. }
+            | Self::Unread(_)
             | Self::NoKey => None,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, LocationName, Prefix, PublicKey};
 
 use crate::{
-    Elsewhere, Filter, LinkName, OtherRule, Owned, TableId,
+    Elsewhere, Filter, LinkName, OtherRule, Owned, TableId, Unread,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -52,6 +52,8 @@ pub struct HostFacts {
     pub inputs: Arc<Vec<Filter>>,
     /// What others filter packets by where they are neither forwarded nor for this machine.
     pub elsewhere: BTreeMap<Elsewhere, Arc<Vec<Filter>>>,
+    /// What others filter packets by and cannot be read.
+    pub unread: BTreeSet<Unread>,
     /// The devices by which endpoints are reached, or, with none of them known, what is anywhere.
     pub uplinks: BTreeSet<LinkName>,
     /// Rules of other programs.
@@ -80,6 +82,7 @@ impl HostFacts {
         self.filters = inventory.filters;
         self.inputs = inventory.inputs;
         self.elsewhere = inventory.elsewhere;
+        self.unread = inventory.unread;
         self.uplinks = inventory.uplinks;
         self.rules = inventory.rules;
         self.wide_tables = inventory.wide_tables;

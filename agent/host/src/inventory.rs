@@ -9,7 +9,7 @@ use std::{
 
 use spanwire_topology::{Family, Prefix};
 
-use crate::{Elsewhere, Filter, LinkName, OtherRule, TableId};
+use crate::{Elsewhere, Filter, LinkName, OtherRule, TableId, Unread};
 
 /// What is found on the machine besides Spanwire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Inventory {
     pub inputs: Arc<Vec<Filter>>,
     /// What others filter packets by where they are neither forwarded nor for this machine.
     pub elsewhere: BTreeMap<Elsewhere, Arc<Vec<Filter>>>,
+    /// What others filter packets by and cannot be read.
+    pub unread: BTreeSet<Unread>,
     /// The devices by which endpoints are reached, or, with none of them known, what is anywhere.
     pub uplinks: BTreeSet<LinkName>,
 }

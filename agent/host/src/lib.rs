@@ -34,7 +34,7 @@ pub use diff::diff;
 pub use facts::HostFacts;
 pub use firewall::{
     ChainName, Direction, Dropper, Elsewhere, Fate, Filter, FilterRule, MarkChange, Match, Pass, Passage,
-    Sample, State, TableFamily, Verdict,
+    Sample, State, TableFamily, Unread, Verdict,
 };
 pub use inventory::{Cni, CniRoute, Encapsulation, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};

@@ -180,9 +180,8 @@ impl Nft {
                 continue;
             }
             let (family, table) = (name.family, &name.table);
-            let command = format!("list chain {family} {table} {chain}");
             // One at a time: nft 1.0.6 finds no other chains than that of the first command.
-            let text = succeed(nft(&["-j", "-t", &command], "").await?)?;
+            let text = list("chain", family, table, &chain).await?;
             let extensions = if listing::has_extensions(&text) {
                 let chain = ChainName {
                     family,
@@ -207,7 +206,7 @@ impl Nft {
                 .iter()
                 .filter(|rule| !rule.matches.contains(&Match::Unknown));
             wanted.extend(certain.filter_map(|rule| match &rule.verdict {
-                Verdict::Jump(next) | Verdict::Goto(next) => Some(next.clone()).filter(|next| nameable(next)),
+                Verdict::Jump(next) | Verdict::Goto(next) => Some(next.clone()),
                 Verdict::Continue | Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Unknown => {
                     None
                 }
@@ -253,6 +252,16 @@ impl Nft {
     }
 }
 
+/// Lists a chain, set or map. In JSON its name may be any, which in nft's own words it may not, being one of them or a number.
+async fn list(kind: &str, family: TableFamily, table: &str, name: &str) -> Result<String, NftError> {
+    let family = family.to_string();
+    let object = serde_json::json!({ kind: { "family": family, "table": table, "name": name } });
+    let command = serde_json::json!({ "nftables": [{ "list": object }] });
+    // With -t it does not read the elements of all sets of the table.
+    let terse = if kind == "chain" { "-jt" } else { "-j" };
+    succeed(nft(&[terse, "-f", "-"], &command.to_string()).await?)
+}
+
 /// Of a bridge the devices are its ports: which of them lead to pods is not known.
 fn of_port(found: &mut Match) {
     if let Match::Any { of, .. } = found {
@@ -272,15 +281,12 @@ async fn read_sets(of: &ChainName, text: &str, known: &mut Sets) -> bool {
         .into_iter()
         .flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)));
     let mut is_fleeting = false;
-    for (kind, name) in named.filter(|(_, name)| nameable(name)) {
+    for (kind, name) in named {
         if known.contains_key(&name) {
             continue;
         }
-        let listed = nft(&["-j", &format!("list {kind} {family} {table} {name}")], "").await;
-        let elements = listed
-            .and_then(succeed)
-            .ok()
-            .and_then(|text| listing::elements(&text));
+        let listed = list(kind, *family, table, &name).await;
+        let elements = listed.ok().and_then(|text| listing::elements(&text));
         if let Some((elements, fleeting)) = elements.filter(|(elements, _)| elements.len() <= ELEMENTS) {
             is_fleeting |= fleeting;
             known.insert(name, elements);

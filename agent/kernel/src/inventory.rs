@@ -9,7 +9,7 @@ use std::{
 use netlink_packet_route::route::RouteType;
 use spanwire_host::{
     Cni, CniRoute, Elsewhere, Encapsulation, Filter, Inventory, LinkName, OtherLink, OtherRule, Sysctl,
-    TableId,
+    TableId, Unread,
 };
 use spanwire_topology::{Family, Prefix};
 
@@ -119,9 +119,10 @@ impl Kernel {
             .collect();
         let uplinks = devices.iter().filter(|device| numbers.contains(&device.index));
         inventory.uplinks = uplinks.map(|device| device.name.clone()).collect();
-        inventory.filters = self.filters(Hook::Forward).await;
+        let mut unread = BTreeSet::new();
+        inventory.filters = self.filters(Hook::Forward, &mut unread).await;
         if leads {
-            inventory.inputs = self.filters(Hook::Input).await;
+            inventory.inputs = self.filters(Hook::Input, &mut unread).await;
         } else {
             self.nft.forget_inputs();
         }
@@ -134,16 +135,19 @@ impl Kernel {
             (Elsewhere::FromPods, Hook::FromPorts),
             (Elsewhere::ToPods, Hook::ToPorts),
         ] {
-            inventory.elsewhere.insert(at, self.filters(hook).await);
+            inventory
+                .elsewhere
+                .insert(at, self.filters(hook, &mut unread).await);
         }
+        inventory.unread = unread;
         Ok(inventory)
     }
 }
 
 impl Kernel {
     /// Reads what others filter packets by at a hook.
-    async fn filters(&mut self, hook: Hook) -> Arc<Vec<Filter>> {
-        with(self.nft.filters(hook).await, legacy(hook))
+    async fn filters(&mut self, hook: Hook, unread: &mut BTreeSet<Unread>) -> Arc<Vec<Filter>> {
+        with(self.nft.filters(hook).await, legacy(hook, unread))
     }
 
     /// Reads a number of `net/ipv6/conf`; `None` where the kernel has no IPv6 or no such device, or does not say.

@@ -62,6 +62,9 @@ pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) 
         }
     }
     conflicts.extend(filtered_elsewhere(plan, resolved, facts, &samples));
+    let carries = resolved.remote.iter().any(|(_, route)| route.next_hop.is_some());
+    let unread = facts.unread.iter().filter(|_| carries).cloned();
+    conflicts.extend(unread.map(Conflict::Unread));
     conflicts.into_iter().collect()
 }
 

@@ -16,8 +16,8 @@ use crate::{
     watched::HEADER,
 };
 
-/// The extensions that match connections and marks.
-pub(super) const MATCHES: [&str; 4] = ["conntrack", "state", "mark", "connmark"];
+/// The extensions that match connections, marks and ways back.
+pub(super) const MATCHES: [&str; 5] = ["conntrack", "state", "mark", "connmark", "rpfilter"];
 
 /// What the extensions of a rule say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,7 +94,24 @@ fn text(bytes: &[u8]) -> String {
 
 /// Returns what an extension of [`MATCHES`] asks; `None` where it is another one.
 pub(super) fn matched(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
-    connection(name, revision, info).or_else(|| marks::extension(name, revision, info))
+    let connection = connection(name, revision, info);
+    connection
+        .or_else(|| marks::extension(name, revision, info))
+        .or_else(|| way_back(name, revision, info))
+}
+
+/// What the match `rpfilter` asks: struct xt_rpfilter_info of linux/netfilter/xt_rpfilter.h, with `XT_RPFILTER_LOOSE` and
+/// `XT_RPFILTER_INVERT`.
+fn way_back(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
+    const LOOSE: u8 = 1;
+    const INVERT: u8 = 8;
+    let flags = info.first().filter(|_| revision == 0);
+    (name == "rpfilter").then(|| {
+        flags.map_or(Match::Unknown, |flags| Match::WayBack {
+            by_its_device: flags & LOOSE == 0,
+            exists: flags & INVERT == 0,
+        })
+    })
 }
 
 fn connection(name: &str, revision: u32, info: &[u8]) -> Option<Match> {

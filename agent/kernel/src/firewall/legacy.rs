@@ -6,14 +6,15 @@
 //! chain's name. The numbers of the rules here are their places.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::c_void,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::AsRawFd as _,
+    path::Path,
 };
 
-use spanwire_host::{ChainName, Direction, Filter, FilterRule, Match, TableFamily, Verdict};
+use spanwire_host::{ChainName, Direction, Filter, FilterRule, Match, TableFamily, Unread, Verdict};
 
 use super::{
     extensions::{MATCHES, matched},
@@ -43,6 +44,7 @@ const GOTO: (u8, u8) = (0x02, 0x04);
 /// How the parts of a rule lie in it, by family.
 struct Layout {
     family: TableFamily,
+    /// The file in `/proc/net` with the names of its tables.
     names: &'static str,
     level: i32,
     /// Length of an address.
@@ -61,7 +63,7 @@ struct Layout {
 /// `struct ipt_entry`.
 const V4: Layout = Layout {
     family: TableFamily::Ip,
-    names: "/proc/thread-self/net/ip_tables_names",
+    names: "ip_tables_names",
     level: nix::libc::SOL_IP,
     address: 4,
     links: 16,
@@ -75,7 +77,7 @@ const V4: Layout = Layout {
 /// `struct ip6t_entry`.
 const V6: Layout = Layout {
     family: TableFamily::Ip6,
-    names: "/proc/thread-self/net/ip6_tables_names",
+    names: "ip6_tables_names",
     level: nix::libc::SOL_IPV6,
     address: 16,
     links: 64,
@@ -86,22 +88,39 @@ const V6: Layout = Layout {
     goto: GOTO.1,
 };
 
-/// Returns the base chains at a hook, with the chains that they lead to.
-pub(crate) fn legacy(hook: Hook) -> Vec<Filter> {
+/// Returns the base chains at a hook, with the chains that they lead to, and adds what cannot be read.
+pub(crate) fn legacy(hook: Hook, unread: &mut BTreeSet<Unread>) -> Vec<Filter> {
+    // That of a thread is of its own namespace.
+    legacy_of(Path::new("/proc/thread-self/net"), hook, unread)
+}
+
+fn legacy_of(proc: &Path, hook: Hook, unread: &mut BTreeSet<Unread>) -> Vec<Filter> {
     let mut filters = Vec::new();
     for layout in [V4, V6] {
-        // Without the modules there are none.
-        let names = fs::read_to_string(layout.names).unwrap_or_default();
+        let family = layout.family;
+        let mut fail = |what: String, error: &io::Error| {
+            let cause = error.to_string();
+            unread.insert(Unread { what, cause });
+        };
+        let names = match fs::read_to_string(proc.join(layout.names)) {
+            Ok(names) => names,
+            // Without the modules there are none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                fail(format!("the {family} tables of iptables-legacy"), &error);
+                continue;
+            }
+        };
         for table in TABLES
             .into_iter()
             .filter(|table| names.lines().any(|name| name == *table))
         {
             match read(&layout, table, hook) {
                 Ok(filter) => filters.extend(filter),
-                Err(error) => {
-                    let family = layout.family;
-                    tracing::warn!(%family, table, %error, "a table of iptables-legacy cannot be read: what it drops is not known");
-                }
+                Err(error) => fail(
+                    format!("the rules of the {family} table {table} of iptables-legacy"),
+                    &error,
+                ),
             }
         }
     }
@@ -432,4 +451,21 @@ fn extension(bytes: &[u8], protocol: u8) -> Option<Option<Match>> {
 
 fn port(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_tables_that_cannot_be_read_are_said_and_those_that_are_not_there_are_none() {
+        let proc = tempfile::tempdir().unwrap();
+        let mut unread = BTreeSet::new();
+        assert!(legacy_of(proc.path(), Hook::Forward, &mut unread).is_empty());
+        assert!(unread.is_empty());
+        fs::create_dir(proc.path().join("ip6_tables_names")).unwrap();
+        assert!(legacy_of(proc.path(), Hook::Forward, &mut unread).is_empty());
+        let found: Vec<&str> = unread.iter().map(|unread| unread.what.as_str()).collect();
+        assert_eq!(found, ["the ip6 tables of iptables-legacy"]);
+    }
 }

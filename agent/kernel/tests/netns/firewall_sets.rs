@@ -182,6 +182,20 @@ fn elements_that_are_added_or_end_are_seen() {
 }
 
 #[test]
+fn chains_with_names_that_are_words_of_nft_are_read() {
+    lab(async |lab| {
+        run(
+            "iptables -N all; iptables -N 1log; iptables -A FORWARD -j all; iptables -A all -j 1log; iptables -A 1log -j DROP",
+        );
+        let filter = only_filter(lab).await;
+        assert!(
+            filter.certain_drop(&transit("192.168.2.1")).is_some(),
+            "{filter:#?}"
+        );
+    });
+}
+
+#[test]
 fn a_map_that_leads_to_many_chains_is_not_followed() {
     lab(async |lab| {
         let chains: String = (0..9).map(|n| format!("chain c{n} {{ drop; }}\n")).collect();

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use spanwire_host::{Direction, Filter, Match, Pass, Sample, State, TableFamily, Verdict};
+use spanwire_host::{Direction, Elsewhere, Filter, Match, Pass, Sample, State, TableFamily, Verdict};
 
 use crate::lab::{Lab, lab, link, p, run};
 
@@ -215,5 +215,31 @@ fn a_table_that_its_maker_alone_may_change_is_known_to_be_so() {
             .map(|filter| (filter.name.table.as_str(), filter.is_locked))
             .collect();
         assert_eq!(locked, [("firewalld", true), ("other", false)]);
+    });
+}
+
+/// As NixOS and firewalld's old back-end have it.
+#[test]
+fn what_iptables_asks_of_ways_back_is_known() {
+    lab(async |lab| {
+        for iptables in ["iptables", "iptables-legacy"] {
+            run(&format!(
+                "{iptables} -t raw -A PREROUTING -m rpfilter --validmark -j RETURN
+                 {iptables} -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP"
+            ));
+            let found = lab.kernel.inventory(&[], false).await.unwrap();
+            let rules = &found.elsewhere[&Elsewhere::Prerouting][0].rules;
+            let back = |by_its_device, exists| {
+                vec![Match::WayBack {
+                    by_its_device,
+                    exists,
+                }]
+            };
+            let matches: Vec<_> = rules.iter().map(|rule| rule.matches.clone()).collect();
+            assert_eq!(matches, [back(true, true), back(false, false)], "{iptables}");
+            assert!(found.unread.is_empty(), "{:?}", found.unread);
+            run(&format!("{iptables} -t raw -F"));
+            run("nft flush ruleset");
+        }
     });
 }

@@ -1,4 +1,4 @@
-use spanwire_host::{ChainName, Filter, OtherRule, Step, TableFamily, TableId};
+use spanwire_host::{ChainName, Filter, OtherRule, Step, TableFamily, TableId, Unread};
 
 use super::*;
 
@@ -172,6 +172,38 @@ fn rules_of_others_that_are_put_first_again_and_again_are_a_trouble() {
     }
     let (_, _, message) = about(&mut state, "Ready").unwrap();
     assert!(message.contains("the place of its routing rules"), "{message}");
+}
+
+#[test]
+fn a_firewall_that_cannot_be_read_limits_a_node_that_carries_its_traffic_all_the_same() {
+    let now = Instant::now();
+    let snapshot = snapshot(true);
+    let mut state = state(&snapshot, now);
+    let report = |state: &mut NodeState, unread: &[Unread]| {
+        let inventory = Inventory {
+            unread: unread.iter().cloned().collect(),
+            ..inventory()
+        };
+        let survey = Survey {
+            inventory: Some(inventory),
+            ..survey()
+        };
+        state.handle_survey(survey, now);
+        let target = state.poll_target(now).unwrap();
+        state.handle_outcome(taken(&target, &[]), now);
+        about(state, "Ready").unwrap()
+    };
+    let unread = Unread {
+        what: "the ip tables of iptables-legacy".to_owned(),
+        cause: "permission denied".to_owned(),
+    };
+    let (status, reason, message) = report(&mut state, &[unread]);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Limited"));
+    assert!(
+        message.contains("the ip tables of iptables-legacy of this node's firewall cannot be read"),
+        "{message}"
+    );
+    assert_eq!(report(&mut state, &[]).0, "True");
 }
 
 /// A firewall without a rule for WireGuard.
