@@ -23,16 +23,13 @@ pub(crate) fn is_unsure_at_last(plan: &Plan, facts: &HostFacts) -> bool {
 }
 
 fn is_changed(plan: &Plan, facts: &HostFacts, family: Option<Family>, hooks: &[Elsewhere]) -> bool {
-    let Some(tunnel) = &plan.tunnel else {
-        return false;
-    };
     let own = facts.owned.mark;
     // kube-proxy's is not asked for.
     let ignored = own | facts.owned.masquerade_mark;
     let spoils = |change: MarkChange| change.sets & !ignored != 0 || change.clears & own != 0;
     let sample = |at: Elsewhere, link: &LinkName| match at {
         Elsewhere::Ingress | Elsewhere::Prerouting => Sample {
-            datagram_to: Some(tunnel.listen_port),
+            datagram_to: plan.tunnel.as_ref().map(|tunnel| tunnel.listen_port),
             ..passing(Direction::In, link)
         },
         Elsewhere::Output

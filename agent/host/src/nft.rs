@@ -8,7 +8,7 @@
 //! | chain | hook | what it does |
 //! |---|---|---|
 //! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
-//! | `again` | prerouting, after conntrack | marks all packets of a connection that kube-proxy masquerades as it marks the first |
+//! | `marks` | prerouting, last | marks all packets of a connection that kube-proxy masquerades as it marks the first; where others change marks, once more what moves |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
@@ -52,7 +52,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     let mut chains = String::new();
     let mut put = |part: String| chains.push_str(&part);
     put(arrive(plan, facts, &families, &ways));
-    put(again(facts, &families));
+    put(marks(plan, facts, &families, &ways));
     if plan.tunnel.is_some() {
         put(landing::chains(resolved, facts, &families));
     }
@@ -230,16 +230,26 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
 /// leader's rules tell by it what goes the way of `main`. A connection that kube-proxy masquerades has a server other than
 /// who was asked, and a client other than who asks, who may be no part of the mesh (a node port); the kernel ends it when a
 /// later packet would leave by another device than the first.
-fn again(facts: &HostFacts, families: &[Words]) -> String {
+///
+/// What moves has its mark from `arrive`, for checks of its way back by a firewall's rules, and others may have changed that
+/// since. The kernel's own check wants exactly it; behind routing it is taken off.
+fn marks(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let mark = facts.owned.mark;
+    let spoilt = |words: &&Words| words.moving && marking::is_unsure(plan, facts, words.family);
+    let mut rules: Vec<String> = families
+        .iter()
+        .filter(spoilt)
+        .map(|Words { ip, v, .. }| {
+            format!("iifname != {ways} {ip} saddr @moving{v} meta mark set {mark:#010x}")
+        })
+        .collect();
     let mark = facts.owned.masquerade_mark;
     let leading = families.iter().filter(|words| words.leads);
-    let rules: Vec<String> = leading
-        .map(|words| format!("{} meta mark set meta mark | {mark:#010x}", later(words)))
-        .collect();
+    rules.extend(leading.map(|words| format!("{} meta mark set meta mark | {mark:#010x}", later(words))));
     if rules.is_empty() {
         return String::new();
     }
-    chain("again", "filter hook prerouting priority mangle", &rules)
+    chain("marks", "filter hook prerouting priority 300", &rules)
 }
 
 /// What of a connection that kube-proxy masquerades comes after the first packet, in both directions.

@@ -188,7 +188,7 @@ fn route_through(
 ///
 /// Where the kernel verifies the source of a packet it looks for the way back as if the answer came in by the device that the
 /// packet will leave by (`__fib_validate_source`, net/ipv4/fib_frontend.c). With a mark on all packets of a masqueraded
-/// connection, which `again` of the nft table sees to, that is the way of `main` too.
+/// connection, which `marks` of the nft table sees to, that is the way of `main` too.
 fn arrived(by: &LinkName, owned: &Owned) -> RuleSelector {
     RuleSelector {
         iif: Some(by.clone()),

@@ -5,8 +5,10 @@ use std::time::Duration;
 use spanwire_testbed::{FAMILIES, NODES, wait_until};
 
 use super::{
+    join, keep_pinging,
     network::{Network, Place, ping},
-    stages::{ESTABLISHED, Machines, SETTLED, TUNNELS},
+    services_and_streams,
+    stages::{ESTABLISHED, Machines, SETTLED, Stage, TUNNELS},
 };
 use Place::{Host, Pod};
 
@@ -74,5 +76,24 @@ fn marks_that_others_change_keep_no_datagram_of_the_tunnel_from_its_way() {
             }
         }
         on_all(&network, CLEAR);
+    }
+}
+
+/// The tunnel's mark is lost, and kube-proxy's from all but the first packet of a connection.
+#[test]
+fn marks_that_others_set_before_routing_lose_nothing_while_traffic_moves_and_keep_every_connection() {
+    let set = "for chain in PREROUTING OUTPUT; do iptables -t mangle -A $chain -j MARK --set-mark 5; done";
+    let (_, restored) = SCRIPTS[1];
+    for script in [set, restored] {
+        let network = Network::new();
+        let mut machines = Machines::new();
+        on_all(&network, script);
+        let pings = keep_pinging(&network);
+        join(&network, &mut machines, pings, Stage::marked);
+        // Chains of one priority are met in the order in which they were made.
+        on_all(&network, CLEAR);
+        on_all(&network, script);
+        network.close();
+        let _servers = services_and_streams(&network);
     }
 }
