@@ -7,8 +7,9 @@
 //!
 //! | chain | hook | what it does |
 //! |---|---|---|
-//! | `arrive` | prerouting, before conntrack | marks WireGuard's datagrams; `notrack` for transit; drops the spoofed |
-//! | `marks` | prerouting, last | marks all packets of a connection that kube-proxy masquerades as it marks the first; where others change marks, once more what moves |
+//! | `arrive` | prerouting, before conntrack | where others do not change marks, marks WireGuard's datagrams and what moves; `notrack` for transit; drops the spoofed |
+//! | `marks` | prerouting, last | marks all packets of a connection that kube-proxy masquerades as it marks the first; where others change marks, what moves |
+//! | `came` | input, first | takes that off again |
 //! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
@@ -52,7 +53,8 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     let mut chains = String::new();
     let mut put = |part: String| chains.push_str(&part);
     put(arrive(plan, facts, &families, &ways));
-    put(marks(plan, facts, &families, &ways));
+    put(marks(facts, &families, &ways));
+    put(came(facts, &families, &ways));
     if plan.tunnel.is_some() {
         put(landing::chains(resolved, facts, &families));
     }
@@ -85,6 +87,8 @@ struct Words {
     classes: Vec<(AddressRange, Class)>,
     leads: bool,
     masquerades: bool,
+    /// Others may change the tunnel's mark before routing sees it.
+    unsure: bool,
     settled: bool,
     meshed: bool,
     moving: bool,
@@ -108,6 +112,7 @@ impl Words {
             family,
             ip,
             v,
+            unsure: marking::is_unsure(plan, facts, family),
             settled: any(Traffic::Settled),
             meshed: any(Traffic::Meshed),
             moving: any(Traffic::Moving),
@@ -203,10 +208,19 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
     if let Some(tunnel) = &plan.tunnel {
         // With src_valid_mark the way back to an endpoint that is itself a remote node's address is then looked up
         // outside the mesh, as the datagrams themselves are sent; rp_filter would drop them otherwise.
-        rules.push(format!(
-            "udp dport {} fib daddr type local meta mark set meta mark | {:#010x} accept",
-            tunnel.listen_port, facts.owned.mark
-        ));
+        // Where others change marks their port is asked for (`past` in render/routing.rs), and a mark of ours would be taken
+        // for one of theirs, and be saved with the connection.
+        let own = format!("udp dport {} fib daddr type local", tunnel.listen_port);
+        let marked = format!("meta mark set meta mark | {:#010x} accept", facts.owned.mark);
+        let unsure: Vec<&Words> = families.iter().filter(|words| words.unsure).collect();
+        rules.extend(
+            unsure
+                .iter()
+                .map(|Words { ip, .. }| format!("meta protocol {ip} {own} accept")),
+        );
+        if unsure.len() < families.len() || families.is_empty() {
+            rules.push(format!("{own} {marked}"));
+        }
     }
     for Words { ip, v, .. } in families.iter().filter(|words| words.leads) {
         rules.push(format!("{ip} daddr @far{v} {ip} saddr @transit{v} notrack"));
@@ -217,7 +231,7 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
     }
     // While traffic moves into the mesh, one direction may already be in it and the other not yet: its way back, too,
     // is then looked up outside the mesh.
-    for Words { ip, v, .. } in families.iter().filter(|words| words.moving) {
+    for Words { ip, v, .. } in families.iter().filter(|words| words.moving && !words.unsure) {
         let mark = facts.owned.mark;
         rules.push(format!(
             "iifname != {ways} {ip} saddr @moving{v} meta mark set meta mark | {mark:#010x}"
@@ -231,14 +245,14 @@ fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Str
 /// who was asked, and a client other than who asks, who may be no part of the mesh (a node port); the kernel ends it when a
 /// later packet would leave by another device than the first.
 ///
-/// What moves has its mark from `arrive`, for checks of its way back by a firewall's rules, and others may have changed that
-/// since. The kernel's own check wants exactly it; behind routing it is taken off.
-fn marks(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+/// What moves has its mark from `arrive` where nothing changes it until routing, for the checks of others, too. Where something does,
+/// or may save it with the connection, so that answers would have it and go past the mesh, it comes last. The kernel's check of
+/// the way back wants exactly it, and behind routing it is taken off.
+fn marks(facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let mark = facts.owned.mark;
-    let spoilt = |words: &&Words| words.moving && marking::is_unsure(plan, facts, words.family);
     let mut rules: Vec<String> = families
         .iter()
-        .filter(spoilt)
+        .filter(|words| words.moving && words.unsure)
         .map(|Words { ip, v, .. }| {
             format!("iifname != {ways} {ip} saddr @moving{v} meta mark set {mark:#010x}")
         })
@@ -250,6 +264,20 @@ fn marks(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Stri
         return String::new();
     }
     chain("marks", "filter hook prerouting priority 300", &rules)
+}
+
+fn came(facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let rest = !facts.owned.mark;
+    let moving = families.iter().filter(|words| words.moving && words.unsure);
+    let rules: Vec<String> = moving
+        .map(|Words { ip, v, .. }| {
+            format!("iifname != {ways} {ip} saddr @moving{v} meta mark set meta mark & {rest:#010x}")
+        })
+        .collect();
+    if rules.is_empty() {
+        return String::new();
+    }
+    chain("came", "filter hook input priority raw", &rules)
 }
 
 /// What of a connection that kube-proxy masquerades comes after the first packet, in both directions.

@@ -1,11 +1,11 @@
 //! What other programs do to marks keeps nothing of the mesh from its way.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
-use spanwire_testbed::{FAMILIES, NODES, wait_until};
+use spanwire_testbed::{FAMILIES, Family, NODES, Ping, wait_until};
 
 use super::{
-    join, keep_pinging,
+    MOMENT, join, keep_pinging,
     network::{Network, Place, ping},
     services_and_streams,
     stages::{ESTABLISHED, Machines, SETTLED, Stage, TUNNELS},
@@ -77,6 +77,49 @@ fn marks_that_others_change_keep_no_datagram_of_the_tunnel_from_its_way() {
         }
         on_all(&network, CLEAR);
     }
+}
+
+/// What is saved of the first packet of a connection while traffic moves into the mesh is restored on all answers.
+#[test]
+fn marks_that_others_save_take_no_answer_past_the_mesh() {
+    let network = Network::new();
+    let mut machines = Machines::new();
+    on_all(
+        &network,
+        "nft 'table ip uplinks {
+            chain choose {
+                ct mark != 0 meta mark set ct mark
+                meta mark 0 meta mark set 0x100
+                ct mark set meta mark
+            }
+            chain pre { type filter hook prerouting priority mangle; jump choose; }
+            chain out { type route hook output priority mangle; jump choose; }
+        }'",
+    );
+    machines.bring(&network, Some(&TUNNELS.marked()));
+    let target = network.address(Host("a2"), Family::V4).to_string();
+    let settled = std::sync::Barrier::new(2);
+    let counts: Vec<(u32, u32)> = thread::scope(|scope| {
+        // A program ends with the thread that started it.
+        let connections = scope.spawn(|| {
+            let begin = |_| {
+                thread::sleep(MOMENT);
+                network.at(Host("b2")).start_ping(&target)
+            };
+            let pings: Vec<Ping> = (0..12).map(begin).collect();
+            settled.wait();
+            pings.into_iter().map(Ping::stop).collect()
+        });
+        machines.bring(&network, Some(&ESTABLISHED.marked()));
+        machines.bring(&network, Some(&SETTLED.marked()));
+        thread::sleep(5 * MOMENT);
+        settled.wait();
+        connections.join().unwrap()
+    });
+    assert!(
+        counts.iter().all(|(sent, answered)| *sent <= answered + 2),
+        "{counts:?}"
+    );
 }
 
 /// The tunnel's mark is lost, and kube-proxy's from all but the first packet of a connection.
