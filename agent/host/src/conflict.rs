@@ -151,6 +151,26 @@ pub enum Conflict {
         /// Where a packet is from and to that is dropped, where that matters.
         ends: Option<(IpAddr, IpAddr)>,
     },
+    /// A firewall drops what the tunnel sends.
+    #[error(
+        "the chain {chain}{legacy} of this node's firewall drops what the tunnel sends (UDP from port {port}, with the mark \
+         {mark:#x}), so no other location is reached from here; let that out, as by `{command}`{by}",
+        legacy = if *is_legacy { " of iptables-legacy" } else { "" },
+        command = let_out(chain, *is_legacy, *port),
+        by = by.as_ref().map(|by| named(by, chain)).unwrap_or_default()
+    )]
+    Silenced {
+        /// The UDP port.
+        port: u16,
+        /// The mark of the datagrams.
+        mark: u32,
+        /// The base chain.
+        chain: ChainName,
+        /// It is one of iptables-legacy.
+        is_legacy: bool,
+        /// The rule that drops it; `None`: the policy, or not known.
+        by: Option<Dropper>,
+    },
     /// What others filter packets by cannot be read.
     #[error(
         "{} of this node's firewall cannot be read, so it is not known whether they drop packets of the mesh: {}; see to \
@@ -184,6 +204,7 @@ impl Conflict {
             | Self::CniUnsupported { .. }
             | Self::Ipv6Disabled { .. }
             | Self::Filtered { .. }
+            | Self::Silenced { .. }
             | Self::Unread(_)
             | Self::NoKey => None,
         }
@@ -262,6 +283,14 @@ fn named(by: &Dropper, chain: &ChainName) -> String {
         within.unwrap_or_default(),
         comment.unwrap_or_default()
     )
+}
+
+fn let_out(chain: &ChainName, is_legacy: bool, port: u16) -> String {
+    if !is_legacy {
+        return format!("nft insert rule {chain} udp sport {port} accept");
+    }
+    let (command, table, chain) = (legacy_command(chain), &chain.table, &chain.chain);
+    format!("{command} -t {table} -I {chain} -p udp --sport {port} -j ACCEPT")
 }
 
 fn legacy_command(chain: &ChainName) -> &'static str {

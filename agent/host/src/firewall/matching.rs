@@ -86,6 +86,11 @@ pub enum Match {
         /// There is; else there is none.
         exists: bool,
     },
+    /// It is for an address of this machine.
+    ForHere {
+        /// It is not.
+        not: bool,
+    },
     /// All of one of these hold.
     Any {
         /// What has to hold together.
@@ -123,8 +128,10 @@ pub struct Sample {
     pub state: Option<State>,
     /// Its protocol above IP.
     pub protocol: Option<u8>,
-    /// It is UDP to this port.
+    /// It is UDP to this port, for this machine.
     pub datagram_to: Option<u16>,
+    /// It is UDP from this port, of this machine.
+    pub datagram_from: Option<u16>,
     /// The bits of its mark that another program may have set; the others are not set.
     pub marked: u32,
     /// The device by which this machine has a route to its source.
@@ -141,13 +148,15 @@ impl Sample {
             state: None,
             protocol: None,
             datagram_to: None,
+            datagram_from: None,
             marked: u32::MAX,
             way_back: None,
         }
     }
 
     fn protocol(&self) -> Option<u8> {
-        self.datagram_to.map(|_| UDP).or(self.protocol)
+        let datagram = self.datagram_to.or(self.datagram_from);
+        datagram.map(|_| UDP).or(self.protocol)
     }
 }
 
@@ -190,9 +199,13 @@ pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
             if protocol.is_some_and(|protocol| protocol != of_packet) {
                 return Some(false);
             }
-            let port = sample.datagram_to?;
+            let port = if *source {
+                sample.datagram_from
+            } else {
+                sample.datagram_to
+            }?;
             let inside = |(first, last): &(u16, u16)| *first <= port && port <= *last;
-            (!source).then(|| ranges.iter().any(inside) != *not)
+            Some(ranges.iter().any(inside) != *not)
         }
         // No mark is read of a packet without a connection, and then the rule is not for it (`nft_ct_get_eval`,
         // net/netfilter/nft_ct.c; `connmark_mt`, net/netfilter/xt_connmark.c).
@@ -225,6 +238,8 @@ pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
             let found = !by_its_device || *by == sample.pass.link;
             (sample.pass.direction == Direction::In).then_some(found == *exists)
         }
+        // What is sent or forwarded is not.
+        Match::ForHere { not } => Some(sample.datagram_to.is_some() != *not),
         Match::Any { of, not } => any(of, sample).map(|holds| holds != *not),
         Match::Unknown => None,
     }
@@ -378,6 +393,37 @@ mod tests {
             ..back("eth1")
         };
         assert_eq!(holds(&found(true, false), &leaving), None);
+    }
+
+    #[test]
+    fn what_is_sent_from_a_port_is_for_another_machine_and_what_comes_to_one_is_not() {
+        let from = Sample {
+            datagram_from: Some(51_820),
+            ..sample()
+        };
+        let to = Sample {
+            datagram_to: Some(51_820),
+            ..sample()
+        };
+        let port = |source| Match::Port {
+            protocol: Some(17),
+            source,
+            ranges: vec![(51_820, 51_820)],
+            not: false,
+        };
+        assert_eq!(
+            [true, false].map(|source| holds(&port(source), &from)),
+            [Some(true), None]
+        );
+        assert_eq!(
+            [true, false].map(|source| holds(&port(source), &to)),
+            [None, Some(true)]
+        );
+        for not in [false, true] {
+            let here = Match::ForHere { not };
+            let found = [&from, &to, &sample()].map(|sample| holds(&here, sample));
+            assert_eq!(found, [Some(not), Some(!not), Some(not)]);
+        }
     }
 
     #[test]

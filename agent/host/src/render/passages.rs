@@ -5,7 +5,7 @@ use spanwire_topology::{Family, Plan};
 use super::samples::{bridged, samples, sent};
 use crate::{
     ChainName, ClosedPort, Conflict, Direction, Elsewhere, Filter, HostFacts, LinkName, Pass, Passage,
-    Sample, State, conflict::Unopened, firewall::Dropped, resolve::Resolved,
+    Sample, State, conflict::Unopened, firewall::Dropped, marking, resolve::Resolved,
 };
 
 /// Returns the chains of others that need a rule to let packets of the mesh through, with what is to pass.
@@ -65,6 +65,7 @@ pub(super) fn filtered(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) 
     let carries = resolved.remote.iter().any(|(_, route)| route.next_hop.is_some());
     let unread = facts.unread.iter().filter(|_| carries).cloned();
     conflicts.extend(unread.map(Conflict::Unread));
+    conflicts.extend(silenced(plan, facts));
     conflicts.into_iter().collect()
 }
 
@@ -160,11 +161,6 @@ fn is_tracked(at: Elsewhere, filter: &Filter) -> bool {
 /// and on every device by which they are reached; nothing where something may let it in.
 pub(super) fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> {
     let port = plan.tunnel.as_ref()?.listen_port;
-    let families: &[Family] = if facts.underlay_v4_only {
-        &[Family::V4]
-    } else {
-        &[Family::V4, Family::V6]
-    };
     let drops = |family: Family, link: &LinkName| {
         let pass = Pass {
             direction: Direction::In,
@@ -186,16 +182,69 @@ pub(super) fn closed_port(plan: &Plan, facts: &HostFacts) -> Option<ClosedPort> 
             .filter(|(filter, _)| filter.name.family.has(family) && filter.is_for(link));
         all.find_map(|(filter, state)| Some((filter, filter.certain_drop(&sample(state))?)))
     };
-    let mut ways = families
-        .iter()
-        .flat_map(|family| facts.uplinks.iter().map(|link| drops(*family, link)));
-    let (filter, rule) = ways.next()??;
-    ways.all(|dropped| dropped.is_some()).then(|| ClosedPort {
+    let (filter, rule) = by_all_ways(facts, drops)?;
+    Some(ClosedPort {
         port,
         chain: filter.name.clone(),
         is_legacy: filter.is_legacy,
         rule: rule.filter(|_| !filter.is_legacy),
     })
+}
+
+/// Returns what is certain to drop the tunnel's own datagrams, by every device by which endpoints are reached.
+fn silenced(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
+    let port = plan
+        .tunnel
+        .as_ref()
+        .filter(|_| facts.public_key.is_some())?
+        .listen_port;
+    let mark = facts.owned.mark;
+    let drops = |family: Family, link: &LinkName| {
+        let pass = Pass {
+            direction: Direction::Out,
+            link: link.clone(),
+        };
+        // Whether they still have the mark depends on other programs.
+        let sample = Sample {
+            datagram_from: Some(port),
+            marked: if marking::is_unsure_at_last(plan, facts) {
+                u32::MAX
+            } else {
+                mark
+            },
+            ..Sample::new(pass.clone())
+        };
+        let hooks = [Elsewhere::Output, Elsewhere::Postrouting, Elsewhere::Egress];
+        let filters = hooks.iter().filter_map(|at| facts.elsewhere.get(at));
+        let filters = filters.flat_map(|filters| filters.iter());
+        let mut of_family = filters.filter(|filter| filter.name.family.has(family));
+        let samples = [sample];
+        of_family.find_map(|filter| Some((filter, filter.surely_drops(&pass, &samples)?)))
+    };
+    let (filter, Dropped { by, .. }) = by_all_ways(facts, drops)?;
+    Some(Conflict::Silenced {
+        port,
+        mark,
+        chain: filter.name.clone(),
+        is_legacy: filter.is_legacy,
+        by,
+    })
+}
+
+/// Returns the first of what something finds in every family in which there are endpoints, for every device by which they
+/// are reached; nothing where it finds nothing for one.
+fn by_all_ways<'a, T>(facts: &'a HostFacts, find: impl Fn(Family, &'a LinkName) -> Option<T>) -> Option<T> {
+    let families: &[Family] = if facts.underlay_v4_only {
+        &[Family::V4]
+    } else {
+        &[Family::V4, Family::V6]
+    };
+    let find = &find;
+    let mut ways = families
+        .iter()
+        .flat_map(|family| facts.uplinks.iter().map(move |link| find(*family, link)));
+    let first = ways.next()??;
+    ways.all(|found| found.is_some()).then_some(first)
 }
 
 /// Whether nothing but the mesh and pods is on a device, so that all of it may pass.

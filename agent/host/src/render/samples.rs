@@ -251,6 +251,7 @@ fn named(facts: &HostFacts) -> BTreeSet<(IpAddr, IpAddr)> {
                 | Match::Mark { .. }
                 | Match::Family { .. }
                 | Match::WayBack { .. }
+                | Match::ForHere { .. }
                 | Match::Unknown => {}
             }
         }

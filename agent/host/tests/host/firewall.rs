@@ -384,3 +384,75 @@ fn a_leader_whose_way_back_is_another_one_drops_what_its_firewall_wants_to_come_
         "{found:?}"
     );
 }
+
+/// As wg-quick(8) advises, and as people write it.
+#[test]
+fn a_kill_switch_that_drops_what_the_tunnel_sends_is_named_unless_it_lets_that_out() {
+    let not_by = |link: &str| Match::Device {
+        direction: Direction::Out,
+        names: vec![link.to_owned()],
+        not: true,
+    };
+    let unmarked = |mark: u32| Match::Mark {
+        of_connection: false,
+        mask: u32::MAX,
+        ranges: vec![(mark, mark)],
+        not: true,
+    };
+    let elsewhere = || Match::ForHere { not: true };
+    for (at, matches, changed, named) in [
+        (
+            Elsewhere::Output,
+            vec![not_by("wg0"), unmarked(0xca6c), elsewhere()],
+            false,
+            true,
+        ),
+        (Elsewhere::Postrouting, vec![not_by("wg*")], false, true),
+        (Elsewhere::Egress, vec![], false, true),
+        (Elsewhere::Output, vec![not_by("eth0")], false, false),
+        (
+            Elsewhere::Output,
+            vec![not_by("wg0"), unmarked(0x2000)],
+            false,
+            false,
+        ),
+        (
+            Elsewhere::Output,
+            vec![not_by("wg0"), Match::Unknown],
+            false,
+            false,
+        ),
+        // Another program may set it.
+        (
+            Elsewhere::Output,
+            vec![not_by("wg0"), unmarked(0xca6c)],
+            true,
+            false,
+        ),
+        (Elsewhere::Prerouting, vec![not_by("wg0")], false, false),
+    ] {
+        let (plan, mut facts) = samples::leader();
+        facts.uplinks = [samples::link("eth0")].into();
+        facts.underlay_v4_only = true;
+        if changed {
+            facts.elsewhere = samples::changed_marks();
+        }
+        let filters = facts.elsewhere.entry(at).or_default();
+        Arc::make_mut(filters).push(dropping(matches.clone()));
+        let found: Vec<String> = said(&(plan, facts));
+        let found: Vec<&String> = found
+            .iter()
+            .filter(|text| text.contains("what the tunnel sends"))
+            .collect();
+        let expected = [
+            "the chain inet filter FORWARD of this node's firewall drops what the tunnel sends (UDP from port 51820, with the \
+             mark 0x2000), so no other location is reached from here; let that out, as by `nft insert rule inet filter FORWARD \
+             udp sport 51820 accept`; it drops them by the rule with the handle 8",
+        ];
+        assert_eq!(
+            found,
+            expected.iter().take(usize::from(named)).collect::<Vec<_>>(),
+            "{at:?} {matches:?}"
+        );
+    }
+}

@@ -16,8 +16,8 @@ use crate::{
     watched::HEADER,
 };
 
-/// The extensions that match connections, marks and ways back.
-pub(super) const MATCHES: [&str; 5] = ["conntrack", "state", "mark", "connmark", "rpfilter"];
+/// The extensions that match connections, marks, ways back, and what is for this machine.
+pub(super) const MATCHES: [&str; 6] = ["conntrack", "state", "mark", "connmark", "rpfilter", "addrtype"];
 
 /// What the extensions of a rule say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +98,20 @@ pub(super) fn matched(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
     connection
         .or_else(|| marks::extension(name, revision, info))
         .or_else(|| way_back(name, revision, info))
+        .or_else(|| for_here(name, revision, info))
+}
+
+/// What the match `addrtype` asks of destinations: struct `xt_addrtype_info_v1` of linux/netfilter/xt_addrtype.h.
+fn for_here(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
+    const LOCAL: u16 = 1 << 2;
+    const INVERT_DESTINATION: u32 = 2;
+    let half = |at: usize| Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?));
+    let flags = || Some(u32::from_ne_bytes(info.get(4..8)?.try_into().ok()?));
+    let parts = || Some((half(0)?, half(2)?, flags()?)).filter(|_| revision == 1);
+    (name == "addrtype").then(|| match parts() {
+        Some((0, LOCAL, flags)) if flags & !INVERT_DESTINATION == 0 => Match::ForHere { not: flags != 0 },
+        _ => Match::Unknown,
+    })
 }
 
 /// What the match `rpfilter` asks: struct xt_rpfilter_info of linux/netfilter/xt_rpfilter.h, with `XT_RPFILTER_LOOSE` and

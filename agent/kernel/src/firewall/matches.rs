@@ -148,7 +148,7 @@ fn family(left: &Value, elements: &[Value], not: bool) -> Option<Match> {
     })
 }
 
-/// Returns the match on whether the source of a packet is reached (by the device that it came by), where it is one: as the
+/// Returns the match on whether a packet is for this machine, or its source is reached (by the device that it came by), where it is one: as the
 /// kernel's own check of sources is done by firewalld (`fib saddr . mark . iif oif missing drop`).
 fn way_back(fib: &Value, right: &Value, not: bool) -> Match {
     let flags: Vec<&str> = fib["flags"]
@@ -158,6 +158,14 @@ fn way_back(fib: &Value, right: &Value, not: bool) -> Match {
         .filter_map(Value::as_str)
         .collect();
     let is_known = flags.iter().all(|flag| ["saddr", "mark", "iif"].contains(flag));
+    if (fib["result"].as_str(), flags.as_slice()) == (Some("type"), &["daddr"]) {
+        let is_local = right.as_str() == Some("local");
+        return if is_local {
+            Match::ForHere { not }
+        } else {
+            Match::Unknown
+        };
+    }
     if fib["result"].as_str() != Some("oif") || !flags.contains(&"saddr") || !is_known {
         return Match::Unknown;
     }

@@ -243,3 +243,32 @@ fn what_iptables_asks_of_ways_back_is_known() {
         }
     });
 }
+
+/// As wg-quick(8) advises for a kill switch.
+#[test]
+fn what_iptables_and_nft_ask_of_what_is_for_this_machine_is_known() {
+    lab(async |lab| {
+        for rules in [
+            "iptables -A OUTPUT -m addrtype ! --dst-type LOCAL -j REJECT; iptables -A OUTPUT -m addrtype --dst-type LOCAL -j ACCEPT",
+            "iptables-legacy -A OUTPUT -m addrtype ! --dst-type LOCAL -j REJECT
+             iptables-legacy -A OUTPUT -m addrtype --dst-type LOCAL -j ACCEPT",
+            "nft 'table ip o { chain o { type filter hook output priority 0; fib daddr type != local drop; fib daddr type local accept; }; }'",
+        ] {
+            run("nft flush ruleset; iptables-legacy -F");
+            run(rules);
+            let found = lab.kernel.inventory(&[], false).await.unwrap().elsewhere;
+            let rules_of = &found[&Elsewhere::Output][0].rules;
+            let matches: Vec<_> = rules_of.iter().map(|rule| rule.matches.clone()).collect();
+            let here = |not| vec![Match::ForHere { not }];
+            assert_eq!(matches, [here(true), here(false)], "{rules}");
+        }
+        run("nft flush ruleset; iptables-legacy -F
+             iptables -A OUTPUT -m addrtype --src-type LOCAL -j ACCEPT
+             iptables -A OUTPUT -m addrtype --dst-type UNICAST -j ACCEPT
+             iptables -A OUTPUT -m addrtype --dst-type LOCAL --limit-iface-out -j ACCEPT");
+        let found = lab.kernel.inventory(&[], false).await.unwrap().elsewhere;
+        for rule in &found[&Elsewhere::Output][0].rules {
+            assert_eq!(rule.matches, [Match::Unknown]);
+        }
+    });
+}
