@@ -10,7 +10,7 @@ use spanwire_topology::{Family, Holder, Plan, Prefix};
 use super::routing::own_sources_only;
 use crate::{
     Direction, HostFacts, LinkName, Match, Pass, Sample, State,
-    resolve::{NextHop, Resolved, own_address},
+    resolve::{NextHop, Resolved, ResolvedRoute, own_address},
 };
 
 /// IP protocol number of TCP (RFC 9293).
@@ -65,10 +65,18 @@ pub(super) fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -
             .remote
             .iter()
             .filter(|(_, route)| route.next_hop.is_some());
-        let remote = remote.map(|(prefix, _)| prefix);
+        // Where the addresses of pods are published one by one a rule for some is a policy about these.
+        let is_pod = |(prefix, route): &&(Prefix, ResolvedRoute<'_>)| {
+            prefix.is_host() && route.holder == Holder::Others
+        };
+        let places = remote.clone().filter(|remote| !is_pod(remote));
+        let [remote, places] = [
+            remote.map(|(prefix, _)| prefix).collect::<Vec<_>>(),
+            places.map(|(prefix, _)| prefix).collect(),
+        ];
         let leads = plan.tunnel.is_some() && facts.public_key.is_some() && facts.tunnels(family);
         let pods = plan.own.iter().filter(|prefix| !prefix.is_host());
-        let pods = kinds(pods, family, &named)
+        let pods = kinds((pods.clone(), pods), family, &named)
             .into_iter()
             .map(|near| (near, State::New));
         let mut ways = Vec::new();
@@ -84,11 +92,11 @@ pub(super) fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -
         if leads {
             // What does not end on this node is not tracked.
             let others = plan.local.iter().filter(|prefix| !plan.own.contains(prefix));
-            let others = kinds(others, family, &named).into_iter();
+            let others = kinds((others.clone(), others), family, &named).into_iter();
             let transit = others.map(|near| (near, State::Untracked));
             ways.push((facts.owned.link.clone(), pods.chain(transit).collect()));
         }
-        let far = kinds(remote, family, &named);
+        let far = kinds((remote.into_iter(), places.into_iter()), family, &named);
         for (link, near) in ways {
             let pairs = near
                 .iter()
@@ -181,9 +189,12 @@ fn way_back<'a>(
     }
 }
 
-/// Returns a node's address and a network, where there are such, and the first that each of some ranges is about.
+/// Returns a node's address and a network, where there are such, and the first of others that each of some ranges is about.
 fn kinds<'a>(
-    prefixes: impl Iterator<Item = &'a Prefix> + Clone,
+    (prefixes, others): (
+        impl Iterator<Item = &'a Prefix> + Clone,
+        impl Iterator<Item = &'a Prefix>,
+    ),
     family: Family,
     named: &BTreeSet<(IpAddr, IpAddr)>,
 ) -> Vec<Prefix> {
@@ -193,7 +204,10 @@ fn kinds<'a>(
     if named.is_empty() {
         return found;
     }
-    let all: Vec<Prefix> = of_family.copied().collect();
+    let all: Vec<Prefix> = others
+        .filter(|prefix| prefix.family() == family)
+        .copied()
+        .collect();
     let mut more = BTreeSet::new();
     for range in named.iter().filter(|(first, _)| Family::of(*first) == family) {
         more.extend(first_in(&all, *range));

@@ -6,7 +6,7 @@ use spanwire_host::{
     ChainName, Direction, Elsewhere, Filter, FilterRule, HostFacts, MarkChange, Match, Passage, State,
     TableFamily, Verdict, closed_port, conflicts, render,
 };
-use spanwire_topology::Plan;
+use spanwire_topology::{Holder, Plan};
 
 use crate::samples;
 
@@ -359,6 +359,18 @@ fn a_network_or_node_of_the_mesh_that_a_rule_is_for_is_named_whichever_it_is() {
                 "{matches:?}: {found}"
             );
         }
+    }
+}
+
+#[test]
+fn a_rule_for_single_pods_is_a_policy_and_no_trouble() {
+    for (holder, named) in [(Holder::Others, false), (Holder::Node, true)] {
+        let (mut plan, mut facts) = samples::leader();
+        let mut route = plan.routes[&samples::prefix("10.244.22.0/24")].clone();
+        route.holder = holder;
+        plan.routes.insert(samples::prefix("10.245.0.7/32"), route);
+        facts.filters = Arc::new(vec![dropping(vec![from("10.245.0.7", "10.245.0.7")])]);
+        assert_eq!(said(&(plan, facts)).len(), usize::from(named), "{holder:?}");
     }
 }
 
