@@ -45,8 +45,10 @@ fn main() -> ExitCode {
 }
 
 /// What programs warn of because of a fault.
-fn warns(fault: &'static str) -> [Provoked; 4] {
+fn warns(fault: &'static str) -> [Provoked; 5] {
     [
+        // What cuts a link here is a firewall.
+        Provoked::agent(fault, "of this node's firewall drops what the tunnel sends"),
         // A leader that is cut off, and one that boots, does not reach it.
         Provoked::without_api_server(fault),
         // The agent wants its device back before the tunnel runs again, or serves.

@@ -37,7 +37,9 @@ struct Spell {
     silence: Silence,
     /// How long to listen.
     listen: Duration,
-    /// It was silent for so long.
+    /// It is silent for so long.
+    is_silent: bool,
+    /// It was, and that is reported.
     is_reported: bool,
 }
 
@@ -46,12 +48,8 @@ struct Spell {
 enum Silence {
     /// The counters have not been read since this time.
     Unread(Instant),
-    /// So many bytes had been received from them then.
+    /// So many bytes had been received from them then, and no more have been since.
     Since(Instant, u64),
-    /// None has come since.
-    Lasting(u64),
-    /// Some have: one lives that answers no echo requests.
-    Broken,
 }
 
 impl Unreached {
@@ -64,12 +62,16 @@ impl Unreached {
                 over: None,
                 silence: Silence::Unread(now),
                 listen,
+                is_silent: false,
                 is_reported: false,
             };
             let spell = self.0.entry(location.clone()).or_insert(begun);
-            spell.listen = listen;
-            if spell.over.take().is_some() {
-                spell.silence = Silence::Unread(now);
+            if spell.over.is_some() {
+                *spell = Spell {
+                    since: spell.since,
+                    is_reported: spell.is_reported,
+                    ..begun
+                };
             }
         }
         for (_, spell) in self.0.iter_mut().filter(|(name, _)| !judgement.is_gone(name)) {
@@ -80,20 +82,13 @@ impl Unreached {
     /// Takes how many bytes the leaders of each location have sent here.
     fn handle_received(&mut self, received: impl Fn(&LocationName) -> u64, now: Instant) {
         for (location, spell) in self.0.iter_mut().filter(|(_, spell)| spell.over.is_none()) {
-            spell
-                .silence
-                .handle_received(received(location), spell.listen, now);
-            match spell.silence {
-                Silence::Lasting(_) => spell.is_reported = true,
-                Silence::Broken => spell.is_reported = false,
-                Silence::Unread(_) | Silence::Since(..) => {}
-            }
+            spell.handle_received(received(location), now);
         }
     }
 
     /// Returns the locations to which packets are to be refused.
     pub(super) fn refused(&self) -> BTreeSet<LocationName> {
-        let is_refused = |spell: &Spell| spell.over.is_none() && matches!(spell.silence, Silence::Lasting(_));
+        let is_refused = |spell: &Spell| spell.over.is_none() && spell.is_silent;
         let refused = self.0.iter().filter(|(_, spell)| is_refused(spell));
         refused.map(|(location, _)| location.clone()).collect()
     }
@@ -107,30 +102,38 @@ impl Unreached {
 
     /// Returns when to read the counters, and to call [`Self::handle_timeout`] again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let due = |spell: &Spell| spell.over.or(spell.silence.poll_timeout(spell.listen));
-        self.0.values().filter_map(due).min()
+        self.0.values().filter_map(Spell::poll_timeout).min()
     }
 }
 
-impl Silence {
-    fn handle_received(&mut self, received: u64, listen: Duration, now: Instant) {
-        *self = match *self {
-            Self::Unread(_) => Self::Since(now, received),
-            Self::Since(_, before) | Self::Lasting(before) if received > before => Self::Broken,
+impl Spell {
+    /// Takes how many bytes the leaders have sent. One that answers no echo requests and sends something lives; whether it does so
+    /// still is known after the longer time.
+    fn handle_received(&mut self, received: u64, now: Instant) {
+        self.silence = match self.silence {
+            Silence::Since(_, before) if received > before => {
+                (self.listen, self.is_silent, self.is_reported) = (LISTEN_LONG, false, false);
+                Silence::Since(now, received)
+            }
             // With a peer that is recreated its counter begins again.
-            Self::Since(since, before) if received < before => Self::Since(since, received),
-            Self::Since(since, before) if now >= since + listen => Self::Lasting(before),
-            Self::Lasting(before) => Self::Lasting(before.min(received)),
-            as_before @ (Self::Since(..) | Self::Broken) => as_before,
+            Silence::Since(since, before) => Silence::Since(since, before.min(received)),
+            Silence::Unread(_) => Silence::Since(now, received),
         };
+        if self.due() <= now {
+            (self.is_silent, self.is_reported) = (true, true);
+        }
     }
 
-    fn poll_timeout(self, listen: Duration) -> Option<Instant> {
-        match self {
-            Self::Unread(since) => Some(since),
-            Self::Since(since, _) => Some(since + listen),
-            Self::Lasting(_) | Self::Broken => None,
+    /// Returns when to read the counters again; of what is silent they are read now and then anyway.
+    fn due(&self) -> Instant {
+        match self.silence {
+            Silence::Unread(since) => since,
+            Silence::Since(since, _) => since + self.listen,
         }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.over.or((!self.is_silent).then(|| self.due()))
     }
 }
 
