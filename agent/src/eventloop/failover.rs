@@ -39,8 +39,8 @@ impl EventLoop {
         if self.state.handle_reachability(self.reachability()) {
             self.reconcile_by(now);
         }
-        let gone = |judgement: &Judgement| (judgement.unreached.clone(), judgement.unheard.clone());
-        if gone(&self.judgement) != gone(&before) {
+        let now_gone = (&self.judgement.unreached, &self.judgement.unheard);
+        if now_gone != (&before.unreached, &before.unheard) {
             if self
                 .state
                 .handle_unreached(&self.judgement, Timestamp::now(), now)

@@ -139,6 +139,14 @@ fn taken(target: &Target, refused: &[PublicKey]) -> Outcome {
     }
 }
 
+/// That no way reaches these locations.
+fn unreached(names: &[&str]) -> Judgement {
+    Judgement {
+        unreached: names.iter().map(|name| name.parse().unwrap()).collect(),
+        ..Judgement::default()
+    }
+}
+
 /// The device as the state wants it, with what it counts for its only peer.
 fn device(state: &NodeState, stats: PeerStats) -> (WireGuard, BTreeMap<PublicKey, PeerStats>) {
     let mut device = state.host().wireguard(&Owned::default().link).cloned().unwrap();

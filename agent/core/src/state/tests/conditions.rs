@@ -271,11 +271,7 @@ fn a_closed_port_is_a_condition_of_a_leader_that_others_look_for_and_a_trouble_w
 
 /// Nothing answers from these locations, and nothing comes from their leaders.
 fn silence(state: &mut NodeState, names: &[&str], wall: Timestamp, now: Instant) {
-    let judgement = Judgement {
-        unreached: names.iter().map(|name| name.parse().unwrap()).collect(),
-        ..Judgement::default()
-    };
-    state.handle_unreached(&judgement, wall, now);
+    state.handle_unreached(&unreached(names), wall, now);
     let (device, peers) = device(state, answering());
     for later in [Duration::ZERO, SECOND] {
         state.handle_device(reading(Some(&device), peers.clone()), now + later);

@@ -14,11 +14,7 @@ fn hearing(mesh: &Mesh, now: Instant) -> NodeState {
 }
 
 fn observe(state: &mut NodeState, names: &[&str], now: Instant) -> bool {
-    let judgement = Judgement {
-        unreached: names.iter().map(|name| name.parse().unwrap()).collect(),
-        ..Judgement::default()
-    };
-    state.handle_unreached(&judgement, Timestamp::UNIX_EPOCH, now)
+    state.handle_unreached(&unreached(names), Timestamp::UNIX_EPOCH, now)
 }
 
 /// Reads the counters. Returns whether the node has to change for them.
