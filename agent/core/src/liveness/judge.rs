@@ -100,7 +100,7 @@ pub(super) struct Choices {
     /// Its own tunnels lead nowhere, whatever is heard: it lacks their device.
     lacks_tunnel: bool,
     /// The far side takes what it sends through another leader.
-    groups: bool,
+    pub(super) groups: bool,
     /// The other leaders of the own location.
     hops: Vec<NodeName>,
     /// The locations to which something may go through each of them.

@@ -41,7 +41,8 @@ const STALL: Duration = Duration::from_millis(50);
 /// How long a leader is left alone from behind which nothing answered: each trial costs what is sent until that is seen.
 const USELESS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
 /// On such a trial something has to have answered by then. So it has behind a leader that has just come into use, if any of it
-/// answered shortly before, behind another one.
+/// answered shortly before, behind another one; not where WireGuard has no groups: what the far side sends by another leader is
+/// lost there, which is no fault of this one.
 const TRIAL: Duration = Duration::from_millis(1500);
 /// What answered so long ago has answered shortly before.
 const SHORTLY: Duration = Duration::from_secs(10);
@@ -175,6 +176,7 @@ impl Prober {
 
     /// Takes what is to be watched. Of what goes on to be watched everything is remembered.
     pub fn handle_assignment(&mut self, assignment: &Assignment, now: Instant) {
+        self.choices = Choices::new(assignment);
         self.heard.retain(|_, at| now < *at + SHORTLY);
         let mut known = std::mem::take(&mut self.ids);
         for (subject, (way, targets)) in wanted(assignment) {
@@ -195,7 +197,6 @@ impl Prober {
         self.useless.retain(|(location, leader), _| {
             ids.contains_key(&Subject::Far(location.clone(), leader.clone()))
         });
-        self.choices = Choices::new(assignment);
         self.judge(now);
     }
 
@@ -206,9 +207,9 @@ impl Prober {
         let place = (id as f64 * 0.618_033_988_75).fract();
         let next = now + self.settings.interval.mul_f64(place);
         let was_lost = self.judgement.blames(&subject);
-        let is_behind = matches!(subject, Subject::Behind(..));
+        let may_expect = self.choices.groups && matches!(subject, Subject::Behind(..));
         let mut watch = Watch::new(subject, self.settings.threshold, now, next);
-        watch.is_expected = is_behind && targets.iter().any(|target| self.heard.contains_key(target));
+        watch.is_expected = may_expect && targets.iter().any(|target| self.heard.contains_key(target));
         if was_lost {
             watch.detector.handle_lost_before();
             watch.handle_standing(now);

@@ -1,0 +1,70 @@
+//! Leaders behind which nothing answers.
+
+use super::*;
+
+#[test]
+fn a_leader_behind_which_nobody_answers_is_tried_again_more_and_more_seldom() {
+    // It forwards again after five minutes.
+    let world = World::new(leader, |text, at, judgement| {
+        let through_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        text.starts_with("192.168") && through_b1 && at > 10 * SECOND && at < 300 * SECOND
+    });
+    let world = world.run(600 * SECOND);
+    let at: Vec<u64> = world.changes.iter().map(|(at, _)| at.as_secs()).collect();
+    assert!(world.changes[0].0 < 10_500 * MS, "{:?}", world.changes[0]);
+    assert_eq!(world.changes[0].1, "b1");
+    // Trials 30 s, 60 s, 120 s … after the one before, up to a quarter later, each over within two seconds.
+    let trials: Vec<u64> = at
+        .chunks(2)
+        .filter(|pair| pair.len() == 2)
+        .map(|pair| pair[1] - pair[0])
+        .collect();
+    for (trial, wait) in trials.iter().zip([30, 60, 120, 240]) {
+        assert!((wait - 1..=wait + wait / 4 + 1).contains(trial), "{trials:?}");
+    }
+    for (begin, end) in at[1..].iter().zip(&at[2..]).step_by(2) {
+        assert!(end - begin <= 2, "{at:?}");
+    }
+    assert_eq!(world.unused().last(), Some(&""), "{at:?}");
+    assert!((7..=9).contains(&at.len()), "{at:?}");
+}
+
+/// Behind it nothing ever answered, which would prove nothing, had the same members not answered behind the other one.
+#[test]
+fn a_leader_that_comes_back_and_does_not_reach_its_members_is_given_up_again() {
+    assert_eq!(comes_back_without_members(leader), ["10 b1", "13 ", "14 b1"]);
+}
+
+/// While the far side sends by another leader than this one, what it sends is lost, whoever hands it on.
+#[test]
+fn without_groups_a_leader_that_comes_back_is_used_though_nothing_comes_from_behind_it_yet() {
+    let without_groups = |judgement: &Judgement| Assignment {
+        groups: false,
+        ..leader(judgement)
+    };
+    assert_eq!(comes_back_without_members(without_groups), ["10 b1", "13 "]);
+}
+
+/// Who is not used, from which second on, when the first leader dies and comes back, and nothing answers behind it then.
+fn comes_back_without_members(assignment: fn(&Judgement) -> Assignment) -> Vec<String> {
+    let world = World::new(assignment, |text, at, judgement| {
+        let through_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        let is_dead = text == "10.4.0.11" && at > 10 * SECOND && at < 12 * SECOND;
+        let is_cut = text.starts_with("192.168") && through_b1 && at > 10 * SECOND;
+        is_dead || is_cut
+    });
+    let changes = world.run(30 * SECOND).changes;
+    changes
+        .iter()
+        .map(|(at, names)| format!("{} {names}", at.as_secs()))
+        .collect()
+}
+
+#[test]
+fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothing_flaps() {
+    let world = World::new(leader, |text, at, _| {
+        text.starts_with("192.168") && at > 10 * SECOND
+    });
+    let world = world.run(600 * SECOND);
+    assert!(world.changes.len() < 12, "{:?}", world.changes);
+}
