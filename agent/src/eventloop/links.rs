@@ -104,6 +104,7 @@ fn line(seen: &Seen) -> String {
         Trust::Sound => "answers",
         Trust::Doubtful => "has not answered the last request",
         Trust::OnProbation => "on probation",
+        Trust::Useless => "answers, but nothing behind it did",
         Trust::Lost => "taken for dead",
     };
     format!(

@@ -38,8 +38,10 @@ pub enum Trust {
     Sound,
     /// It has just not answered, which happens.
     Doubtful,
-    /// It answers again, and has yet to show that it goes on; or it is of no use, and not to be tried yet.
+    /// It answers again, and has yet to show that it goes on.
     OnProbation,
+    /// It answers, nothing came from behind it, and it is not to be tried yet.
+    Useless,
     /// It has never answered, which proves nothing: neither that it is dead, nor that it works.
     Unproven,
     /// It is taken for dead.
@@ -194,7 +196,9 @@ impl Choices {
             let gone = match best {
                 Trust::Lost => Gone::Lost,
                 Trust::Unproven if answered => Gone::Unheard,
-                Trust::Unproven | Trust::Sound | Trust::Doubtful | Trust::OnProbation => return None,
+                Trust::Unproven | Trust::Sound | Trust::Doubtful | Trust::OnProbation | Trust::Useless => {
+                    return None;
+                }
             };
             Some((location.clone(), gone))
         });
@@ -209,7 +213,7 @@ impl Choices {
         let tunnels: Vec<Trust> = self.far.get(location)?.iter().map(far).collect();
         let best = match *tunnels.iter().min()? {
             _ if self.lacks_tunnel => Trust::Lost,
-            Trust::OnProbation => Trust::Sound,
+            Trust::OnProbation | Trust::Useless => Trust::Sound,
             best @ (Trust::Sound | Trust::Doubtful | Trust::Unproven | Trust::Lost) => best,
         };
         Some(Graded {
@@ -224,6 +228,7 @@ impl Choices {
 enum Grade {
     Good,
     OnProbation,
+    Useless,
     Unproven,
     Blocked,
     HopOnProbation,
@@ -251,6 +256,7 @@ fn far(trust: Trust) -> Graded {
     let grade = match trust {
         Trust::Sound | Trust::Doubtful => Grade::Good,
         Trust::OnProbation => Grade::OnProbation,
+        Trust::Useless => Grade::Useless,
         Trust::Unproven => Grade::Unproven,
         Trust::Lost => Grade::Lost,
     };
@@ -264,9 +270,10 @@ fn far(trust: Trust) -> Graded {
 fn other(hop: Trust, through: Trust) -> Graded {
     let grade = match (hop, through) {
         (Trust::Lost, _) => Grade::Lost,
-        (Trust::OnProbation, _) => Grade::HopOnProbation,
+        (Trust::OnProbation | Trust::Useless, _) => Grade::HopOnProbation,
         (_, Trust::Lost) => Grade::Blocked,
         (_, Trust::OnProbation) => Grade::OnProbation,
+        (_, Trust::Useless) => Grade::Useless,
         (_, Trust::Unproven) => Grade::Unproven,
         // That something comes back through it proves the hop, too.
         (Trust::Sound | Trust::Doubtful | Trust::Unproven, Trust::Sound | Trust::Doubtful) => Grade::Good,
@@ -394,7 +401,13 @@ mod tests {
         ));
         for subject in all {
             let others = all.map(|other| (other, LOST));
-            for better in [Trust::Sound, Trust::Doubtful, Trust::OnProbation, Trust::Unproven] {
+            for better in [
+                Trust::Sound,
+                Trust::Doubtful,
+                Trust::OnProbation,
+                Trust::Useless,
+                Trust::Unproven,
+            ] {
                 let but_one =
                     others.map(|(other, lost)| (other, if other == subject { better } else { lost }));
                 assert!(!unreached(&leader, &but_one), "{subject} is {better:?}");
@@ -516,10 +529,19 @@ mod tests {
             first(&leader, &[("b1", LOST), ("b2", Trust::OnProbation)]),
             ["b1"]
         );
-        let useless = [("b1", Trust::OnProbation), ("b2", Trust::OnProbation)];
+        let useless = [("b1", Trust::Useless), ("b2", Trust::Useless)];
         assert!(
             first(&leader, &useless).is_empty(),
             "they answer: whether they hand on shows by its own tunnels alone"
+        );
+        assert_eq!(
+            first(&leader, &[("b1", Trust::Useless), ("b2", Trust::OnProbation)]),
+            ["b1"],
+            "the other one has only just come back, and may hand on"
+        );
+        assert!(
+            first(&leader, &[("b1", Trust::Useless), ("b2", Trust::Unproven)]).is_empty(),
+            "b2 may have no tunnel, and members that died say nothing of b1"
         );
         let alone = [("b1", LOST), ("b2", LOST), ("b through a2", LOST)];
         assert!(

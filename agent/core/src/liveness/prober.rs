@@ -444,7 +444,7 @@ impl Prober {
             Subject::Far(location, leader) => {
                 let useless = self.useless.get(&(location.clone(), leader.clone()));
                 if useless.is_some_and(|useless| useless.waits(now)) {
-                    trust.max(Trust::OnProbation)
+                    trust.max(Trust::Useless)
                 } else {
                     trust
                 }

@@ -60,6 +60,24 @@ fn comes_back_without_members(assignment: fn(&Judgement) -> Assignment) -> Vec<S
         .collect()
 }
 
+/// What has just come back may hand on, and what does not is of no use.
+#[test]
+fn a_leader_that_comes_back_is_used_at_once_where_the_other_one_hands_nothing_on() {
+    let world = World::new(leader, |text, at, judgement| {
+        let through_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        let is_cut = text.starts_with("192.168") && through_b1 && at > 10 * SECOND;
+        let is_dead = text == "10.4.0.12" && at.as_secs() % 4 == 3 && at < 24 * SECOND;
+        is_cut || is_dead
+    });
+    let world = world.run(30 * SECOND);
+    let of_b2 = world
+        .changes
+        .iter()
+        .filter(|(at, names)| at.as_secs() >= 23 && names == "b1");
+    let back = of_b2.map(|(at, _)| *at).next();
+    assert!(back.is_some_and(|at| at < 24_500 * MS), "{:?}", world.changes);
+}
+
 #[test]
 fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothing_flaps() {
     let world = World::new(leader, |text, at, _| {
