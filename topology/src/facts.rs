@@ -138,6 +138,8 @@ pub enum Field {
     Addresses,
     /// Its own addresses, from its status.
     StatusAddresses,
+    /// The addresses at which the outside reaches it, from its status.
+    External,
     /// Whether it leads.
     Leader,
     /// The interval of keepalives.
@@ -267,6 +269,7 @@ impl NodeFact {
                 }
                 Field::Addresses => self.keep_addresses(&before.addresses),
                 Field::StatusAddresses if !before.annotated => self.keep_addresses(&before.addresses),
+                Field::External => self.keep_external(&before.external),
                 Field::Leader => self.leader = before.leader,
                 Field::Keepalive => self.keepalive = before.keepalive,
                 Field::Cidrs => {
@@ -289,11 +292,20 @@ impl NodeFact {
 
     /// As many as there is room for.
     pub(crate) fn keep_addresses(&mut self, before: &BTreeSet<IpAddr>) {
-        let room = Self::MAX_ADDRESSES.saturating_sub(self.addresses.len());
-        let new = |address: &&IpAddr| !self.addresses.contains(*address);
-        let kept: Vec<_> = before.iter().filter(new).take(room).copied().collect();
-        self.addresses.extend(kept);
+        extend(&mut self.addresses, before, Self::MAX_ADDRESSES);
     }
+
+    /// As many as there is room for.
+    pub(crate) fn keep_external(&mut self, before: &BTreeSet<IpAddr>) {
+        extend(&mut self.external, before, Self::MAX_ADDRESSES);
+    }
+}
+
+/// Adds as many of the addresses before as there is room for.
+fn extend(addresses: &mut BTreeSet<IpAddr>, before: &BTreeSet<IpAddr>, most: usize) {
+    let room = most.saturating_sub(addresses.len());
+    let kept: Vec<_> = before.difference(addresses).take(room).copied().collect();
+    addresses.extend(kept);
 }
 
 impl LocationFact {
@@ -333,6 +345,7 @@ impl LocationFact {
                 Field::Location
                 | Field::Region
                 | Field::StatusAddresses
+                | Field::External
                 | Field::Leader
                 | Field::ListenPort
                 | Field::PublicKey => {}
@@ -377,6 +390,7 @@ impl PeerFact {
                 | Field::Region
                 | Field::Addresses
                 | Field::StatusAddresses
+                | Field::External
                 | Field::Leader
                 | Field::Keepalive
                 | Field::ListenPort

@@ -11,6 +11,7 @@
 //! peer laptop key=100 allowed=10.99.0.1/32 location=paris
 //! remove node a1                       # or location, or peer
 //! decide                               # prints what was rejected, and who is leaving; `node a1 released` lets it go
+//! restart                              # the operator: it knows what it has published, and what there is now
 //! show                                 # the mesh;  also: plan NODE, lint, dot, carriers LOCATION
 //! trace 10.244.1.5 10.245.1.5          # the way of a packet, node by node
 //! ```
@@ -108,6 +109,10 @@ impl World {
                     self.mesh.generation.0,
                     self.rejections()
                 )
+            }
+            ["restart"] => {
+                self.facts.remember(&self.mesh);
+                "what cannot be read is as it was published".to_owned()
             }
             ["show"] => self.mesh.to_string(),
             ["show", location] => self.location(location)?,

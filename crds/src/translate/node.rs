@@ -132,13 +132,18 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     if label.is_some() && region.is_none() {
         unread.insert(Field::Region);
     }
-    let (internal, legible) = addresses(&mut fields, node, "InternalIP");
+    let (internal, legible) = addresses(&mut fields, node, "InternalIP", annotations::INTERNAL_IP);
     // With the annotation they do not count.
     if !legible && said.internal.is_none() {
         unread.insert(Field::StatusAddresses);
     }
-    let (mut external, _) = addresses(&mut fields, node, "ExternalIP");
+    let (read, legible) = addresses(&mut fields, node, "ExternalIP", annotations::ENDPOINT);
+    let mut external = read.clone();
     external.retain(|address| is_reachable(&mut fields, *address));
+    // With the annotation they do not count.
+    if (!legible || external != read) && said.endpoints.is_empty() {
+        unread.insert(Field::External);
+    }
     let pods = &node.spec.pod_cidrs;
     let counted = &pods[..pods.len().min(NodeFact::MAX_NETWORKS)];
     if pods.len() > counted.len() {
@@ -184,7 +189,8 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
 }
 
 /// Returns the first addresses of a kind, and whether each of them could be read; those behind them are reported together.
-fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> (BTreeSet<IpAddr>, bool) {
+/// `annotation` may say the same.
+fn addresses(fields: &mut Fields, node: &Node, kind: &str, annotation: &str) -> (BTreeSet<IpAddr>, bool) {
     let of_kind = || {
         let addresses = node.status.addresses.iter();
         addresses.filter(|address| address.kind == kind)
@@ -196,7 +202,13 @@ fn addresses(fields: &mut Fields, node: &Node, kind: &str) -> (BTreeSet<IpAddr>,
     }
     let read: Vec<Option<IpAddr>> = of_kind()
         .take(most)
-        .map(|address| fields.one(&field, &address.address))
+        .map(|address| {
+            let problem =
+                format!("is no IP address; correct what sets it, or annotate the node with {annotation}");
+            let read = address.address.parse();
+            let refused = |_: std::net::AddrParseError| FieldProblem::new(&field, &address.address, &problem);
+            read.map_err(|error| fields.problems.push(refused(error))).ok()
+        })
         .collect();
     let legible = read.iter().all(Option::is_some);
     (read.into_iter().flatten().collect(), legible)
@@ -418,7 +430,8 @@ mod tests {
             let addresses = json!([{"type": "ExternalIP", "address": address}, {"type": "ExternalIP", "address": "203.0.113.5"}]);
             let read = read(json!({"metadata": {}, "status": {"addresses": addresses}}));
             let texts: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
-            (read.fact.external.len(), texts)
+            let kept = read.fact.unread.contains(&Field::External);
+            (read.fact.external.len(), texts, kept)
         };
         for (address, remedy) in [
             ("127.0.0.1", "spanwire.dev/endpoint"),
@@ -431,14 +444,19 @@ mod tests {
             ("fe80::7", "spanwire.dev/endpoint"),
             ("ff02::7", "spanwire.dev/endpoint"),
             ("::ffff:203.0.113.7", "write 203.0.113.7"),
+            ("203.0.113.7:51820", "is no IP address; correct what sets it"),
         ] {
-            let (count, texts) = external(address);
-            assert_eq!((count, texts.len()), (1, 1), "{address}: {texts:?}");
+            let (count, texts, kept) = external(address);
+            assert_eq!((count, texts.len(), kept), (1, 1, true), "{address}: {texts:?}");
             let named = texts[0].starts_with("status.addresses ExternalIP") && texts[0].contains(address);
             assert!(named && texts[0].contains(remedy), "{texts:?}");
         }
-        assert_eq!(external("2001:db8::7"), (2, Vec::new()));
-        assert_eq!(external("10.0.0.7"), (2, Vec::new()), "of a cloud's own network");
+        assert_eq!(external("2001:db8::7"), (2, Vec::new(), false));
+        assert_eq!(
+            external("10.0.0.7"),
+            (2, Vec::new(), false),
+            "of a cloud's own network"
+        );
     }
 
     #[test]

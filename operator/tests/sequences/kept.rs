@@ -60,6 +60,41 @@ fn an_address_of_a_node_that_cannot_be_read_keeps_those_that_it_had_also_after_a
 }
 
 #[test]
+fn where_the_outside_reaches_a_node_stays_when_that_cannot_be_read_also_after_a_restart() {
+    let mut world = World::of(&world::cluster());
+    let node = world.members()["left"][0].clone();
+    let endpoints = |world: &World| -> Vec<String> {
+        let member = left(world).members[&node.parse().unwrap()].clone();
+        member.endpoints.iter().map(ToString::to_string).collect()
+    };
+    let say = |world: &mut World, texts: &[&str]| {
+        let external = texts.iter();
+        let external = external.map(|text| serde_json::json!({"type": "ExternalIP", "address": text}));
+        let mut nodes = world.take_nodes();
+        let status = &mut nodes.get_mut(&node).unwrap()["status"];
+        let addresses = status["addresses"].as_array_mut().unwrap();
+        addresses.retain(|address| address["type"] != "ExternalIP");
+        addresses.extend(external);
+        world.give_nodes(nodes);
+        world.settle();
+    };
+    say(&mut world, &["203.0.113.7"]);
+    assert_eq!(endpoints(&world), ["203.0.113.7:51820"]);
+    // A port, and an address at which no other host can be.
+    for spoilt in ["203.0.113.8:51820", "127.0.0.1"] {
+        world.take_notices();
+        say(&mut world, &[spoilt]);
+        assert_eq!(endpoints(&world), ["203.0.113.7:51820"], "{spoilt}");
+        assert_eq!(world.take_notices().len(), 1, "{spoilt}");
+        world.restart();
+        world.settle();
+        assert_eq!(endpoints(&world), ["203.0.113.7:51820"], "{spoilt}, restarted");
+    }
+    say(&mut world, &["203.0.113.9"]);
+    assert_eq!(endpoints(&world), ["203.0.113.9:51820"]);
+}
+
+#[test]
 fn the_only_node_that_may_lead_stays_when_its_kubelet_falls_silent() {
     let mut world = World::of(&world::cluster());
     let leader = world.leaders()["left"][0].clone();

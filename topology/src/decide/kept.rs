@@ -3,11 +3,12 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
 use crate::{
-    Facts, Field, LeaderRole, Location, LocationFact, LocationName, Member, Mesh, MeshMode, NodeFact,
-    NodeName, Peer, PeerFact, PeerName, Prefix,
+    EndpointHost, Facts, Field, LeaderRole, Location, LocationFact, LocationName, Member, Mesh, MeshMode,
+    NodeFact, NodeName, Peer, PeerFact, PeerName, Prefix,
 };
 
 /// The facts in which what could not be read is as it was published. Who has the facts as they were before need not rely on
@@ -101,7 +102,7 @@ impl<'a> Kept<'a> {
 
 impl Facts {
     /// Takes over from what is published what a later decision must not, because it would bring back what was removed: the
-    /// networks of nodes and Locations, the addresses of nodes, and the number of leaders, of which the annotation or the
+    /// networks of nodes and Locations, the addresses of nodes inside and outside, and the number of leaders, of which the annotation or the
     /// field could not be read.
     /// For the first decision after a restart; the other values [`decide`](crate::decide()) takes over by itself.
     pub fn remember(&mut self, published: &Mesh) {
@@ -116,6 +117,11 @@ impl Facts {
                 && let Some((_, member)) = self::published(published, name)
             {
                 fact.keep_addresses(&member.addresses);
+            }
+            if fact.unread.contains(&Field::External)
+                && let Some((_, member)) = self::published(published, name)
+            {
+                fact.keep_external(&external(member));
             }
         }
         for (name, fact) in &mut self.locations {
@@ -189,6 +195,19 @@ fn keep(mut fact: NodeFact, location: &LocationName, member: &Member) -> NodeFac
         fact.listen_port = Some(member.listen_port);
     }
     fact
+}
+
+/// Returns the addresses at which others reach a node and that are not its own.
+fn external(member: &Member) -> BTreeSet<IpAddr> {
+    let endpoints = member.endpoints.iter();
+    let endpoints = endpoints.filter(|endpoint| endpoint.port == member.listen_port);
+    let addresses = endpoints.filter_map(|endpoint| match endpoint.host {
+        EndpointHost::Address(address) => Some(address),
+        EndpointHost::Name(_) => None,
+    });
+    addresses
+        .filter(|address| !member.addresses.contains(address))
+        .collect()
 }
 
 /// Returns the Location with what was published of it; `None` where that is nothing more.

@@ -42,6 +42,7 @@ fn fields(text: &str) -> Result<BTreeSet<Field>, String> {
         "endpoints" => Ok(Field::Endpoints),
         "addresses" => Ok(Field::Addresses),
         "status-addresses" => Ok(Field::StatusAddresses),
+        "external" => Ok(Field::External),
         "port" => Ok(Field::ListenPort),
         "cidrs" => Ok(Field::Cidrs),
         "mode" => Ok(Field::Mode),
