@@ -239,6 +239,23 @@ impl Plan {
         };
         groups || !self.leaders[..self.before].contains(way)
     }
+
+    /// Returns what packets that leave the tunnel have business with: what the mesh has in the location, Peers that are attached to it
+    /// included.
+    pub fn here(&self) -> impl Iterator<Item = &Prefix> {
+        let attached = self.routes.iter();
+        let attached = attached.filter(|(_, route)| Some(&route.location) == self.location.as_ref());
+        let attached = attached.map(|(prefix, _)| prefix);
+        let here = self.local.iter().chain(&self.own).chain(self.returns.keys());
+        here.chain(attached)
+    }
+
+    /// Returns the sources of attached Peers, which have business with the whole mesh.
+    pub fn guests(&self) -> impl Iterator<Item = &Prefix> {
+        let peers = self.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+        let guests = peers.filter(|peer| matches!(peer.party, Party::Peer(_)));
+        guests.flat_map(|peer| &peer.allowed_ips)
+    }
 }
 
 /// Returns what the node has to do, so that packets flow as the mesh says, through the leaders that it can use.

@@ -5,6 +5,8 @@
 //! tunnel only what its peers' allowed IPs say; and the receiver takes only what it allows the sender to send. So a trace
 //! finds routing loops, misdelivery and asymmetric allowed IPs, also where nodes go by different publications.
 //!
+//! What leaves a tunnel goes nowhere but to what the location has, unless it comes from a Peer that is attached to it.
+//!
 //! What came through a hop and would leave through one counts as lost, for the next node may send it back; a host lets it
 //! live for a few hops more. A leader sends it into its own tunnel, or, where its WireGuard has no groups, to a leader that
 //! stands before itself.
@@ -106,6 +108,9 @@ pub enum DropReason {
     /// The route says so.
     #[error("unreachable: no leader carries the destination, or none carries this node")]
     Unreachable,
+    /// What came out of a tunnel is for nothing that the location has.
+    #[error("it came out of the tunnel, and the location has nothing with the destination")]
+    NotHere,
     /// What a hop brought does not leave through a hop.
     #[error("came through a hop, and would leave through one")]
     HopToHop,
@@ -218,6 +223,9 @@ impl Walk<'_> {
         if self.hosts.contains(&Place::Node(plan.me.clone())) {
             return (Action::Deliver, Err(Verdict::Arrived(0)));
         }
+        if arrival == Arrival::Tunnel && !lands(plan, self.source, self.to) {
+            return (Action::NoRoute, dropped(plan, DropReason::NotHere));
+        }
         if arrival == Arrival::Tunnel
             && let Some(via) = plan.returns.get(&Prefix::host(self.to))
         {
@@ -313,6 +321,13 @@ impl Walk<'_> {
 
 fn dropped(plan: &Plan, reason: DropReason) -> Next {
     Err(Verdict::Dropped(Some(plan.me.clone()), reason))
+}
+
+/// Returns whether a packet that leaves the tunnel may go on.
+fn lands(plan: &Plan, source: IpAddr, to: IpAddr) -> bool {
+    let is_guest = || plan.guests().any(|prefix| prefix.contains(source));
+    let is_of_mesh = || matches!(choose(plan, to), Choice::Via(..));
+    plan.here().any(|prefix| prefix.contains(to)) || (is_of_mesh() && is_guest())
 }
 
 fn from_hop(arrival: Arrival) -> bool {

@@ -6,7 +6,7 @@
 //! business with the whole mesh. Answers to what began here arrive, and what this node's own DNAT (kube-proxy's) has
 //! sent elsewhere goes there.
 
-use spanwire_topology::{Family, Party, Plan, Prefix};
+use spanwire_topology::{Family, Plan, Prefix};
 
 use super::{AddressRange, Words, chain, classes::ranges};
 use crate::{HostFacts, prefixes::Prefixes, resolve::Resolved};
@@ -33,16 +33,8 @@ impl Sets {
     pub(super) fn new(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Self {
         let alone = resolved.stranded.contains(&family);
         let own = || ranges(plan.own.iter().copied(), family);
-        let attached = plan
-            .routes
-            .iter()
-            .filter(|(_, route)| Some(&route.location) == plan.location.as_ref());
-        let attached = attached.map(|(prefix, _)| prefix);
-        let here = plan.local.iter().chain(&plan.own).chain(plan.returns.keys());
-        let here: Vec<Prefix> = here.chain(attached).copied().collect();
-        let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
-        let guests = peers.filter(|peer| matches!(peer.party, Party::Peer(_)));
-        let guests = guests.flat_map(|peer| peer.allowed_ips.iter().copied());
+        let here: Vec<Prefix> = plan.here().copied().collect();
+        let guests = plan.guests().copied();
         let known: Prefixes = here.iter().copied().collect();
         let addresses = facts.links.values().flat_map(|link| &link.addresses);
         let private: Vec<Prefix> = addresses
