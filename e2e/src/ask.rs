@@ -1,46 +1,79 @@
-//! Questions by TCP and UDP between all hosts and all pods, asked of servers on wildcard sockets, as programs of users are:
-//! at their own addresses, and through services.
+//! Questions by TCP and UDP between all hosts and all pods, in each family: asked of servers on wildcard sockets, as programs of
+//! users are, at their own addresses and through services, and of servers that are bound to an address; from sockets that
+//! are bound, and from such as leave their address to the kernel.
 
+mod expected;
 mod services;
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
+
+use expected::{Question, is_expected};
 
 use crate::{
     expect::SOON,
     lab::Lab,
     layout::NodeLayout,
     machine::{Background, Machine},
-    profile::Profile,
     wait::wait_until,
 };
 
 /// The port on which all of them answer: one that every profile of a host leaves open.
 const PORT: u16 = 31_999;
+/// The one on which those answer that are bound to their address.
+const BOUND_PORT: u16 = 31_998;
 /// How often each is asked by UDP: where some answers get lost, one question would often miss it.
 const QUESTIONS: usize = 4;
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WORD: &[u8] = b"spanwire";
 
-/// Answers on a port, TCP and UDP, on all addresses of this network namespace, for ever.
-pub fn serve(port: u16) -> Result<()> {
-    let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-    let udp = UdpSocket::bind(all).with_context(|| format!("UDP port {port}"))?;
-    let tcp = TcpListener::bind(all).with_context(|| format!("TCP port {port}"))?;
-    thread::spawn(move || {
-        for mut connection in tcp.incoming().flatten() {
-            // Who hangs up early gets no answer.
-            let _ = connection.write_all(WORD);
+/// Answers at these addresses and ports, TCP and UDP, for ever; an unspecified address stands for all of its family.
+pub fn serve(addresses: &[SocketAddr]) -> Result<()> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let bound = |kind: Type| listening(*address, kind).with_context(|| format!("{address}"));
+        sockets.push((bound(Type::STREAM)?.into(), bound(Type::DGRAM)?.into()));
+    }
+    thread::scope(|scope| {
+        for (tcp, udp) in &sockets {
+            scope.spawn(|| by_connection(tcp));
+            scope.spawn(|| by_datagram(udp));
         }
     });
+    Ok(())
+}
+
+fn listening(address: SocketAddr, kind: Type) -> Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        // The other family has a socket of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(kind == Type::STREAM)?;
+    socket.bind(&address.into())?;
+    if kind == Type::STREAM {
+        socket.listen(128)?;
+    }
+    Ok(socket)
+}
+
+fn by_connection(tcp: &TcpListener) {
+    for mut connection in tcp.incoming().flatten() {
+        // Who hangs up early gets no answer.
+        let _ = connection.write_all(WORD);
+    }
+}
+
+fn by_datagram(udp: &UdpSocket) {
     let mut buffer = [0; 64];
     loop {
         if let Ok((length, from)) = udp.recv_from(&mut buffer) {
@@ -50,15 +83,25 @@ pub fn serve(port: u16) -> Result<()> {
     }
 }
 
-/// Asks at each address and port by TCP and by UDP; returns what got no answer, a line each: address and port, protocol and why.
-pub fn ask(addresses: &[SocketAddr]) -> Vec<String> {
+/// Asks at each address and port by TCP and by UDP, from sockets that leave their address to the kernel and from such as are bound
+/// to that one of `from` which has the family; returns what got no answer, a line each: address and port, protocol and why.
+pub fn ask(from: &[IpAddr], addresses: &[SocketAddr]) -> Vec<String> {
+    let sources = |to: SocketAddr| {
+        let bound = from.iter().filter(move |from| from.is_ipv4() == to.is_ipv4());
+        bound.copied().map(Some).chain([None])
+    };
     thread::scope(|scope| {
         let asking: Vec<_> = addresses
             .iter()
-            .map(|&to| {
+            .flat_map(|&to| sources(to).map(move |from| (from, to)))
+            .map(|(from, to)| {
                 scope.spawn(move || {
-                    let tcp = by_tcp(to).err().map(|why| format!("{to} tcp {why:#}"));
-                    let udp = by_udp(to).err().map(|why| format!("{to} udp {why:#}"));
+                    let says = |protocol: &str, why: &anyhow::Error| {
+                        let bound = from.map(|from| format!(" from {from}")).unwrap_or_default();
+                        format!("{to} {protocol}{bound} {why:#}")
+                    };
+                    let tcp = by_tcp(from, to).err().map(|why| says("tcp", &why));
+                    let udp = by_udp(from, to).err().map(|why| says("udp", &why));
                     [tcp, udp]
                 })
             })
@@ -70,22 +113,32 @@ pub fn ask(addresses: &[SocketAddr]) -> Vec<String> {
     })
 }
 
-fn by_tcp(to: SocketAddr) -> Result<()> {
-    let mut connection = TcpStream::connect_timeout(&to, PATIENCE)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
+/// Returns a socket for a question; `from` is the address that it is bound to.
+fn asking(from: Option<IpAddr>, to: SocketAddr, kind: Type) -> Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn by_tcp(from: Option<IpAddr>, to: SocketAddr) -> Result<()> {
+    let socket = asking(from, to, Type::STREAM)?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
     let mut said = Vec::new();
-    connection.read_to_end(&mut said)?;
+    TcpStream::from(socket).read_to_end(&mut said)?;
     ensure!(said == WORD, "says something else");
     Ok(())
 }
 
 /// Each question comes from a port of its own, so that connection tracking knows none of them.
-fn by_udp(to: SocketAddr) -> Result<()> {
+fn by_udp(from: Option<IpAddr>, to: SocketAddr) -> Result<()> {
     let asked = |_| -> Result<()> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        let socket = asking(from, to, Type::DGRAM)?;
         // Connected: an answer from another address is none, as for any resolver.
-        socket.connect(to)?;
+        socket.connect(&to.into())?;
+        let socket = UdpSocket::from(socket);
         socket.send(WORD)?;
         let mut buffer = [0; 64];
         let length = socket.recv(&mut buffer)?;
@@ -105,10 +158,14 @@ struct Asked {
     /// What it is called.
     name: String,
     at: SocketAddr,
+    /// The server there is bound to its address.
+    is_bound: bool,
     /// The node, where it is that node's host that answers, and no other node translates the address.
     own_host: Option<String>,
     /// It is an address of a service, which the asking node translates.
     is_service: bool,
+    /// The node and its location, where it is the address of a pod.
+    pod_on: Option<[String; 2]>,
 }
 
 /// Where one asks from.
@@ -117,6 +174,8 @@ struct Asker<'a> {
     name: String,
     machine: Machine<'a>,
     node: &'a NodeLayout,
+    /// Its own, one of each family.
+    addresses: Vec<IpAddr>,
     is_pod: bool,
 }
 
@@ -135,42 +194,43 @@ impl<'a> Everyone<'a> {
         let pods = lab.pods()?;
         let (mut askers, mut servers) = (Vec::new(), Vec::new());
         for node in lab.layout().nodes() {
-            let pod = pods.get(&node.name).and_then(|ips| ips.first());
-            let pod = *pod.with_context(|| format!("no pod on {}", node.name))?;
-            for (kind, machine, address) in [
-                ("host", lab.node(&node.name)?, node.addresses[0]),
-                ("pod", lab.pod_on(&node.name)?, pod),
+            let pod = pods.get(&node.name).filter(|ips| !ips.is_empty());
+            let pod = pod.with_context(|| format!("no pod on {}", node.name))?;
+            for (is_host, machine, addresses) in [
+                (true, lab.node(&node.name)?, &node.addresses),
+                (false, lab.pod_on(&node.name)?, pod),
             ] {
-                let server = services::Server {
+                servers.extend(addresses.iter().map(|address| services::Server {
                     node: node.name.clone(),
-                    is_host: kind == "host",
-                    at: SocketAddr::new(address, PORT),
-                };
+                    location: node.location.clone(),
+                    is_host,
+                    at: SocketAddr::new(*address, PORT),
+                }));
                 askers.push(Asker {
-                    name: server.name(),
+                    name: format!("{} {}", services::kind(is_host), node.name),
                     machine,
                     node,
-                    is_pod: !server.is_host,
+                    addresses: addresses.clone(),
+                    is_pod: !is_host,
                 });
-                servers.push(server);
             }
         }
-        let mut asked: Vec<Asked> = servers.iter().map(services::Server::itself).collect();
+        let mut asked: Vec<Asked> = servers.iter().flat_map(services::Server::itself).collect();
         asked.extend(services::made(lab, &servers)?);
-        let serve = [
-            program.to_string_lossy().into_owned(),
-            "answer".into(),
-            PORT.to_string(),
-        ];
         let servers = askers
             .iter()
-            .map(|asker| Background::start(asker.machine.in_network(&serve)?))
+            .map(|asker| {
+                let mut serve = vec![program.to_string_lossy().into_owned(), "answer".into()];
+                serve.extend(asker.served().iter().map(SocketAddr::to_string));
+                Background::start(asker.machine.in_network(&serve)?)
+            })
             .collect::<Result<_>>()?;
         for asker in &askers {
             wait_until("a server answers", SOON, || {
-                let listening = asker
-                    .machine
-                    .in_network(["ss", "-Htln", &format!("sport = :{PORT}")])?;
+                let listening =
+                    asker
+                        .machine
+                        .in_network(["ss", "-Htln", &format!("sport = :{BOUND_PORT}")])?;
                 Ok(!listening.run()?.trim().is_empty())
             })?;
         }
@@ -184,16 +244,16 @@ impl<'a> Everyone<'a> {
 
     /// Everyone asks everyone at once; returns who got no answer from whom, by which protocol, and why.
     pub fn unanswered(&self) -> Result<Vec<String>> {
-        let mut words = vec![self.program.to_string_lossy().into_owned(), "ask".into()];
-        words.extend(self.asked.iter().map(|asked| asked.at.to_string()));
         thread::scope(|scope| {
             let asking: Vec<_> = self
                 .askers
                 .iter()
                 .map(|asker| {
-                    let words = &words;
+                    let mut words = vec![self.program.to_string_lossy().into_owned(), "ask".into()];
+                    words.extend(asker.addresses.iter().map(|own| format!("--from={own}")));
+                    words.extend(self.asked.iter().map(|asked| asked.at.to_string()));
                     scope.spawn(move || {
-                        Ok::<_, anyhow::Error>((asker, asker.machine.in_network(words)?.run()?))
+                        Ok::<_, anyhow::Error>((asker, asker.machine.in_network(&words)?.run()?))
                     })
                 })
                 .collect();
@@ -212,8 +272,11 @@ impl<'a> Everyone<'a> {
         let asked = self.asked.iter().find(|asked| asked.at.to_string() == at);
         let to = asked.map_or("?", |asked| asked.name.as_str());
         let from = &asker.name;
-        let by_udp = rest.starts_with("udp ");
-        let expected = asked.is_some_and(|asked| is_expected(asker.node, asker.is_pod, asked, by_udp));
+        let question = Question {
+            by_udp: rest.starts_with("udp "),
+            is_bound: rest.contains(" from "),
+        };
+        let expected = asked.is_some_and(|asked| is_expected(asker.node, asker.is_pod, asked, question));
         (!expected).then(|| format!("{from} to {to} ({at}): {rest}"))
     }
 
@@ -227,52 +290,22 @@ impl<'a> Everyone<'a> {
     }
 }
 
-/// Whether there is no answer with and without a mesh.
-///
-/// A server on a wildcard socket answers a pod of its own node by UDP from the address of the CNI's bridge. And wg-quick drops
-/// what comes to the VPN's address from an address that is not the host's own: the answer of a service that the host itself
-/// gives, where the host asks from there.
-fn is_expected(from: &NodeLayout, is_pod: bool, asked: &Asked, by_udp: bool) -> bool {
-    let is_own = asked.own_host.as_ref() == Some(&from.name);
-    let by_vpn = asked.is_service && from.profiles.contains(&Profile::VpnRules);
-    is_own && if is_pod { by_udp } else { by_vpn }
+impl Asker<'_> {
+    /// Where it answers: at all addresses, and at each of its own by a socket that is bound to it.
+    fn served(&self) -> Vec<SocketAddr> {
+        let all = |address: &IpAddr| match address {
+            IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT),
+            IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT),
+        };
+        let bound = |address: &IpAddr| SocketAddr::new(*address, BOUND_PORT);
+        let own = self.addresses.iter();
+        own.clone().map(all).chain(own.map(bound)).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{layout::Layout, scenario::Scenario};
-
-    #[test]
-    fn only_own_hosts_are_expected_to_give_no_answer_to_pods_by_udp_and_to_a_vpn_by_a_service() {
-        let text = "{hosts: {a2: [vpn-rules]}, locations: [{name: a, nodes: [{name: a1}, {name: a2}]}]}";
-        let layout = Layout::of(&Scenario::parse(text).unwrap());
-        let [a1, a2] = [0, 1].map(|index| &layout.locations[0].nodes[index]);
-        let asked = |own_host: Option<&str>, is_service| Asked {
-            name: "x".to_owned(),
-            at: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 1),
-            own_host: own_host.map(str::to_owned),
-            is_service,
-        };
-        for is_service in [false, true] {
-            let of_a1 = asked(Some("a1"), is_service);
-            assert!(is_expected(a1, true, &of_a1, true));
-            assert!(!is_expected(a1, true, &of_a1, false), "by TCP");
-            assert!(!is_expected(a2, true, &of_a1, true), "of another node");
-            assert!(!is_expected(a1, false, &of_a1, true), "a host");
-            let of_pod = asked(None, is_service);
-            assert!(!is_expected(a1, true, &of_pod, true), "a pod, or by another node");
-        }
-        assert!(is_expected(a2, false, &asked(Some("a2"), true), false));
-        assert!(
-            !is_expected(a2, false, &asked(Some("a2"), false), false),
-            "its own address"
-        );
-        assert!(
-            !is_expected(a2, false, &asked(Some("a1"), true), false),
-            "of another"
-        );
-    }
 
     #[test]
     fn who_answers_is_not_named_and_who_does_not_is_named_with_both_protocols() {
@@ -281,15 +314,20 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let silent = ask(&[local]);
-        assert_eq!(silent.len(), 2, "{silent:?}");
-        assert!(
-            silent[0].starts_with(&format!("{local} tcp"))
-                && silent[1].starts_with(&format!("{local} udp 4 of 4")),
-            "{silent:?}"
-        );
-        thread::spawn(move || serve(local.port()));
-        let answered = wait_until("it answers", SOON, || Ok(ask(&[local]).is_empty()));
+        let other: IpAddr = "127.0.0.2".parse().unwrap();
+        let silent = ask(&[other, Ipv6Addr::LOCALHOST.into()], &[local]);
+        let begins = [
+            "tcp from 127.0.0.2",
+            "udp from 127.0.0.2 4 of 4",
+            "tcp",
+            "udp 4 of 4",
+        ];
+        assert_eq!(silent.len(), begins.len(), "{silent:?}");
+        for (line, begin) in silent.iter().zip(begins) {
+            assert!(line.starts_with(&format!("{local} {begin} ")), "{line}");
+        }
+        thread::spawn(move || serve(&[local]));
+        let answered = wait_until("it answers", SOON, || Ok(ask(&[other], &[local]).is_empty()));
         answered.unwrap();
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{lab::Lab, layout::TEST_NAMESPACE};
 
-use super::Asked;
+use super::{Asked, BOUND_PORT};
 
 /// What all of these services carry.
 const LABEL: &str = "spanwire-lab/asked";
@@ -16,35 +16,44 @@ const PORT: u16 = 80;
 /// The first port of theirs on nodes: in the part of the range from which the API server takes none by itself, and not the
 /// one that hosts answer on.
 const FIRST_NODE_PORT: u16 = 30_010;
-/// Of these many servers the ports on all nodes are asked, too; of all it would be more than a machine bears.
+/// Of these many servers of each family the ports on all nodes are asked, too; of all it would be more than a machine bears.
 const ON_ALL_NODES: usize = 4;
 
 /// A server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Server {
     pub(super) node: String,
+    pub(super) location: String,
     /// It is the host's, else the pod's.
     pub(super) is_host: bool,
     pub(super) at: SocketAddr,
 }
 
+/// What a server runs on.
+pub(super) fn kind(is_host: bool) -> &'static str {
+    if is_host { "host" } else { "pod" }
+}
+
 impl Server {
-    pub(super) fn name(&self) -> String {
-        format!("{} {}", self.kind(), self.node)
+    fn family(&self) -> &'static str {
+        if self.at.is_ipv4() { "IPv4" } else { "IPv6" }
     }
 
-    /// It, asked at its own address.
-    pub(super) fn itself(&self) -> Asked {
-        Asked {
-            name: self.name(),
-            at: self.at,
+    fn name(&self) -> String {
+        format!("{} {} ({})", kind(self.is_host), self.node, self.family())
+    }
+
+    /// It, asked at its own address, and the one beside it that is bound to that.
+    pub(super) fn itself(&self) -> [Asked; 2] {
+        let asked = |port: u16, is_bound: bool| Asked {
+            name: self.name() + if is_bound { ", bound" } else { "" },
+            at: SocketAddr::new(self.at.ip(), port),
+            is_bound,
             own_host: self.own_host(),
             is_service: false,
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        if self.is_host { "host" } else { "pod" }
+            pod_on: (!self.is_host).then(|| [self.node.clone(), self.location.clone()]),
+        };
+        [asked(self.at.port(), false), asked(BOUND_PORT, true)]
     }
 
     fn own_host(&self) -> Option<String> {
@@ -52,7 +61,8 @@ impl Server {
     }
 
     fn service_name(&self, policy: &str) -> String {
-        format!("{}-{}-{}", self.kind(), self.node, policy.to_lowercase())
+        let name = format!("{}-{}-{}-{policy}", kind(self.is_host), self.node, self.family());
+        name.to_lowercase()
     }
 
     /// A Service and its one endpoint. With the policy `Local` only the node of the endpoint answers on the port, and does not
@@ -69,8 +79,9 @@ impl Server {
         [
             json!({"apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": name, "namespace": TEST_NAMESPACE, "labels": {LABEL: ""}},
-                "spec": {"type": "NodePort", "externalTrafficPolicy": policy, "ports": ports}}),
-            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "spec": {"type": "NodePort", "externalTrafficPolicy": policy, "ports": ports,
+                    "ipFamilyPolicy": "SingleStack", "ipFamilies": [self.family()]}}),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": self.family(),
                 "metadata": {"name": name, "namespace": TEST_NAMESPACE,
                     "labels": {"kubernetes.io/service-name": name}},
                 "endpoints": [{"addresses": [self.at.ip()], "nodeName": self.node}], "ports": behind}),
@@ -99,8 +110,10 @@ pub(super) fn made(lab: &Lab, servers: &[Server]) -> Result<Vec<Asked>> {
             asked.push(Asked {
                 name: format!("the service of {name}"),
                 at: SocketAddr::new(address(&found, &server.service_name(policy))?, PORT),
+                is_bound: false,
                 own_host: own_host.clone(),
                 is_service: true,
+                pod_on: None,
             });
         }
         let nodes = lab
@@ -108,11 +121,17 @@ pub(super) fn made(lab: &Lab, servers: &[Server]) -> Result<Vec<Asked>> {
             .nodes()
             .filter(|node| node.name == server.node || !is_local);
         for node in nodes.filter(|_| some.contains(&server)) {
+            let of_family = |address: &&IpAddr| address.is_ipv4() == server.at.is_ipv4();
+            let Some(address) = node.addresses.iter().find(of_family) else {
+                continue;
+            };
             asked.push(Asked {
                 name: format!("port {node_port} ({policy}) on {} of {name}", node.name),
-                at: SocketAddr::new(node.addresses[0], node_port),
+                at: SocketAddr::new(*address, node_port),
+                is_bound: false,
                 own_host: own_host.clone().filter(|own| *own == node.name),
                 is_service: false,
+                pod_on: None,
             });
         }
     }
@@ -121,10 +140,10 @@ pub(super) fn made(lab: &Lab, servers: &[Server]) -> Result<Vec<Asked>> {
 
 /// Some servers that are far from each other: half of them hosts.
 fn some(servers: &[Server]) -> Vec<&Server> {
-    let of = |is_host: bool| {
+    let of = |(is_host, is_ipv4): (bool, bool)| {
         let all: Vec<_> = servers
             .iter()
-            .filter(|server| server.is_host == is_host)
+            .filter(|server| server.is_host == is_host && server.at.is_ipv4() == is_ipv4)
             .collect();
         let most = ON_ALL_NODES / 2;
         let step = all.len().div_ceil(most).max(1);
@@ -136,7 +155,9 @@ fn some(servers: &[Server]) -> Vec<&Server> {
         };
         chosen
     };
-    [of(true), of(false)].concat()
+    [(true, true), (false, true), (true, false), (false, false)]
+        .map(of)
+        .concat()
 }
 
 fn address(found: &Value, service: &str) -> Result<IpAddr> {

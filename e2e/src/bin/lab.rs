@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -175,15 +175,18 @@ enum Verb {
         /// Where they go.
         target: SocketAddr,
     },
-    /// Answer on a port, TCP and UDP, in this network namespace; started by tests.
+    /// Answer at these addresses and ports, TCP and UDP, in this network namespace; started by tests.
     #[command(hide = true)]
     Answer {
-        /// The port.
-        port: u16,
+        /// Where; an unspecified address stands for all of its family.
+        addresses: Vec<SocketAddr>,
     },
     /// Ask at these addresses and ports by TCP and UDP, and say who does not answer; started by tests.
     #[command(hide = true)]
     Ask {
+        /// Ask once more from a socket that is bound to this address, where it has the family.
+        #[arg(long)]
+        from: Vec<IpAddr>,
         /// Whom to ask.
         addresses: Vec<SocketAddr>,
     },
@@ -294,9 +297,11 @@ fn run(Args { name, verb }: Args) -> Result<u8> {
             let listener = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
             done(forward::serve(&listener, &namespace, target))
         }
-        Verb::Answer { port } => done(ask::serve(port)),
-        Verb::Ask { addresses } => {
-            ask::ask(&addresses).iter().try_for_each(|line| say(line))?;
+        Verb::Answer { addresses } => done(ask::serve(&addresses)),
+        Verb::Ask { from, addresses } => {
+            ask::ask(&from, &addresses)
+                .iter()
+                .try_for_each(|line| say(line))?;
             Ok(0)
         }
         Verb::Advertise { device } => done(advertise::serve(&device)),

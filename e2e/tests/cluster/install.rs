@@ -1,6 +1,6 @@
 //! Before, during and after the installation.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
@@ -45,6 +45,35 @@ pub(crate) fn nothing_crosses_without_spanwire(lab: &Lab) -> Result<()> {
 
 pub(crate) fn installs(lab: &Lab) -> Result<()> {
     lab.install_spanwire(&Progress::shown())
+}
+
+/// The error names the release that is there, and nothing is left of the one that was refused.
+pub(crate) fn a_second_release_is_refused(lab: &Lab) -> Result<()> {
+    let install = [
+        "install",
+        "another",
+        "--namespace",
+        "elsewhere",
+        "--create-namespace",
+    ];
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("charts/spanwire");
+    let refused = lab.client("helm").args(install).arg(chart).finish()?;
+    ensure!(
+        refused.code != 0
+            && refused
+                .stderr
+                .contains("Spanwire is installed in this cluster already")
+            && refused.stderr.contains("release spanwire in spanwire"),
+        "{refused:?}"
+    );
+    let releases = lab
+        .client("helm")
+        .args(["list", "--all-namespaces", "--short"])
+        .run()?;
+    ensure!(releases.trim() == "spanwire", "{releases}");
+    let roles = lab.kubectl(["get", "clusterroles", "-o", "name"])?;
+    ensure!(!roles.contains("another"), "{roles}");
+    lab.wait_mesh_ready()
 }
 
 pub(crate) fn locations_show_their_leaders(lab: &Lab) -> Result<()> {

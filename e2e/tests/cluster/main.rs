@@ -84,6 +84,10 @@ fn main() -> ExitCode {
             ("helm_installs_and_every_pod_reaches_every_pod", install::installs),
             ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
             (
+                "a_second_release_is_refused",
+                install::a_second_release_is_refused,
+            ),
+            (
                 "locations_show_their_leaders",
                 install::locations_show_their_leaders,
             ),

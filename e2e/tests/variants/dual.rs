@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab, Laptop,
     advertise::{Advertiser, learned_default},
+    ask::Everyone,
     expect::{SOON, all_reach_all, answers, leader},
     reach::pod_ips,
     wait_until,
@@ -44,6 +45,11 @@ pub(crate) fn learned_route(lab: &Lab) -> Result<()> {
     });
     advertiser.stop()?;
     kept.map(drop)
+}
+
+/// By TCP and UDP in both families, directly and through services, with kube-proxy's rules of nftables.
+pub(crate) fn everyone(lab: &Lab) -> Result<()> {
+    Everyone::start(lab, Path::new(env!("CARGO_BIN_EXE_lab")))?.all_answer()
 }
 
 pub(crate) fn peer(lab: &Lab) -> Result<()> {

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
                 ),
                 ("dual_every_pod_reaches_every_pod", all_reach_all),
                 ("dual_hosts_and_pods_reach_each_other", reach::hosts_and_pods),
+                ("dual_every_host_and_pod_answers_every_other", dual::everyone),
                 ("dual_followers_keep_their_source_address", sources),
                 ("dual_megabytes_arrive_unharmed_both_ways", bulk),
                 ("dual_services_answer_in_both_families", services),
