@@ -62,6 +62,11 @@ impl Backoff {
         self.until().is_some_and(|until| now < until)
     }
 
+    /// Returns for how long it has been left alone; `None` where it never failed, or still does.
+    pub(super) fn waited(&self, now: Instant) -> Option<Duration> {
+        self.ended.map(|ended| now.saturating_duration_since(ended))
+    }
+
     /// Returns until when it is left alone; `None` where it never failed, or still does.
     pub(super) fn until(&self) -> Option<Instant> {
         self.ended.map(|ended| ended + self.wait())

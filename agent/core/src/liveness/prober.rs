@@ -16,7 +16,8 @@
 //!
 //! That nothing comes back from behind a leader is seen only while it is used. Once it is not any more it would have to be used to
 //! know better, which costs what is sent meanwhile. So such trials become rare ([`Backoff`]), and the leaders of a mesh that all saw
-//! the same do not try it at the same moment.
+//! the same do not try it at the same moment. They are not rare where the leader in use turns out to be of no use either: then a trial
+//! costs nothing, unless the other one has only just been found out ([`AGAIN`]): it may be the members that died.
 
 mod watch;
 
@@ -40,6 +41,8 @@ use watch::Watch;
 const STALL: Duration = Duration::from_millis(50);
 /// How long a leader is left alone from behind which nothing answered: each trial costs what is sent until that is seen.
 const USELESS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
+/// One that has been left alone for so long is tried again when the one in use instead of it is of no use either.
+const AGAIN: Duration = Duration::from_secs(5);
 /// On such a trial something has to have answered by then. So it has behind a leader that has just come into use, if any of it
 /// answered shortly before, behind another one; not where WireGuard has no groups: what the far side sends by another leader is
 /// lost there, which is no fault of this one.
@@ -425,10 +428,16 @@ impl Prober {
         let chance = (self.random)() as f64 / u64::MAX as f64;
         let known = self
             .useless
-            .entry(key)
+            .entry(key.clone())
             .or_insert_with(|| Backoff::new(first, longest));
         known.handle_failure(chance, now);
         known.handle_ended(now);
+        for (other, known) in &mut self.useless {
+            let is_beside = other.0 == key.0 && *other != key;
+            if is_beside && known.waited(now).is_some_and(|waited| waited >= AGAIN) {
+                known.handle_proved(now);
+            }
+        }
         true
     }
 

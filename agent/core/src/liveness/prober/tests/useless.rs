@@ -78,6 +78,23 @@ fn a_leader_that_comes_back_is_used_at_once_where_the_other_one_hands_nothing_on
     assert!(back.is_some_and(|at| at < 24_500 * MS), "{:?}", world.changes);
 }
 
+/// It may have begun to hand on meanwhile, and nothing is to lose.
+#[test]
+fn a_leader_of_no_use_is_tried_again_when_the_other_one_turns_out_to_be_of_none() {
+    let world = World::new(leader, |text, at, judgement| {
+        let by_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        let is_cut = match by_b1 {
+            true => at > 10 * SECOND && at < 15 * SECOND,
+            false => at > 20 * SECOND,
+        };
+        text.starts_with("192.168") && is_cut
+    });
+    let world = world.run(30 * SECOND);
+    assert_eq!(world.unused(), ["b1", "b2"], "{:?}", world.changes);
+    let (found_out, _) = world.changes[1];
+    assert!(found_out < 20_500 * MS, "{found_out:?}");
+}
+
 #[test]
 fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothing_flaps() {
     let world = World::new(leader, |text, at, _| {
