@@ -32,7 +32,7 @@ use spanwire_topology::{Family, LocationName, NodeName};
 use super::{
     assignment::Assignment,
     backoff::Backoff,
-    detector::{LATE, Round, THRESHOLD},
+    detector::{LATE, Round, Standing, THRESHOLD},
     judge::{Choices, Judgement, Subject, Trust},
 };
 use watch::Watch;
@@ -421,7 +421,7 @@ impl Prober {
         let is_trial = known.is_some() || watch.is_expected;
         let failed_trial = is_trial && !watch.answered && now >= watch.since + TRIAL;
         let is_useless = watch.trust(now) == Trust::Lost || failed_trial;
-        if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone()), now) {
+        if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone())) {
             return false;
         }
         let (first, longest) = USELESS;
@@ -442,9 +442,9 @@ impl Prober {
     }
 
     /// Returns whether the last question to it that was due was answered.
-    fn answers(&self, subject: &Subject, now: Instant) -> bool {
+    fn answers(&self, subject: &Subject) -> bool {
         let watch = self.ids.get(subject).and_then(|id| self.watches.get(id));
-        watch.is_some_and(|watch| watch.answered && watch.trust(now) == Trust::Sound)
+        watch.is_some_and(|watch| watch.answered && watch.detector.standing() == Standing::Answers)
     }
 
     fn trust(&self, watch: &Watch, now: Instant) -> Trust {

@@ -95,6 +95,22 @@ fn a_leader_of_no_use_is_tried_again_when_the_other_one_turns_out_to_be_of_none(
     assert!(found_out < 20_500 * MS, "{found_out:?}");
 }
 
+/// That it has yet to show that it goes on answering says nothing of what it hands on.
+#[test]
+fn a_leader_on_probation_is_found_to_be_of_no_use_like_any_other() {
+    let world = World::new(leader, |text, at, judgement| {
+        let by_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        // After its fourth death it is on probation for eight seconds.
+        let b1_is_dead = text == "10.4.0.11" && at > 10 * SECOND && at < 18 * SECOND && at.as_secs() % 2 == 0;
+        let b2_is_dead = text == "10.4.0.12" && at > 17 * SECOND && at < 20 * SECOND;
+        let is_cut = text.starts_with("192.168") && by_b1 && at > 19 * SECOND;
+        b1_is_dead || b2_is_dead || is_cut
+    });
+    let world = world.run(24 * SECOND);
+    let (at, last) = world.changes.last().unwrap();
+    assert!(last == "b1" && *at < 21 * SECOND, "{:?}", world.changes);
+}
+
 #[test]
 fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothing_flaps() {
     let world = World::new(leader, |text, at, _| {
