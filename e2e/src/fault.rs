@@ -100,9 +100,9 @@ pub const FAULTS: [Fault; 9] = [
 /// Who does what when it happens, in location `b`, to which the others send.
 #[derive(Debug, Clone)]
 pub struct Roles {
-    /// The active leader of `b`.
+    /// The leader of `b` to which that of `a` sends: the active one, but for a while after a fault.
     pub leader: String,
-    /// Its standby leader.
+    /// The other leader of `b`.
     pub standby: String,
     /// A node of `b` that leads nothing.
     pub follower: String,
@@ -135,6 +135,11 @@ impl Roles {
             ensure!(leaders.len() == 2, "{leaders:?}");
             Ok(true)
         })?;
+        let far = leader(lab, "a")?;
+        let links = ["curl", "-sS", "http://127.0.0.1:9477/debug/links"];
+        let links = lab.node(&far)?.run(links)?;
+        let is_passed_by = |leader: &String| links.contains(&format!("not used: {leader} of b\n"));
+        leaders.sort_by_key(is_passed_by);
         let [active, standby] = &leaders[..] else {
             anyhow::bail!("location b has not two leaders: {leaders:?}");
         };
@@ -144,7 +149,7 @@ impl Roles {
             leader: active.clone(),
             standby: standby.clone(),
             follower: follower.context("every node of location b leads")?,
-            far: leader(lab, "a")?,
+            far,
         })
     }
 
