@@ -29,6 +29,16 @@ impl Expected {
 
 /// `None`: the design says nothing about this pair.
 pub(crate) fn expected(mesh: &Mesh, from: &Spot, to: &Spot) -> Option<Expected> {
+    let expected = wherever_it_begins(mesh, from, to)?;
+    // What leaves a tunnel goes nowhere but into the mesh.
+    let leaves_tunnel = matches!(from.place, Place::Peer(_));
+    Some(match expected {
+        Expected::Plain if leaves_tunnel => Expected::Stops,
+        Expected::Plain | Expected::Arrives | Expected::Stops => expected,
+    })
+}
+
+fn wherever_it_begins(mesh: &Mesh, from: &Spot, to: &Spot) -> Option<Expected> {
     if from.place == to.place || from.address.is_ipv4() != to.address.is_ipv4() {
         return None;
     }
