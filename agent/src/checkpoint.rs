@@ -67,6 +67,8 @@ struct Body {
     lost: Vec<(String, String)>,
     #[serde(default)]
     forsaken: Vec<(String, String)>,
+    #[serde(default)]
+    cut: BTreeSet<String>,
     node: Option<MeshNode>,
     slices: Vec<LocationSlice>,
     peers: Vec<Peer>,
@@ -80,6 +82,7 @@ struct BodyRef<'a> {
     api_endpoints: &'a BTreeSet<SocketAddr>,
     lost: Vec<(String, String)>,
     forsaken: Vec<(String, String)>,
+    cut: Vec<String>,
     node: Option<&'a MeshNode>,
     slices: Vec<&'a LocationSlice>,
     peers: Vec<&'a Peer>,
@@ -120,6 +123,7 @@ impl Checkpoint {
             api_endpoints: &self.api_server.endpoints,
             lost: texts(&self.judgement.lost),
             forsaken: texts(&self.judgement.forsaken),
+            cut: self.judgement.cut.iter().map(ToString::to_string).collect(),
             node: self.snapshot.node.as_deref(),
             slices: self.snapshot.slices.values().map(Arc::as_ref).collect(),
             peers: self.snapshot.peers.values().map(Arc::as_ref).collect(),
@@ -174,6 +178,7 @@ impl From<Body> for Checkpoint {
                 // It has to show again.
                 unreached: BTreeSet::new(),
                 unheard: BTreeSet::new(),
+                cut: body.cut.iter().filter_map(|name| name.parse().ok()).collect(),
             },
         }
     }
@@ -224,6 +229,7 @@ mod tests {
             judgement: Judgement {
                 lost: [("a2".parse().unwrap(), "b".parse().unwrap())].into(),
                 forsaken: [("c".parse().unwrap(), "c1".parse().unwrap())].into(),
+                cut: ["a3".parse().unwrap()].into(),
                 ..Judgement::default()
             },
         }

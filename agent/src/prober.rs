@@ -199,8 +199,8 @@ impl Shell {
     fn send(&mut self, question: &Question) -> io::Result<()> {
         let (to, number) = (question.target, question.number);
         match &question.way {
-            Way::Hop(leader) => {
-                let hop = self.assignment.hops.get(&(leader.clone(), Family::of(to)));
+            Way::Hop(node) => {
+                let hop = self.assignment.hop(node, Family::of(to));
                 let hop = hop.ok_or(io::ErrorKind::HostUnreachable)?;
                 self.echo.send_by(&hop.link, to, number)
             }

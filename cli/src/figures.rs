@@ -21,6 +21,8 @@ pub struct Figures {
     pub lost: Vec<(String, String)>,
     /// Leaders of other locations that it does not use, each with its location.
     pub forsaken: Vec<(String, String)>,
+    /// Nodes of its own location that it reaches by another leader alone.
+    pub cut: Vec<String>,
 }
 
 /// What an agent measures towards a location, of the leader in use.
@@ -66,6 +68,8 @@ impl Figures {
                 figures.unreached.push(location.to_owned());
             } else if let Some(location) = line.strip_prefix("refused: ") {
                 figures.refused.push(location.to_owned());
+            } else if let Some(node) = line.strip_prefix("reached by another leader: ") {
+                figures.cut.push(node.to_owned());
             } else if let Some(not_used) = line.strip_prefix("not used: ") {
                 let pair = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
                 figures.lost.extend(not_used.split_once(" towards ").map(pair));
@@ -143,6 +147,8 @@ impl Figures {
         }
         let refused = self.refused.iter().filter_map(|location| location.parse().ok());
         reachability.observe_unreached(refused.collect());
+        let cut = self.cut.iter().filter_map(|node| node.parse().ok());
+        reachability.observe_cut(cut.collect());
         reachability
     }
 }

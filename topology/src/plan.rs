@@ -71,6 +71,10 @@
 //! What leaves the tunnel for the address of another node of the location goes through the hop to it (`returns`). Every
 //! leader has these for all nodes of its location, whichever leader carries them: the sender may have seen another order of
 //! leaders.
+//!
+//! What a node has that a leader does not reach ([`Reachability::cut`]), but for its own addresses, goes by a hop to the first leader
+//! that it does reach of those behind itself in the published order: so nothing goes round, whatever they observe. From there it
+//! goes as the CNI has it, which would put the address of a node bare onto the LAN.
 
 mod entries;
 mod families;
@@ -114,7 +118,7 @@ pub struct Plan {
     /// What lives on this node itself: its pods' prefixes, its addresses, on a leader its overlay addresses.
     pub own: BTreeSet<Prefix>,
     /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
-    /// go through the hop, never bare onto the LAN.
+    /// go through the hop, never bare onto the LAN; and what else those have that the hop does not reach, by another leader.
     pub returns: BTreeMap<Prefix, Via>,
     /// The way towards each other location, established or not, of which `routes` make use: the own tunnel, a leader of the
     /// own location, or none. Where every node leads itself the own location is among them.
@@ -296,7 +300,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             .unwrap_or_default(),
         returns: view
             .lead
-            .map(|_| routes::returns(&view, useful))
+            .map(|_| routes::returns(&view, useful, reachability))
             .unwrap_or_default(),
         routes: routes::routes(&view, useful, &ways),
         ways: ways.out(),

@@ -3,8 +3,9 @@
 //! Observations of two nodes may differ, and may be wrong for a while. So they only choose among ways that the mesh
 //! allows anyway: a location whose leaders form a group takes what any of them sends, whichever carries it.
 //!
-//! There are two kinds, since two kinds of nodes choose. Every node chooses by which leader of its own location it sends
-//! to another one. A leader chooses besides to which leader over there.
+//! There are three kinds, for three choices. Every node chooses by which leader of its own location it sends to another one. A
+//! leader chooses besides to which leader over there, and whether what comes for a member of its own location goes to it directly or
+//! by another leader.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,8 @@ pub struct Reachability {
     forsaken: BTreeSet<(LocationName, NodeName)>,
     /// The locations that this node, as a leader, reaches by no way.
     unreached: BTreeSet<LocationName>,
+    /// The other nodes of the own location that this node, as a leader, does not reach.
+    cut: BTreeSet<NodeName>,
 }
 
 impl Reachability {
@@ -49,6 +52,19 @@ impl Reachability {
         let is_news = self.unreached != locations;
         self.unreached = locations;
         is_news
+    }
+
+    /// Records which other nodes of its location this node, as a leader, does not reach by the hop. Returns whether that is news.
+    pub fn observe_cut(&mut self, nodes: BTreeSet<NodeName>) -> bool {
+        let is_news = self.cut != nodes;
+        self.cut = nodes;
+        is_news
+    }
+
+    /// Returns the other nodes of the own location that are not reached by the hop.
+    #[must_use]
+    pub fn cut(&self) -> &BTreeSet<NodeName> {
+        &self.cut
     }
 
     /// Returns whether a location may be reached by some way.
@@ -112,6 +128,9 @@ mod tests {
         );
         assert!(!seen.reaches(&name("far")) && seen.reaches(&name("near")));
         assert!(seen.observe_unreached(BTreeSet::new()));
+        assert!(seen.observe_cut([name("a3")].into()) && !seen.observe_cut([name("a3")].into()));
+        assert_eq!(seen.cut(), &[name("a3")].into());
+        assert!(seen.observe_cut(BTreeSet::new()));
         assert_eq!(seen, Reachability::default());
     }
 
@@ -171,6 +190,43 @@ mod tests {
         assert_eq!(ways(&seen), [first, first].map(Clone::clone), "none is better");
         seen.observe(first.clone(), name("near"), false);
         assert_eq!(ways(&seen), [first, second].map(Clone::clone));
+    }
+
+    #[test]
+    fn pods_of_a_node_that_a_leader_does_not_reach_get_what_leaves_its_tunnel_by_another_leader() {
+        let mesh = mesh();
+        let leaders = &mesh.locations[&name("here")].leaders;
+        let [me, other] = [0, 1].map(|place| leaders[place].node.clone());
+        let mut members = mesh.locations[&name("here")].members.iter();
+        let (cut, member) = members.find(|(node, _)| ![&me, &other].contains(node)).unwrap();
+        let pods = *member.prefixes.first().unwrap();
+        let by = |seen: &Reachability| {
+            let via = plan(&mesh, &me, seen).returns.get(&pods).cloned();
+            via.map(|via| match via {
+                Via::Hop { node, .. } => node,
+                via @ (Via::Tunnel | Via::Unreachable) => panic!("{via}"),
+            })
+        };
+        let mut seen = Reachability::default();
+        assert_eq!(by(&seen), None, "the CNI brings it there");
+        let published = plan(&mesh, &me, &seen);
+        seen.observe_cut([cut.clone()].into());
+        assert_eq!(by(&seen), Some(other.clone()));
+        let mut changed = plan(&mesh, &me, &seen);
+        changed.returns.retain(|prefix, _| *prefix != pods);
+        assert_eq!(
+            changed, published,
+            "its own addresses, and all else, are as before"
+        );
+        seen.observe_cut([cut.clone(), other].into());
+        assert_eq!(by(&seen), None, "none is better");
+        assert!(
+            plan(&mesh, cut, &seen).returns.is_empty(),
+            "leaders alone hand on"
+        );
+        seen.observe_cut([cut.clone()].into());
+        let standby = plan(&mesh, &leaders[1].node, &seen);
+        assert!(!standby.returns.contains_key(&pods), "it might come back");
     }
 
     /// Three nodes `here`, two of which lead, and one each `far` and `near`, all established.

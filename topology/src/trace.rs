@@ -226,9 +226,8 @@ impl Walk<'_> {
         if arrival == Arrival::Tunnel && !lands(plan, self.source, self.to) {
             return (Action::NoRoute, dropped(plan, DropReason::NotHere));
         }
-        if arrival == Arrival::Tunnel
-            && let Some(via) = plan.returns.get(&Prefix::host(self.to))
-        {
+        let mut returns = plan.returns.iter().filter(|_| arrival == Arrival::Tunnel);
+        if let Some((_, via)) = returns.find(|(prefix, _)| prefix.contains(self.to)) {
             return (Action::Return(via.clone()), self.send(plan, via, arrival).1);
         }
         match choose(plan, self.to) {

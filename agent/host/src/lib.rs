@@ -43,7 +43,7 @@ pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
 pub use render::{closed_port, conflicts, render, wireguard};
-pub use resolve::{Hop, HopReason, hop_in_use, hops_to_leaders};
+pub use resolve::{Hop, HopReason, hop_in_use, hops_to_leaders, hops_to_members};
 pub use state::{
     Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
     RuleSelector, Step, Sysctl, TableId, WireGuard, WireGuardPeer, WireGuardSettings,

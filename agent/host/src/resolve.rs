@@ -20,7 +20,7 @@ use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
 use connected::Connected;
 pub(crate) use connected::Held;
 use next_hop::Resolver;
-pub use next_hop::{Hop, HopReason, hop_in_use, hops_to_leaders};
+pub use next_hop::{Hop, HopReason, hop_in_use, hops_to_leaders, hops_to_members};
 pub(crate) use next_hop::{NextHop, nameable};
 
 /// The plan's routes as this machine can have them.
@@ -33,7 +33,7 @@ pub(crate) struct Resolved<'a> {
     /// Networks of the own location and connected ones that lie in a wider prefix of `remote`. Others need no entry in
     /// the table: what no remote prefix covers falls through it anyway, so a location of thousands of nodes costs none.
     pub(crate) throws: BTreeSet<Prefix>,
-    /// Node addresses to which packets from the tunnel go through the CNI's device, in order.
+    /// Node addresses to which packets from the tunnel go through the CNI's device, and what goes by another leader, in order.
     pub(crate) returns: Vec<(Prefix, NextHop)>,
     /// The devices that packets of the mesh use inside the location.
     pub(crate) hops: BTreeSet<LinkName>,
@@ -322,12 +322,14 @@ fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {
     peers.flat_map(|peer| peer.overlay.iter().copied()).collect()
 }
 
-/// Ways back to followers' node addresses over the CNI's device. Others need no entry: `main` has the same.
+/// Ways back to followers' node addresses over the CNI's device, and to what goes by another leader. Others need no entry: `main` has
+/// the same.
 fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Prefix, NextHop)> {
     let here = plan.returns.iter().filter(|_| plan.location.is_some());
     let entry = |(prefix, via): (&Prefix, &Via)| {
         let next_hop = resolver.next_hop(prefix.family(), via)?;
-        matches!(next_hop, NextHop::Overlay(..)).then_some((*prefix, next_hop))
+        let is_detour = !prefix.is_host() || !neighbours(via).contains(&prefix.address());
+        (is_detour || matches!(next_hop, NextHop::Overlay(..))).then_some((*prefix, next_hop))
     };
     here.filter(|(prefix, _)| facts.has(prefix.family()))
         .filter_map(entry)

@@ -32,8 +32,12 @@ impl EventLoop {
         let now = Self::now();
         let before = std::mem::replace(&mut self.judgement, judgement);
         self.log_changes(&before);
-        let now_used = (&self.judgement.lost, &self.judgement.forsaken);
-        if now_used != (&before.lost, &before.forsaken) {
+        let now_used = (
+            &self.judgement.lost,
+            &self.judgement.forsaken,
+            &self.judgement.cut,
+        );
+        if now_used != (&before.lost, &before.forsaken, &before.cut) {
             self.checkpoint_later(now);
         }
         if self.state.handle_reachability(self.reachability()) {
@@ -61,6 +65,7 @@ impl EventLoop {
         for (location, leader) in &self.judgement.forsaken {
             reachability.observe_far(location.clone(), leader.clone(), false);
         }
+        reachability.observe_cut(self.judgement.cut.clone());
         reachability
     }
 
@@ -88,6 +93,12 @@ impl EventLoop {
             if !now.is_gone(location) {
                 tracing::info!(%location, "the location answers again, or is no longer asked");
             }
+        }
+        for node in now.cut.difference(&before.cut) {
+            tracing::info!(%node, "the node of this location does not answer; its pods get by another leader what comes out of the tunnel");
+        }
+        for node in before.cut.difference(&now.cut) {
+            tracing::info!(%node, "the node of this location answers again, or no other leader could hand on to it; its pods get directly what comes out of the tunnel");
         }
         for (leader, location) in before.lost.difference(&now.lost) {
             tracing::info!(%leader, %location, "the leader of the own location is used again as published");

@@ -52,6 +52,9 @@ impl EventLoop {
                     for (location, leader) in &judgement.forsaken {
                         let _ = writeln!(text, "not used: {leader} of {location}");
                     }
+                    for node in &judgement.cut {
+                        let _ = writeln!(text, "reached by another leader: {node}");
+                    }
                     for location in judgement.unreached.union(&refused) {
                         let _ = writeln!(text, "reached by no way: {location}");
                     }
@@ -92,6 +95,7 @@ fn line(seen: &Seen) -> String {
         Subject::Hop(leader) => format!("leader {leader} of this location"),
         Subject::Through(leader, location) => format!("{location} through {leader}"),
         Subject::Behind(location, leader) => format!("members of {location} behind {leader}"),
+        Subject::Member(node) => format!("node {node} of this location"),
     };
     let Some(rtt) = seen.rtt else {
         if seen.trust == Trust::Lost {

@@ -10,8 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use super::view::{Known, View};
-use crate::{LocationName, MeshMode, NodeName, rendezvous};
+use super::{
+    Via,
+    view::{Known, View},
+};
+use crate::{LocationName, Member, MeshMode, NodeName, rendezvous};
 
 /// How many leaders of a remote location are asked through a leader of the own one. One may be dead, or cut off from it.
 const ASKED_THROUGH: usize = 2;
@@ -31,6 +34,8 @@ pub struct Probes {
     pub through: Vec<Far>,
     /// On a leader: members behind each leader of an established location that this node sends something to.
     pub behind: Vec<Behind>,
+    /// On a leader with another one beside it: the members of the own location that lead nothing, each asked by the hop.
+    pub members: Vec<Near>,
 }
 
 /// A leader of another location.
@@ -44,7 +49,7 @@ pub struct Far {
     pub overlay: BTreeSet<IpAddr>,
 }
 
-/// Another leader of the own location.
+/// Another node of the own location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Near {
     /// Its name.
@@ -53,6 +58,18 @@ pub struct Near {
     pub hop: Arc<BTreeSet<IpAddr>>,
     /// Its own addresses in the LAN, where they go otherwise.
     pub addresses: Arc<BTreeSet<IpAddr>>,
+}
+
+impl Near {
+    /// Returns the hop to it.
+    #[must_use]
+    pub fn via(&self) -> Via {
+        Via::Hop {
+            node: self.node.clone(),
+            hop: Arc::clone(&self.hop),
+            addresses: Arc::clone(&self.addresses),
+        }
+    }
 }
 
 /// Members that are reached through a leader of another location. Any answer proves that it forwards.
@@ -90,6 +107,11 @@ pub(super) fn probes(view: &View<'_>, receivers: &[usize]) -> Probes {
         } else {
             Vec::new()
         },
+        members: if leads && !hops.is_empty() {
+            members(view)
+        } else {
+            Vec::new()
+        },
         hops,
     }
 }
@@ -112,13 +134,23 @@ fn hops(view: &View<'_>) -> Vec<Near> {
     let others = view.leads_of(view.mine).filter(|lead| view.lead != Some(*lead));
     let near = others.map(|lead| {
         let leader = &view.leads[lead];
-        Near {
-            node: leader.node.clone(),
-            hop: Arc::new(leader.member.hop.clone()),
-            addresses: Arc::new(leader.member.addresses.clone()),
-        }
+        near(leader.node, leader.member)
     });
     near.collect()
+}
+
+fn members(view: &View<'_>) -> Vec<Near> {
+    let here = view.members().iter().filter(|known| known.site == view.mine);
+    let followers = here.filter(|known| known.node != view.me && view.lead_of(known).is_none());
+    followers.map(|known| near(known.node, known.member)).collect()
+}
+
+fn near(node: &NodeName, member: &Member) -> Near {
+    Near {
+        node: node.clone(),
+        hop: Arc::new(member.hop.clone()),
+        addresses: Arc::new(member.addresses.clone()),
+    }
 }
 
 /// A member to ask: whether it leads, how much this node wants to ask it, itself.

@@ -66,14 +66,26 @@ pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>
     routes.collect()
 }
 
-/// Returns addresses of the other nodes of the own location, each with the hop to its node.
-pub(super) fn returns(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeMap<Prefix, Via> {
+/// Returns addresses of the other nodes of the own location, each with the hop to its node, and what else those nodes have that are
+/// not reached so, with the hop to the first leader behind this one that is.
+pub(super) fn returns(
+    view: &View<'_>,
+    entries: &[Entry<'_>],
+    reachability: &Reachability,
+) -> BTreeMap<Prefix, Via> {
+    let cut = reachability.cut();
+    let mut others = view.leads_of(view.mine).filter(|_| !view.islands());
+    let other = others.find(|lead| Some(*lead) > view.lead && !cut.contains(view.leads[*lead].node));
     let here = entries
         .iter()
         .filter(|entry| entry.site == view.mine && view.speaks(entry.prefix.family()));
     let returns = here.filter_map(|entry| match entry.owner {
-        Owner::Member(node, member) if node != view.me && is_address(member, entry.prefix) => {
+        Owner::Member(node, _) if node == view.me => None,
+        Owner::Member(node, member) if is_address(member, entry.prefix) => {
             Some((entry.prefix, hop(node, member)))
+        }
+        Owner::Member(node, _) if cut.contains(node) && entry.kind == Kind::Member => {
+            Some((entry.prefix, via(view, other?)))
         }
         Owner::Member(..) | Owner::Site | Owner::Peer(_) => None,
     });

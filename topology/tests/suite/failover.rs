@@ -201,6 +201,12 @@ pub(crate) fn suspicion(mesh: &Mesh, node: &NodeName, seed: u64) -> Reachability
             seen.observe_far(name.clone(), leader.clone(), usable);
         }
     }
+    let members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.keys());
+    let cut = members.filter(|other| coin(seed, &format!("{node} cut off from {other}")));
+    seen.observe_cut(cut.cloned().collect());
     seen
 }
 

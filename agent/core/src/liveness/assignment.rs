@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_host::{Hop, HostFacts, hops_to_leaders};
+use spanwire_host::{Hop, HostFacts, hops_to_leaders, hops_to_members};
 use spanwire_topology::{Family, NodeName, Plan, Probes};
 
 /// What a node is to watch, and as whom.
@@ -23,6 +23,8 @@ pub struct Assignment {
     pub probes: Probes,
     /// How to hand packets to the other leaders of the own location, whatever the routes are.
     pub hops: BTreeMap<(NodeName, Family), Hop>,
+    /// The same for its members that this node, as a leader, watches.
+    pub members: BTreeMap<(NodeName, Family), Hop>,
 }
 
 impl Assignment {
@@ -37,6 +39,14 @@ impl Assignment {
             groups: facts.groups,
             probes: plan.probes.clone(),
             hops: hops_to_leaders(plan, facts),
+            members: hops_to_members(plan, facts),
         }
+    }
+
+    /// Returns how to hand a packet to another node of the own location, where it is watched.
+    #[must_use]
+    pub fn hop(&self, node: &NodeName, family: Family) -> Option<&Hop> {
+        let key = (node.clone(), family);
+        self.hops.get(&key).or_else(|| self.members.get(&key))
     }
 }

@@ -29,6 +29,8 @@ pub enum Subject {
     Through(NodeName, LocationName),
     /// What is behind the leader of another location that is in use.
     Behind(LocationName, NodeName),
+    /// A node of the own location that leads nothing, by the hop.
+    Member(NodeName),
 }
 
 /// How far something can be relied upon, best first.
@@ -59,6 +61,8 @@ pub struct Judgement {
     pub unreached: BTreeSet<LocationName>,
     /// Locations that are reached by no way that ever answered. What never did may work all the same.
     pub unheard: BTreeSet<LocationName>,
+    /// Other nodes of the own location that the hop does not reach, though it reaches another leader.
+    pub cut: BTreeSet<NodeName>,
 }
 
 impl Judgement {
@@ -80,6 +84,7 @@ impl Judgement {
         match subject {
             Subject::Far(location, leader) => self.forsaken.contains(&(location.clone(), leader.clone())),
             Subject::Through(leader, location) => self.lost.contains(&(leader.clone(), location.clone())),
+            Subject::Member(node) => self.cut.contains(node),
             Subject::Hop(_) | Subject::Behind(..) => false,
         }
     }
@@ -105,6 +110,8 @@ pub(super) struct Choices {
     pub(super) groups: bool,
     /// The other leaders of the own location.
     hops: Vec<NodeName>,
+    /// The nodes of the own location that lead nothing.
+    members: Vec<NodeName>,
     /// The locations to which something may go through each of them.
     towards: BTreeSet<LocationName>,
     /// The leaders of other locations.
@@ -124,6 +131,7 @@ impl Choices {
             lacks_tunnel: assignment.lacks_tunnel,
             groups: assignment.groups,
             hops: probes.hops.iter().map(|near| near.node.clone()).collect(),
+            members: probes.members.iter().map(|near| near.node.clone()).collect(),
             towards: probes.through.iter().map(|far| far.location.clone()).collect(),
             far,
         }
@@ -165,7 +173,27 @@ impl Choices {
             };
             judgement.lost.extend(worse);
         }
+        judgement.cut = self.cut(trust, before);
         judgement
+    }
+
+    /// Returns the nodes of the own location that the hop does not reach. Where it reaches no other leader either there is none by
+    /// which they could be reached, and it may be this node that is cut off.
+    fn cut(&self, trust: &dyn Fn(&Subject) -> Trust, before: &Judgement) -> BTreeSet<NodeName> {
+        let lost = |subject: Subject, node: &NodeName| match trust(&subject) {
+            Trust::Lost => true,
+            Trust::OnProbation => before.cut.contains(node),
+            Trust::Sound | Trust::Doubtful | Trust::Useless | Trust::Unproven => false,
+        };
+        let leaders = self.hops.iter();
+        let leaders = leaders.filter(|node| lost(Subject::Hop((*node).clone()), node));
+        let leaders: BTreeSet<NodeName> = leaders.cloned().collect();
+        if self.me.is_none() || leaders.len() == self.hops.len() {
+            return BTreeSet::new();
+        }
+        let members = self.members.iter();
+        let members = members.filter(|node| lost(Subject::Member((*node).clone()), node));
+        members.cloned().chain(leaders).collect()
     }
 
     /// Returns the locations that no way reaches, each with what is known of the best: all that is asked of one, or on the way
@@ -302,281 +330,4 @@ fn worse<T: Clone + Ord>(ways: &[(T, Graded)], before: &BTreeSet<T>) -> Vec<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
-        text.parse().unwrap()
-    }
-
-    /// What a1, a leader beside a2, has to choose among, or a3, a follower of both.
-    fn choices(me: Option<&str>) -> Choices {
-        Choices {
-            me: me.map(name),
-            lacks_tunnel: false,
-            groups: true,
-            hops: if me.is_some() {
-                vec![name("a2")]
-            } else {
-                vec![name("a1"), name("a2")]
-            },
-            towards: [name("b")].into(),
-            far: match me {
-                Some(_) => [(name("b"), vec![name("b1"), name("b2")])].into(),
-                None => BTreeMap::new(),
-            },
-        }
-    }
-
-    /// Judges with these, written as in `hop a1`, `b through a1`, `b1`, not being sound.
-    fn judge(choices: &Choices, unsound: &[(&str, Trust)], before: &Judgement) -> Judgement {
-        choices.judge(&trust(unsound), before)
-    }
-
-    fn trust(unsound: &[(&str, Trust)]) -> impl Fn(&Subject) -> Trust {
-        let text = |subject: &Subject| match subject {
-            Subject::Far(_, node) => node.to_string(),
-            Subject::Hop(node) => format!("hop {node}"),
-            Subject::Through(node, location) => format!("{location} through {node}"),
-            Subject::Behind(..) => panic!("it is judged by the leader"),
-        };
-        move |subject| {
-            let found = unsound.iter().find(|(name, _)| *name == text(subject));
-            found.map_or(Trust::Sound, |(_, trust)| *trust)
-        }
-    }
-
-    fn lost(judgement: &Judgement) -> Vec<String> {
-        let own = judgement.lost.iter().map(|(node, _)| node.to_string());
-        own.chain(judgement.forsaken.iter().map(|(_, node)| node.to_string()))
-            .collect()
-    }
-
-    fn first(choices: &Choices, unsound: &[(&str, Trust)]) -> Vec<String> {
-        lost(&judge(choices, unsound, &Judgement::default()))
-    }
-
-    const LOST: Trust = Trust::Lost;
-
-    #[test]
-    fn a_follower_gives_up_the_leader_that_does_not_answer_or_does_not_forward() {
-        let follower = choices(None);
-        assert!(first(&follower, &[]).is_empty());
-        assert_eq!(first(&follower, &[("hop a1", LOST)]), ["a1"]);
-        assert_eq!(first(&follower, &[("b through a1", LOST)]), ["a1"]);
-        // The answers come back through a1, until the far side has noticed.
-        let dead = [("hop a1", LOST), ("b through a1", LOST), ("b through a2", LOST)];
-        assert_eq!(first(&follower, &dead), ["a1"]);
-        assert!(first(&follower, &[("b through a1", LOST), ("b through a2", LOST)]).is_empty());
-    }
-
-    #[test]
-    fn who_hears_nobody_changes_nothing() {
-        let follower = choices(None);
-        assert!(first(&follower, &[("hop a1", LOST), ("hop a2", LOST)]).is_empty());
-        let doubtful = [("hop a1", LOST), ("hop a2", Trust::Doubtful)];
-        assert!(first(&follower, &doubtful).is_empty(), "it is as silent");
-        let leader = choices(Some("a1"));
-        let cut = [
-            ("b1", LOST),
-            ("b2", LOST),
-            ("hop a2", LOST),
-            ("b through a2", LOST),
-        ];
-        assert!(first(&leader, &cut).is_empty());
-    }
-
-    #[test]
-    fn a_location_is_unreached_when_all_that_was_heard_of_it_is_lost_and_no_sooner() {
-        let unreached = |choices: &Choices, unsound: &[(&str, Trust)]| {
-            let unreached = choices.unreached(&trust(unsound));
-            unreached.get(&name("b")) == Some(&Gone::Lost)
-        };
-        let leader = choices(Some("a1"));
-        let all = ["b1", "b2", "b through a2"];
-        assert!(unreached(&leader, &all.map(|subject| (subject, LOST))));
-        assert!(unreached(
-            &leader,
-            &[("b1", LOST), ("b2", LOST), ("hop a2", LOST)]
-        ));
-        for subject in all {
-            let others = all.map(|other| (other, LOST));
-            for better in [
-                Trust::Sound,
-                Trust::Doubtful,
-                Trust::OnProbation,
-                Trust::Useless,
-                Trust::Unproven,
-            ] {
-                let but_one =
-                    others.map(|(other, lost)| (other, if other == subject { better } else { lost }));
-                assert!(!unreached(&leader, &but_one), "{subject} is {better:?}");
-            }
-        }
-        let everything = ["hop a1", "hop a2", "b through a1", "b through a2"].map(|subject| (subject, LOST));
-        assert!(
-            !unreached(&choices(None), &everything),
-            "a follower asks two leaders of a location alone"
-        );
-        // Of a location whose nodes all lead none is asked by the own tunnels.
-        let every_node_leads = Choices {
-            far: BTreeMap::new(),
-            ..choices(Some("a1"))
-        };
-        assert!(!unreached(&every_node_leads, &everything));
-        // Without another leader beside it nothing is asked through one.
-        let alone = Choices {
-            hops: Vec::new(),
-            towards: BTreeSet::new(),
-            ..choices(Some("a1"))
-        };
-        assert!(unreached(&alone, &[("b1", LOST), ("b2", LOST)]));
-        assert!(!unreached(&alone, &[("b1", LOST)]) && !unreached(&Choices::default(), &[]));
-    }
-
-    #[test]
-    fn a_location_is_unheard_when_what_was_heard_of_it_is_lost_and_the_rest_never_answered() {
-        const NEVER: Trust = Trust::Unproven;
-        let gone = |choices: &Choices, unsound: &[(&str, Trust)]| {
-            let unreached = choices.unreached(&trust(unsound));
-            unreached.get(&name("b")).copied()
-        };
-        let leader = choices(Some("a1"));
-        let unheard = Some(Gone::Unheard);
-        assert_eq!(
-            gone(&leader, &[("b1", LOST), ("b2", NEVER), ("b through a2", NEVER)]),
-            unheard
-        );
-        assert_eq!(
-            gone(&leader, &[("b1", LOST), ("b2", NEVER), ("b through a2", LOST)]),
-            unheard
-        );
-        let never = [("b1", NEVER), ("b2", NEVER), ("b through a2", NEVER)];
-        assert_eq!(gone(&leader, &never), None, "echo requests may be filtered");
-        assert_eq!(
-            gone(&leader, &[("b1", LOST), ("b2", NEVER)]),
-            None,
-            "a2 reaches it"
-        );
-        let groupless = Choices {
-            groups: false,
-            ..choices(Some("a1"))
-        };
-        let lost = [("b1", LOST), ("b2", LOST), ("b through a2", NEVER)];
-        assert_eq!(
-            gone(&groupless, &lost),
-            None,
-            "nothing answers through a2, which may reach it"
-        );
-        assert_eq!(
-            gone(&groupless, &[("b1", LOST), ("b2", NEVER), ("hop a2", LOST)]),
-            unheard
-        );
-    }
-
-    #[test]
-    fn what_was_given_up_stays_so_while_the_other_only_falters_or_is_as_bad() {
-        let follower = choices(None);
-        let before = judge(&follower, &[("hop a1", LOST)], &Judgement::default());
-        let then = |unsound: &[(&str, Trust)]| lost(&judge(&follower, unsound, &before));
-        assert_eq!(then(&[("hop a1", LOST), ("hop a2", Trust::Doubtful)]), ["a1"]);
-        assert_eq!(then(&[("hop a1", LOST), ("hop a2", LOST)]), ["a1"]);
-        assert_eq!(then(&[("hop a1", Trust::OnProbation)]), ["a1"]);
-        assert_eq!(then(&[("hop a1", Trust::OnProbation), ("hop a2", LOST)]), ["a2"]);
-        assert!(then(&[]).is_empty());
-    }
-
-    #[test]
-    fn what_never_answered_is_neither_given_up_nor_better_than_what_answers() {
-        const NEVER: Trust = Trust::Unproven;
-        let (follower, leader) = (choices(None), choices(Some("a1")));
-        assert!(first(&follower, &[("b through a1", NEVER)]).is_empty());
-        assert!(first(&follower, &[("hop a1", NEVER)]).is_empty());
-        assert!(first(&leader, &[("b1", NEVER)]).is_empty());
-        let probation = Trust::OnProbation;
-        let before = judge(
-            &follower,
-            &[("b through a1", LOST), ("b through a2", NEVER)],
-            &Judgement::default(),
-        );
-        assert_eq!(lost(&before), ["a1"], "nothing is to lose");
-        let then = |unsound: &[(&str, Trust)]| lost(&judge(&follower, unsound, &before));
-        assert_eq!(then(&[("b through a1", LOST), ("b through a2", NEVER)]), ["a1"]);
-        assert!(then(&[("b through a1", probation), ("b through a2", NEVER)]).is_empty());
-        assert_eq!(
-            first(&follower, &[("hop a1", probation), ("b through a2", NEVER)]),
-            ["a1"],
-            "it has only just booted"
-        );
-        // Where WireGuard has no groups nothing comes back through a2 while the far side uses a1.
-        assert_eq!(
-            first(&follower, &[("hop a1", LOST), ("b through a2", NEVER)]),
-            ["a1"]
-        );
-
-        assert!(first(&leader, &[("b1", probation), ("b2", NEVER)]).is_empty());
-        assert_eq!(first(&leader, &[("b1", LOST), ("b2", NEVER)]), ["a1", "b1"]);
-        let both = [("b1", LOST), ("b2", NEVER), ("b through a2", NEVER)];
-        assert_eq!(first(&leader, &both), ["b1"], "the one beside it is no better");
-    }
-
-    #[test]
-    fn a_leader_uses_another_one_over_there_or_the_one_beside_it() {
-        let leader = choices(Some("a1"));
-        assert_eq!(first(&leader, &[("b1", LOST)]), ["b1"]);
-        assert_eq!(first(&leader, &[("b1", LOST), ("b2", LOST)]), ["a1"]);
-        assert_eq!(
-            first(&leader, &[("b1", LOST), ("b2", Trust::OnProbation)]),
-            ["b1"]
-        );
-        let useless = [("b1", Trust::Useless), ("b2", Trust::Useless)];
-        assert!(
-            first(&leader, &useless).is_empty(),
-            "they answer: whether they hand on shows by its own tunnels alone"
-        );
-        assert_eq!(
-            first(&leader, &[("b1", Trust::Useless), ("b2", Trust::OnProbation)]),
-            ["b1"],
-            "the other one has only just come back, and may hand on"
-        );
-        assert!(
-            first(&leader, &[("b1", Trust::Useless), ("b2", Trust::Unproven)]).is_empty(),
-            "b2 may have no tunnel, and members that died say nothing of b1"
-        );
-        let alone = [("b1", LOST), ("b2", LOST), ("b through a2", LOST)];
-        assert!(
-            first(&leader, &alone).is_empty(),
-            "the one beside it does not reach it either"
-        );
-        assert_eq!(first(&leader, &[("hop a2", LOST)]), ["a2"]);
-    }
-
-    #[test]
-    fn a_leader_returns_to_its_own_tunnels_when_the_one_beside_it_reaches_no_more() {
-        let leader = choices(Some("a1"));
-        let silent = [("b1", LOST), ("b2", LOST)];
-        let beside = judge(&leader, &silent, &Judgement::default());
-        assert_eq!(lost(&beside), ["a1"]);
-        let with = |more: &[(&'static str, Trust)]| {
-            let all: Vec<_> = silent.iter().chain(more).copied().collect();
-            lost(&judge(&leader, &all, &beside))
-        };
-        assert!(with(&[("b through a2", LOST)]).is_empty());
-        assert!(with(&[("hop a2", LOST)]).is_empty());
-        for better in [Trust::Sound, Trust::Doubtful, Trust::OnProbation] {
-            assert_eq!(with(&[("b through a2", better)]), ["a1"], "{better:?}");
-        }
-    }
-
-    #[test]
-    fn a_leader_without_a_device_sends_by_the_one_beside_it_though_nothing_was_ever_asked() {
-        let leader = Choices {
-            lacks_tunnel: true,
-            ..choices(Some("a1"))
-        };
-        assert_eq!(first(&leader, &[]), ["a1"]);
-        for beside in ["hop a2", "b through a2"] {
-            assert!(first(&leader, &[(beside, LOST)]).is_empty(), "{beside}");
-        }
-    }
-}
+mod tests;

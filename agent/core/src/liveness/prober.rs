@@ -2,7 +2,8 @@
 //!
 //! Everything watched ([`Subject`]) has its own [`Detector`](super::Detector), and is asked once in every interval: one of its
 //! targets while that answers, else all of them, of which any may answer. What is asked is spread over the interval, and
-//! the interval grows with what there is to ask, so that a node never sends more than a [ceiling](Settings::ceiling).
+//! the interval grows with what there is to ask, so that a node never sends more than a [ceiling](Settings::ceiling). Members of
+//! the own location are asked within a tenth of that, and as often as all else once one has not answered.
 //!
 //! An answer counts when it comes from whom was asked and repeats the number of the question, which is drawn at random for
 //! each: who does not see the question cannot answer it.
@@ -53,6 +54,9 @@ const SHORTLY: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_millis(400);
 /// What is due so soon is asked together with what is due now: each time that a process wakes up costs.
 const EARLY: Duration = Duration::from_millis(20);
+/// How much of what may be sent in a second is for members of the own location, of which there may be hundreds: so the leaders are asked as
+/// often as without them.
+const SHARE_OF_MEMBERS: f64 = 0.1;
 /// How much of what may be sent in a second may be sent at once.
 const BURST: f64 = 0.1;
 
@@ -82,7 +86,7 @@ impl Default for Settings {
 pub enum Way {
     /// As this node's routes have it, from the own overlay address.
     FromOverlay,
-    /// To this leader of the own location by the device of the hop, and by no other: where that is gone nothing is sent.
+    /// To this node of the own location by the device of the hop, and by no other: where that is gone nothing is sent.
     Hop(NodeName),
     /// To this leader of the own location, whatever the routes are, and on from there.
     Through(NodeName),
@@ -124,6 +128,8 @@ pub struct Prober {
     random: Box<dyn FnMut() -> u64 + Send>,
     watches: BTreeMap<u64, Watch>,
     ids: BTreeMap<Subject, u64>,
+    /// How many of them are members of the own location.
+    members: usize,
     next_id: u64,
     /// When to look at which.
     timetable: BTreeSet<(Instant, u64)>,
@@ -162,6 +168,7 @@ impl Prober {
             random,
             watches: BTreeMap::new(),
             ids: BTreeMap::new(),
+            members: 0,
             next_id: 0,
             timetable: BTreeSet::new(),
             asked: BTreeMap::new(),
@@ -196,6 +203,7 @@ impl Prober {
                 self.timetable.remove(&(watch.wake, id));
             }
         }
+        self.members = assignment.probes.members.len();
         let ids = &self.ids;
         self.useless.retain(|(location, leader), _| {
             ids.contains_key(&Subject::Far(location.clone(), leader.clone()))
@@ -303,10 +311,17 @@ impl Prober {
         self.watches.values().map(seen).collect()
     }
 
-    /// Returns how often everything is asked now.
+    /// Returns how often everything is asked now, but for members of the own location.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        let least = self.watches.len() as f64 / self.rate();
+        let rate = self.rate() * (1.0 - if self.members > 0 { SHARE_OF_MEMBERS } else { 0.0 });
+        let least = (self.watches.len() - self.members) as f64 / rate;
+        self.settings.interval.max(Duration::from_secs_f64(least))
+    }
+
+    /// Returns how often each member of the own location is asked, while it answers.
+    fn interval_of_members(&self) -> Duration {
+        let least = self.members as f64 / (self.rate() * SHARE_OF_MEMBERS);
         self.settings.interval.max(Duration::from_secs_f64(least))
     }
 
@@ -325,7 +340,7 @@ impl Prober {
 
     /// Asks once more, if that is due and may be done.
     fn ask(&mut self, id: u64, now: Instant) {
-        let interval = self.interval();
+        let (interval, seldom) = (self.interval(), self.interval_of_members());
         let (allowed, may_again) = self.allowance(now);
         let Some(watch) = self
             .watches
@@ -334,6 +349,8 @@ impl Prober {
         else {
             return;
         };
+        let is_seldom = watch.is_member() && !watch.is_doubtful_member();
+        let interval = if is_seldom { seldom } else { interval };
         if watch.targets.is_empty() {
             return watch.schedule(interval, now);
         }
@@ -384,10 +401,14 @@ impl Prober {
 
     /// Notes what became of something watched, and when to look at it again.
     fn look_at(&mut self, id: u64, now: Instant) {
+        let interval = self.interval();
         let Some(watch) = self.watches.get_mut(&id) else {
             return;
         };
         watch.handle_standing(now);
+        if watch.is_doubtful_member() {
+            watch.hasten(now + interval);
+        }
         self.timetable.remove(&(watch.wake, id));
         watch.wake = watch.poll_timeout();
         self.timetable.insert((watch.wake, id));
@@ -458,7 +479,7 @@ impl Prober {
                     trust
                 }
             }
-            Subject::Hop(_) | Subject::Through(..) | Subject::Behind(..) => trust,
+            Subject::Hop(_) | Subject::Through(..) | Subject::Behind(..) | Subject::Member(_) => trust,
         }
     }
 
@@ -517,6 +538,15 @@ fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
             let (_, targets) = wanted.entry(subject).or_insert((way, Vec::new()));
             targets.extend(far.overlay.iter().copied());
         }
+    }
+    for near in &probes.members {
+        let hops = assignment
+            .members
+            .iter()
+            .filter(|((node, _), _)| *node == near.node);
+        let targets = hops.map(|(_, hop)| hop.neighbour).collect();
+        let way = Way::Hop(near.node.clone());
+        wanted.insert(Subject::Member(near.node.clone()), (way, targets));
     }
     for behind in &probes.behind {
         let subject = Subject::Behind(behind.location.clone(), behind.leader.clone());

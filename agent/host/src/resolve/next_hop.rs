@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_topology::{Family, NodeName, Plan, Prefix, Via};
+use spanwire_topology::{Family, Near, NodeName, Plan, Prefix, Via};
 
 use super::own_address;
 use crate::{Cni, Conflict, Encapsulation, HostFacts, LinkName};
@@ -54,13 +54,28 @@ pub struct Hop {
 /// Returns the hops to the other leaders of the own location through which packets of this node may go.
 #[must_use]
 pub fn hops_to_leaders(plan: &Plan, facts: &HostFacts) -> BTreeMap<(NodeName, Family), Hop> {
+    hops(plan, facts, plan.leaders.iter())
+}
+
+/// Returns the hops to the members of the own location that this node, as a leader, hands packets to.
+#[must_use]
+pub fn hops_to_members(plan: &Plan, facts: &HostFacts) -> BTreeMap<(NodeName, Family), Hop> {
+    let members: Vec<Via> = plan.probes.members.iter().map(Near::via).collect();
+    hops(plan, facts, members.iter())
+}
+
+fn hops<'a>(
+    plan: &Plan,
+    facts: &HostFacts,
+    vias: impl Iterator<Item = &'a Via> + Clone,
+) -> BTreeMap<(NodeName, Family), Hop> {
     let resolver = Resolver::new(facts);
     let mut hops = BTreeMap::new();
     for family in [Family::V4, Family::V6] {
         let Some(source) = own_address(plan, facts, family) else {
             continue;
         };
-        for via in &plan.leaders {
+        for via in vias.clone() {
             if let (
                 Via::Hop { node, .. },
                 Some(NextHop::Overlay(link, neighbour) | NextHop::Lan(link, neighbour)),

@@ -101,6 +101,8 @@ fn observed(mut bits: u64) -> Reachability {
         }
         seen.observe_far(location(own), node(leader), bit());
     }
+    let cut = NODES.into_iter().filter(|_| !bit());
+    seen.observe_cut(cut.map(|(_, of, _)| node(of)).collect());
     seen
 }
 
@@ -205,6 +207,62 @@ proptest! {
                 Err(why) => prop_assert!(!groups && why.ends_with("refuses the source"), "{why}"),
             }
         }
+    }
+}
+
+/// Each leader sends to one behind itself: so nothing goes round.
+#[test]
+fn pods_of_a_node_that_the_leader_does_not_reach_get_theirs_by_the_one_beside_it() {
+    let ways = |cut: &[(&str, &str)]| {
+        let host = |(_, of, number): (&str, &str, u8)| {
+            let mut seen = Reachability::default();
+            let from_here = cut.iter().filter(|(leader, _)| *leader == of);
+            seen.observe_cut(from_here.map(|(_, other)| node(other)).collect());
+            (
+                node(of),
+                render(&plan(&mesh(), &node(of), &seen), &facts(number, true)),
+            )
+        };
+        let hosts: BTreeMap<NodeName, Host> = NODES.into_iter().map(host).collect();
+        [(8, 4), (8, 1), (1, 4), (4, 8)].map(|(from, to)| walk(&hosts, true, from, to).unwrap())
+    };
+    let published = [vec![8, 1, 4], vec![8, 1], vec![1, 4], vec![4, 1, 8]];
+    assert_eq!(ways(&[]), published);
+    let [_, rest @ ..] = published;
+    let by = |second: u8| {
+        let [leader, own, back] = rest.clone();
+        [vec![8, 1, second, 4], leader, own, back]
+    };
+    assert_eq!(ways(&[("a1", "a4")]), by(2));
+    let dead = ways(&[("a1", "a4"), ("a2", "a4"), ("a3", "a4")]);
+    assert_eq!(dead[0], [8, 1, 2, 3, 4]);
+    assert_eq!(ways(&[("a1", "a4"), ("a1", "a2")]), by(3));
+}
+
+#[test]
+fn what_a_leader_does_not_reach_costs_a_route_with_and_without_a_device_of_the_cni() {
+    for direct in [false, true] {
+        let steps = steps("a1", direct, |seen| {
+            seen.observe_cut([node("a4")].into());
+        });
+        let mut routes = Vec::new();
+        for step in &steps {
+            if let Step::SetRoute(key, route) = step {
+                routes.push((key.prefix, &route.kind));
+            }
+        }
+        let [(pods, RouteKind::Unicast { via, dev, .. })] = &routes[..] else {
+            panic!("{direct}: {steps:?}")
+        };
+        assert_eq!(*pods, prefix("10.244.4.0/24"));
+        let (to, by) = if direct {
+            (lan(2), "eth0")
+        } else {
+            (IpAddr::from([10, 244, 2, 0]), "flannel.1")
+        };
+        assert_eq!((*via, dev), (Some(to), &link(by)));
+        // Without a device of the CNI the way back of nodes is the one of `main`, and there was no rule.
+        assert_eq!(steps.len(), if direct { 2 } else { 1 }, "{steps:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! In a world whose clock is simulated.
 
+mod members;
 mod useless;
 
 use std::{cell::RefCell, sync::Arc};

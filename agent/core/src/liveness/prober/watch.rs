@@ -70,6 +70,16 @@ impl Watch {
         }
     }
 
+    /// Whether it is one of many.
+    pub(super) fn is_member(&self) -> bool {
+        matches!(self.subject, Subject::Member(_))
+    }
+
+    /// Whether it is one of many, and has just not answered.
+    pub(super) fn is_doubtful_member(&self) -> bool {
+        self.is_member() && self.detector.standing() == Standing::Doubtful
+    }
+
     pub(super) fn handle_targets(&mut self, way: Way, targets: Vec<IpAddr>) {
         if self.targets != targets {
             self.targets = targets;
@@ -113,6 +123,11 @@ impl Watch {
             let skipped = late / interval.as_nanos().max(1) + 1;
             self.next += interval * u32::try_from(skipped).unwrap_or(u32::MAX);
         }
+    }
+
+    /// Has it asked by then, if that is sooner: what was asked seldom has not answered.
+    pub(super) fn hasten(&mut self, by: Instant) {
+        self.next = self.next.min(by);
     }
 
     /// Notes whether it was lost or found.
