@@ -35,7 +35,7 @@ fn a_leader_that_comes_back_and_does_not_reach_its_members_is_given_up_again() {
     assert_eq!(comes_back_without_members(leader), ["10 b1", "13 ", "14 b1"]);
 }
 
-/// While the far side sends by another leader than this one, what it sends is lost, whoever hands it on.
+/// While the far side sends by another leader than this one, what it sends is lost, and no leader here is to blame.
 #[test]
 fn without_groups_a_leader_that_comes_back_is_used_though_nothing_comes_from_behind_it_yet() {
     let without_groups = |judgement: &Judgement| Assignment {
