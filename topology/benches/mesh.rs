@@ -137,6 +137,7 @@ fn facts() -> Facts {
             endpoint: None,
             keepalive: None,
             location: Some(place(index)),
+            preshared: None,
             unread: [].into(),
         };
         facts

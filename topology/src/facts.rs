@@ -5,7 +5,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use crate::{Endpoint, Keepalive, LocationName, MeshMode, NodeName, PeerName, Prefix, PublicKey};
+use crate::{
+    Endpoint, Keepalive, LocationName, MeshMode, NodeName, PeerName, Prefix, PublicKey, SecretKeyRef,
+};
 
 /// When an object was created, in seconds since the Unix epoch. Of two claims the earlier one stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,6 +160,8 @@ pub enum Field {
     Seats,
     /// The key of a Peer.
     PublicKey,
+    /// Where the preshared key of a Peer is.
+    Preshared,
 }
 
 /// One Kubernetes node, with what its agent reports.
@@ -285,7 +289,8 @@ impl NodeFact {
                 | Field::LeaderSelector
                 | Field::Mode
                 | Field::Seats
-                | Field::PublicKey => {}
+                | Field::PublicKey
+                | Field::Preshared => {}
             }
         }
     }
@@ -348,7 +353,8 @@ impl LocationFact {
                 | Field::External
                 | Field::Leader
                 | Field::ListenPort
-                | Field::PublicKey => {}
+                | Field::PublicKey
+                | Field::Preshared => {}
             }
         }
     }
@@ -369,8 +375,10 @@ pub struct PeerFact {
     pub keepalive: Option<Keepalive>,
     /// The location it attaches to. `None`: every location whose leaders anyone can reach.
     pub location: Option<LocationName>,
+    /// Where its preshared key is, where it has one.
+    pub preshared: Option<SecretKeyRef>,
     /// What it says that could not be read. With [`Field::Location`] among it, it is attached nowhere: it would be where it
-    /// is not wanted.
+    /// is not wanted. With [`Field::Preshared`] neither: it would be connected without its preshared key.
     pub unread: BTreeSet<Field>,
 }
 
@@ -386,7 +394,12 @@ impl PeerFact {
                     self.location.clone_from(&before.location);
                     self.unread.remove(&field);
                 }
+                Field::Preshared if before.preshared.is_some() => {
+                    self.preshared.clone_from(&before.preshared);
+                    self.unread.remove(&field);
+                }
                 Field::Location
+                | Field::Preshared
                 | Field::Region
                 | Field::Addresses
                 | Field::StatusAddresses
@@ -404,7 +417,8 @@ impl PeerFact {
 
     /// Returns its key, where enough of it is known to be in the mesh.
     pub(crate) fn key(&self) -> Option<PublicKey> {
+        let vital = [Field::Location, Field::Preshared];
         self.public_key
-            .filter(|_| !self.unread.contains(&Field::Location))
+            .filter(|_| !vital.iter().any(|field| self.unread.contains(field)))
     }
 }

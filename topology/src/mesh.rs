@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Endpoint, LocationName, NodeName, PeerName, Prefix, PublicKey};
+use crate::{Endpoint, LocationName, NodeName, PeerName, Prefix, PublicKey, SecretKeyRef};
 
 /// Counts the decisions, from 1. A larger number is a later decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,6 +122,8 @@ pub struct Peer {
     pub endpoint: Option<Endpoint>,
     /// The interval of keepalives that leaders send to it.
     pub keepalive: Option<Keepalive>,
+    /// Where the preshared key is without which no leader talks to it; `None`: it has none.
+    pub preshared: Option<SecretKeyRef>,
     /// Through this location the locations without an attachment reach it. `None`: no location can have it now.
     pub home: Option<LocationName>,
     /// The locations whose first active leader has a tunnel to it; the home is one of them.

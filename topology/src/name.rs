@@ -27,7 +27,7 @@ pub enum NameError {
     Edge,
 }
 
-fn check(text: &str) -> Result<(), NameError> {
+pub(crate) fn check(text: &str) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }

@@ -91,6 +91,7 @@ use std::{
 
 use crate::{
     Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
+    SecretKeyRef,
 };
 pub use probes::{Behind, Far, Near, Probes};
 use routes::Ways;
@@ -166,6 +167,8 @@ pub struct TunnelPeer {
     pub endpoints: Vec<Endpoint>,
     /// The interval of keepalives towards it.
     pub keepalive: Option<Keepalive>,
+    /// Where the preshared key is without which this node does not talk to it.
+    pub preshared: Option<SecretKeyRef>,
     /// The location whose leaders it shares its sources with: each of them may send from what any of them is allowed.
     pub group: Option<LocationName>,
     /// What it may send from, and what is sent to it. No prefix stands with two parties.

@@ -8,7 +8,7 @@
 //! node a1 region=paris addresses=192.168.10.1 pods=10.244.1.0/24 key=1 up=berlin
 //! node a1 dead                         # the same node again: only what is named changes; `pods=` empties
 //! node a1 doubtful                     # its Lease as a leader is not renewed; `trusted` ends that
-//! peer laptop key=100 allowed=10.99.0.1/32 location=paris
+//! peer laptop key=100 allowed=10.99.0.1/32 location=paris preshared=SECRET/KEY
 //! remove node a1                       # or location, or peer
 //! decide                               # prints what was rejected, and who is leaving; `node a1 released` lets it go
 //! restart                              # the operator: it knows what it has published, and what there is now

@@ -106,6 +106,7 @@ impl Display for Peer {
         List("allowed", &self.allowed_ips).fmt(f)?;
         List("endpoint", &self.endpoint).fmt(f)?;
         List("keepalive", self.keepalive.map(|keepalive| keepalive.0)).fmt(f)?;
+        List("preshared", &self.preshared).fmt(f)?;
         List("home", &self.home).fmt(f)?;
         List("attachments", &self.attachments).fmt(f)
     }
@@ -171,9 +172,14 @@ impl Display for Tunnel {
         for peer in peers {
             let endpoints = List("endpoints", &peer.endpoints);
             let keepalive = List("keepalive", peer.keepalive.map(|keepalive| keepalive.0));
+            let preshared = List("preshared", &peer.preshared);
             let group = List("group", &peer.group);
             let allowed = List("allowed", &peer.allowed_ips);
-            writeln!(f, "    to {}{endpoints}{keepalive}{group}{allowed}", peer.party)?;
+            writeln!(
+                f,
+                "    to {}{endpoints}{keepalive}{preshared}{group}{allowed}",
+                peer.party
+            )?;
         }
         Ok(())
     }

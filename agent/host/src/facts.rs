@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, LocationName, Prefix, PublicKey};
 
 use crate::{
-    Elsewhere, Filter, LinkName, OtherRule, Owned, TableId, Unread,
+    Elsewhere, Filter, LinkName, OtherRule, Owned, PresharedKey, TableId, Unread,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -39,6 +39,8 @@ pub struct HostFacts {
     pub ipv6_forwarded: bool,
     /// Endpoints to give to peers now (new peers, changed configuration, stale handshakes); other peers keep theirs.
     pub endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// The preshared keys of peers that are to have one, as far as they are known; without its key a peer is left out.
+    pub preshared: BTreeMap<PublicKey, PresharedKey>,
     /// Locations whose traffic has been in the tunnel long enough that nothing of it may be anywhere else: for these
     /// plaintext is dropped and a foreign arrival is taken for spoofed.
     pub settled: BTreeSet<LocationName>,

@@ -341,6 +341,9 @@ fn set_peer(wireguard: &mut WireGuard, key: PublicKey, change: &PeerChange) -> R
     let PeerChange { add, remove, .. } = change;
     let has = wireguard.peers.get(&key).map(|peer| &peer.allowed_ips);
     found(remove.is_empty() || has.is_some_and(|has| remove.is_subset(has)))?;
+    if change.recreate {
+        wireguard.peers.remove(&key);
+    }
     for peer in wireguard.peers.values_mut() {
         Arc::make_mut(&mut peer.allowed_ips).retain(|prefix| !add.contains(prefix));
     }
@@ -350,7 +353,9 @@ fn set_peer(wireguard: &mut WireGuard, key: PublicKey, change: &PeerChange) -> R
     if let Some(group) = &change.group {
         peer.group.clone_from(group);
     }
-    peer.preshared &= !change.without_preshared;
+    if let Some(preshared) = &change.preshared {
+        peer.preshared.clone_from(preshared);
+    }
     let allowed = Arc::make_mut(&mut peer.allowed_ips);
     allowed.extend(add);
     allowed.retain(|prefix| !remove.contains(prefix));

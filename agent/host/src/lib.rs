@@ -24,6 +24,7 @@ mod overtaking;
 mod owned;
 mod ownership;
 mod prefixes;
+mod preshared;
 mod render;
 mod resolve;
 mod state;
@@ -42,6 +43,7 @@ pub use nft::{AddressRange, NftSet};
 pub use overtaking::OtherRule;
 pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
+pub use preshared::PresharedKey;
 pub use render::{closed_port, conflicts, render, wireguard};
 pub use resolve::{Hop, HopReason, hop_in_use, hops_to_leaders, hops_to_members};
 pub use state::{

@@ -9,7 +9,7 @@ use std::{
 
 use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
-use crate::{ChainName, NftSet, Passage};
+use crate::{ChainName, NftSet, Passage, PresharedKey};
 
 /// The name of a network device: 1 to 15 bytes without '/', white space or ':' (`dev_valid_name` of Linux).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,8 +134,8 @@ pub struct WireGuardPeer {
     pub keepalive: Option<Keepalive>,
     /// Peers of one group may send from each other's networks. Wanted only of a WireGuard that has groups.
     pub group: Option<LocationName>,
-    /// It has a preshared key: only who has the same can talk to this node. Never wanted.
-    pub preshared: bool,
+    /// Only who has the same preshared key can talk to this node.
+    pub preshared: Option<PresharedKey>,
     /// The networks it may send from and that are sent to it; thousands in a large mesh, so shared.
     pub allowed_ips: Arc<BTreeSet<Prefix>>,
 }
@@ -317,14 +317,16 @@ pub struct WireGuardSettings {
 /// What is to change of a peer; the peer is made if there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerChange {
+    /// A peer that is there is removed first, in the same request: its session ends.
+    pub recreate: bool,
     /// Where to look for it; `None` leaves it alone.
     pub endpoint: Option<SocketAddr>,
     /// `Some(None)` turns keepalives off; `None` leaves them alone.
     pub keepalive: Option<Option<Keepalive>>,
     /// `Some(None)` takes it out of its group; `None` leaves it where it is.
     pub group: Option<Option<LocationName>>,
-    /// Its preshared key is taken from it.
-    pub without_preshared: bool,
+    /// `Some(None)` takes its preshared key from it; `None` leaves it as it is.
+    pub preshared: Option<Option<PresharedKey>>,
     /// Allowed IPs to add.
     pub add: BTreeSet<Prefix>,
     /// Allowed IPs to remove.

@@ -93,8 +93,8 @@ impl fmt::Display for WireGuard {
             if let Some(group) = &peer.group {
                 write!(f, " group {group}")?;
             }
-            if peer.preshared {
-                f.write_str(" preshared-key")?;
+            if peer.preshared.is_some() {
+                f.write_str(" preshared-key (hidden)")?;
             }
             writeln!(f, " allowed-ips {}", List(peer.allowed_ips.as_ref()))?;
         }
@@ -218,6 +218,9 @@ impl fmt::Display for Step {
 /// Each word with a space before it.
 impl fmt::Display for PeerChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.recreate {
+            f.write_str(" recreated")?;
+        }
         if let Some(endpoint) = self.endpoint {
             write!(f, " endpoint {endpoint}")?;
         }
@@ -227,8 +230,10 @@ impl fmt::Display for PeerChange {
         if let Some(group) = &self.group {
             write!(f, " group {}", OrDash(group.as_ref()))?;
         }
-        if self.without_preshared {
-            f.write_str(" preshared-key -")?;
+        match &self.preshared {
+            Some(Some(_)) => f.write_str(" preshared-key (hidden)")?,
+            Some(None) => f.write_str(" preshared-key -")?,
+            None => {}
         }
         if !self.add.is_empty() {
             write!(f, " add {}", List(&self.add))?;

@@ -261,14 +261,19 @@ impl Kernel {
         key: PublicKey,
         change: &PeerChange,
     ) -> Result<(), ApplyError> {
-        let mut changes = vec![Change::Peer(PeerUpdate {
+        let mut changes: Vec<Change> = change
+            .recreate
+            .then_some(Change::RemovePeer(key))
+            .into_iter()
+            .collect();
+        changes.push(Change::Peer(PeerUpdate {
             key,
             endpoint: change.endpoint,
             keepalive: change.keepalive,
             group: change.group.clone(),
-            without_preshared: change.without_preshared,
+            preshared: change.preshared.clone(),
             add: change.add.clone(),
-        })];
+        }));
         if !change.remove.is_empty() {
             let actual = self.device(name).read().await?;
             changes.extend(wireguard::parking(&actual, key, &change.remove));

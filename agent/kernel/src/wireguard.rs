@@ -1,6 +1,7 @@
 //! WireGuard devices: the kernel's, or a process's that stands in for it.
 //!
-//! Both are set up by the same few things: the device's key, port and mark; a peer's endpoint, keepalive and allowed IPs.
+//! Both are set up by the same few things: the device's key, port and mark; a peer's endpoint, keepalive, preshared key and
+//! allowed IPs.
 //! spanwire-tunnel has groups of peers as well; others have none, and are asked for none.
 //! Peers are never replaced as a whole, because that would end their sessions.
 //!
@@ -20,7 +21,7 @@ pub(crate) mod uapi;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
-use spanwire_host::{LinkName, WireGuard};
+use spanwire_host::{LinkName, PresharedKey, WireGuard};
 use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
 
 pub use self::key::PrivateKey;
@@ -78,7 +79,7 @@ pub(crate) struct PeerUpdate {
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) keepalive: Option<Option<Keepalive>>,
     pub(crate) group: Option<Option<LocationName>>,
-    pub(crate) without_preshared: bool,
+    pub(crate) preshared: Option<Option<PresharedKey>>,
     pub(crate) add: BTreeSet<Prefix>,
 }
 
@@ -103,7 +104,7 @@ pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Pref
             endpoint: None,
             keepalive: None,
             group: None,
-            without_preshared: false,
+            preshared: None,
             add: parked,
         }),
         Change::RemovePeer(PARKING),

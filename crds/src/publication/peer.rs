@@ -28,6 +28,7 @@ impl TryFrom<&AcceptedPeer> for Peer {
             allowed_ips: values(&accepted.allowed_ips),
             endpoint: endpoint(accepted.endpoint.as_ref()),
             keepalive: keepalive(accepted.persistent_keepalive),
+            preshared: None,
             home: accepted.home.as_ref().and_then(|text| text.parse().ok()),
             attachments: values(&accepted.attachments),
         })

@@ -456,6 +456,7 @@ fn peer() -> impl Strategy<Value = Peer> {
                 allowed_ips,
                 endpoint,
                 keepalive,
+                preshared: None,
                 home,
                 attachments,
             },

@@ -42,6 +42,7 @@ pub fn peer(peer: &Peer) -> Translated<PeerFact> {
             endpoint,
             keepalive: keepalive(spec.persistent_keepalive),
             location,
+            preshared: None,
             unread: unread.map(|(field, _)| field).collect(),
         },
         problems: fields.problems,

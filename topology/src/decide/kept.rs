@@ -250,5 +250,9 @@ fn keep_peer(mut fact: PeerFact, before: &Peer) -> PeerFact {
             fact.unread.remove(&Field::Location);
         }
     }
+    if lost(Field::Preshared) && before.preshared.is_some() {
+        fact.preshared.clone_from(&before.preshared);
+        fact.unread.remove(&Field::Preshared);
+    }
     fact
 }

@@ -34,6 +34,7 @@ pub(super) fn attach(
             allowed_ips: granted.copied().collect(),
             endpoint: fact.endpoint.clone(),
             keepalive: fact.keepalive,
+            preshared: fact.preshared.clone(),
             home: home(incumbent, &attachments, mesh),
             attachments,
         };

@@ -24,6 +24,7 @@ pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>], receivers: &[usize]
             overlay: leader.member.overlay.clone(),
             endpoints: endpoints(view, lead),
             keepalive,
+            preshared: None,
             group: group(view, leader.site),
             allowed_ips: std::mem::take(&mut allowed.leads[lead]).into_iter().collect(),
         };
@@ -37,6 +38,7 @@ pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>], receivers: &[usize]
                 overlay: BTreeSet::new(),
                 endpoints: peer.endpoint.iter().cloned().collect(),
                 keepalive: peer.keepalive.or(keepalive),
+                preshared: peer.preshared.clone(),
                 group: None,
                 allowed_ips: std::mem::take(&mut allowed.peers[index]).into_iter().collect(),
             });

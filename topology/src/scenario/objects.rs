@@ -47,6 +47,7 @@ fn fields(text: &str) -> Result<BTreeSet<Field>, String> {
         "cidrs" => Ok(Field::Cidrs),
         "mode" => Ok(Field::Mode),
         "key" => Ok(Field::PublicKey),
+        "preshared" => Ok(Field::Preshared),
         "select" => Ok(Field::Selector),
         "leaders" => Ok(Field::LeaderSelector),
         _ => Err(format!("{name:?} is no field")),
@@ -204,6 +205,7 @@ fn set_peer(peer: &mut PeerFact, word: &str) -> Result<(), String> {
         ("endpoint", value) => peer.endpoint = optional(value)?,
         ("keepalive", value) => peer.keepalive = keepalive(value)?,
         ("location", value) => peer.location = optional(value)?,
+        ("preshared", value) => peer.preshared = optional(value)?,
         ("unread", value) => peer.unread = fields(value)?,
         _ => return Err(format!("a peer has no {word:?}")),
     }

@@ -19,6 +19,7 @@ fn wanted(party: Party, list: &[&str]) -> BTreeMap<PublicKey, TunnelPeer> {
             overlay: BTreeSet::new(),
             endpoints,
             keepalive: None,
+            preshared: None,
             group: None,
             allowed_ips: BTreeSet::new(),
         },

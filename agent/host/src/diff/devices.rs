@@ -3,6 +3,7 @@
 use std::{
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use spanwire_topology::{Prefix, PublicKey};
@@ -51,13 +52,42 @@ pub(super) fn set_peers(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
         let DeviceKind::WireGuard(wireguard) = kind;
         let actual = actual.wireguard(name).unwrap_or(&none);
         let owners = Owners::new(wireguard);
+        let mut recreated: BTreeMap<PublicKey, WireGuardPeer> = BTreeMap::new();
         for (key, peer) in &wireguard.peers {
-            let old = actual.peers.get(key);
+            let Some(there) = actual.peers.get(key).filter(|there| begins_again(there, peer)) else {
+                continue;
+            };
+            let again = recreate(there, peer, &owners);
+            let change = PeerChange {
+                recreate: true,
+                ..change(None, &again, &owners)
+            };
+            steps.push(Step::SetPeer(name.clone(), *key, change));
+            recreated.insert(*key, again);
+        }
+        for (key, peer) in &wireguard.peers {
+            let old = recreated.get(key).or_else(|| actual.peers.get(key));
             let change = change(old, peer, &owners);
             if old.is_none() || !change.is_empty() {
                 steps.push(Step::SetPeer(name.clone(), *key, change));
             }
         }
+    }
+}
+
+/// Whether a peer has to be made again: another preshared key is good for the next handshake alone, and the session that has
+/// begun without it would go on for up to three minutes (WireGuard whitepaper, section 6.1: REJECT_AFTER_TIME).
+fn begins_again(there: &WireGuardPeer, wanted: &WireGuardPeer) -> bool {
+    wanted.preshared.is_some() && there.preshared != wanted.preshared
+}
+
+/// Returns the peer as it is made again. It has what it had and what some peer is to have: another takes it from here.
+fn recreate(there: &WireGuardPeer, wanted: &WireGuardPeer, owners: &Owners<'_>) -> WireGuardPeer {
+    let kept = there.allowed_ips.iter().filter(|prefix| owners.has(prefix));
+    WireGuardPeer {
+        endpoint: wanted.endpoint.or(there.endpoint),
+        allowed_ips: Arc::new(kept.copied().collect()),
+        ..wanted.clone()
     }
 }
 
@@ -88,7 +118,7 @@ fn change(old: Option<&WireGuardPeer>, wanted: &WireGuardPeer, owners: &Owners<'
         endpoint: wanted.endpoint.filter(|endpoint| was.endpoint != Some(*endpoint)),
         keepalive: (was.keepalive != wanted.keepalive).then_some(wanted.keepalive),
         group: (was.group != wanted.group).then(|| wanted.group.clone()),
-        without_preshared: was.preshared && !wanted.preshared,
+        preshared: (was.preshared != wanted.preshared).then(|| wanted.preshared.clone()),
         ..PeerChange::default()
     };
     if was.allowed_ips != wanted.allowed_ips {

@@ -31,7 +31,7 @@ pub(super) fn tunnel_mtu(facts: &HostFacts, v6_inside: bool) -> u32 {
     underlay.saturating_sub(overhead).max(least)
 }
 
-/// Returns the WireGuard device of a leader that has a key.
+/// Returns the WireGuard device of a leader that has a key; without the peers whose preshared key is not known.
 pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, Device)> {
     let tunnel = plan.tunnel.as_ref()?;
     let public_key = facts.public_key?;
@@ -47,15 +47,19 @@ pub(super) fn wireguard(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, Dev
             peer.allowed_ips.clone()
         }
     };
-    let peers = tunnel.peers.iter().map(|(key, peer)| {
+    let peers = tunnel.peers.iter().filter_map(|(key, peer)| {
+        let preshared = facts.preshared.get(key).filter(|_| peer.preshared.is_some());
+        if peer.preshared.is_some() && preshared.is_none() {
+            return None;
+        }
         let peer = WireGuardPeer {
             endpoint: facts.endpoints.get(key).copied(),
             keepalive: peer.keepalive,
             group: peer.group.clone().filter(|_| facts.groups),
-            preshared: false,
+            preshared: preshared.cloned(),
             allowed_ips: Arc::new(allowed(peer)),
         };
-        (*key, peer)
+        Some((*key, peer))
     });
     let peers: BTreeMap<PublicKey, WireGuardPeer> = peers.collect();
     let v6_inside = {

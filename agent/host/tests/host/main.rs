@@ -15,6 +15,7 @@ mod ipv6;
 mod neighbours;
 mod netns;
 mod nft_syntax;
+mod preshared;
 mod properties;
 mod samples;
 mod snapshots;

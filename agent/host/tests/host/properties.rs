@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use spanwire_host::{
-    Host, LinkName, NftTable, OtherLink, Owned, Packet, PeerChange, Route, RouteKey, RouteKind, Rule,
-    RuleAction, RuleSelector, Step, Sysctl, TableId, WireGuardSettings, diff, fake::FakeKernel, lookup,
+    Host, LinkName, NftTable, OtherLink, Owned, Packet, PeerChange, PresharedKey, Route, RouteKey, RouteKind,
+    Rule, RuleAction, RuleSelector, Step, Sysctl, TableId, WireGuardSettings, diff, fake::FakeKernel, lookup,
     render,
 };
 use spanwire_topology::{Family, Keepalive, Prefix};
@@ -60,10 +60,11 @@ fn pool() -> Vec<Step> {
     }
     for (number, text) in (11..14).flat_map(|number| PREFIXES.map(|text| (number, text))) {
         let change = PeerChange {
+            recreate: false,
             endpoint: (number != 11).then(|| "192.0.2.1:51820".parse().unwrap()),
             keepalive: (number == 12).then_some(Some(Keepalive(25))),
             group: (number != 13).then(|| (number == 12).then(|| "b".parse().unwrap())),
-            without_preshared: number == 11,
+            preshared: (number != 13).then(|| PresharedKey::new([12 - number; 32])),
             add: BTreeSet::from([prefix(text)]),
             remove: BTreeSet::new(),
         };

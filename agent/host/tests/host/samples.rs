@@ -12,7 +12,7 @@ use std::{
 
 use spanwire_host::{
     ChainName, Cni, Elsewhere, Filter, FilterRule, HostFacts, LinkName, MarkChange, OtherLink, OtherRule,
-    TableFamily, TableId, Verdict,
+    PresharedKey, TableFamily, TableId, Verdict,
 };
 use spanwire_topology::{
     Family, Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes,
@@ -148,6 +148,7 @@ fn tunnel(own_overlay: &[&str]) -> Tunnel {
         overlay: addresses(OVERLAY_B),
         endpoints: vec!["203.0.113.2:51820".parse().unwrap()],
         keepalive: Some(Keepalive(25)),
+        preshared: None,
         group: Some(location("b")),
         allowed_ips: prefixes(ALL_B),
     };
@@ -293,6 +294,7 @@ pub(crate) fn with_peers() -> (Plan, HostFacts) {
         overlay: BTreeSet::new(),
         endpoints: Vec::new(),
         keepalive: None,
+        preshared: None,
         group: None,
         allowed_ips: prefixes(&["10.9.0.1"]),
     };
@@ -302,6 +304,24 @@ pub(crate) fn with_peers() -> (Plan, HostFacts) {
     b1.allowed_ips.insert(prefix("172.30.0.0/16"));
     plan.routes.extend(routes(&["10.9.0.1"], &Via::Tunnel, "a"));
     plan.routes.extend(routes(&["172.30.0.0/16"], &Via::Tunnel, "b"));
+    (plan, facts)
+}
+
+/// a1 with a Peer whose preshared key is known, and with one whose is not.
+pub(crate) fn preshared() -> (Plan, HostFacts) {
+    let (mut plan, mut facts) = with_peers();
+    let tunnel = plan.tunnel.as_mut().unwrap();
+    let laptop = tunnel.peers.get_mut(&key(99)).unwrap();
+    laptop.preshared = Some("keys/laptop".parse().unwrap());
+    let phone = TunnelPeer {
+        party: Party::Peer("phone".parse::<PeerName>().unwrap()),
+        preshared: Some("keys/phone".parse().unwrap()),
+        allowed_ips: prefixes(&["10.9.0.2"]),
+        ..laptop.clone()
+    };
+    tunnel.peers.insert(key(98), phone);
+    plan.routes.extend(routes(&["10.9.0.2"], &Via::Tunnel, "a"));
+    facts.preshared = [(key(99), PresharedKey::new([7; 32]).unwrap())].into();
     (plan, facts)
 }
 
@@ -408,6 +428,7 @@ pub(crate) fn nodes_mode() -> (Plan, HostFacts) {
         overlay: addresses(&["10.4.0.12"]),
         endpoints: vec!["192.168.1.2:51820".parse().unwrap()],
         keepalive: None,
+        preshared: None,
         group: None,
         allowed_ips: prefixes(&a2),
     };
@@ -514,6 +535,7 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("leaderless", leaderless()),
         ("wide", wide()),
         ("with-peers", with_peers()),
+        ("preshared", preshared()),
         ("dual-stack", dual_stack()),
         ("dual-stack-follower", dual_stack_follower()),
         ("dual-stack-without-ipv6", without_ipv6(dual_stack())),

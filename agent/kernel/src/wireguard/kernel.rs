@@ -16,7 +16,7 @@ use netlink_packet_wireguard::{
     WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 use nix::libc::{GENL_ID_CTRL, NETLINK_GENERIC};
-use spanwire_host::{LinkName, WireGuard, WireGuardPeer};
+use spanwire_host::{LinkName, PresharedKey, WireGuard, WireGuardPeer};
 use spanwire_topology::{Family as IpFamily, Keepalive, Prefix, PublicKey};
 
 use super::{
@@ -180,10 +180,9 @@ fn peer_parts(change: &PeerUpdate) -> Vec<Vec<WireguardPeerAttribute>> {
         WireguardPeerAttribute::PersistentKeepalive(keepalive.map_or(0, |keepalive| keepalive.0))
     }));
     // Zeros stand for none (wireguard.h, WGPEER_A_PRESHARED_KEY).
-    let none = change
-        .without_preshared
-        .then_some(WireguardPeerAttribute::PresharedKey([0; 32]));
-    first.extend(none);
+    first.extend(change.preshared.as_ref().map(|preshared| {
+        WireguardPeerAttribute::PresharedKey(preshared.as_ref().map_or([0; 32], |key| *key.as_bytes()))
+    }));
     let prefixes: Vec<Prefix> = change.add.iter().copied().collect();
     let mut parts = vec![first];
     for (index, chunk) in prefixes.chunks(ALLOWED_IPS).enumerate() {
@@ -248,7 +247,7 @@ fn merge_peer(device: &mut WireGuard, attributes: &WireguardPeer) {
             WireguardPeerAttribute::PersistentKeepalive(seconds) => {
                 peer.keepalive = (*seconds > 0).then_some(Keepalive(*seconds));
             }
-            WireguardPeerAttribute::PresharedKey(key) => peer.preshared = *key != [0; 32],
+            WireguardPeerAttribute::PresharedKey(key) => peer.preshared = PresharedKey::new(*key),
             WireguardPeerAttribute::AllowedIps(allowed) => {
                 Arc::make_mut(&mut peer.allowed_ips).extend(allowed.iter().filter_map(prefix));
             }

@@ -192,8 +192,10 @@ fn write_change(text: &mut String, change: &Change) -> std::fmt::Result {
                 let seconds = keepalive.map_or(0, |keepalive| keepalive.0);
                 writeln!(text, "persistent_keepalive_interval={seconds}")?;
             }
-            if peer.without_preshared {
-                writeln!(text, "preshared_key={:064}", 0)?;
+            match &peer.preshared {
+                Some(Some(key)) => writeln!(text, "preshared_key={}", hex(key.as_bytes()).as_str())?,
+                Some(None) => writeln!(text, "preshared_key={:064}", 0)?,
+                None => {}
             }
             peer.add
                 .iter()

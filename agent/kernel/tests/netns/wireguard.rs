@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spanwire_host::{LinkName, PeerChange, Step, WireGuard, WireGuardPeer, WireGuardSettings};
+use spanwire_host::{LinkName, PeerChange, PresharedKey, Step, WireGuard, WireGuardPeer, WireGuardSettings};
 use spanwire_kernel::{ApplyError, Backend, BackendChoice};
 use spanwire_topology::{Keepalive, Prefix, PublicKey};
 
@@ -165,6 +165,41 @@ fn allowed_ips_move_to_the_last_who_gets_them_and_leave_one_by_one() {
         ];
         assert_eq!(peers, expected.into());
         assert_eq!(dump(&lab.name).len(), 3);
+    });
+}
+
+#[test]
+fn a_preshared_key_is_set_changed_with_the_peer_made_again_and_taken_away() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        lab.apply(vec![lab.add_link(), set_peer(&name, A, &["10.0.0.0/24"], &[])])
+            .await;
+        let preshared = |byte| PresharedKey::new([byte; 32]);
+        for (key, recreate, shown) in [
+            (preshared(3), false, PublicKey::new([3; 32]).to_string()),
+            (preshared(4), true, PublicKey::new([4; 32]).to_string()),
+            (None, false, "(none)".to_owned()),
+        ] {
+            let change = PeerChange {
+                recreate,
+                preshared: Some(key.clone()),
+                // Of one that is made again nothing is left.
+                add: recreate.then(|| p("10.0.1.0/24")).into_iter().collect(),
+                ..PeerChange::default()
+            };
+            lab.apply(vec![Step::SetPeer(name.clone(), A, change)]).await;
+            let allowed = if shown.starts_with("AwMD") {
+                "10.0.0.0/24"
+            } else {
+                "10.0.1.0/24"
+            };
+            let expected = WireGuardPeer {
+                preshared: key,
+                ..peer(&[allowed])
+            };
+            assert_eq!(lab.wireguard().await.unwrap().peers, [(A, expected)].into());
+            assert_eq!(dump(&name)[1][1], shown);
+        }
     });
 }
 

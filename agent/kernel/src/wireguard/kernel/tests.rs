@@ -51,7 +51,7 @@ fn a_peer_is_the_bytes_that_the_header_of_the_kernel_describes() {
         endpoint: Some("192.0.2.1:51820".parse().unwrap()),
         keepalive: Some(None),
         group: None,
-        without_preshared: false,
+        preshared: Some(PresharedKey::new([3; 32])),
         add: ["10.1.0.0/16".parse().unwrap()].into(),
     });
     let [message] = &bytes(&change)[..] else { panic!() };
@@ -63,8 +63,10 @@ fn a_peer_is_the_bytes_that_the_header_of_the_kernel_describes() {
         &[0; 8],
     ]
     .concat();
-    assert_eq!(peer[..3], [(1, &[9; 32][..]), (4, &endpoint), (5, &[0, 0])]);
-    let (kind, allowed) = peer[3];
+    // WGPEER_A_PUBLIC_KEY, WGPEER_A_ENDPOINT, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, WGPEER_A_PRESHARED_KEY.
+    let expected = [(1, &[9; 32][..]), (4, &endpoint), (5, &[0, 0]), (2, &[3; 32])];
+    assert_eq!(peer[..4], expected);
+    let (kind, allowed) = peer[4];
     let nested = NLA_F_NESTED.to_ne_bytes();
     let expected = [
         // One allowed IP: 28 bytes, a nest without number.
@@ -94,7 +96,7 @@ fn ten_thousand_allowed_ips_go_in_parts_that_never_replace_one_another() {
         endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
         keepalive: Some(Some(Keepalive(25))),
         group: None,
-        without_preshared: false,
+        preshared: None,
         add,
     }));
 
@@ -118,17 +120,12 @@ fn a_peer_without_allowed_ips_is_one_message_and_so_is_a_removal() {
         endpoint: None,
         keepalive: None,
         group: None,
-        without_preshared: false,
+        preshared: Some(None),
         add: BTreeSet::new(),
     });
     let messages = bytes(&change);
-    assert_eq!(
-        messages
-            .iter()
-            .map(|message| peer(message).len())
-            .collect::<Vec<_>>(),
-        [1]
-    );
+    let [message] = &messages[..] else { panic!() };
+    assert_eq!(peer(message), [(1, &[9; 32][..]), (2, &[0; 32])]);
 
     let messages = bytes(&Change::RemovePeer(PublicKey::new([9; 32])));
     let [message] = &messages[..] else { panic!() };
@@ -164,7 +161,7 @@ fn a_peer_that_a_dump_tells_in_parts_is_one_again() {
         endpoint: None,
         keepalive: Some(Keepalive(25)),
         group: None,
-        preshared: true,
+        preshared: PresharedKey::new([3; 32]),
         allowed_ips: Arc::new(
             ["10.0.0.0/24", "fd00::/64"]
                 .map(|text| text.parse().unwrap())

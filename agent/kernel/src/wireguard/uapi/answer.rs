@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use spanwire_host::{PeerStats, WireGuard, WireGuardPeer};
+use spanwire_host::{PeerStats, PresharedKey, WireGuard, WireGuardPeer};
 use spanwire_topology::{Keepalive, Prefix, PublicKey};
 
 use crate::{
@@ -161,7 +161,7 @@ impl Peer {
                 set_up.endpoint = value.parse().ok();
                 stats.endpoint = set_up.endpoint;
             }
-            "preshared_key" => set_up.preshared = value.bytes().any(|digit| digit != b'0'),
+            "preshared_key" => set_up.preshared = PresharedKey::new(*unhex(value)?),
             "persistent_keepalive_interval" => {
                 let seconds: u16 = value.parse().ok()?;
                 set_up.keepalive = (seconds > 0).then_some(Keepalive(seconds));

@@ -30,7 +30,7 @@ fn an_answer_gives_the_device_and_skips_what_is_unknown() {
         endpoint: Some("192.0.2.1:3".parse().unwrap()),
         keepalive: Some(Keepalive(25)),
         group: Some("paris".parse().unwrap()),
-        preshared: true,
+        preshared: PresharedKey::new([10; 32]),
         allowed_ips: prefixes(&["10.0.0.0/24", "fd00::1"]),
     };
     assert_eq!(peers, [first, WireGuardPeer::default()]);
@@ -48,14 +48,23 @@ fn a_no_and_nonsense_are_errors_and_no_error_shows_a_key() {
             errno: Errno::EADDRINUSE
         })
     ));
-    for nonsense in ["", "hello\n\n", "errno=x\n\n", "public_key=zz\nerrno=0\n\n"] {
+    let short = format!("public_key={}\npreshared_key=77\nerrno=0\n\n", "01".repeat(32));
+    for nonsense in [
+        "",
+        "hello\n\n",
+        "errno=x\n\n",
+        "public_key=zz\nerrno=0\n\n",
+        &short,
+    ] {
         assert!(
             matches!(read(nonsense), Err(UapiError::Malformed { .. })),
             "{nonsense}"
         );
     }
-    let error = read("private_key=123\nerrno=0\n\n").unwrap_err();
-    assert!(!error.to_string().contains("123"), "{error}");
+    for (keys, bytes) in [("private_key=123\nerrno=0\n\n", "123"), (&short, "77")] {
+        let error = read(keys).unwrap_err();
+        assert!(!error.to_string().contains(bytes), "{error}");
+    }
 }
 
 #[test]
