@@ -33,6 +33,8 @@ pub enum ConditionType {
     /// Of a MeshNode that leads: it has a session with each leader of the locations that it reaches. Only said where one has been
     /// missing for long.
     TunnelsUp,
+    /// Of a MeshNode that leads: it reads the preshared keys of the Peers attached to it. Only said where that is not so.
+    PresharedKeys,
 }
 
 /// Why a condition is as it is.
@@ -90,11 +92,15 @@ pub enum Reason {
     LeaseNotRenewed,
     /// There has been no session with a leader for long, while others of its location answer.
     TunnelMissing,
+    /// A Peer is not talked to for want of its preshared key.
+    PresharedKeyUnknown,
+    /// A leader goes on with the preshared key that it has, but may not read it any more.
+    PresharedKeyNotRead,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ready,
         Self::LeaderElected,
         Self::Connected,
@@ -104,6 +110,7 @@ impl ConditionType {
         Self::PortOpen,
         Self::LeaseRenewed,
         Self::TunnelsUp,
+        Self::PresharedKeys,
     ];
 
     /// Returns the type as it stands in the condition.
@@ -119,6 +126,7 @@ impl ConditionType {
             Self::PortOpen => "PortOpen",
             Self::LeaseRenewed => "LeaseRenewed",
             Self::TunnelsUp => "TunnelsUp",
+            Self::PresharedKeys => "PresharedKeys",
         }
     }
 }
@@ -154,6 +162,8 @@ impl Reason {
             Self::LeaseRefused => "LeaseRefused",
             Self::LeaseNotRenewed => "LeaseNotRenewed",
             Self::TunnelMissing => "TunnelMissing",
+            Self::PresharedKeyUnknown => "PresharedKeyUnknown",
+            Self::PresharedKeyNotRead => "PresharedKeyNotRead",
         }
     }
 }
@@ -188,6 +198,7 @@ pub fn is_of_agent(condition: &Condition) -> bool {
         ConditionType::PortOpen,
         ConditionType::LeaseRenewed,
         ConditionType::TunnelsUp,
+        ConditionType::PresharedKeys,
     ];
     agent.iter().any(|own| own.as_str() == condition.type_)
 }

@@ -25,8 +25,10 @@ mod slice;
 pub mod translate;
 
 pub use location::{Leaders, Location, LocationSpec, LocationStatus, Mode};
-pub use mesh_node::{Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus};
-pub use peer::{AcceptedPeer, Peer, PeerSpec, PeerStatus};
+pub use mesh_node::{
+    Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus, UnkeyedPeer,
+};
+pub use peer::{AcceptedPeer, Peer, PeerSpec, PeerStatus, PresharedKeySecretRef};
 pub use problem::FieldProblem;
-pub use schema::{definitions, files};
+pub use schema::{LONGEST_CAUSE, MOST_UNKEYED_PEERS, definitions, files};
 pub use slice::{Head, LocationSlice, LocationSliceSpec, Role, SliceLeader, SliceMember, SliceSettings};

@@ -93,6 +93,10 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::links")]
     pub links: Vec<Link>,
+    /// Of a leader: the Peers attached to it that it does not talk to, for want of their preshared keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::unkeyed_peers")]
+    pub unkeyed_peers: Vec<UnkeyedPeer>,
     /// No trace of Spanwire is left on the node, as `spec.retire` asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
@@ -101,6 +105,17 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// A Peer whose preshared key a leader does not know.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct UnkeyedPeer {
+    /// The Peer.
+    #[schemars(length(max = 253))]
+    pub peer: String,
+    /// Why, and what would help.
+    #[schemars(length(max = schema::LONGEST_CAUSE))]
+    pub cause: String,
 }
 
 /// The implementation of WireGuard in use.

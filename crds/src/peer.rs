@@ -53,6 +53,27 @@ pub struct PeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::location_name")]
     pub location: Option<String>,
+    /// Where the preshared key is that it has to have too: a Secret in Spanwire's namespace, one of those that the chart's value
+    /// agent.presharedKeySecrets names. Leaders do not talk to the peer before they have read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preshared_key_secret_ref: Option<PresharedKeySecretRef>,
+}
+
+/// A key of a Secret in Spanwire's namespace whose value is what `wg genpsk` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct PresharedKeySecretRef {
+    /// The name of the Secret.
+    #[schemars(schema_with = "schema::secret_name")]
+    pub name: String,
+    /// The key in it.
+    #[serde(default = "preshared_key")]
+    #[schemars(schema_with = "schema::secret_key")]
+    pub key: String,
+}
+
+fn preshared_key() -> String {
+    schema::PRESHARED_KEY.to_owned()
 }
 
 /// What the operator made of a Peer. Agents follow this, never the spec.
@@ -87,6 +108,9 @@ pub struct AcceptedPeer {
     /// Seconds between the keepalives that leaders send to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,
+    /// Where its preshared key is. An agent that cannot read this leaves the peer out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preshared_key_secret_ref: Option<PresharedKeySecretRef>,
     /// Through this location the locations without an attachment reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]

@@ -15,6 +15,12 @@ use spanwire_topology::PublicKey;
 
 use crate::{Location, LocationSlice, MeshNode, Peer, conditions::LONGEST_MESSAGE};
 
+/// How many Peers without their preshared key a MeshNode names at most.
+pub const MOST_UNKEYED_PEERS: usize = 256;
+
+/// The longest cause of that, in bytes; the schema counts characters.
+pub const LONGEST_CAUSE: usize = 1024;
+
 /// The largest number of networks that one Location or Peer may name.
 const MAX_PREFIXES: usize = 256;
 
@@ -243,6 +249,45 @@ pub(crate) fn public_key(_: &mut SchemaGenerator) -> Schema {
                 "is a point of low order, which protects nothing; write the 44 characters that `wg pubkey` prints",
             ),
         ],
+    })
+}
+
+/// The key in a Secret that is meant where none is named.
+pub(crate) const PRESHARED_KEY: &str = "presharedKey";
+
+/// Returns the schema of the name of a Secret.
+pub(crate) fn secret_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 253,
+        "x-kubernetes-validations": [rule(
+            "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+            "is no name of a Secret; write lower-case letters, digits, '-' and '.', like spanwire-preshared-keys",
+        )],
+    })
+}
+
+/// Returns the schema of a key in a Secret.
+pub(crate) fn secret_key(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "default": PRESHARED_KEY,
+        "maxLength": 253,
+        "x-kubernetes-validations": [rule(
+            "self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')",
+            "is no key in a Secret; write letters, digits, '-', '_' and '.', like laptop",
+        )],
+    })
+}
+
+/// Returns the schema of the Peers whose preshared key is not known: a map from the Peer.
+pub(crate) fn unkeyed_peers(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": MOST_UNKEYED_PEERS,
+        "items": generator.subschema_for::<crate::UnkeyedPeer>(),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["peer"],
     })
 }
 

@@ -163,12 +163,14 @@ fn accepted() -> Peer {
         endpoint: None,
         persistent_keepalive: None,
         location: Some("a".to_owned()),
+        preshared_key_secret_ref: None,
     };
     let accepted = AcceptedPeer {
         public_key,
         allowed_ips,
         endpoint: None,
         persistent_keepalive: None,
+        preshared_key_secret_ref: None,
         home: Some("a".to_owned()),
         attachments: vec!["a".to_owned()],
     };

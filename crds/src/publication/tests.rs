@@ -7,7 +7,7 @@ use std::{
 use proptest::{collection::btree_map, option, prelude::*};
 use spanwire_topology::{
     Endpoint, Generation, Keepalive, Leader, LeaderRole, Location, LocationName, Member, Mesh, MeshMode,
-    NodeName, Peer, PeerName, Prefix, PublicKey, Settings,
+    NodeName, Peer, PeerName, Prefix, PublicKey, SecretKeyRef, Settings,
 };
 
 use super::{Assembler, MEMBERS_PER_SLICE, accepted, assemble};
@@ -192,6 +192,7 @@ fn peer_object(name: &str, accepted: &AcceptedPeer) -> crate::Peer {
             endpoint: None,
             persistent_keepalive: None,
             location: None,
+            preshared_key_secret_ref: None,
         },
     );
     peer.status = Some(crate::PeerStatus {
@@ -199,6 +200,21 @@ fn peer_object(name: &str, accepted: &AcceptedPeer) -> crate::Peer {
         ..Default::default()
     });
     peer
+}
+
+#[test]
+fn a_peer_whose_preshared_key_is_somewhere_unreadable_is_none() {
+    let text = r#"{"publicKey": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=", "presharedKeySecretRef": {"name": "keys", "key": "a"}}"#;
+    let mut published: AcceptedPeer = serde_json::from_str(text).unwrap();
+    let read = Peer::try_from(&published).unwrap();
+    assert_eq!(read.preshared, Some(name("keys/a")));
+    assert_eq!(AcceptedPeer::from(&read), published);
+    published.preshared_key_secret_ref.as_mut().unwrap().key = "a/b".to_owned();
+    let problem = Peer::try_from(&published).unwrap_err().to_string();
+    assert!(
+        problem.starts_with("presharedKeySecretRef: \"keys/a/b\""),
+        "{problem}"
+    );
 }
 
 #[test]
@@ -447,16 +463,17 @@ fn peer() -> impl Strategy<Value = Peer> {
         sets(prefix()),
         option::of(endpoint()),
         option::of(keepalive()),
+        option::of((0u8..3).prop_map(|n| name::<SecretKeyRef>(&format!("keys/p{n}")))),
         home,
         attachments,
     )
         .prop_map(
-            |(public_key, allowed_ips, endpoint, keepalive, home, attachments)| Peer {
+            |(public_key, allowed_ips, endpoint, keepalive, preshared, home, attachments)| Peer {
                 public_key,
                 allowed_ips,
                 endpoint,
                 keepalive,
-                preshared: None,
+                preshared,
                 home,
                 attachments,
             },

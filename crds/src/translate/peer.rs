@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use spanwire_topology::{Field, PeerFact, Prefix};
+use spanwire_topology::{Field, PeerFact, Prefix, SecretKeyRef};
 
 use super::{Fields, Translated, created, distinct, keepalive};
 use crate::{FieldProblem, Peer, annotations};
 
 /// Returns what a Peer asks for. Without its key there is no tunnel, and without its location it would be attached where it is
-/// not wanted; where one of these was read before, that stays.
+/// not wanted; without the reference to its preshared key anyone with its private key would get in. Where one of these was read
+/// before, that stays.
 #[must_use]
 pub fn peer(peer: &Peer) -> Translated<PeerFact> {
     let spec = &peer.spec;
@@ -27,9 +28,20 @@ pub fn peer(peer: &Peer) -> Translated<PeerFact> {
         .endpoint
         .as_ref()
         .and_then(|text| fields.one("spec.endpoint", text));
+    let preshared = spec.preshared_key_secret_ref.as_ref().and_then(|reference| {
+        let refused = |problem: FieldProblem| {
+            let field = format!("spec.{}", problem.field);
+            fields.problems.push(FieldProblem { field, ..problem });
+        };
+        SecretKeyRef::try_from(reference).map_err(refused).ok()
+    });
     let marks = [
         (Field::PublicKey, public_key.is_some()),
         (Field::Location, spec.location.is_none() || location.is_some()),
+        (
+            Field::Preshared,
+            spec.preshared_key_secret_ref.is_none() || preshared.is_some(),
+        ),
         (Field::Cidrs, distinct(&spec.allowed_ips) == allowed_ips.len()),
         (Field::Endpoints, spec.endpoint.is_none() || endpoint.is_some()),
     ];
@@ -42,7 +54,7 @@ pub fn peer(peer: &Peer) -> Translated<PeerFact> {
             endpoint,
             keepalive: keepalive(spec.persistent_keepalive),
             location,
-            preshared: None,
+            preshared,
             unread: unread.map(|(field, _)| field).collect(),
         },
         problems: fields.problems,
@@ -111,6 +123,33 @@ mod tests {
         assert_eq!(read.problems.len(), 2);
     }
 
+    #[test]
+    fn a_preshared_key_is_a_reference_whose_key_has_a_default() {
+        let reference = |json: &str| Some(serde_json::from_str(json).unwrap());
+        let with = |preshared_key_secret_ref| {
+            read(PeerSpec {
+                preshared_key_secret_ref,
+                ..spec()
+            })
+        };
+        let fact = with(reference(r#"{"name": "keys"}"#)).fact;
+        assert_eq!(fact.preshared, Some("keys/presharedKey".parse().unwrap()));
+        let fact = with(reference(r#"{"name": "keys", "key": "laptop"}"#)).fact;
+        assert_eq!(fact.preshared, Some("keys/laptop".parse().unwrap()));
+
+        let bad = with(reference(r#"{"name": "Keys"}"#));
+        assert_eq!(
+            (bad.fact.preshared, bad.fact.unread),
+            (None, [Field::Preshared].into())
+        );
+        let problem = bad.problems[0].to_string();
+        assert!(
+            problem.starts_with("spec.presharedKeySecretRef: \"Keys/presharedKey\"")
+                && problem.contains("lower-case"),
+            "{problem}"
+        );
+    }
+
     fn spec() -> PeerSpec {
         PeerSpec {
             public_key: PublicKey::new([7; 32]).to_string(),
@@ -118,6 +157,7 @@ mod tests {
             endpoint: None,
             persistent_keepalive: None,
             location: None,
+            preshared_key_secret_ref: None,
         }
     }
 

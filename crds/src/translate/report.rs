@@ -6,11 +6,11 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use spanwire_topology::{LocationName, NodeFact, PublicKey};
+use spanwire_topology::{LocationName, NodeFact, PeerName, PublicKey};
 
 use super::{Fields, Translated};
 use crate::{
-    MeshNodeStatus,
+    MOST_UNKEYED_PEERS, MeshNodeStatus,
     conditions::{ConditionType, Reason},
 };
 
@@ -32,6 +32,8 @@ pub struct Report {
     pub degraded: Option<String>,
     /// Why the API server does not take its Lease, where that is so; bounded likewise.
     pub lease_refused: Option<String>,
+    /// Of a leader: the Peers that it does not talk to for want of their preshared keys, and why; bounded likewise.
+    pub unkeyed: BTreeMap<PeerName, String>,
 }
 
 /// Returns what the agent says.
@@ -65,6 +67,16 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             ConditionType::LeaseRenewed,
             Reason::LeaseRefused,
         ),
+        unkeyed: status
+            .unkeyed_peers
+            .iter()
+            .take(MOST_UNKEYED_PEERS)
+            .filter_map(|entry| {
+                let peer = fields.one("status.unkeyedPeers", &entry.peer)?;
+                // It names the object, and what to do.
+                Some((peer, bounded(&entry.cause, 2 * LONGEST)))
+            })
+            .collect(),
     };
     Translated {
         fact,
@@ -78,14 +90,17 @@ fn fault(conditions: &[Condition], about: ConditionType, reason: Reason) -> Opti
         .iter()
         .find(|condition| condition.type_ == about.as_str())?;
     let holds = said.status != "False" || said.reason != reason.as_str();
-    let printable = said.message.chars().filter(|letter| !letter.is_control());
-    (!holds).then(|| {
-        let mut text: String = printable.take(LONGEST).collect();
-        if text.len() < said.message.len() {
-            text.push('…');
-        }
-        text
-    })
+    (!holds).then(|| bounded(&said.message, LONGEST))
+}
+
+/// Returns the first letters of a text that a node wrote.
+fn bounded(said: &str, longest: usize) -> String {
+    let printable = said.chars().filter(|letter| !letter.is_control());
+    let mut text: String = printable.take(longest).collect();
+    if text.len() < said.len() {
+        text.push('…');
+    }
+    text
 }
 
 impl Report {
@@ -104,6 +119,35 @@ mod tests {
 
     use super::*;
     use crate::Link;
+
+    #[test]
+    fn whose_preshared_key_is_not_known_is_said_by_name_and_in_bounds() {
+        let unkeyed = |peer: &str, cause: String| crate::UnkeyedPeer {
+            peer: peer.to_owned(),
+            cause,
+        };
+        let status = MeshNodeStatus {
+            unkeyed_peers: vec![
+                unkeyed("laptop", "gone\n".to_owned()),
+                unkeyed("phone", "x".repeat(5 * LONGEST)),
+                unkeyed("No name", String::new()),
+            ],
+            ..MeshNodeStatus::default()
+        };
+        let read = report(&status);
+        let said: Vec<_> = read
+            .fact
+            .unkeyed
+            .iter()
+            .map(|(peer, cause)| (peer.as_str(), cause.as_str()))
+            .collect();
+        assert_eq!(
+            (said[0], said[1].0, said.len()),
+            (("laptop", "gone…"), "phone", 2)
+        );
+        assert!(said[1].1.chars().count() <= 2 * LONGEST + 1);
+        assert!(read.problems[0].to_string().starts_with("status.unkeyedPeers"));
+    }
 
     #[test]
     fn a_report_completes_the_fact_and_takes_nothing_from_the_annotations() {

@@ -3,18 +3,18 @@
 mod connected;
 mod leases;
 mod networks;
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_crds::{
-    LocationStatus, PeerStatus,
+    LocationStatus,
     annotations::{INTERNAL_IP, LOCATION_CIDRS},
     conditions::{ConditionType, Finding, Reason, conditions},
-    publication::accepted,
     translate::networks::object_kind,
 };
 use spanwire_topology::{
-    Claim, Claimant, Decision, Location, LocationName, Mesh, MeshMode, NodeName, Peer, PodSource, Rejected,
+    Claim, Claimant, Decision, Location, LocationName, MeshMode, NodeName, PodSource, Rejected,
 };
 
 use super::{Now, OperatorState, records::VALUES};
@@ -301,47 +301,6 @@ impl OperatorState {
         of_members
     }
 
-    /// The writes of statuses of Peers that are not as they are to be: those that agents follow, and those in which only
-    /// people see a difference.
-    pub(super) fn peer_status_writes(
-        &mut self,
-        decision: &Decision,
-        problems: &Problems,
-        now: Now,
-    ) -> (Vec<Write>, Vec<Write>) {
-        let (mut followed, mut rest) = (Vec::new(), Vec::new());
-        let mut statuses = BTreeMap::new();
-        for (name, record) in self.peers.objects() {
-            let peer = decision.mesh.peers.get(name);
-            let own = problems.get(&Claimant::Peer(name.clone()));
-            let findings = vec![
-                attached(peer, &decision.mesh),
-                accepted_finding(own.into_iter().flatten()),
-            ];
-            let previous = record.status.clone().unwrap_or_default();
-            let generation = record.revision.generation;
-            let status = PeerStatus {
-                accepted: peer.map(accepted),
-                conditions: conditions(findings, &previous.conditions, generation, now.wall),
-            };
-            if record.status.as_ref() != Some(&status) {
-                let phase = if previous.accepted == status.accepted {
-                    &mut rest
-                } else {
-                    &mut followed
-                };
-                phase.push(Write::PeerStatus {
-                    name: name.to_string(),
-                    version: Some(record.revision.version()),
-                    status: status.clone(),
-                });
-            }
-            statuses.insert(name.clone(), status);
-        }
-        self.peer_statuses = statuses;
-        (followed, rest)
-    }
-
     fn elected(&self, location: &Location) -> Finding {
         let (holds, reason, message) = if location.members.is_empty() {
             let remedy = "annotate nodes with spanwire.dev/location, or name them with nodeSelector";
@@ -472,31 +431,6 @@ pub(super) fn accepted_finding<'a>(
         texts.push(format!("and {} more", problems.len() - NAMED));
     }
     finding(about, false, *reason, texts.join("; "))
-}
-
-fn attached(peer: Option<&Peer>, mesh: &Mesh) -> Finding {
-    let about = ConditionType::Ready;
-    let led = |name: &&LocationName| {
-        let location = mesh.locations.get(*name);
-        location.is_some_and(|location| location.active().next().is_some())
-    };
-    match peer {
-        Some(peer) if peer.home.as_ref().is_some_and(|home| led(&home)) => {
-            let attachments: Vec<&LocationName> = peer.attachments.iter().filter(led).collect();
-            finding(
-                about,
-                true,
-                Reason::Attached,
-                format!("has a tunnel with {}", list(&attachments)),
-            )
-        }
-        Some(_) => {
-            let remedy = "name a location that has one in spec.location, or give a location an endpoint";
-            let message = format!("no location with a leader that it could reach; {remedy}");
-            finding(about, false, Reason::NoHome, message)
-        }
-        None => finding(about, false, Reason::NotYet, "was not accepted".to_owned()),
-    }
 }
 
 fn list(names: &[&LocationName]) -> String {

@@ -174,6 +174,7 @@ async fn annotations_and_peers_are_followed_and_bad_ones_are_reported() {
         endpoint: None,
         persistent_keepalive: None,
         location: Some("right".to_owned()),
+        preshared_key_secret_ref: None,
     };
     peers
         .create(&PostParams::default(), &Peer::new("laptop", spec))

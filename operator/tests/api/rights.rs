@@ -164,6 +164,7 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
             endpoint: None,
             persistent_keepalive: None,
             location: Some("left".to_owned()),
+            preshared_key_secret_ref: None,
         },
     );
     peers.create(&Default::default(), &peer).await.unwrap();

@@ -1,6 +1,6 @@
 //! What stays as it was.
 
-use spanwire_crds::{Location, LocationSpec, PeerSpec};
+use spanwire_crds::{Location, LocationSpec, PeerSpec, PresharedKeySecretRef};
 use spanwire_topology::PublicKey;
 
 use crate::world::{self, Change, World};
@@ -126,13 +126,21 @@ fn peer() -> PeerSpec {
         endpoint: Some("198.51.100.7:51820".to_owned()),
         persistent_keepalive: None,
         location: Some("left".to_owned()),
+        preshared_key_secret_ref: Some(reference("laptop")),
+    }
+}
+
+fn reference(key: &str) -> PresharedKeySecretRef {
+    PresharedKeySecretRef {
+        name: "spanwire-preshared-keys".to_owned(),
+        key: key.to_owned(),
     }
 }
 
 #[test]
 fn a_value_of_a_peer_that_cannot_be_read_keeps_what_was_there_also_after_a_restart() {
-    // A point of low order, a network without its length, an endpoint without a port, a name in capitals.
-    let spoilt: [(&str, Spoil<PeerSpec>); 5] = [
+    // A point of low order, a network without its length, an endpoint without a port, a name in capitals, a path.
+    let spoilt: [(&str, Spoil<PeerSpec>); 6] = [
         ("spec.publicKey", |spec| {
             spec.public_key = format!("{}=", "A".repeat(43))
         }),
@@ -144,6 +152,9 @@ fn a_value_of_a_peer_that_cannot_be_read_keeps_what_was_there_also_after_a_resta
             spec.endpoint = Some("198.51.100.7".to_owned())
         }),
         ("spec.location", |spec| spec.location = Some("Left!".to_owned())),
+        ("spec.presharedKeySecretRef", |spec| {
+            spec.preshared_key_secret_ref = Some(reference("a/b"));
+        }),
     ];
     for (field, spoil) in spoilt {
         let mut world = World::of(&world::cluster());

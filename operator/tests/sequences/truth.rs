@@ -106,3 +106,54 @@ fn connected_names_the_pair_of_leaders_and_the_one_that_carries_the_traffic() {
     );
     assert_eq!(ready(&mut world), (false, message));
 }
+
+#[test]
+fn a_peer_without_its_preshared_key_is_not_ready_by_the_word_of_its_leader_alone() {
+    let mut world = World::of(&world::cluster());
+    world.settle();
+    let [leader, other] = ["left", "right"].map(|location| world.leaders()[location][0].clone());
+    let spec = |reference: Option<&str>| -> spanwire_crds::PeerSpec {
+        let reference = reference.map(|key| serde_json::json!({"name": "keys", "key": key}));
+        serde_json::from_value(serde_json::json!({
+            "publicKey": spanwire_topology::PublicKey::new([77; 32]).to_string(), "allowedIPs": ["10.99.0.7/32"],
+            "location": "left", "presharedKeySecretRef": reference,
+        }))
+        .unwrap()
+    };
+    let report = |node: &str, peers: &[&str]| {
+        let unkeyed = |peer: &&str| spanwire_crds::UnkeyedPeer {
+            peer: (*peer).to_owned(),
+            cause: "there is no Secret keys".to_owned(),
+        };
+        let status = spanwire_crds::MeshNodeStatus {
+            public_key: Some(spanwire_topology::PublicKey::new([node.as_bytes()[1] - b'0'; 32]).to_string()),
+            unkeyed_peers: peers.iter().map(unkeyed).collect(),
+            ..Default::default()
+        };
+        Change::Report(node.to_owned(), status)
+    };
+    world.put_peer("laptop", spec(Some("laptop")));
+    let refused = format!("left does not talk to it: node {leader}: there is no Secret keys");
+    for (node, peers, expected) in [
+        (&leader, &["phone"][..], None),
+        (&other, &["laptop"], None),
+        (&leader, &["phone", "laptop"], Some(refused.as_str())),
+        (&leader, &[], None),
+        (&leader, &["laptop"], Some(&refused)),
+    ] {
+        world.apply(report(node, peers));
+        world.settle();
+        let ready = world.condition_of_peer("laptop", "Ready");
+        assert_eq!(
+            ready.status == "False",
+            expected.is_some(),
+            "{node} {peers:?}: {}",
+            ready.message
+        );
+        assert_eq!(ready.message, expected.unwrap_or("has a tunnel with left"));
+    }
+    // Of one that is to have none a leader can say nothing.
+    world.put_peer("laptop", spec(None));
+    world.settle();
+    assert_eq!(world.condition_of_peer("laptop", "Ready").status, "True");
+}

@@ -57,11 +57,13 @@ impl World {
 
     /// Whether all of a Peer is accepted, and if not, why.
     pub(crate) fn peer_condition(&self, name: &str) -> (String, String) {
+        let found = self.condition_of_peer(name, "Accepted");
+        (found.status.clone(), found.message.clone())
+    }
+
+    pub(crate) fn condition_of_peer(&self, name: &str, about: &str) -> &Condition {
         let conditions = &self.peers[name].status.as_ref().unwrap().conditions;
         let mut conditions = conditions.iter();
-        let found = conditions
-            .find(|condition| condition.type_ == "Accepted")
-            .unwrap();
-        (found.status.clone(), found.message.clone())
+        conditions.find(|condition| condition.type_ == about).unwrap()
     }
 }
