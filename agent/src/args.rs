@@ -27,7 +27,8 @@ pub struct Args {
     /// The name of this node.
     #[arg(long, env = "NODE_NAME", value_parser = NodeName::from_str, required = true)]
     pub node_name: Option<NodeName>,
-    /// Where the mesh is read from: `kubernetes`, or `file:PATH` (a file or a directory of YAML or JSON documents).
+    /// Where the mesh is read from: `kubernetes`, or `file:PATH` (a file or a directory of YAML or JSON
+    /// documents; Secrets of Peers are read as `secrets/NAME/KEY` beside them).
     #[arg(long, default_value = "kubernetes")]
     pub source: Source,
     /// Where the API server is reached, when its in-cluster address does not work without the mesh.
@@ -36,7 +37,7 @@ pub struct Args {
     /// The kubelet's kubeconfig: the servers in it are reached past the mesh.
     #[arg(long, value_name = "PATH")]
     pub kubelet_config: Option<PathBuf>,
-    /// The namespace of the leaders' Leases.
+    /// The namespace of the leaders' Leases and of Secrets with preshared keys.
     #[arg(long, env = "POD_NAMESPACE", default_value = "spanwire")]
     pub namespace: String,
     /// Where /healthz, /readyz, /metrics and /debug are served.
@@ -93,7 +94,7 @@ pub enum Command {
 /// Where things are on this node.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Paths {
-    /// The key and the checkpoint are kept here.
+    /// The key, the checkpoint and preshared keys of Peers are kept here.
     #[arg(long, default_value = "/var/lib/spanwire")]
     pub state_dir: PathBuf,
     /// Which WireGuard makes the device.

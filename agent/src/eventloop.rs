@@ -1,6 +1,6 @@
 //! The agent's loop: feeds [`NodeState`] with what is observed, and has done what it asks for.
 //!
-//! Nothing in it waits: the machine is the [reconciler's](crate::reconciler), names, the API server and the checkpoint
+//! Nothing in it waits: the machine is the [reconciler's](crate::reconciler), names, preshared keys, the API server and the checkpoint
 //! have tasks of their own. The reconciler has one job at a time; what becomes due meanwhile waits for its report.
 //!
 //! What the checkpoint says is enforced before anything else is begun ([`EventLoop::enforce`]): a machine that has just
@@ -10,6 +10,7 @@
 mod debug;
 mod failover;
 mod links;
+mod preshared;
 mod reports;
 mod storage;
 
@@ -41,6 +42,7 @@ use crate::{
     admin::Query,
     lease::Owner,
     metrics::Metrics,
+    preshared::Read,
     prober::Ask,
     reconciler::{Announcements, Job, Report, SurveyRequest},
     resolve::{Resolved, Resolver},
@@ -48,6 +50,7 @@ use crate::{
     status_writer::PendingStatus,
     stimulus,
 };
+pub use preshared::Preshared;
 pub use storage::Storage;
 use storage::{CHECKPOINT_DELAY, Saved, finished};
 
@@ -76,6 +79,8 @@ pub struct Outlets {
     pub jobs: mpsc::UnboundedSender<Job>,
     /// The names to resolve.
     pub resolver: Resolver,
+    /// The preshared keys to read, and to keep.
+    pub preshared: Preshared,
     /// What is to be watched.
     pub assignments: watch::Sender<Arc<Assignment>>,
     /// Requests for what is known of that.
@@ -90,6 +95,8 @@ pub struct Inlets {
     pub reports: mpsc::Receiver<Report>,
     /// The addresses of names.
     pub names: mpsc::Receiver<Resolved>,
+    /// The preshared keys of Peers.
+    pub preshared: mpsc::Receiver<Read>,
     /// Requests of the admin endpoint.
     pub queries: mpsc::Receiver<Query>,
     /// Where the API server is.
@@ -255,6 +262,7 @@ impl EventLoop {
                 },
                 report = inlets.reports.recv() => self.take_report(report.context("the reconciler has ended")?),
                 Some(resolved) = inlets.names.recv() => self.take_resolved(resolved),
+                Some(read) = inlets.preshared.recv() => self.take_preshared(read),
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 Ok(()) = inlets.api_server.changed() => {
                     let server = inlets.api_server.borrow_and_update().clone();
@@ -311,6 +319,7 @@ impl EventLoop {
         }
         let names: BTreeMap<_, _> = self.state.names();
         self.outlets.resolver.want(&names.into_keys().collect());
+        self.want_preshared();
         if changed || self.reconciled_at.is_none() {
             self.reconcile_by(now);
         }

@@ -40,8 +40,7 @@ use spanwire_topology::PublicKey;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::args::Paths;
-pub use steps::chain;
+use crate::{args::Paths, causes::chain};
 use steps::{
     advance, close_first, failures, forget_peers, is_acknowledged, is_search, leave_to_others, refused_peers,
     spare_heard,

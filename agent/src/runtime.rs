@@ -20,10 +20,11 @@ use crate::{
     args::{Args, Source},
     checkpoint::Checkpoint,
     clock,
-    eventloop::{EventLoop, Inlets, Outlets, Storage},
+    eventloop::{EventLoop, Inlets, Outlets, Preshared, Storage},
     guard::Guard,
     kubelet,
     lease::{self, Owner},
+    preshared::{self, Read, Reader, kept},
     prober::{self, Ask},
     reconciler::{Job, Reconciler},
     resolve::{Resolved, Resolver},
@@ -45,13 +46,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let snapshot = checkpoint.map(|checkpoint| checkpoint.snapshot);
     let prober =
         prober::start(args.probing.settings(), before.judgement.clone()).context("no thread for probes")?;
-    let (outlets, receivers) = outlets(prober.assignments, prober.asks);
+    let known = load_preshared(&args);
+    let (outlets, receivers) = outlets(prober.assignments, prober.asks, known.clone());
+    tokio::spawn(kept::keep(args.paths.state_dir.clone(), receivers.known));
     let (reported, mut reports) = mpsc::channel(8);
     let reconciler = Reconciler::new(args.paths.clone(), owned.clone());
     let reconciler = tokio::spawn(reconciler.run(receivers.jobs, reported));
     let storage = storage(&args);
     let mut state = NodeState::new(me.clone(), owned, before.enforced);
     state.handle_api_server(before.api_server.clone());
+    state.remember_preshared(known.unwrap_or_default());
     let mut events = EventLoop::new(me.clone(), state, storage, snapshot, outlets);
     events.remember(before.judgement);
     // Before whatever may fail or take its time.
@@ -62,11 +66,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     admin::serve(address, query_sender)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
-    let source = connect_source(&args, &me, before.api_server, receivers.status, receivers.owner).await?;
+    let written = Written {
+        statuses: receivers.status,
+        owners: receivers.owner,
+    };
+    let source = connect_source(&args, &me, before.api_server, written, receivers.secrets).await?;
     let inlets = Inlets {
         snapshots: source.snapshots,
         reports,
         names: receivers.names,
+        preshared: receivers.preshared,
         queries,
         api_server: source.api_server,
         clock: source.clock,
@@ -97,6 +106,18 @@ fn load_checkpoint(args: &Args) -> Option<Checkpoint> {
     })
 }
 
+/// Returns the preshared keys that were known; `None` where it is not known which of them are kept.
+fn load_preshared(args: &Args) -> Option<kept::Keys> {
+    let loaded = kept::load(&args.paths.state_dir);
+    let warn = |error: &kept::KeptError| {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "going on without the preshared keys"
+        );
+    };
+    loaded.inspect_err(warn).ok()
+}
+
 /// Without a guard a file that was one before is removed: the node would load it for ever.
 fn storage(args: &Args) -> Storage {
     let directory = args.paths.state_dir.clone();
@@ -117,18 +138,29 @@ struct Receivers {
     owner: watch::Receiver<Owner>,
     jobs: mpsc::UnboundedReceiver<Job>,
     names: mpsc::Receiver<Resolved>,
+    preshared: mpsc::Receiver<Read>,
+    secrets: watch::Sender<Option<preshared::Source>>,
+    known: watch::Receiver<Option<kept::Keys>>,
 }
 
-fn outlets(assignments: watch::Sender<Arc<Assignment>>, asks: mpsc::Sender<Ask>) -> (Outlets, Receivers) {
+fn outlets(
+    assignments: watch::Sender<Arc<Assignment>>,
+    asks: mpsc::Sender<Ask>,
+    known: Option<kept::Keys>,
+) -> (Outlets, Receivers) {
     let (status, statuses) = watch::channel(None);
     let (owner, owners) = watch::channel(None);
     let (jobs, for_reconciler) = mpsc::unbounded_channel();
     let (resolver, names) = Resolver::new();
+    let (secrets, source) = watch::channel(None);
+    let (reader, preshared) = Reader::new(source);
+    let (known, for_keeper) = watch::channel(known);
     let outlets = Outlets {
         status,
         owner,
         jobs,
         resolver,
+        preshared: Preshared { reader, known },
         assignments,
         asks,
     };
@@ -137,6 +169,9 @@ fn outlets(assignments: watch::Sender<Arc<Assignment>>, asks: mpsc::Sender<Ask>)
         owner: owners,
         jobs: for_reconciler,
         names,
+        preshared,
+        secrets,
+        known: for_keeper,
     };
     (outlets, receivers)
 }
@@ -149,13 +184,19 @@ struct Connected {
     refusals: watch::Receiver<Option<String>>,
 }
 
+/// What is written to the source.
+struct Written {
+    statuses: watch::Receiver<PendingStatus>,
+    owners: watch::Receiver<Owner>,
+}
+
 /// Starts what talks to the source. `before` is where the API server was.
 async fn connect_source(
     args: &Args,
     me: &NodeName,
     before: ApiServer,
-    statuses: watch::Receiver<PendingStatus>,
-    owners: watch::Receiver<Owner>,
+    written: Written,
+    secrets: watch::Sender<Option<preshared::Source>>,
 ) -> anyhow::Result<Connected> {
     let (publisher, snapshots) = source::channel();
     let (server_known, api_server) = watch::channel(before);
@@ -163,6 +204,7 @@ async fn connect_source(
     let (refused, refusals) = watch::channel(None);
     match &args.source {
         Source::File(path) => {
+            secrets.send_replace(Some(preshared::Source::Directory(file::secrets(path))));
             tokio::spawn(file::watch(path.clone(), me.clone(), publisher));
         }
         Source::Kubernetes => {
@@ -184,9 +226,19 @@ async fn connect_source(
             }
             tokio::spawn(clock::watch(client.clone(), behind));
             tokio::spawn(kubernetes::watch(client.clone(), me.clone(), publisher));
-            tokio::spawn(status_writer::write(client.clone(), me.clone(), statuses));
+            tokio::spawn(status_writer::write(client.clone(), me.clone(), written.statuses));
             let namespace = args.namespace.clone();
-            tokio::spawn(lease::renew(client, namespace, me.clone(), owners, refused));
+            secrets.send_replace(Some(preshared::Source::ApiServer {
+                client: client.clone(),
+                namespace: namespace.clone(),
+            }));
+            tokio::spawn(lease::renew(
+                client,
+                namespace,
+                me.clone(),
+                written.owners,
+                refused,
+            ));
         }
     }
     Ok(Connected {

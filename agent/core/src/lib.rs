@@ -27,6 +27,7 @@ pub mod endpoints;
 pub mod enforcement;
 pub mod fights;
 pub mod liveness;
+pub mod preshared;
 pub mod snapshot;
 pub mod state;
 pub mod target;

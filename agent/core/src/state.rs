@@ -2,6 +2,7 @@
 
 mod counting;
 mod planning;
+mod preshared;
 mod status;
 mod unreached;
 
@@ -30,6 +31,7 @@ use crate::{
     enforcement::Enforcement,
     fights::{Fights, Repaired, Subject, subjects},
     liveness::{Assignment, Connectivity, Missing, Sessions, Stimulus},
+    preshared::PresharedKeys,
     snapshot::Snapshot,
     target::{DeviceReading, Outcome, Survey, Target},
     trouble::Trouble,
@@ -59,6 +61,7 @@ pub struct NodeState {
     peers: BTreeMap<PublicKey, PeerStats>,
     sessions: Sessions,
     endpoints: Endpoints,
+    preshared: PresharedKeys,
     connectivity: Connectivity,
     missing: Missing,
     enforcement: Enforcement,
@@ -111,6 +114,7 @@ impl NodeState {
             peers: BTreeMap::new(),
             sessions: Sessions::default(),
             endpoints: Endpoints::default(),
+            preshared: PresharedKeys::default(),
             connectivity: Connectivity::default(),
             missing: Missing::default(),
             enforcement: Enforcement::new(enforced),
@@ -195,6 +199,7 @@ impl NodeState {
             self.handle_facts(|facts| facts.public_key = Some(public_key));
             self.status.backend = Some(backend);
         }
+        self.adopt_preshared(survey.device.device.as_ref());
         // First the device: the way to its endpoints is a part of the facts.
         self.handle_device(survey.device, now);
         if let Some(inventory) = survey.inventory {
@@ -363,8 +368,11 @@ impl NodeState {
     /// Returns the endpoints to give to the device now.
     fn poll_endpoints(&self, now: Instant) -> BTreeMap<PublicKey, SocketAddr> {
         let routable = |address| self.routable.contains(&Family::of(address));
-        self.endpoints
-            .poll_endpoints(&self.peers, &self.sessions, &routable, now)
+        let endpoints = self
+            .endpoints
+            .poll_endpoints(&self.peers, &self.sessions, &routable, now);
+        let admitted = |(key, _): &(PublicKey, SocketAddr)| self.preshared.admits(key);
+        endpoints.into_iter().filter(admitted).collect()
     }
 
     /// Returns the stimuli to send now.

@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use super::EventLoop;
 use crate::{
     admin::{Query, Request, Response},
+    causes::chain,
     encryption::count,
-    reconciler::{Job, chain},
+    reconciler::Job,
 };
 
 impl EventLoop {

@@ -9,7 +9,7 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::EventLoop;
-use crate::{checkpoint::Checkpoint, guard::Guard, reconciler::chain};
+use crate::{causes::chain, checkpoint::Checkpoint, guard::Guard};
 
 /// How long a change waits to be written to the checkpoint, with those that come meanwhile.
 pub(super) const CHECKPOINT_DELAY: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use spanwire_host::{Inventory, LinkName, OtherLink, Owned, Step};
 use spanwire_topology::{Generation, Leader, LeaderRole, Location, Member, Mesh};
 
 use super::{storage::CHECKPOINT_PAUSE, *};
-use crate::{checkpoint::Checkpoint, guard::Guard};
+use crate::{checkpoint::Checkpoint, guard::Guard, preshared::Reader};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -197,6 +197,8 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     };
     let (status, statuses) = watch::channel(None);
     let (resolver, names) = Resolver::new();
+    let (_secrets, source) = watch::channel(None);
+    let (reader, preshared) = Reader::new(source);
     let (assignments, assigned) = watch::channel(Arc::default());
     let (judged, judgements) = watch::channel(Judgement::default());
     let (failed, failures) = watch::channel(None);
@@ -206,6 +208,10 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
         owner: watch::channel(None).0,
         jobs,
         resolver,
+        preshared: Preshared {
+            reader,
+            known: watch::channel(None).0,
+        },
         assignments,
         asks: mpsc::channel(1).0,
     };
@@ -242,6 +248,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             snapshots: of_source,
             reports,
             names,
+            preshared,
             queries,
             api_server,
             clock,

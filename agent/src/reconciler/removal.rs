@@ -9,7 +9,7 @@ use super::{
     ReconcileError, Reconciler, chain,
     steps::{failures, leave_to_others},
 };
-use crate::{atomic_file, checkpoint::Checkpoint, guard::Guard, identity::Identity};
+use crate::{atomic_file, checkpoint::Checkpoint, guard::Guard, identity::Identity, preshared::kept};
 
 impl Reconciler {
     /// Returns the steps that remove what is Spanwire's from the machine.
@@ -61,6 +61,7 @@ impl Reconciler {
             let forgotten = [
                 Checkpoint::forget(state),
                 Identity::forget(state),
+                kept::forget(state),
                 Guard::forget(state),
             ];
             let failed = forgotten.iter().filter_map(|result| result.as_ref().err());
@@ -91,6 +92,7 @@ impl Reconciler {
     pub fn remembered_files(&self) -> Vec<PathBuf> {
         let names = [
             Identity::path(&self.paths.state_dir),
+            kept::path(&self.paths.state_dir),
             Checkpoint::path(&self.paths.state_dir),
             Guard::path(&self.paths.state_dir),
         ];

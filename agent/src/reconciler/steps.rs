@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
     net::SocketAddr,
     sync::Arc,
 };
@@ -11,6 +10,8 @@ use spanwire_core::{Target, Trouble};
 use spanwire_host::{Host, OwnershipConflict, PeerChange, PeerStats, Step};
 use spanwire_kernel::ApplyError;
 use spanwire_topology::PublicKey;
+
+use crate::causes::chain;
 
 /// Leaves peers alone that were to be recreated, and have been heard since: that would end their session.
 pub(super) fn spare_heard(target: &mut Target, peers: &BTreeMap<PublicKey, PeerStats>) {
@@ -146,18 +147,6 @@ pub(super) fn advance(mut host: Host, steps: &[Step]) -> Host {
         }
     }
     host
-}
-
-/// Returns an error with its causes.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

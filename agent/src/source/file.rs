@@ -1,5 +1,6 @@
 //! The mesh from a file, or from every `*.yaml`, `*.yml` and `*.json` of a directory: for tests, and for machines that
-//! no cluster manages. The documents are the same objects that a cluster would hold.
+//! no cluster manages. The documents are the same objects that a cluster would hold. Secrets with preshared keys lie beside them,
+//! as a pod sees Secrets: `secrets/NAME/KEY`.
 
 use std::{
     collections::BTreeMap,
@@ -66,6 +67,13 @@ pub async fn watch(path: PathBuf, me: NodeName, publisher: Publisher) {
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// Returns the directory of Secrets that goes with the files: `secrets` beside them.
+#[must_use]
+pub fn secrets(path: &Path) -> PathBuf {
+    let directory = if path.is_dir() { Some(path) } else { path.parent() };
+    directory.unwrap_or(Path::new("/")).join("secrets")
 }
 
 fn kept(error: &FileError) {

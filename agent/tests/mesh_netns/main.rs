@@ -18,6 +18,7 @@ mod mesh;
 mod moves;
 mod names;
 mod neighbours;
+mod preshared;
 mod printers;
 mod scenes;
 mod uplinks;

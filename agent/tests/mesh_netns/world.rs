@@ -12,6 +12,7 @@ use std::{
 };
 
 use spanwire_agent::identity::Identity;
+use spanwire_crds::Peer;
 use spanwire_testbed::{self as testbed, Family, Namespace, wait_until};
 use spanwire_topology::{Mesh, PublicKey};
 use tempfile::TempDir;
@@ -100,6 +101,16 @@ impl World {
         let mut mesh = mesh::mesh(&keys, true);
         change(&mut mesh);
         self.publish_mesh(&mesh, &[]);
+    }
+
+    /// Publishes an established mesh with a Peer.
+    pub(crate) fn publish_with(&self, peer: &Peer) {
+        let keys: Vec<PublicKey> = self.nodes.iter().map(Node::key).collect();
+        let documents = mesh::documents(&mesh::mesh(&keys, true), &[]);
+        let peer = serde_json::to_string(peer).unwrap();
+        let fresh = self.folder.path().join("fresh");
+        fs::write(&fresh, format!("{documents}\n---\n{peer}")).unwrap();
+        fs::rename(fresh, self.mesh_file()).unwrap();
     }
 
     fn publish_mesh(&self, mesh: &Mesh, retiring: &[&str]) {

@@ -38,6 +38,8 @@ impl NodeState {
         let tunnel = self.plan.tunnel.as_ref().filter(|_| !self.retire);
         let peers = tunnel.map_or(&no_peers, |tunnel| &tunnel.peers);
         self.endpoints.handle_plan(peers);
+        self.preshared.handle_plan(peers);
+        self.follow_preshared();
         let leaders: BTreeSet<PublicKey> = self.leaders().into_values().flatten().collect();
         self.missing.handle_plan(&leaders);
         self.sessions.handle_leaders(leaders);

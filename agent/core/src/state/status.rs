@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use spanwire_crds::{
-    Backend, HopInUse, HopReason, Link, MeshNodeStatus, annotations,
+    Backend, HopInUse, HopReason, LONGEST_CAUSE, Link, MeshNodeStatus, UnkeyedPeer, annotations,
     conditions::{ConditionType, Finding, Reason, conditions},
 };
 use spanwire_host::{ClosedPort, Cni, Encapsulation, PeerStats, hop_in_use};
 use spanwire_topology::{LocationName, NodeName, Party};
 
-use super::{InMesh, NodeState};
+use super::{InMesh, NodeState, preshared};
 use crate::trouble::Trouble;
 
 /// A longer message is cut off.
@@ -51,6 +51,8 @@ impl NodeState {
         let refused = self.status.lease_refused.as_deref().filter(|_| !self.retire);
         findings.extend(refused.map(lease_refused));
         findings.extend(tunnel_missing(&self.missing_leaders()).filter(|_| !self.retire));
+        let unread = self.preshared_problems();
+        findings.extend(preshared::finding(&unread));
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -63,6 +65,7 @@ impl NodeState {
             observed_generation: generation,
             conditions: self.status.conditions.clone(),
             retired: self.status.retired,
+            unkeyed_peers: preshared::unkeyed(&unread).into_iter().map(bounded).collect(),
             ..MeshNodeStatus::default()
         };
         if !self.retire {
@@ -166,6 +169,15 @@ fn ready(troubles: &[Trouble]) -> Finding {
             (false, false) => Reason::Limited,
         },
         message,
+    }
+}
+
+/// Returns the same with a cause that the schema takes.
+fn bounded(peer: UnkeyedPeer) -> UnkeyedPeer {
+    UnkeyedPeer {
+        // With the mark of what is cut off.
+        cause: shortened(peer.cause, LONGEST_CAUSE - 4),
+        ..peer
     }
 }
 

@@ -1,4 +1,5 @@
 mod conditions;
+mod preshared;
 mod unreached;
 
 use std::time::Duration;
