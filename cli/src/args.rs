@@ -132,6 +132,9 @@ pub enum Command {
   # A laptop: makes a key pair here, writes laptop.conf for wg-quick
   kubectl spanwire peer add laptop --location a
 
+  # The same with a preshared key, which goes into the file and into a Secret that leaders read
+  kubectl spanwire peer add laptop --location a --preshared-key
+
   # A router with a network behind it that has a key already
   kubectl spanwire peer add office --public-key KEY --allowed-ip 192.168.50.0/24 --endpoint vpn.example.com:51820
 
@@ -335,6 +338,17 @@ pub struct PeerAdd {
     /// Its key, where its machine has one already [default: a key pair is made here]
     #[arg(long, value_name = "KEY")]
     pub public_key: Option<PublicKey>,
+    /// Make a preshared key too, without which no leader talks to it: writes it into the file and, as NAME, into the Secret
+    #[arg(long)]
+    pub preshared_key: bool,
+    /// The Secret for that, in Spanwire's namespace; one that the chart's value agent.presharedKeySecrets names
+    #[arg(
+        long,
+        value_name = "SECRET",
+        default_value = spanwire_crds::names::PRESHARED_KEYS,
+        requires = "preshared_key"
+    )]
+    pub preshared_key_secret: String,
     /// The file for wg-quick, which must not be there yet [default: NAME.conf]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,

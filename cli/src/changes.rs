@@ -145,6 +145,7 @@ fn of_peer(peer: &Peer) -> Fields {
         ("allowed IPs", joined(&peer.allowed_ips)),
         ("endpoint", joined(&peer.endpoint)),
         ("keepalive", joined(peer.keepalive.map(|keepalive| keepalive.0))),
+        ("preshared key", joined(&peer.preshared)),
         ("home", joined(&peer.home)),
         ("attached to", joined(&peer.attachments)),
     ]
@@ -169,7 +170,11 @@ mod tests {
     fn what_comes_goes_and_changes_is_named_field_by_field() {
         let a1 = "node a1 region=a addresses=192.168.1.1 key=1";
         let before = mesh(&[a1, "node b1 region=b addresses=192.168.2.1 key=2"]);
-        let after = mesh(&[a1, "node a1 port=7", "peer p allowed=10.99.0.1 key=9"]);
+        let after = mesh(&[
+            a1,
+            "node a1 port=7",
+            "peer p allowed=10.99.0.1 key=9 preshared=s/p",
+        ]);
         let found = changes(&before, &after);
         let has = |object: &str, field: &str, now: &str, planned: &str| {
             let same = |change: &&Change| change.object == object && change.field == field;
@@ -183,6 +188,7 @@ mod tests {
         has("node b1", "location", "b", "-");
         has("location b", "mesh", "Leaders", "-");
         has("peer p", "allowed IPs", "-", "10.99.0.1/32");
+        has("peer p", "preshared key", "-", "s/p");
         assert!(
             !found.iter().any(|change| change.object == "location a"),
             "{found:?}"

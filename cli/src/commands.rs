@@ -7,6 +7,7 @@ mod peer;
 mod ping;
 mod plan;
 mod published;
+mod secret;
 mod source;
 mod status;
 mod verify;

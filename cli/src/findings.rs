@@ -156,6 +156,7 @@ fn severity(reason: &str) -> Severity {
         Reason::LeaseRefused,
         Reason::LeaseNotRenewed,
         Reason::TunnelMissing,
+        Reason::PresharedKeyNotRead,
     ];
     if is(Reason::EndpointInMesh) {
         Severity::Note

@@ -1,4 +1,5 @@
-//! A WireGuard key pair for a Peer, made on this machine. The private key is written into one file and nowhere else.
+//! Keys for a Peer, made on this machine. The private key is written into one file and nowhere else, a preshared key also into the
+//! Secret from which leaders read it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use spanwire_topology::PublicKey;
@@ -31,6 +32,16 @@ impl KeyPair {
     }
 }
 
+/// Makes a preshared key, as `wg genpsk` does.
+///
+/// # Errors
+/// Where the system gives no randomness.
+pub fn preshared_key() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(STANDARD.encode(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +53,12 @@ mod tests {
         let bytes: [u8; 32] = STANDARD.decode(one.private()).unwrap().try_into().unwrap();
         let public = x25519_dalek::PublicKey::from(&StaticSecret::from(bytes));
         assert_eq!(public.as_bytes(), one.public.as_bytes());
+    }
+
+    #[test]
+    fn every_preshared_key_is_another_one_of_32_bytes() {
+        let (one, other) = (preshared_key().unwrap(), preshared_key().unwrap());
+        assert_ne!(one, other);
+        assert_eq!((one.len(), STANDARD.decode(&one).unwrap().len()), (44, 32));
     }
 }

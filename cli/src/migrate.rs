@@ -15,6 +15,8 @@ pub struct Report {
     pub annotations: BTreeMap<String, BTreeMap<String, String>>,
     /// The Peers, as objects.
     pub peers: Vec<Value>,
+    /// The Peers that have a preshared key.
+    pub preshared: Vec<String>,
     /// What means something else here, or cannot be taken over.
     pub notes: Vec<String>,
 }
@@ -146,8 +148,12 @@ impl Report {
         }
         if spec["presharedKey"].as_str().is_some_and(|key| !key.is_empty()) {
             self.notes.push(format!(
-                "peer {name}: Peers have no preshared key here; take it out on the other side too"
+                "peer {name}: its preshared key, which Kilo has in the Peer for all to read who read Peers, goes into the Secret {} \
+                 (step 4); it stays the same",
+                names::PRESHARED_KEYS
             ));
+            ours["presharedKeySecretRef"] = json!({"name": names::PRESHARED_KEYS, "key": name});
+            self.preshared.push(name.to_owned());
         }
         self.peers.push(json!({"apiVersion": names::API_VERSION, "kind": "Peer", "metadata": {"name": name}, "spec": ours}));
     }
@@ -174,7 +180,9 @@ impl Report {
                  \n# 3. Spanwire in: helm install spanwire charts/spanwire --namespace spanwire --create-namespace\n";
         if !self.peers.is_empty() {
             text += "\n# 4. The Peers. On their machines the keys and endpoints of leaders change: kubectl spanwire showconf peer NAME\n\
-                     kubectl apply -f - <<EOF\n";
+                     ";
+            text += &self.secret();
+            text += "kubectl apply -f - <<EOF\n";
             let documents = self
                 .peers
                 .iter()
@@ -183,6 +191,24 @@ impl Report {
             text += "EOF\n";
         }
         text
+    }
+
+    /// The command that carries preshared keys over, without showing them.
+    fn secret(&self) -> String {
+        if self.preshared.is_empty() {
+            return String::new();
+        }
+        let file = |name: &String| {
+            format!(
+                " \\\n  --from-file={name}=<(kubectl get peers.kilo.squat.ai {name} -o jsonpath='{{.spec.presharedKey}}')"
+            )
+        };
+        let files: String = self.preshared.iter().map(file).collect();
+        format!(
+            "# Their preshared keys, by bash, without showing them.\n\
+             kubectl -n spanwire create secret generic {}{files}\n",
+            names::PRESHARED_KEYS
+        )
     }
 }
 
@@ -229,14 +255,21 @@ mod tests {
     #[test]
     fn peers_become_ours() {
         let peer = json!({"metadata": {"name": "p"}, "spec": {
-            "publicKey": "k", "allowedIPs": ["10.99.0.1/32"], "presharedKey": "s", "persistentKeepalive": 0,
+            "publicKey": "k", "allowedIPs": ["10.99.0.1/32"], "presharedKey": "the-secret", "persistentKeepalive": 0,
             "endpoint": {"dnsOrIP": {"ip": "2001:db8::1"}, "port": 51820}}});
         let report = report([], [&peer]);
-        let spec =
-            json!({"publicKey": "k", "allowedIPs": ["10.99.0.1/32"], "endpoint": "[2001:db8::1]:51820"});
+        let spec = json!({"publicKey": "k", "allowedIPs": ["10.99.0.1/32"], "endpoint": "[2001:db8::1]:51820",
+            "presharedKeySecretRef": {"name": "spanwire-preshared-keys", "key": "p"}});
         assert_eq!(report.peers[0]["spec"], spec);
-        assert!(report.notes[0].contains("preshared"));
-        assert!(!report.text().contains("presharedKey"));
+        assert!(report.notes[0].contains("goes into the Secret spanwire-preshared-keys"));
+        let text = report.text();
+        let carried = "create secret generic spanwire-preshared-keys \\\n  --from-file=p=<(kubectl get peers.kilo.squat.ai p -o";
+        assert!(text.contains(carried) && !text.contains("the-secret"), "{text}");
+        let without = super::report(
+            [],
+            [&json!({"metadata": {"name": "p"}, "spec": {"publicKey": "k"}})],
+        );
+        assert!(!without.text().contains("secret"));
     }
 
     #[test]

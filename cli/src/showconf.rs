@@ -1,12 +1,14 @@
 //! The configuration of a WireGuard device: of a leader as its agent sets it, and of a Peer as its own machine needs it. No
-//! private key is in it: those of nodes never leave them, and that of a Peer is made where it is used.
+//! private key is in it: those of nodes never leave them, and that of a Peer is made where it is used. Of a preshared key it says
+//! where it is.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Serialize;
+use spanwire_crds::PresharedKeySecretRef;
 use spanwire_topology::{
     Endpoint, Keepalive, LocationName, Member, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
-    plan,
+    SecretKeyRef, plan,
 };
 
 /// How a configuration is written.
@@ -56,6 +58,9 @@ pub struct Party {
     /// Seconds between keepalives to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,
+    /// Where the preshared key is that both ends need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preshared_key_secret_ref: Option<PresharedKeySecretRef>,
 }
 
 fn party(
@@ -64,9 +69,11 @@ fn party(
     endpoint: Option<&Endpoint>,
     allowed: Vec<Prefix>,
     keepalive: Option<Keepalive>,
+    preshared: Option<&SecretKeyRef>,
 ) -> Party {
     Party {
         name,
+        preshared_key_secret_ref: preshared.map(PresharedKeySecretRef::from),
         public_key: key.to_string(),
         endpoint: endpoint.map(ToString::to_string),
         allowed_ips: allowed.iter().map(ToString::to_string).collect(),
@@ -99,6 +106,7 @@ pub fn of_node(mesh: &Mesh, node: &NodeName) -> Result<Config, String> {
             peer.endpoints.first(),
             allowed,
             peer.keepalive,
+            peer.preshared.as_ref(),
         )
     });
     let mut peers: Vec<Party> = parties.collect();
@@ -173,6 +181,7 @@ pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
             endpoint,
             prefixes,
             keepalive,
+            peer.preshared.as_ref(),
         ));
     }
     if peers.is_empty() {
@@ -205,9 +214,9 @@ fn networks(member: &Member) -> impl Iterator<Item = Prefix> {
 }
 
 impl Config {
-    /// Returns the text of a configuration file. `private_key` is what stands for the private key.
+    /// Returns the text of a configuration file, with the keys where they are known.
     #[must_use]
-    pub fn text(&self, quick: bool, private_key: Option<&str>) -> String {
+    pub fn text(&self, quick: bool, private_key: Option<&str>, preshared_key: Option<&str>) -> String {
         let mut text = "[Interface]\n".to_owned();
         // Writing to a String cannot fail.
         if let Some(key) = &self.public_key {
@@ -225,6 +234,13 @@ impl Config {
         }
         for peer in &self.peers {
             let _ = writeln!(text, "\n[Peer]\n# {}\nPublicKey = {}", peer.name, peer.public_key);
+            let _ = match (preshared_key, &peer.preshared_key_secret_ref) {
+                (_, None) => Ok(()),
+                (Some(key), _) => writeln!(text, "PresharedKey = {key}"),
+                (None, Some(PresharedKeySecretRef { name, key })) => {
+                    writeln!(text, "# PresharedKey = … is in the Secret {name}, as {key}")
+                }
+            };
             if let Some(endpoint) = &peer.endpoint {
                 let _ = writeln!(text, "Endpoint = {endpoint}");
             }
@@ -242,8 +258,8 @@ impl Config {
     /// Where it has no such form.
     pub fn formatted(&self, format: ConfigFormat) -> anyhow::Result<String> {
         Ok(match format {
-            ConfigFormat::WgQuick => self.text(true, None),
-            ConfigFormat::Wg => self.text(false, None),
+            ConfigFormat::WgQuick => self.text(true, None, None),
+            ConfigFormat::Wg => self.text(false, None, None),
             ConfigFormat::Json => serde_json::to_string_pretty(self)? + "\n",
             ConfigFormat::Yaml => serde_saphyr::to_string(self)?,
         })

@@ -26,6 +26,9 @@ pub const OVERLAY6: &str = "overlay6";
 /// What the name of the Lease of a leader's agent begins with; the name of its node follows.
 pub const LEADER_LEASE_PREFIX: &str = "spanwire-leader-";
 
+/// The Secret that agents may read, as the chart has it, and its user may have it otherwise.
+pub const PRESHARED_KEYS: &str = "spanwire-preshared-keys";
+
 /// The label of a LocationSlice with the name of its location, and of nothing else.
 pub const LOCATION_LABEL: &str = "spanwire.dev/location";
 /// The label of the head of a location with the namespace of the installation that published it. Only operators may write

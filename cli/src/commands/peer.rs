@@ -14,17 +14,17 @@ use kube::{
     api::{DeleteParams, PostParams},
 };
 use serde_json::json;
-use spanwire_crds::Peer;
-use spanwire_topology::{PeerName, Prefix};
+use spanwire_crds::{Peer, PresharedKeySecretRef};
+use spanwire_topology::{PeerName, Prefix, SecretKeyRef};
 use tokio::time::{Instant, sleep};
 
-use super::source::read;
+use super::{secret, source::read};
 use crate::{
     answer::{Answer, ListFormat, formatted},
     args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
     cluster::{Access, Reach, brief},
     colour::is_wanted,
-    keypair::KeyPair,
+    keypair::{self, KeyPair},
     objects::{Kind, Objects},
     peer::{free_address, rows, text},
     qr::picture,
@@ -80,12 +80,20 @@ async fn list(reach: &Reach, args: &PeerList) -> anyhow::Result<Answer> {
 
 async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
     let access = reach.connect().await?;
-    let peers: Api<Peer> = Api::all(access.client);
+    let peers: Api<Peer> = Api::all(access.client.clone());
     let mut answer = Answer::default();
     for name in &args.names {
         let deleted = peers.delete(name, &DeleteParams::default()).await;
-        deleted.map_err(|error| anyhow!("peer {name}: {}", brief(&error)))?;
+        let deleted = deleted.map_err(|error| anyhow!("peer {name}: {}", brief(&error)))?;
         answer.text += &format!("peer.spanwire.dev/{name} deleted\n");
+        let reference = deleted.left().and_then(|peer| peer.spec.preshared_key_secret_ref);
+        answer.notes.extend(reference.map(|PresharedKeySecretRef { name: secret, key }| {
+            format!(
+                "its preshared key is still in the Secret {secret}; where no other Peer has it: kubectl -n {} patch secret {secret} \
+                 --type json -p '[{{\"op\": \"remove\", \"path\": \"/data/{key}\"}}]'",
+                access.namespace
+            )
+        }));
     }
     Ok(answer)
 }
@@ -115,7 +123,8 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         .map(|pair| pair.public)
         .or(args.public_key)
         .context("there is no key")?;
-    let peer = manifest(&name, &key.to_string(), &allowed, args)?;
+    let place = args.preshared_key.then(|| place(&name, args)).transpose()?;
+    let peer = manifest(&name, &key.to_string(), &allowed, place.as_ref(), args)?;
     if args.dry_run {
         return Ok(Answer {
             text: serde_saphyr::to_string(&peer)?,
@@ -129,11 +138,22 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         .unwrap_or_else(|| PathBuf::from(format!("{name}.conf")));
     // The file first: a Peer whose private key is nowhere is of no use.
     let file = create(&path)?;
+    let preshared = match &place {
+        Some(place) => Some(
+            preshared_key(&access, place)
+                .await
+                .inspect_err(|_| drop(fs::remove_file(&path)))?,
+        ),
+        None => None,
+    };
     let created = Api::<Peer>::all(access.client.clone())
         .create(&PostParams::default(), &peer)
         .await;
     if let Err(error) = created {
         fs::remove_file(&path).ok();
+        if let Some(place) = &place {
+            secret::remove(&access, place).await;
+        }
         bail!("peer {name}: {}", brief(&error));
     }
     let mut answer = Answer {
@@ -143,13 +163,20 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         ),
         ..Answer::default()
     };
+    if let Some(place) = &place {
+        answer.text += &format!(
+            "its preshared key is in the Secret {}, as {}\n",
+            place.name(),
+            place.key()
+        );
+    }
     let private = pair.as_ref().map(KeyPair::private);
     let config = accepted(&access, &name)
         .await
         .and_then(|objects| of_peer(&objects.published(), &name).map_err(|problem| anyhow!(problem)));
     match config {
         Ok(config) => {
-            let config = config.text(true, private.as_deref());
+            let config = config.text(true, private.as_deref(), preshared.as_deref());
             write(file, &config)?;
             answer.text += &format!("wg-quick up {}\n", shown(&path));
             if args.qr {
@@ -165,7 +192,7 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         }
         Err(problem) => answer.notes.push(kept(
             file,
-            private.as_deref(),
+            [private.as_deref(), preshared.as_deref()],
             &path,
             &name,
             &format!("{problem:#}"),
@@ -174,18 +201,34 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
     Ok(answer)
 }
 
-/// Keeps the key where there is no party to talk to yet, and returns what is to be done.
+/// Returns where the preshared key of the Peer is to be.
+fn place(name: &PeerName, args: &PeerAdd) -> anyhow::Result<SecretKeyRef> {
+    let place = SecretKeyRef::new(&args.preshared_key_secret, name.as_str());
+    place.map_err(|error| anyhow!("--preshared-key-secret {error}"))
+}
+
+/// Makes a preshared key and puts it there.
+async fn preshared_key(access: &Access, place: &SecretKeyRef) -> anyhow::Result<String> {
+    let key = keypair::preshared_key()?;
+    secret::add(access, place, &key).await?;
+    Ok(key)
+}
+
+/// Keeps the keys where there is no party to talk to yet, and returns what is to be done.
 fn kept(
     file: File,
-    private: Option<&str>,
+    [private, preshared]: [Option<&str>; 2],
     path: &Path,
     name: &PeerName,
     why: &str,
 ) -> anyhow::Result<String> {
-    let text = private.map_or_else(String::new, |key| format!("[Interface]\nPrivateKey = {key}\n"));
+    let mut text = private.map_or_else(String::new, |key| format!("[Interface]\nPrivateKey = {key}\n"));
+    text += &preshared.map_or_else(String::new, |key| {
+        format!("# of each [Peer]: PresharedKey = {key}\n")
+    });
     write(file, &text)?;
     Ok(format!(
-        "{why}; {} has the private key alone: once the Peer is accepted, `kubectl spanwire showconf peer {name}` shows the rest",
+        "{why}; {} has the keys alone: once the Peer is accepted, `kubectl spanwire showconf peer {name}` shows the rest",
         path.display()
     ))
 }
@@ -200,7 +243,13 @@ fn shown(path: &Path) -> String {
     }
 }
 
-fn manifest(name: &PeerName, key: &str, allowed: &[Prefix], args: &PeerAdd) -> anyhow::Result<Peer> {
+fn manifest(
+    name: &PeerName,
+    key: &str,
+    allowed: &[Prefix],
+    place: Option<&SecretKeyRef>,
+    args: &PeerAdd,
+) -> anyhow::Result<Peer> {
     let mut spec =
         json!({"publicKey": key, "allowedIPs": allowed.iter().map(ToString::to_string).collect::<Vec<_>>()});
     if let Some(location) = &args.location {
@@ -208,6 +257,9 @@ fn manifest(name: &PeerName, key: &str, allowed: &[Prefix], args: &PeerAdd) -> a
     }
     if let Some(endpoint) = &args.endpoint {
         spec["endpoint"] = endpoint.to_string().into();
+    }
+    if let Some(place) = place {
+        spec["presharedKeySecretRef"] = json!({"name": place.name(), "key": place.key()});
     }
     Ok(Peer::new(name.as_str(), serde_json::from_value(spec)?))
 }

@@ -8,7 +8,7 @@ mod server;
 
 use std::{path::Path, thread};
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
@@ -193,16 +193,41 @@ fn plans(run: &dyn Fn(&[&str]) -> (i32, String), folder: &Path) {
 
 /// Adds a Peer, for which the test decides as the operator would.
 async fn peers(server: &Server, folder: &Path) {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "spanwire"}});
+    let namespaces: Api<Namespace> = Api::all(server.client.clone());
+    // It may be there.
+    let _exists = namespaces
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(namespace).unwrap(),
+        )
+        .await;
     let (kubeconfig, at) = (server.kubeconfig.clone(), folder.to_owned());
-    let adding = thread::spawn(move || cli(&kubeconfig, &at, &["peer", "add", "laptop", "--location", "a"]));
+    let adding = thread::spawn(move || {
+        cli(
+            &kubeconfig,
+            &at,
+            &["peer", "add", "laptop", "--location", "a", "--preshared-key"],
+        )
+    });
     let api: Api<Peer> = Api::all(server.client.clone());
     let peer = until("the Peer is there", async || {
         api.get_opt("laptop").await.ok().flatten()
     })
     .await;
     assert_eq!(peer.spec.allowed_ips, ["10.99.0.1/32"]);
+    let reference = json!({"name": "spanwire-preshared-keys", "key": "laptop"});
+    assert_eq!(json!(peer.spec.preshared_key_secret_ref), reference);
+    let secrets: Api<Secret> = Api::namespaced(server.client.clone(), "spanwire");
+    let secret = secrets
+        .get("spanwire-preshared-keys")
+        .await
+        .unwrap()
+        .data
+        .unwrap();
+    let preshared = String::from_utf8(secret["laptop"].0.clone()).unwrap();
     let accepted = json!({"publicKey": peer.spec.public_key, "allowedIPs": peer.spec.allowed_ips, "home": "a",
-        "attachments": ["a"]});
+        "attachments": ["a"], "presharedKeySecretRef": reference});
     let patch = Patch::Merge(json!({"status": {"accepted": accepted}}));
     api.patch_status("laptop", &PatchParams::default(), &patch)
         .await
@@ -218,6 +243,7 @@ async fn peers(server: &Server, folder: &Path) {
     let config = std::fs::read_to_string(&file).unwrap();
     for line in [
         "PrivateKey = ",
+        &format!("PresharedKey = {preshared}"),
         "Address = 10.99.0.1/32",
         KEY[0],
         "Endpoint = 203.0.113.1:51820",
@@ -236,9 +262,17 @@ async fn peers(server: &Server, folder: &Path) {
         run(&["peer", "list", "-o", "name"]),
         (0, "peer.spanwire.dev/laptop\n".to_owned())
     );
-    assert_eq!(
-        run(&["peer", "remove", "laptop"]),
-        (0, "peer.spanwire.dev/laptop deleted\n".to_owned())
+    let (code, said) = run(&["peer", "remove", "laptop"]);
+    assert!(
+        code == 0
+            && said.contains("peer.spanwire.dev/laptop deleted")
+            && said.contains("still in the Secret"),
+        "{code} {said}"
+    );
+    let (code, said) = run(&["peer", "add", "laptop", "--preshared-key", "--file", "other.conf"]);
+    assert!(
+        code == 1 && said.contains("has a key laptop already") && !folder.join("other.conf").exists(),
+        "{code} {said}"
     );
     let (code, said) = run(&["peer", "remove", "laptop"]);
     assert!(code == 1 && said.contains("not found"), "{code} {said}");
