@@ -154,6 +154,7 @@ fn main() -> ExitCode {
                 "a_peer_outside_reaches_every_location_until_deleted",
                 peers::laptop,
             ),
+            ("a_peer_with_a_preshared_key_is_out_without_it", peers::preshared),
             ("bad_peers_are_refused_and_harm_nothing", bad_input::peers),
             ("bad_locations_are_refused_and_harm_nothing", bad_input::locations),
             (

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use spanwire_e2e::{Lab, Laptop, wait_until};
 
 use spanwire_e2e::expect::{SOON, answers, leader, pod_ip};
@@ -37,5 +37,59 @@ pub(crate) fn laptop(lab: &Lab) -> Result<()> {
         !left.contains(&laptop.public_key),
         "the key is still there:\n{left}"
     );
+    Ok(())
+}
+
+/// One that has to have a preshared key: out without it, in with it, and out again when the key is taken from the Peer's machine.
+pub(crate) fn preshared(lab: &Lab) -> Result<()> {
+    let address: IpAddr = [10, 99, 0, 2].into();
+    let laptop = Laptop::start(lab, &[address])?;
+    let reference = "presharedKeySecretRef: {name: spanwire-preshared-keys, key: laptop}, allowedIPs";
+    lab.apply(&laptop.manifest("laptop").replace("allowedIPs", reference))?;
+    let leader = leader(lab, "a")?;
+    laptop.meet(lab, &leader, &["a"])?;
+    let pod = pod_ip(lab, &leader)?;
+    wait_until("the Peer says that its key is not known", SOON, || {
+        let peer = lab.get(&["peer", "laptop"])?;
+        let conditions = peer["status"]["conditions"].as_array().into_iter().flatten();
+        let mut reasons = conditions.map(|condition| &condition["reason"]);
+        Ok(reasons.any(|reason| reason == "PresharedKeyUnknown"))
+    })?;
+    ensure!(
+        !answers(&laptop.host, pod)?,
+        "the laptop is in before its key is known"
+    );
+
+    let file = lab.folder().join("laptop.psk");
+    let key = laptop
+        .host
+        .sh(&format!("umask 077; wg genpsk | tee {}", file.display()))?;
+    lab.apply(&format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: spanwire-preshared-keys, namespace: spanwire}}\n\
+         stringData: {{laptop: '{}'}}\n",
+        key.trim()
+    ))?;
+    let mesh_node = lab.get(&["meshnode", &leader])?;
+    let of_leader = mesh_node["status"]["publicKey"].as_str().context("a key")?;
+    let set = |file: &str| {
+        laptop
+            .host
+            .run(["wg", "set", "laptop0", "peer", of_leader, "preshared-key", file])
+    };
+    set(file.to_string_lossy().as_ref())?;
+    wait_until("the laptop is in with its key", SOON, || {
+        answers(&laptop.host, pod)
+    })?;
+
+    // The session that has begun goes on; without one a handshake is due.
+    set("/dev/null")?;
+    laptop
+        .host
+        .sh("ip link set laptop0 down && ip link set laptop0 up")?;
+    laptop.meet(lab, &leader, &["a"])?;
+    ensure!(!answers(&laptop.host, pod)?, "the laptop is in without its key");
+
+    lab.kubectl(["delete", "peer", "laptop"])?;
+    lab.kubectl(["-n", "spanwire", "delete", "secret", "spanwire-preshared-keys"])?;
     Ok(())
 }

@@ -42,5 +42,18 @@ pub(crate) fn token_is_bound_to_its_node(lab: &Lab) -> Result<()> {
             read.stderr
         );
     }
+    let one = |name: &str| agent.kubectl(["-n", "spanwire", "get", "secret", name]);
+    let preshared = one("spanwire-preshared-keys")?;
+    ensure!(
+        preshared.code == 0 || preshared.stderr.contains("not found"),
+        "the Secret of preshared keys: {}",
+        preshared.stderr
+    );
+    let release = one("sh.helm.release.v1.spanwire.v1")?;
+    ensure!(
+        release.code != 0 && release.stderr.contains("forbidden"),
+        "what helm keeps: {}",
+        release.stderr
+    );
     Ok(())
 }
