@@ -1,16 +1,15 @@
 //! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/debug`, answered by the agent's event loop, so that an answer
 //! shows that it runs.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+mod measure;
+
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
     extract::{Path, State},
     http::StatusCode,
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use spanwire_kernel::Packet;
 use tokio::{
@@ -18,7 +17,8 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::{encryption::SECONDS, ping::ping};
+use self::measure::{addresses, unreadable};
+use crate::encryption::SECONDS;
 
 /// An event loop that takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,9 +81,21 @@ pub async fn serve(address: SocketAddr, queries: mpsc::Sender<Query>) -> std::io
     let router = router
         .route("/debug/way/{from}/{to}", get(way))
         .route("/debug/way/{from}/{to}/{by}", get(way_by))
-        .route("/debug/ping/{from}/{to}", get(ping_from))
-        .route("/debug/encryption/{seconds}", get(encryption));
-    let service = router.with_state(queries);
+        .route("/debug/ping/{from}/{to}", get(measure::ping_from))
+        .route("/debug/encryption/{seconds}", get(encryption))
+        .route("/debug/processors/{seconds}", get(measure::processors));
+    let throughput: [(&str, MethodRouter<_>); 2] = [
+        ("/debug/bench/receive/{at}/{seconds}", get(measure::receive)),
+        (
+            "/debug/bench/send/{from}/{to}/{port}/{token}/{seconds}",
+            get(measure::send),
+        ),
+    ];
+    let guarded = |router: Router<_>, (path, answer)| {
+        let is_private = address.ip().is_loopback();
+        router.route(path, if is_private { answer } else { get(measure::refused) })
+    };
+    let service = throughput.into_iter().fold(router, guarded).with_state(queries);
     tokio::spawn(async move { axum::serve(listener, service).await });
     Ok(())
 }
@@ -112,19 +124,7 @@ async fn ask_way(
 ) -> (StatusCode, String) {
     match packet(from, to, by) {
         Ok(packet) => ask(queries, Request::Way(packet)).await,
-        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")),
-    }
-}
-
-/// Sends echo requests, beside the event loop, which waits for nothing.
-async fn ping_from(Path((from, to)): Path<(String, String)>) -> (StatusCode, String) {
-    let (from, to) = match addresses(&from, &to) {
-        Ok(both) => both,
-        Err(why) => return (StatusCode::BAD_REQUEST, format!("{why}\n")),
-    };
-    match ping(from, to).await {
-        Ok(found) => (StatusCode::OK, format!("{found}\n")),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        Err(why) => unreadable(&why),
     }
 }
 
@@ -133,32 +133,13 @@ async fn encryption(
     State(queries): State<mpsc::Sender<Query>>,
     Path(seconds): Path<String>,
 ) -> (StatusCode, String) {
-    match seconds.parse().ok().filter(|seconds| SECONDS.contains(seconds)) {
-        Some(seconds) => {
-            let patience = PATIENCE + Duration::from_secs(seconds);
-            ask_for(queries, Request::Encryption(seconds), patience).await
+    match measure::seconds(&seconds, SECONDS) {
+        Ok(time) => {
+            let request = Request::Encryption(time.as_secs());
+            ask_for(queries, request, PATIENCE + time).await
         }
-        None => {
-            let (least, most) = (SECONDS.start(), SECONDS.end());
-            let why = format!("{seconds} is no number of seconds from {least} to {most}\n");
-            (StatusCode::BAD_REQUEST, why)
-        }
+        Err(why) => unreadable(&why),
     }
-}
-
-/// Reads two addresses of one family.
-fn addresses(from: &str, to: &str) -> Result<(IpAddr, IpAddr), String> {
-    let address = |text: &str| {
-        text.parse::<IpAddr>()
-            .map_err(|_| format!("{text} is no address: write /debug/way/FROM/TO, or /debug/ping/FROM/TO"))
-    };
-    let (source, destination) = (address(from)?, address(to)?);
-    if source.is_ipv4() != destination.is_ipv4() {
-        return Err(format!(
-            "{source} and {destination} are of two families: name two of one"
-        ));
-    }
-    Ok((source, destination))
 }
 
 /// Reads what the path says of a packet.
@@ -203,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    async fn fetch(address: SocketAddr, path: &str) -> String {
+    pub(super) async fn fetch(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -212,11 +193,15 @@ mod tests {
         text
     }
 
+    /// An address at which nothing listens.
+    pub(super) fn free(address: &str) -> SocketAddr {
+        let free = std::net::TcpListener::bind((address, 0)).unwrap();
+        free.local_addr().unwrap()
+    }
+
     #[tokio::test]
     async fn every_path_has_its_request_and_the_response_decides_the_status() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = free("127.0.0.1");
         let (sender, mut queries) = mpsc::channel::<Query>(4);
         serve(address, sender).await.unwrap();
         let answering = tokio::spawn(async move {
@@ -248,6 +233,7 @@ mod tests {
             ("/debug/encryption/0", "0 is no number of seconds from 1 to 60"),
             ("/debug/encryption/61", "61 is no number"),
             ("/debug/encryption/x", "x is no number"),
+            ("/debug/processors/31", "31 is no number of seconds from 1 to 30"),
         ] {
             let text = fetch(address, path).await;
             assert!(text.starts_with("HTTP/1.1 400") && text.contains(why), "{text}");

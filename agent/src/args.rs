@@ -252,6 +252,15 @@ mod tests {
         assert!(Args::try_parse_from(["spanwire-agent", "--source", "file:/x"]).is_err());
     }
 
+    /// Who may ask is decided by who reaches the loopback: by RBAC on port-forward.
+    #[test]
+    fn the_admin_endpoint_is_on_the_loopback() {
+        let run = Args::try_parse_from(["spanwire-agent", "--node-name", "a1"]).unwrap();
+        assert_eq!(run.status_address, "127.0.0.1:9477".parse().unwrap());
+        let chart = include_str!("../../charts/spanwire/templates/agent.yaml");
+        assert!(!chart.contains("status-address"));
+    }
+
     #[test]
     fn every_name_in_the_kernel_can_be_another_for_cleanup_too() {
         let default = Args::try_parse_from(["spanwire-agent", "--node-name", "a1"]).unwrap();
