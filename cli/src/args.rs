@@ -101,6 +101,18 @@ pub enum Command {
   # To a pod
   kubectl spanwire ping a2 pod/shop/cart-0")]
     Ping(PingArgs),
+    /// Measures TCP throughput between two nodes in both directions, sent and received by the agents, and the processors of the
+    /// nodes on the way meanwhile. It loads the network for that time
+    #[command(after_help = "Examples:
+  # Between two nodes
+  kubectl spanwire bench a2 b2
+
+  # Between the first leaders of two locations, for ten seconds in each direction
+  kubectl spanwire bench location/a location/edge --seconds 10
+
+  # For a program
+  kubectl spanwire bench a2 b2 -o json")]
+    Bench(BenchArgs),
     /// Shows that what is to be so is so, by what agents see
     #[command(
         subcommand,
@@ -238,6 +250,24 @@ pub struct PingArgs {
     pub from: Target,
     /// Who answers: an address, a node, pod/NAMESPACE/NAME, location/NAME, peer/NAME, service/NAMESPACE/NAME
     pub to: Target,
+    /// Where a name has addresses of both families, take those of IPv6
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// How to write it
+    #[arg(short, long)]
+    pub output: Option<Format>,
+}
+
+/// The arguments of `bench`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct BenchArgs {
+    /// One end: a node, location/NAME, or an address of a node
+    pub from: Target,
+    /// The other end: the same
+    pub to: Target,
+    /// For so long each end sends
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=30))]
+    pub seconds: u64,
     /// Where a name has addresses of both families, take those of IPv6
     #[arg(short = '6', long)]
     pub ipv6: bool,
@@ -417,6 +447,14 @@ mod tests {
                 .unwrap_or_default();
             assert!(help.starts_with("Examples:"), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn a_measurement_takes_seconds_and_not_minutes() {
+        let read =
+            |seconds| Args::try_parse_from(["kubectl-spanwire", "bench", "a", "b", "--seconds", seconds]);
+        assert!(["1", "30"].into_iter().all(|seconds| read(seconds).is_ok()));
+        assert!(["0", "31", "x"].into_iter().all(|seconds| read(seconds).is_err()));
     }
 
     #[test]

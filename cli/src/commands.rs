@@ -1,5 +1,6 @@
 //! Reads what a command needs, and has it answered.
 
+mod bench;
 mod explain;
 mod live;
 mod migrate;
@@ -30,6 +31,7 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
         Command::Diagnose(diagnose) => status::diagnose(&args.reach, &diagnose).await,
         Command::Explain(explain) => explain::run(&args.reach, &explain).await,
         Command::Ping(ping) => ping::run(&args.reach, &ping).await,
+        Command::Bench(bench) => bench::run(&args.reach, &bench).await,
         Command::Verify(VerifyCommand::Encryption(encryption)) => {
             verify::encryption(&args.reach, &encryption).await
         }

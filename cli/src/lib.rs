@@ -9,6 +9,7 @@
 //! | [`status`], [`findings`], [`figures`] | the mesh on one screen; what is wrong; what agents answer |
 //! | [`explain`], [`ways`] | the way of a packet, as planned and as kernels route it |
 //! | [`ping`] | how long a way is, as agents measure it |
+//! | [`mod@bench`] | how much goes over it, and what that costs the nodes |
 //! | [`encryption`] | whether what goes between locations is encrypted, by the packets that agents count |
 //! | [`graph`], [`showconf`] | the published mesh as a picture; the configuration of a device |
 //! | [`peer`], [`keypair`], [`qr`] | Peers, the key pair of a new one, and its configuration for a phone |
@@ -22,6 +23,7 @@
 
 pub mod answer;
 pub mod args;
+pub mod bench;
 pub mod bundle;
 pub mod changes;
 pub mod cluster;

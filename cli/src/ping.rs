@@ -56,6 +56,18 @@ impl Leg {
     }
 }
 
+/// Returns the node that has this address.
+#[must_use]
+pub fn node_of(mesh: &Mesh, address: IpAddr) -> Option<&NodeName> {
+    let members = mesh
+        .locations
+        .values()
+        .flat_map(|location| location.members.iter());
+    let mut holding = members
+        .filter(|(_, member)| member.addresses.contains(&address) || member.overlay.contains(&address));
+    holding.next().map(|(node, _)| node)
+}
+
 /// Returns the legs of a way between nodes, and the whole of it at the end. A leg for which the nodes have no addresses of
 /// one family is left out.
 #[must_use]

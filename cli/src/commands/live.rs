@@ -1,19 +1,20 @@
 //! What the agents answer, through the API server's port-forward: no port is opened for it, and RBAC decides.
 
+mod connection;
+mod transfer;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use self::connection::{Connection, Page};
+pub(super) use self::transfer::{Agents, transfer};
 use crate::{
     cluster::{Access, brief},
     encryption::Counts,
@@ -23,8 +24,6 @@ use crate::{
     ways::{Question, Ways},
 };
 
-/// Where agents listen, on the node itself.
-const PORT: u16 = 9477;
 /// How long an agent is waited for; it sends echo requests for a second and a half at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many agents are asked at a time.
@@ -69,9 +68,8 @@ pub(super) async fn ask_ways(access: &Access, questions: Vec<Question>) -> Ways 
     answers.into_iter().flatten().collect()
 }
 
-/// Has agents send echo requests. The error says why no agent can be asked.
-pub(super) async fn measure(access: &Access, legs: &[Leg]) -> Result<Measurements, String> {
-    let pods = agents(access).await?;
+/// Has agents send echo requests.
+pub(super) async fn measure(access: &Access, pods: &Agents, legs: &[Leg]) -> Measurements {
     let asking = legs.iter().map(|leg| {
         let pod = pods.get(&leg.from);
         async move {
@@ -80,7 +78,7 @@ pub(super) async fn measure(access: &Access, legs: &[Leg]) -> Result<Measurement
             (leg.clone(), answer.and_then(|pages| parsed(&pages[0])))
         }
     });
-    Ok(stream::iter(asking).buffer_unordered(AT_ONCE).collect().await)
+    stream::iter(asking).buffer_unordered(AT_ONCE).collect().await
 }
 
 /// Has agents count for so long what is encrypted. The error says why no agent can be asked.
@@ -104,7 +102,10 @@ pub(super) async fn count(
 
 fn parsed<T: DeserializeOwned>((status, text): &Page) -> Result<T, String> {
     if *status == StatusCode::NOT_FOUND {
-        return Err("its agent is of a version that does not say it".to_owned());
+        return Err(
+            "its agent is of another version, which cannot say it: have all nodes run the version of kubectl-spanwire"
+                .to_owned(),
+        );
     }
     if !status.is_success() {
         return Err(text.trim_end().to_owned());
@@ -128,14 +129,21 @@ async fn within<T>(
     question: impl AsyncFnOnce(&Access, &str) -> Result<T, String>,
 ) -> Result<T, String> {
     let pod = pod.ok_or("it has no running pod")?;
-    match timeout(patience, question(access, pod)).await {
+    in_time(patience, question(access, pod)).await
+}
+
+async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    match timeout(patience, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(format!("not within {} s", patience.as_secs())),
     }
 }
 
 /// Returns the running pods of agents, by their nodes.
-async fn agents(access: &Access) -> Result<BTreeMap<String, String>, String> {
+pub(super) async fn agents(access: &Access) -> Result<Agents, String> {
     let path = format!("/api/v1/namespaces/{}/pods", access.namespace);
     let pods = access
         .list(&path, Some("app.kubernetes.io/component=agent"))
@@ -174,40 +182,12 @@ async fn figures(access: &Access, pod: &str) -> Result<Figures, String> {
     Ok(Figures::read(&metrics, &links))
 }
 
-/// A page of an agent's admin endpoint.
-type Page = (StatusCode, String);
-
 /// Fetches pages of an agent, one after the other over one connection; returns as many.
 async fn fetch(access: &Access, pod: &str, paths: &[String]) -> Result<Vec<Page>, String> {
-    let pods: Api<Pod> = Api::namespaced(access.client.clone(), &access.namespace);
-    let mut forward = pods
-        .portforward(pod, &[PORT])
-        .await
-        .map_err(|error| brief(&error))?;
-    let stream = forward.take_stream(PORT).ok_or("there is no stream")?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let connection = tokio::spawn(connection);
+    let mut connection = Connection::open(access, pod).await?;
     let mut pages = Vec::new();
     for path in paths {
-        let request = Request::get(path)
-            .header("host", "agent")
-            .body(Empty::<Bytes>::new());
-        let request = request.map_err(|error| error.to_string())?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = response.status();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?;
-        pages.push((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()));
+        pages.push(connection.page(path).await?);
     }
-    connection.abort();
-    forward.abort();
     Ok(pages)
 }

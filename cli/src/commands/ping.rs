@@ -1,42 +1,58 @@
 //! `ping`.
 
+use std::net::IpAddr;
+
 use anyhow::{anyhow, bail, ensure};
+use spanwire_topology::Mesh;
 
 use super::{
     explain::{addresses, way_of},
-    live::measure,
+    live::{Agents, agents, measure},
 };
 use crate::{
-    answer::{Answer, formatted},
+    answer::{Answer, Verdict, formatted},
     args::PingArgs,
-    cluster::Reach,
+    cluster::{Access, Reach},
+    explain::{Report, Target},
     objects::Kind,
-    ping::{legs, report, text},
+    ping::{Leg, MeasuredLeg, legs, node_of, report, text},
 };
 
 pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer> {
+    let course = course(reach, &args.from, &args.to, args.ipv6).await?;
+    let mut notes = course.notes.clone();
+    let (rows, more, verdict) = course.measured().await;
+    notes.extend(more);
+    Ok(Answer {
+        text: formatted(&rows, args.output, |_| text(&rows))?,
+        notes,
+        verdict,
+    })
+}
+
+/// What there is to measure between two addresses.
+pub(super) struct Course {
+    pub(super) access: Access,
+    pub(super) agents: Agents,
+    pub(super) mesh: Mesh,
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    pub(super) explained: Report,
+    pub(super) legs: Vec<Leg>,
+    /// What is not known of it.
+    pub(super) notes: Vec<String>,
+}
+
+/// Finds what is to be measured between two targets, of which the first is a node.
+pub(super) async fn course(reach: &Reach, from: &Target, to: &Target, v6: bool) -> anyhow::Result<Course> {
     let access = reach.connect().await?;
     let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
     let objects = access.objects(&kinds).await?;
     let mesh = objects.published();
     let mut notes = Vec::new();
-    let (from, to) = addresses(
-        Some(&access),
-        &objects,
-        &args.from,
-        &args.to,
-        args.ipv6,
-        &mut notes,
-    )
-    .await?;
-    let own = mesh
-        .locations
-        .values()
-        .flat_map(|location| location.members.iter());
-    let mut own =
-        own.filter(|(_, member)| member.addresses.contains(&from) || member.overlay.contains(&from));
+    let (from, to) = addresses(Some(&access), &objects, from, to, v6, &mut notes).await?;
     ensure!(
-        own.next().is_some(),
+        node_of(&mesh, from).is_some(),
         "{from} is no address of a node: agents send from their own nodes alone, so name a node or a location"
     );
     let (explained, more) = way_of(Some(&access), &objects, from, to).await?;
@@ -45,12 +61,23 @@ pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer
     if legs.is_empty() {
         bail!("{from} to {to}: {}", explained.there.end);
     }
-    let measurements = measure(&access, &legs).await.map_err(|note| anyhow!(note))?;
-    let (rows, more, verdict) = report(&legs, &measurements);
-    notes.extend(more);
-    Ok(Answer {
-        text: formatted(&rows, args.output, |_| text(&rows))?,
+    let agents = agents(&access).await.map_err(|note| anyhow!(note))?;
+    Ok(Course {
+        access,
+        agents,
+        mesh,
+        from,
+        to,
+        explained,
+        legs,
         notes,
-        verdict,
     })
+}
+
+impl Course {
+    /// Has the agents send echo requests on each leg.
+    pub(super) async fn measured(&self) -> (Vec<MeasuredLeg>, Vec<String>, Verdict) {
+        let measurements = measure(&self.access, &self.agents, &self.legs).await;
+        report(&self.legs, &measurements)
+    }
 }

@@ -73,6 +73,22 @@ pub(crate) fn legs_are_measured(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Two followers of two locations measure what goes between them, in both directions, and every node on the way its processors.
+pub(crate) fn throughput_is_measured(lab: &Lab) -> Result<()> {
+    let tables = plugin_says(lab, 0, &["bench", "a3", "c2", "--seconds", "2"])?;
+    let streams = tables.lines().filter(|line| line.ends_with("bit/s")).count();
+    let of = |does: &str| tables.matches(&format!(" {does} ")).count();
+    ensure!(
+        streams == 2
+            && [of("sends"), of("receives")] == [2, 2]
+            && of("forwards") >= 4
+            && !tables.contains('?'),
+        "not all is known of what goes between a3 and c2:\n{tables}"
+    );
+    let pod = lab.pods()?["c2"][0].to_string();
+    plugin_says(lab, 1, &["bench", "a3", &pod]).map(drop)
+}
+
 /// All leaders see packets of each pair of locations, and none of them in plaintext.
 pub(crate) fn traffic_is_encrypted(lab: &Lab) -> Result<()> {
     let table = plugin_says(lab, 0, &["verify", "encryption", "--seconds", "3", "-o", "wide"])?;

@@ -108,6 +108,10 @@ fn main() -> ExitCode {
                 cli::legs_are_measured,
             ),
             (
+                "kubectl_spanwire_measures_throughput_in_both_directions",
+                cli::throughput_is_measured,
+            ),
+            (
                 "kubectl_spanwire_shows_that_traffic_between_locations_is_encrypted",
                 cli::traffic_is_encrypted,
             ),
