@@ -1,6 +1,9 @@
 //! Objects and scenarios from files.
 
+mod unused;
+
 use std::{
+    borrow::Cow,
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -9,6 +12,7 @@ use std::{
 use serde_json::Value;
 use thiserror::Error;
 
+use self::unused::without_unused;
 use crate::objects::Objects;
 
 /// Why a file cannot be read.
@@ -114,7 +118,12 @@ fn parsed(text: &str) -> Result<Vec<Value>, serde_saphyr::Error> {
             max_total_scalar_bytes: 1 << 30,
         },
     };
-    serde_saphyr::from_multiple_with_options(text, options)
+    let less = without_unused(text);
+    match serde_saphyr::from_multiple_with_options(&less, options.clone()) {
+        // What is left out may have an anchor; and where something is wrong, the line is that of the text.
+        Err(_) if matches!(less, Cow::Owned(_)) => serde_saphyr::from_multiple_with_options(text, options),
+        parsed => parsed,
+    }
 }
 
 /// Returns the items of a list, as `kubectl get -o yaml` writes it, or the object itself; an empty document is none.
@@ -158,6 +167,30 @@ mod tests {
         let node = |index| format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: n{index}}}\n");
         let text: String = (0..5000).map(node).collect();
         assert_eq!(of(&text).unwrap().objects.len(), 5000);
+    }
+
+    #[test]
+    fn what_is_not_used_is_read_where_something_else_needs_it() {
+        let text = "kind: Node\napiVersion: v1\nmetadata: {name: a}\nstatus:\n  images:\n  - names: &x [i]\n  volumes: *x\n";
+        let found = of(text).unwrap();
+        let node = found.objects.get(Kind::Node, "a").unwrap();
+        assert_eq!(node["status"]["volumes"][0], "i");
+        let less = text.replace("*x", "[v]");
+        let found = of(&less).unwrap();
+        let node = found.objects.get(Kind::Node, "a").unwrap();
+        assert_eq!(
+            node["status"],
+            serde_json::json!({"images": null, "volumes": ["v"]})
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_line_of_the_file() {
+        let text = "kind: Node\nstatus:\n  images:\n  - names: [i]\n  - names: [j]\nspec: [\n";
+        let documents = documents(&mut Found::default(), "x.yaml", text);
+        let error = documents.unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("line 6") || cause.contains("line 7"), "{cause}");
     }
 
     #[test]
