@@ -33,7 +33,7 @@ use spanwire_topology::{Family, LocationName, NodeName};
 use super::{
     assignment::Assignment,
     backoff::Backoff,
-    detector::{LATE, Round, Standing, THRESHOLD},
+    detector::{LATE, Round, THRESHOLD},
     judge::{Choices, Judgement, Subject, Trust},
 };
 use watch::Watch;
@@ -442,7 +442,7 @@ impl Prober {
         let is_trial = known.is_some() || watch.is_expected;
         let failed_trial = is_trial && !watch.answered && now >= watch.since + TRIAL;
         let is_useless = watch.trust(now) == Trust::Lost || failed_trial;
-        if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone())) {
+        if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone()), now) {
             return false;
         }
         let (first, longest) = USELESS;
@@ -462,10 +462,11 @@ impl Prober {
         true
     }
 
-    /// Returns whether the last question to it that was due was answered.
-    fn answers(&self, subject: &Subject) -> bool {
+    /// Returns whether the last question to it that was due was answered. If it has only just come back, what is behind it has yet to
+    /// have the time to.
+    fn answers(&self, subject: &Subject, now: Instant) -> bool {
         let watch = self.ids.get(subject).and_then(|id| self.watches.get(id));
-        watch.is_some_and(|watch| watch.answered && watch.detector.standing() == Standing::Answers)
+        watch.is_some_and(|watch| watch.answers_for(TRIAL, now))
     }
 
     fn trust(&self, watch: &Watch, now: Instant) -> Trust {

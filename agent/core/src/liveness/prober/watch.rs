@@ -40,6 +40,8 @@ pub(super) struct Watch {
     pub(super) next: Instant,
     probation: Backoff,
     was_lost: bool,
+    /// When it last began to answer again after it was taken for dead.
+    back: Option<Instant>,
     /// How often it was taken for dead.
     pub(super) deaths: u64,
     /// What was last made of it.
@@ -64,6 +66,7 @@ impl Watch {
             next,
             probation: Backoff::new(PROBATION.0, PROBATION.1),
             was_lost: false,
+            back: None,
             deaths: 0,
             judged: Trust::Sound,
             wake: next,
@@ -125,6 +128,12 @@ impl Watch {
         }
     }
 
+    /// Returns whether the last question that was due was answered, and it was not taken for dead for so long.
+    pub(super) fn answers_for(&self, time: Duration, now: Instant) -> bool {
+        let is_long_back = self.back.is_none_or(|back| now >= back + time);
+        self.answered && is_long_back && self.detector.standing() == Standing::Answers
+    }
+
     /// Has it asked by then, if that is sooner: what was asked seldom has not answered.
     pub(super) fn hasten(&mut self, by: Instant) {
         self.next = self.next.min(by);
@@ -139,6 +148,7 @@ impl Watch {
             self.probation.handle_failure(0.0, now);
         } else if was_lost && !is_lost {
             self.probation.handle_ended(now);
+            self.back = Some(now);
         }
     }
 

@@ -95,6 +95,23 @@ fn a_leader_of_no_use_is_tried_again_when_the_other_one_turns_out_to_be_of_none(
     assert!(found_out < 20_500 * MS, "{found_out:?}");
 }
 
+/// What is behind it begins to answer a moment after it.
+#[test]
+fn a_leader_that_has_just_come_back_is_of_use_though_what_is_behind_it_answers_later() {
+    let world = World::new(leader, |text, at, _| {
+        let until = match text {
+            "10.4.0.11" => 12_000 * MS,
+            text if text.starts_with("192.168") => 12_900 * MS,
+            _ => 12_500 * MS,
+        };
+        at > 10 * SECOND && at < until
+    });
+    let world = world.run(20 * SECOND);
+    let key = (name("b"), name("b1"));
+    assert!(!world.prober.useless.contains_key(&key), "{:?}", world.changes);
+    assert!(world.judgement.forsaken.is_empty(), "{:?}", world.changes);
+}
+
 /// That it has yet to show that it goes on answering says nothing of what it hands on.
 #[test]
 fn a_leader_on_probation_is_found_to_be_of_no_use_like_any_other() {
