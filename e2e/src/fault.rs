@@ -186,6 +186,21 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Does something while it lasts.
+    ///
+    /// # Errors
+    /// When it cannot be made to happen, or put right, and whatever goes wrong meanwhile.
+    pub fn during<T>(&self, lab: &Lab, roles: &Roles, does: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = (self.inflict)(lab, roles).and_then(|()| does());
+        // In any case: what follows needs a whole lab.
+        let mended = (self.mend)(lab, roles);
+        let done = done.with_context(|| self.name)?;
+        mended.with_context(|| format!("mending: {}", self.name))?;
+        Ok(done)
+    }
+}
+
 impl Noticed {
     /// Returns the longest time without an answer on any path, that at the end included.
     pub fn gap(&self) -> Duration {

@@ -71,21 +71,17 @@ pub(crate) fn preshared(lab: &Lab) -> Result<()> {
     ))?;
     let mesh_node = lab.get(&["meshnode", &leader])?;
     let of_leader = mesh_node["status"]["publicKey"].as_str().context("a key")?;
-    let set = |file: &str| {
-        laptop
-            .host
-            .run(["wg", "set", "laptop0", "peer", of_leader, "preshared-key", file])
-    };
-    set(file.to_string_lossy().as_ref())?;
+    let peer = ["wg", "set", "laptop0", "peer", of_leader];
+    let path = file.to_string_lossy();
+    laptop
+        .host
+        .run(peer.into_iter().chain(["preshared-key", &path]))?;
     wait_until("the laptop is in with its key", SOON, || {
         answers(&laptop.host, pod)
     })?;
 
-    // The session that has begun goes on; without one a handshake is due.
-    set("/dev/null")?;
-    laptop
-        .host
-        .sh("ip link set laptop0 down && ip link set laptop0 up")?;
+    // A session that has begun goes on; without one a handshake is due.
+    laptop.host.run(peer.into_iter().chain(["remove"]))?;
     laptop.meet(lab, &leader, &["a"])?;
     ensure!(!answers(&laptop.host, pod)?, "the laptop is in without its key");
 

@@ -2,6 +2,7 @@
 //!
 //! Here counts that they do, also while the fault lasts; how fast is measured by `make chaos`.
 
+mod cut;
 mod gone;
 
 use std::{process::ExitCode, time::Duration};
@@ -19,12 +20,14 @@ const LASTS: Duration = Duration::from_secs(6);
 /// Generous: on such a machine a probe waits for a processor.
 const GAP: Duration = Duration::from_secs(4);
 
+const CUT: &str = "pods that the leader does not reach get theirs by the other one";
 const GONE: &str = "all leaders of a location lose power";
 
 fn main() -> ExitCode {
     let mut tests: Vec<suite::Test> = vec![
         ("every_pod_reaches_every_pod", installs),
         ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
+        (CUT, cut::handed_to_the_other_leader),
     ];
     tests.extend(
         FAULTS
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
             .map(|(fault, test)| (fault.name, test)),
     );
     tests.push((GONE, gone::refused));
-    let faults = FAULTS.iter().map(|fault| fault.name).chain([GONE]);
+    let faults = FAULTS.iter().map(|fault| fault.name).chain([CUT, GONE]);
     let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
     suite::run(
         "t-failover",
