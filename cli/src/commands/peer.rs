@@ -83,10 +83,15 @@ async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
     let peers: Api<Peer> = Api::all(access.client.clone());
     let mut answer = Answer::default();
     for name in &args.names {
-        let deleted = peers.delete(name, &DeleteParams::default()).await;
-        let deleted = deleted.map_err(|error| anyhow!("peer {name}: {}", brief(&error)))?;
+        let failed = |error: kube::Error| anyhow!("peer {name}: {}", brief(&error));
+        // The answer to a deletion does not say what was deleted.
+        let there = peers.get_opt(name).await.map_err(failed)?;
+        peers
+            .delete(name, &DeleteParams::default())
+            .await
+            .map_err(failed)?;
         answer.text += &format!("peer.spanwire.dev/{name} deleted\n");
-        let reference = deleted.left().and_then(|peer| peer.spec.preshared_key_secret_ref);
+        let reference = there.and_then(|peer| peer.spec.preshared_key_secret_ref);
         answer.notes.extend(reference.map(|PresharedKeySecretRef { name: secret, key }| {
             format!(
                 "its preshared key is still in the Secret {secret}; where no other Peer has it: kubectl -n {} patch secret {secret} \
