@@ -58,11 +58,14 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(REBOOTED, NO_CNI_YET),
     Provoked::agent(REBOOTED, NO_TUNNEL_YET),
     Provoked::without_api_server(REBOOTED),
+    // The Peer is there before the Secret that it names.
+    Provoked::agent(PRESHARED, "cannot read a preshared key"),
 ];
 
 const NO_CNI_YET: &str = "the CNI's device for";
 const NO_TUNNEL_YET: &str = "userspace WireGuard is not reached";
 
+const PRESHARED: &str = "a_peer_with_a_preshared_key_is_out_without_it";
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
 const TUNNELS_ROLLED: &str = "rolling_the_tunnels_costs_a_handshake_each";
 const TUNNEL_STOPPED: &str = "without_the_tunnel_traffic_stops_and_nothing_leaks";
@@ -158,7 +161,7 @@ fn main() -> ExitCode {
                 "a_peer_outside_reaches_every_location_until_deleted",
                 peers::laptop,
             ),
-            ("a_peer_with_a_preshared_key_is_out_without_it", peers::preshared),
+            (PRESHARED, peers::preshared),
             ("bad_peers_are_refused_and_harm_nothing", bad_input::peers),
             ("bad_locations_are_refused_and_harm_nothing", bad_input::locations),
             (
