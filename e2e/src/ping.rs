@@ -48,7 +48,7 @@ impl Ping {
     pub fn start(from: &Machine<'_>, to: IpAddr, interval: Duration) -> Result<Self> {
         let unanswered = || format!("{to} does not answer {} to begin with", from.name());
         // A flow through the mesh may take a moment to begin, which is no loss.
-        from.run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", &to.to_string()])
+        from.run(["ping", "-n", "-c", "1", "-W", "5", &to.to_string()])
             .with_context(unanswered)?;
         let mut ping = Self::start_unanswered(from, to, interval)?;
         ping.running.writes("time=").with_context(unanswered)?;
