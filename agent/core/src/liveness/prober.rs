@@ -203,8 +203,11 @@ impl Prober {
                 self.timetable.remove(&(watch.wake, id));
             }
         }
-        self.members = assignment.probes.members.len();
         let ids = &self.ids;
+        self.members = ids
+            .keys()
+            .filter(|subject| matches!(subject, Subject::Member(_)))
+            .count();
         self.useless.retain(|(location, leader), _| {
             ids.contains_key(&Subject::Far(location.clone(), leader.clone()))
         });
@@ -401,13 +404,13 @@ impl Prober {
 
     /// Notes what became of something watched, and when to look at it again.
     fn look_at(&mut self, id: u64, now: Instant) {
-        let interval = self.interval();
+        let soon = now + self.interval();
         let Some(watch) = self.watches.get_mut(&id) else {
             return;
         };
         watch.handle_standing(now);
         if watch.is_doubtful_member() {
-            watch.hasten(now + interval);
+            watch.hasten(soon);
         }
         self.timetable.remove(&(watch.wake, id));
         watch.wake = watch.poll_timeout();
@@ -522,6 +525,10 @@ fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
         .map(|address| Family::of(*address))
         .collect();
     let speaks = |address: &&IpAddr| families.contains(&Family::of(**address));
+    let neighbours = |node: &NodeName| -> Vec<IpAddr> {
+        let hops = [Family::V4, Family::V6].map(|family| assignment.hop(node, family));
+        hops.into_iter().flatten().map(|hop| hop.neighbour).collect()
+    };
     let mut wanted = BTreeMap::new();
     for far in &probes.far {
         let subject = Subject::Far(far.location.clone(), far.node.clone());
@@ -529,8 +536,7 @@ fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
         wanted.insert(subject, (Way::FromOverlay, targets));
     }
     for near in &probes.hops {
-        let hops = assignment.hops.iter().filter(|((node, _), _)| *node == near.node);
-        let targets = hops.map(|(_, hop)| hop.neighbour).collect();
+        let targets = neighbours(&near.node);
         let way = Way::Hop(near.node.clone());
         wanted.insert(Subject::Hop(near.node.clone()), (way, targets));
         for far in &probes.through {
@@ -541,11 +547,7 @@ fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
         }
     }
     for near in &probes.members {
-        let hops = assignment
-            .members
-            .iter()
-            .filter(|((node, _), _)| *node == near.node);
-        let targets = hops.map(|(_, hop)| hop.neighbour).collect();
+        let targets = neighbours(&near.node);
         let way = Way::Hop(near.node.clone());
         wanted.insert(Subject::Member(near.node.clone()), (way, targets));
     }
