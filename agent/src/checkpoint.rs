@@ -178,6 +178,7 @@ impl From<Body> for Checkpoint {
                 // It has to show again.
                 unreached: BTreeSet::new(),
                 unheard: BTreeSet::new(),
+                silent: BTreeSet::new(),
                 cut: body.cut.iter().filter_map(|name| name.parse().ok()).collect(),
             },
         }

@@ -157,6 +157,7 @@ fn severity(reason: &str) -> Severity {
         Reason::LeaseNotRenewed,
         Reason::TunnelMissing,
         Reason::PresharedKeyNotRead,
+        Reason::MemberSilent,
     ];
     if is(Reason::EndpointInMesh) {
         Severity::Note

@@ -35,6 +35,8 @@ pub enum ConditionType {
     TunnelsUp,
     /// Of a MeshNode that leads: it reads the preshared keys of the Peers attached to it. Only said where that is not so.
     PresharedKeys,
+    /// Of a MeshNode that leads: the other nodes of its location answer it. Only said where one has not for some seconds.
+    MembersReached,
 }
 
 /// Why a condition is as it is.
@@ -96,11 +98,13 @@ pub enum Reason {
     PresharedKeyUnknown,
     /// A leader goes on with the preshared key that it has, but may not read it any more.
     PresharedKeyNotRead,
+    /// A node of its location does not answer a leader.
+    MemberSilent,
 }
 
 impl ConditionType {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ready,
         Self::LeaderElected,
         Self::Connected,
@@ -111,6 +115,7 @@ impl ConditionType {
         Self::LeaseRenewed,
         Self::TunnelsUp,
         Self::PresharedKeys,
+        Self::MembersReached,
     ];
 
     /// Returns the type as it stands in the condition.
@@ -127,6 +132,7 @@ impl ConditionType {
             Self::LeaseRenewed => "LeaseRenewed",
             Self::TunnelsUp => "TunnelsUp",
             Self::PresharedKeys => "PresharedKeys",
+            Self::MembersReached => "MembersReached",
         }
     }
 }
@@ -164,6 +170,7 @@ impl Reason {
             Self::TunnelMissing => "TunnelMissing",
             Self::PresharedKeyUnknown => "PresharedKeyUnknown",
             Self::PresharedKeyNotRead => "PresharedKeyNotRead",
+            Self::MemberSilent => "MemberSilent",
         }
     }
 }
@@ -199,6 +206,7 @@ pub fn is_of_agent(condition: &Condition) -> bool {
         ConditionType::LeaseRenewed,
         ConditionType::TunnelsUp,
         ConditionType::PresharedKeys,
+        ConditionType::MembersReached,
     ];
     agent.iter().any(|own| own.as_str() == condition.type_)
 }

@@ -97,6 +97,10 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::unkeyed_peers")]
     pub unkeyed_peers: Vec<UnkeyedPeer>,
+    /// Of a leader: the nodes of its location that have not answered it for some seconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::silent_members")]
+    pub silent_members: Vec<SilentMember>,
     /// No trace of Spanwire is left on the node, as `spec.retire` asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
@@ -114,6 +118,17 @@ pub struct UnkeyedPeer {
     #[schemars(length(max = 253))]
     pub peer: String,
     /// Why, and what would help.
+    #[schemars(length(max = schema::LONGEST_CAUSE))]
+    pub cause: String,
+}
+
+/// A node of its location that a leader does not reach.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct SilentMember {
+    /// The node.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// Since when, what of it is not reached, and what would help.
     #[schemars(length(max = schema::LONGEST_CAUSE))]
     pub cause: String,
 }

@@ -18,7 +18,10 @@ use crate::{Location, LocationSlice, MeshNode, Peer, conditions::LONGEST_MESSAGE
 /// How many Peers without their preshared key a MeshNode names at most.
 pub const MOST_UNKEYED_PEERS: usize = 256;
 
-/// The longest cause of that, in bytes; the schema counts characters.
+/// How many nodes that a leader does not reach its MeshNode names at most.
+pub const MOST_SILENT_MEMBERS: usize = 64;
+
+/// The longest cause of these, in bytes; the schema counts characters.
 pub const LONGEST_CAUSE: usize = 1024;
 
 /// The largest number of networks that one Location or Peer may name.
@@ -288,6 +291,17 @@ pub(crate) fn unkeyed_peers(generator: &mut SchemaGenerator) -> Schema {
         "items": generator.subschema_for::<crate::UnkeyedPeer>(),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["peer"],
+    })
+}
+
+/// Returns the schema of the nodes that a leader does not reach: a map from the node.
+pub(crate) fn silent_members(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": MOST_SILENT_MEMBERS,
+        "items": generator.subschema_for::<crate::SilentMember>(),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["node"],
     })
 }
 

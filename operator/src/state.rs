@@ -121,6 +121,8 @@ pub struct OperatorState {
     faulty: BTreeSet<NodeName>,
     /// Nodes whose agents say that packets may be lost there.
     degraded: BTreeSet<NodeName>,
+    /// Nodes whose agents name members that do not answer them.
+    unanswered: BTreeSet<NodeName>,
     /// Nodes whose agents say that they cannot renew their Lease.
     refused: BTreeSet<NodeName>,
     /// The decision before, as long as no other writer changed what is published.

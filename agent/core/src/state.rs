@@ -3,6 +3,7 @@
 mod counting;
 mod planning;
 mod preshared;
+mod silent;
 mod status;
 mod unreached;
 
@@ -54,6 +55,7 @@ pub struct NodeState {
     mesh: Mesh,
     reachability: Reachability,
     unreached: unreached::Unreached,
+    silent: silent::Silent,
     plan: Plan,
     facts: HostFacts,
     routable: BTreeSet<Family>,
@@ -105,6 +107,7 @@ impl NodeState {
             mesh,
             reachability: Reachability::default(),
             unreached: unreached::Unreached::default(),
+            silent: silent::Silent::default(),
             facts: HostFacts {
                 owned,
                 settled: enforced.clone(),
@@ -320,7 +323,12 @@ impl NodeState {
 
     /// Takes the present time. Returns whether this node may have to change.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
-        if self.fights.handle_timeout(now) | self.unreached.handle_timeout(now) {
+        let is_news = [
+            self.fights.handle_timeout(now),
+            self.unreached.handle_timeout(now),
+            self.silent.handle_timeout(now),
+        ];
+        if is_news.contains(&true) {
             self.gather_troubles();
         }
         self.enforcement.handle_timeout(now);
@@ -340,6 +348,7 @@ impl NodeState {
             self.enforcement.poll_timeout(),
             self.fights.poll_timeout(),
             self.unreached.poll_timeout(),
+            self.silent.poll_timeout(),
         ];
         others.into_iter().flatten().min()
     }
@@ -551,7 +560,7 @@ impl NodeState {
         let closed_port = self.closed_port().filter(|_| is_cut_off).cloned();
         let others = others.chain(closed_port.map(Trouble::ClosedPort));
         let troubles = unpublished.into_iter().chain(conflicts).chain(others);
-        troubles.chain(self.unreached()).collect()
+        troubles.chain(self.unreached()).chain(self.stranded()).collect()
     }
 
     fn is_as_wanted(&self, device: Option<&WireGuard>) -> bool {

@@ -73,6 +73,13 @@ pub enum Trouble {
         /// Since when.
         since: Timestamp,
     },
+    /// No leader of the own location answers any more.
+    Stranded {
+        /// The leaders.
+        leaders: BTreeSet<NodeName>,
+        /// Since when.
+        since: Timestamp,
+    },
     /// The clock is wrong.
     Clock {
         /// By how many seconds it is behind; ahead, where negative.
@@ -102,6 +109,7 @@ impl Trouble {
             Self::Unwatched(_) => "Unwatched",
             Self::Unreached { .. } => "Unreached",
             Self::CutOff { .. } => "CutOff",
+            Self::Stranded { .. } => "Stranded",
             Self::Clock { .. } => "Clock",
             Self::Cleanup(_) => "CleanupFailed",
         }
@@ -137,6 +145,7 @@ impl Trouble {
             | Self::NotInEffect(_)
             | Self::Unreached { .. }
             | Self::CutOff { .. }
+            | Self::Stranded { .. }
             | Self::Machine(_) => true,
         }
     }
@@ -144,7 +153,10 @@ impl Trouble {
     /// Returns whether it lies elsewhere, as far as is known: this node does all that it is to do.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Unreached { .. } | Self::CutOff { .. })
+        matches!(
+            self,
+            Self::Unreached { .. } | Self::CutOff { .. } | Self::Stranded { .. }
+        )
     }
 }
 
@@ -204,6 +216,16 @@ impl fmt::Display for Trouble {
                      way, so look here first: does the uplink of this node and of the leaders beside it work, and does their \
                      firewall let UDP out and echo requests (ping) in?",
                     names.join(" nor from ")
+                )
+            }
+            Self::Stranded { leaders, since } => {
+                let leaders: Vec<&str> = leaders.iter().take(NAMED).map(NodeName::as_str).collect();
+                write!(
+                    f,
+                    "no leader of its own location has answered this node since {since:.0}: neither {} by the hop, nor anything through \
+                     them; do they run, do they answer echo requests (ping), and does the network between the nodes carry what the \
+                     CNI sends?",
+                    leaders.join(" nor ")
                 )
             }
             Self::Clock { behind } => {

@@ -1,6 +1,6 @@
 //! Which leaders are used: what is to be watched of them, and what follows from it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use spanwire_core::liveness::Judgement;
@@ -43,6 +43,10 @@ impl EventLoop {
         if self.state.handle_reachability(self.reachability()) {
             self.reconcile_by(now);
         }
+        if self.judgement.silent != before.silent {
+            self.state.handle_silent(&self.judgement, Timestamp::now(), now);
+            self.wake_by_state(now);
+        }
         let now_gone = (&self.judgement.unreached, &self.judgement.unheard);
         if now_gone != (&before.unreached, &before.unheard) {
             if self
@@ -51,10 +55,15 @@ impl EventLoop {
             {
                 self.reconcile_by(now);
             }
-            let due = self.state.poll_timeout(now);
-            self.device_at = self.device_at.into_iter().chain(due).min();
+            self.wake_by_state(now);
             self.log_troubles();
         }
+    }
+
+    /// Wakes up when the state is to be asked again.
+    fn wake_by_state(&mut self, now: Instant) {
+        let due = self.state.poll_timeout(now);
+        self.device_at = self.device_at.into_iter().chain(due).min();
     }
 
     fn reachability(&self) -> Reachability {

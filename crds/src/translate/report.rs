@@ -6,11 +6,11 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use spanwire_topology::{LocationName, NodeFact, PeerName, PublicKey};
+use spanwire_topology::{LocationName, NodeFact, NodeName, PeerName, PublicKey};
 
 use super::{Fields, Translated};
 use crate::{
-    MOST_UNKEYED_PEERS, MeshNodeStatus,
+    MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, MeshNodeStatus,
     conditions::{ConditionType, Reason},
 };
 
@@ -34,6 +34,8 @@ pub struct Report {
     pub lease_refused: Option<String>,
     /// Of a leader: the Peers that it does not talk to for want of their preshared keys, and why; bounded likewise.
     pub unkeyed: BTreeMap<PeerName, String>,
+    /// Of a leader: the nodes of its location that do not answer it, and what follows; bounded likewise.
+    pub silent: BTreeMap<NodeName, String>,
 }
 
 /// Returns what the agent says.
@@ -75,6 +77,15 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
                 let peer = fields.one("status.unkeyedPeers", &entry.peer)?;
                 // It names the object, and what to do.
                 Some((peer, bounded(&entry.cause, 2 * LONGEST)))
+            })
+            .collect(),
+        silent: status
+            .silent_members
+            .iter()
+            .take(MOST_SILENT_MEMBERS)
+            .filter_map(|entry| {
+                let node = fields.one("status.silentMembers", &entry.node)?;
+                Some((node, bounded(&entry.cause, 2 * LONGEST)))
             })
             .collect(),
     };
@@ -147,6 +158,30 @@ mod tests {
         );
         assert!(said[1].1.chars().count() <= 2 * LONGEST + 1);
         assert!(read.problems[0].to_string().starts_with("status.unkeyedPeers"));
+    }
+
+    #[test]
+    fn which_members_are_silent_is_said_by_name_and_in_bounds() {
+        let silent = |node: &str, cause: String| crate::SilentMember {
+            node: node.to_owned(),
+            cause,
+        };
+        let mut members = vec![
+            silent("a1", "gone\n".to_owned()),
+            silent("No name", String::new()),
+            silent("a2", "x".repeat(5 * LONGEST)),
+        ];
+        members.extend((0..MOST_SILENT_MEMBERS).map(|number| silent(&format!("b{number}"), String::new())));
+        let status = MeshNodeStatus {
+            silent_members: members,
+            ..MeshNodeStatus::default()
+        };
+        let read = report(&status);
+        let said = &read.fact.silent;
+        assert_eq!(said[&"a1".parse::<NodeName>().unwrap()], "gone…");
+        assert!(said[&"a2".parse::<NodeName>().unwrap()].chars().count() <= 2 * LONGEST + 1);
+        assert_eq!(said.len(), MOST_SILENT_MEMBERS - 1, "one is no name");
+        assert!(read.problems[0].to_string().starts_with("status.silentMembers"));
     }
 
     #[test]

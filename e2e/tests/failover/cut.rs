@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab,
-    expect::{SOON, all_reach_all, answers, leader, pod_ip},
+    expect::{SOON, all_reach_all, answers, condition, leader, pod_ip},
     fault::{FAULTS, Roles},
     wait_until,
 };
@@ -39,11 +39,27 @@ pub(crate) fn handed_to_the_other_leader(lab: &Lab) -> Result<()> {
             let what = format!("the pod of {from} reaches {pod}");
             wait_until(&what, SOON, || answers(&lab.pod_on(from)?, pod))?;
         }
-        Ok(())
+        is_said(lab, &roles)
     })?;
     becomes(&directly)?;
     all_reach_all(lab)?;
     lab.wait_mesh_ready()
+}
+
+/// The leader says whom it does not reach, and so does the location.
+fn is_said(lab: &Lab, roles: &Roles) -> Result<()> {
+    let said = format!("{} has answered no echo request by the hop", roles.follower);
+    let by = format!("its pods are reached through {}", roles.standby);
+    for (object, about) in [
+        (["meshnode", &roles.leader], "MembersReached"),
+        (["location", "b"], "Ready"),
+    ] {
+        wait_until(&format!("{object:?} says who is cut off"), SOON, || {
+            let (status, message) = condition(lab, &object, about)?;
+            Ok(status == "False" && message.contains(&said) && message.contains(&by))
+        })?;
+    }
+    Ok(())
 }
 
 /// Returns by which neighbour the kernel of a node sends what comes out of its tunnel.

@@ -87,9 +87,11 @@ impl OperatorState {
         self.note_faults(&name);
         let report = self.mesh_nodes.get(&name).map(|record| &record.report);
         let degraded = report.is_some_and(|report| report.degraded.is_some());
+        let unanswered = report.is_some_and(|report| !report.silent.is_empty());
         let refused = report.is_some_and(|report| report.lease_refused.is_some());
         for (names, is_one) in [
             (&mut self.degraded, degraded),
+            (&mut self.unanswered, unanswered),
             (&mut self.refused, refused),
             (&mut self.answered, is_answered),
         ] {

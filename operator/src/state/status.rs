@@ -223,6 +223,7 @@ impl OperatorState {
         let of_members = self.problems_of_members(problems);
         let nothing = Location::default();
         let degraded = self.degraded_members();
+        let unanswered = self.unanswered_leaders(decision);
         let unrenewed = self.unrenewed();
         let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
         for (name, record) in self.locations.objects() {
@@ -234,11 +235,12 @@ impl OperatorState {
             let of_members = of_members.get(name).into_iter().flatten().copied();
             let accepted = accepted_finding(own.chain(of_members).flatten());
             let elected = self.elected(location);
-            let degraded = degraded.get(name).map_or(&[][..], Vec::as_slice);
+            let mut degraded = degraded.get(name).cloned().unwrap_or_default();
             let connected = self.connected(name, location, &decision.mesh);
-            let connected = through_leaders(connected, location, degraded);
+            let connected = through_leaders(connected, location, &degraded);
+            degraded.extend(unanswered.get(name).into_iter().flatten().copied());
             let mut findings = vec![
-                ready(&elected, &connected, degraded),
+                ready(&elected, &connected, &degraded),
                 elected,
                 connected,
                 accepted,
@@ -284,6 +286,33 @@ impl OperatorState {
                     .or_default()
                     .push((node, cause));
             }
+        }
+        of_locations
+    }
+
+    /// The leaders of each location that a member does not answer, with what follows for each such member. One that is not alive
+    /// answers nothing, and then its Node says so.
+    fn unanswered_leaders(&self, decision: &Decision) -> BTreeMap<LocationName, Vec<Degraded<'_>>> {
+        let is_alive = |node: &NodeName| {
+            let known = self.nodes.get(node);
+            known.is_some_and(|record| self.liveness.alive(node, record.ready))
+        };
+        let mut of_locations: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for node in self.unanswered.iter().filter(|node| is_alive(node)) {
+            let (Some(record), Some(name)) = (self.mesh_nodes.get(node), self.assignments.home(node)) else {
+                continue;
+            };
+            let Some(location) = decision.mesh.locations.get(name) else {
+                continue;
+            };
+            if location.role(node).is_none() {
+                continue;
+            }
+            let silent = record.report.silent.iter();
+            let silent =
+                silent.filter(|(member, _)| location.members.contains_key(*member) && is_alive(member));
+            let causes = silent.map(|(_, cause)| (node, cause.as_str()));
+            of_locations.entry(name.clone()).or_default().extend(causes);
         }
         of_locations
     }

@@ -58,6 +58,61 @@ fn what_a_node_cannot_carry_stands_on_its_location_and_names_the_node() {
 }
 
 #[test]
+fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_alive() {
+    let mut world = World::of(&world::cluster());
+    let [left, right] = ["left", "right"].map(|location| world.leaders()[location][0].clone());
+    world.apply(Change::Link(left.clone(), "right", true));
+    world.apply(Change::Link(right, "left", true));
+    world.settle();
+    let follower = |node: &&String| !world.leaders()["left"].contains(*node);
+    let follower = world.members()["left"].iter().find(follower).cloned().unwrap();
+    let report = |by: &str, silent: &[&str]| {
+        let silent = silent.iter().map(|node| spanwire_crds::SilentMember {
+            node: (*node).to_owned(),
+            cause: format!("{node} has not answered"),
+        });
+        let number = by[1..].parse().unwrap();
+        let status = spanwire_crds::MeshNodeStatus {
+            public_key: Some(spanwire_topology::PublicKey::new([number; 32]).to_string()),
+            links: vec![spanwire_crds::Link {
+                location: "right".to_owned(),
+                up: true,
+            }],
+            silent_members: silent.collect(),
+            ..Default::default()
+        };
+        Change::Report(by.to_owned(), status)
+    };
+    let said = format!("node {left}: {follower} has not answered");
+    for (by, silent, expected) in [
+        (&left, &[follower.as_str()][..], said.as_str()),
+        (&left, &["stranger"], ""),
+        (&left, &[], ""),
+        // It leads nothing, so it reaches for nothing.
+        (&follower, &[left.as_str()], ""),
+    ] {
+        world.apply(report(by, silent));
+        world.settle();
+        let (status, message) = world.condition("left", "Ready");
+        assert_eq!(
+            (status == "False", message.as_str()),
+            (!expected.is_empty(), expected)
+        );
+        assert_eq!(world.condition("left", "Connected").0, "True", "{by} {silent:?}");
+    }
+    world.apply(report(&left, &[&follower]));
+    world.settle();
+    assert_eq!(world.condition("left", "Ready").0, "False");
+    world.apply(Change::Ready(follower, false));
+    world.settle();
+    assert_eq!(
+        world.condition("left", "Ready").0,
+        "True",
+        "its Node says that it is down"
+    );
+}
+
+#[test]
 fn nothing_may_claim_where_the_api_server_runs_also_where_only_its_service_is_known() {
     let mut world = World::of(&world::cluster());
     world.settle();

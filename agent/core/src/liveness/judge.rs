@@ -63,6 +63,9 @@ pub struct Judgement {
     pub unheard: BTreeSet<LocationName>,
     /// Other nodes of the own location that the hop does not reach, though it reaches another leader.
     pub cut: BTreeSet<NodeName>,
+    /// On a leader: the nodes of its location that have answered by the hop and do not now. On another node: its leaders, where
+    /// that is so of all of them, and nothing answers through them. It is for people; nothing is chosen by it.
+    pub silent: BTreeSet<NodeName>,
 }
 
 impl Judgement {
@@ -174,6 +177,7 @@ impl Choices {
             judgement.lost.extend(worse);
         }
         judgement.cut = self.cut(trust, before);
+        judgement.silent = self.silent(trust);
         judgement
     }
 
@@ -193,6 +197,26 @@ impl Choices {
         }
         let members = self.members.iter();
         let members = members.filter(|node| lost(Subject::Member((*node).clone()), node));
+        members.cloned().chain(leaders).collect()
+    }
+
+    fn silent(&self, trust: &dyn Fn(&Subject) -> Trust) -> BTreeSet<NodeName> {
+        let is_lost = |subject: Subject| trust(&subject) == Trust::Lost;
+        let leaders = self.hops.iter();
+        let leaders = leaders.filter(|node| is_lost(Subject::Hop((*node).clone())));
+        let leaders: BTreeSet<NodeName> = leaders.cloned().collect();
+        if self.me.is_none() {
+            let answers = |leader: &NodeName| {
+                let through = |location: &LocationName| Subject::Through(leader.clone(), location.clone());
+                self.towards
+                    .iter()
+                    .any(|location| trust(&through(location)) < Trust::Unproven)
+            };
+            let is_stranded = leaders.len() == self.hops.len() && !leaders.iter().any(answers);
+            return if is_stranded { leaders } else { BTreeSet::new() };
+        }
+        let members = self.members.iter();
+        let members = members.filter(|node| is_lost(Subject::Member((*node).clone())));
         members.cloned().chain(leaders).collect()
     }
 

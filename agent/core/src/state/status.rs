@@ -10,7 +10,7 @@ use spanwire_crds::{
 use spanwire_host::{ClosedPort, Cni, Encapsulation, PeerStats, hop_in_use};
 use spanwire_topology::{LocationName, NodeName, Party};
 
-use super::{InMesh, NodeState, preshared};
+use super::{InMesh, NodeState, preshared, silent};
 use crate::trouble::Trouble;
 
 /// A longer message is cut off.
@@ -53,6 +53,8 @@ impl NodeState {
         findings.extend(tunnel_missing(&self.missing_leaders()).filter(|_| !self.retire));
         let unread = self.preshared_problems();
         findings.extend(preshared::finding(&unread));
+        let silent_members = self.silent_members();
+        findings.extend(silent::finding(&silent_members));
         let observed = node.status.as_ref();
         if self.status.conditions.is_empty() {
             self.status.conditions = observed
@@ -66,6 +68,7 @@ impl NodeState {
             conditions: self.status.conditions.clone(),
             retired: self.status.retired,
             unkeyed_peers: preshared::unkeyed(&unread).into_iter().map(bounded).collect(),
+            silent_members,
             ..MeshNodeStatus::default()
         };
         if !self.retire {

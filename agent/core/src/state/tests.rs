@@ -1,5 +1,6 @@
 mod conditions;
 mod preshared;
+mod silent;
 mod unreached;
 
 use std::time::Duration;

@@ -326,3 +326,48 @@ fn a_node_that_the_hop_does_not_reach_is_cut_while_another_leader_could_reach_it
         "what another leader has"
     );
 }
+
+#[test]
+fn silent_are_members_that_a_leader_does_not_reach_and_all_leaders_that_a_follower_does_not() {
+    let silent = |choices: &Choices, unsound: &[(&str, Trust)]| {
+        let silent = judge(choices, unsound, &Judgement::default()).silent;
+        silent.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let leader = choices(Some("a1"));
+    assert!(
+        silent(
+            &leader,
+            &[("node a3", Trust::Doubtful), ("node a4", Trust::Unproven)]
+        )
+        .is_empty()
+    );
+    assert_eq!(silent(&leader, &[("node a3", LOST)]), ["a3"]);
+    let alone = [("node a3", LOST), ("hop a2", LOST)];
+    assert_eq!(
+        silent(&leader, &alone),
+        ["a2", "a3"],
+        "also where none could stand in"
+    );
+
+    let follower = choices(None);
+    let (first, second) = (("hop a1", LOST), ("hop a2", LOST));
+    let through = |trust| [("b through a1", LOST), ("b through a2", trust)];
+    assert!(silent(&follower, &[first]).is_empty(), "the other one answers");
+    assert!(
+        silent(&follower, &[first, second]).is_empty(),
+        "what comes through them proves the hop"
+    );
+    for (last, expected) in [(LOST, 2), (Trust::Unproven, 2), (Trust::OnProbation, 0)] {
+        let mut unsound = vec![first, second];
+        unsound.extend(through(last));
+        assert_eq!(silent(&follower, &unsound).len(), expected, "{last:?}");
+    }
+    let lonely = Choices {
+        hops: Vec::new(),
+        ..follower
+    };
+    assert!(
+        silent(&lonely, &through(LOST)).is_empty(),
+        "it is asked of nothing"
+    );
+}
