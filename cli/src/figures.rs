@@ -9,6 +9,8 @@ use spanwire_topology::{LocationName, NodeName, Reachability};
 /// What one agent knows of its links.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
+    /// The version of the agent, where it says.
+    pub version: Option<String>,
     /// By the other location.
     pub links: BTreeMap<String, LinkFigures>,
     /// The tunnels to leaders, in the order of the answer.
@@ -80,6 +82,10 @@ impl Figures {
     }
 
     fn metric(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("spanwire_agent_build_info{version=\"") {
+            self.version = rest.split_once('"').map(|(version, _)| version.to_owned());
+            return;
+        }
         let Some((name, rest)) = line
             .strip_prefix("spanwire_agent_")
             .and_then(|line| line.split_once("{location=\""))
@@ -195,11 +201,12 @@ mod tests {
 
     #[test]
     fn metrics_are_read_by_location() {
-        let metrics = "# TYPE spanwire_agent_link_up gauge\nspanwire_agent_link_up{location=\"b\"} 1\n\
+        let metrics = "spanwire_agent_build_info{version=\"1.2.3\"} 1\n# TYPE spanwire_agent_link_up gauge\nspanwire_agent_link_up{location=\"b\"} 1\n\
                        spanwire_agent_link_up{location=\"c\"} 0\nspanwire_agent_failovers_total{location=\"b\"} 2\n\
                        spanwire_agent_leader_rtt_seconds{location=\"b\"} 0.0213\nspanwire_agent_leader_loss{location=\"b\"} 0.5\n\
                        spanwire_agent_ready 1\nspanwire_agent_link_up{location=\"d\n# EOF\n";
         let figures = Figures::read(metrics, "");
+        assert_eq!(figures.version.as_deref(), Some("1.2.3"));
         let expected = LinkFigures {
             up: Some(true),
             rtt: Some(0.0213),

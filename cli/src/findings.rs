@@ -18,6 +18,9 @@ use crate::{
     objects::{Kind, Objects},
 };
 
+/// The version of this program.
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Severity {
@@ -79,6 +82,7 @@ pub fn findings(objects: &Objects, answers: &Answers) -> Vec<Finding> {
     }
     of_publication(objects, &mut found);
     of_answers(answers, &mut found);
+    of_versions(answers, &mut found);
     found.sort();
     found.dedup();
     found
@@ -263,5 +267,93 @@ fn of_answers(answers: &Answers, found: &mut Vec<Finding>) {
                 found.push(finding.with(next, "noanswer"));
             }
         }
+    }
+}
+
+/// Agents of several versions work together; what one of them is to do that only the other knows is not done.
+fn of_versions(answers: &Answers, found: &mut Vec<Finding>) {
+    /// The first so many nodes are named.
+    const FEW: usize = 4;
+    let mut of_versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (node, answer) in answers {
+        if let Ok(figures) = answer {
+            let version = figures.version.as_deref().unwrap_or("an unknown version");
+            of_versions.entry(version).or_default().push(node);
+        }
+    }
+    let next = "kubectl get daemonsets --all-namespaces -o wide -l app.kubernetes.io/component=agent";
+    if of_versions.len() > 1 {
+        let text = of_versions.iter().map(|(version, nodes)| {
+            let more = nodes.len().saturating_sub(FEW);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let named = nodes[..nodes.len().min(FEW)].join(", ");
+            format!("{version} on {named}{more}")
+        });
+        let text = format!(
+            "agents are of several versions: {}",
+            text.collect::<Vec<_>>().join("; ")
+        );
+        let finding = Finding::new(Severity::Warning, "daemonset", "agent", "VersionSkew", text);
+        found.push(finding.with(next.to_owned(), "versionskew"));
+    } else if let Some(version) = of_versions
+        .keys()
+        .next()
+        .filter(|version| **version != OWN_VERSION)
+    {
+        let text = format!(
+            "the agents are of {version}, and kubectl-spanwire is of {OWN_VERSION}: what one of them does not know \
+             is not shown"
+        );
+        let finding = Finding::new(Severity::Note, "daemonset", "agent", "VersionSkew", text);
+        found.push(finding.with(next.to_owned(), "versionskew"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_differ_are_named_with_their_nodes() {
+        let answer = |version: Option<&str>| {
+            Ok(Figures {
+                version: version.map(str::to_owned),
+                ..Figures::default()
+            })
+        };
+        let found = |answers: &[(&str, Result<Figures, String>)]| {
+            let answers = answers
+                .iter()
+                .map(|(node, answer)| ((*node).to_owned(), answer.clone()));
+            let mut found = Vec::new();
+            of_versions(&answers.collect(), &mut found);
+            found
+                .into_iter()
+                .map(|one| (one.severity, one.evidence))
+                .collect::<Vec<_>>()
+        };
+        let own = || answer(Some(OWN_VERSION));
+        assert!(found(&[("a1", own()), ("a2", own()), ("b1", Err("gone".to_owned()))]).is_empty());
+        let text = format!(
+            "agents are of several versions: {OWN_VERSION} on a1; 9.0.0 on a2, b1, b2, b3 and 1 more"
+        );
+        let newer = || answer(Some("9.0.0"));
+        let mixed = ["a2", "b1", "b2", "b3", "b4"].map(|node| (node, newer()));
+        let mixed: Vec<_> = mixed.into_iter().chain([("a1", own())]).collect();
+        assert_eq!(found(&mixed), [(Severity::Warning, text)]);
+        let (severity, text) = &found(&[("a1", newer())])[0];
+        assert!(
+            *severity == Severity::Note && text.starts_with("the agents are of 9.0.0, "),
+            "{text}"
+        );
+        let (severity, text) = &found(&[("a1", own()), ("a2", answer(None))])[0];
+        assert!(
+            *severity == Severity::Warning && text.ends_with("an unknown version on a2"),
+            "{text}"
+        );
     }
 }
