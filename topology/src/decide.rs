@@ -52,7 +52,13 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
     let keyless = claims::keys(&requests::keys(&kept, previous, &stale), &mut rejected);
     let ranges = Ranges::new(cluster, &places.nodes);
     let requests = requests::networks(&kept, previous, &stale, &ranges, &keyless);
-    let limits = Limits::new(cluster, &ranges, &places.nodes, &objects, &requests);
+    let limits = Limits::new(
+        cluster,
+        &ranges,
+        &places.nodes,
+        (&places.locations, &objects),
+        &requests,
+    );
     rejected.extend(limits::unusable(&places.locations, &objects));
     let denied = claims::networks(&requests, |request| limits.refusal(request), &mut rejected);
     let generation = later(previous);

@@ -129,6 +129,12 @@ pub enum RejectReason {
     /// The Location says which addresses its nodes have, and this is none of them.
     #[error("is outside of `spec.nodeCIDRs` of the Location {0}; add its network there where it is right")]
     NotOfLocation(LocationName),
+    /// A node claims an address in a network of the nodes of another Location.
+    #[error(
+        "is in {0}, which `spec.nodeCIDRs` of the Location {1} gives to its own nodes; where nodes of the Location {2} have \
+         addresses there too, name their network in its `spec.nodeCIDRs`"
+    )]
+    NodeOfOther(Prefix, LocationName, LocationName),
     /// A range of IPv6 in which IPv4 addresses are written.
     #[error(
         "overlaps {0}, in which IPv4 addresses are written as IPv6; write the IPv4 network that is meant, or leave that \

@@ -41,8 +41,9 @@ pub enum Conflict {
     /// Addresses of nodes of another location lie in a network that is connected here.
     #[error(
         "{first}, {what} of location {location}, lies in {network}, which is connected here by {link}: from here it is \
-         unreachable; give one of the two sites other addresses, correct the mask of {link}, or keep node addresses out of \
-         the mesh with spanwire.dev/internal-ip: \"-\"",
+         unreachable; give one of the two sites other addresses, correct the mask of {link}, keep node addresses out of the mesh \
+         with spanwire.dev/internal-ip: \"-\", or, where it is no node there that should have it, name {network} in spec.nodeCIDRs of \
+         the Location of this node",
         what = if *count > 1 {
             format!("one of {count} node addresses")
         } else {

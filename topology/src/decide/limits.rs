@@ -120,6 +120,8 @@ pub(super) struct Limits<'a> {
     nodes: &'a [Placed<'a>],
     /// The objects of the locations, by their index.
     objects: &'a [Option<&'a LocationFact>],
+    /// The networks of the nodes of each Location that names some.
+    of_nodes: Vec<(Prefix, &'a LocationName)>,
     reserved: Vec<(Family, u128, u128, RejectReason)>,
     translated: Vec<Prefix>,
     /// Those whose public networks are too many.
@@ -131,7 +133,7 @@ impl<'a> Limits<'a> {
         cluster: &'a ClusterFacts,
         ranges: &'a Ranges,
         nodes: &'a [Placed<'a>],
-        objects: &'a [Option<&'a LocationFact>],
+        (locations, objects): (&[&'a LocationName], &'a [Option<&'a LocationFact>]),
         requests: &[ClaimRequest<'a>],
     ) -> Self {
         let pools = cluster
@@ -149,6 +151,7 @@ impl<'a> Limits<'a> {
             ranges,
             nodes,
             objects,
+            of_nodes: networks_of_nodes(locations, objects),
             reserved: reserved.map(range).collect(),
             translated: parsed(&TRANSLATED).collect(),
             vast: vast(requests),
@@ -234,8 +237,11 @@ impl<'a> Limits<'a> {
                     .or_else(|| match (only, allowed) {
                         (_, true) => None,
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
-                        (false, false) => (!prefix.is_private())
-                            .then(|| public(LocationField::NodeCidrs, node))
+                        (false, false) => self
+                            .of_other(prefix, node)
+                            .or_else(|| {
+                                (!prefix.is_private()).then(|| public(LocationField::NodeCidrs, node))
+                            })
                             .or_else(|| self.of_pods(request, LocationField::NodeCidrs, node)),
                     })
             }
@@ -258,6 +264,18 @@ impl<'a> Limits<'a> {
         let named = object.is_some_and(|object| object.node_cidrs.contains(&server));
         let runs_here = node.fact.control_plane || named || lost(request, object);
         (!runs_here).then(|| RejectReason::NotControlPlane(server, node.location.clone()))
+    }
+
+    /// The nodes of the other Location send to their neighbours without the mesh: a node elsewhere that claims an address of one would
+    /// take it from them.
+    fn of_other(&self, prefix: &Prefix, node: &Placed<'_>) -> Option<RejectReason> {
+        let mut networks = self.of_nodes.iter().filter(|(_, of)| *of != node.location);
+        let (network, of) = networks.find(|(network, _)| network.covers(prefix))?;
+        Some(RejectReason::NodeOfOther(
+            *network,
+            (*of).clone(),
+            node.location.clone(),
+        ))
     }
 
     fn of_pods(
@@ -315,6 +333,19 @@ pub(super) fn unusable(locations: &[&LocationName], objects: &[Option<&LocationF
         })
     };
     named.filter_map(refused).collect()
+}
+
+/// Returns the networks of nodes that Locations name, each with its Location.
+fn networks_of_nodes<'a>(
+    locations: &[&'a LocationName],
+    objects: &[Option<&'a LocationFact>],
+) -> Vec<(Prefix, &'a LocationName)> {
+    let named = locations.iter().zip(objects);
+    let networks = named.flat_map(|(name, object)| {
+        let networks = object.iter().flat_map(|fact| of_nodes(fact));
+        networks.map(|network| (*network, *name))
+    });
+    networks.collect()
 }
 
 /// Returns the networks in which the nodes of a location may have addresses, as its object says. One that is a large part of the

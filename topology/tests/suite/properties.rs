@@ -109,6 +109,7 @@ proptest! {
                 | RejectReason::PodRange(..)
                 | RejectReason::Pods(..)
                 | RejectReason::NotOfLocation(_)
+                | RejectReason::NodeOfOther(..)
                 | RejectReason::Embedded(_)
                 | RejectReason::NotPrivate(..)
                 | RejectReason::NotRoutable
