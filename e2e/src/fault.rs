@@ -5,11 +5,15 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    expect::{SOON, leader, node_ip, pid, pinging_between},
+    expect::{SOON, leader, node_ip, pid, pinging_between, pod_ip},
     lab::Lab,
     ping::PingReport,
+    transfer::{Transfer, TransferReport},
     wait_until,
 };
+
+/// What has come no more for so long has not come back.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -115,6 +119,8 @@ pub struct Roles {
 pub struct Noticed {
     /// Pings every 10 ms on each path.
     pub paths: Vec<(String, PingReport)>,
+    /// A TCP stream on the first of these paths.
+    pub transfer: TransferReport,
 }
 
 impl Roles {
@@ -172,7 +178,7 @@ impl Fault {
     /// # Errors
     /// When it cannot be made to happen, or a path carried nothing before.
     pub fn suffer(&self, lab: &Lab, roles: &Roles, lasts: Duration) -> Result<Noticed> {
-        let suffered = pinging_between(lab, &roles.paths(), || {
+        let suffered = noticing(lab, roles, || {
             thread::sleep(Duration::from_millis(500));
             (self.inflict)(lab, roles)?;
             thread::sleep(lasts);
@@ -180,9 +186,9 @@ impl Fault {
         });
         // In any case: what follows needs a whole lab.
         let mended = (self.mend)(lab, roles);
-        let ((), paths) = suffered.with_context(|| self.name)?;
+        let noticed = suffered.with_context(|| self.name)?;
         mended.with_context(|| format!("mending: {}", self.name))?;
-        Ok(Noticed { paths })
+        Ok(noticed)
     }
 }
 
@@ -201,6 +207,21 @@ impl Fault {
     }
 }
 
+/// Returns what packets between pods notice while something is done.
+///
+/// # Errors
+/// When that fails, or a path carried nothing before.
+pub fn noticing(lab: &Lab, roles: &Roles, run: impl FnOnce() -> Result<()>) -> Result<Noticed> {
+    let paths = roles.paths();
+    let (from, to) = paths[0];
+    let transfer = Transfer::start(&lab.pod_on(from)?, &lab.pod_on(to)?, pod_ip(lab, to)?)?;
+    let ((), paths) = pinging_between(lab, &paths, run)?;
+    Ok(Noticed {
+        paths,
+        transfer: transfer.finish()?,
+    })
+}
+
 impl Noticed {
     /// Returns the longest time without an answer on any path, that at the end included.
     pub fn gap(&self) -> Duration {
@@ -216,16 +237,19 @@ impl Noticed {
         self.paths.iter().map(|(_, report)| report.lost()).sum()
     }
 
-    /// Asserts that every path carried packets again before it was put right.
+    /// Asserts that every path carried packets again, and the stream flowed, before it was put right.
     ///
     /// # Errors
-    /// With all paths, when one of them was silent in the end.
+    /// With all paths, when one of them, or the stream, was silent in the end.
     pub fn recovered(&self) -> Result<()> {
-        let silent = self
-            .paths
-            .iter()
-            .any(|(_, report)| report.silence > Duration::from_secs(1));
+        let silent = self.paths.iter().any(|(_, report)| report.silence > SILENT);
         ensure!(!silent, "a path was silent in the end: {:?}", self.paths);
+        let stands = self.transfer.silence > SILENT;
+        ensure!(
+            !stands,
+            "the TCP stream stood still in the end: {:?}",
+            self.transfer
+        );
         Ok(())
     }
 }

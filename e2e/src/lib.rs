@@ -8,7 +8,7 @@
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it. `profile`: what neighbours do to hosts.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `calico`, `chart`:
 //!   what runs on it.
-//! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `status`, `disturb`: what is done with it.
+//! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
 //! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
 //!   tests say.
 //! * `store`, `cgroup`: where everything is found again.
@@ -37,6 +37,7 @@ mod profile;
 mod progress;
 mod status;
 mod store;
+mod transfer;
 mod up;
 mod wait;
 
@@ -66,5 +67,6 @@ pub use profile::{FOREIGN_MARK, Profile};
 pub use progress::Progress;
 pub use scenario::Scenario;
 pub use status::{NodeStatus, Status};
+pub use transfer::{Transfer, TransferReport};
 pub use up::{Options, Spanwire, tools};
 pub use wait::wait_until;

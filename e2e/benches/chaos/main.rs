@@ -1,5 +1,7 @@
 //! What packets notice of every fault of a leader, in a real cluster with the installed chart: `make chaos`.
 
+mod soak;
+
 use std::{path::Path, time::Duration};
 
 use anyhow::Result;
@@ -26,6 +28,15 @@ struct Args {
     /// Only faults whose name has this in it.
     #[arg(long, default_value = "")]
     only: String,
+    /// Instead: faults at random for so many seconds.
+    #[arg(long)]
+    soak: Option<u64>,
+    /// What is drawn for that.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Instead: the leader is restarted so many times, every 20 s.
+    #[arg(long, conflicts_with = "soak")]
+    restarts: Option<usize>,
     /// Name of the lab; one of that name that is up is used, and stays up.
     #[arg(long, default_value = "chaos")]
     lab: String,
@@ -52,7 +63,11 @@ fn main() -> Result<()> {
 
 fn measure(lab: &Lab, args: &Args) -> Result<()> {
     let mut report = Report::default();
-    let result = suffer(lab, args, &mut report);
+    let result = match (args.soak, args.restarts) {
+        (Some(seconds), _) => soak::mixed(lab, Duration::from_secs(seconds), args.seed, &mut report),
+        (None, Some(times)) => soak::restarts(lab, times, &mut report),
+        (None, None) => suffer(lab, args, &mut report),
+    };
     // What was measured before something went wrong counts.
     report.print();
     result
@@ -82,20 +97,29 @@ fn one(lab: &Lab, fault: &Fault, lasts: Duration) -> Result<Noticed> {
 fn enter(fault: &Fault, rounds: &[Noticed], report: &mut Report) {
     let mut gaps: Vec<Duration> = rounds.iter().map(Noticed::gap).collect();
     let mut lost: Vec<u64> = rounds.iter().map(Noticed::lost).collect();
+    let mut stalls: Vec<Duration> = rounds
+        .iter()
+        .map(|noticed| noticed.transfer.longest_stall)
+        .collect();
     gaps.sort_unstable();
     lost.sort_unstable();
+    stalls.sort_unstable();
     // Nearest rank.
     let rank = |percent: usize| (rounds.len() * percent).div_ceil(100).max(1) - 1;
-    let gap = |percent: usize| gaps.get(rank(percent)).copied().unwrap_or_default();
+    let at = |times: &[Duration], percent: usize| times.get(rank(percent)).copied().unwrap_or_default();
+    let gap = |percent: usize| at(&gaps, percent);
     let recovered = rounds
         .iter()
         .filter(|noticed| noticed.recovered().is_ok())
         .count();
     let figures = format!(
-        "gap p50 {} ms, p99 {} ms, max {} ms; lost {} of {} paths, median; recovered {recovered} of {}",
+        "gap p50 {} ms, p99 {} ms, max {} ms; TCP stood still for p50 {} ms, max {} ms; lost {} on {} paths, median; recovered \
+         {recovered} of {}",
         gap(50).as_millis(),
         gap(99).as_millis(),
         gap(100).as_millis(),
+        at(&stalls, 50).as_millis(),
+        at(&stalls, 100).as_millis(),
         lost.get(rank(50)).copied().unwrap_or_default(),
         rounds.first().map_or(0, |noticed| noticed.paths.len()),
         rounds.len(),

@@ -15,8 +15,9 @@ use spanwire_e2e::{
     suite,
 };
 
-/// Long enough for everything that a fault sets off, on a busy machine.
-const LASTS: Duration = Duration::from_secs(6);
+/// Long enough for everything that a fault sets off, on a busy machine: TCP sends again after 0.2 s, and then after twice as long each
+/// time, so it flows again after 3.0 or 6.2 s where nothing arrived for three or four.
+const LASTS: Duration = Duration::from_secs(7);
 /// Generous: on such a machine a probe waits for a processor.
 const GAP: Duration = Duration::from_secs(4);
 
