@@ -238,7 +238,7 @@ impl<'a> Limits<'a> {
                         (_, true) => None,
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
                         (false, false) => self
-                            .of_other(prefix, node)
+                            .of_other(request, node)
                             .or_else(|| {
                                 (!prefix.is_private()).then(|| public(LocationField::NodeCidrs, node))
                             })
@@ -267,8 +267,9 @@ impl<'a> Limits<'a> {
     }
 
     /// The nodes of the other Location send to their neighbours without the mesh: a node elsewhere that claims an address of one would
-    /// take it from them.
-    fn of_other(&self, prefix: &Prefix, node: &Placed<'_>) -> Option<RejectReason> {
+    /// take it from them. Sites have the same ranges as often as not, so what stood before that Location said so stays.
+    fn of_other(&self, request: &ClaimRequest<'_>, node: &Placed<'_>) -> Option<RejectReason> {
+        let prefix = Some(&request.prefix).filter(|_| !request.standing)?;
         let mut networks = self.of_nodes.iter().filter(|(_, of)| *of != node.location);
         let (network, of) = networks.find(|(network, _)| network.covers(prefix))?;
         Some(RejectReason::NodeOfOther(
