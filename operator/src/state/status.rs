@@ -271,14 +271,18 @@ impl OperatorState {
         writes
     }
 
+    /// Whether a node is alive, as far as its kubelet and its Lease tell.
+    pub(super) fn is_alive(&self, node: &NodeName) -> bool {
+        let known = self.nodes.get(node);
+        known.is_some_and(|record| self.liveness.alive(node, record.ready))
+    }
+
     /// The nodes of each location whose agents say that packets may be lost there. What a node that is not alive said last is
     /// no news of it.
     fn degraded_members(&self) -> BTreeMap<LocationName, Vec<Degraded<'_>>> {
         let mut of_locations: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for node in &self.degraded {
-            let known = self.nodes.get(node);
-            let alive = known.is_some_and(|record| self.liveness.alive(node, record.ready));
-            let record = self.mesh_nodes.get(node).filter(|_| alive);
+            let record = self.mesh_nodes.get(node).filter(|_| self.is_alive(node));
             let cause = record.and_then(|record| record.report.degraded.as_deref());
             if let (Some(cause), Some(location)) = (cause, self.assignments.home(node)) {
                 of_locations
@@ -293,12 +297,8 @@ impl OperatorState {
     /// The leaders of each location that a member does not answer, with what follows for each such member. One that is not alive
     /// answers nothing, and then its Node says so.
     fn unanswered_leaders(&self, decision: &Decision) -> BTreeMap<LocationName, Vec<Degraded<'_>>> {
-        let is_alive = |node: &NodeName| {
-            let known = self.nodes.get(node);
-            known.is_some_and(|record| self.liveness.alive(node, record.ready))
-        };
         let mut of_locations: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for node in self.unanswered.iter().filter(|node| is_alive(node)) {
+        for node in self.unanswered.iter().filter(|node| self.is_alive(node)) {
             let (Some(record), Some(name)) = (self.mesh_nodes.get(node), self.assignments.home(node)) else {
                 continue;
             };
@@ -310,7 +310,7 @@ impl OperatorState {
             }
             let silent = record.report.silent.iter();
             let silent =
-                silent.filter(|(member, _)| location.members.contains_key(*member) && is_alive(member));
+                silent.filter(|(member, _)| location.members.contains_key(*member) && self.is_alive(member));
             let causes = silent.map(|(_, cause)| (node, cause.as_str()));
             of_locations.entry(name.clone()).or_default().extend(causes);
         }

@@ -163,6 +163,60 @@ fn connected_names_the_pair_of_leaders_and_the_one_that_carries_the_traffic() {
 }
 
 #[test]
+fn a_location_whose_leaders_are_all_down_is_not_ready_whatever_they_said_last() {
+    let mut world = World::of(&world::cluster());
+    let spec: spanwire_crds::PeerSpec = serde_json::from_value(serde_json::json!({
+        "publicKey": spanwire_topology::PublicKey::new([77; 32]).to_string(), "allowedIPs": ["10.99.0.7/32"], "location": "left",
+    }))
+    .unwrap();
+    world.put_peer("laptop", spec);
+    world.settle();
+    let leaders = world.leaders();
+    let link = |world: &mut World, from: &str, to: &'static str, up| {
+        world.apply(Change::Link(leaders[from][0].clone(), to, up));
+        world.settle();
+    };
+    link(&mut world, "left", "right", true);
+    link(&mut world, "right", "left", true);
+    let says = |world: &World| ["left", "right"].map(|location| world.condition(location, "Connected"));
+    assert!(says(&world).iter().all(|(status, _)| status == "True"));
+    assert_eq!(world.condition_of_peer("laptop", "Ready").status, "True");
+
+    // Nothing is alive there that could lead instead.
+    for node in world.members()["left"].clone() {
+        world.apply(Change::Ready(node, false));
+    }
+    (1..=100).for_each(|second| {
+        world.renew_where(second, |leader| {
+            leaders["right"].iter().any(|right| right == leader)
+        })
+    });
+    world.settle();
+    let (here, there) = (leaders["left"][0].clone(), leaders["right"][0].clone());
+    assert_eq!(says(&world)[0].0, "True", "the other side still reaches them");
+    let peer = world.condition_of_peer("laptop", "Ready");
+    let message = format!("left does not talk to it: its leader {here} is not alive");
+    assert_eq!((peer.status.as_str(), &peer.message), ("False", &message));
+    link(&mut world, "right", "left", false);
+    for (connected, (one, other)) in says(&world).into_iter().zip([(&here, "right"), (&there, "left")]) {
+        let far = if other == "right" { &there } else { &here };
+        let message = format!("the tunnel with {other} is down between {one} and {far}, its traffic stopped");
+        assert_eq!(connected, ("False".to_owned(), message));
+    }
+    assert_eq!(world.condition("left", "Ready").0, "False");
+
+    for node in world.members()["right"].clone() {
+        world.apply(Change::Ready(node, false));
+    }
+    (101..=200).for_each(|second| world.renew_where(second, |_| false));
+    world.settle();
+    let (status, message) = world.condition("left", "Ready");
+    let expected =
+        format!("nothing is known of the tunnel with right: no leader is alive, neither {here} nor {there}");
+    assert_eq!((status.as_str(), message), ("False", expected));
+}
+
+#[test]
 fn a_peer_without_its_preshared_key_is_not_ready_by_the_word_of_its_leader_alone() {
     let mut world = World::of(&world::cluster());
     world.settle();

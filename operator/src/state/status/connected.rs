@@ -1,7 +1,7 @@
 //! Whether a location has its tunnels with all others: by which leader, and between which leaders where not.
 
 use spanwire_crds::conditions::{ConditionType, Finding, Reason};
-use spanwire_topology::{Location, LocationName, Mesh, NodeName};
+use spanwire_topology::{Leader, LeaderRole, Location, LocationName, Mesh, NodeName};
 
 use super::{NAMED, OperatorState, finding, list};
 
@@ -13,6 +13,8 @@ enum Way<'a> {
     StandBy(Vec<&'a NodeName>),
     /// Nothing.
     None,
+    /// No leader is alive, on either side, that could say.
+    Unknown,
 }
 
 impl OperatorState {
@@ -31,7 +33,7 @@ impl OperatorState {
         let (mut direct, mut detours, mut stopped, mut waiting) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (other, there) in &others {
-            match self.way(location, other) {
+            match self.way((name, location), (other, there)) {
                 Way::Direct => direct.push(*other),
                 Way::StandBy(through) if location.established.contains(*other) => detours.push(format!(
                     "no tunnel between {here} and {other} ({}), whose traffic goes through {}",
@@ -42,7 +44,11 @@ impl OperatorState {
                     "the tunnel with {other} is down between {here} and {}, its traffic stopped",
                     active(there)
                 )),
-                Way::StandBy(_) | Way::None => waiting.push(*other),
+                Way::Unknown if location.established.contains(*other) => stopped.push(format!(
+                    "nothing is known of the tunnel with {other}: no leader is alive, neither {here} nor {}",
+                    active(there)
+                )),
+                Way::StandBy(_) | Way::None | Way::Unknown => waiting.push(*other),
             }
         }
         let settled = |other: &&LocationName| location.established.contains(*other);
@@ -68,21 +74,39 @@ impl OperatorState {
         finding(about, false, Reason::WaitingForTunnel, parts.join("; "))
     }
 
-    /// Returns what carries the traffic of a location with another one, as its leaders report it.
-    fn way<'a>(&self, location: &'a Location, other: &LocationName) -> Way<'a> {
-        let up = |leader: &&NodeName| {
-            let record = self.mesh_nodes.get(*leader);
-            record.is_some_and(|record| record.report.links.get(other) == Some(&true))
+    /// Returns what carries the traffic of a location with another one, as its leaders report it. What one reported last that is not
+    /// alive says nothing; where none is, those of the other one say whether they reach it.
+    fn way<'a>(
+        &self,
+        (name, location): (&LocationName, &'a Location),
+        (other, there): (&LocationName, &Location),
+    ) -> Way<'a> {
+        let alive = |leader: &&Leader| self.is_alive(&leader.node);
+        let up = |leader: &NodeName, towards: &LocationName| {
+            let record = self.mesh_nodes.get(leader);
+            record.is_some_and(|record| record.report.links.get(towards) == Some(&true))
         };
-        if location.active().any(|leader| up(&leader)) {
-            return Way::Direct;
+        let here: Vec<&Leader> = location.leaders.iter().filter(alive).collect();
+        if here.is_empty() {
+            let others: Vec<&Leader> = there.leaders.iter().filter(alive).collect();
+            return if others.is_empty() {
+                Way::Unknown
+            } else if others.iter().any(|leader| up(&leader.node, name)) {
+                Way::Direct
+            } else {
+                Way::None
+            };
         }
-        let leaders = location.leaders.iter().map(|leader| &leader.node);
-        let through: Vec<&NodeName> = leaders.filter(up).collect();
-        if through.is_empty() {
+        let through: Vec<&Leader> = here
+            .into_iter()
+            .filter(|leader| up(&leader.node, other))
+            .collect();
+        if through.iter().any(|leader| leader.role == LeaderRole::Active) {
+            Way::Direct
+        } else if through.is_empty() {
             Way::None
         } else {
-            Way::StandBy(through)
+            Way::StandBy(through.into_iter().map(|leader| &leader.node).collect())
         }
     }
 }

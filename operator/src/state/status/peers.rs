@@ -70,8 +70,14 @@ impl OperatorState {
             .attachments
             .iter()
             .filter_map(|location| Some((location, first(location)?)));
-        let (mut talking, mut unkeyed) = (Vec::new(), Vec::new());
+        let (mut talking, mut unkeyed, mut dead) = (Vec::new(), Vec::new(), Vec::new());
         for (location, leader) in leaders {
+            if !self.is_alive(leader) {
+                dead.push(format!(
+                    "{location} does not talk to it: its leader {leader} is not alive"
+                ));
+                continue;
+            }
             match self.unkeyed(leader, name).filter(|_| peer.preshared.is_some()) {
                 Some(cause) => {
                     unkeyed.push(format!("{location} does not talk to it: node {leader}: {cause}"))
@@ -80,14 +86,17 @@ impl OperatorState {
             }
         }
         let tunnels = format!("has a tunnel with {}", list(&talking));
-        if unkeyed.is_empty() {
-            return finding(about, true, Reason::Attached, tunnels);
-        }
-        let more = unkeyed.len().saturating_sub(NAMED);
-        unkeyed.truncate(NAMED);
-        unkeyed.extend((more > 0).then(|| format!("and {more} more")));
-        unkeyed.extend((!talking.is_empty()).then_some(tunnels));
-        finding(about, false, Reason::PresharedKeyUnknown, unkeyed.join("; "))
+        let reason = match (unkeyed.is_empty(), dead.is_empty()) {
+            (true, true) => return finding(about, true, Reason::Attached, tunnels),
+            (false, _) => Reason::PresharedKeyUnknown,
+            (true, false) => Reason::Degraded,
+        };
+        let mut silent = [unkeyed, dead].concat();
+        let more = silent.len().saturating_sub(NAMED);
+        silent.truncate(NAMED);
+        silent.extend((more > 0).then(|| format!("and {more} more")));
+        silent.extend((!talking.is_empty()).then_some(tunnels));
+        finding(about, false, reason, silent.join("; "))
     }
 
     /// Why a leader does not talk to a Peer for want of its preshared key, where that is so. What others say of it means nothing.
