@@ -30,6 +30,7 @@ mod batch;
 mod facts;
 mod liveness;
 mod mesh_nodes;
+mod mute;
 mod networks;
 mod records;
 mod slices;
@@ -123,6 +124,8 @@ pub struct OperatorState {
     degraded: BTreeSet<NodeName>,
     /// Nodes whose agents name members that do not answer them.
     unanswered: BTreeSet<NodeName>,
+    /// Nodes whose agents have not reported.
+    mute: mute::Mute,
     /// Nodes whose agents say that they cannot renew their Lease.
     refused: BTreeSet<NodeName>,
     /// The decision before, as long as no other writer changed what is published.
@@ -268,6 +271,7 @@ impl OperatorState {
     /// Handles the passing of time: leaders whose Lease has expired, such as may leave, and Pods that changed a while ago.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.dirty |= self.networks.handle_timeout(now);
+        self.dirty |= self.mute.handle_timeout(now);
         self.liveness.handle_timeout(now);
         self.note_turned();
         let mut usage = std::mem::take(&mut self.usage);
@@ -287,6 +291,7 @@ impl OperatorState {
             self.liveness.poll_timeout(),
             self.usage.poll_timeout(),
             self.networks.poll_timeout(),
+            self.mute.poll_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -342,7 +347,7 @@ impl OperatorState {
             self.facts.remember(&previous);
             self.succeed(&previous, now.monotonic);
         }
-        self.refresh(&previous);
+        self.refresh(&previous, now.monotonic);
         let decision = decide(&self.facts, &previous);
         self.appoint(&decision.mesh, now.monotonic);
         for node in self.usage.handle_decision(&decision.leaving, now.monotonic) {

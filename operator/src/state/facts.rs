@@ -76,7 +76,8 @@ impl OperatorState {
         }
         let counts = now.leads() && !self.appointed.contains_key(&name);
         let speaks = counts != counted && !now.report.links.is_empty();
-        if heard || ((reported || speaks) && self.facts.nodes.contains_key(&name)) {
+        let begins = before.seen.is_none() && now.seen.is_some();
+        if heard || ((reported || speaks || begins) && self.facts.nodes.contains_key(&name)) {
             self.stale.insert(name.clone());
             self.dirty = true;
         }
@@ -132,8 +133,9 @@ impl OperatorState {
     }
 
     /// Enters the agent's part of the facts, and whether the nodes are alive, where that may have changed.
-    pub(super) fn refresh(&mut self, previous: &Mesh) {
+    pub(super) fn refresh(&mut self, previous: &Mesh, now: Instant) {
         for name in std::mem::take(&mut self.stale) {
+            self.listen_to(&name, now);
             let record = self.nodes.get(&name);
             let lingers = self.liveness.lingers(&name);
             let alive = record

@@ -58,6 +58,41 @@ fn what_a_node_cannot_carry_stands_on_its_location_and_names_the_node() {
 }
 
 #[test]
+fn a_node_from_which_no_agent_reports_stands_on_its_location_after_a_minute() {
+    let mut world = World::of(&world::cluster());
+    let [left, right] = ["left", "right"].map(|location| world.leaders()[location][0].clone());
+    world.apply(Change::Link(left, "right", true));
+    world.apply(Change::Link(right, "left", true));
+    world.apply(Change::Node("n7".to_owned(), Some((7, "left"))));
+    let ready = |world: &mut World, second| {
+        world.renew(second);
+        world.settle();
+        world.condition("left", "Ready")
+    };
+    assert_eq!(ready(&mut world, 1).0, "True", "it begins, perhaps");
+    assert_eq!(ready(&mut world, 59), ("True".to_owned(), String::new()));
+    let (status, message) = ready(&mut world, 62);
+    let expected = "node n7: no agent has reported from it, ";
+    assert!(
+        status == "False" && message.starts_with(expected),
+        "{status} {message}"
+    );
+    assert_eq!(world.condition("left", "Connected").0, "True");
+    world.apply(Change::Ready("n7".to_owned(), false));
+    assert_eq!(ready(&mut world, 63).0, "True", "its Node says that it is down");
+    world.apply(Change::Ready("n7".to_owned(), true));
+    assert_eq!(ready(&mut world, 64).0, "True");
+    assert_eq!(ready(&mut world, 125).0, "False");
+    // One without a key follows all the same.
+    let status = spanwire_crds::MeshNodeStatus {
+        observed_generation: Some(1),
+        ..Default::default()
+    };
+    world.apply(Change::Report("n7".to_owned(), status));
+    assert_eq!(ready(&mut world, 126).0, "True");
+}
+
+#[test]
 fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_alive() {
     let mut world = World::of(&world::cluster());
     let [left, right] = ["left", "right"].map(|location| world.leaders()[location][0].clone());
