@@ -28,6 +28,7 @@
 mod answers;
 mod batch;
 mod facts;
+mod former;
 mod liveness;
 mod mesh_nodes;
 mod mute;
@@ -124,6 +125,8 @@ pub struct OperatorState {
     degraded: BTreeSet<NodeName>,
     /// Nodes whose agents name members that do not answer them.
     unanswered: BTreeSet<NodeName>,
+    /// What nodes had until a short while ago.
+    former: former::Former,
     /// Nodes whose agents have not reported.
     mute: mute::Mute,
     /// Nodes whose agents say that they cannot renew their Lease.
@@ -272,6 +275,9 @@ impl OperatorState {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.dirty |= self.networks.handle_timeout(now);
         self.dirty |= self.mute.handle_timeout(now);
+        let changed = self.former.handle_timeout(now);
+        self.dirty |= !changed.is_empty();
+        self.stale.extend(changed);
         self.liveness.handle_timeout(now);
         self.note_turned();
         let mut usage = std::mem::take(&mut self.usage);
@@ -292,6 +298,7 @@ impl OperatorState {
             self.usage.poll_timeout(),
             self.networks.poll_timeout(),
             self.mute.poll_timeout(),
+            self.former.poll_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }

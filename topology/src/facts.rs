@@ -188,6 +188,8 @@ pub struct NodeFact {
     pub addresses: BTreeSet<IpAddr>,
     /// `addresses` are those of its annotation.
     pub annotated: bool,
+    /// What was among `addresses` until a short while ago: no node of another location gets one of these.
+    pub former: BTreeSet<IpAddr>,
     /// It is labelled as a node of the control plane, which no kubelet can do by itself.
     pub control_plane: bool,
     /// Since when its kubelet is silent or not ready. `None`: it is ready.

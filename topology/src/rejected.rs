@@ -135,6 +135,12 @@ pub enum RejectReason {
          addresses there too, name their network in its `spec.nodeCIDRs`"
     )]
     NodeOfOther(Prefix, LocationName, LocationName),
+    /// A node claims an address that one of another location has just lost.
+    #[error(
+        "was an address of node {0} of the Location {1} within the last hour, and is not granted elsewhere before that is over; where it \
+         moved, name its network in `spec.nodeCIDRs` of the Location {2}"
+    )]
+    Former(NodeName, LocationName, LocationName),
     /// A range of IPv6 in which IPv4 addresses are written.
     #[error(
         "overlaps {0}, in which IPv4 addresses are written as IPv6; write the IPv4 network that is meant, or leave that \

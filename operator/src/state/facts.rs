@@ -25,7 +25,11 @@ impl OperatorState {
         fact.hop.clone_from(&known.hop);
         fact.links.clone_from(&known.links);
         fact.released = known.released;
+        fact.former.clone_from(&known.former);
         fact.keep(known);
+        if self.former.handle(&name, known, &fact) {
+            self.stale.insert(name.clone());
+        }
         let changed = fact != *known;
         if changed {
             self.urgent |= asks(&fact) != asks(known);
@@ -39,6 +43,7 @@ impl OperatorState {
         let now = self.nodes.get(&name);
         if now.is_none() {
             self.facts.nodes.remove(&name);
+            self.former.forget(&name);
             // Another machine may get its name.
             self.liveness.forget(&name);
             self.urgent |= self.liveness.leads(&name);
@@ -136,6 +141,7 @@ impl OperatorState {
     pub(super) fn refresh(&mut self, previous: &Mesh, now: Instant) {
         for name in std::mem::take(&mut self.stale) {
             self.listen_to(&name, now);
+            self.enter_former(&name, now);
             let record = self.nodes.get(&name);
             let lingers = self.liveness.lingers(&name);
             let alive = record

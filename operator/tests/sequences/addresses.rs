@@ -51,6 +51,40 @@ fn whatever_addresses_a_node_has_nothing_is_written_twice() {
 }
 
 #[test]
+fn an_address_that_a_node_has_lost_is_granted_to_none_of_another_location_for_an_hour() {
+    let mut world = World::of(&world::cluster());
+    world.renew(1);
+    world.settle();
+    let say = |world: &mut World, node: &str, addresses: &[&str]| {
+        let mut nodes = world.take_nodes();
+        let internal = |address: &&str| json!({"type": "InternalIP", "address": address});
+        nodes.get_mut(node).unwrap()["status"]["addresses"] = addresses.iter().map(internal).collect();
+        world.give_nodes(nodes);
+        world.settle();
+    };
+    let has = |world: &World, location: &str, node: &str| {
+        let mesh = world.mesh();
+        let members = &mesh.locations[&location.parse().unwrap()].members;
+        members[&node.parse().unwrap()]
+            .addresses
+            .contains(&"192.168.7.1".parse().unwrap())
+    };
+    assert!(has(&world, "left", "n1"));
+    say(&mut world, "n1", &[]);
+    say(&mut world, "n4", &["192.168.7.4", "192.168.7.1"]);
+    assert!(!has(&world, "left", "n1") && !has(&world, "right", "n4"));
+    say(&mut world, "n1", &["192.168.7.1"]);
+    assert!(has(&world, "left", "n1"), "its kubelet writes it again");
+    say(&mut world, "n1", &["192.168.7.9"]);
+    assert!(!has(&world, "right", "n4"));
+    for (second, expected) in [(3_590, false), (3_610, true)] {
+        world.renew(second);
+        world.settle();
+        assert_eq!(has(&world, "right", "n4"), expected, "after {second} s");
+    }
+}
+
+#[test]
 fn an_address_that_others_cannot_reach_a_node_at_is_no_endpoint_and_is_named() {
     for (kind, address) in [
         ("ExternalIP", "127.0.0.1"),

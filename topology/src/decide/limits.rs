@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use super::place::Placed;
@@ -122,6 +122,8 @@ pub(super) struct Limits<'a> {
     objects: &'a [Option<&'a LocationFact>],
     /// The networks of the nodes of each Location that names some.
     of_nodes: Vec<(Prefix, &'a LocationName)>,
+    /// What nodes had until a short while ago, each with the first of these.
+    former: BTreeMap<IpAddr, &'a Placed<'a>>,
     reserved: Vec<(Family, u128, u128, RejectReason)>,
     translated: Vec<Prefix>,
     /// Those whose public networks are too many.
@@ -152,6 +154,7 @@ impl<'a> Limits<'a> {
             nodes,
             objects,
             of_nodes: networks_of_nodes(locations, objects),
+            former: former(nodes),
             reserved: reserved.map(range).collect(),
             translated: parsed(&TRANSLATED).collect(),
             vast: vast(requests),
@@ -238,7 +241,8 @@ impl<'a> Limits<'a> {
                         (_, true) => None,
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
                         (false, false) => self
-                            .of_other(request, node)
+                            .of_former(request, node)
+                            .or_else(|| self.of_other(request, node))
                             .or_else(|| {
                                 (!prefix.is_private()).then(|| public(LocationField::NodeCidrs, node))
                             })
@@ -277,6 +281,18 @@ impl<'a> Limits<'a> {
             (*of).clone(),
             node.location.clone(),
         ))
+    }
+
+    fn of_former(&self, request: &ClaimRequest<'_>, node: &Placed<'_>) -> Option<RejectReason> {
+        let prefix = Some(&request.prefix).filter(|prefix| !request.standing && prefix.is_host())?;
+        let holder = self.former.get(&prefix.address())?;
+        (holder.site != node.site).then(|| {
+            RejectReason::Former(
+                holder.name.clone(),
+                holder.location.clone(),
+                node.location.clone(),
+            )
+        })
     }
 
     fn of_pods(
@@ -334,6 +350,16 @@ pub(super) fn unusable(locations: &[&LocationName], objects: &[Option<&LocationF
         })
     };
     named.filter_map(refused).collect()
+}
+
+fn former<'a>(nodes: &'a [Placed<'a>]) -> BTreeMap<IpAddr, &'a Placed<'a>> {
+    let mut former = BTreeMap::new();
+    for node in nodes {
+        for address in &node.fact.former {
+            former.entry(*address).or_insert(node);
+        }
+    }
+    former
 }
 
 /// Returns the networks of nodes that Locations name, each with its Location.

@@ -154,6 +154,7 @@ fn set_node(node: &mut NodeFact, word: &str) -> Result<(), String> {
         ("endpoints", value) => node.endpoints = list(value)?,
         ("external", value) => node.external = list(value)?,
         ("addresses", value) => node.addresses = list(value)?,
+        ("former", value) => node.former = list(value)?,
         ("pods", value) => node.prefixes = list(value)?,
         ("cidrs", value) => node.cidrs = list(value)?,
         ("keepalive", value) => node.keepalive = keepalive(value)?,

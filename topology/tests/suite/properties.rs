@@ -110,6 +110,7 @@ proptest! {
                 | RejectReason::Pods(..)
                 | RejectReason::NotOfLocation(_)
                 | RejectReason::NodeOfOther(..)
+                | RejectReason::Former(..)
                 | RejectReason::Embedded(_)
                 | RejectReason::NotPrivate(..)
                 | RejectReason::NotRoutable
