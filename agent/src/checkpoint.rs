@@ -179,6 +179,7 @@ impl From<Body> for Checkpoint {
                 unreached: BTreeSet::new(),
                 unheard: BTreeSet::new(),
                 silent: BTreeSet::new(),
+                dead: BTreeSet::new(),
                 cut: body.cut.iter().filter_map(|name| name.parse().ok()).collect(),
             },
         }

@@ -242,6 +242,9 @@ impl NodeState {
         self.connectivity.handle_sessions(&self.sessions, now);
         self.missing.handle_sessions(&self.sessions, now);
         self.peers = peers;
+        if self.unconnected() != self.assignment().unconnected {
+            self.assignment.take();
+        }
         self.listen_to_unreached(now)
     }
 
@@ -409,7 +412,10 @@ impl NodeState {
     pub fn assignment(&self) -> Arc<Assignment> {
         let assignment = || match self.retire {
             true => Assignment::default(),
-            false => Assignment::new(&self.plan, &self.facts),
+            false => Assignment {
+                unconnected: self.unconnected(),
+                ..Assignment::new(&self.plan, &self.facts)
+            },
         };
         Arc::clone(self.assignment.get_or_init(|| Arc::new(assignment())))
     }

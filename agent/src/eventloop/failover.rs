@@ -43,6 +43,10 @@ impl EventLoop {
         if self.state.handle_reachability(self.reachability()) {
             self.reconcile_by(now);
         }
+        if self.judgement.dead != before.dead {
+            self.state.handle_dead(&self.judgement, now);
+            self.wake_by_state(now);
+        }
         if self.judgement.silent != before.silent {
             self.state.handle_silent(&self.judgement, Timestamp::now(), now);
             self.wake_by_state(now);

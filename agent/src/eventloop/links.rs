@@ -105,6 +105,7 @@ fn line(seen: &Seen) -> String {
     };
     let trust = match seen.trust {
         Trust::Unproven => "never answered",
+        Trust::Unconnected => "never answered, no session",
         Trust::Sound => "answers",
         Trust::Doubtful => "has not answered the last request",
         Trust::OnProbation => "on probation",

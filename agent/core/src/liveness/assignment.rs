@@ -6,7 +6,7 @@ use std::{
 };
 
 use spanwire_host::{Hop, HostFacts, hops_to_leaders, hops_to_members};
-use spanwire_topology::{Family, NodeName, Plan, Probes};
+use spanwire_topology::{Family, LocationName, NodeName, Plan, Probes};
 
 /// What a node is to watch, and as whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,9 @@ pub struct Assignment {
     pub probes: Probes,
     /// How to hand packets to the other leaders of the own location, whatever the routes are.
     pub hops: BTreeMap<(NodeName, Family), Hop>,
-    /// The same for its members that this node, as a leader, watches.
+    /// Leaders of other locations with which WireGuard has no session.
+    pub unconnected: BTreeSet<(LocationName, NodeName)>,
+    /// The same as `hops` for its members that this node, as a leader, watches.
     pub members: BTreeMap<(NodeName, Family), Hop>,
 }
 
@@ -39,6 +41,7 @@ impl Assignment {
             groups: facts.groups,
             probes: plan.probes.clone(),
             hops: hops_to_leaders(plan, facts),
+            unconnected: BTreeSet::new(),
             members: hops_to_members(plan, facts),
         }
     }

@@ -6,7 +6,9 @@
 //!
 //! What never answered may work all the same, where echo requests are filtered, so it is not given up for that. Neither is it any
 //! better than what answers, if only on probation: it may have no tunnel at all. It is taken instead of what is lost or blocked,
-//! since nothing is to lose there.
+//! since nothing is to lose there. But where WireGuard has no session with a leader nothing gets there, so one that answers is taken
+//! instead: a leader that has just booted may have a session with one leader of a location and none with the other, as where a NAT
+//! delivers what is for the one to the other.
 //!
 //! A leader of the own location that does not answer by the hop is worse than one through which nothing answers. The answers to what
 //! is asked through a leader come back through whichever leader the far side uses, so when one dies, none comes through
@@ -46,6 +48,8 @@ pub enum Trust {
     Useless,
     /// It has never answered, which proves nothing: neither that it is dead, nor that it works.
     Unproven,
+    /// It has never answered, and there is no session by which it could.
+    Unconnected,
     /// It is taken for dead.
     Lost,
 }
@@ -66,6 +70,8 @@ pub struct Judgement {
     /// On a leader: the nodes of its location that have answered by the hop and do not now. On another node: its leaders, where
     /// that is so of all of them, and nothing answers through them. It is for people; nothing is chosen by it.
     pub silent: BTreeSet<NodeName>,
+    /// Leaders of other locations that have answered and are taken for dead. Nothing is chosen by it.
+    pub dead: BTreeSet<(LocationName, NodeName)>,
 }
 
 impl Judgement {
@@ -119,6 +125,8 @@ pub(super) struct Choices {
     towards: BTreeSet<LocationName>,
     /// The leaders of other locations.
     far: BTreeMap<LocationName, Vec<NodeName>>,
+    /// Those of them with which WireGuard has no session.
+    pub(super) unconnected: BTreeSet<(LocationName, NodeName)>,
 }
 
 impl Choices {
@@ -137,6 +145,7 @@ impl Choices {
             members: probes.members.iter().map(|near| near.node.clone()).collect(),
             towards: probes.through.iter().map(|far| far.location.clone()).collect(),
             far,
+            unconnected: assignment.unconnected.clone(),
         }
     }
 
@@ -148,6 +157,9 @@ impl Choices {
             let way = |leader: &NodeName| far(trust(&Subject::Far(location.clone(), leader.clone())));
             let ways: Vec<_> = leaders.iter().map(|leader| (key(leader), way(leader))).collect();
             judgement.forsaken.extend(worse(&ways, &before.forsaken));
+            let is_dead =
+                |leader: &&NodeName| trust(&Subject::Far(location.clone(), (*leader).clone())) == Trust::Lost;
+            judgement.dead.extend(leaders.iter().filter(is_dead).map(key));
         }
         for location in &self.towards {
             let key = |leader: &NodeName| (leader.clone(), location.clone());
@@ -187,7 +199,7 @@ impl Choices {
         let lost = |subject: Subject, node: &NodeName| match trust(&subject) {
             Trust::Lost => true,
             Trust::OnProbation => before.cut.contains(node),
-            Trust::Sound | Trust::Doubtful | Trust::Useless | Trust::Unproven => false,
+            Trust::Sound | Trust::Doubtful | Trust::Useless | Trust::Unproven | Trust::Unconnected => false,
         };
         let leaders = self.hops.iter();
         let leaders = leaders.filter(|node| lost(Subject::Hop((*node).clone()), node));
@@ -247,10 +259,13 @@ impl Choices {
             let best = far.iter().copied().chain(through).min()?;
             let gone = match best {
                 Trust::Lost => Gone::Lost,
-                Trust::Unproven if answered => Gone::Unheard,
-                Trust::Unproven | Trust::Sound | Trust::Doubtful | Trust::OnProbation | Trust::Useless => {
-                    return None;
-                }
+                Trust::Unproven | Trust::Unconnected if answered => Gone::Unheard,
+                Trust::Sound
+                | Trust::Doubtful
+                | Trust::OnProbation
+                | Trust::Useless
+                | Trust::Unproven
+                | Trust::Unconnected => return None,
             };
             Some((location.clone(), gone))
         });
@@ -266,10 +281,12 @@ impl Choices {
         let best = match *tunnels.iter().min()? {
             _ if self.lacks_tunnel => Trust::Lost,
             Trust::OnProbation | Trust::Useless => Trust::Sound,
-            best @ (Trust::Sound | Trust::Doubtful | Trust::Unproven | Trust::Lost) => best,
+            best @ (Trust::Sound | Trust::Doubtful | Trust::Unproven | Trust::Unconnected | Trust::Lost) => {
+                best
+            }
         };
         Some(Graded {
-            has_lost: tunnels.contains(&Trust::Lost),
+            has_lost: tunnels.iter().any(|tunnel| *tunnel >= Trust::Unconnected),
             ..other(Trust::Sound, best)
         })
     }
@@ -309,13 +326,13 @@ fn far(trust: Trust) -> Graded {
         Trust::Sound | Trust::Doubtful => Grade::Good,
         Trust::OnProbation => Grade::OnProbation,
         Trust::Useless => Grade::Useless,
-        Trust::Unproven => Grade::Unproven,
+        Trust::Unproven | Trust::Unconnected => Grade::Unproven,
         Trust::Lost => Grade::Lost,
     };
     Graded {
         grade,
         is_doubtful: trust == Trust::Doubtful,
-        has_lost: false,
+        has_lost: trust == Trust::Unconnected,
     }
 }
 
@@ -326,9 +343,12 @@ fn other(hop: Trust, through: Trust) -> Graded {
         (_, Trust::Lost) => Grade::Blocked,
         (_, Trust::OnProbation) => Grade::OnProbation,
         (_, Trust::Useless) => Grade::Useless,
-        (_, Trust::Unproven) => Grade::Unproven,
+        (_, Trust::Unproven | Trust::Unconnected) => Grade::Unproven,
         // That something comes back through it proves the hop, too.
-        (Trust::Sound | Trust::Doubtful | Trust::Unproven, Trust::Sound | Trust::Doubtful) => Grade::Good,
+        (
+            Trust::Sound | Trust::Doubtful | Trust::Unproven | Trust::Unconnected,
+            Trust::Sound | Trust::Doubtful,
+        ) => Grade::Good,
     };
     let is_through = matches!(hop, Trust::Sound | Trust::Unproven);
     Graded {

@@ -476,9 +476,12 @@ impl Prober {
         let trust = watch.trust(now);
         match &watch.subject {
             Subject::Far(location, leader) => {
-                let useless = self.useless.get(&(location.clone(), leader.clone()));
+                let key = (location.clone(), leader.clone());
+                let useless = self.useless.get(&key);
                 if useless.is_some_and(|useless| useless.waits(now)) {
                     trust.max(Trust::Useless)
+                } else if trust == Trust::Unproven && self.choices.unconnected.contains(&key) {
+                    Trust::Unconnected
                 } else {
                     trust
                 }

@@ -44,6 +44,11 @@ const RECREATE: [Duration; 3] = [
 /// is no session by then ([`FRESH`]).
 const FORGOTTEN: Duration = Duration::from_secs(300);
 const _: () = assert!(FORGOTTEN.as_secs() > FRESH.as_secs());
+/// How often a leader that has answered and is taken for dead is recreated, and for how long: after that WireGuard itself begins a
+/// handshake every five seconds. Before that it holds on to its session, of which a leader that has booted knows nothing: KEEPALIVE_TIMEOUT
+/// and REKEY_TIMEOUT (whitepaper section 6.1). Of many dead ones each is recreated less often.
+const REVIVE: Duration = Duration::from_secs(2);
+const REVIVED_IN_A_SECOND: u32 = 50;
 /// How long after a change the device is polled often.
 const EAGER: Duration = Duration::from_secs(30);
 /// How often the device is polled while a new peer has not answered yet.
@@ -56,6 +61,16 @@ pub const SELDOM: Duration = Duration::from_secs(5);
 pub struct Sessions {
     leaders: BTreeSet<PublicKey>,
     peers: BTreeMap<PublicKey, Session>,
+    /// Leaders that are taken for dead.
+    dead: BTreeMap<PublicKey, Dead>,
+}
+
+/// A leader that is taken for dead.
+#[derive(Clone, Copy, Debug)]
+struct Dead {
+    since: Instant,
+    /// The bytes received from it when the counters were first read after that: more only where it answers no echo requests and lives.
+    received: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -91,12 +106,26 @@ impl Sessions {
         self.leaders = leaders;
     }
 
+    /// Takes the leaders that have answered and are taken for dead. What was sent to them is lost, and so nothing is by a new session.
+    pub fn handle_dead(&mut self, dead: &BTreeSet<PublicKey>, now: Instant) {
+        self.dead.retain(|key, _| dead.contains(key));
+        for key in dead {
+            self.dead.entry(*key).or_insert(Dead {
+                since: now,
+                received: None,
+            });
+        }
+    }
+
     /// Takes the present counters of all peers of the device.
     pub fn handle_stats(&mut self, stats: &BTreeMap<PublicKey, PeerStats>, now: Instant) {
         self.peers.retain(|key, _| stats.contains_key(key));
         for (key, stats) in stats {
             let session = self.peers.entry(*key).or_insert_with(|| Session::new(now));
             session.observe(*stats, now);
+            if let Some(dead) = self.dead.get_mut(key) {
+                dead.received.get_or_insert(stats.received);
+            }
         }
     }
 
@@ -130,9 +159,21 @@ impl Sessions {
     pub fn poll_renewals(&self, now: Instant) -> BTreeMap<PublicKey, u64> {
         let due = |key: &PublicKey| {
             let session = self.peers.get(key)?;
-            session.renewal_due(now).then_some((*key, session.stats.received))
+            let is_due = session.renewal_due(now) || self.revival(key, session).is_some_and(|at| at <= now);
+            is_due.then_some((*key, session.stats.received))
         };
         self.leaders.iter().filter_map(due).collect()
+    }
+
+    /// Returns when to recreate a leader that is taken for dead.
+    fn revival(&self, key: &PublicKey, session: &Session) -> Option<Instant> {
+        let Dead { since, received } = *self.dead.get(key)?;
+        let count = u32::try_from(self.dead.len()).unwrap_or(u32::MAX);
+        let pause = REVIVE.max(Duration::from_secs(1) * count / REVIVED_IN_A_SECOND);
+        let renewed = session.renewed.filter(|renewed| *renewed >= since);
+        let at = renewed.map_or(since + pause / 2, |renewed| renewed + pause);
+        let is_silent = received == Some(session.stats.received);
+        (is_silent && session.stats.endpoint.is_some() && at < since + PATIENCE.max(pause)).then_some(at)
     }
 
     /// Records that these have been recreated.
@@ -145,6 +186,9 @@ impl Sessions {
                 // Its counter begins again, and the device is the same.
                 session.stats.received = 0;
             }
+            if let Some(dead) = self.dead.get_mut(key) {
+                dead.received = Some(0);
+            }
         }
     }
 
@@ -156,7 +200,18 @@ impl Sessions {
                 .get(key)
                 .is_some_and(|session| session.heard.is_none() && now < session.since + EAGER)
         });
-        now + if eager { OFTEN } else { SELDOM }
+        let at = now + if eager { OFTEN } else { SELDOM };
+        let revivals = self.dead.iter().filter_map(|(key, dead)| match dead.received {
+            None => Some(now),
+            Some(_) => self.revival(key, self.peers.get(key)?),
+        });
+        revivals.fold(at, |at, revival| at.min(revival.max(now + OFTEN)))
+    }
+
+    /// Returns whether there is no session with a peer of the device, as it was last read.
+    #[must_use]
+    pub fn lacks(&self, key: &PublicKey) -> bool {
+        self.peers.contains_key(key) && !self.fresh(key, Duration::ZERO)
     }
 
     /// Returns whether there is a session with the peer: a handshake that is fresh.
@@ -324,6 +379,61 @@ mod tests {
         sessions.handle_stimulated(&key(), start + SECOND);
         assert!(sessions.poll_stimuli(start + 2 * SECOND).is_empty());
         assert_eq!(sessions.silence(&key(), start + 3 * SECOND), Some(2 * SECOND));
+    }
+
+    /// Counts as a peer with an endpoint.
+    fn reached(received: u64) -> BTreeMap<PublicKey, PeerStats> {
+        let mut stats = stats(received, Some(1));
+        stats.get_mut(&key()).unwrap().endpoint = Some("192.0.2.1:51820".parse().unwrap());
+        stats
+    }
+
+    /// At which tenths of a second a leader is recreated that is taken for dead at once and from which nothing comes, and when so
+    /// many others are dead, too.
+    fn revived(others: u8) -> Vec<u32> {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&reached(900), start - SECOND);
+        let dead = (2..2 + others).map(|number| PublicKey::new([number; 32]));
+        sessions.handle_dead(&dead.chain([key()]).collect(), start);
+        let (mut revived, mut received) = (Vec::new(), 1000);
+        for tenth in 1..600 {
+            let now = start + SECOND * tenth / 10;
+            // What came just before.
+            sessions.handle_stats(&reached(received), now);
+            if !sessions.poll_renewals(now).is_empty() {
+                sessions.handle_renewed(&[key()].into(), now);
+                received = 0;
+                revived.push(tenth);
+            }
+        }
+        revived
+    }
+
+    #[test]
+    fn a_leader_that_is_taken_for_dead_is_recreated_until_its_session_would_be_given_up_anyway() {
+        assert_eq!(revived(0), [10, 30, 50, 70, 90, 110, 130]);
+        assert_eq!(revived(199), [20, 60, 100, 140], "four seconds apart");
+    }
+
+    #[test]
+    fn one_that_is_taken_for_dead_and_sends_something_keeps_its_session() {
+        let (mut sessions, start) = (sessions(), Instant::now());
+        sessions.handle_stats(&reached(900), start - SECOND);
+        sessions.handle_dead(&[key()].into(), start);
+        assert!(sessions.poll_timeout(start) <= start + OFTEN);
+        sessions.handle_stats(&reached(1000), start + OFTEN);
+        assert!(sessions.poll_timeout(start + OFTEN) <= start + SECOND);
+        sessions.handle_stats(&reached(1032), start + SECOND);
+        assert!(sessions.poll_renewals(start + SECOND).is_empty());
+        // It answers echo requests again, and dies.
+        sessions.handle_dead(&BTreeSet::new(), start + 60 * SECOND);
+        sessions.handle_dead(&[key()].into(), start + 61 * SECOND);
+        sessions.handle_stats(&reached(1032), start + 61 * SECOND);
+        sessions.handle_stats(&reached(1032), start + 62 * SECOND);
+        assert_eq!(
+            sessions.poll_renewals(start + 62 * SECOND),
+            [(key(), 1032)].into()
+        );
     }
 
     #[test]

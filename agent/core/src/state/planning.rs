@@ -1,12 +1,16 @@
 //! The plan of the node, and who follows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use spanwire_topology::{
     LeaderRole, LocationName, NodeName, Party, PublicKey, Reachability, TunnelPeer, plan,
 };
 
 use super::NodeState;
+use crate::liveness::Judgement;
 
 impl NodeState {
     /// Takes by which leaders packets arrive. Returns whether this node may have to change.
@@ -45,6 +49,28 @@ impl NodeState {
         self.sessions.handle_leaders(leaders);
         self.connectivity
             .handle_plan(self.leaders_in_use(), self.plan.location.clone());
+    }
+
+    /// Takes which leaders of other locations have answered and are taken for dead.
+    pub fn handle_dead(&mut self, judgement: &Judgement, now: Instant) {
+        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
+        let dead = tunnels.filter(|(_, peer)| match &peer.party {
+            Party::Leader(location, node) => judgement.dead.contains(&(location.clone(), node.clone())),
+            Party::Peer(_) => false,
+        });
+        let dead = dead.map(|(key, _)| *key).collect();
+        self.sessions.handle_dead(&dead, now);
+    }
+
+    /// The leaders of other locations with which WireGuard has no session.
+    pub(super) fn unconnected(&self) -> BTreeSet<(LocationName, NodeName)> {
+        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
+        let lacking = tunnels.filter(|(key, _)| self.sessions.lacks(key));
+        let lacking = lacking.filter_map(|(_, peer)| match &peer.party {
+            Party::Leader(location, node) => Some((location.clone(), node.clone())),
+            Party::Peer(_) => None,
+        });
+        lacking.collect()
     }
 
     fn leaders(&self) -> BTreeMap<LocationName, BTreeSet<PublicKey>> {

@@ -10,6 +10,7 @@ fn choices(me: Option<&str>) -> Choices {
         me: me.map(name),
         lacks_tunnel: false,
         groups: true,
+        unconnected: BTreeSet::new(),
         hops: if me.is_some() {
             vec![name("a2")]
         } else {
@@ -325,6 +326,36 @@ fn a_node_that_the_hop_does_not_reach_is_cut_while_another_leader_could_reach_it
         ["a5"],
         "what another leader has"
     );
+}
+
+#[test]
+fn a_leader_without_a_session_is_passed_by_for_one_that_answers_and_for_no_other() {
+    let leader = choices(Some("a1"));
+    let without = ("b1", Trust::Unconnected);
+    assert_eq!(first(&leader, &[without]), ["b1"]);
+    for other in [Trust::Unproven, Trust::Unconnected, LOST] {
+        let passed = first(
+            &leader,
+            &[without, ("b2", other), ("b through a2", LOST), ("hop a2", LOST)],
+        );
+        assert!(!passed.contains(&"b1".to_owned()), "{other:?}: {passed:?}");
+    }
+    // That it never answered is no reason.
+    assert!(first(&leader, &[("b1", Trust::Unproven)]).is_empty());
+    // No tunnel of its own works, and the other leader's do.
+    assert_eq!(first(&leader, &[without, ("b2", Trust::Unconnected)]), ["a1"]);
+}
+
+#[test]
+fn leaders_elsewhere_that_have_answered_and_do_not_now_are_dead_whatever_is_used() {
+    let leader = choices(Some("a1"));
+    let dead = |unsound: &[(&str, Trust)]| {
+        let dead = judge(&leader, unsound, &Judgement::default()).dead;
+        dead.iter().map(|(_, node)| node.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(dead(&[("b1", LOST), ("b2", Trust::Unproven)]), ["b1"]);
+    assert_eq!(dead(&[("b1", LOST), ("b2", LOST)]), ["b1", "b2"]);
+    assert!(dead(&[("b1", Trust::OnProbation), ("b2", Trust::Unconnected)]).is_empty());
 }
 
 #[test]
