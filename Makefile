@@ -46,7 +46,7 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench mesh -- $(ARGS)
 
-chaos: setup ## What packets notice when leaders fail, in every way; as root, ARGS="--rounds 3 --only power" for less (60 min; cold 85)
+chaos: setup ## What packets notice when leaders fail, in every way; as root, ARGS="--rounds 3 --only power" for less (90 min; cold 115)
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench chaos -- $(ARGS)
 

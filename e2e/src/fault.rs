@@ -114,6 +114,15 @@ pub struct Roles {
     pub far: String,
 }
 
+/// What packets noticed of a fault.
+#[derive(Debug)]
+pub struct Suffered {
+    /// When it happened, and while it lasted.
+    pub during: Noticed,
+    /// When it was put right.
+    pub after: Noticed,
+}
+
 /// What packets noticed.
 #[derive(Debug)]
 pub struct Noticed {
@@ -172,27 +181,40 @@ impl Roles {
 }
 
 impl Fault {
-    /// Lets it happen, for so long, while pods ping each other, and puts it right. What follows from it may go on for a
-    /// while: a node that lost its power boots.
+    /// Lets it happen, for so long, while pods ping each other, and puts it right while they do so again, and go on for so long
+    /// afterwards: a node that lost its power boots, and is used again.
     ///
     /// # Errors
     /// When it cannot be made to happen, or a path carried nothing before.
-    pub fn suffer(&self, lab: &Lab, roles: &Roles, lasts: Duration) -> Result<Noticed> {
-        let suffered = noticing(lab, roles, || {
+    pub fn suffer(&self, lab: &Lab, roles: &Roles, lasts: Duration, after: Duration) -> Result<Suffered> {
+        let during = noticing(lab, roles, || {
             thread::sleep(Duration::from_millis(500));
             (self.inflict)(lab, roles)?;
             thread::sleep(lasts);
             Ok(())
         });
-        // In any case: what follows needs a whole lab.
-        let mended = (self.mend)(lab, roles);
-        let noticed = suffered.with_context(|| self.name)?;
-        mended.with_context(|| format!("mending: {}", self.name))?;
-        Ok(noticed)
+        let during = match during {
+            Ok(during) => during,
+            // In any case: what follows needs a whole lab.
+            Err(error) => {
+                (self.mend)(lab, roles)?;
+                return Err(error.context(self.name));
+            }
+        };
+        let mut mended = false;
+        let after = noticing(lab, roles, || {
+            mended = true;
+            (self.mend)(lab, roles)?;
+            thread::sleep(after);
+            Ok(())
+        });
+        if !mended {
+            (self.mend)(lab, roles)?;
+        }
+        let after = after.with_context(|| format!("mending: {}", self.name))?;
+        Ok(Suffered { during, after })
     }
-}
 
-impl Fault {
     /// Does something while it lasts.
     ///
     /// # Errors

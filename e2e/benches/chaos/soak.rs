@@ -9,7 +9,7 @@ use anyhow::Result;
 use spanwire_e2e::{
     Lab, Progress,
     expect::{all_reach_all, pid},
-    fault::{FAULTS, Roles, noticing},
+    fault::{FAULTS, Noticed, Roles, noticing},
     plaintext::nothing_plain,
     report::Report,
 };
@@ -31,13 +31,13 @@ pub(crate) fn mixed(lab: &Lab, lasts: Duration, seed: u64, report: &mut Report) 
             let (suffers, rests) = (2 + drawn.below(10), drawn.below(15));
             let what = format!("{} for {suffers} s, then {rests} s of rest", fault.name);
             let noticed = progress.stage(&what, || -> Result<_> {
-                let noticed = fault.suffer(lab, &Roles::now(lab)?, Duration::from_secs(suffers as u64))?;
-                thread::sleep(Duration::from_secs(rests as u64));
-                Ok(noticed)
+                let [suffers, rests] = [suffers, rests].map(|seconds| Duration::from_secs(seconds as u64));
+                fault.suffer(lab, &Roles::now(lab)?, suffers, rests)
             })?;
             faults += 1;
             // What lasts for two seconds may end before TCP sends again.
-            recovered += usize::from(suffers < 7 || noticed.recovered().is_ok());
+            let is_short = |seconds: usize, noticed: &Noticed| seconds < 7 || noticed.recovered().is_ok();
+            recovered += usize::from(is_short(suffers, &noticed.during) && is_short(rests, &noticed.after));
         }
         Ok(())
     })?;

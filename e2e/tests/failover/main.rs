@@ -18,6 +18,8 @@ use spanwire_e2e::{
 /// Long enough for everything that a fault sets off, on a busy machine: TCP sends again after 0.2 s, and then after twice as long each
 /// time, so it flows again after 3.0 or 6.2 s where nothing arrived for three or four.
 const LASTS: Duration = Duration::from_secs(7);
+/// Long enough for a leader that boots to be used again.
+const AFTER: Duration = Duration::from_secs(3);
 /// Generous: on such a machine a probe waits for a processor.
 const GAP: Duration = Duration::from_secs(4);
 
@@ -81,10 +83,12 @@ fn installs(lab: &Lab) -> Result<()> {
 }
 
 fn suffered<const FAULT: usize>(lab: &Lab) -> Result<()> {
-    let noticed = FAULTS[FAULT].suffer(lab, &Roles::now(lab)?, LASTS)?;
-    noticed.recovered()?;
-    let gap = noticed.gap();
-    ensure!(gap < GAP, "nothing arrived for {gap:?}: {:?}", noticed.paths);
+    let suffered = FAULTS[FAULT].suffer(lab, &Roles::now(lab)?, LASTS, AFTER)?;
+    for noticed in [suffered.during, suffered.after] {
+        noticed.recovered()?;
+        let gap = noticed.gap();
+        ensure!(gap < GAP, "nothing arrived for {gap:?}: {:?}", noticed.paths);
+    }
     all_reach_all(lab)?;
     lab.wait_mesh_ready()
 }
