@@ -1,6 +1,14 @@
 //! Runs tests one after another in one lab, which is brought up before the first and taken down after the last.
 
-use std::{collections::BTreeSet, fs, io::Write, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -49,13 +57,18 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test], provok
         }
     };
     let logs = Arc::new(LogWatch::start(&lab));
+    let times = Arc::new(Mutex::new(Vec::new()));
     let mut trials: Vec<_> = tests
         .iter()
         .map(|&(name, test)| {
-            let (lab, logs) = (Arc::clone(&lab), Arc::clone(&logs));
+            let (lab, logs, times) = (Arc::clone(&lab), Arc::clone(&logs), Arc::clone(&times));
             Trial::test(name, move || {
                 logs.begin(name);
-                again(&lab, name, test)
+                let begun = Instant::now();
+                let result = again(&lab, name, test);
+                let mut times = times.lock().expect("no test panics while it holds the lock");
+                times.push((begun.elapsed(), name));
+                result
             })
         })
         .collect();
@@ -64,11 +77,23 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test], provok
     let allowed = provoked.clone();
     trials.push(Trial::test(QUIET, move || quiet(&watch.unprovoked(&allowed))));
     let code = libtest_mimic::run(&arguments, trials).exit_code();
+    print_longest(&mut times.lock().expect("no test panics while it holds the lock"));
     // Once more as the last lines: of a long output the end is what is looked at first.
     for line in logs.unprovoked(&provoked).faults {
         eprintln!("no test provoked: {line}");
     }
     finish(name, keep, code)
+}
+
+/// Which tests are worth being cut.
+fn print_longest(times: &mut [(Duration, &str)]) {
+    const FEW: usize = 12;
+    times.sort_unstable();
+    let longest = times.iter().rev().take(FEW);
+    let longest: Vec<String> = longest
+        .map(|(time, name)| format!("{name} {} s", time.as_secs()))
+        .collect();
+    eprintln!("the longest tests: {}", longest.join(", "));
 }
 
 fn up(name: &str, scenario: &str, options: &Options, keep: bool) -> Result<Lab> {
