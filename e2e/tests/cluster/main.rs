@@ -12,6 +12,7 @@ mod reach;
 mod repair;
 mod rest;
 mod restarts;
+mod tour;
 mod trust;
 mod wire;
 
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
                 "kubectl_spanwire_shows_that_traffic_between_locations_is_encrypted",
                 cli::traffic_is_encrypted,
             ),
+            ("the_tour_shows_what_kubectl_spanwire_says", tour::typed),
             (
                 "without_ipv6_in_the_cluster_ipv6_of_the_nodes_stays_as_it_was",
                 ipv6::stays_as_it_was,
