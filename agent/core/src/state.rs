@@ -5,6 +5,7 @@ mod planning;
 mod preshared;
 mod silent;
 mod status;
+mod troubles;
 mod unreached;
 
 use std::{
@@ -19,7 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use spanwire_crds::{MeshNode, publication::Assembler};
 use spanwire_host::{
     ClosedPort, Conflict, Host, HostFacts, Inventory, Owned, PeerStats, Rule, RuleAction, WireGuard,
-    closed_port, conflicts, render,
+    closed_port, render,
 };
 use spanwire_topology::{
     DnsName, Family, LocationName, Mesh, NodeName, Party, Plan, Prefix, PublicKey, Reachability, Role,
@@ -181,21 +182,6 @@ impl NodeState {
         }
     }
 
-    /// Takes the present time by the wall clock, and by how many seconds that is behind the API server's (ahead of it, where
-    /// negative), where that is known.
-    pub fn handle_clock(&mut self, wall: Timestamp, behind: Option<i64>) {
-        let created = self
-            .created
-            .map_or(0, |created| created.as_second() - wall.as_second());
-        // A cluster may be as old as it likes.
-        let behind = behind.unwrap_or(created.max(0));
-        let trouble = (behind.abs() > CLOCK_TOLERANCE).then_some(Trouble::Clock { behind });
-        if self.status.clock != trouble {
-            self.status.clock = trouble;
-            self.gather_troubles();
-        }
-    }
-
     /// Takes what was found on the machine.
     pub fn handle_survey(&mut self, survey: Survey, now: Instant) {
         if let Some((public_key, backend)) = survey.identity {
@@ -293,35 +279,6 @@ impl NodeState {
         let undone = troubles.iter().filter_map(Trouble::not_in_effect);
         self.fights.handle_not_in_effect(subjects(undone.flatten()), now);
         self.fights.handle_repaired(repaired, now);
-    }
-
-    /// Takes why the checkpoint could not be written; `None` when it was.
-    pub fn handle_stored(&mut self, cause: Option<String>) {
-        self.status.storage = cause.map(Trouble::Storage);
-        self.gather_troubles();
-    }
-
-    /// Takes why no leader is watched; `None` when they are.
-    pub fn handle_unwatched(&mut self, cause: Option<String>) {
-        self.status.unwatched = cause.map(Trouble::Unwatched);
-        self.gather_troubles();
-    }
-
-    /// Puts together what is wrong; nothing before the first outcome.
-    fn gather_troubles(&mut self) {
-        if let Some(undone) = self.status.undone.clone() {
-            let mut troubles = self.own_troubles();
-            // What is taken away at once is a part of the fight about it.
-            let contested = |trouble: &Trouble| {
-                let mut steps = trouble.not_in_effect().into_iter().flatten().peekable();
-                steps.peek().is_some() && steps.all(|step| self.fights.is_contested(&Subject::of(step)))
-            };
-            troubles.extend(undone.into_iter().filter(|trouble| !contested(trouble)));
-            if !self.retire {
-                troubles.extend(self.fights.lasting().map(Trouble::Fight));
-            }
-            self.status.troubles = Some(troubles);
-        }
     }
 
     /// Takes the present time. Returns whether this node may have to change.
@@ -546,27 +503,6 @@ impl NodeState {
             .closed_port
             .get_or_init(|| closed_port(&self.plan, &self.facts));
         closed.as_ref().filter(|_| is_looked_for)
-    }
-
-    /// What of the plan this machine cannot have.
-    fn own_troubles(&self) -> Vec<Trouble> {
-        if self.retire {
-            return Vec::new();
-        }
-        let unpublished = self.unpublished.then_some(Trouble::Unpublished);
-        let conflicts = self.conflicts.get_or_init(|| conflicts(&self.plan, &self.facts));
-        let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
-        let others = [
-            self.status.storage.clone(),
-            self.status.unwatched.clone(),
-            self.status.clock.clone(),
-        ];
-        let others = others.into_iter().flatten();
-        let is_cut_off = self.links().values().any(|up| !up);
-        let closed_port = self.closed_port().filter(|_| is_cut_off).cloned();
-        let others = others.chain(closed_port.map(Trouble::ClosedPort));
-        let troubles = unpublished.into_iter().chain(conflicts).chain(others);
-        troubles.chain(self.unreached()).chain(self.stranded()).collect()
     }
 
     fn is_as_wanted(&self, device: Option<&WireGuard>) -> bool {
