@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -79,38 +80,49 @@ pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ConnectEr
 }
 
 impl Server {
-    /// Returns the addresses behind the API server's name, which nothing may claim for the mesh.
-    pub async fn addresses(&self) -> BTreeSet<SocketAddr> {
-        match self.resolve().await {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                let host = &self.host;
-                tracing::warn!(%error, %host, "resolving the API server failed, its address is not guarded");
-                BTreeSet::new()
-            }
-        }
-    }
-
-    /// Sends the addresses behind the API server's name, now and when they change, until nothing receives them.
+    /// Sends the addresses behind the API server's name, now and when they change, until nothing receives them. While the name
+    /// cannot be resolved its last answer stays.
     pub async fn watch_addresses(self, addresses: watch::Sender<BTreeSet<SocketAddr>>) {
         if let Ok(address) = self.host.parse::<IpAddr>() {
             addresses.send_replace([SocketAddr::new(address, self.port)].into());
             return;
         }
+        self.follow(addresses, || self.resolve()).await;
+    }
+
+    async fn follow<F: Future<Output = io::Result<BTreeSet<SocketAddr>>>>(
+        &self,
+        addresses: watch::Sender<BTreeSet<SocketAddr>>,
+        resolve: impl Fn() -> F,
+    ) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        let mut failing = false;
         while !addresses.is_closed() {
-            if let Ok(found) = self.resolve().await {
-                addresses.send_if_modified(|known| {
-                    let changed = *known != found;
-                    *known = found;
-                    changed
-                });
+            let found = resolve().await;
+            let failed_before = std::mem::replace(&mut failing, found.is_err());
+            match found {
+                Ok(found) => {
+                    addresses.send_if_modified(|known| {
+                        let changed = *known != found;
+                        *known = found;
+                        changed
+                    });
+                }
+                Err(_) if failed_before => {}
+                Err(error) => {
+                    let host = &self.host;
+                    if addresses.borrow().is_empty() {
+                        tracing::warn!(%error, %host, "resolving the API server failed, its address is not guarded yet");
+                    } else {
+                        tracing::warn!(%error, %host, "resolving the API server failed, its last known addresses count");
+                    }
+                }
             }
             tokio::time::sleep(jittered(backoff.wait())).await;
         }
     }
 
-    async fn resolve(&self) -> std::io::Result<BTreeSet<SocketAddr>> {
+    async fn resolve(&self) -> io::Result<BTreeSet<SocketAddr>> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
         Ok(found.collect())
     }
@@ -118,6 +130,8 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::VecDeque, sync::Mutex};
+
     use super::*;
 
     fn server(host: &str) -> Server {
@@ -131,7 +145,6 @@ mod tests {
     async fn an_address_stands_for_itself() {
         for text in ["192.0.2.1", "2001:db8::1"] {
             let expected: BTreeSet<SocketAddr> = [SocketAddr::new(text.parse().unwrap(), 6443)].into();
-            assert_eq!(server(text).addresses().await, expected);
             let (sender, receiver) = watch::channel(BTreeSet::new());
             server(text).watch_addresses(sender).await;
             assert_eq!(*receiver.borrow(), expected);
@@ -152,5 +165,30 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_resolved_late_is_known_then_and_its_last_answer_stays() {
+        let first: BTreeSet<SocketAddr> = ["192.0.2.1:6443".parse().unwrap()].into();
+        let second: BTreeSet<SocketAddr> = ["192.0.2.2:6443".parse().unwrap()].into();
+        let answers = [None, Some(first.clone()), None, Some(second.clone())];
+        let answers = Mutex::new(answers.into_iter().collect::<VecDeque<_>>());
+        let resolve = || {
+            let answer = answers.lock().unwrap().pop_front().flatten();
+            std::future::ready(answer.ok_or_else(|| io::Error::other("no answer")))
+        };
+        let (sender, mut receiver) = watch::channel(BTreeSet::new());
+        let server = server("api.example.com");
+        let following = server.follow(sender, resolve);
+        let seen = async {
+            for expected in [first, second] {
+                receiver.changed().await.unwrap();
+                assert_eq!(*receiver.borrow_and_update(), expected);
+            }
+        };
+        tokio::select! {
+            () = following => panic!("it follows as long as something receives"),
+            seen = tokio::time::timeout(Duration::from_secs(60), seen) => seen.unwrap(),
+        }
     }
 }

@@ -49,6 +49,8 @@ pub struct Outlets {
     pub writer: ApiWriter,
     /// Whether this operator leads.
     pub leads: watch::Receiver<bool>,
+    /// Where the API server is reached.
+    pub servers: watch::Receiver<BTreeSet<SocketAddr>>,
     /// Where the API server really runs.
     pub endpoints: watch::Receiver<BTreeSet<SocketAddr>>,
     /// The networks of services.
@@ -129,6 +131,10 @@ impl EventLoop {
                 }
                 Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),
                 changed = self.outlets.leads.changed() => if changed.is_err() { return },
+                Ok(()) = self.outlets.servers.changed() => {
+                    let servers = self.outlets.servers.borrow_and_update().clone();
+                    self.state.handle_api_server(&servers);
+                }
                 Ok(()) = self.outlets.endpoints.changed() => {
                     let endpoints = self.outlets.endpoints.borrow_and_update().clone();
                     self.state.handle_api_endpoints(&endpoints);

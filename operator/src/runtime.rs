@@ -38,8 +38,8 @@ use crate::{
     writer::ApiWriter,
 };
 
-/// How long where the API server really runs is waited for.
-const ENDPOINTS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it is waited for where the API server is.
+const ADDRESSES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs what the command line asks for.
 ///
@@ -93,7 +93,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             automatic: api::automatic_pools(&client, namespace, &pools).await?,
             overlay: pools,
             listen_port: run.listen_port,
-            api_server: connection.server.addresses().await,
+            api_server: BTreeSet::new(),
             api_endpoints: BTreeSet::new(),
             services: run.service_cidr.into_iter().collect(),
             pods: run.pod_cidr.into_iter().collect(),
@@ -108,7 +108,9 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         installation: Some(namespace.to_owned()),
         pod_sources: sources.clone(),
     };
-    let endpoints = api_endpoints(&client).await;
+    let servers = first_answer(|sender| connection.server.watch_addresses(sender));
+    let endpoints = first_answer(|sender| watch_endpoints(client.clone(), sender));
+    let (servers, endpoints) = futures::join!(servers, endpoints);
     let (set_leads, leads) = watch::channel(false);
     let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
     // The loop must not end because the election has: why that ended is to be said.
@@ -121,6 +123,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         want_pods,
         writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(namespace),
         leads,
+        servers,
         endpoints,
         services: services::follow(client.clone()).await,
         metrics,
@@ -146,19 +149,21 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
     Ok(())
 }
 
-/// Watches where the API server really runs. The first answer is waited for, so that nothing is decided without it, but not for
-/// long: an older chart does not let the operator read it.
-async fn api_endpoints(client: &kube::Client) -> watch::Receiver<BTreeSet<SocketAddr>> {
-    let (sender, mut endpoints) = watch::channel(BTreeSet::new());
-    tokio::spawn(watch_endpoints(client.clone(), sender));
-    if time::timeout(ENDPOINTS_PATIENCE, endpoints.changed())
+/// Starts a watch of addresses of the API server. The first answer is waited for, so that nothing is decided without it, but not
+/// for long: its name may not be resolved, and an older chart does not let the operator read where it really runs.
+async fn first_answer<F: Future<Output = ()> + Send + 'static>(
+    watch: impl FnOnce(watch::Sender<BTreeSet<SocketAddr>>) -> F,
+) -> watch::Receiver<BTreeSet<SocketAddr>> {
+    let (sender, mut addresses) = watch::channel(BTreeSet::new());
+    tokio::spawn(watch(sender));
+    if time::timeout(ADDRESSES_PATIENCE, addresses.changed())
         .await
         .is_ok()
     {
         // For the loop it is news.
-        endpoints.mark_changed();
+        addresses.mark_changed();
     }
-    endpoints
+    addresses
 }
 
 /// Everything that the operator watches.

@@ -256,6 +256,14 @@ impl OperatorState {
         self.note_turned();
     }
 
+    /// Handles where the API server is reached: nothing may claim these addresses.
+    pub fn handle_api_server(&mut self, addresses: &BTreeSet<SocketAddr>) {
+        if self.facts.cluster.api_server != *addresses {
+            self.facts.cluster.api_server.clone_from(addresses);
+            self.dirty = true;
+        }
+    }
+
     /// Handles where the API server really runs: nothing may claim these addresses either.
     pub fn handle_api_endpoints(&mut self, endpoints: &BTreeSet<SocketAddr>) {
         if self.facts.cluster.api_endpoints != *endpoints {

@@ -36,7 +36,7 @@ pub struct ClusterFacts {
     pub automatic: BTreeSet<Prefix>,
     /// The UDP port of WireGuard where a node does not say otherwise.
     pub listen_port: u16,
-    /// Where agents, kubelets and pods reach the API server, as configured. Nothing may claim these addresses for the mesh,
+    /// Where agents, kubelets and pods reach the API server, as configured: behind a name what that is resolved to. Nothing may claim these addresses for the mesh,
     /// but a node of the control plane its own.
     pub api_server: BTreeSet<SocketAddr>,
     /// Where it really runs: the endpoints of the service `kubernetes`. The same holds of these addresses, but that the

@@ -148,6 +148,26 @@ fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_aliv
 }
 
 #[test]
+fn an_address_that_the_api_servers_name_comes_to_mean_is_taken_from_who_claimed_it() {
+    let mut world = World::of(&world::cluster());
+    let location: spanwire_crds::Location = serde_json::from_value(serde_json::json!({
+        "apiVersion": "spanwire.dev/v1alpha1", "kind": "Location", "metadata": {"name": "left"},
+        "spec": {"cidrs": ["198.51.100.0/24"]},
+    }))
+    .unwrap();
+    world.apply(Change::Location(Box::new(location)));
+    world.settle();
+    assert_eq!(world.condition("left", "Accepted").0, "True");
+    let addresses = ["198.51.100.7:6443".parse().unwrap()].into();
+    assert!(world.handle_api_server(&addresses), "it is decided again");
+    assert!(!world.handle_api_server(&addresses), "it is no news");
+    let (status, message) = world.condition("left", "Accepted");
+    assert!(status == "False" && message.contains("198.51.100.7"), "{message}");
+    world.handle_api_server(&["198.51.101.7:6443".parse().unwrap()].into());
+    assert_eq!(world.condition("left", "Accepted").0, "True");
+}
+
+#[test]
 fn nothing_may_claim_where_the_api_server_runs_also_where_only_its_service_is_known() {
     let mut world = World::of(&world::cluster());
     world.settle();

@@ -278,6 +278,14 @@ impl World {
         metadata.resource_version = Some(self.version.to_string());
     }
 
+    /// Returns whether the addresses of the API server lead to a decision.
+    pub(crate) fn handle_api_server(&mut self, addresses: &BTreeSet<std::net::SocketAddr>) -> bool {
+        self.state.handle_api_server(addresses);
+        let decides = self.state.poll_decide();
+        self.settle();
+        decides
+    }
+
     /// Returns whether the endpoints of the API server lead to a decision.
     pub(crate) fn handle_api_endpoints(&mut self, endpoints: &BTreeSet<std::net::SocketAddr>) -> bool {
         self.state.handle_api_endpoints(endpoints);
