@@ -140,16 +140,15 @@ impl OperatorState {
         self.facts.nodes.get(node).is_some_and(|fact| fact.annotated)
     }
 
-    /// Everything that is wrong, for Events.
+    /// Everything that is wrong, for Events: one for each field of an object, also where several things are wrong there.
     pub(super) fn notices(&self, problems: Problems) -> Vec<Notice> {
-        let mut notices = Vec::new();
-        for (claimant, problems) in problems {
-            for ((reason, field), problem) in problems {
-                notices.extend(self.notice(&claimant, reason, field, problem.text()));
-            }
-        }
-        notices.extend(self.unreadable_notices());
-        notices
+        let of_claimants = problems.into_iter().flat_map(|(claimant, problems)| {
+            let notice = move |((reason, field), problem): ((Reason, String), Problem)| {
+                self.notice(&claimant, reason, field, problem.text())
+            };
+            problems.into_iter().filter_map(notice)
+        });
+        by_field(of_claimants.chain(self.unreadable_notices()))
     }
 
     /// Of objects of which nothing can be read.
@@ -173,7 +172,7 @@ impl OperatorState {
                     uid: fault.uid.clone(),
                     reason: Reason::InvalidField.as_str(),
                     field: problem.field.clone(),
-                    note: shortened(format!("{kind} {name}: {problem}; nothing of it counts")),
+                    note: format!("{kind} {name}: {problem}; nothing of it counts"),
                 })
             })
         };
@@ -212,7 +211,7 @@ impl OperatorState {
             uid: uid.clone(),
             reason: reason.as_str(),
             field,
-            note: shortened(text),
+            note: text,
         })
     }
 
@@ -390,6 +389,27 @@ impl OperatorState {
              connect (give one spanwire.dev/endpoint or spanwire.dev/persistent-keepalive)"
         )
     }
+}
+
+/// Joins what is said of the same field of an object, under the reason that comes first, and shortens it to what an Event takes.
+fn by_field(notices: impl Iterator<Item = Notice>) -> Vec<Notice> {
+    let mut fields = BTreeMap::new();
+    let mut joined: Vec<Notice> = Vec::new();
+    for notice in notices {
+        let key = (notice.kind, notice.name.clone(), notice.field.clone());
+        let place = *fields.entry(key).or_insert(joined.len());
+        match joined.get_mut(place) {
+            Some(known) => {
+                known.note.push_str("; ");
+                known.note.push_str(&notice.note);
+            }
+            None => joined.push(notice),
+        }
+    }
+    for notice in &mut joined {
+        notice.note = shortened(std::mem::take(&mut notice.note));
+    }
+    joined
 }
 
 fn shortened(mut note: String) -> String {

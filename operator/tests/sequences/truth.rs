@@ -148,6 +148,28 @@ fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_aliv
 }
 
 #[test]
+fn a_field_with_two_kinds_of_mistakes_has_one_event_that_names_both_and_is_written_once() {
+    let mut world = World::of(&world::cluster());
+    let key = "spanwire.dev/internal-ip";
+    world.apply(Change::Annotate("n1".to_owned(), key, "10.1.0.5/99,8.8.8.8"));
+    world.settle();
+    let notices = world.take_notices();
+    let of_field: Vec<_> = notices
+        .iter()
+        .filter(|notice| notice.field == format!("annotation {key}"))
+        .collect();
+    assert_eq!(of_field.len(), 1, "{notices:?}");
+    for value in ["10.1.0.5/99", "8.8.8.8"] {
+        assert!(of_field[0].note.contains(value), "{}", of_field[0].note);
+    }
+    for cordoned in [true, false, true] {
+        world.apply(Change::Cordon("n5".to_owned(), cordoned));
+        world.settle();
+        assert_eq!(world.take_notices(), [], "nothing is new");
+    }
+}
+
+#[test]
 fn an_address_that_the_api_servers_name_comes_to_mean_is_taken_from_who_claimed_it() {
     let mut world = World::of(&world::cluster());
     let location: spanwire_crds::Location = serde_json::from_value(serde_json::json!({
