@@ -334,3 +334,27 @@ fn a_network_that_an_administrator_removes_does_not_come_back_by_a_value_that_ca
     world.settle();
     assert_eq!(cidrs(&world), ["172.22.0.0/24"]);
 }
+
+#[test]
+fn an_annotation_without_a_value_leaves_a_leader_its_endpoint_and_says_what_to_do() {
+    let mut world = World::of(&world::cluster());
+    let leader = world.leaders()["left"][0].clone();
+    let key = "spanwire.dev/endpoint";
+    world.apply(Change::Annotate(leader.clone(), key, "203.0.113.7:51820"));
+    world.settle();
+    let before = world.endpoint("left");
+    assert_eq!(before.as_deref(), Some("203.0.113.7:51820"));
+    world.take_notices();
+    for nothing in ["", ","] {
+        world.apply(Change::Annotate(leader.clone(), key, nothing));
+        world.settle();
+        assert_eq!(world.endpoint("left"), before, "{nothing:?}");
+        let notices = world.take_notices();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert!(
+            notices[0].note.contains("remove the annotation"),
+            "{}",
+            notices[0].note
+        );
+    }
+}

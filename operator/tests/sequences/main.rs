@@ -282,7 +282,7 @@ fn a_location_shows_an_endpoint_that_is_named_or_public() {
         world.settle();
         assert_eq!(world.endpoint("left").as_deref(), Some(named));
     }
-    world.apply(Change::Annotate(leader.clone(), "spanwire.dev/endpoint", ""));
+    let mut world = World::of(&world::cluster());
     world.apply(Change::Annotate(
         leader,
         "spanwire.dev/internal-ip",
