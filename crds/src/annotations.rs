@@ -95,6 +95,18 @@ pub fn parse(annotations: &BTreeMap<String, String>, kilo: bool) -> (Annotations
     (parsed, reader.problems)
 }
 
+/// Returns the key under which a node says what `key` of ours is for: Kilo's where ours is absent and `kilo` has it read.
+#[must_use]
+pub fn key_found(annotations: &BTreeMap<String, String>, key: &'static str, kilo: bool) -> &'static str {
+    let kilos = KEYS
+        .iter()
+        .find(|(ours, _)| *ours == key)
+        .map(|(_, kilos)| *kilos);
+    kilos
+        .filter(|kilos| kilo && !annotations.contains_key(key) && annotations.contains_key(*kilos))
+        .unwrap_or(key)
+}
+
 /// The most unknown keys of a node that are reported one by one.
 const UNKNOWN: usize = 8;
 

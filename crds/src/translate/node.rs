@@ -122,9 +122,9 @@ impl Default for NodeOptions {
 #[must_use]
 pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     let none = std::collections::BTreeMap::new();
-    let annotations = node.metadata.annotations.as_ref().unwrap_or(&none);
+    let node_annotations = node.metadata.annotations.as_ref().unwrap_or(&none);
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let (said, problems) = annotations::parse(annotations, options.kilo_annotations);
+    let (said, problems) = annotations::parse(node_annotations, options.kilo_annotations);
     let mut fields = Fields { problems };
     let mut unread = said.unread;
     let label = labels.get(&options.topology_label);
@@ -154,7 +154,12 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     let room = NodeFact::MAX_NETWORKS - prefixes.len();
     let mut cidrs = said.cidrs;
     if cidrs.len() > room {
-        let field = format!("annotation {}", annotations::LOCATION_CIDRS);
+        let key = annotations::key_found(
+            node_annotations,
+            annotations::LOCATION_CIDRS,
+            options.kilo_annotations,
+        );
+        let field = format!("annotation {key}");
         fields
             .problems
             .push(annotations::too_many(&field, cidrs.len(), room));

@@ -7,6 +7,7 @@ use spanwire_cluster::{observed::Observed, store::Record};
 use spanwire_crds::{
     FieldProblem, Location, LocationSlice, LocationSliceSpec, LocationSpec, LocationStatus, MeshNode,
     MeshNodeSpec, Peer, PeerStatus,
+    annotations::{INTERNAL_IP, LOCATION_CIDRS, key_found},
     conditions::{ConditionType, is_known},
     publication::{INSTALLATION_LABEL, MANAGED_LABEL},
     translate::{self, Node, NodeOptions, Report},
@@ -65,6 +66,10 @@ pub(crate) struct NodeRecord {
     pub(crate) ready: bool,
     /// What it says of its pod networks, which count unless a CNI says it elsewhere.
     pub(crate) pod_cidrs: BTreeSet<Prefix>,
+    /// The annotation that names its addresses, if one does.
+    pub(crate) internal_key: &'static str,
+    /// The annotation that names networks of its location, if one does.
+    pub(crate) cidrs_key: &'static str,
     pub(crate) problems: Vec<FieldProblem>,
 }
 
@@ -181,10 +186,15 @@ pub(crate) fn node(
     let object = observed.object?;
     let mut translated = translate::node(&object, options);
     translated.problems.extend(observed.problems);
+    let none = BTreeMap::new();
+    let annotations = object.metadata.annotations.as_ref().unwrap_or(&none);
+    let found = |key| key_found(annotations, key, options.kilo_annotations);
     let record = NodeRecord {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         ready: translated.fact.alive,
         pod_cidrs: translated.fact.prefixes.clone(),
+        internal_key: found(INTERNAL_IP),
+        cidrs_key: found(LOCATION_CIDRS),
         problems: bounded(translated.problems),
     };
     Some((name(&object.metadata)?, record, translated.fact))

@@ -108,8 +108,9 @@ impl OperatorState {
     fn refused(&self, rejected: &Rejected) -> (String, String) {
         let (by, reason) = (&rejected.by, &rejected.reason);
         let (field, value) = match (by, &rejected.claim) {
-            (Claimant::Node(_), Claim::Cidr(cidr)) => {
-                (format!("annotation {LOCATION_CIDRS}"), cidr.to_string())
+            (Claimant::Node(node), Claim::Cidr(cidr)) => {
+                let key = self.nodes.get(node).map_or(LOCATION_CIDRS, |node| node.cidrs_key);
+                (format!("annotation {key}"), cidr.to_string())
             }
             (_, Claim::Cidr(cidr)) => ("spec.cidrs".to_owned(), cidr.to_string()),
             (_, Claim::PodPrefix(prefix)) => {
@@ -117,7 +118,8 @@ impl OperatorState {
                 (networks::field(source).to_owned(), prefix.to_string())
             }
             (Claimant::Node(node), Claim::NodeAddress(address)) if self.annotated(node) => {
-                (format!("annotation {INTERNAL_IP}"), address.to_string())
+                let key = self.nodes.get(node).map_or(INTERNAL_IP, |node| node.internal_key);
+                (format!("annotation {key}"), address.to_string())
             }
             (_, Claim::NodeAddress(address)) => ("status.addresses".to_owned(), address.to_string()),
             (_, Claim::NodeCidr(network)) => ("spec.nodeCIDRs".to_owned(), network.to_string()),

@@ -170,6 +170,35 @@ fn a_field_with_two_kinds_of_mistakes_has_one_event_that_names_both_and_is_writt
 }
 
 #[test]
+fn what_a_node_claims_by_an_annotation_of_kilo_is_refused_under_that_name() {
+    for (kilos, ours, value) in [
+        ("force-internal-ip", "internal-ip", "8.8.8.8"),
+        ("allowed-location-ips", "location-cidrs", "8.8.8.0/24"),
+    ] {
+        let mut options = world::options();
+        options.nodes.kilo_annotations = true;
+        let mut world = World::with(options);
+        for change in world::cluster() {
+            world.apply(change);
+        }
+        let kilos = ["kilo.squat.ai/", kilos].concat().leak();
+        let ours = ["spanwire.dev/", ours].concat().leak();
+        for key in [kilos, ours] {
+            world.apply(Change::Annotate("n1".to_owned(), key, value));
+            world.settle();
+            let notices = world.take_notices();
+            assert_eq!(notices.len(), 1, "{notices:?}");
+            assert_eq!(notices[0].field, format!("annotation {key}"));
+            assert!(
+                notices[0].note.contains(&format!("{key}: ")),
+                "{}",
+                notices[0].note
+            );
+        }
+    }
+}
+
+#[test]
 fn an_address_that_the_api_servers_name_comes_to_mean_is_taken_from_who_claimed_it() {
     let mut world = World::of(&world::cluster());
     let location: spanwire_crds::Location = serde_json::from_value(serde_json::json!({
