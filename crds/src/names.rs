@@ -34,6 +34,8 @@ pub const LOCATION_LABEL: &str = "spanwire.dev/location";
 /// The label of the head of a location with the namespace of the installation that published it. Only operators may write
 /// LocationSlices, so it says which installation has the mesh.
 pub const INSTALLATION_LABEL: &str = "spanwire.dev/installation";
+/// The label beside it with the name of the installation among those of its namespace. The Lease of the operators has both.
+pub const INSTALLATION_NAME_LABEL: &str = "spanwire.dev/installation-name";
 /// The label of a Location that the operator created, and deletes again when no node mentions it and no user changed it.
 pub const MANAGED_LABEL: &str = "spanwire.dev/managed";
 
@@ -77,6 +79,7 @@ mod tests {
                 LOCATION_LABEL,
                 MANAGED_LABEL,
                 INSTALLATION_LABEL,
+                INSTALLATION_NAME_LABEL,
                 annotations::PREFIX
             ]
             .iter()

@@ -30,7 +30,7 @@ pub use slices::{accepted, location_slices, slices};
 use spanwire_topology::{Endpoint, Keepalive};
 
 use crate::FieldProblem;
-pub use crate::names::{INSTALLATION_LABEL, LOCATION_LABEL, MANAGED_LABEL};
+pub use crate::names::{LOCATION_LABEL, MANAGED_LABEL};
 
 /// How many members a slice is filled up to, as an EndpointSlice is with endpoints.
 pub const MEMBERS_PER_SLICE: usize = 100;

@@ -43,6 +43,9 @@ pub struct Reach {
     /// The namespace of the Leases; that of the service account by default.
     #[arg(long, env = "POD_NAMESPACE", global = true)]
     pub namespace: Option<String>,
+    /// The name of this installation among those of its namespace. One that has none takes what is in its namespace for its own.
+    #[arg(long, value_name = "NAME", value_parser = installation, global = true)]
+    pub installation: Option<String>,
     /// The name of this operator among its replicas; that of the machine by default.
     #[arg(long, env = "POD_NAME", global = true)]
     pub identity: Option<String>,
@@ -133,6 +136,12 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     Endpoint::from_str(text).map_err(|error| error.to_string())
 }
 
+/// It is the value of a label, as the name of a location is.
+fn installation(text: &str) -> Result<String, String> {
+    let name = spanwire_crds::annotations::location_name(text)?;
+    Ok(name.to_string())
+}
+
 fn pool(text: &str) -> Result<Prefix, String> {
     let prefix = Prefix::from_str(text).map_err(|error| error.to_string())?;
     let fits = if prefix.address().is_ipv4() {
@@ -205,7 +214,15 @@ mod tests {
         assert!(parse(&["--service-cidr=10.96.0.1/16"]).is_err());
         assert_eq!(args.run.pools().unwrap().len(), 2);
         assert!(!args.run.manage_crds && args.run.kilo_annotations);
-        let retire = parse(&["retire", "--wait=60", "--api-server=203.0.113.1:6443"]).unwrap();
+        let flags = [
+            "retire",
+            "--wait=60",
+            "--api-server=203.0.113.1:6443",
+            "--installation=x",
+        ];
+        let retire = parse(&flags).unwrap();
+        assert_eq!(retire.reach.installation.as_deref(), Some("x"));
+        assert!(parse(&["--installation=a/b"]).is_err(), "no value of a label");
         assert_eq!(parse(&[]).unwrap().run.pools().unwrap().len(), 0);
         assert!(matches!(retire.command, Some(Command::Retire { wait: 60 })));
         assert!(retire.reach.api_server.is_some());

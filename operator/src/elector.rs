@@ -13,10 +13,12 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Error, api::PostParams};
 use spanwire_cluster::observed::Observed;
+use spanwire_crds::names::INSTALLATION_NAME_LABEL;
 use thiserror::Error;
 use tokio::{sync::watch, time};
 
 use crate::{
+    installation::Installation,
     rival::{RENEWED_WITHIN, Rivals, Verdict},
     writer::FIELD_MANAGER,
 };
@@ -43,10 +45,10 @@ pub enum Lost {
     Lease,
     /// Another installation leads.
     #[error(
-        "Spanwire runs in this cluster already, in the namespace {0}, and a cluster has one mesh: uninstall this \
+        "Spanwire runs in this cluster already, {0}, and a cluster has one mesh: uninstall this \
          release, which leaves the nodes of the other one alone, or the other one first"
     )]
-    Rival(String),
+    Rival(Installation),
 }
 
 /// What is to be done now.
@@ -151,6 +153,7 @@ pub struct ElectionLoop {
     client: Client,
     api: Api<Observed<Lease>>,
     elector: LeaderElector,
+    installation: Installation,
     rivals: Rivals,
     /// The own Lease is new, so another installation may not have seen it when it created its own.
     is_new: bool,
@@ -158,14 +161,15 @@ pub struct ElectionLoop {
 }
 
 impl ElectionLoop {
-    /// An election in this namespace.
+    /// An election in the namespace of this installation.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+    pub fn new(client: Client, installation: &Installation, identity: String) -> Self {
         Self {
-            api: Api::namespaced(client.clone(), namespace),
+            api: Api::namespaced(client.clone(), &installation.namespace),
             client,
             elector: LeaderElector::new(identity),
-            rivals: Rivals::new(namespace),
+            installation: installation.clone(),
+            rivals: Rivals::new(installation.clone()),
             is_new: false,
             looked: None,
         }
@@ -179,10 +183,10 @@ impl ElectionLoop {
             let held = self.elector.holds(Instant::now()) && !self.is_new;
             match &answer {
                 Ok(Ok(Verdict::Alone)) => {}
-                Ok(Ok(Verdict::Unknown(namespace))) if !doubts => {
+                Ok(Ok(Verdict::Unknown(other))) if !doubts => {
                     doubts = true;
                     tracing::info!(
-                        namespace,
+                        %other,
                         "another installation has a Lease; looking whether it is renewed and publishes anything"
                     );
                 }
@@ -222,23 +226,28 @@ impl ElectionLoop {
         let asked = Instant::now();
         let lease = self.api.get_opt(LEASE).await?;
         let spec = lease.as_ref().map(said);
-        let Step::Write(spec) = self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now()) else {
-            return Ok(Verdict::Alone);
-        };
+        let step = self.elector.handle_lease(spec.as_ref(), asked, Timestamp::now());
+        // One Lease is for all that are installed in the namespace; who waits for it is a replica, or has to know whose it is.
+        let is_others = lease
+            .as_ref()
+            .is_some_and(|lease| !self.installation.may_be(&owner(lease)));
         let held = self.elector.holds(asked);
         let due = self
             .looked
             .is_none_or(|looked| asked.saturating_duration_since(looked) >= LOOK);
         let mut verdict = Verdict::Alone;
-        if !held || self.is_new || due {
+        if is_others || step != Step::Wait && (!held || self.is_new || due) {
             verdict = self.rivals.look(&self.client).await?;
             self.looked = (verdict == Verdict::Alone).then_some(asked);
             if matches!(verdict, Verdict::Rival(_)) || !held && verdict != Verdict::Alone {
                 return Ok(verdict);
             }
         }
+        let Step::Write(spec) = step else {
+            return Ok(verdict);
+        };
         let is_new = lease.is_none() && !held;
-        let written = write(&self.api, lease, *spec).await?;
+        let written = write(&self.api, &self.installation, lease, *spec).await?;
         self.elector.handle_written(written, asked);
         // The next look finds every Lease that was created before it was known that this one is there.
         self.is_new = is_new || self.is_new && verdict != Verdict::Alone;
@@ -250,14 +259,14 @@ impl ElectionLoop {
 ///
 /// # Errors
 /// The error of the API server.
-pub async fn release(client: Client, namespace: &str, identity: String) -> Result<(), Error> {
-    let api: Api<Observed<Lease>> = Api::namespaced(client, namespace);
+pub async fn release(client: Client, installation: &Installation, identity: String) -> Result<(), Error> {
+    let api: Api<Observed<Lease>> = Api::namespaced(client, &installation.namespace);
     let Some(lease) = api.get_opt(LEASE).await? else {
         return Ok(());
     };
     let spec = said(&lease);
     if let Some(spec) = LeaderElector::new(identity).release(&spec) {
-        write(&api, Some(lease), spec).await?;
+        write(&api, installation, Some(lease), spec).await?;
     }
     Ok(())
 }
@@ -266,13 +275,18 @@ pub async fn release(client: Client, namespace: &str, identity: String) -> Resul
 ///
 /// # Errors
 /// The error of the API server.
-pub async fn seize(client: &Client, namespace: &str, identity: &str, term: Duration) -> Result<(), Error> {
-    let api: Api<Observed<Lease>> = Api::namespaced(client.clone(), namespace);
+pub async fn seize(
+    client: &Client,
+    installation: &Installation,
+    identity: &str,
+    term: Duration,
+) -> Result<(), Error> {
+    let api: Api<Observed<Lease>> = Api::namespaced(client.clone(), &installation.namespace);
     let lease = api.get_opt(LEASE).await?;
     let known = lease.as_ref().map(said);
     let mut spec = LeaderElector::new(identity.to_owned()).claim(known.as_ref(), Timestamp::now());
     spec.lease_duration_seconds = i32::try_from(term.as_secs()).ok();
-    write(&api, lease, spec).await.map(|_| ())
+    write(&api, installation, lease, spec).await.map(|_| ())
 }
 
 /// Returns what the Lease says. One that cannot be read has no holder: it would be held for ever.
@@ -281,9 +295,19 @@ fn said(lease: &Observed<Lease>) -> LeaseSpec {
     object.and_then(|lease| lease.spec.clone()).unwrap_or_default()
 }
 
+/// Returns the installation whose Lease this is.
+pub(crate) fn owner(lease: &Observed<Lease>) -> Installation {
+    let labels = lease.metadata.labels.as_ref();
+    Installation {
+        namespace: lease.metadata.namespace.clone().unwrap_or_default(),
+        name: labels.and_then(|labels| labels.get(INSTALLATION_NAME_LABEL).cloned()),
+    }
+}
+
 /// Fails where another operator was faster.
 async fn write(
     api: &Api<Observed<Lease>>,
+    installation: &Installation,
     lease: Option<Observed<Lease>>,
     spec: LeaseSpec,
 ) -> Result<LeaseSpec, Error> {
@@ -291,20 +315,19 @@ async fn write(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     };
-    let metadata = lease.as_ref().map(|lease| ObjectMeta {
-        name: Some(LEASE.to_owned()),
-        resource_version: lease.metadata.resource_version.clone(),
-        ..ObjectMeta::default()
-    });
     let object = Lease {
-        metadata: metadata.clone().unwrap_or_else(|| ObjectMeta {
+        metadata: ObjectMeta {
             name: Some(LEASE.to_owned()),
+            labels: Some(installation.labels()),
+            resource_version: lease
+                .as_ref()
+                .and_then(|lease| lease.metadata.resource_version.clone()),
             ..ObjectMeta::default()
-        }),
+        },
         spec: Some(spec),
     };
     let object = object.into();
-    let written = match metadata {
+    let written = match lease {
         Some(_) => api.replace(LEASE, &params, &object).await?,
         None => api.create(&params, &object).await?,
     };

@@ -20,6 +20,7 @@ pub mod batch;
 pub mod definitions;
 pub mod elector;
 pub mod eventloop;
+pub mod installation;
 pub mod metrics;
 pub mod notifier;
 pub mod pace;

@@ -14,7 +14,7 @@ use serde_json::json;
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::MeshNode;
 
-use crate::{elector, rival::Rivals};
+use crate::{elector, installation::Installation, rival::Rivals};
 
 /// How long the operators keep still after the last node, so that helm can delete them first. A new installation
 /// waits for so long too; then it takes the nodes back.
@@ -29,7 +29,7 @@ const TOGETHER: usize = 16;
 /// The error of the API server.
 pub async fn retire(
     client: Client,
-    namespace: &str,
+    installation: &Installation,
     identity: &str,
     wait: Duration,
 ) -> Result<(), kube::Error> {
@@ -41,15 +41,15 @@ pub async fn retire(
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(error),
     };
-    if let Some(rival) = Rivals::find(&client, namespace).await? {
+    if let Some(rival) = Rivals::find(&client, installation).await? {
         tracing::warn!(
-            namespace = rival,
-            "the nodes belong to the installation in another namespace; none is asked to remove anything"
+            installation = %rival,
+            "the nodes belong to another installation; none is asked to remove anything"
         );
         return Ok(());
     }
     // An operator that leads would still give work to the agents; one that does not hold the Lease does not.
-    elector::seize(&client, namespace, identity, wait + STILL).await?;
+    elector::seize(&client, installation, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
     // Without a key there never was an agent to wait for.
     let met = |node: &&Observed<MeshNode>| {
@@ -93,7 +93,7 @@ pub async fn retire(
             .collect();
         left.retain(|name| busy.contains(name));
     }
-    elector::seize(&client, namespace, identity, STILL).await?;
+    elector::seize(&client, installation, identity, STILL).await?;
     if left.is_empty() {
         tracing::info!("no trace is left on any node");
     } else {

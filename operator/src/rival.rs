@@ -1,9 +1,10 @@
 //! Whether another installation has this cluster. Two would decide against each other, and uninstalling one would take
 //! the nodes of the other; so one neither leads nor retires where it is another's.
 //!
-//! Whose it is stands in what is published: the head of each location names the namespace of the installation that
-//! published it, and only operators may write LocationSlices. Every installation renews the Lease `spanwire-operator` in its
-//! namespace; who may write Leases in some namespace can do so too. So:
+//! Whose it is stands in what is published: the head of each location names the installation that published it, by namespace and
+//! name, and only operators may write LocationSlices. Every installation renews the Lease `spanwire-operator` in its namespace;
+//! who may write Leases in some namespace can do so too. In one namespace there is one such Lease, which names the installation
+//! that has it. So:
 //!
 //! | published is | another installation counts |
 //! |---|---|
@@ -15,7 +16,9 @@
 //!
 //! The API server says when a Lease was created; of two of the same second the first by namespace is the older one. A Lease
 //! that is renewed no more is left from an installation that was killed, and means nothing. An installation that has just
-//! created its Lease looks again after that: so of two that start at the same moment the later one sees the other.
+//! created its Lease looks again after that: so of two that start at the same moment the later one sees the other. Of two in one
+//! namespace the one whose Lease it is is the older one; the other takes it when it has not been renewed for
+//! [`RENEWED_WITHIN`], also where it was given up, for an operator that is replaced by another of its installation gives it up.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +32,8 @@ use k8s_openapi::{
 use kube::{Api, Client, Error, api::ListParams};
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::{LocationSlice, names::INSTALLATION_LABEL};
+
+use crate::{elector::owner, installation::Installation};
 
 /// The name of the operators' Leases.
 const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
@@ -47,15 +52,17 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub enum Verdict {
     /// There is no other.
     Alone,
-    /// Another one has a Lease in this namespace, of which it is not known yet whether it means anything.
-    Unknown(String),
-    /// There is one, in this namespace.
-    Rival(String),
+    /// This one has a Lease, of which it is not known yet whether it means anything.
+    Unknown(Installation),
+    /// There is this one.
+    Rival(Installation),
 }
 
 /// The Lease of an installation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeenLease {
+    /// Whose it is.
+    pub owner: Installation,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// What it says.
@@ -67,27 +74,27 @@ pub struct SeenLease {
 pub struct Seen {
     /// All Leases of operators, by namespace.
     pub leases: BTreeMap<String, SeenLease>,
-    /// The namespaces of the installations that published something.
-    pub publishers: BTreeSet<String>,
+    /// The installations that published something.
+    pub publishers: BTreeSet<Installation>,
     /// Whether anything is published, by whomever.
     pub published: bool,
 }
 
-/// What was observed of the Leases of other installations than that in one namespace.
+/// What was observed of the Leases of other installations than one.
 #[derive(Debug)]
 pub struct Rivals {
-    own: String,
+    own: Installation,
     known: BTreeMap<String, (LeaseSpec, Instant)>,
     /// Since when a Lease that is renewed is all that there is.
     waiting_since: Option<Instant>,
 }
 
 impl Rivals {
-    /// An observer for the installation in this namespace.
+    /// An observer for this installation.
     #[must_use]
-    pub fn new(own: &str) -> Self {
+    pub fn new(own: Installation) -> Self {
         Self {
-            own: own.to_owned(),
+            own,
             known: BTreeMap::new(),
             waiting_since: None,
         }
@@ -99,19 +106,19 @@ impl Rivals {
             .retain(|namespace, _| seen.leases.contains_key(namespace));
         let mut verdict = Verdict::Alone;
         for (namespace, lease) in &seen.leases {
-            if !self.counts(namespace, seen) {
+            if namespace == NODE_LEASES || !self.counts(&lease.owner, seen) {
                 continue;
             }
             match self.is_renewed(namespace, &lease.spec, now) {
                 Some(false) => {}
-                Some(true) if seen.published => return Verdict::Rival(namespace.clone()),
+                Some(true) if seen.published => return Verdict::Rival(lease.owner.clone()),
                 Some(true) => {
                     let since = *self.waiting_since.get_or_insert(now);
                     if now.saturating_duration_since(since) < PATIENCE {
-                        verdict = Verdict::Unknown(namespace.clone());
+                        verdict = Verdict::Unknown(lease.owner.clone());
                     }
                 }
-                None => verdict = Verdict::Unknown(namespace.clone()),
+                None => verdict = Verdict::Unknown(lease.owner.clone()),
             }
         }
         if seen.published {
@@ -120,18 +127,19 @@ impl Rivals {
         verdict
     }
 
-    /// Returns whether the installation in a namespace would have the cluster if its Lease is renewed.
-    fn counts(&self, namespace: &str, seen: &Seen) -> bool {
-        if namespace == self.own || namespace == NODE_LEASES {
+    /// Returns whether another installation would have the cluster if its Lease is renewed.
+    fn counts(&self, other: &Installation, seen: &Seen) -> bool {
+        if self.own.may_be(other) {
             return false;
         }
-        let age = |namespace: &str| {
-            let lease = seen.leases.get(namespace)?;
-            Some((lease.created, namespace.to_owned()))
+        let age = |of: &Installation| {
+            let lease = seen.leases.get(&of.namespace)?;
+            let is_theirs = of.may_be(&lease.owner);
+            is_theirs.then(|| (lease.created, of.namespace.clone()))
         };
-        let older = || age(&self.own).is_none_or(|own| age(namespace).is_some_and(|other| other < own));
-        let [theirs, ours] = [namespace, &self.own].map(|of| seen.publishers.contains(of));
-        match (theirs, ours) {
+        let older = || age(&self.own).is_none_or(|own| age(other).is_some_and(|other| other < own));
+        let published = |of: &Installation| seen.publishers.iter().any(|publisher| of.may_be(publisher));
+        match (published(other), published(&self.own)) {
             (true, false) => true,
             (true, true) => older(),
             (false, _) => seen.publishers.is_empty() && older(),
@@ -140,7 +148,8 @@ impl Rivals {
 
     /// Returns whether a Lease is renewed; `None`: it is not known yet.
     fn is_renewed(&mut self, namespace: &str, lease: &LeaseSpec, now: Instant) -> Option<bool> {
-        if lease.holder_identity.as_deref().unwrap_or_default().is_empty() {
+        let given_up = lease.holder_identity.as_deref().unwrap_or_default().is_empty();
+        if given_up && namespace != self.own.namespace {
             self.known.remove(namespace);
             return Some(false);
         }
@@ -163,29 +172,40 @@ impl Rivals {
         Ok(self.handle(&seen, Instant::now()))
     }
 
-    /// Looks until it is known whether the cluster is another installation's, to be left alone by the one in this namespace,
-    /// which is uninstalled; returns its namespace. What another one published is that one's also where it does not run just now.
+    /// Looks until it is known whether the cluster is another installation's, to be left alone by this one, which is uninstalled;
+    /// returns the other. What another one published is that one's also where it does not run just now, and so is the Lease of the
+    /// namespace that it had last.
     ///
     /// # Errors
     /// The error of the API server.
-    pub async fn find(client: &Client, namespace: &str) -> Result<Option<String>, Error> {
-        let mut rivals = Self::new(namespace);
+    pub async fn find(client: &Client, own: &Installation) -> Result<Option<Installation>, Error> {
+        let mut rivals = Self::new(own.clone());
         loop {
             let seen = see(client).await?;
-            if !seen.published {
-                return Ok(None);
-            }
-            if !seen.publishers.contains(namespace)
-                && let Some(other) = seen.publishers.first()
-            {
-                return Ok(Some(other.clone()));
-            }
-            match rivals.handle(&seen, Instant::now()) {
+            match rivals.handle_uninstall(&seen, Instant::now()) {
                 Verdict::Alone => return Ok(None),
-                Verdict::Rival(namespace) => return Ok(Some(namespace)),
+                Verdict::Rival(other) => return Ok(Some(other)),
                 Verdict::Unknown(_) => tokio::time::sleep(AGAIN).await,
             }
         }
+    }
+
+    /// Handles what is seen now by an installation that is uninstalled.
+    fn handle_uninstall(&mut self, seen: &Seen, now: Instant) -> Verdict {
+        let of_namespace = seen.leases.get(&self.own.namespace);
+        if let Some(lease) = of_namespace.filter(|lease| !self.own.may_be(&lease.owner)) {
+            return Verdict::Rival(lease.owner.clone());
+        }
+        if !seen.published {
+            return Verdict::Alone;
+        }
+        let mut publishers = seen.publishers.iter();
+        if !publishers.any(|publisher| self.own.may_be(publisher))
+            && let Some(other) = seen.publishers.first()
+        {
+            return Verdict::Rival(other.clone());
+        }
+        self.handle(seen, now)
     }
 }
 
@@ -195,9 +215,11 @@ async fn see(client: &Client) -> Result<Seen, Error> {
     let named = ListParams::default().fields(&format!("metadata.name={LEASE}"));
     let leases = api.list(&named).await?.items.into_iter();
     let lease = |lease: Observed<Lease>| {
+        let owner = owner(&lease);
         let created = lease.metadata.creation_timestamp.map(|time| time.0);
         let spec = lease.object?.spec?;
-        Some((lease.metadata.namespace?, SeenLease { created, spec }))
+        let namespace = lease.metadata.namespace?;
+        Some((namespace, SeenLease { owner, created, spec }))
     };
     let leases = leases.filter_map(lease).collect();
     let api: Api<LocationSlice> = Api::all(client.clone());
@@ -206,8 +228,8 @@ async fn see(client: &Client) -> Result<Seen, Error> {
             .await,
     )?;
     let labels = heads.into_iter().filter_map(|head| head.metadata.labels);
-    let publishers: BTreeSet<String> = labels
-        .filter_map(|mut labels| labels.remove(INSTALLATION_LABEL))
+    let publishers: BTreeSet<Installation> = labels
+        .filter_map(|labels| Installation::of_labels(&labels))
         .collect();
     let published = !publishers.is_empty()
         || !missing_is_empty(api.list_metadata(&ListParams::default().limit(1)).await)?.is_empty();
@@ -228,109 +250,4 @@ fn missing_is_empty<T: Clone>(listed: Result<kube::core::ObjectList<T>, Error>) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A holder of a Lease, the number of its renewals, when the Lease was created.
-    type Leased<'a> = (&'a str, i32, i64);
-
-    fn seen(leases: &[Leased<'_>], publishers: &[&str], published: bool) -> Seen {
-        let lease = |(namespace, renewals, created): &Leased<'_>| {
-            let spec = LeaseSpec {
-                holder_identity: Some("x".to_owned()).filter(|_| *renewals >= 0),
-                lease_transitions: Some(*renewals),
-                ..LeaseSpec::default()
-            };
-            let created = Some(Timestamp::from_second(*created).unwrap());
-            ((*namespace).to_owned(), SeenLease { created, spec })
-        };
-        Seen {
-            leases: leases.iter().map(lease).collect(),
-            publishers: publishers.iter().map(|of| (*of).to_owned()).collect(),
-            published: published || !publishers.is_empty(),
-        }
-    }
-
-    /// What is found of another Lease that is renewed all the time.
-    fn found(other: (&str, i64), own: Option<i64>, publishers: &[&str], published: bool) -> Verdict {
-        let (mut rivals, start) = (Rivals::new("own"), Instant::now());
-        let at = |renewals| {
-            let own = own.map(|created| ("own", 0, created));
-            let leases: Vec<Leased<'_>> = own.into_iter().chain([(other.0, renewals, other.1)]).collect();
-            seen(&leases, publishers, published)
-        };
-        rivals.handle(&at(0), start);
-        rivals.handle(&at(1), start + AGAIN)
-    }
-
-    #[test]
-    fn whose_the_cluster_is_stands_in_what_is_published() {
-        let rival = Verdict::Rival("b".to_owned());
-        for own in [None, Some(1), Some(3)] {
-            assert_eq!(found(("b", 2), own, &["own"], true), Verdict::Alone, "{own:?}");
-            assert_eq!(found(("b", 2), own, &["b"], true), rival, "{own:?}");
-            assert_eq!(found(("b", 2), own, &["c"], true), Verdict::Alone, "{own:?}");
-        }
-        for publishers in [&["b", "own"][..], &[]] {
-            assert_eq!(found(("b", 2), Some(3), publishers, true), rival);
-            assert_eq!(found(("b", 2), Some(1), publishers, true), Verdict::Alone);
-            assert_eq!(
-                found(("b", 2), Some(2), publishers, true),
-                rival,
-                "the first by name"
-            );
-            assert_eq!(found(("z", 2), Some(2), publishers, true), Verdict::Alone);
-        }
-        assert_eq!(found(("b", 2), None, &[], true), rival, "an older version");
-        assert_eq!(found((NODE_LEASES, 2), None, &[], true), Verdict::Alone);
-    }
-
-    #[test]
-    fn a_lease_that_is_renewed_while_nothing_is_published_delays_and_does_not_prevent() {
-        let (mut rivals, start) = (Rivals::new("own"), Instant::now());
-        let forged = |renewals| seen(&[("forged", renewals, 1)], &[], false);
-        let unknown = Verdict::Unknown("forged".to_owned());
-        for second in 0..60 {
-            let now = start + Duration::from_secs(u64::try_from(second).unwrap());
-            assert_eq!(rivals.handle(&forged(second), now), unknown, "{second}");
-        }
-        let later = start + PATIENCE + AGAIN;
-        assert_eq!(rivals.handle(&forged(61), later), Verdict::Alone);
-        let created = seen(&[("forged", 62, 1), ("own", 0, 60)], &[], false);
-        assert_eq!(rivals.handle(&created, later + AGAIN), Verdict::Alone);
-        let published = seen(&[("forged", 63, 1), ("own", 0, 60)], &["own"], true);
-        assert_eq!(rivals.handle(&published, later + 2 * AGAIN), Verdict::Alone);
-        assert_eq!(
-            Rivals::new("own").handle(&published, later),
-            Verdict::Alone,
-            "started again"
-        );
-    }
-
-    #[test]
-    fn of_two_that_start_at_the_same_moment_one_leads() {
-        for (one, other) in [(1, 2), (2, 1), (1, 1)] {
-            let (mut a, mut b) = (Rivals::new("a"), Rivals::new("b"));
-            let start = Instant::now();
-            let both = |renewals| seen(&[("a", renewals, one), ("b", renewals, other)], &[], false);
-            let [a, b] = [&mut a, &mut b].map(|rivals| {
-                rivals.handle(&both(0), start);
-                rivals.handle(&both(1), start + AGAIN)
-            });
-            let leads = [&a, &b].map(|verdict| *verdict == Verdict::Alone);
-            assert_eq!(leads, [one <= other, one > other], "{a:?} {b:?}");
-        }
-    }
-
-    #[test]
-    fn a_lease_that_was_given_up_or_is_not_renewed_means_nothing() {
-        let (mut rivals, start) = (Rivals::new("own"), Instant::now());
-        let released = seen(&[("first", -1, 1)], &["first"], true);
-        assert_eq!(rivals.handle(&released, start), Verdict::Alone);
-        let left = seen(&[("first", 0, 1)], &["first"], true);
-        let unknown = Verdict::Unknown("first".to_owned());
-        assert_eq!(rivals.handle(&left, start), unknown);
-        assert_eq!(rivals.handle(&left, start + RENEWED_WITHIN / 2), unknown);
-        assert_eq!(rivals.handle(&left, start + RENEWED_WITHIN), Verdict::Alone);
-    }
-}
+mod tests;

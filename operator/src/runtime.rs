@@ -30,6 +30,7 @@ use crate::{
     definitions,
     elector::{self, ElectionLoop},
     eventloop::{EventLoop, Outlets},
+    installation::Installation,
     metrics::Metrics,
     retire::retire,
     serve::{Health, serve},
@@ -52,13 +53,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .namespace
         .clone()
         .unwrap_or_else(|| connection.namespace.clone());
+    let installation = Installation {
+        namespace,
+        name: args.reach.installation.clone(),
+    };
     let identity = args.reach.identity.clone().unwrap_or_else(machine);
     if let Some(Command::Retire { wait }) = args.command {
         let wait = Duration::from_secs(wait);
-        let retired = retire(connection.client, &namespace, &format!("{identity}-retire"), wait).await;
+        let retired = retire(
+            connection.client,
+            &installation,
+            &format!("{identity}-retire"),
+            wait,
+        )
+        .await;
         return retired.context("the nodes cannot be retired");
     }
-    operate(connection, &namespace, identity, args.run).await
+    operate(connection, &installation, identity, args.run).await
 }
 
 fn machine() -> String {
@@ -66,7 +77,13 @@ fn machine() -> String {
     format!("{}-{}", name.trim(), std::process::id())
 }
 
-async fn operate(connection: Connection, namespace: &str, identity: String, run: Run) -> anyhow::Result<()> {
+async fn operate(
+    connection: Connection,
+    installation: &Installation,
+    identity: String,
+    run: Run,
+) -> anyhow::Result<()> {
+    let namespace = installation.namespace.as_str();
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
     let client = connection.client.clone();
@@ -105,14 +122,14 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
             topology_label: run.topology_label,
             kilo_annotations: run.kilo_annotations,
         },
-        installation: Some(namespace.to_owned()),
+        installation: Some(installation.clone()),
         pod_sources: sources.clone(),
     };
     let servers = first_answer(|sender| connection.server.watch_addresses(sender));
     let endpoints = first_answer(|sender| watch_endpoints(client.clone(), sender));
     let (servers, endpoints) = futures::join!(servers, endpoints);
     let (set_leads, leads) = watch::channel(false);
-    let election = ElectionLoop::new(client.clone(), namespace, identity.clone());
+    let election = ElectionLoop::new(client.clone(), installation, identity.clone());
     // The loop must not end because the election has: why that ended is to be said.
     let _open = set_leads.clone();
     let election = tokio::spawn(election.run(set_leads));
@@ -121,7 +138,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         events: watches(client.clone(), namespace),
         networks: NetworkWatches::of(&client, &sources, want_pods.subscribe()),
         want_pods,
-        writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(namespace),
+        writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(installation.clone()),
         leads,
         servers,
         endpoints,
@@ -142,7 +159,7 @@ async fn operate(connection: Connection, namespace: &str, identity: String, run:
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; the mesh stays as it is");
-    let released = time::timeout(elector::RETRY, elector::release(client, namespace, identity)).await;
+    let released = time::timeout(elector::RETRY, elector::release(client, installation, identity)).await;
     if !matches!(released, Ok(Ok(()))) {
         tracing::debug!("lease not released; it expires by itself");
     }

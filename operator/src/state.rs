@@ -67,7 +67,10 @@ use self::{
     liveness::Liveness, mesh_nodes::Assignments, networks::Networks, slices::Publication,
     unreadable::Unreadable, usage::Usage,
 };
-use crate::batch::{Batch, ObjectKey, ObjectKind};
+use crate::{
+    batch::{Batch, ObjectKey, ObjectKind},
+    installation::Installation,
+};
 
 /// How the operator decides, as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +81,8 @@ pub struct Options {
     pub nodes: NodeOptions,
     /// From which sources pod networks may be taken.
     pub pod_sources: PodSources,
-    /// The namespace of this installation, which the heads of locations name; `None`: they name none.
-    pub installation: Option<String>,
+    /// This installation, which the heads of locations name; `None`: they name none.
+    pub installation: Option<Installation>,
 }
 
 /// How many objects of each kind are known.
@@ -100,7 +103,7 @@ pub struct Sizes {
 /// Everything the operator knows.
 #[derive(Debug, Default)]
 pub struct OperatorState {
-    installation: Option<String>,
+    installation: Option<Installation>,
     node_options: NodeOptions,
     /// The networks of services that the configuration names.
     named_services: BTreeSet<Prefix>,

@@ -19,13 +19,14 @@ use serde_json::{Value, json};
 use spanwire_cluster::observed::{Observable, Observed};
 use spanwire_crds::{
     Location, LocationSlice, LocationSpec, MeshNode, Peer,
-    publication::{INSTALLATION_LABEL, LOCATION_LABEL, MANAGED_LABEL},
+    publication::{LOCATION_LABEL, MANAGED_LABEL},
 };
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
     batch::{Notice, ObjectVersion, Target, Write},
+    installation::Installation,
     queue::Outcome,
     state::Gone,
 };
@@ -128,7 +129,7 @@ pub struct ApiWriter {
     peers: Api<Observed<Peer>>,
     events: Api<Event>,
     instance: String,
-    installation: Option<String>,
+    installation: Option<Installation>,
 }
 
 impl ApiWriter {
@@ -147,11 +148,11 @@ impl ApiWriter {
         }
     }
 
-    /// The same for the installation in this namespace, which the heads of locations name.
+    /// The same for this installation, which the heads of locations name.
     #[must_use]
-    pub fn of_installation(self, namespace: &str) -> Self {
+    pub fn of_installation(self, installation: Installation) -> Self {
         Self {
-            installation: Some(namespace.to_owned()),
+            installation: Some(installation),
             ..self
         }
     }
@@ -195,8 +196,8 @@ impl ApiWriter {
         match write {
             Write::Slice { name, version, spec } => {
                 let mut labels = BTreeMap::from([(LOCATION_LABEL.to_owned(), spec.location.clone())]);
-                if let Some(namespace) = self.installation.as_ref().filter(|_| spec.head.is_some()) {
-                    labels.insert(INSTALLATION_LABEL.to_owned(), namespace.clone());
+                if let Some(installation) = self.installation.as_ref().filter(|_| spec.head.is_some()) {
+                    labels.extend(installation.labels());
                 }
                 let mut object = LocationSlice::new(name, spec.clone());
                 object.metadata.labels = Some(labels);

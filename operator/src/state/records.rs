@@ -9,12 +9,15 @@ use spanwire_crds::{
     MeshNodeSpec, Peer, PeerStatus,
     annotations::{INTERNAL_IP, LOCATION_CIDRS, key_found},
     conditions::{ConditionType, is_known},
-    publication::{INSTALLATION_LABEL, MANAGED_LABEL},
+    publication::MANAGED_LABEL,
     translate::{self, Node, NodeOptions, Report},
 };
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName, Prefix};
 
-use crate::batch::{ObjectVersion, Target};
+use crate::{
+    batch::{ObjectVersion, Target},
+    installation::Installation,
+};
 
 /// Of how many fields of an object problems are kept.
 const FIELDS: usize = 16;
@@ -108,8 +111,8 @@ pub(crate) struct PeerRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SliceRecord {
     pub(crate) revision: Revision,
-    /// The namespace of the installation that published it, where it is a head.
-    pub(crate) installation: Option<String>,
+    /// The installation that published it, where it is a head.
+    pub(crate) installation: Option<Installation>,
     pub(crate) spec: LocationSliceSpec,
 }
 
@@ -272,7 +275,7 @@ pub(crate) fn slice(observed: Observed<LocationSlice>) -> Option<(String, SliceR
     let labels = observed.metadata.labels.as_ref();
     let record = SliceRecord {
         revision: Revision::of(&observed.metadata),
-        installation: labels.and_then(|labels| labels.get(INSTALLATION_LABEL).cloned()),
+        installation: labels.and_then(Installation::of_labels),
         spec: observed.object.map(|object| object.spec).unwrap_or_default(),
     };
     Some((observed.metadata.name?, record))
