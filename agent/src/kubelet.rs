@@ -1,10 +1,10 @@
 //! Where the kubelet reaches the API server, as its kubeconfig says.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -32,53 +32,99 @@ struct Cluster {
     server: String,
 }
 
+/// What the file names, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The addresses of its servers.
+    pub addresses: BTreeSet<SocketAddr>,
+    /// The addresses of all its servers were known once, or there is no such file.
+    pub whole: bool,
+}
+
 /// Sends the addresses, now and when they change, until nothing receives them. What cannot be read changes nothing.
-pub async fn watch(path: PathBuf, addresses: watch::Sender<BTreeSet<SocketAddr>>) {
+pub async fn watch(path: PathBuf, found: watch::Sender<Found>) {
     let mut complaint = None;
-    while !addresses.is_closed() {
-        match read(&path).await {
-            Ok(found) => {
-                complaint = None;
-                addresses.send_if_modified(|known| {
-                    let changed = *known != found;
-                    *known = found;
-                    changed
-                });
-            }
-            Err(cause) => {
-                if complaint.as_ref() != Some(&cause) {
-                    let path = path.display();
-                    tracing::warn!(%path, cause, "where the kubelet reaches the API server is not known");
-                }
-                complaint = Some(cause);
-            }
+    let mut servers = Servers::default();
+    while !found.is_closed() {
+        let cause = servers.read(&path, resolve).await.err();
+        if let Some(cause) = &cause
+            && complaint.as_ref() != Some(cause)
+        {
+            let path = path.display();
+            tracing::warn!(%path, cause, "where the kubelet reaches the API server is not known");
         }
+        complaint = cause;
+        let now = servers.found();
+        found.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
         tokio::time::sleep(jittered(AGAIN)).await;
     }
 }
 
-async fn read(path: &PathBuf) -> Result<BTreeSet<SocketAddr>, String> {
-    let text = tokio::fs::read_to_string(path).await;
-    let text = text.map_err(|error| {
-        // What is mounted and is not there is made a directory by the container runtime.
-        if error.kind() == io::ErrorKind::IsADirectory {
-            "this node has no such file, only a directory of that name, which the container runtime makes where there is none; \
-             correct the chart's agent.kubeletConfig for nodes of this kind, or leave it empty, and remove the directory \
-             from the node"
-                .to_owned()
-        } else {
-            error.to_string()
+async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let addresses = tokio::net::lookup_host((host.as_str(), port)).await?;
+    Ok(addresses.collect())
+}
+
+/// The servers that the file names, each with its last known addresses.
+#[derive(Debug, Default)]
+struct Servers {
+    known: BTreeMap<(String, u16), Option<BTreeSet<SocketAddr>>>,
+    whole: bool,
+}
+
+impl Servers {
+    /// Reads the file and resolves each name in it; returns what of that failed.
+    async fn read<F: Future<Output = io::Result<Vec<SocketAddr>>>>(
+        &mut self,
+        path: &Path,
+        resolve: impl Fn(String, u16) -> F,
+    ) -> Result<(), String> {
+        let text = tokio::fs::read_to_string(path).await;
+        let text = text.map_err(|error| {
+            // What is mounted and is not there is made a directory by the container runtime.
+            if error.kind() == io::ErrorKind::IsADirectory {
+                self.whole = true;
+                "this node has no such file, only a directory of that name, which the container runtime makes where there is \
+                 none; correct the chart's agent.kubeletConfig for nodes of this kind, or leave it empty, and remove the \
+                 directory from the node"
+                    .to_owned()
+            } else {
+                error.to_string()
+            }
+        })?;
+        let named = servers(&text)?;
+        self.known.retain(|server, _| named.contains(server));
+        let mut causes = Vec::new();
+        for (host, port) in named {
+            let found = resolve(host.clone(), port).await;
+            let known = self.known.entry((host.clone(), port)).or_default();
+            match found {
+                // A balancer on the node itself (k3s has one) is reached without any route, and so is an API server here: what
+                // it answers to others goes as they asked.
+                Ok(addresses) => {
+                    let elsewhere = |address: &SocketAddr| !address.ip().is_loopback() && !is_here(*address);
+                    *known = Some(addresses.into_iter().filter(elsewhere).collect());
+                }
+                Err(error) => causes.push(format!("{host}: {error}")),
+            }
         }
-    })?;
-    let mut found = BTreeSet::new();
-    for (host, port) in servers(&text)? {
-        let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
-        let addresses = addresses.map_err(|error| format!("{host}: {error}"))?;
-        // A balancer on the node itself (k3s has one) is reached without any route, and so is an API server here: what it
-        // answers to others goes as they asked.
-        found.extend(addresses.filter(|address| !address.ip().is_loopback() && !is_here(*address)));
+        self.whole |= self.known.values().all(Option::is_some);
+        if causes.is_empty() {
+            return Ok(());
+        }
+        Err(causes.join("; "))
     }
-    Ok(found)
+
+    fn found(&self) -> Found {
+        Found {
+            addresses: self.known.values().flatten().flatten().copied().collect(),
+            whole: self.whole,
+        }
+    }
 }
 
 /// Whether an address is one of this machine, which is what Linux sends from to it. To bind it says less: keepalived has that
@@ -112,6 +158,13 @@ fn servers(text: &str) -> Result<BTreeSet<(String, u16)>, String> {
 mod tests {
     use super::*;
 
+    fn found(addresses: &[&str], whole: bool) -> Found {
+        Found {
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            whole,
+        }
+    }
+
     #[tokio::test]
     async fn the_servers_of_a_kubeconfig_are_found_but_for_those_on_the_node() {
         let text = "apiVersion: v1\nkind: Config\nclusters:\n\
@@ -120,15 +173,55 @@ mod tests {
                     - {name: c, cluster: {server: 'https://127.0.0.1:6444'}}\nusers: []\n";
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let found = read(&file.path().to_owned()).await.unwrap();
-        let expected = ["192.0.2.1:6443", "[2001:db8::1]:443"].map(|text| text.parse().unwrap());
-        assert_eq!(found, expected.into());
+        let mut servers = Servers::default();
+        servers.read(file.path(), resolve).await.unwrap();
+        assert_eq!(
+            servers.found(),
+            found(&["192.0.2.1:6443", "[2001:db8::1]:443"], true)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_resolved_takes_nothing_from_the_others_and_is_no_answer() {
+        let config = |names: &[&str]| {
+            let cluster =
+                |name: &&str| format!("- {{name: {name}, cluster: {{server: 'https://{name}:6443'}}}}\n");
+            let clusters: String = names.iter().map(cluster).collect();
+            format!("clusters:\n{clusters}")
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config(&["203.0.113.1", "0.example"])).unwrap();
+        let away = async |host: String, port: u16| match host.parse::<IpAddr>() {
+            Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
+            Err(_) => Err(io::Error::other("no answer")),
+        };
+        let there = async |_: String, port: u16| Ok(vec![SocketAddr::new([203, 0, 113, 9].into(), port)]);
+        let mut servers = Servers::default();
+        let cause = servers.read(file.path(), away).await.unwrap_err();
+        assert_eq!(cause, "0.example: no answer");
+        assert_eq!(servers.found(), found(&["203.0.113.1:6443"], false));
+        std::fs::write(file.path(), config(&["0.example"])).unwrap();
+        servers.read(file.path(), there).await.unwrap();
+        assert_eq!(servers.found(), found(&["203.0.113.9:6443"], true));
+        std::fs::write(file.path(), config(&["203.0.113.2", "0.example"])).unwrap();
+        servers.read(file.path(), away).await.unwrap_err();
+        let last = found(&["203.0.113.2:6443", "203.0.113.9:6443"], true);
+        assert_eq!(servers.found(), last, "the last answer stays");
+        std::fs::remove_file(file.path()).unwrap();
+        servers.read(file.path(), away).await.unwrap_err();
+        assert_eq!(servers.found(), last, "so does the last file");
     }
 
     #[tokio::test]
     async fn a_directory_in_its_place_is_said_to_be_the_runtimes() {
         let directory = tempfile::tempdir().unwrap();
-        let cause = read(&directory.path().to_owned()).await.unwrap_err();
+        let mut servers = Servers::default();
+        let cause = servers.read(directory.path(), resolve).await.unwrap_err();
+        assert_eq!(
+            servers.found(),
+            found(&[], true),
+            "it is known that there is none"
+        );
         assert!(
             cause.contains("correct the chart's agent.kubeletConfig"),
             "{cause}"
@@ -181,8 +274,12 @@ mod netns {
                 .enable_all()
                 .build()
                 .unwrap();
-            let found = runtime.block_on(read(&file.path().to_owned())).unwrap();
-            assert_eq!(found, ["192.0.2.9:6443".parse().unwrap()].into());
+            let mut servers = Servers::default();
+            runtime.block_on(servers.read(file.path(), resolve)).unwrap();
+            assert_eq!(
+                servers.found().addresses,
+                ["192.0.2.9:6443".parse().unwrap()].into()
+            );
         });
     }
 }

@@ -210,7 +210,10 @@ async fn connect_source(
         Source::Kubernetes => {
             let Connection { client, server, .. } = connect(args.api_server.as_ref()).await?;
             let (named, of_named) = watch::channel(BTreeSet::new());
-            let (kubelet, of_kubelet) = watch::channel(BTreeSet::new());
+            let (kubelet, of_kubelet) = watch::channel(kubelet::Found {
+                whole: args.kubelet_config.is_none(),
+                ..kubelet::Found::default()
+            });
             let (endpoints, of_endpoints) = watch::channel(BTreeSet::new());
             let sources = Sources {
                 named: of_named,
