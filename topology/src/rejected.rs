@@ -123,6 +123,12 @@ pub enum RejectReason {
          Location {2}"
     )]
     PodRange(Prefix, LocationField, LocationName),
+    /// A Peer claims a part of a network from which pod networks are allocated.
+    #[error(
+        "overlaps {0}, from which pod networks are allocated, or seem to be; use another network, or name those from which they \
+         are in the chart's `podCIDRs`"
+    )]
+    PeerInPodRange(Prefix),
     /// It overlaps the pod network of a node.
     #[error("overlaps {1}, the pod network of {0}; leave it out")]
     Pods(NodeName, Prefix),

@@ -179,7 +179,8 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// Of a Location or a Peer, which administrators write.
+    /// Of a Location or a Peer, which administrators write. With the networks of a Location they say what is none from which pod
+    /// networks are allocated.
     fn of_object(&self, request: &ClaimRequest<'a>) -> Option<RejectReason> {
         let prefix = &request.prefix;
         let every = prefix.is_host() || request.purpose == Purpose::AllowedIp;
@@ -197,7 +198,9 @@ impl<'a> Limits<'a> {
         if request.purpose != Purpose::AllowedIp {
             return None;
         }
-        self.translated(prefix).or_else(|| self.services(prefix))
+        self.translated(prefix)
+            .or_else(|| self.services(prefix))
+            .or_else(|| self.pod_range(request).map(RejectReason::PeerInPodRange))
     }
 
     /// Of a node.
@@ -301,9 +304,16 @@ impl<'a> Limits<'a> {
         field: LocationField,
         node: &Placed<'a>,
     ) -> Option<RejectReason> {
+        let range = self.pod_range(request)?;
+        Some(RejectReason::PodRange(range, field, node.location.clone()))
+    }
+
+    /// Returns the range of pod networks of which a claim takes a part that may be allocated later. Where it is only what seems to be
+    /// one, it takes nothing away from a claim that stands.
+    fn pod_range(&self, request: &ClaimRequest<'a>) -> Option<Prefix> {
         let range = request.pooled.then(|| self.ranges.of_pods(&request.prefix))??;
         let named = self.cluster.pods.contains(&range);
-        (named || !request.standing).then(|| RejectReason::PodRange(range, field, node.location.clone()))
+        (named || !request.standing).then_some(range)
     }
 
     fn translated(&self, prefix: &Prefix) -> Option<RejectReason> {

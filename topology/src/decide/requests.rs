@@ -140,7 +140,7 @@ pub(super) fn networks<'a>(
             created: peer.created,
             standing: before.is_some_and(|before| before.allowed_ips.contains(prefix)),
             stale: false,
-            pooled: false,
+            pooled: ranges.of_pods(prefix).is_some(),
             reported: false,
             place: None,
         }));

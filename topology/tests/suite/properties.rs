@@ -107,6 +107,7 @@ proptest! {
                 | RejectReason::Services(_)
                 | RejectReason::NodeInServices(..)
                 | RejectReason::PodRange(..)
+                | RejectReason::PeerInPodRange(_)
                 | RejectReason::Pods(..)
                 | RejectReason::NotOfLocation(_)
                 | RejectReason::NodeOfOther(..)
