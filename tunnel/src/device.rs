@@ -185,7 +185,7 @@ impl Device {
             self.refuse(now, &buffer[..length], wire);
             return;
         };
-        if drops::is_own(&buffer[..length], self.port, [*endpoint, *configured]) {
+        if drops::looks_own(&buffer[..length], self.port, [*endpoint, *configured]).is_some() {
             self.drops.looped += 1;
             return;
         }

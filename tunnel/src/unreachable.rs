@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::offload::{
     checksum,
-    headers::{IPV4, IPV6, word},
+    headers::{Behind, IPV4, IPV6, behind_extensions, word},
 };
 
 /// Type, code, checksum and four bytes that mean nothing here.
@@ -96,24 +96,15 @@ fn answer_v6(packet: &[u8], room: &mut [u8; ROOM]) -> Option<usize> {
     Some(length)
 }
 
-/// Walks the extension headers. What cannot be read counts as an error.
+/// What cannot be read counts as an error.
 fn is_error_or_fragment(packet: &[u8]) -> bool {
-    let (mut next, mut at) = (packet[6], IPV6);
-    loop {
-        let Some(header) = packet.get(at..at + 8) else {
-            // Too short for an extension header or ICMPv6; of anything else nothing has to be read.
-            return matches!(next, 0 | 43 | 44 | 58 | 60);
-        };
-        let length = match next {
-            // Hop-by-hop options, routing, destination options.
-            0 | 43 | 60 => usize::from(header[1]) * 8 + 8,
-            44 if word(header, 2) & !7 != 0 => return true,
-            44 => 8,
-            // Errors are the types below 128; 137 is a redirect.
-            58 => return header[0] < 128 || header[0] == 137,
-            _ => return false,
-        };
-        (next, at) = (header[0], at + length);
+    match behind_extensions(packet) {
+        Behind::LaterFragment | Behind::End => true,
+        // Errors are the types below 128; 137 is a redirect.
+        Behind::Header(58, at) => packet
+            .get(at..at + 8)
+            .is_none_or(|header| header[0] < 128 || header[0] == 137),
+        Behind::Header(..) => false,
     }
 }
 

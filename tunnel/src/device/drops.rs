@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     device::{Device, Wire},
-    offload::headers::{IPV4, IPV6, UDP},
+    offload::headers::{Behind, IPV4, IPV6, UDP, behind_extensions, word},
     unreachable,
 };
 
@@ -83,35 +83,45 @@ impl Device {
     }
 }
 
-/// Returns whether a packet from the interface is a datagram that this device sent from `port` to one of these endpoints:
-/// their route leads into the tunnel itself, and each packet would become another one.
-pub(super) fn is_own(packet: &[u8], port: u16, endpoints: [Option<SocketAddr>; 2]) -> bool {
-    const UDP_PROTOCOL: u8 = 17;
-    let (at, destination): (usize, IpAddr) = match *packet {
-        [version, ..] if version >> 4 == 4 && packet.len() > IPV4 + UDP && packet[9] == UDP_PROTOCOL => {
-            let Some(destination) = packet[16..].first_chunk::<4>() else {
-                return false;
-            };
-            (usize::from(version & 15) * 4, (*destination).into())
-        }
-        [version, ..] if version >> 4 == 6 && packet.len() > IPV6 + UDP && packet[6] == UDP_PROTOCOL => {
-            let Some(destination) = packet[24..].first_chunk::<16>() else {
-                return false;
-            };
-            (IPV6, (*destination).into())
-        }
-        _ => return false,
-    };
-    let Some(udp) = packet.get(at..=at + UDP) else {
-        return false;
-    };
+/// Returns from where a packet from the interface comes, if it looks like a datagram that this device sent from `port` to one of
+/// these endpoints, or the first fragment of one: their route leads into the tunnel itself, and each packet would become
+/// another one.
+pub(super) fn looks_own(packet: &[u8], port: u16, endpoints: [Option<SocketAddr>; 2]) -> Option<IpAddr> {
+    let at = udp(packet)?;
+    let udp = packet.get(at..=at + UDP)?;
     let is = |at: usize, port: u16| udp[at..at + 2] == port.to_be_bytes();
     // A WireGuard message begins with its type.
-    port != 0
-        && is(0, port)
-        && (1..=4).contains(&udp[UDP])
-        && endpoints
-            .into_iter()
-            .flatten()
-            .any(|endpoint| endpoint.ip() == destination && is(2, endpoint.port()))
+    if port == 0 || !is(0, port) || !(1..=4).contains(&udp[UDP]) {
+        return None;
+    }
+    let (source, destination): (IpAddr, IpAddr) = if packet[0] >> 4 == 4 {
+        (v4(packet, 12)?, v4(packet, 16)?)
+    } else {
+        (v6(packet, 8)?, v6(packet, 24)?)
+    };
+    let is_endpoint = |endpoint: SocketAddr| endpoint.ip() == destination && is(2, endpoint.port());
+    endpoints.into_iter().flatten().any(is_endpoint).then_some(source)
+}
+
+/// Returns where the UDP header of a packet is, if it has one.
+fn udp(packet: &[u8]) -> Option<usize> {
+    const PROTOCOL: u8 = libc::IPPROTO_UDP as u8;
+    match packet.first()? >> 4 {
+        4 if packet.len() >= IPV4 && packet[9] == PROTOCOL && word(packet, 6) & 0x1fff == 0 => {
+            Some(usize::from(packet[0] & 15) * 4)
+        }
+        6 if packet.len() >= IPV6 => match behind_extensions(packet) {
+            Behind::Header(PROTOCOL, at) => Some(at),
+            Behind::Header(..) | Behind::LaterFragment | Behind::End => None,
+        },
+        _ => None,
+    }
+}
+
+fn v4(packet: &[u8], at: usize) -> Option<IpAddr> {
+    Some((*packet.get(at..)?.first_chunk::<4>()?).into())
+}
+
+fn v6(packet: &[u8], at: usize) -> Option<IpAddr> {
+    Some((*packet.get(at..)?.first_chunk::<16>()?).into())
 }

@@ -116,6 +116,38 @@ impl Headers {
     }
 }
 
+/// What stands behind the extension headers of an IPv6 packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// A header of this protocol, at this place; it may be cut short.
+    Header(u8, usize),
+    /// A fragment that is not the first.
+    LaterFragment,
+    /// Nothing: the packet ends in an extension header.
+    End,
+}
+
+/// Walks the extension headers of an IPv6 packet, which is at least as long as its fixed header.
+pub fn behind_extensions(packet: &[u8]) -> Behind {
+    let (mut next, mut at) = (packet[6], IPV6);
+    // Hop-by-hop options, routing, fragment, destination options.
+    while matches!(next, 0 | 43 | 44 | 60) {
+        let Some(header) = packet.get(at..at + 8) else {
+            return Behind::End;
+        };
+        if next == 44 && word(header, 2) & !7 != 0 {
+            return Behind::LaterFragment;
+        }
+        let length = if next == 44 {
+            8
+        } else {
+            usize::from(header[1]) * 8 + 8
+        };
+        (next, at) = (header[0], at + length);
+    }
+    Behind::Header(next, at)
+}
+
 /// Returns a big-endian 16-bit word.
 pub fn word(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))

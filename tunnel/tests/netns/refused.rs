@@ -80,3 +80,24 @@ fn an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
         assert!(a.pings(b.inner[0], 2));
     }
 }
+
+/// Outside it is longer than the tunnel's MTU, so that it comes back as fragments.
+#[test]
+fn a_full_packet_for_an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
+    for v6 in [false, true] {
+        let world = World::joined(Engine::Ours, Engine::Ours, v6);
+        let World { a, b } = &world;
+        assert!(a.pings(b.inner[0], 2));
+        a.wg(&["peer", &b.public, "allowed-ips", "0.0.0.0/0,::/0"]);
+        let endpoint = b.outer[usize::from(v6)].to_string();
+        a.run(&["ip", "route", "add", &endpoint, "dev", &a.device]);
+        let sent = || a.peer_dump()[6].parse::<u64>().unwrap();
+        let before = sent();
+        let to = b.inner[0].to_string();
+        a.try_run(&["ping", "-q", "-c", "1", "-W", "1", "-s", "1392", &to]);
+        let bytes = sent() - before;
+        assert!((1..100_000).contains(&bytes), "one ping became {bytes} bytes");
+        a.run(&["ip", "route", "del", &endpoint, "dev", &a.device]);
+        assert!(a.pings(b.inner[0], 2));
+    }
+}

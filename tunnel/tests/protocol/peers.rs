@@ -83,7 +83,28 @@ fn what_the_device_sends_into_itself_goes_round_no_second_time() {
         a.emit(&datagram(4000, &initiation));
         a.emit(&datagram(51820, b"hello"));
         assert_eq!(held(&a), 1);
+        // Its first fragment, and a later one that looks like it.
+        a.emit(&fragment(&datagram(51820, &initiation), 0));
+        assert_eq!(held(&a), 2);
+        a.emit(&fragment(&datagram(51820, &initiation), 185));
+        assert_eq!(held(&a), 2);
     }
+}
+
+/// Makes a packet a fragment that more follow, so many times eight bytes behind the first.
+fn fragment(packet: &[u8], offset: u16) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if packet[0] >> 4 == 4 {
+        packet[6..8].copy_from_slice(&(0x2000 | offset).to_be_bytes());
+        return packet;
+    }
+    let [high, low] = (offset << 3 | 1).to_be_bytes();
+    let header = [packet[6], 0, high, low, 0, 0, 0, 7];
+    packet.splice(40..40, header);
+    packet[6] = 44;
+    let length = u16::try_from(packet.len() - 40).unwrap();
+    packet[4..6].copy_from_slice(&length.to_be_bytes());
+    packet
 }
 
 #[test]
