@@ -152,18 +152,6 @@ impl Noise {
         }
     }
 
-    /// Takes a new identity of this device; all sessions end.
-    pub fn set_private_key(&mut self, private: &PrivateKey) {
-        let public = private.public().to_x25519();
-        self.tunn
-            .set_static_private(private.to_x25519(), public, Some(renewal::unlimited(private)));
-        self.parameters.private = private.clone();
-        self.timers.reset();
-        self.ticks.clear();
-        self.session = false;
-        self.unconfirmed = None;
-    }
-
     /// Takes a new persistent keepalive interval in seconds; zero is off.
     pub fn set_keepalive(&mut self, now: Instant, seconds: u16) {
         self.timers.set_interval(now, seconds);

@@ -43,7 +43,9 @@ impl Device {
             self.due = Some(now);
             match (&self.identity, &mut peer.noise) {
                 (None, noise) => *noise = None,
-                (Some(identity), Some(noise)) => noise.set_private_key(&identity.private),
+                (Some(identity), Some(noise)) => {
+                    noise.set_private_key(now, &identity.private, &mut self.scratch);
+                }
                 (Some(identity), None) => peer.noise = Some(begin(now, identity, peer, PeerId(index))),
             }
             peer.wants.handshake |= eager;

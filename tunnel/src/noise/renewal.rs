@@ -54,7 +54,7 @@ impl TunnParameters {
 
 /// Returns no limit: the device admits handshakes (`admission.rs`), and a second limit in each `Tunn` would count every
 /// message twice.
-pub(super) fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
+fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
     Arc::new(RateLimiter::new(&private.public().to_x25519(), u64::MAX))
 }
 
@@ -62,6 +62,12 @@ impl Noise {
     /// Takes another preshared key; all sessions end, and packets go on waiting.
     pub fn set_preshared(&mut self, now: Instant, preshared: Option<PresharedKey>, scratch: &mut [u8]) {
         self.parameters.preshared = preshared;
+        self.renew(now, scratch);
+    }
+
+    /// Takes a new identity of this device; all sessions and handshakes end, and packets go on waiting.
+    pub fn set_private_key(&mut self, now: Instant, private: &PrivateKey, scratch: &mut [u8]) {
+        self.parameters.private = private.clone();
         self.renew(now, scratch);
     }
 

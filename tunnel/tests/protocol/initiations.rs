@@ -58,6 +58,22 @@ fn a_packet_does_not_wait_for_an_initiation_that_came_before_it_and_got_no_answe
 }
 
 #[test]
+fn a_packet_that_waits_for_an_answer_to_an_old_key_starts_a_handshake_with_the_new_one() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    b.know(&Bench::quiet(9), false);
+    let line = format!("public_key={}", Bench::quiet(9).key());
+    b.set(&[&line, "allowed_ip=10.0.1.0/24"]);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    converse(&mut a, &mut b);
+    a.wait(Duration::from_secs(1));
+    a.set(&[&format!("private_key={}", "09".repeat(32))]);
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+}
+
+#[test]
 fn packets_start_no_more_than_one_handshake() {
     let (mut a, b) = (Bench::new(1), Bench::new(2));
     a.know(&b, true);
