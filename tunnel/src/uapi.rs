@@ -4,7 +4,7 @@
 //! answer, [`server`] moves the bytes. A `set` takes effect line by line, as it does in wireguard-go: memory does not grow
 //! with the request, and an error leaves what came before it in force.
 
-use std::{io, time::Instant};
+use std::{fmt, io, time::Instant};
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -38,17 +38,17 @@ pub trait Ports: Wire {
 /// Why an operation failed.
 #[derive(Debug, Error)]
 pub enum UapiError {
-    /// A line without `=`.
-    #[error("a line is key=value, not {line:?}")]
+    /// A line without `=`. It is not repeated, for it may be a secret.
+    #[error("a line is key=value, one of {length} bytes has no =")]
     Syntax {
-        /// The line.
-        line: String,
+        /// The line's length.
+        length: usize,
     },
     /// A key that does not exist there.
-    #[error("no such key here: {key:?}")]
+    #[error("no such key here: {key}")]
     UnknownKey {
         /// The key.
-        key: String,
+        key: UnknownKey,
     },
     /// A value its key cannot have. Secrets are not repeated.
     #[error("invalid value of {key}")]
@@ -92,6 +92,35 @@ impl UapiError {
             }
         };
         -errno
+    }
+}
+
+/// What stands before a line's `=` and is no key there. It may be a secret in a wrong place, which is not repeated: that has
+/// digits or capitals, and a key of this protocol has neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UnknownKey(Option<String>);
+
+impl UnknownKey {
+    fn new(key: &str) -> Self {
+        const LONGEST: usize = 40;
+        let is_word = |c: u8| c.is_ascii_lowercase() || c == b'_';
+        let is_key = key.len() <= LONGEST && key.bytes().all(is_word);
+        Self(is_key.then(|| key.into()))
+    }
+}
+
+impl fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(key) => write!(f, "{key:?}"),
+            None => f.write_str("not repeated, for it may be a secret"),
+        }
+    }
+}
+
+impl fmt::Debug for UnknownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -207,7 +236,7 @@ impl Section {
     ) -> Result<Reply, UapiError> {
         let (key, value) = line
             .split_once('=')
-            .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
+            .ok_or(UapiError::Syntax { length: line.len() })?;
         if key == "public_key" {
             let key = line::public_key(value)?;
             self.end(now, device, ports);
@@ -314,6 +343,38 @@ impl Subject {
                 PeerLine::Disallow(prefix) => shard.disallow(id, *prefix),
                 PeerLine::Group(group) => shard.set_group(id, group.clone()),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uapi::restore::RestoredPorts;
+
+    #[test]
+    fn what_is_said_of_a_wrong_line_has_no_key_in_it() {
+        let hex = "0a".repeat(32);
+        let base64 = "CgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo";
+        for line in [
+            format!("private_key {hex}"),
+            format!("{hex}="),
+            format!("{base64}="),
+            format!("private_key={hex}0"),
+            format!("PrivateKey={hex}"),
+        ] {
+            let mut device = Device::new(1420);
+            let mut section = Section::Device;
+            let error = section
+                .handle_line(
+                    Instant::now(),
+                    &line,
+                    &mut [&mut device],
+                    &mut RestoredPorts::default(),
+                )
+                .expect_err("it is wrong");
+            let said = format!("{error} {error:?}");
+            assert!(!said.contains("0a0a") && !said.contains("CgoK"), "{said}");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     group::Group,
     key::{PresharedKey, PrivateKey, PublicKey},
     prefix::Prefix,
-    uapi::UapiError,
+    uapi::{UapiError, UnknownKey},
 };
 
 /// What a line before the first peer says.
@@ -55,7 +55,9 @@ impl DeviceLine {
                 "false" => Ok(Self::Eager(false)),
                 _ => Err(invalid("eager")()),
             },
-            _ => Err(UapiError::UnknownKey { key: key.into() }),
+            _ => Err(UapiError::UnknownKey {
+                key: UnknownKey::new(key),
+            }),
         }
     }
 }
@@ -91,7 +93,9 @@ impl PeerLine {
             "protocol_version" => {
                 exactly("1", value, Self::ProtocolVersion).ok_or_else(invalid("protocol_version"))
             }
-            _ => Err(UapiError::UnknownKey { key: key.into() }),
+            _ => Err(UapiError::UnknownKey {
+                key: UnknownKey::new(key),
+            }),
         }
     }
 }

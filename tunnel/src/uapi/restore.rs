@@ -35,7 +35,7 @@ pub(crate) fn restore(
     for line in answer.lines() {
         let (key, value) = line
             .split_once('=')
-            .ok_or_else(|| UapiError::Syntax { line: line.into() })?;
+            .ok_or(UapiError::Syntax { length: line.len() })?;
         match &mut peer {
             _ if key == "public_key" => peer = Some(Subject::find(now, line::public_key(value)?, device)?),
             None => set_device(now, DeviceLine::parse(key, value)?, device, &mut ports)?,

@@ -140,6 +140,10 @@ impl Lines {
     /// Reads what is there; returns whether the other side has ended.
     fn fill(&mut self) -> Result<bool, Over> {
         let before = self.incoming.len();
+        if self.incoming.capacity() == 0 {
+            // Once, for what a vector grows out of is not wiped.
+            self.incoming.reserve_exact(MAX_LINE + CHUNK);
+        }
         self.incoming.resize(before + CHUNK, 0);
         let read = self.stream.read(&mut self.incoming[before..]);
         self.incoming
