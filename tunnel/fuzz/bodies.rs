@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,10 @@ impl Wire for Nowhere {
 
     fn deliver(&mut self, _: &[u8]) {
         panic!("no session has been established");
+    }
+
+    fn is_own(&mut self, _: IpAddr) -> bool {
+        true
     }
 }
 

@@ -56,6 +56,8 @@ pub trait Wire {
     fn commit(&mut self, to: Path, tos: u8, length: usize);
     /// Hands an IP packet to the tunnel interface.
     fn deliver(&mut self, packet: &[u8]);
+    /// Returns whether this is an address of this machine.
+    fn is_own(&mut self, address: IpAddr) -> bool;
 
     /// Sends a datagram over the network.
     fn send(&mut self, to: Path, datagram: &[u8]) {
@@ -185,7 +187,9 @@ impl Device {
             self.refuse(now, &buffer[..length], wire);
             return;
         };
-        if drops::looks_own(&buffer[..length], self.port, [*endpoint, *configured]).is_some() {
+        if drops::looks_own(&buffer[..length], self.port, [*endpoint, *configured])
+            .is_some_and(|source| wire.is_own(source))
+        {
             self.drops.looped += 1;
             return;
         }

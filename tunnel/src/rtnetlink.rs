@@ -1,9 +1,11 @@
 //! Questions to the kernel by rtnetlink(7).
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -100,6 +102,31 @@ impl RouteSocket {
             Some(RouteNetlinkMessage::NewRoute(route)) => Ok(route),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+/// Which addresses are this machine's, asked again after a second.
+#[derive(Debug, Default)]
+pub(crate) struct OwnAddresses {
+    asked: Option<Instant>,
+    known: BTreeMap<IpAddr, bool>,
+}
+
+/// For how long an answer counts.
+const SECOND: Duration = Duration::from_secs(1);
+/// So many answers are remembered.
+const MOST: usize = 64;
+
+impl OwnAddresses {
+    /// Returns whether this is an address of this machine. What cannot be known counts as one.
+    pub(crate) fn contains(&mut self, address: IpAddr) -> bool {
+        let is_old = |at: Instant| at.elapsed() >= SECOND;
+        if self.known.len() >= MOST || self.asked.is_none_or(is_old) {
+            self.asked = Some(Instant::now());
+            self.known.clear();
+        }
+        let ask = || RouteSocket::open().map_or(true, |mut socket| socket.is_own(address));
+        *self.known.entry(address).or_insert_with(ask)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     gso_queue::{Batch, GsoQueue},
     offload::coalesce::Coalescer,
     path::Path,
+    rtnetlink::OwnAddresses,
     tun::Tun,
     udp::UdpSockets,
 };
@@ -36,6 +37,7 @@ pub(super) struct ShardIo {
     pub(super) sockets: Option<UdpSockets>,
     /// Gathers datagrams for the network.
     to_network: GsoQueue,
+    own: OwnAddresses,
     pub(super) lost: Lost,
 }
 
@@ -58,6 +60,7 @@ impl ShardIo {
             queue,
             sockets: None,
             to_network: GsoQueue::unbatched(),
+            own: OwnAddresses::default(),
             lost: Lost::default(),
         }
     }
@@ -129,6 +132,10 @@ impl Wire for ShardIo {
         } else {
             write(packet);
         }
+    }
+
+    fn is_own(&mut self, address: IpAddr) -> bool {
+        self.own.contains(address)
     }
 }
 

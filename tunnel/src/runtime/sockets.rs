@@ -1,6 +1,6 @@
 //! The sockets of all shards of a device, and what its configuration changes about them.
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, net::IpAddr, os::fd::OwnedFd};
 
 use crate::{
     device::Wire,
@@ -146,6 +146,10 @@ impl Wire for SocketSet<'_> {
 
     fn deliver(&mut self, packet: &[u8]) {
         self.io.deliver(packet);
+    }
+
+    fn is_own(&mut self, address: IpAddr) -> bool {
+        self.io.is_own(address)
     }
 }
 

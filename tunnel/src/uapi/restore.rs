@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
@@ -81,6 +82,10 @@ impl Wire for RestoredPorts {
     fn commit(&mut self, _: Path, _: u8, _: usize) {}
 
     fn deliver(&mut self, _: &[u8]) {}
+
+    fn is_own(&mut self, _: IpAddr) -> bool {
+        false
+    }
 }
 
 impl Ports for RestoredPorts {

@@ -1,11 +1,14 @@
 //! Packets without a way, and packets whose way is a circle: as with the kernel's WireGuard.
 
 use std::{
+    net::UdpSocket,
     thread,
     time::{Duration, Instant},
 };
 
-use crate::world::{Engine, World, other};
+use spanwire_testbed::Namespace;
+
+use crate::world::{Engine, World, other, wait_for};
 
 #[test]
 fn a_packet_for_no_peer_is_answered_with_icmp_unreachable_at_once() {
@@ -100,4 +103,46 @@ fn a_full_packet_for_an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
         a.run(&["ip", "route", "del", &endpoint, "dev", &a.device]);
         assert!(a.pings(b.inner[0], 2));
     }
+}
+
+/// The same ports and the same server, but not from this machine.
+#[test]
+fn a_forwarded_hosts_own_wireguard_is_not_taken_for_the_devices() {
+    let world = World::joined(Engine::Ours, Engine::Ours, false);
+    let World { a, b } = &world;
+    assert!(a.pings(b.inner[0], 2));
+    let host = Namespace::new();
+    let pid = host.pid().to_string();
+    let device = &a.device;
+    a.namespace.run(&format!(
+        "ip link add eth1 type veth peer name eth0 netns {pid}
+         ip addr add 172.16.9.1/24 dev eth1
+         ip link set eth1 up
+         sysctl -qw net.ipv4.ip_forward=1
+         ip rule add iif eth1 lookup 77
+         ip route add 192.0.2.2 dev {device} table 77"
+    ));
+    host.run(
+        "ip addr add 172.16.9.2/24 dev eth0
+         ip link set eth0 up
+         ip route add default via 172.16.9.1",
+    );
+    a.wg(&["peer", &b.public, "allowed-ips", "0.0.0.0/0"]);
+    b.wg(&["peer", &a.public, "allowed-ips", "10.77.0.1/32,172.16.9.0/24"]);
+    b.namespace.run(
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0
+         nft add table t
+         nft 'add chain t i { type filter hook prerouting priority 0; }'",
+    );
+    b.namespace.run(&format!(
+        "sysctl -qw net.ipv4.conf.{0}.rp_filter=0
+         nft add rule t i iifname {0} udp sport 51820 counter",
+        b.device
+    ));
+    let socket = host.inside(|| UdpSocket::bind("0.0.0.0:51820").unwrap());
+    wait_for("the datagram of a host behind this machine", || {
+        socket.send_to(&[4; 64], "192.0.2.2:51820").unwrap();
+        thread::sleep(Duration::from_millis(100));
+        !b.run(&["nft", "list", "table", "t"]).contains("packets 0 ")
+    });
 }

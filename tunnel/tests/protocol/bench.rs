@@ -30,6 +30,8 @@ pub(crate) struct Kept {
     pub(crate) tos: u8,
     /// Where it was sent from.
     pub(crate) local: Option<IpAddr>,
+    /// An address that is not this machine's.
+    pub(crate) foreign: Option<IpAddr>,
     room: Vec<u8>,
 }
 
@@ -42,6 +44,7 @@ impl Default for Kept {
             mark: 0,
             tos: 0,
             local: None,
+            foreign: None,
             room: vec![0; SCRATCH],
         }
     }
@@ -60,6 +63,10 @@ impl Wire for Kept {
 
     fn deliver(&mut self, packet: &[u8]) {
         self.delivered.push(packet.to_vec());
+    }
+
+    fn is_own(&mut self, address: IpAddr) -> bool {
+        self.foreign != Some(address)
     }
 }
 

@@ -88,6 +88,10 @@ fn what_the_device_sends_into_itself_goes_round_no_second_time() {
         assert_eq!(held(&a), 2);
         a.emit(&fragment(&datagram(51820, &initiation), 185));
         assert_eq!(held(&a), 2);
+        // Another machine's, which this one forwards.
+        a.kept.foreign = own.parse().ok();
+        a.emit(&datagram(51820, &initiation));
+        assert_eq!(held(&a), 2);
     }
 }
 
