@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 /// Where a datagram comes from or goes to, and which of this machine's addresses it is written to or from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path {
     /// The other side.
     pub remote: SocketAddr,

@@ -44,27 +44,22 @@ impl RouteChanges {
     /// Returns those of the paths by which the kernel would not send any more: the local address is gone, or what is sent
     /// from it leaves by another interface than the one by which the peer's datagrams came in. Of those that were lost before,
     /// and have no local address, it returns the ones for which there is a route.
-    pub(super) fn ask(&mut self, paths: Vec<Path>, mark: u32) -> Vec<Path> {
+    pub(super) fn ask(&mut self, mut paths: BTreeSet<Path>, mark: u32) -> BTreeSet<Path> {
         let start = Instant::now();
-        let mut lost = Vec::new();
         match RouteSocket::open() {
-            Ok(mut socket) => {
-                let mut asked = BTreeSet::new();
-                for path in paths {
-                    if path.interface != 0
-                        && is_asked_for(path.remote, path.local)
-                        && asked.insert((path.remote, path.local, path.interface))
-                        && has_changed(&mut socket, path, mark)
-                    {
-                        lost.push(path);
-                    }
-                }
+            Ok(mut socket) => paths.retain(|path| {
+                path.interface != 0
+                    && is_asked_for(path.remote, path.local)
+                    && has_changed(&mut socket, *path, mark)
+            }),
+            Err(error) => {
+                tracing::debug!(%error, "cannot ask for routes");
+                paths.clear();
             }
-            Err(error) => tracing::debug!(%error, "cannot ask for routes"),
         }
         self.changed = false;
         self.not_before = Some(Instant::now() + PAUSE.max(start.elapsed() * SHARE));
-        lost
+        paths
     }
 }
 
