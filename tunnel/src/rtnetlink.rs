@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -64,16 +64,23 @@ impl RouteSocket {
         Ok(Some(answer))
     }
 
-    /// Returns by which interface a datagram with this mark leaves for `remote` when it is sent from `local`, or from
-    /// whatever address the kernel chooses. It fails when there is no route, and for IPv4 when `local` is no address of this
-    /// machine.
+    /// Returns by which interface a UDP datagram from this port, with this mark, leaves for `remote` when it is sent from
+    /// `local`, or from whatever address the kernel chooses. It fails when there is no route, and for IPv4 when `local` is no
+    /// address of this machine.
     pub(crate) fn way_out(
         &mut self,
-        remote: IpAddr,
+        remote: SocketAddr,
         local: Option<IpAddr>,
+        port: u16,
         mark: u32,
     ) -> io::Result<Option<u32>> {
-        let mut question = to(remote);
+        let mut question = to(remote.ip());
+        // Rules may ask for them. Kernels before 4.17 pass over what they do not know.
+        question.attributes.extend([
+            RouteAttribute::IpProto(libc::IPPROTO_UDP as u8),
+            RouteAttribute::Sport(port),
+            RouteAttribute::Dport(remote.port()),
+        ]);
         if let Some(local) = local {
             question.header.source_prefix_length = question.header.destination_prefix_length;
             question.attributes.push(RouteAttribute::Source(local.into()));
@@ -154,8 +161,10 @@ mod tests {
         for (own, foreign) in [("127.0.0.1", "192.0.2.77"), ("::1", "2001:db8::77")] {
             let [own, foreign]: [IpAddr; 2] = [own, foreign].map(|text| text.parse().unwrap());
             for mark in [0, 7] {
-                assert_eq!(socket.way_out(own, Some(own), mark).unwrap(), Some(1));
-                assert_eq!(socket.way_out(own, None, mark).unwrap(), Some(1));
+                for local in [Some(own), None] {
+                    let way = socket.way_out(SocketAddr::new(own, 5), local, 51820, mark);
+                    assert_eq!(way.unwrap(), Some(1));
+                }
             }
             assert!(socket.is_own(own) && !socket.is_own(foreign));
         }

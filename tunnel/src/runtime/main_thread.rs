@@ -172,7 +172,7 @@ impl MainThread {
             let devices = all.devices.iter();
             devices.flat_map(|device| device.paths()).collect()
         });
-        let lost = self.routes.ask(paths, self.settings.mark());
+        let lost = self.routes.ask(paths, self.settings.port, self.settings.mark());
         self.with_all_shards(pool, |all| {
             for device in &mut all.devices {
                 if !lost.is_empty() {

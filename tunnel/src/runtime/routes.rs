@@ -44,13 +44,13 @@ impl RouteChanges {
     /// Returns those of the paths by which the kernel would not send any more: the local address is gone, or what is sent
     /// from it leaves by another interface than the one by which the peer's datagrams came in. Of those that were lost before,
     /// and have no local address, it returns the ones for which there is a route.
-    pub(super) fn ask(&mut self, mut paths: BTreeSet<Path>, mark: u32) -> BTreeSet<Path> {
+    pub(super) fn ask(&mut self, mut paths: BTreeSet<Path>, port: u16, mark: u32) -> BTreeSet<Path> {
         let start = Instant::now();
         match RouteSocket::open() {
             Ok(mut socket) => paths.retain(|path| {
                 path.interface != 0
                     && is_asked_for(path.remote, path.local)
-                    && has_changed(&mut socket, *path, mark)
+                    && has_changed(&mut socket, *path, port, mark)
             }),
             Err(error) => {
                 tracing::debug!(%error, "cannot ask for routes");
@@ -72,8 +72,8 @@ fn is_asked_for(remote: SocketAddr, local: Option<IpAddr>) -> bool {
     }
 }
 
-fn has_changed(socket: &mut RouteSocket, path: Path, mark: u32) -> bool {
-    let way = socket.way_out(path.remote.ip(), path.local, mark).ok().flatten();
+fn has_changed(socket: &mut RouteSocket, path: Path, port: u16, mark: u32) -> bool {
+    let way = socket.way_out(path.remote, path.local, port, mark).ok().flatten();
     match path.local {
         // Without any route for a moment the address stays the right one.
         Some(local) => way.is_some_and(|interface| interface != path.interface) || !socket.is_own(local),

@@ -90,99 +90,108 @@ fn an_address_that_goes_for_a_moment_is_sent_from_again_as_soon_as_it_is_back() 
     }
 }
 
-#[test]
-fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
-    for v6 in [false, true] {
-        let [near, far, next_hop, second_hop, net, remote] = if v6 {
+/// A second uplink of `a`, to a provider that takes only its own addresses; `b` is behind both and has another address there.
+struct SecondUplink {
+    /// The address of `a` there, and that of `b`, which is the next hop.
+    near: &'static str,
+    far: &'static str,
+    /// An address of `b` that is in neither network.
+    remote: &'static str,
+}
+
+impl SecondUplink {
+    fn new(world: &World, v6: bool) -> Self {
+        let [near, far, net, remote] = if v6 {
             [
                 "2001:db8:2::1",
-                "2001:db8:2::2",
-                "2001:db8::2",
                 "2001:db8:2::2",
                 "2001:db8:2::/64",
                 "2001:db8:9::2",
             ]
         } else {
-            [
-                "198.51.100.1",
-                "198.51.100.2",
-                "192.0.2.2",
-                "198.51.100.2",
-                "198.51.100.0/24",
-                "203.0.113.2",
-            ]
+            ["198.51.100.1", "198.51.100.2", "198.51.100.0/24", "203.0.113.2"]
         };
-        let [family, bits, host] = if v6 {
-            ["ip6", "64", "128"]
+        let [family, bits, host, nodad] = if v6 {
+            ["ip6", "64", "128", "nodad"]
         } else {
-            ["ip", "24", "32"]
+            ["ip", "24", "32", ""]
         };
+        let World { a, b } = world;
+        let pid = b.namespace.pid();
+        a.namespace
+            .run(&format!("ip link add eth1 type veth peer name eth1 netns {pid}"));
+        for (side, address) in [(a, near), (b, far)] {
+            side.namespace.run(&format!(
+                "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0
+                 ip link set eth1 up
+                 ip addr add {address}/{bits} dev eth1 {nodad}"
+            ));
+        }
+        b.namespace.run(&format!("ip addr add {remote}/{host} dev lo"));
+        b.namespace.nft(&format!(
+            "table inet t {{
+                chain i {{
+                    type filter hook input priority 0;
+                    iifname eth1 udp dport 51820 {family} saddr != {net} counter drop
+                }}
+            }}"
+        ));
+        Self { near, far, remote }
+    }
+
+    /// Has `a` reach an address by it, in the main table or another.
+    fn lead_to(&self, a: &Side, address: &str, table: &str) {
+        let Self { far, .. } = self;
+        a.namespace.run(&format!(
+            "ip route add {address} via {far} dev eth1 metric 10 table {table}"
+        ));
+    }
+
+    fn endpoint(&self) -> String {
+        SocketAddr::new(self.near.parse().unwrap(), 51820).to_string()
+    }
+}
+
+#[test]
+fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
+    for v6 in [false, true] {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
-        let pid = b.namespace.pid().to_string();
-        a.run(&[
-            "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", &pid,
-        ]);
-        for (side, address) in [(a, near), (b, far)] {
-            side.run(&[
-                "sysctl",
-                "-qw",
-                "net.ipv4.conf.all.rp_filter=0",
-                "net.ipv4.conf.eth0.rp_filter=0",
-                "net.ipv4.conf.eth1.rp_filter=0",
-            ]);
-            side.run(&["ip", "link", "set", "eth1", "up"]);
-            let net = format!("{address}/{bits}");
-            let mut words = vec!["ip", "addr", "add", &net, "dev", "eth1"];
-            if v6 {
-                words.push("nodad");
-            }
-            side.run(&words);
-        }
-        let remote_net = format!("{remote}/{host}");
-        b.run(&["ip", "addr", "add", &remote_net, "dev", "lo"]);
-        // The second provider takes only its own addresses.
-        b.run(&["nft", "add table inet t"]);
-        b.run(&["nft", "add chain inet t i { type filter hook input priority 0; }"]);
-        b.run(&[
-            "nft", "add", "rule", "inet", "t", "i", "iifname", "eth1", "udp", "dport", "51820", family,
-            "saddr", "!=", net, "drop",
-        ]);
-        a.run(&[
-            "ip",
-            "route",
-            "add",
-            &remote_net,
-            "via",
-            next_hop,
-            "dev",
-            "eth0",
-            "metric",
-            "20",
-        ]);
+        let second = SecondUplink::new(&world, v6);
+        let SecondUplink { remote, .. } = second;
+        let first_hop = b.outer[usize::from(v6)];
+        a.namespace.run(&format!(
+            "ip route add {remote} via {first_hop} dev eth0 metric 20"
+        ));
         b.know(a, None);
         a.know(b, Some(remote.parse().unwrap()));
         assert!(a.pings(b.inner[0], 2));
-        a.run(&[
-            "ip",
-            "route",
-            "add",
-            &remote_net,
-            "via",
-            second_hop,
-            "dev",
-            "eth1",
-            "metric",
-            "10",
-        ]);
+        second.lead_to(a, remote, "main");
         wait_until("the address of the better route", AT_ONCE, || {
             a.reaches(b.inner[0])
         });
-        assert_eq!(
-            b.endpoint(),
-            SocketAddr::new(near.parse().unwrap(), 51820).to_string()
-        );
+        assert_eq!(b.endpoint(), second.endpoint());
     }
+}
+
+#[test]
+fn a_rule_for_the_devices_port_is_followed_when_other_routes_change() {
+    let (world, address) = written_to(Engine::Ours, false);
+    let World { a, b } = &world;
+    a.namespace.run(
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0
+         ip link add eth1 type veth peer name eth2
+         ip link set eth2 up
+         ip link set eth1 up
+         ip rule add ipproto udp sport 51820 lookup 77
+         ip route add 192.0.2.0/24 dev eth0 table 77
+         ip route add 192.0.2.2 dev eth1",
+    );
+    assert!(b.pings(a.inner[0], 3));
+    a.namespace.run("ip route add 198.51.100.0/24 dev eth1");
+    thread::sleep(Duration::from_millis(500));
+    assert!(a.pings(b.inner[0], 3));
+    assert_eq!(b.endpoint(), SocketAddr::new(address, 51820).to_string());
 }
 
 #[test]
