@@ -108,6 +108,8 @@ pub struct Device {
     eager: bool,
     /// What is sent leaves.
     up: bool,
+    /// For some peer the routes have not been asked yet.
+    unasked: bool,
     looked_at_clocks: Option<Moment>,
     scratch: Vec<u8>,
     /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
@@ -139,6 +141,7 @@ impl Device {
             copy_dscp: false,
             eager: false,
             up: true,
+            unasked: false,
             looked_at_clocks: None,
             scratch: vec![0; SCRATCH],
             due: None,
@@ -304,7 +307,7 @@ impl Device {
             return;
         };
 
-        let back = source.reversed();
+        let back = local.way_back(source);
         let mut send_overdue = |datagram: &[u8]| {
             if let Some(before) = before {
                 counted(wire, before, tx_bytes)(datagram);
@@ -338,8 +341,8 @@ impl Device {
             }
         }
         *rx_bytes += datagram.len() as u64;
-        *endpoint = Some(source.remote);
-        local.received(now, source, datagram);
+        let earlier = endpoint.replace(source.remote);
+        self.unasked |= local.received(now, earlier, source, datagram);
         if established {
             *last_handshake = Some(SystemTime::now());
             *wants = Wants::default();

@@ -179,6 +179,11 @@ impl Noise {
         self.session
     }
 
+    /// Returns whether the peer has begun the only session there is, and has not used it: perhaps it has not got the answer.
+    pub fn is_unconfirmed(&self) -> bool {
+        !self.session && self.unconfirmed.is_some()
+    }
+
     /// Returns whether packets wait for a session.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -97,23 +97,66 @@ pub(crate) struct Local {
     /// The peer was written to from an address that leads nowhere any more and has not written since: perhaps no message
     /// has left that would let it learn another one.
     pub(crate) adrift: bool,
+    /// Whether the routes lead this way has not been asked yet.
+    pub(crate) unasked: bool,
+    /// Where the peer wrote to when the routes did not lead back that way. Until they change it is not written to from there,
+    /// though it may go on.
+    pub(crate) given_up: Option<Path>,
     heard: Option<Instant>,
     /// Initiations sent since the peer sent anything that proves that it receives what is sent to it.
     unanswered: u32,
 }
 
 impl Local {
-    /// Records that an authentic message came. An initiation does not say that its sender can be reached where it came
-    /// from.
-    pub(crate) fn received(&mut self, now: Instant, source: Path, datagram: &[u8]) {
-        let initiation = datagram.first() == Some(&INITIATION);
-        *self = Self {
-            addr: source.local,
-            interface: source.interface,
-            adrift: false,
-            heard: Some(now),
-            unanswered: if initiation { self.unanswered } else { 0 },
-        };
+    /// Records that an authentic message came; `before` is where the peer was until now. Returns whether the routes have to be
+    /// asked. An initiation does not say that its sender can be reached where it came from.
+    pub(crate) fn received(
+        &mut self,
+        now: Instant,
+        before: Option<SocketAddr>,
+        source: Path,
+        datagram: &[u8],
+    ) -> bool {
+        self.heard = Some(now);
+        if datagram.first() != Some(&INITIATION) {
+            self.unanswered = 0;
+        }
+        if before == Some(source.remote) && self.addr == source.local && self.interface == source.interface {
+            self.adrift = false;
+            return false;
+        }
+        self.interface = source.interface;
+        if self.given_up == Some(source) {
+            return false;
+        }
+        self.addr = source.local;
+        self.adrift = false;
+        self.unasked = source.local.is_some() && source.interface != 0;
+        self.unasked
+    }
+
+    /// Returns the way back of what came this way.
+    pub(crate) fn way_back(&self, source: Path) -> Path {
+        let local = source.local.filter(|_| self.given_up != Some(source));
+        Path {
+            local,
+            ..source.reversed()
+        }
+    }
+
+    /// The routes do not lead this way any more.
+    pub(crate) fn give_up(&mut self, path: Path) {
+        self.addr = None;
+        self.adrift = path.local.is_some();
+        if path.local.is_some() {
+            self.given_up = Some(path);
+        }
+    }
+
+    /// Forgets which address the peer wrote to.
+    pub(crate) fn forget(&mut self) {
+        self.addr = None;
+        self.given_up = None;
     }
 
     /// Returns how this datagram is to be sent to a peer with this endpoint, which was learned if another is configured. A

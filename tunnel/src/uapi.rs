@@ -308,6 +308,7 @@ fn set_device(
             ports
                 .set_fwmark(mark)
                 .map_err(|source| UapiError::Fwmark { mark, source })?;
+            device.iter_mut().for_each(|shard| shard.handle_mark());
         }
         DeviceLine::Eager(eager) => device.iter_mut().for_each(|shard| shard.set_eager(eager)),
         DeviceLine::ReplacePeers => device.iter_mut().for_each(|shard| shard.remove_all_peers()),

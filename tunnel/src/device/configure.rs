@@ -134,7 +134,7 @@ impl Device {
             return;
         };
         peer.wants.handshake |= self.eager && peer.endpoint != Some(endpoint);
-        peer.local.addr = None;
+        peer.local.forget();
         (peer.endpoint, peer.configured) = (Some(endpoint), Some(endpoint));
     }
 

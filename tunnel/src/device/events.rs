@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     clock::Moment,
     device::{Device, Wire, configure::settle},
+    noise::Noise,
     path::Path,
     peer::{Peer, Wants},
 };
@@ -45,6 +46,10 @@ impl Device {
     /// Sends a keepalive to every peer with a session: the device writes from another port, and what peers send goes to the
     /// old one until then.
     pub fn handle_moved(&mut self, now: Instant, wire: &mut impl Wire) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.local.unasked = true;
+        }
+        self.unasked = true;
         let eager = self.eager;
         self.prompt(now, wire, |peer| Wants {
             handshake: false,
@@ -52,25 +57,52 @@ impl Device {
         });
     }
 
+    /// What is sent has another mark, and other routes perhaps: peers are written to from whatever address the kernel chooses,
+    /// as by the kernel's WireGuard (`wg_socket_clear_peer_endpoint_src`), until they write to one again.
+    pub fn handle_mark(&mut self) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.local.forget();
+        }
+    }
+
+    /// Returns whether since the last call a peer began to be written to in a way for which the routes have not been asked.
+    pub fn take_unasked(&mut self) -> bool {
+        std::mem::take(&mut self.unasked)
+    }
+
     /// Returns by which ways peers are written to from a certain address of this machine, or were until it was lost, with no
-    /// word from them since: those have no local address.
-    pub fn paths(&self) -> impl Iterator<Item = Path> {
-        self.peers.iter().flatten().filter_map(watched)
+    /// word from them since: those have no local address. After a change of routes these are all such ways, and those that were
+    /// given up; otherwise the ones that have not been asked for.
+    pub fn paths(&mut self, changed: bool) -> impl Iterator<Item = Path> {
+        self.peers.iter_mut().flatten().flat_map(move |peer| {
+            let unasked = std::mem::take(&mut peer.local.unasked);
+            let given_up = peer.local.given_up.filter(|_| changed);
+            let watched = watched(peer).filter(|_| changed || unasked);
+            watched.into_iter().chain(given_up)
+        })
+    }
+
+    /// Ways that were given up and are none of the lost ones any more are used again when the peer writes by them.
+    pub fn handle_found(&mut self, lost: &dyn Fn(Path) -> bool) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.local.given_up = peer.local.given_up.filter(|path| lost(*path));
+        }
     }
 
     /// These ways lead nowhere any more: the peers are written to from whatever address the kernel chooses, until they write
-    /// to one again. Those with a session are sent a keepalive, so that they learn it. Where that could not leave, it is
-    /// sent again when the way is among these once more, without a local address.
+    /// to another one or routes change. Those with a session are sent a keepalive, so that they learn it, and those that
+    /// began one an initiation, for the answer to theirs may be lost. Where that could not leave, it is sent again when the
+    /// way is among these once more, without a local address.
     pub fn handle_lost(&mut self, now: Instant, lost: &dyn Fn(Path) -> bool, wire: &mut impl Wire) {
         for peer in self.peers.iter_mut().flatten() {
             let Some(path) = watched(peer).filter(|path| lost(*path)) else {
                 continue;
             };
             tracing::debug!(peer = ?peer.public, local = ?path.local, "not written to from this address any more");
-            peer.local.addr = None;
-            peer.local.adrift = path.local.is_some();
+            peer.local.give_up(path);
             self.due = Some(now);
             peer.wants.keepalive |= peer.has_session();
+            peer.wants.handshake |= peer.noise.as_ref().is_some_and(Noise::is_unconfirmed);
             settle(peer, now, self.up, &mut self.scratch, wire);
         }
     }

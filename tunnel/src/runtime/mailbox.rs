@@ -8,7 +8,10 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -73,6 +76,8 @@ impl Mail {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     mail: Mutex<Mail>,
+    /// Another shard wants the routes to be asked.
+    unasked: AtomicBool,
     /// Readable when there is something to do for the shard.
     notifier: EventFd,
 }
@@ -82,6 +87,7 @@ impl Mailbox {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
             mail: Mutex::default(),
+            unasked: AtomicBool::new(false),
             notifier: EventFd::from_value_and_flags(0, flags)?,
         })
     }
@@ -101,6 +107,17 @@ impl Mailbox {
     /// Takes everything; `mail` is empty, and its memory is used for what comes next.
     pub(super) fn take(&self, mail: &mut Mail) {
         std::mem::swap(&mut *self.mail(), mail);
+    }
+
+    /// Lets the first thread, whose mailbox this is, know that the routes have to be asked for a peer.
+    pub(super) fn report_unasked(&self) {
+        self.unasked.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Returns whether that was reported since the last call.
+    pub(super) fn take_unasked(&self) -> bool {
+        self.unasked.swap(false, Ordering::AcqRel)
     }
 
     /// Wakes the shard's thread.

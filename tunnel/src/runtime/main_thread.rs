@@ -136,6 +136,9 @@ impl MainThread {
             if ready.mailbox {
                 let mailboxes = pool.mailboxes();
                 self.shard.take_mail(now, &mailboxes[0], mailboxes);
+                if mailboxes[0].take_unasked() {
+                    self.routes.handle_unasked();
+                }
                 if pool.has_failed() {
                     return Err(RuntimeError::Failed);
                 }
@@ -160,6 +163,9 @@ impl MainThread {
                     return Ok(end);
                 }
             }
+            if self.shard.device.take_unasked() {
+                self.routes.handle_unasked();
+            }
             if self.routes.is_due(now) {
                 self.follow_routes(now, pool);
             }
@@ -168,17 +174,25 @@ impl MainThread {
 
     /// Finds out which peers are written to from addresses that the routes do not lead out of any more.
     fn follow_routes(&mut self, now: Instant, pool: &WorkerPool) {
+        let changed = self.routes.begin();
         let paths = self.with_all_shards(pool, |all| {
-            let devices = all.devices.iter();
-            devices.flat_map(|device| device.paths()).collect()
+            let devices = all.devices.iter_mut();
+            devices.flat_map(|device| device.paths(changed)).collect()
         });
         let lost = self.routes.ask(paths, self.settings.port, self.settings.mark());
+        let is_lost = |path| lost.contains(&path);
+        if lost.is_empty() && !changed {
+            return;
+        }
         self.with_all_shards(pool, |all| {
             for device in &mut all.devices {
                 if !lost.is_empty() {
-                    device.handle_lost(now, &|path| lost.contains(&path), &mut all.sockets);
+                    device.handle_lost(now, &is_lost, &mut all.sockets);
                 }
-                device.handle_routes(now, &mut all.sockets);
+                if changed {
+                    device.handle_found(&is_lost);
+                    device.handle_routes(now, &mut all.sockets);
+                }
             }
         });
         self.shard.flush_network(now);

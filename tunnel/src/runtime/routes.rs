@@ -3,7 +3,7 @@
 //! A peer is written to from the address of this machine that it wrote to last. When another route to it takes precedence, that
 //! address may belong to an uplink that packets do not leave by any more, and a provider that filters sources drops them.
 //! The kernel's WireGuard looks at the route of every datagram; here the kernel is asked after it said that something has
-//! changed (links, addresses, routes, rules, nexthops).
+//! changed (links, addresses, routes, rules, nexthops), and when a peer writes by another way than before.
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +18,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Asking takes one part in so many of this thread's time at most.
 const SHARE: u32 = 20;
 
-/// Changes to routes that no question followed yet.
+/// Changes to routes, and to ways, that no question followed yet.
 #[derive(Debug, Default)]
 pub(super) struct RouteChanges {
     changed: bool,
+    unasked: bool,
     not_before: Option<Instant>,
 }
 
@@ -31,14 +32,25 @@ impl RouteChanges {
         self.changed = true;
     }
 
+    /// Some peer is written to in another way than before.
+    pub(super) fn handle_unasked(&mut self) {
+        self.unasked = true;
+    }
+
+    /// Begins to ask; returns whether something has changed, so that every way has to be asked for.
+    pub(super) fn begin(&mut self) -> bool {
+        self.unasked = false;
+        std::mem::take(&mut self.changed)
+    }
+
     /// Returns whether it is time to ask.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.changed && self.not_before.is_none_or(|at| at <= now)
+        (self.changed || self.unasked) && self.not_before.is_none_or(|at| at <= now)
     }
 
     /// Returns when it is time to ask, if that is not now.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.not_before.filter(|_| self.changed)
+        self.not_before.filter(|_| self.changed || self.unasked)
     }
 
     /// Returns those of the paths by which the kernel would not send any more: the local address is gone, or what is sent
@@ -57,7 +69,6 @@ impl RouteChanges {
                 paths.clear();
             }
         }
-        self.changed = false;
         self.not_before = Some(Instant::now() + PAUSE.max(start.elapsed() * SHARE));
         paths
     }

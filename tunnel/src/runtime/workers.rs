@@ -108,6 +108,9 @@ impl Worker {
             if !more {
                 shard.flush_network(now);
             }
+            if shard.device.take_unasked() {
+                mailboxes[0].report_unasked();
+            }
             patience = shard.device.poll_timeout().map_or(EpollTimeout::NONE, |due| {
                 let left = due.saturating_duration_since(Instant::now()).as_micros();
                 EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)

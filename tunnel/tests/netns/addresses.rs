@@ -147,6 +147,16 @@ impl SecondUplink {
         ));
     }
 
+    /// How many datagrams came from an address that is not of it.
+    fn dropped(&self, b: &Side) -> u64 {
+        let table = b.run(&["nft", "list", "table", "inet", "t"]);
+        let count = table
+            .split("packets ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
+        count.and_then(|count| count.parse().ok()).unwrap()
+    }
+
     fn endpoint(&self) -> String {
         SocketAddr::new(self.near.parse().unwrap(), 51820).to_string()
     }
@@ -170,6 +180,73 @@ fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
         wait_until("the address of the better route", AT_ONCE, || {
             a.reaches(b.inner[0])
         });
+        assert_eq!(b.endpoint(), second.endpoint());
+    }
+}
+
+/// The same, but the better route was there before the peer wrote for the first time.
+#[test]
+fn a_peer_that_writes_by_another_uplink_than_the_routes_take_is_answered_from_theirs() {
+    for v6 in [false, true] {
+        let world = World::new(Engine::Ours, Engine::Ours);
+        let World { a, b } = &world;
+        let second = SecondUplink::new(&world, v6);
+        let [ours, theirs] = [a, b].map(|side| side.outer[usize::from(v6)]);
+        second.lead_to(a, &theirs.to_string(), "main");
+        a.know(b, None);
+        b.know(a, Some(ours));
+        wait_until("an answer from the address of the better route", AT_ONCE, || {
+            b.reaches(a.inner[0])
+        });
+        assert_eq!(b.endpoint(), second.endpoint());
+    }
+}
+
+#[test]
+fn an_address_that_was_given_up_is_not_sent_from_again_because_a_peer_goes_on_to_write_to_it() {
+    for v6 in [false, true] {
+        let world = World::new(Engine::Ours, Engine::Ours);
+        let World { a, b } = &world;
+        let second = SecondUplink::new(&world, v6);
+        let [ours, theirs] = [a, b].map(|side| side.outer[usize::from(v6)]);
+        a.know(b, None);
+        b.know(a, Some(ours));
+        assert!(b.pings(a.inner[0], 2));
+        // It never learns the other address.
+        let family = if v6 { "ip6" } else { "ip" };
+        let rule = format!("insert rule inet t i {family} saddr {} drop", second.near);
+        b.run(&["nft", &rule]);
+        second.lead_to(a, &theirs.to_string(), "main");
+        // Until the routes have been asked.
+        thread::sleep(Duration::from_millis(500));
+        let before = second.dropped(b);
+        let to = a.inner[0].to_string();
+        b.try_run(&["ping", "-q", "-c", "20", "-i", "0.05", "-W", "1", &to]);
+        assert_eq!(second.dropped(b) - before, 0);
+    }
+}
+
+#[test]
+fn another_mark_forgets_from_which_addresses_peers_are_written_to() {
+    for v6 in [false, true] {
+        let world = World::new(Engine::Ours, Engine::Ours);
+        let World { a, b } = &world;
+        let second = SecondUplink::new(&world, v6);
+        let [ours, theirs] = [a, b].map(|side| side.outer[usize::from(v6)]);
+        let family = if v6 { "-6" } else { "-4" };
+        a.namespace
+            .run(&format!("ip {family} rule add fwmark 0x77 lookup 77"));
+        second.lead_to(a, &theirs.to_string(), "77");
+        a.know(b, None);
+        b.know(a, Some(ours));
+        assert!(b.pings(a.inner[0], 2));
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(b.endpoint(), SocketAddr::new(ours, 51820).to_string());
+        a.wg(&["fwmark", "0x77"]);
+        assert!(
+            a.pings(b.inner[0], 2),
+            "sent from the address of the first uplink"
+        );
         assert_eq!(b.endpoint(), second.endpoint());
     }
 }
