@@ -1,6 +1,7 @@
 //! The two UDP sockets of a device, one per family, on one port.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
@@ -35,6 +36,24 @@ pub struct UdpOffloads {
     pub gro: bool,
 }
 
+/// Addresses of this machine that could not be sent from: to one receiver, or, for they are no addresses of this machine any
+/// more, to all.
+#[derive(Debug, Default)]
+pub struct Gone(BTreeSet<(IpAddr, Option<SocketAddr>)>);
+
+impl Gone {
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whether what goes this way could not be sent.
+    pub fn has(&self, path: Path) -> bool {
+        let has = |local| self.0.contains(&(local, None)) || self.0.contains(&(local, Some(path.remote)));
+        !self.is_empty() && path.local.is_some_and(has)
+    }
+}
+
 /// Sockets bound to one port. A family that the machine does not have is left out.
 #[derive(Debug)]
 pub struct UdpSockets {
@@ -45,7 +64,7 @@ pub struct UdpSockets {
     /// Receivers that batches cannot be sent to, and until when not to try.
     refused: Vec<(SocketAddr, Instant)>,
     /// Addresses of this machine that could not be sent from; who is written to from them has not been changed yet.
-    gone: Vec<IpAddr>,
+    gone: Gone,
 }
 
 impl UdpSockets {
@@ -113,7 +132,7 @@ impl UdpSockets {
             port: self.port,
             offloads: self.offloads,
             refused: Vec::new(),
-            gone: Vec::new(),
+            gone: Gone::default(),
         })
     }
 
@@ -142,7 +161,7 @@ impl UdpSockets {
             port,
             offloads,
             refused: Vec::new(),
-            gone: Vec::new(),
+            gone: Gone::default(),
         }
     }
 
@@ -212,24 +231,24 @@ impl UdpSockets {
         let socket = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
         let socket = socket.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let to = SockAddr::from(remote);
-        let from = local.filter(|local| !self.gone.contains(local));
+        let from = local.filter(|_| !self.gone.has(batch.to));
         let sent = sys::send(socket, &to, from, datagrams, segment, batch.tos);
         let Some(from) = from else { return sent };
-        match sent.as_ref().map_err(io::Error::raw_os_error) {
-            Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
-                let sent = sys::send(socket, &to, None, datagrams, segment, batch.tos);
-                if sent.is_ok() {
-                    tracing::info!(%from, "an address cannot be sent from");
-                    self.gone.push(from);
-                }
-                sent
-            }
-            _ => sent,
+        let whom = match sent.as_ref().map_err(io::Error::raw_os_error) {
+            Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL)) => None,
+            Err(Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Some(remote),
+            _ => return sent,
+        };
+        let sent = sys::send(socket, &to, None, datagrams, segment, batch.tos);
+        if sent.is_ok() {
+            tracing::info!(%from, to = ?whom, "an address cannot be sent from");
+            self.gone.0.insert((from, whom));
         }
+        sent
     }
 
     /// Returns the addresses of this machine that could not be sent from since the last call.
-    pub fn take_gone(&mut self) -> Vec<IpAddr> {
+    pub fn take_gone(&mut self) -> Gone {
         std::mem::take(&mut self.gone)
     }
 }

@@ -47,8 +47,7 @@ impl Shard {
         self.io.flush_network();
         let gone = self.io.take_gone();
         if !gone.is_empty() {
-            let lost = |path: Path| path.local.is_some_and(|local| gone.contains(&local));
-            self.device.handle_lost(now, &lost, &mut self.io);
+            self.device.handle_lost(now, &|path| gone.has(path), &mut self.io);
             self.io.flush_network();
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     path::Path,
     rtnetlink::OwnAddresses,
     tun::Tun,
-    udp::UdpSockets,
+    udp::{Gone, UdpSockets},
 };
 
 /// Which shard has the queue of the interface that a shard writes to.
@@ -93,7 +93,7 @@ impl ShardIo {
     }
 
     /// Returns the addresses of this machine from which nothing could be sent since the last call.
-    pub(super) fn take_gone(&mut self) -> Vec<IpAddr> {
+    pub(super) fn take_gone(&mut self) -> Gone {
         self.sockets
             .as_mut()
             .map(UdpSockets::take_gone)

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use spanwire_testbed::wait_until;
 
 use crate::{
     interop::AT_ONCE,
-    world::{Engine, Side, World, other},
+    world::{Engine, Side, World, other, terminate},
 };
 
 /// Another address of the same network: the kernel never chooses it by itself.
@@ -64,6 +65,33 @@ fn an_address_that_is_gone_is_not_insisted_on() {
         let endpoint = SocketAddr::new(a.outer[usize::from(v6)], 51820).to_string();
         assert_eq!(b.endpoint(), endpoint);
     }
+}
+
+#[test]
+fn an_address_that_one_peer_cannot_be_sent_to_from_is_kept_for_the_others() {
+    // One thread, which serves both.
+    let world = World::new(Engine::Plain, Engine::Ours);
+    let World { a, b } = &world;
+    let address = second(a, false);
+    a.know(b, None);
+    b.know(a, Some(address));
+    let mut c = Side::beside(b, Engine::Plain, 3, a);
+    a.know(&c, None);
+    let endpoint = SocketAddr::new(address, 51820).to_string();
+    let keepalive = ["persistent-keepalive", "1"];
+    c.wg(&[&["peer", &a.public, "endpoint", &endpoint][..], &keepalive].concat());
+    assert!(b.pings(a.inner[0], 2));
+    wait_until("a session with the third one", AT_ONCE, || c.received() > 0);
+    a.namespace.run(
+        "ip route add unreachable 192.0.2.2 table 77
+         ip rule add from 192.0.2.99 to 192.0.2.2 ipproto udp dport 51820 lookup 77",
+    );
+    a.wg(&[&["peer", &c.public][..], &keepalive].concat());
+    assert!(a.pings(b.inner[0], 2));
+    assert_eq!(b.endpoint(), SocketAddr::new(a.outer[0], 51820).to_string());
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(c.endpoint(), endpoint);
+    assert!(terminate(c.process.as_mut().unwrap(), Signal::SIGTERM));
 }
 
 #[test]

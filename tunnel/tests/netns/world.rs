@@ -177,6 +177,23 @@ impl Side {
         }
     }
 
+    /// A third one in the place of another, with outer addresses and a port (51821) of its own, that knows a peer.
+    pub(crate) fn beside(other: &Self, engine: Engine, number: u8, peer: &Self) -> Self {
+        let mut side = Self::prepare(&unique(), engine, number);
+        side.namespace = other.namespace.clone();
+        for address in side.outer {
+            side.add_address("eth0", address);
+        }
+        side.start();
+        side.wg_with_stdin(
+            &["listen-port", "51821", "private-key", "/dev/stdin"],
+            &side.private,
+        );
+        side.run(&["ip", "link", "set", &side.device, "up"]);
+        side.know(peer, None);
+        side
+    }
+
     fn plug_in(&self) {
         self.run(&["ip", "link", "set", "eth0", "up"]);
         for address in self.outer {
