@@ -27,7 +27,10 @@ use crate::{
     admission::{self, Admission, Verdict},
     allowed_ips::AllowedIps,
     clock::Moment,
-    device::{drops::Answers, sharding::Ids},
+    device::{
+        drops::{Answers, Udp},
+        sharding::Ids,
+    },
     ecn,
     group::{Group, Groups},
     id::PeerId,
@@ -190,11 +193,16 @@ impl Device {
             self.refuse(now, &buffer[..length], wire);
             return;
         };
-        if drops::looks_own(&buffer[..length], self.port, [*endpoint, *configured])
-            .is_some_and(|source| wire.is_own(source))
-        {
-            self.drops.looped += 1;
-            return;
+        let mut hops = 0;
+        if let Some(udp) = Udp::read(&buffer[..length]) {
+            let packet = &buffer[..length];
+            let own = drops::looks_own(packet, udp, self.port, [*endpoint, *configured]);
+            let left = drops::hops(packet, udp);
+            if left.is_none() || own.is_some_and(|source| wire.is_own(source)) {
+                self.drops.looped += 1;
+                return;
+            }
+            hops = left.unwrap_or_default();
         }
         // Padding never makes a packet longer than the interface's MTU allows.
         let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
@@ -212,6 +220,7 @@ impl Device {
             };
             let to = Path {
                 local: local.addr,
+                hops,
                 ..Path::from(remote)
             };
             wire.commit(to, tos, sealed);

@@ -11,6 +11,8 @@ pub struct Path {
     pub local: Option<IpAddr>,
     /// The interface that it came in by; zero when that is not known, and for what is sent.
     pub interface: u32,
+    /// How many routers may pass what is sent on; zero leaves it to the kernel, and stands for what came.
+    pub hops: u8,
 }
 
 impl Path {
@@ -26,6 +28,7 @@ impl From<SocketAddr> for Path {
             remote,
             local: None,
             interface: 0,
+            hops: 0,
         }
     }
 }

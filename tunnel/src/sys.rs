@@ -343,15 +343,24 @@ fn usable_v6(addr: Ipv6Addr) -> Option<IpAddr> {
     (!unusable).then_some(addr.into())
 }
 
-/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all in this traffic class;
-/// from this address, or the one that the kernel chooses.
+/// What the sender says of a datagram's IP header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OuterHeader {
+    /// The traffic class.
+    pub(crate) tos: u8,
+    /// The time to live; zero is the kernel's default.
+    pub(crate) hops: u8,
+}
+
+/// Sends one datagram, or with `segment` one after every so many bytes (`UDP_SEGMENT`), all with this header; from this address,
+/// or the one that the kernel chooses.
 pub(crate) fn send(
     socket: &UdpSocket,
     to: &SockAddr,
     from: Option<IpAddr>,
     datagrams: &[u8],
     segment: Option<u16>,
-    tos: u8,
+    header: OuterHeader,
 ) -> io::Result<()> {
     let mut control = Control([0; 128]);
     // SAFETY: msghdr is plain old data, of which zeros are a valid value.
@@ -369,13 +378,15 @@ pub(crate) fn send(
     if let Some(segment) = segment {
         used += control.put(used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
-    if tos != 0 {
-        let (level, kind) = if to.is_ipv6() {
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
-        } else {
-            (libc::IPPROTO_IP, libc::IP_TOS)
-        };
-        used += control.put(used, level, kind, &c_int::from(tos).to_ne_bytes());
+    let [level, tos, hops] = if to.is_ipv6() {
+        [libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_HOPLIMIT]
+    } else {
+        [libc::IPPROTO_IP, libc::IP_TOS, libc::IP_TTL]
+    };
+    for (kind, value) in [(tos, header.tos), (hops, header.hops)] {
+        if value != 0 {
+            used += control.put(used, level, kind, &c_int::from(value).to_ne_bytes());
+        }
     }
     match from {
         Some(IpAddr::V4(addr)) => {

@@ -11,7 +11,11 @@ use std::{
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::{gso_queue::Batch, path::Path, sys};
+use crate::{
+    gso_queue::Batch,
+    path::Path,
+    sys::{self, OuterHeader},
+};
 
 pub(crate) use crate::sys::{Arrival, receive};
 
@@ -227,19 +231,22 @@ impl UdpSockets {
 
     /// Sends from the batch's own address, or, when that is not possible any more, from the one that the kernel chooses.
     fn send_from(&mut self, batch: &Batch<'_>, datagrams: &[u8], segment: Option<u16>) -> io::Result<()> {
-        let Path { remote, local, .. } = batch.to;
+        let Path {
+            remote, local, hops, ..
+        } = batch.to;
         let socket = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
         let socket = socket.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let to = SockAddr::from(remote);
         let from = local.filter(|_| !self.gone.has(batch.to));
-        let sent = sys::send(socket, &to, from, datagrams, segment, batch.tos);
+        let header = OuterHeader { tos: batch.tos, hops };
+        let sent = sys::send(socket, &to, from, datagrams, segment, header);
         let Some(from) = from else { return sent };
         let whom = match sent.as_ref().map_err(io::Error::raw_os_error) {
             Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL)) => None,
             Err(Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Some(remote),
             _ => return sent,
         };
-        let sent = sys::send(socket, &to, None, datagrams, segment, batch.tos);
+        let sent = sys::send(socket, &to, None, datagrams, segment, header);
         if sent.is_ok() {
             tracing::info!(%from, to = ?whom, "an address cannot be sent from");
             self.gone.0.insert((from, whom));

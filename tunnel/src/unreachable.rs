@@ -99,7 +99,7 @@ fn answer_v6(packet: &[u8], room: &mut [u8; ROOM]) -> Option<usize> {
 /// What cannot be read counts as an error.
 fn is_error_or_fragment(packet: &[u8]) -> bool {
     match behind_extensions(packet) {
-        Behind::LaterFragment | Behind::End => true,
+        Behind::LaterFragment(_) | Behind::End => true,
         // Errors are the types below 128; 137 is a redirect.
         Behind::Header(58, at) => packet
             .get(at..at + 8)

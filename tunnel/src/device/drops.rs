@@ -22,7 +22,8 @@ pub struct Drops {
     pub no_peer: u64,
     /// Packets from the interface for a peer whose endpoint is not known.
     pub no_endpoint: u64,
-    /// Datagrams of this device that came back from the interface, for their way leads into the tunnel itself.
+    /// Datagrams of this device that came back from the interface, for their way leads into the tunnel itself; and those of other
+    /// tunnels that went round until no hops were left.
     pub looped: u64,
     /// Datagrams that are no WireGuard message for this device.
     pub unknown: u64,
@@ -83,15 +84,49 @@ impl Device {
     }
 }
 
-/// Returns from where a packet from the interface comes, if it looks like a datagram that this device sent from `port` to one of
-/// these endpoints, or the first fragment of one: their route leads into the tunnel itself, and each packet would become
-/// another one.
-pub(super) fn looks_own(packet: &[u8], port: u16, endpoints: [Option<SocketAddr>; 2]) -> Option<IpAddr> {
-    let at = udp(packet)?;
-    let udp = packet.get(at..=at + UDP)?;
-    let is = |at: usize, port: u16| udp[at..at + 2] == port.to_be_bytes();
+/// What of UDP is in a packet from the interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Udp<'a> {
+    /// A datagram, or its first fragment, from the UDP header on.
+    Datagram(&'a [u8]),
+    /// Another fragment.
+    LaterFragment,
+}
+
+impl<'a> Udp<'a> {
+    pub(super) fn read(packet: &'a [u8]) -> Option<Self> {
+        const PROTOCOL: u8 = libc::IPPROTO_UDP as u8;
+        let at = match packet.first()? >> 4 {
+            4 if packet.len() >= IPV4 && packet[9] == PROTOCOL => {
+                if word(packet, 6) & 0x1fff != 0 {
+                    return Some(Self::LaterFragment);
+                }
+                usize::from(packet[0] & 15) * 4
+            }
+            6 if packet.len() >= IPV6 => match behind_extensions(packet) {
+                Behind::Header(PROTOCOL, at) => at,
+                Behind::LaterFragment(PROTOCOL) => return Some(Self::LaterFragment),
+                Behind::Header(..) | Behind::LaterFragment(_) | Behind::End => return None,
+            },
+            _ => return None,
+        };
+        // With the first byte behind it.
+        let udp = packet.get(at..).filter(|udp| udp.len() > UDP)?;
+        Some(Self::Datagram(udp))
+    }
+}
+
+/// Returns from where a datagram comes, if it looks like one that this device sent from `port` to one of these endpoints: their
+/// route leads into the tunnel itself, and each packet would become another one.
+pub(super) fn looks_own(
+    packet: &[u8],
+    udp: Udp<'_>,
+    port: u16,
+    endpoints: [Option<SocketAddr>; 2],
+) -> Option<IpAddr> {
+    let Udp::Datagram(udp) = udp else { return None };
     // A WireGuard message begins with its type.
-    if port == 0 || !is(0, port) || !(1..=4).contains(&udp[UDP]) {
+    if port == 0 || word(udp, 0) != usize::from(port) || !(1..=4).contains(&udp[UDP]) {
         return None;
     }
     let (source, destination): (IpAddr, IpAddr) = if packet[0] >> 4 == 4 {
@@ -99,23 +134,47 @@ pub(super) fn looks_own(packet: &[u8], port: u16, endpoints: [Option<SocketAddr>
     } else {
         (v6(packet, 8)?, v6(packet, 24)?)
     };
-    let is_endpoint = |endpoint: SocketAddr| endpoint.ip() == destination && is(2, endpoint.port());
+    let is_endpoint =
+        |endpoint: SocketAddr| endpoint.ip() == destination && word(udp, 2) == usize::from(endpoint.port());
     endpoints.into_iter().flatten().any(is_endpoint).then_some(source)
 }
 
-/// Returns where the UDP header of a packet is, if it has one.
-fn udp(packet: &[u8]) -> Option<usize> {
-    const PROTOCOL: u8 = libc::IPPROTO_UDP as u8;
-    match packet.first()? >> 4 {
-        4 if packet.len() >= IPV4 && packet[9] == PROTOCOL && word(packet, 6) & 0x1fff == 0 => {
-            Some(usize::from(packet[0] & 15) * 4)
-        }
-        6 if packet.len() >= IPV6 => match behind_extensions(packet) {
-            Behind::Header(PROTOCOL, at) => Some(at),
-            Behind::Header(..) | Behind::LaterFragment | Behind::End => None,
-        },
-        _ => None,
+/// What a tunnel inside another costs of the hops that are left: tunnels that lead into each other end after eight rounds, and
+/// a way through the world has fewer than 32 routers.
+const NESTING: u8 = 8;
+
+/// Returns how many routers may pass on what a packet with UDP becomes: as many as the kernel says (zero), or, if the packet is
+/// itself a WireGuard message of any tunnel, or a part of one, some less than it has left. `None` when none are left.
+///
+/// Each tunnel sets the hops of its datagrams anew, so that where two lead into each other nothing else would end the circle.
+pub(super) fn hops(packet: &[u8], udp: Udp<'_>) -> Option<u8> {
+    let (left, is_multicast) = if packet[0] >> 4 == 4 {
+        (packet[8], packet[16] >> 4 == 0xe)
+    } else {
+        (packet[7], packet[24] == 0xff)
+    };
+    let is_message = match udp {
+        Udp::Datagram(udp) => is_message(udp),
+        // Whose it is cannot be seen. What many receive is no WireGuard message, and has few hops by intention.
+        Udp::LaterFragment => !is_multicast,
+    };
+    if !is_message {
+        return Some(0);
     }
+    left.checked_sub(NESTING).filter(|left| *left > 0)
+}
+
+/// Returns whether a datagram looks like a WireGuard message: by type, zeros, and length.
+fn is_message(udp: &[u8]) -> bool {
+    let payload = word(udp, 4).saturating_sub(UDP);
+    let is_length = match udp[UDP] {
+        1 => payload == 148,
+        2 => payload == 92,
+        3 => payload == 64,
+        4 => payload >= 32,
+        _ => false,
+    };
+    is_length && udp.get(UDP + 1..UDP + 4) == Some(&[0; 3])
 }
 
 fn v4(packet: &[u8], at: usize) -> Option<IpAddr> {

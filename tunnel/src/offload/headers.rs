@@ -121,8 +121,8 @@ impl Headers {
 pub enum Behind {
     /// A header of this protocol, at this place; it may be cut short.
     Header(u8, usize),
-    /// A fragment that is not the first.
-    LaterFragment,
+    /// A fragment that is not the first, of a packet with this protocol behind the fragment header.
+    LaterFragment(u8),
     /// Nothing: the packet ends in an extension header.
     End,
 }
@@ -136,7 +136,7 @@ pub fn behind_extensions(packet: &[u8]) -> Behind {
             return Behind::End;
         };
         if next == 44 && word(header, 2) & !7 != 0 {
-            return Behind::LaterFragment;
+            return Behind::LaterFragment(header[0]);
         }
         let length = if next == 44 {
             8

@@ -109,9 +109,9 @@ impl Shard {
             interface,
         } = arrival;
         let source = Path {
-            remote: source,
             local,
             interface,
+            ..Path::from(source)
         };
         let size = segment.unwrap_or(length).max(1);
         for start in (0..length).step_by(size) {

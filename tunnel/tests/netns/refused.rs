@@ -1,14 +1,15 @@
 //! Packets without a way, and packets whose way is a circle: as with the kernel's WireGuard.
 
 use std::{
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use spanwire_testbed::Namespace;
 
-use crate::world::{Engine, World, other, wait_for};
+use crate::world::{Engine, Side, World, other, terminate, wait_for};
 
 #[test]
 fn a_packet_for_no_peer_is_answered_with_icmp_unreachable_at_once() {
@@ -145,4 +146,69 @@ fn a_forwarded_hosts_own_wireguard_is_not_taken_for_the_devices() {
         thread::sleep(Duration::from_millis(100));
         !b.run(&["nft", "list", "table", "t"]).contains("packets 0 ")
     });
+}
+
+/// Each datagram for one is a packet for the other, eighty bytes longer.
+#[test]
+fn peers_whose_endpoints_are_behind_each_other_make_no_storm() {
+    for v6 in [false, true] {
+        let world = World::joined(Engine::Ours, Engine::Ours, v6);
+        let World { a, b } = &world;
+        let mut c = Side::beside(b, Engine::Plain, 3, a);
+        let [of_b, of_c] = [b, &c].map(|side| side.outer[usize::from(v6)]);
+        a.wg(&[
+            "peer",
+            &c.public,
+            "allowed-ips",
+            "10.77.0.3/32",
+            "endpoint",
+            &SocketAddr::new(of_c, 51821).to_string(),
+            "persistent-keepalive",
+            "25",
+        ]);
+        assert!(a.pings(b.inner[0], 2));
+        wait_for("a session with the third one", || c.received() > 0);
+        let bits = if v6 { 128 } else { 32 };
+        a.wg(&[
+            "peer",
+            &b.public,
+            "allowed-ips",
+            &format!("10.77.0.2/32,{of_c}/{bits}"),
+        ]);
+        a.wg(&[
+            "peer",
+            &c.public,
+            "allowed-ips",
+            &format!("10.77.0.3/32,{of_b}/{bits}"),
+        ]);
+        let sent = || {
+            let transfer = a.run(&["wg", "show", &a.device, "transfer"]);
+            let bytes = transfer.lines().filter_map(|line| line.split('\t').nth(2));
+            bytes.map(|bytes| bytes.parse::<u64>().unwrap()).sum::<u64>()
+        };
+        for size in ["56", "1392"] {
+            for endpoint in [of_b, of_c] {
+                a.run(&["ip", "route", "add", &endpoint.to_string(), "dev", &a.device]);
+            }
+            let before = sent();
+            let to = b.inner[0].to_string();
+            a.try_run(&["ping", "-q", "-c", "1", "-W", "1", "-s", size, &to]);
+            let bytes = sent() - before;
+            assert!(
+                (1..100_000).contains(&bytes),
+                "one ping of {size} became {bytes} bytes"
+            );
+            for endpoint in [of_b, of_c] {
+                a.run(&["ip", "route", "del", &endpoint.to_string(), "dev", &a.device]);
+            }
+            // A peer behind another one is reached, once.
+            assert!(a.pings(b.inner[0], 2));
+            a.run(&["ip", "route", "add", &of_c.to_string(), "dev", &a.device]);
+            let before = c.received();
+            a.try_run(&["ping", "-q", "-c", "1", "-W", "0.3", "10.77.0.3"]);
+            wait_for("a packet through both", || c.received() > before);
+            a.run(&["ip", "route", "del", &of_c.to_string(), "dev", &a.device]);
+        }
+        assert!(terminate(c.process.as_mut().unwrap(), Signal::SIGTERM));
+    }
 }
