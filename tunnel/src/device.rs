@@ -35,7 +35,7 @@ use crate::{
     group::{Group, Groups},
     id::PeerId,
     key::{PrivateKey, PublicKey},
-    noise::{Intake, Received, SCRATCH},
+    noise::{Intake, Noise, Received, SCRATCH},
     path::Path,
     peer::{Local, Peer, Wants},
 };
@@ -261,8 +261,12 @@ impl Device {
             (Some(index), Some(_)) => Verdict::For(index),
             (None, Some(identity)) => {
                 let mut admission = identity.admission.lock().unwrap_or_else(PoisonError::into_inner);
-                if expects(&mut self.peers, datagram) {
-                    admission.admit_awaited(datagram)
+                if let Some(noise) = awaits(&mut self.peers, datagram) {
+                    let verdict = admission.admit_awaited(datagram);
+                    if verdict != Verdict::Unknown {
+                        noise.note_answer();
+                    }
+                    verdict
                 } else {
                     let is_peer = |key| self.by_key.contains_key(&key);
                     admission.admit(now, source.remote, datagram, is_peer, &mut self.scratch)
@@ -462,14 +466,11 @@ fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {
     peers.get_mut(id.0 as usize)?.as_mut()
 }
 
-/// Returns whether a datagram says that it answers an initiation of one of these peers.
-fn expects(peers: &mut [Option<Peer>], datagram: &[u8]) -> bool {
-    let Some(index) = admission::answered(datagram) else {
-        return false;
-    };
-    peer_mut(peers, PeerId(index >> 8))
-        .and_then(|peer| peer.noise.as_mut())
-        .is_some_and(|noise| noise.expects(index))
+/// Returns the state of the peer whose initiation a datagram answers, if it says so and that one waits for it.
+fn awaits<'a>(peers: &'a mut [Option<Peer>], datagram: &[u8]) -> Option<&'a mut Noise> {
+    let index = admission::answered(datagram)?;
+    let noise = peer_mut(peers, PeerId(index >> 8))?.noise.as_mut()?;
+    noise.expects(index).then_some(noise)
 }
 
 /// Sends to one peer from the address that it last wrote to, unless it is silent, and counts the bytes.

@@ -237,15 +237,16 @@ impl Noise {
         self.unprompted = self.waiting.is_empty().then_some(now);
     }
 
-    /// Returns whether the newest initiation waits for an answer with this index. Forged ones may come before the real one;
-    /// a few are waited for.
-    pub fn expects(&mut self, index: u32) -> bool {
-        match &mut self.called {
-            Some(call) if call.index == index && call.left > 0 => {
-                call.left -= 1;
-                true
-            }
-            _ => false,
+    /// Returns whether the newest initiation waits for an answer with this index.
+    pub fn expects(&self, index: u32) -> bool {
+        let waits = |call: &Call| call.index == index && call.left > 0;
+        self.called.as_ref().is_some_and(waits)
+    }
+
+    /// Such an answer came and passed the first look. Forged ones may come before the real one; a few are waited for.
+    pub fn note_answer(&mut self) {
+        if let Some(call) = &mut self.called {
+            call.left = call.left.saturating_sub(1);
         }
     }
 
