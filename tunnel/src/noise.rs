@@ -58,7 +58,9 @@ pub const SCRATCH: usize = 65_536 + 256;
 const DATA: u8 = 4;
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
-const INITIATION_LENGTH: usize = 148;
+
+/// A handshake initiation.
+pub(crate) type Initiation = [u8; 148];
 
 /// What a datagram turned out to be.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ pub struct Noise {
     /// When an initiation of the peer was accepted last.
     accepted: Option<Instant>,
     /// The newest initiation of the peer that was accepted, and the key it was made for.
-    newest: Option<(PrivateKey, [u8; INITIATION_LENGTH])>,
+    newest: Option<(PrivateKey, Initiation)>,
     timers: Timers,
     ticks: Ticks,
     /// Whether packets can be encrypted now.
@@ -150,6 +152,11 @@ impl Noise {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
         }
+    }
+
+    /// Returns the newest initiation of the peer that was accepted: who accepts it again is deceived by a recording.
+    pub(crate) fn newest(&self) -> Option<Initiation> {
+        self.newest.as_ref().map(|(_, initiation)| *initiation)
     }
 
     /// Takes a new persistent keepalive interval in seconds; zero is off.

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     key::{PresharedKey, PublicKey},
-    noise::Noise,
+    noise::{Initiation, Noise},
     path::Path,
 };
 
@@ -34,6 +34,8 @@ pub struct Peer {
     pub tx_bytes: u64,
     /// The protocol, as soon as the device has a private key.
     pub(crate) noise: Option<Noise>,
+    /// The newest initiation that was accepted before the device had no private key, or one that this was not made for.
+    pub(crate) newest: Option<Initiation>,
     /// A handshake is to be started, and a keepalive to be sent, when the configuration of this peer is complete.
     pub(crate) wants: Wants,
 }
@@ -58,6 +60,7 @@ impl Peer {
             rx_bytes: 0,
             tx_bytes: 0,
             noise: None,
+            newest: None,
             wants: Wants::default(),
         }
     }

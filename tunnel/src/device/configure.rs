@@ -42,11 +42,14 @@ impl Device {
             let Some(peer) = peer else { continue };
             self.due = Some(now);
             match (&self.identity, &mut peer.noise) {
-                (None, noise) => *noise = None,
+                (None, noise) => {
+                    let newest = noise.take().and_then(|noise| noise.newest());
+                    peer.newest = newest.or(peer.newest);
+                }
                 (Some(identity), Some(noise)) => {
                     noise.set_private_key(now, &identity.private, &mut self.scratch);
                 }
-                (Some(identity), None) => peer.noise = Some(begin(now, identity, peer, PeerId(index))),
+                (Some(identity), None) => begin(now, identity, peer, PeerId(index), &mut self.scratch),
             }
             peer.wants.handshake |= eager;
             settle(peer, now, self.up, &mut self.scratch, wire);
@@ -85,10 +88,9 @@ impl Device {
         self.by_key.insert(key, id);
         if self.index.other(id).is_none() {
             let mut peer = Peer::new(key);
-            peer.noise = self
-                .identity
-                .as_ref()
-                .map(|identity| begin(now, identity, &peer, id));
+            if let Some(identity) = &self.identity {
+                begin(now, identity, &mut peer, id, &mut self.scratch);
+            }
             self.peers[index] = Some(peer);
         }
         Some(id)
@@ -217,13 +219,17 @@ pub(super) fn settle(peer: &mut Peer, now: Instant, up: bool, scratch: &mut [u8]
     }
 }
 
-fn begin(now: Instant, identity: &DeviceIdentity, peer: &Peer, id: PeerId) -> Noise {
-    Noise::new(
+fn begin(now: Instant, identity: &DeviceIdentity, peer: &mut Peer, id: PeerId, scratch: &mut [u8]) {
+    let mut noise = Noise::new(
         now,
         &identity.private,
         peer.public,
         peer.preshared.as_ref(),
         id.0,
         peer.keepalive,
-    )
+    );
+    peer.newest = peer
+        .newest
+        .filter(|initiation| !noise.remember(now, *initiation, scratch));
+    peer.noise = Some(noise);
 }

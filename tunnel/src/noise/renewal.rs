@@ -11,12 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boringtun::noise::{Tunn, rate_limiter::RateLimiter};
+use boringtun::noise::{Tunn, TunnResult, rate_limiter::RateLimiter};
 
 use crate::{
     clock::Moment,
     key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
-    noise::Noise,
+    noise::{Initiation, Noise},
 };
 
 /// How far the wall clock may run ahead of a `Tunn`'s timestamps.
@@ -69,6 +69,18 @@ impl Noise {
     pub fn set_private_key(&mut self, now: Instant, private: &PrivateKey, scratch: &mut [u8]) {
         self.parameters.private = private.clone();
         self.renew(now, scratch);
+    }
+
+    /// Takes the newest initiation that an earlier state accepted; returns whether it was made for this identity. Only then older
+    /// ones are refused.
+    pub(crate) fn remember(&mut self, now: Instant, initiation: Initiation, scratch: &mut [u8]) -> bool {
+        let answer = self.parameters.begin().decapsulate(None, &initiation, scratch);
+        if !matches!(answer, TunnResult::WriteToNetwork(_)) {
+            return false;
+        }
+        self.newest = Some((self.parameters.private.clone(), initiation));
+        self.renew(now, scratch);
+        true
     }
 
     /// Follows the wall clock. When it was set ahead and there is no session to lose, starts over; returns whether a

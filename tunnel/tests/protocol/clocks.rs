@@ -35,8 +35,8 @@ fn idle_pair() -> (Bench, Bench, Vec<u8>) {
 }
 
 #[test]
-fn a_recorded_initiation_is_refused_after_a_suspension_a_set_clock_and_another_preshared_key() {
-    let disturbances: [fn(&Bench, &mut Bench); 4] = [
+fn a_recorded_initiation_is_refused_after_a_suspension_a_set_clock_and_other_keys() {
+    let disturbances: [fn(&Bench, &mut Bench); 5] = [
         |_, _| sim::suspend(HOUR),
         |_, _| sim::step(HOUR),
         |a, b| {
@@ -52,6 +52,10 @@ fn a_recorded_initiation_is_refused_after_a_suspension_a_set_clock_and_another_p
                 &format!("public_key={}", a.key()),
                 &format!("preshared_key={}", "07".repeat(32)),
             ]);
+            b.set(&[&format!("private_key={}", "02".repeat(32))]);
+        },
+        |_, b| {
+            b.set(&[&format!("private_key={}", "00".repeat(32))]);
             b.set(&[&format!("private_key={}", "02".repeat(32))]);
         },
     ];
