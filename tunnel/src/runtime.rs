@@ -226,7 +226,7 @@ impl Runtime {
         let held = self.pool.lock_all();
         let others = held.iter().map(|guard| &guard.shard.device);
         let devices: Vec<&Device> = [&self.main.shard.device].into_iter().chain(others).collect();
-        get::render(&devices, &self.main.settings.ports())
+        get::render_whole(&devices, &self.main.settings.ports())
     }
 
     /// Gives it up to another process: what is in the file system stays.

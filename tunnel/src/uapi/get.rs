@@ -9,14 +9,30 @@ use crate::{device::Device, id::PeerId, peer::Peer, uapi::Ports};
 
 /// Returns everything about a device, of which these are all shards, but the closing `errno`.
 pub(crate) fn render(device: &[&Device], ports: &impl Ports) -> String {
+    render_with(device, ports, false)
+}
+
+/// The same for a process that goes on with it: before an endpoint that was learned stands the one that was configured. Of two
+/// lines the last one counts for who does not know that.
+pub(crate) fn render_whole(device: &[&Device], ports: &impl Ports) -> String {
+    render_with(device, ports, true)
+}
+
+fn render_with(device: &[&Device], ports: &impl Ports, whole: bool) -> String {
     let mut text = String::new();
     if let Some(first) = device.first() {
-        write(&mut text, first, device, ports).expect("writing into a string cannot fail");
+        write(&mut text, first, device, ports, whole).expect("writing into a string cannot fail");
     }
     text
 }
 
-fn write(text: &mut String, tables: &Device, shards: &[&Device], ports: &impl Ports) -> fmt::Result {
+fn write(
+    text: &mut String,
+    tables: &Device,
+    shards: &[&Device],
+    ports: &impl Ports,
+    whole: bool,
+) -> fmt::Result {
     if let Some(key) = tables.private_key() {
         writeln!(text, "private_key={key}")?;
     }
@@ -32,19 +48,22 @@ fn write(text: &mut String, tables: &Device, shards: &[&Device], ports: &impl Po
     let mut peers: Vec<_> = shards.iter().flat_map(|shard| shard.peers()).collect();
     peers.sort_by_key(|(id, _)| *id);
     for (id, peer) in peers {
-        write_peer(text, tables, id, peer)?;
+        write_peer(text, tables, id, peer, whole)?;
     }
     Ok(())
 }
 
-fn write_peer(text: &mut String, tables: &Device, id: PeerId, peer: &Peer) -> fmt::Result {
+fn write_peer(text: &mut String, tables: &Device, id: PeerId, peer: &Peer, whole: bool) -> fmt::Result {
     writeln!(text, "public_key={}", peer.public)?;
     match &peer.preshared {
         Some(key) => writeln!(text, "preshared_key={key}")?,
         None => writeln!(text, "preshared_key={:064}", 0)?,
     }
     writeln!(text, "protocol_version=1")?;
-    if let Some(endpoint) = peer.endpoint {
+    let configured = peer
+        .configured
+        .filter(|_| whole && peer.endpoint != peer.configured);
+    for endpoint in configured.into_iter().chain(peer.endpoint) {
         writeln!(text, "endpoint={endpoint}")?;
     }
     let handshake = peer

@@ -71,9 +71,7 @@ impl PeerLine {
                 .ok()
                 .map(Self::PresharedKey)
                 .ok_or_else(invalid("preshared_key")),
-            "endpoint" => endpoint(value)
-                .map(Self::Endpoint)
-                .ok_or_else(invalid("endpoint")),
+            "endpoint" => endpoint(value).map(Self::Endpoint),
             "persistent_keepalive_interval" => number(value)
                 .map(Self::Keepalive)
                 .ok_or_else(invalid("persistent_keepalive_interval")),
@@ -122,7 +120,11 @@ pub(crate) fn number<T: std::str::FromStr>(value: &str) -> Option<T> {
 }
 
 /// Parses `1.2.3.4:5`, `[fd00::1]:5`, or `[fe80::1%eth0]:5` with a device's name or number.
-fn endpoint(value: &str) -> Option<SocketAddr> {
+pub(crate) fn endpoint(value: &str) -> Result<SocketAddr, UapiError> {
+    parse_endpoint(value).ok_or_else(invalid("endpoint"))
+}
+
+fn parse_endpoint(value: &str) -> Option<SocketAddr> {
     let zone = value
         .split_once('%')
         .and_then(|(addr, rest)| Some((addr, rest.split_once("]:")?)));

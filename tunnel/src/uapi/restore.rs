@@ -58,6 +58,8 @@ fn count(key: &str, value: &str, device: &mut [&mut Device], id: Option<PeerId>)
         return Ok(false);
     };
     match key {
+        // The one that was learned, behind the one that was configured.
+        "endpoint" if peer.configured.is_some() => peer.endpoint = Some(line::endpoint(value)?),
         "tx_bytes" => peer.tx_bytes = number("tx_bytes")?,
         "rx_bytes" => peer.rx_bytes = number("rx_bytes")?,
         "last_handshake_time_sec" => {
@@ -136,6 +138,22 @@ mod tests {
         let mut device = Device::new(1420);
         let ports = restore(Instant::now(), &answer(), &mut [&mut device]).unwrap();
         assert_eq!(get::render(&[&device], &ports), answer());
+    }
+
+    #[test]
+    fn an_endpoint_that_was_learned_does_not_become_the_configured_one() {
+        let now = Instant::now();
+        let mut before = Device::new(1420);
+        let ports = restore(now, &answer(), &mut [&mut before]).unwrap();
+        let configured = before.peers().find_map(|(id, peer)| Some((id, peer.configured?)));
+        let (id, configured) = configured.unwrap();
+        let learned = "192.0.2.7:9".parse().ok();
+        before.peer_mut(id).unwrap().endpoint = learned;
+        let mut after = Device::new(1420);
+        restore(now, &get::render_whole(&[&before], &ports), &mut [&mut after]).unwrap();
+        let peer = after.peer_mut(id).unwrap();
+        assert_eq!((peer.configured, peer.endpoint), (Some(configured), learned));
+        assert_eq!(get::render(&[&after], &ports), get::render(&[&before], &ports));
     }
 
     #[test]
