@@ -105,6 +105,9 @@ pub(crate) fn read_in(namespace: &OwnedFd, name: &str) -> Link {
         sys::link_mtu(name).ok()
     };
     // A thread of its own, which ends there: this one stays where it is.
-    let mtu = thread::scope(|scope| scope.spawn(look).join().ok().flatten());
+    let mtu = thread::scope(|scope| {
+        let looking = thread::Builder::new().spawn_scoped(scope, look);
+        looking.ok()?.join().ok().flatten()
+    });
     Link::Present { up: true, mtu }
 }
