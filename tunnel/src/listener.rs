@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::poll::PollFlags;
 use thiserror::Error;
 
 /// A socket cannot be created.
@@ -53,11 +54,16 @@ pub struct Listener {
     owned: bool,
     /// Until when a file that is gone is created again, for it took the place of a dead one.
     forgiving_until: Option<Instant>,
+    /// Until when no client is accepted, for there is no descriptor left for one.
+    resting_until: Option<Instant>,
 }
 
 /// `wg` removes a socket at which no process answers. Between its two looks this process may have put a new one in the place
 /// of the dead one, and `wg` removes that instead. It is created again within this time.
 const FORGIVING: Duration = Duration::from_secs(5);
+
+/// How long a process without a free descriptor does without clients.
+const REST: Duration = Duration::from_secs(1);
 
 /// Device and inode of a socket's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +97,7 @@ impl Listener {
             file,
             owned: true,
             forgiving_until: replaces.then(|| Instant::now() + FORGIVING),
+            resting_until: None,
         })
     }
 
@@ -105,6 +112,7 @@ impl Listener {
             file,
             owned: false,
             forgiving_until: None,
+            resting_until: None,
         })
     }
 
@@ -126,6 +134,7 @@ impl Listener {
             file: file_id(path).map_err(fail)?,
             owned: true,
             forgiving_until: None,
+            resting_until: None,
         })
     }
 
@@ -167,11 +176,31 @@ impl Listener {
         file_id(&self.path).is_ok_and(|file| file == self.file)
     }
 
-    /// Returns the next client, if one waits.
-    pub fn accept(&self) -> Option<UnixStream> {
-        let (stream, _) = self.socket.accept().ok()?;
-        stream.set_nonblocking(true).ok()?;
-        Some(stream)
+    /// Returns the next client, if one waits. Where none can be accepted, the next try has to wait ([`Self::interest`]).
+    pub fn accept(&mut self) -> Option<UnixStream> {
+        match self.socket.accept() {
+            Ok((stream, _)) => stream.set_nonblocking(true).ok().map(|()| stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "a client cannot be accepted");
+                self.resting_until = Some(Instant::now() + REST);
+                None
+            }
+        }
+    }
+
+    /// Returns what to poll for: nothing after a client could not be accepted, who still waits.
+    pub fn interest(&self, now: Instant) -> PollFlags {
+        if self.rests_until(now).is_some() {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        }
+    }
+
+    /// Returns until when it is not to be polled.
+    pub fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.resting_until.filter(|until| now < *until)
     }
 }
 

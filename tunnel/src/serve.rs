@@ -143,16 +143,21 @@ pub fn serve(
 
 /// Waits for something to do; returns what is ready: `stop`, the listener, and each of the clients.
 fn wait(stop: BorrowedFd<'_>, listener: &Listener, clients: &[Lines]) -> io::Result<Vec<bool>> {
+    let now = Instant::now();
     let mut fds = vec![
         PollFd::new(stop, PollFlags::POLLIN),
-        PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        PollFd::new(listener.as_fd(), listener.interest(now)),
     ];
     fds.extend(
         clients
             .iter()
             .map(|client| PollFd::new(client.as_fd(), client.interest())),
     );
-    match poll(&mut fds, PollTimeout::NONE) {
+    let patience = listener.rests_until(now).map_or(PollTimeout::NONE, |until| {
+        let left = until.saturating_duration_since(now).as_micros();
+        PollTimeout::try_from(left.div_ceil(1000)).unwrap_or(PollTimeout::ZERO)
+    });
+    match poll(&mut fds, patience) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => return Err(error.into()),
     }

@@ -220,7 +220,8 @@ impl MainThread {
         let mut fds: [_; FIXED + MAX_SOCKETS + MAX_CLIENTS + MAIL] = std::array::from_fn(|_| readable(stop));
         fds[1] = readable(io.tun.as_fd());
         fds[2] = readable(self.notifier.as_fd());
-        fds[3] = readable(self.server.listener().as_fd());
+        let listener = self.server.listener();
+        fds[3] = PollFd::new(listener.as_fd(), listener.interest(Instant::now()));
         let mut count = FIXED;
         let sockets = io.sockets().map(|socket| readable(socket.as_fd()));
         let clients = self.server.clients().map(|(fd, flags)| PollFd::new(fd, flags));

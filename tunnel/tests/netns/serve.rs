@@ -6,6 +6,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
     process::{Child, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -300,4 +301,39 @@ fn down_removes_an_interface_that_is_kept_and_nothing_else_does() {
         assert_eq!(server.ask(&format!("down {name}")), ["ok"]);
         assert_eq!(server.has_link(name), stays, "{name}");
     }
+}
+
+#[test]
+fn at_the_limit_of_descriptors_it_waits_and_does_not_spin() {
+    let server = Server::new();
+    let control = server.folder.path().join("limited.sock");
+    let script = format!(
+        "ulimit -n 12 && exec {OURS} serve --control {}",
+        control.display()
+    );
+    let mut process = server
+        .world
+        .a
+        .command(&["sh", "-ec", &script])
+        .stderr(Stdio::null())
+        .spawn();
+    wait_for("the control socket", || UnixStream::connect(&control).is_ok());
+    let mut clients: Vec<_> = (0..12).map(|_| UnixStream::connect(&control).unwrap()).collect();
+    thread::sleep(Duration::from_millis(500));
+    let before = processor_time(&process);
+    thread::sleep(Duration::from_secs(2));
+    let spent = processor_time(&process) - before;
+    assert!(spent < 15, "{spent} hundredths of a second in two");
+    // Who has to wait is served when others go.
+    let mut last = clients.pop().unwrap();
+    drop(clients);
+    assert_eq!(ask(&mut last, "list"), ["ok"]);
+    assert!(terminate(&mut process, Signal::SIGTERM));
+}
+
+/// What a process has used, in hundredths of a second.
+fn processor_time(process: &Child) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
