@@ -17,12 +17,16 @@ pub struct Moment {
     pub awake: [Instant; 2],
 }
 
+/// Since the machine started. Linux has had this clock since 2.6.39, and an error is none of its answers.
+fn uptime() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Moment {
     /// Reads the clocks.
     pub fn now() -> Self {
         let before = Instant::now();
-        // Linux has had this clock since 2.6.39, and an error is none of its answers.
-        let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        let uptime = uptime();
         Self {
             wall: SystemTime::now(),
             uptime,
@@ -42,5 +46,43 @@ impl Moment {
         self.wall
             .duration_since(then.wall + passed)
             .unwrap_or(Duration::ZERO)
+    }
+}
+
+/// A machine that is suspended sleeps for longer.
+pub(crate) const SUSPENDED: Duration = Duration::from_millis(500);
+
+/// Whether a thread that has something to do may have been suspended with the machine since it looked last, for the price of one
+/// clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Suspicion {
+    uptime: Duration,
+    awake: Instant,
+}
+
+impl Suspicion {
+    /// Begins now.
+    pub fn new() -> Self {
+        Self {
+            uptime: uptime(),
+            awake: Instant::now(),
+        }
+    }
+
+    /// Returns whether more time passed for the machine than for this thread until `now`, which was read a moment before; then
+    /// the clocks are to be compared in earnest ([`Moment`]), for the thread may only have waited in that moment.
+    pub fn arises(&mut self, now: Instant) -> bool {
+        let awake = now.saturating_duration_since(self.awake);
+        let arises = uptime().saturating_sub(self.uptime) >= awake + SUSPENDED;
+        if arises {
+            *self = Self::new();
+        }
+        arises
+    }
+}
+
+impl Default for Suspicion {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -1,17 +1,14 @@
 //! What happens to a device as a whole: its interface goes up or down, its port changes, the clock is set.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::{
-    clock::Moment,
+    clock::{Moment, SUSPENDED},
     device::{Device, Wire, configure::settle},
     noise::Noise,
     path::Path,
     peer::{Peer, Wants},
 };
-
-/// A machine that is suspended sleeps for longer.
-const SUSPENDED: Duration = Duration::from_millis(500);
 
 impl Device {
     /// The interface came up, and what is sent leaves from now on: to peers that are to be kept alive or for which packets

@@ -13,7 +13,7 @@ use nix::{
 };
 
 use crate::{
-    clock::Moment,
+    clock::{Moment, Suspicion},
     device::Device,
     handover::protocol::Request,
     link::{Link, Notifier},
@@ -44,6 +44,7 @@ pub(super) struct MainThread {
     notifier: Notifier,
     pub(super) server: Server,
     inspected: Instant,
+    suspicion: Suspicion,
     routes: RouteChanges,
 }
 
@@ -86,6 +87,7 @@ impl MainThread {
             notifier,
             server,
             inspected: Instant::now(),
+            suspicion: Suspicion::new(),
             routes: RouteChanges::default(),
         }
     }
@@ -129,6 +131,12 @@ impl MainThread {
                 return Ok(End::Stopped);
             }
             let now = Instant::now();
+            if self.suspicion.arises(now) {
+                // Before anything is sent: no key outlives a suspension.
+                let Shard { device, io, .. } = &mut self.shard;
+                device.handle_clock(now, Moment::now(), io);
+                pool.wake();
+            }
             let more = ready.tun && self.shard.read_tun(now, pool.mailboxes());
             for which in (0..MAX_SOCKETS).filter(|which| ready.network[*which]) {
                 self.shard.read_network(now, which, pool.mailboxes());

@@ -19,7 +19,7 @@ use nix::{
 };
 
 use crate::{
-    clock::Moment,
+    clock::{Moment, Suspicion},
     device::Device,
     runtime::{
         INSPECTION,
@@ -80,6 +80,7 @@ impl Worker {
         let mut events = [EpollEvent::empty(); MOST_EVENTS];
         let mut patience = EpollTimeout::ZERO;
         let mut inspected = Instant::now();
+        let mut suspicion = Suspicion::new();
         // Read after the mailbox was cleared, which may have taken the wake-up that came with a stop.
         while !self.stopping.load(Ordering::Acquire) {
             let count = match self.epoll.wait(&mut events, patience) {
@@ -89,6 +90,16 @@ impl Worker {
             };
             let now = Instant::now();
             let mut shard = self.lock();
+            // Before anything is sent: no key outlives a suspension.
+            let suspicious = suspicion.arises(now);
+            if suspicious {
+                mailboxes.iter().for_each(Mailbox::wake);
+            }
+            if suspicious || now.saturating_duration_since(inspected) >= INSPECTION {
+                inspected = now;
+                let Shard { device, io, .. } = &mut *shard;
+                device.handle_clock(now, Moment::now(), io);
+            }
             let mut more = false;
             for event in &events[..count] {
                 match event.data() {
@@ -100,10 +111,6 @@ impl Worker {
             let Shard { device, io, .. } = &mut *shard;
             io.flush_interface();
             device.handle_timeout(now, io);
-            if now.saturating_duration_since(inspected) >= INSPECTION {
-                inspected = now;
-                device.handle_clock(now, Moment::now(), io);
-            }
             // What is left of a turn that did not empty the interface goes with the packets of the next.
             if !more {
                 shard.flush_network(now);

@@ -1,6 +1,8 @@
 //! What a machine's clocks do to it: suspension, and a time that is set.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use spanwire_tunnel::clock::Suspicion;
 
 use crate::{
     bench::{Bench, converse, packet},
@@ -111,4 +113,20 @@ fn a_machine_that_was_suspended_has_no_keys_any_more() {
     assert_eq!(a.kept.sent[0].1[0], 1);
     converse(&mut a, &mut b);
     assert_eq!(b.delivered().len(), 2);
+}
+
+#[test]
+fn a_suspension_is_suspected_at_the_first_look_and_once() {
+    sim::freeze();
+    let mut suspicion = Suspicion::new();
+    let mut arises = || suspicion.arises(Instant::now());
+    for _ in 0..3 {
+        sim::pass(HOUR);
+        assert!(!arises());
+        sim::suspend(Duration::from_millis(499));
+        assert!(!arises());
+        sim::suspend(Duration::from_secs(1));
+        assert!(arises());
+        assert!(!arises());
+    }
 }
