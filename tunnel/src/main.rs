@@ -15,11 +15,13 @@ use clap::{Parser, Subcommand};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        prctl::set_pdeathsig,
         resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
         stat::{Mode, umask},
     },
+    unistd::getppid,
 };
 use spanwire_tunnel::{
     device::ShardIndex,
@@ -92,6 +94,10 @@ enum Command {
         /// The unix socket that takes the lines `up NAME`, `down NAME` and `list`
         #[arg(long, value_name = "PATH")]
         control: PathBuf,
+
+        /// End when this process ends, which started this one
+        #[arg(long, value_name = "PID")]
+        end_with: Option<i32>,
     },
 }
 
@@ -121,7 +127,8 @@ fn main() -> anyhow::Result<ExitCode> {
         threads: args.threads.map_or_else(cores, usize::from),
     };
     let exit = match (args.command, args.interface) {
-        (Some(Command::Serve { control }), _) => {
+        (Some(Command::Serve { control, end_with }), _) => {
+            end_with.map_or(Ok(()), end_with_parent)?;
             serve::serve(&control, &args.socket_dir, options, args.take_over, stop.as_fd())?
         }
         (None, Some(name)) => {
@@ -197,6 +204,18 @@ fn allow_descriptors() {
     if let Err(error) = raised {
         tracing::debug!(%error, "cannot raise the limit of descriptors");
     }
+}
+
+/// Has the kernel send SIGTERM when the process that started this one ends, however it does.
+fn end_with_parent(parent: i32) -> anyhow::Result<()> {
+    set_pdeathsig(Signal::SIGTERM).context("cannot ask for a signal when the parent ends")?;
+    // It may have ended before it was asked for.
+    let now = getppid();
+    anyhow::ensure!(
+        now.as_raw() == parent,
+        "--end-with names the process {parent}, and this one was started by {now}, or that one has ended"
+    );
+    Ok(())
 }
 
 /// Returns how many cores this process may use, by its affinity and its control group's quota; one if that cannot be

@@ -337,3 +337,34 @@ fn processor_time(process: &Child) -> u64 {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
+
+#[test]
+fn one_that_is_to_end_with_its_parent_does_also_when_that_is_killed() {
+    let world = World::new(Engine::Ours, Engine::Ours);
+    let folder = TempDir::new().unwrap();
+    let (control, sockets) = (folder.path().join("control.sock"), folder.path().join("wg"));
+    let (at, of) = (control.display(), sockets.display());
+    let script = format!("{OURS} serve --control {at} --socket-dir {of} --end-with $$ & wait");
+    let command = world.a.command(&["sh", "-c", &script]);
+    let mut parent = command.stderr(Stdio::null()).spawn();
+    wait_for("the control socket", || UnixStream::connect(&control).is_ok());
+    assert_eq!(
+        ask(&mut UnixStream::connect(&control).unwrap(), "up swone"),
+        ["ok"]
+    );
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    wait_for("the device to go with the parent", || {
+        let shown = world.a.try_run(&["ip", "link", "show", "dev", "swone"]);
+        !shown.status.success() && !sockets.join("swone.sock").exists()
+    });
+
+    let other = world
+        .a
+        .try_run(&[OURS, "serve", "--control", "/nowhere/x", "--end-with", "1"]);
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(
+        !other.status.success() && said.contains("--end-with names the process 1"),
+        "{said}"
+    );
+}
