@@ -7,9 +7,12 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use serde::Serialize;
 use spanwire_crds::PresharedKeySecretRef;
 use spanwire_topology::{
-    Endpoint, Keepalive, LocationName, Member, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
-    SecretKeyRef, plan,
+    Endpoint, Keepalive, Leader, Location, LocationName, Member, Mesh, NodeName, PeerName, Prefix, PublicKey,
+    Reachability, SecretKeyRef, plan,
 };
+
+/// How often the machine of a Peer without an endpoint writes to its leaders, which keeps the way through NAT open.
+pub const KEEPALIVE: Keepalive = Keepalive(25);
 
 /// How a configuration is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -123,12 +126,25 @@ pub fn of_node(mesh: &Mesh, node: &NodeName) -> Result<Config, String> {
     })
 }
 
-/// Returns what the machine of a Peer needs: a party for each location that it is attached to. What lives in another location
-/// goes by its home.
+/// A location that a Peer is attached to, as the machine of the Peer has to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The location.
+    pub location: LocationName,
+    /// Its leaders in the order in which they are to be tried, each with its key. The first one alone talks to the Peer; another
+    /// one does so when the operator has made it the first.
+    pub leaders: Vec<(NodeName, PublicKey)>,
+    /// Where they are reached: the first of the first leader at the first, and so on.
+    pub ways: Vec<(NodeName, Endpoint)>,
+    /// What is reached by it, sorted; nothing that lies in another one of these.
+    pub allowed_ips: Vec<Prefix>,
+}
+
+/// Returns the locations that a Peer is attached to and that have a leader. What lives in another location goes by its home.
 ///
 /// # Errors
 /// Where there is no such Peer, or no location has a tunnel for it.
-pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
+pub fn attachments(mesh: &Mesh, name: &PeerName) -> Result<Vec<Attachment>, String> {
     let peer = mesh.peers.get(name);
     let peer =
         peer.ok_or_else(|| format!("no Peer {name} is accepted; `kubectl describe peer {name}` says why"))?;
@@ -151,44 +167,87 @@ pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
     for (_, other) in mesh.peers.iter().filter(|(other, _)| *other != name) {
         allowed.entry(home).or_default().extend(&other.allowed_ips);
     }
-    let mut peers = Vec::new();
-    for (location, mut prefixes) in allowed {
-        let leader = mesh
-            .locations
-            .get(location)
-            .and_then(|it| Some((it, it.active().next()?)));
-        let Some((it, leader)) = leader else {
-            continue;
-        };
-        let Some((member, key)) = it
-            .members
-            .get(leader)
-            .and_then(|member| Some((member, member.public_key?)))
-        else {
-            continue;
-        };
+    let attachment = |(location, mut prefixes): (&LocationName, Vec<Prefix>)| {
+        let it = mesh.locations.get(location)?;
+        let able = able(it);
+        let leaders = able.iter().map(|(node, _, key)| ((*node).clone(), *key));
         prefixes.sort();
         prefixes.dedup();
-        // What lies in another one says nothing more.
-        let all = prefixes.clone();
-        prefixes.retain(|prefix| !all.iter().any(|other| other != prefix && other.covers(prefix)));
-        let endpoint = it.settings.endpoint.as_ref().or_else(|| best(member));
-        // Behind NAT it is the Peer that has to keep the way open.
-        let keepalive = peer.endpoint.is_none().then_some(Keepalive(25));
-        peers.push(party(
-            format!("leader {location}/{leader}"),
-            key,
-            endpoint,
-            prefixes,
-            keepalive,
-            peer.preshared.as_ref(),
-        ));
-    }
-    if peers.is_empty() {
+        // What lies in another one says nothing more. A network sorts right before what it contains.
+        let mut around: Option<Prefix> = None;
+        prefixes.retain(|prefix| {
+            let is_inside = around.is_some_and(|around| around.covers(prefix));
+            if !is_inside {
+                around = Some(*prefix);
+            }
+            !is_inside
+        });
+        (!able.is_empty()).then(|| Attachment {
+            location: location.clone(),
+            leaders: leaders.collect(),
+            ways: ways(it, &able),
+            allowed_ips: prefixes,
+        })
+    };
+    let attachments: Vec<Attachment> = allowed.into_iter().filter_map(attachment).collect();
+    if attachments.is_empty() {
         return Err(format!(
             "the location {home} of the Peer {name} has no leader now"
         ));
     }
+    Ok(attachments)
+}
+
+/// Returns the leaders that can lead in the order in which one becomes the first.
+fn able(location: &Location) -> Vec<(&NodeName, &Member, PublicKey)> {
+    let mut published: Vec<&Leader> = location.leaders.iter().collect();
+    published.sort_by_key(|leader| leader.role);
+    let able = published.into_iter().filter_map(|leader| {
+        let member = location.members.get(&leader.node)?;
+        Some((&leader.node, member, member.public_key?))
+    });
+    able.collect()
+}
+
+/// Returns where these leaders are reached. What stands in front of a location leads to the first.
+fn ways(location: &Location, able: &[(&NodeName, &Member, PublicKey)]) -> Vec<(NodeName, Endpoint)> {
+    let mut ways = Vec::new();
+    for (index, (node, member, _)) in able.iter().enumerate() {
+        let front = location.settings.endpoint.iter().filter(|_| index == 0);
+        let (public, private): (Vec<_>, Vec<_>) =
+            member.endpoints.iter().partition(|endpoint| endpoint.is_public());
+        for endpoint in front.chain(public).chain(private) {
+            let way = ((*node).clone(), endpoint.clone());
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+    }
+    ways
+}
+
+/// Returns what the machine of a Peer needs: a party for each location that it is attached to.
+///
+/// # Errors
+/// Where there is no such Peer, or no location has a tunnel for it.
+pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
+    let attachments = attachments(mesh, name)?;
+    let peer = mesh.peers.get(name);
+    let peer = peer.ok_or_else(|| format!("no Peer {name} is accepted"))?;
+    // Behind NAT it is the Peer that has to keep the way open.
+    let keepalive = peer.endpoint.is_none().then_some(KEEPALIVE);
+    let of_location = |attachment: Attachment| {
+        let (leader, key) = attachment.leaders.first()?;
+        let way = attachment.ways.first().filter(|(node, _)| node == leader);
+        Some(party(
+            format!("leader {}/{leader}", attachment.location),
+            *key,
+            way.map(|(_, endpoint)| endpoint),
+            attachment.allowed_ips,
+            keepalive,
+            peer.preshared.as_ref(),
+        ))
+    };
     Ok(Config {
         // A network is what lies behind it, and no address of its device.
         addresses: peer
@@ -199,13 +258,8 @@ pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
             .collect(),
         listen_port: peer.endpoint.as_ref().map(|endpoint| endpoint.port),
         public_key: Some(peer.public_key.to_string()),
-        peers,
+        peers: attachments.into_iter().filter_map(of_location).collect(),
     })
-}
-
-fn best(member: &Member) -> Option<&Endpoint> {
-    let public = member.endpoints.iter().find(|endpoint| endpoint.is_public());
-    public.or_else(|| member.endpoints.first())
 }
 
 fn networks(member: &Member) -> impl Iterator<Item = Prefix> {
