@@ -1,6 +1,6 @@
 //! Watches of several kinds as one stream of events.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use futures::{Stream, StreamExt as _, future, stream, stream::BoxStream};
 use kube::{
@@ -16,6 +16,7 @@ use crate::{
     complaints::Complaints,
     model::{WatchEvent, Watched},
     observed::{Observable, Observed},
+    store::{ObjectStore, bare},
 };
 
 /// The watches of a program, while they are put together.
@@ -77,6 +78,21 @@ pub fn filter_map<T, R>(event: Event<T>, read: impl FnOnce(T) -> Option<R>) -> O
         Event::Apply(object) => Event::Apply(read(object)?),
         Event::Delete(object) => Event::Delete(read(object)?),
     })
+}
+
+/// Enters an event. Of an object that cannot be read what is known of it stays: without it a machine would lose a part of the mesh.
+pub fn enter<K: Observable + PartialEq>(store: &mut ObjectStore<String, Arc<K>>, event: Event<Observed<K>>) {
+    let name = |object: &Observed<K>| object.name().to_owned();
+    match &event {
+        Event::InitApply(object) if object.object.is_none() => store.keep(&Event::InitApply(name(object))),
+        Event::Apply(object) if object.object.is_none() => store.keep(&Event::Apply(name(object))),
+        Event::Delete(object) => drop(store.forget(name(object))),
+        Event::Init | Event::InitDone | Event::InitApply(_) | Event::Apply(_) => {
+            if let Some(event) = filter_map(event, |object| object.object.map(bare)) {
+                store.handle(event);
+            }
+        }
+    }
 }
 
 fn events<K: Observable>(

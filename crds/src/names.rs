@@ -38,6 +38,8 @@ pub const INSTALLATION_LABEL: &str = "spanwire.dev/installation";
 pub const INSTALLATION_NAME_LABEL: &str = "spanwire.dev/installation-name";
 /// The label of a Location that the operator created, and deletes again when no node mentions it and no user changed it.
 pub const MANAGED_LABEL: &str = "spanwire.dev/managed";
+/// The label of a Peer that `kubectl spanwire connect` created, and deletes again, with what stands for the machine that it runs on.
+pub const CONNECTED_LABEL: &str = "spanwire.dev/connected-from";
 
 /// Returns the name of the Lease that the agent of a leader renews.
 #[must_use]
@@ -80,6 +82,7 @@ mod tests {
                 MANAGED_LABEL,
                 INSTALLATION_LABEL,
                 INSTALLATION_NAME_LABEL,
+                CONNECTED_LABEL,
                 annotations::PREFIX
             ]
             .iter()

@@ -42,6 +42,21 @@ impl Owned {
     /// How many rule priorities from [`Self::rule_priority`] on are Spanwire's.
     pub const RULE_BAND: u32 = 16;
 
+    /// Returns the identifiers of a machine outside the cluster that `kubectl spanwire connect` makes a Peer; others than those of a
+    /// node, so that neither takes the other's for its own. It uses no nft table and no mark.
+    #[must_use]
+    pub fn of_peer() -> Self {
+        Self {
+            link: LinkName::new("spanwire-peer").expect("a short name"),
+            table: TableId(51_832),
+            return_table: TableId(51_833),
+            rule_priority: 2_120,
+            protocol: 152,
+            nft_table: "spanwire-peer".to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Whether these identifiers can be Spanwire's.
     ///
     /// # Errors
@@ -179,6 +194,16 @@ mod tests {
             change(&mut owned);
             assert_eq!(owned.check(), Err(error));
         }
+    }
+
+    #[test]
+    fn what_is_of_a_peer_is_not_of_a_node() {
+        let (node, peer) = (Owned::default(), Owned::of_peer());
+        assert_eq!(peer.check(), Ok(()));
+        assert!(node.link != peer.link && node.protocol != peer.protocol && node.nft_table != peer.nft_table);
+        assert!(![peer.table, peer.return_table].contains(&node.table));
+        assert!(![peer.table, peer.return_table].contains(&node.return_table));
+        assert!(peer.rule_priority >= node.rule_priority + Owned::RULE_BAND);
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn is_wide(route: &route::ObservedRoute) -> bool {
     route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.length() <= 1)
 }
 
-fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
+pub(crate) fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {
     let devices = way.device.iter().chain(&way.hops);
     devices
         .filter_map(|index| mtus.get(index).copied())

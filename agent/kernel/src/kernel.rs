@@ -184,6 +184,26 @@ impl Kernel {
     /// # Errors
     /// [`ReadError`] says what could not be read. Nothing is known then: half a state would be repaired wrongly.
     pub async fn read(&mut self, wanted: impl IntoIterator<Item = &Sysctl>) -> Result<Host, ReadError> {
+        let mut host = self.read_routing().await?;
+        host.nft = self.nft.read().await?;
+        let filters = self.nft.filters(Hook::Forward).await;
+        let passages = filters
+            .iter()
+            .filter_map(|filter| Some((filter.name.clone(), filter.passage()?)));
+        host.passages = passages.collect();
+        for sysctl in wanted {
+            if let Some(value) = self.sysctls.read(sysctl) {
+                host.sysctls.insert(sysctl.clone(), value);
+            }
+        }
+        Ok(host)
+    }
+
+    /// Reads what is Spanwire's of devices, routes and rules; for machines that have nothing of nft and of kernel settings.
+    ///
+    /// # Errors
+    /// [`ReadError`] says what could not be read. Nothing is known then.
+    pub async fn read_routing(&mut self) -> Result<Host, ReadError> {
         let mut host = Host::default();
         let devices = link::devices(&mut self.route).await;
         let devices = devices.map_err(ReadError::netlink("the devices"))?;
@@ -212,17 +232,6 @@ impl Kernel {
             host.rules.extend(own.filter_map(|observed| observed.rule));
         }
         host.routes = Arc::new(routes.into_iter().collect());
-        host.nft = self.nft.read().await?;
-        let filters = self.nft.filters(Hook::Forward).await;
-        let passages = filters
-            .iter()
-            .filter_map(|filter| Some((filter.name.clone(), filter.passage()?)));
-        host.passages = passages.collect();
-        for sysctl in wanted {
-            if let Some(value) = self.sysctls.read(sysctl) {
-                host.sysctls.insert(sysctl.clone(), value);
-            }
-        }
         Ok(host)
     }
 

@@ -26,6 +26,7 @@ mod ownership;
 mod route;
 mod rule;
 mod state_file;
+mod surroundings;
 mod sysctl;
 mod tap;
 mod watched;

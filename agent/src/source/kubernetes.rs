@@ -3,12 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
-use kube::{Client, runtime::watcher::Event};
+use kube::Client;
 use spanwire_cluster::{
     model::WatchEvent,
-    observed::{Observable, Observed},
-    store::{ObjectStore, bare},
-    watch::{Watches, filter_map},
+    store::ObjectStore,
+    watch::{Watches, enter},
 };
 use spanwire_core::Snapshot;
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
@@ -67,23 +66,10 @@ impl Objects {
     }
 }
 
-/// Of an object that cannot be read what is known of it stays: without it the node would lose a part of the mesh.
-fn enter<K: Observable + PartialEq>(store: &mut ObjectStore<String, Arc<K>>, event: Event<Observed<K>>) {
-    let name = |object: &Observed<K>| object.name().to_owned();
-    match &event {
-        Event::InitApply(object) if object.object.is_none() => store.keep(&Event::InitApply(name(object))),
-        Event::Apply(object) if object.object.is_none() => store.keep(&Event::Apply(name(object))),
-        Event::Delete(object) => drop(store.forget(name(object))),
-        Event::Init | Event::InitDone | Event::InitApply(_) | Event::Apply(_) => {
-            if let Some(event) = filter_map(event, |object| object.object.map(bare)) {
-                store.handle(event);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use kube::runtime::watcher::Event;
+    use spanwire_cluster::observed::Observed;
     use spanwire_crds::{LocationSliceSpec, MeshNodeSpec};
 
     use super::*;
