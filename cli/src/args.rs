@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
-use spanwire_topology::{Endpoint, LocationName, Prefix, PublicKey};
+use spanwire_topology::{Endpoint, LocationName, PeerName, Prefix, PublicKey};
 
 use crate::{
     answer::{Format, ListFormat},
@@ -154,6 +154,17 @@ pub enum Command {
   kubectl spanwire peer remove laptop"
     )]
     Peer(PeerCommand),
+    /// Joins this Linux machine to the mesh as a Peer, until Ctrl-C: reaches pods and nodes of every location
+    #[command(after_help = "Examples:
+  # With an address of 10.99.0.0/16 that is free, under the name of this machine; root has another kubeconfig than you
+  sudo -E kubectl spanwire connect
+
+  # Also to services, by the networks that the API server says they have
+  sudo -E kubectl spanwire connect --service-cidr
+
+  # By one location alone, with this address
+  sudo -E kubectl spanwire connect --location a --allowed-ip 10.99.0.7/32 --name laptop")]
+    Connect(ConnectArgs),
     /// Says what Kilo's annotations and Peers are as Spanwire's; changes nothing
     #[command(
         subcommand,
@@ -412,6 +423,36 @@ pub struct PeerRemove {
     pub names: Vec<String>,
 }
 
+/// The arguments of `connect`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ConnectArgs {
+    /// The name of the Peer [default: the host name of this machine]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<PeerName>,
+    /// The address that this machine has in the mesh, as ADDRESS/32 or ADDRESS/128; can be given more than once [default: a free
+    /// address of the pool]
+    #[arg(long, value_name = "ADDRESS")]
+    pub allowed_ip: Vec<Prefix>,
+    /// From where a free address is taken where no --allowed-ip is given
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        default_value = "10.99.0.0/16",
+        conflicts_with = "allowed_ip"
+    )]
+    pub pool: Prefix,
+    /// Reach services too, by this network of theirs; can be given more than once [default without NETWORK: those that the API server
+    /// names]
+    #[arg(long, value_name = "NETWORK", num_args = 0..=1)]
+    pub service_cidr: Option<Vec<Prefix>>,
+    /// The location that this machine attaches to [default: every one whose leaders anyone can reach]
+    #[arg(long, value_name = "NAME", value_parser = spanwire_crds::annotations::location_name)]
+    pub location: Option<LocationName>,
+    /// Carry packets by this spanwire-tunnel [default: by the kernel's WireGuard; without one by the spanwire-tunnel on the PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub tunnel: Option<PathBuf>,
+}
+
 /// From what is migrated.
 #[derive(Clone, Debug, Subcommand)]
 pub enum MigrateCommand {
@@ -455,6 +496,24 @@ mod tests {
             |seconds| Args::try_parse_from(["kubectl-spanwire", "bench", "a", "b", "--seconds", seconds]);
         assert!(["1", "30"].into_iter().all(|seconds| read(seconds).is_ok()));
         assert!(["0", "31", "x"].into_iter().all(|seconds| read(seconds).is_err()));
+    }
+
+    #[test]
+    fn the_networks_of_services_are_named_or_left_to_the_api_server() {
+        let read = |words: &[&str]| {
+            let all = ["kubectl-spanwire", "connect"].iter().chain(words);
+            let Command::Connect(args) = Args::try_parse_from(all).unwrap().command else {
+                panic!("it is another command")
+            };
+            args.service_cidr.map(|cidrs| cidrs.len())
+        };
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&["--service-cidr"]), Some(0));
+        assert_eq!(read(&["--service-cidr", "--location", "a"]), Some(0));
+        assert_eq!(
+            read(&["--service-cidr", "10.96.0.0/12", "--service-cidr", "fd96::/112"]),
+            Some(2)
+        );
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub struct Access {
     pub client: Client,
     /// The namespace that Spanwire is installed in.
     pub namespace: String,
+    /// The API server, as the kubeconfig names it.
+    pub server: String,
+    /// Where connections to it go, as host and port: there, or to the proxy that is in front of it.
+    pub gate: (String, u16),
 }
 
 /// What is known of the operator in the cluster.
@@ -81,9 +85,21 @@ impl Reach {
                 .context("no cluster: set KUBECONFIG, or name a file with --kubeconfig")?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
+        let gate = config.proxy_url.as_ref().unwrap_or(&config.cluster_url);
+        let host = gate.host().unwrap_or_default();
+        let port = if gate.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        };
         Ok(Access {
-            client: Client::try_from(config)?,
             namespace: self.namespace.clone(),
+            server: config.cluster_url.to_string(),
+            gate: (
+                host.trim_matches(['[', ']']).to_owned(),
+                gate.port_u16().unwrap_or(port),
+            ),
+            client: Client::try_from(config)?,
         })
     }
 }
@@ -157,6 +173,18 @@ impl Access {
         }
     }
 
+    /// Returns the networks of services, as the API server names them since Kubernetes 1.33.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn service_cidrs(&self) -> Result<Vec<Prefix>, kube::Error> {
+        match self.list("/apis/networking.k8s.io/v1/servicecidrs", None).await {
+            Ok(found) => Ok(found.iter().flat_map(cidrs).collect()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Returns what is known of the operator. What the user may not read is named in the notes.
     pub async fn operator(&self) -> OperatorFacts {
         let space = &self.namespace;
@@ -187,10 +215,8 @@ impl Access {
                 .notes
                 .push(unread("the generated pool of IPv6 overlay addresses", &error)),
         }
-        match self.list("/apis/networking.k8s.io/v1/servicecidrs", None).await {
-            Ok(found) => known.services = found.iter().flat_map(cidrs).collect(),
-            // Before Kubernetes 1.33 there is none.
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
+        match self.service_cidrs().await {
+            Ok(found) => known.services = found.into_iter().collect(),
             Err(error) => known.notes.push(unread("the networks of services", &error)),
         }
         let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
@@ -256,7 +282,7 @@ pub fn brief(error: &kube::Error) -> String {
 }
 
 /// Returns the error with what would help.
-fn explained(error: kube::Error, verb: &str, ours: bool) -> anyhow::Error {
+pub(crate) fn explained(error: kube::Error, verb: &str, ours: bool) -> anyhow::Error {
     let text = brief(&error);
     let code = if let kube::Error::Api(status) = &error {
         status.code

@@ -1,6 +1,7 @@
 //! Reads what a command needs, and has it answered.
 
 mod bench;
+mod connect;
 mod explain;
 mod live;
 mod migrate;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
         Command::Graph(graph) => published::graph(&args.reach, &graph).await,
         Command::Showconf(showconf) => published::showconf(&args.reach, &showconf).await,
         Command::Peer(command) => peer::run(&args.reach, &command).await,
+        Command::Connect(connect) => connect::run(&args.reach, &connect).await,
         Command::Migrate(MigrateCommand::Kilo(kilo)) => migrate::kilo(&args.reach, &kilo).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

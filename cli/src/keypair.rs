@@ -2,6 +2,7 @@
 //! Secret from which leaders read it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use spanwire_kernel::PrivateKey;
 use spanwire_topology::PublicKey;
 use x25519_dalek::StaticSecret;
 
@@ -29,6 +30,12 @@ impl KeyPair {
     #[must_use]
     pub fn private(&self) -> String {
         STANDARD.encode(self.private.to_bytes())
+    }
+
+    /// Returns the private key, for the device of this machine alone.
+    #[must_use]
+    pub fn of_device(&self) -> PrivateKey {
+        PrivateKey::new(self.private.to_bytes())
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`encryption`] | whether what goes between locations is encrypted, by the packets that agents count |
 //! | [`graph`], [`showconf`] | the published mesh as a picture; the configuration of a device |
 //! | [`peer`], [`keypair`], [`qr`] | Peers, the key pair of a new one, and its configuration for a phone |
+//! | [`connect`], [`machine`] | what this machine has as a Peer, and that it has it |
 //! | [`migrate`] | what is Kilo's as Spanwire's |
 //! | [`bundle`] | what was read, without keys |
 //! | [`answer`], [`table`], [`colour`] | what is written, and how a command ends |
@@ -28,6 +29,7 @@ pub mod bundle;
 pub mod changes;
 pub mod cluster;
 pub mod colour;
+pub mod connect;
 pub mod encryption;
 pub mod explain;
 pub mod figures;
@@ -35,6 +37,7 @@ pub mod files;
 pub mod findings;
 pub mod graph;
 pub mod keypair;
+pub mod machine;
 pub mod migrate;
 pub mod objects;
 pub mod peer;

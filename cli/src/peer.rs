@@ -15,12 +15,13 @@ use crate::{
 /// How many addresses of a pool are tried.
 const TRIED: u128 = 1 << 16;
 
-/// Returns the first address of a pool that overlaps nothing of the mesh and no Peer, accepted or not.
+/// Returns the first address of a pool that overlaps nothing of the mesh, no Peer, accepted or not, and none of these networks.
 ///
 /// # Errors
 /// Where there is none among the first 65536.
-pub fn free_address(objects: &Objects, pool: Prefix) -> Result<Prefix, String> {
-    let taken = taken(objects);
+pub fn free_address(objects: &Objects, pool: Prefix, beside: &[Prefix]) -> Result<Prefix, String> {
+    let mut taken = taken(objects);
+    taken.extend(beside);
     let family = pool.family();
     let hosts = 1_u128
         .checked_shl(u32::from(family.bits() - pool.length()))
@@ -189,7 +190,7 @@ mod tests {
 
     fn free(objects: &Objects, pool: &str) -> Result<String, String> {
         let pool: Prefix = pool.parse().map_err(|_| "is no network".to_owned())?;
-        free_address(objects, pool).map(|prefix| prefix.to_string())
+        free_address(objects, pool, &[]).map(|prefix| prefix.to_string())
     }
 
     #[test]
@@ -202,6 +203,10 @@ mod tests {
         objects.add(object).unwrap();
         assert_eq!(free(&objects, "10.99.0.0/24").unwrap(), "10.99.0.8/32");
         assert_eq!(free(&objects, "fd99::/64").unwrap(), "fd99::1/128");
+        let pool = "10.99.0.0/16".parse().unwrap();
+        let beside = ["10.99.0.0/24".parse().unwrap()];
+        let free = free_address(&objects, pool, &beside).unwrap();
+        assert_eq!(free.to_string(), "10.99.1.0/32");
     }
 
     #[test]

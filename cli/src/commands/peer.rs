@@ -116,7 +116,7 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
         "there is a Peer {name} already; `kubectl spanwire peer remove {name}` removes it"
     );
     let allowed: Vec<Prefix> = match &args.allowed_ip[..] {
-        [] => vec![free_address(&objects, args.pool).map_err(|problem| anyhow!(problem))?],
+        [] => vec![free_address(&objects, args.pool, &[]).map_err(|problem| anyhow!(problem))?],
         given => given.to_vec(),
     };
     let pair = match args.public_key {
@@ -282,14 +282,12 @@ fn write(mut file: File, text: &str) -> anyhow::Result<()> {
 }
 
 /// Waits until the operator has decided, and returns what is published then.
-async fn accepted(access: &Access, name: &PeerName) -> anyhow::Result<Objects> {
+pub(super) async fn accepted(access: &Access, name: &PeerName) -> anyhow::Result<Objects> {
     let end = Instant::now() + PATIENCE;
     loop {
         let objects = access.objects(&KINDS).await?;
-        let status = objects
-            .get(Kind::Peer, name.as_str())
-            .map(|peer| peer["status"].clone())
-            .unwrap_or_default();
+        let peer = objects.get(Kind::Peer, name.as_str());
+        let status = &peer.with_context(|| format!("the Peer {name} was deleted meanwhile"))?["status"];
         if status["accepted"]["home"].is_string() {
             return Ok(objects);
         }

@@ -5,6 +5,11 @@
 #[path = "../../../operator/tests/api/server.rs"]
 #[allow(dead_code, reason = "the operator's tests use more of it")]
 mod server;
+#[path = "../netns/world.rs"]
+#[allow(dead_code, reason = "the tests of this machine use more of it")]
+mod world;
+
+mod connect;
 
 use std::{path::Path, thread};
 
