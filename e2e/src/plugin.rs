@@ -1,10 +1,10 @@
 //! `kubectl spanwire` in the lab.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Finished, Lab};
+use crate::{Background, Cmd, Finished, Lab, layout::API_PORT, pki};
 
 /// The program is built beside the tests: its own test of this run's `--test api` has cargo build it.
 fn program() -> Result<PathBuf> {
@@ -47,4 +47,25 @@ pub fn plugin_says(lab: &Lab, code: i32, words: &[&str]) -> Result<String> {
         finished.stderr
     );
     Ok(finished.stdout)
+}
+
+/// Starts `kubectl spanwire connect` with these words on the host outside, which reaches the API server as kubelets elsewhere do.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn connect(lab: &Lab, words: &[&str]) -> Result<Background> {
+    let program = program()?;
+    let tunnel = program.with_file_name("spanwire-tunnel");
+    if !tunnel.exists() {
+        let build = ["build", "-q", "--locked", "-p", "spanwire-tunnel"];
+        Cmd::new(env!("CARGO")).args(build).run()?;
+    }
+    let server = SocketAddr::new(lab.layout.api(), API_PORT);
+    let file = "kubeconfig/outside";
+    pki::kubeconfig(&lab.store, file, "admin", &format!("https://{server}"))?;
+    let kubeconfig = lab.store.path(file);
+    let paths = [&program, &kubeconfig, &tunnel].map(|path| path.display().to_string());
+    let [program, kubeconfig, tunnel] = &paths;
+    let first = [program, "--kubeconfig", kubeconfig, "connect", "--tunnel", tunnel];
+    lab.outside().spawn(first.iter().chain(words))
 }

@@ -164,6 +164,7 @@ fn main() -> ExitCode {
                 peers::laptop,
             ),
             (PRESHARED, peers::preshared),
+            ("kubectl_spanwire_connects_this_machine", peers::connects),
             ("bad_peers_are_refused_and_harm_nothing", bad_input::peers),
             ("bad_locations_are_refused_and_harm_nothing", bad_input::locations),
             (
