@@ -121,6 +121,15 @@ pub struct Names {
     /// The name of the WireGuard device.
     #[arg(long, value_name = "NAME", default_value = "spanwire0", value_parser = link)]
     pub link: LinkName,
+    /// The name of the VXLAN device between followers and leaders, where a location has one.
+    #[arg(long, value_name = "NAME", default_value = "spanwire-hop", value_parser = link)]
+    pub hop_link: LinkName,
+    /// The VXLAN network identifier of that device, the same on all nodes.
+    #[arg(long, value_name = "NUMBER", default_value_t = Owned::default().hop_vni)]
+    pub hop_vni: u32,
+    /// The UDP port of that device, the same on all nodes.
+    #[arg(long, value_name = "PORT", default_value_t = Owned::default().hop_port)]
+    pub hop_port: u16,
     /// The routing table of what leaves this node.
     #[arg(long, value_name = "NUMBER", default_value_t = Owned::default().table.0)]
     pub table: u32,
@@ -152,6 +161,9 @@ impl Names {
     pub fn owned(&self) -> Result<Owned, OwnedError> {
         let owned = Owned {
             link: self.link.clone(),
+            hop_link: self.hop_link.clone(),
+            hop_vni: self.hop_vni,
+            hop_port: self.hop_port,
             table: TableId(self.table),
             return_table: TableId(self.return_table),
             rule_priority: self.rule_priority,
@@ -274,9 +286,15 @@ mod tests {
             "--nft-table=over-there",
             "--mark=0x100",
             "--masquerade-mark=0x1",
+            "--hop-link=mesh8",
+            "--hop-vni=4713",
+            "--hop-port=4789",
         ];
         let other = Owned {
             link: LinkName::new("mesh7").unwrap(),
+            hop_link: LinkName::new("mesh8").unwrap(),
+            hop_vni: 4713,
+            hop_port: 4789,
             table: TableId(4711),
             return_table: TableId(4712),
             rule_priority: 300,

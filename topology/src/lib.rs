@@ -39,6 +39,7 @@ mod endpoint;
 mod facts;
 mod key;
 mod lint;
+mod mac;
 mod mesh;
 mod name;
 mod plan;
@@ -63,6 +64,7 @@ pub use facts::{
 };
 pub use key::{KeyError, PublicKey};
 pub use lint::{Diagnostic, Severity, lint};
+pub use mac::MacAddress;
 pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings};
 pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, plan};

@@ -48,6 +48,11 @@ impl Subject {
     pub fn of(step: &Step) -> Self {
         match step {
             Step::AddWireGuard(link, ..)
+            | Step::AddVxlan(link, ..)
+            | Step::SetForwarding(link, ..)
+            | Step::DeleteForwarding(link, _)
+            | Step::SetNeighbour(link, ..)
+            | Step::DeleteNeighbour(link, _)
             | Step::DeleteDevice(link)
             | Step::SetMtu(link, _)
             | Step::SetUp(link, _)
@@ -86,19 +91,22 @@ pub type Repaired = BTreeMap<Subject, String>;
 /// device itself has to be made is about the device.
 pub fn subjects<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: Clone>) -> Repaired {
     let steps = steps.into_iter();
-    let made = steps.clone().find_map(|step| {
-        let Step::AddWireGuard(link, ..) = step else {
-            return None;
-        };
-        Some(link)
-    });
+    let made: Vec<&LinkName> = steps.clone().filter_map(made).collect();
     let mut subjects = Repaired::new();
     for step in steps {
-        let went_with = made.filter(|link| goes_with(step, link));
-        let subject = went_with.map_or_else(|| Subject::of(step), |link| Subject::Device(link.clone()));
+        let went_with = made.iter().find(|link| goes_with(step, link));
+        let subject = went_with.map_or_else(|| Subject::of(step), |link| Subject::Device((*link).clone()));
         subjects.entry(subject).or_insert_with(|| step.to_string());
     }
     subjects
+}
+
+/// Returns the device that a step makes.
+fn made(step: &Step) -> Option<&LinkName> {
+    if let Step::AddWireGuard(link, ..) | Step::AddVxlan(link, ..) = step {
+        return Some(link);
+    }
+    None
 }
 
 /// Whether what a step makes ends with the device.

@@ -2,8 +2,10 @@
 //!
 //! The order keeps packets flowing and none of them in the open, whatever step is the last one done:
 //!
-//! 1. the device: made or changed, kernel settings, addresses, up;
-//! 2. peers: added and changed, an allowed IP that changes hands in the one step that gives it to its new owner;
+//! 1. the devices: made or changed, kernel settings, addresses, up; a VXLAN device of which no setting can be changed is
+//!    removed first;
+//! 2. peers: added and changed, an allowed IP that changes hands in the one step that gives it to its new owner; and where a
+//!    VXLAN device sends;
 //! 3. the nft table, so that the first packet on a new way already keeps its source (a connection's NAT is decided once);
 //!    and what lets packets of the mesh through the chains of others;
 //! 4. rules that exempt packets from the mesh, before any route could catch those packets;
@@ -17,6 +19,7 @@ mod devices;
 mod routes;
 mod rules;
 mod tables;
+mod vxlan;
 
 use crate::{ChainName, Host, Passage, Step, Sysctl};
 
@@ -24,6 +27,7 @@ use crate::{ChainName, Host, Passage, Step, Sysctl};
 #[must_use]
 pub fn diff(actual: &Host, wanted: &Host) -> Vec<Step> {
     let mut steps = Vec::new();
+    let actual = &*vxlan::begin(actual, wanted, &mut steps);
     devices::begin(actual, wanted, &mut steps);
     set_sysctls(actual, wanted, &mut steps);
     devices::set_up(actual, wanted, &mut steps);

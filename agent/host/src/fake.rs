@@ -12,12 +12,12 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_topology::{Family, Prefix, PublicKey};
+use spanwire_topology::{Family, MacAddress, Prefix, PublicKey};
 use thiserror::Error;
 
 use crate::{
     Device, DeviceKind, Host, LinkName, OtherLink, Owned, PeerChange, Route, RouteKey, RouteKind, Rule,
-    RuleAction, Step, Sysctl, WireGuard, WireGuardSettings,
+    RuleAction, Step, Sysctl, Vxlan, VxlanSettings, WireGuard, WireGuardSettings,
 };
 
 /// The machine.
@@ -99,6 +99,7 @@ impl FakeKernel {
     pub fn apply(&mut self, step: &Step) -> Result<(), Refused> {
         match step {
             Step::AddWireGuard(name, mtu, settings) => self.add_wireguard(name, *mtu, settings),
+            Step::AddVxlan(name, mtu, settings) => self.add_vxlan(name, *mtu, *settings),
             Step::DeleteDevice(name) => self.delete_device(name),
             Step::SetMtu(name, mtu) => self.device(name).map(|device| device.mtu = *mtu),
             Step::SetUp(name, up) => self.set_up(name, *up),
@@ -116,6 +117,17 @@ impl FakeKernel {
             }
             Step::SetPeer(name, key, change) => set_peer(self.wireguard(name)?, *key, change),
             Step::DeletePeer(name, key) => found(self.wireguard(name)?.peers.remove(key).is_some()),
+            Step::SetForwarding(name, address, to) => {
+                self.vxlan(name)?.forwarding.insert(*address, *to);
+                Ok(())
+            }
+            Step::DeleteForwarding(name, address) => {
+                found(self.vxlan(name)?.forwarding.remove(address).is_some())
+            }
+            Step::SetNeighbour(name, neighbour, address) => self.set_neighbour(name, *neighbour, *address),
+            Step::DeleteNeighbour(name, neighbour) => {
+                found(self.vxlan(name)?.neighbours.remove(neighbour).is_some())
+            }
             Step::SetRoute(key, route) => self.set_route(*key, route),
             Step::DeleteRoute(key) => found(self.routes().remove(key).is_some()),
             Step::AddRule(rule) => self.add_rule(rule),
@@ -139,8 +151,31 @@ impl FakeKernel {
     }
 
     fn wireguard(&mut self, name: &LinkName) -> Result<&mut WireGuard, Refused> {
-        let DeviceKind::WireGuard(wireguard) = &mut self.device(name)?.kind;
-        Ok(wireguard)
+        match &mut self.device(name)?.kind {
+            DeviceKind::WireGuard(wireguard) => Ok(wireguard),
+            DeviceKind::Vxlan(_) => Err(Refused::Invalid),
+        }
+    }
+
+    fn vxlan(&mut self, name: &LinkName) -> Result<&mut Vxlan, Refused> {
+        match &mut self.device(name)?.kind {
+            DeviceKind::Vxlan(vxlan) => Ok(vxlan),
+            DeviceKind::WireGuard(_) => Err(Refused::Invalid),
+        }
+    }
+
+    /// Neighbours are lost when the device goes down, so one that is down gets none.
+    fn set_neighbour(
+        &mut self,
+        name: &LinkName,
+        neighbour: IpAddr,
+        address: MacAddress,
+    ) -> Result<(), Refused> {
+        if !self.device(name)?.up {
+            return Err(Refused::Down);
+        }
+        self.vxlan(name)?.neighbours.insert(neighbour, address);
+        Ok(())
     }
 
     fn routes(&mut self) -> &mut BTreeMap<RouteKey, Route> {
@@ -162,14 +197,30 @@ impl FakeKernel {
             mark: settings.mark,
             peers: BTreeMap::new(),
         };
+        self.add_device(name, mtu, DeviceKind::WireGuard(wireguard));
+        Ok(())
+    }
+
+    fn add_vxlan(&mut self, name: &LinkName, mtu: u32, settings: VxlanSettings) -> Result<(), Refused> {
+        if self.host.devices.contains_key(name) || self.links.contains_key(name) {
+            return Err(Refused::Exists);
+        }
+        let vxlan = Vxlan {
+            settings: Some(settings),
+            ..Vxlan::default()
+        };
+        self.add_device(name, mtu, DeviceKind::Vxlan(vxlan));
+        Ok(())
+    }
+
+    fn add_device(&mut self, name: &LinkName, mtu: u32, kind: DeviceKind) {
         let device = Device {
             mtu,
             up: false,
             addresses: BTreeSet::new(),
-            kind: DeviceKind::WireGuard(wireguard),
+            kind,
         };
         self.host.devices.insert(name.clone(), device);
-        Ok(())
     }
 
     fn delete_device(&mut self, name: &LinkName) -> Result<(), Refused> {
@@ -193,6 +244,9 @@ impl FakeKernel {
             .into_iter()
             .partition(|address: &Prefix| address.family() == Family::V4);
         device.addresses = kept;
+        if let DeviceKind::Vxlan(vxlan) = &mut device.kind {
+            vxlan.neighbours.clear();
+        }
         self.lose_device(name);
         for address in lost {
             self.lose_source(address.address());

@@ -48,5 +48,5 @@ pub use render::{closed_port, conflicts, render, wireguard};
 pub use resolve::{Hop, HopReason, hop_in_use, hops_to_leaders, hops_to_members};
 pub use state::{
     Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
-    RuleSelector, Step, Sysctl, TableId, WireGuard, WireGuardPeer, WireGuardSettings,
+    RuleSelector, Step, Sysctl, TableId, Vxlan, VxlanSettings, WireGuard, WireGuardPeer, WireGuardSettings,
 };

@@ -20,6 +20,12 @@ use crate::{LinkName, TableId};
 pub struct Owned {
     /// The name of the WireGuard device.
     pub link: LinkName,
+    /// The name of the VXLAN device between followers and leaders.
+    pub hop_link: LinkName,
+    /// Its VXLAN network identifier.
+    pub hop_vni: u32,
+    /// Its UDP port, the same on all nodes.
+    pub hop_port: u16,
     /// The routing table of what leaves this node (T in the design).
     pub table: TableId,
     /// The routing table of what leaves the tunnel for a follower's node address.
@@ -69,6 +75,19 @@ impl Owned {
         if !plain(self.link.as_str()) || self.link.as_str() == "lo" {
             return Err(OwnedError::Link(self.link.clone()));
         }
+        if !plain(self.hop_link.as_str()) || self.hop_link.as_str() == "lo" {
+            return Err(OwnedError::Link(self.hop_link.clone()));
+        }
+        if self.link == self.hop_link {
+            return Err(OwnedError::OneLink(self.link.clone()));
+        }
+        // 24 bits (RFC 7348, section 5); 0 stands for none.
+        if !(1..1 << 24).contains(&self.hop_vni) {
+            return Err(OwnedError::Vni(self.hop_vni));
+        }
+        if self.hop_port == 0 {
+            return Err(OwnedError::Port);
+        }
         // RT_TABLE_UNSPEC, _DEFAULT, _MAIN and _LOCAL of linux/rtnetlink.h.
         let reserved = |table: &TableId| matches!(table.0, 0 | 253 | 254 | 255);
         if let Some(table) = [self.table, self.return_table].into_iter().find(reserved) {
@@ -108,6 +127,15 @@ pub enum OwnedError {
     /// The name of the device.
     #[error("the device cannot be named {0:?}; take letters, digits, '-', '_' and '.', and not lo")]
     Link(LinkName),
+    /// One name for two devices.
+    #[error("two devices cannot both be named {0:?}; the VXLAN device needs a name of its own")]
+    OneLink(LinkName),
+    /// The VXLAN network identifier.
+    #[error("{0} is no VXLAN network identifier; take 1 to 16777215")]
+    Vni(u32),
+    /// The port of the VXLAN device.
+    #[error("0 is no port for the VXLAN device; take 1 to 65535, the same on all nodes")]
+    Port,
     /// A table of the kernel's own.
     #[error("the routing table {0} is the kernel's own, as 0, 253, 254 and 255 are; take another number")]
     Table(u32),
@@ -139,6 +167,9 @@ impl Default for Owned {
     fn default() -> Self {
         Self {
             link: LinkName::new("spanwire0").expect("a short name"),
+            hop_link: LinkName::new("spanwire-hop").expect("a short name"),
+            hop_vni: 51_830,
+            hop_port: 51_830,
             table: TableId(51_830),
             return_table: TableId(51_831),
             rule_priority: 2_100,
@@ -160,7 +191,7 @@ mod tests {
     fn identifiers_that_are_anothers_are_refused_with_what_to_take() {
         assert_eq!(Owned::default().check(), Ok(()));
         let link = |name| LinkName::new(name).unwrap();
-        let wrong: [(Change, OwnedError); 12] = [
+        let wrong: [(Change, OwnedError); 17] = [
             (
                 |owned| owned.link = LinkName::new("lo").unwrap(),
                 OwnedError::Link(link("lo")),
@@ -169,6 +200,17 @@ mod tests {
                 |owned| owned.link = LinkName::new("a\"b").unwrap(),
                 OwnedError::Link(link("a\"b")),
             ),
+            (
+                |owned| owned.hop_link = LinkName::new("a\"b").unwrap(),
+                OwnedError::Link(link("a\"b")),
+            ),
+            (
+                |owned| owned.hop_link = owned.link.clone(),
+                OwnedError::OneLink(link("spanwire0")),
+            ),
+            (|owned| owned.hop_vni = 0, OwnedError::Vni(0)),
+            (|owned| owned.hop_vni = 1 << 24, OwnedError::Vni(1 << 24)),
+            (|owned| owned.hop_port = 0, OwnedError::Port),
             (|owned| owned.table = TableId(254), OwnedError::Table(254)),
             (|owned| owned.return_table = TableId(0), OwnedError::Table(0)),
             (
@@ -211,6 +253,7 @@ mod tests {
         let owned = Owned {
             rule_priority: 32_750,
             protocol: 5,
+            hop_vni: (1 << 24) - 1,
             table: TableId(1),
             mark: 1 << 31,
             ..Owned::default()

@@ -19,6 +19,17 @@ pub enum OwnershipConflict {
         /// What it is.
         kind: String,
     },
+    /// A device with the name of Spanwire's VXLAN device that is none.
+    #[error(
+        "the device {name} is there already and is {kind}, not VXLAN; remove it, or give Spanwire's VXLAN device another name",
+        kind = if kind.is_empty() { "hardware" } else { kind }
+    )]
+    HopLink {
+        /// The name.
+        name: LinkName,
+        /// What it is.
+        kind: String,
+    },
     /// A TUN device with Spanwire's name that no WireGuard answers for.
     #[error(
         "no WireGuard answers for the TUN device {name}: its tunnel process is starting or hangs, or another program made \
@@ -91,6 +102,14 @@ mod tests {
                 },
                 "the device spanwire0 is there already and is hardware, not WireGuard; remove it, or give \
                  Spanwire's device another name",
+            ),
+            (
+                OwnershipConflict::HopLink {
+                    name: LinkName::new("spanwire-hop").unwrap(),
+                    kind: "bridge".to_owned(),
+                },
+                "the device spanwire-hop is there already and is bridge, not VXLAN; remove it, or give Spanwire's VXLAN \
+                 device another name",
             ),
             (
                 OwnershipConflict::Rule {

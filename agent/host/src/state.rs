@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_topology::{Keepalive, LocationName, Prefix, PublicKey};
+use spanwire_topology::{Keepalive, LocationName, MacAddress, Prefix, PublicKey};
 
 use crate::{ChainName, NftSet, Passage, PresharedKey};
 
@@ -67,16 +67,29 @@ impl Host {
     /// Returns how the WireGuard device of that name is set up, where there is one.
     #[must_use]
     pub fn wireguard(&self, device: &LinkName) -> Option<&WireGuard> {
-        let DeviceKind::WireGuard(wireguard) = &self.devices.get(device)?.kind;
-        Some(wireguard)
+        match &self.devices.get(device)?.kind {
+            DeviceKind::WireGuard(wireguard) => Some(wireguard),
+            DeviceKind::Vxlan(_) => None,
+        }
     }
 
     /// Returns the set-up of every WireGuard device, to change it.
     pub fn wireguards_mut(&mut self) -> impl Iterator<Item = (&LinkName, &mut WireGuard)> {
-        self.devices.iter_mut().map(|(name, device)| {
-            let DeviceKind::WireGuard(wireguard) = &mut device.kind;
-            (name, wireguard)
-        })
+        self.devices
+            .iter_mut()
+            .filter_map(|(name, device)| match &mut device.kind {
+                DeviceKind::WireGuard(wireguard) => Some((name, wireguard)),
+                DeviceKind::Vxlan(_) => None,
+            })
+    }
+
+    /// Returns how the VXLAN device of that name is set up, where there is one.
+    #[must_use]
+    pub fn vxlan(&self, device: &LinkName) -> Option<&Vxlan> {
+        match &self.devices.get(device)?.kind {
+            DeviceKind::Vxlan(vxlan) => Some(vxlan),
+            DeviceKind::WireGuard(_) => None,
+        }
     }
 }
 
@@ -98,6 +111,32 @@ pub struct Device {
 pub enum DeviceKind {
     /// A tunnel to leaders and Peers.
     WireGuard(WireGuard),
+    /// What carries packets between followers and leaders of one location.
+    Vxlan(Vxlan),
+}
+
+/// The set-up of a VXLAN device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vxlan {
+    /// What it is made with. Actual: `None` where it is none that Spanwire makes, as one that learns or floods.
+    pub settings: Option<VxlanSettings>,
+    /// The addresses in the LAN to which frames for a link-layer address are sent. What is for any other is dropped.
+    pub forwarding: BTreeMap<MacAddress, IpAddr>,
+    /// The link-layer addresses of next hops; actual: those that do not expire.
+    pub neighbours: BTreeMap<IpAddr, MacAddress>,
+}
+
+/// What a VXLAN device is made with. Nothing of it changes while the device is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VxlanSettings {
+    /// The VXLAN network identifier, of 24 bits.
+    pub vni: u32,
+    /// The UDP port at which it receives, and to which it sends.
+    pub port: u16,
+    /// The address in the LAN from which it sends, and of whose family it receives.
+    pub local: IpAddr,
+    /// Its link-layer address.
+    pub address: MacAddress,
 }
 
 /// The set-up of a WireGuard device.
@@ -267,6 +306,8 @@ impl Sysctl {
 pub enum Step {
     /// Make a WireGuard device with this MTU. It is down and has no peer.
     AddWireGuard(LinkName, u32, WireGuardSettings),
+    /// Make a VXLAN device with this MTU, which learns and floods nothing. It is down and has no entry.
+    AddVxlan(LinkName, u32, VxlanSettings),
     /// Remove a device with everything that hangs on it.
     DeleteDevice(LinkName),
     /// Set a device's MTU.
@@ -283,6 +324,14 @@ pub enum Step {
     SetPeer(LinkName, PublicKey, PeerChange),
     /// Remove a peer of a WireGuard device.
     DeletePeer(LinkName, PublicKey),
+    /// Have a VXLAN device send frames for a link-layer address to an address in the LAN.
+    SetForwarding(LinkName, MacAddress, IpAddr),
+    /// Have a VXLAN device send frames for a link-layer address nowhere.
+    DeleteForwarding(LinkName, MacAddress),
+    /// Have a next hop on a device have this link-layer address, without asking for it.
+    SetNeighbour(LinkName, IpAddr, MacAddress),
+    /// Forget the link-layer address of a next hop.
+    DeleteNeighbour(LinkName, IpAddr),
     /// Add a route, or replace the one with the same key.
     SetRoute(RouteKey, Route),
     /// Remove a route.

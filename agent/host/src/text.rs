@@ -6,7 +6,7 @@ use spanwire_topology::{Family, Keepalive, Prefix};
 
 use crate::{
     Device, DeviceKind, Host, LinkName, NftTable, Passage, PeerChange, Route, RouteKey, RouteKind, Rule,
-    RuleAction, RuleSelector, Step, WireGuard, WireGuardSettings,
+    RuleAction, RuleSelector, Step, Vxlan, VxlanSettings, WireGuard, WireGuardSettings,
 };
 
 impl fmt::Display for Host {
@@ -43,8 +43,35 @@ impl fmt::Display for DeviceText<'_> {
         for address in &device.addresses {
             writeln!(f, "address {address} dev {name}")?;
         }
-        let DeviceKind::WireGuard(wireguard) = &device.kind;
-        write!(f, "{wireguard}")
+        match &device.kind {
+            DeviceKind::WireGuard(wireguard) => write!(f, "{wireguard}"),
+            DeviceKind::Vxlan(vxlan) => write!(f, "{vxlan}"),
+        }
+    }
+}
+
+impl fmt::Display for VxlanSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            vni,
+            port,
+            local,
+            address,
+        } = self;
+        write!(f, "id {vni} dstport {port} local {local} address {address}")
+    }
+}
+
+impl fmt::Display for Vxlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "vxlan {}", OrDash(self.settings.as_ref()))?;
+        for (address, to) in &self.forwarding {
+            writeln!(f, "fdb {address} dst {to}")?;
+        }
+        for (neighbour, address) in &self.neighbours {
+            writeln!(f, "neighbour {neighbour} lladdr {address}")?;
+        }
+        Ok(())
     }
 }
 
@@ -190,6 +217,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddWireGuard(name, mtu, settings) => write!(f, "link add {name} mtu {mtu} {settings}"),
+            Self::AddVxlan(name, mtu, settings) => {
+                write!(f, "link add {name} mtu {mtu} type vxlan {settings}")
+            }
             Self::DeleteDevice(name) => write!(f, "link delete {name}"),
             Self::SetMtu(name, mtu) => write!(f, "link set {name} mtu {mtu}"),
             Self::SetUp(name, true) => write!(f, "link set {name} up"),
@@ -199,6 +229,12 @@ impl fmt::Display for Step {
             Self::SetWireGuard(name, settings) => write!(f, "wireguard set {name} {settings}"),
             Self::SetPeer(name, key, change) => write!(f, "peer set {key} dev {name}{change}"),
             Self::DeletePeer(name, key) => write!(f, "peer delete {key} dev {name}"),
+            Self::SetForwarding(name, address, to) => write!(f, "fdb replace {address} dev {name} dst {to}"),
+            Self::DeleteForwarding(name, address) => write!(f, "fdb delete {address} dev {name}"),
+            Self::SetNeighbour(name, neighbour, address) => {
+                write!(f, "neighbour replace {neighbour} dev {name} lladdr {address}")
+            }
+            Self::DeleteNeighbour(name, neighbour) => write!(f, "neighbour delete {neighbour} dev {name}"),
             Self::SetRoute(key, route) => write!(f, "route set {}", RouteText(key, route)),
             Self::DeleteRoute(key) => {
                 let (table, metric) = (key.table.0, key.metric);

@@ -97,7 +97,11 @@ fn message(device: u32, address: IpAddr, length: u8) -> AddressMessage {
     message.header.index = device;
     message.header.family = family(Family::of(address));
     message.header.prefix_len = length;
-    message.header.scope = AddressScope::Universe;
+    message.header.scope = match address {
+        // None that others are to take for an address of the node.
+        IpAddr::V4(address) if address.is_link_local() => AddressScope::Link,
+        IpAddr::V4(_) | IpAddr::V6(_) => AddressScope::Universe,
+    };
     message.attributes = vec![
         AddressAttribute::Local(address),
         AddressAttribute::Address(address),

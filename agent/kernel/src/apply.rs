@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use spanwire_host::{LinkName, PeerChange, Route, RouteKind, Step, WireGuardSettings};
+use spanwire_host::{
+    LinkName, OwnershipConflict, PeerChange, Route, RouteKind, Step, VxlanSettings, WireGuardSettings,
+};
 use spanwire_topology::PublicKey;
 
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     link,
     netlink::{Refusal, Request},
     ownership::{foreign_device, taken},
-    route, rule,
+    route, rule, vxlan,
     wireguard::{self, Backend, Change, PeerUpdate, USERSPACE_KIND, kernel, uapi},
 };
 
@@ -97,6 +99,26 @@ impl Kernel {
                 let request = address::delete(&mut self.route, device, address).await?;
                 (Operation::DeleteAddress, request)
             }
+            Step::SetForwarding(name, address, to) => {
+                let device = self.index(name, indexes).await?;
+                (Operation::SetEntry, vxlan::set_forwarding(device, *address, *to))
+            }
+            Step::DeleteForwarding(name, address) => {
+                let device = self.index(name, indexes).await?;
+                (Operation::DeleteEntry, vxlan::delete_forwarding(device, *address))
+            }
+            Step::SetNeighbour(name, neighbour, address) => {
+                let device = self.index(name, indexes).await?;
+                let request = vxlan::set_neighbour(device, *neighbour, *address);
+                (Operation::SetEntry, request)
+            }
+            Step::DeleteNeighbour(name, neighbour) => {
+                let device = self.index(name, indexes).await?;
+                (
+                    Operation::DeleteEntry,
+                    vxlan::delete_neighbour(device, *neighbour),
+                )
+            }
             Step::SetRoute(key, route) => {
                 let device = match device_of(route) {
                     Some(name) => Some(self.index(name, indexes).await?),
@@ -109,6 +131,7 @@ impl Kernel {
             Step::AddRule(rule) => (Operation::AddRule, rule::add(protocol, rule)),
             Step::DeleteRule(rule) => (Operation::DeleteRule, rule::delete(protocol, rule)),
             Step::AddWireGuard(..)
+            | Step::AddVxlan(..)
             | Step::DeleteDevice(_)
             | Step::SetWireGuard(..)
             | Step::SetPeer(..)
@@ -164,6 +187,7 @@ impl Kernel {
                 self.add_wireguard(name, *mtu, settings.listen_port).await?;
                 self.set_wireguard(name, settings).await
             }
+            Step::AddVxlan(name, mtu, settings) => self.add_vxlan(name, *mtu, settings).await,
             Step::SetWireGuard(name, settings) => {
                 if self.device(name).read().await?.listen_port != settings.listen_port {
                     port_is_free(settings.listen_port).await?;
@@ -182,6 +206,10 @@ impl Kernel {
             | Step::SetUp(..)
             | Step::AddAddress(..)
             | Step::DeleteAddress(..)
+            | Step::SetForwarding(..)
+            | Step::DeleteForwarding(..)
+            | Step::SetNeighbour(..)
+            | Step::DeleteNeighbour(..)
             | Step::SetRoute(..)
             | Step::DeleteRoute(_)
             | Step::AddRule(_)
@@ -218,6 +246,33 @@ impl Kernel {
         let index = device.ok_or_else(|| ApplyError::NoLink(name.clone()))?.index;
         self.request(Operation::ChangeLink, link::set_mtu(index, mtu))
             .await
+    }
+
+    async fn add_vxlan(
+        &mut self,
+        name: &LinkName,
+        mtu: u32,
+        settings: &VxlanSettings,
+    ) -> Result<(), ApplyError> {
+        if let Some(device) = link::find(&mut self.route, name).await? {
+            if device.kind != vxlan::KIND {
+                let link::Device { name, kind, .. } = device;
+                return Err(ApplyError::ForeignLink(OwnershipConflict::HopLink { name, kind }));
+            }
+            // One that was never finished.
+            self.delete_device(name).await?;
+        }
+        let made = self
+            .request(Operation::AddVxlan, vxlan::add(name, mtu, settings))
+            .await;
+        match made {
+            Err(ApplyError::Refused(refusal))
+                if classify(Operation::AddVxlan, refusal.errno) == ErrnoClass::Unsupported =>
+            {
+                Err(ApplyError::NoVxlan)
+            }
+            other => other,
+        }
     }
 
     async fn set_wireguard(

@@ -2,29 +2,30 @@
 //!
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
-//! of which only statistics changed, routes outside of our tables except default ones, those to a LAN and Calico's to other nodes, rules for single addresses, nft
+//! of which only statistics changed, neighbours but for those on our own VXLAN device, routes outside of our tables except default ones, those to a LAN and Calico's to other nodes, rules for single addresses, nft
 //! tables of others but for the chains by which they filter.
 
 use std::collections::BTreeMap;
 
 use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleMessage};
 use nix::libc::{
-    NETLINK_NETFILTER, NETLINK_ROUTE, NFNL_SUBSYS_NFTABLES, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE,
-    RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
+    NETLINK_NETFILTER, NETLINK_ROUTE, NFNL_SUBSYS_NFTABLES, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
+    RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE,
 };
+use nix::net::if_::if_nametoindex;
 use spanwire_host::Owned;
 
 use crate::{
     address, link,
     netlink::{Ears, Message, NetlinkError, attributes},
     nft::{self, OwnGenerations},
-    route,
+    route, vxlan,
     watched::Watched,
 };
 
-/// Multicast groups of `NETLINK_ROUTE` (include/uapi/linux/rtnetlink.h): links, then addresses, routes and rules of IPv4
-/// and of IPv6.
-const ROUTE_GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+/// Multicast groups of `NETLINK_ROUTE` (include/uapi/linux/rtnetlink.h): links, neighbours and forwarding entries, then addresses,
+/// routes and rules of IPv4 and of IPv6.
+const ROUTE_GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 
 /// The multicast group of nf_tables (include/uapi/linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES).
 const NFT_GROUPS: [u32; 1] = [7];
@@ -144,8 +145,16 @@ impl Changes {
             RTM_NEWRULE | RTM_DELRULE => message
                 .parse::<RuleMessage>()
                 .is_some_and(|rule| Self::concerns(&rule)),
+            RTM_NEWNEIGH | RTM_DELNEIGH => self.is_by_hop(message),
             _ => false,
         }
+    }
+
+    /// Whether a message is about a neighbour on Spanwire's VXLAN device, or about where it sends. Which device that is, the kernel is
+    /// asked: it may have been there before the subscription.
+    fn is_by_hop(&self, message: &Message) -> bool {
+        let hop = if_nametoindex(self.owned.hop_link.as_str()).ok();
+        hop.is_some() && vxlan::device_of(message) == hop
     }
 
     /// Whether a device came, went, or changed in what we look at. Of ours also what we did ourselves: the message that it

@@ -15,6 +15,9 @@ pub(crate) enum Operation {
     DeleteRule,
     ReadTable,
     AddWireGuard,
+    AddVxlan,
+    SetEntry,
+    DeleteEntry,
 }
 
 /// The class of an error number.
@@ -43,12 +46,14 @@ pub(crate) fn classify(operation: Operation, errno: Errno) -> ErrnoClass {
         | (Operation::AddRule, Errno::EEXIST)
         // fib_nl_delrule: no such rule.
         | (Operation::DeleteRule, Errno::ENOENT)
+        // neigh_delete, vxlan_fdb_delete: no such entry.
+        | (Operation::DeleteEntry, Errno::ENOENT)
         // Strict dumps of a routing table that was never used (inet_dump_fib, inet6_dump_fib).
         | (Operation::ReadTable, Errno::ENOENT)
         // Reading IPv6 where it is switched off at boot.
         | (Operation::ReadTable | Operation::DeleteRoute | Operation::DeleteRule, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => ErrnoClass::Settled,
         // rtnl_newlink: unknown device type, also after the kernel tried to load a module.
-        (Operation::AddWireGuard, Errno::EOPNOTSUPP) => ErrnoClass::Unsupported,
+        (Operation::AddWireGuard | Operation::AddVxlan, Errno::EOPNOTSUPP) => ErrnoClass::Unsupported,
         (
             Operation::DeleteLink
             | Operation::ChangeLink
@@ -59,7 +64,10 @@ pub(crate) fn classify(operation: Operation, errno: Errno) -> ErrnoClass {
             | Operation::AddRule
             | Operation::DeleteRule
             | Operation::ReadTable
-            | Operation::AddWireGuard,
+            | Operation::AddWireGuard
+            | Operation::AddVxlan
+            | Operation::SetEntry
+            | Operation::DeleteEntry,
             _,
         ) => ErrnoClass::Failed,
     }
@@ -81,6 +89,7 @@ mod tests {
             (Operation::DeleteRoute, Errno::EOPNOTSUPP),
             (Operation::AddRule, Errno::EEXIST),
             (Operation::DeleteRule, Errno::ENOENT),
+            (Operation::DeleteEntry, Errno::ENOENT),
             (Operation::DeleteRule, Errno::EAFNOSUPPORT),
             (Operation::DeleteRule, Errno::EOPNOTSUPP),
             (Operation::ReadTable, Errno::ENOENT),
@@ -98,12 +107,17 @@ mod tests {
             Operation::DeleteRule,
             Operation::ReadTable,
             Operation::AddWireGuard,
+            Operation::AddVxlan,
+            Operation::SetEntry,
+            Operation::DeleteEntry,
         ];
         for operation in operations {
             for errno in (1..134).map(Errno::from_raw) {
                 let expected = if settled.contains(&(operation, errno)) {
                     ErrnoClass::Settled
-                } else if (operation, errno) == (Operation::AddWireGuard, Errno::EOPNOTSUPP) {
+                } else if matches!(operation, Operation::AddWireGuard | Operation::AddVxlan)
+                    && errno == Errno::EOPNOTSUPP
+                {
                     ErrnoClass::Unsupported
                 } else {
                     ErrnoClass::Failed

@@ -134,6 +134,9 @@ pub enum ApplyError {
     /// The kernel's WireGuard was asked for.
     #[error("the kernel has no WireGuard; choose the userspace backend")]
     NoWireGuard,
+    /// The VXLAN device was asked for.
+    #[error("the kernel has no VXLAN (the module vxlan)")]
+    NoVxlan,
     /// The device is not there.
     #[error("there is no device {0}")]
     NoLink(LinkName),

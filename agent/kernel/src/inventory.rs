@@ -37,9 +37,10 @@ impl Kernel {
         let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
         let mut inventory = Inventory::default();
         let mtus: BTreeMap<u32, u32> = devices.iter().map(|device| (device.index, device.mtu)).collect();
+        let own = [&self.owned.link, &self.owned.hop_link];
         for device in devices
             .iter()
-            .filter(|device| device.up && device.name != self.owned.link)
+            .filter(|device| device.up && !own.contains(&&device.name))
         {
             let of_it = addresses
                 .iter()
@@ -356,6 +357,7 @@ mod tests {
             up: true,
             kind: kind.to_owned(),
             local: None,
+            vxlan: None,
         }
     }
 

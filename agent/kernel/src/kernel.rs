@@ -26,6 +26,7 @@ use crate::{
     nft::Nft,
     route, rule,
     sysctl::{Remembered, Sysctls},
+    vxlan,
     watched::Hook,
     wireguard::{Backend, Device, KERNEL_KIND, PrivateKey, USERSPACE_KIND, Userspace, kernel, uapi},
 };
@@ -174,7 +175,8 @@ impl Kernel {
             let name = device.name.as_str();
             device.kind == "veth" && PAIRS.iter().any(|start| name.starts_with(start))
         };
-        let others = devices.iter().filter(|device| device.name != self.owned.link);
+        let own = [&self.owned.link, &self.owned.hop_link];
+        let others = devices.iter().filter(|device| !own.contains(&&device.name));
         let mut others = others.filter(|device| device.up);
         others.any(|device| KINDS.contains(&device.kind.as_str()) || is_cni(&device.name) || pair(device))
     }
@@ -213,6 +215,13 @@ impl Kernel {
         if let Some(device) = own
             && let Some(read) = self.read_device(device).await?
         {
+            host.devices.insert(device.name.clone(), read);
+        }
+        let hop = devices
+            .iter()
+            .find(|device| device.name == self.owned.hop_link && device.kind == vxlan::KIND);
+        if let Some(device) = hop {
+            let read = self.read_vxlan(device).await?;
             host.devices.insert(device.name.clone(), read);
         }
         let names: BTreeMap<u32, LinkName> = devices
@@ -269,6 +278,19 @@ impl Kernel {
             addresses: addresses.iter().filter_map(address::Assigned::network).collect(),
             kind: DeviceKind::WireGuard(wireguard),
         }))
+    }
+
+    async fn read_vxlan(&mut self, device: &link::Device) -> Result<HostDevice, ReadError> {
+        let vxlan = vxlan::read(&mut self.route, device.index, device.vxlan).await;
+        let vxlan = vxlan.map_err(ReadError::netlink("where the VXLAN device sends"))?;
+        let addresses = address::addresses(&mut self.route, Some(device.index)).await;
+        let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
+        Ok(HostDevice {
+            mtu: device.mtu,
+            up: device.up,
+            addresses: addresses.iter().filter_map(address::Assigned::network).collect(),
+            kind: DeviceKind::Vxlan(vxlan),
+        })
     }
 
     /// Returns the WireGuard device of that name, by the backend.

@@ -29,6 +29,7 @@ mod state_file;
 mod surroundings;
 mod sysctl;
 mod tap;
+mod vxlan;
 mod watched;
 mod way;
 mod wireguard;

@@ -7,9 +7,13 @@ use nix::{
     errno::Errno,
     libc::{NLM_F_CREATE, NLM_F_EXCL, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK},
 };
-use spanwire_host::LinkName;
+use spanwire_host::{LinkName, VxlanSettings};
+use spanwire_topology::MacAddress;
 
-use crate::netlink::{Message, NetlinkError, Request, Socket, attributes};
+use crate::{
+    netlink::{Message, NetlinkError, Request, Socket, attributes},
+    vxlan,
+};
 
 /// A network device as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub(crate) struct Device {
     pub(crate) kind: String,
     /// Of VXLAN: the address that its packets come from, where it is set.
     pub(crate) local: Option<IpAddr>,
+    /// Of VXLAN: how it is set up, where it is like one of Spanwire's.
+    pub(crate) vxlan: Option<VxlanSettings>,
 }
 
 /// Reads all devices.
@@ -45,6 +51,7 @@ pub(crate) async fn find(socket: &mut Socket, name: &LinkName) -> Result<Option<
 
 /// Returns what a link message says; read by hand, since the devices of others have attributes that no library knows in full.
 pub(crate) fn device(message: &Message) -> Option<Device> {
+    const IFLA_ADDRESS: u16 = 1;
     const IFLA_IFNAME: u16 = 3;
     const IFLA_MTU: u16 = 4;
     const IFLA_LINKINFO: u16 = 18;
@@ -56,18 +63,17 @@ pub(crate) fn device(message: &Message) -> Option<Device> {
         ))
     };
     let (index, flags) = (word(4)?, word(8)?);
-    let (mut name, mut mtu, mut kind, mut local) = (None, None, String::new(), None);
+    let (mut name, mut mtu, mut kind, mut address, mut data) = (None, None, String::new(), None, None);
     for (attribute, value) in attributes(message.body.get(16..)?) {
         match attribute {
+            IFLA_ADDRESS => address = value.try_into().ok().map(MacAddress::new),
             IFLA_IFNAME => name = LinkName::new(&text(value)),
             IFLA_MTU => mtu = Some(u32::from_ne_bytes(value.try_into().ok()?)),
             IFLA_LINKINFO => {
                 let info = attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_KIND);
                 kind = info.map_or_else(String::new, |(_, value)| text(value));
-                let data = attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_DATA);
-                local = data
-                    .filter(|_| kind == "vxlan")
-                    .and_then(|(_, value)| vxlan_local(value));
+                let found = attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_DATA);
+                data = found.filter(|_| kind == vxlan::KIND).map(|(_, value)| value);
             }
             _ => {}
         }
@@ -78,7 +84,10 @@ pub(crate) fn device(message: &Message) -> Option<Device> {
         mtu: mtu?,
         up: LinkFlags::from_bits_retain(flags).contains(LinkFlags::Up),
         kind,
-        local,
+        local: data.and_then(vxlan_local),
+        vxlan: data
+            .zip(address)
+            .and_then(|(data, address)| vxlan::settings(data, address)),
     })
 }
 

@@ -15,7 +15,7 @@ use crate::{
     Kernel,
     error::ReadError,
     kernel::socket_of,
-    link, route, rule,
+    link, route, rule, vxlan,
     wireguard::{KERNEL_KIND, USERSPACE_KIND, uapi},
 };
 
@@ -44,6 +44,12 @@ impl Kernel {
             Some(device) => conflicts.push(foreign_device(device)),
             None => {}
         }
+        let hop = link::find(&mut self.route, &self.owned.hop_link).await;
+        let hop = hop.map_err(ReadError::netlink("the devices"))?;
+        conflicts.extend(
+            hop.filter(|device| device.kind != vxlan::KIND)
+                .map(|link::Device { name, kind, .. }| OwnershipConflict::HopLink { name, kind }),
+        );
         for family in [Family::V4, Family::V6] {
             let rules = rule::rules(&mut self.route, family).await;
             let rules = rules.map_err(ReadError::netlink("the rules"))?;

@@ -70,6 +70,11 @@ pub(super) fn is_search(
             others.is_empty() && given.contains_key(key)
         }
         Step::AddWireGuard(..)
+        | Step::AddVxlan(..)
+        | Step::SetForwarding(..)
+        | Step::DeleteForwarding(..)
+        | Step::SetNeighbour(..)
+        | Step::DeleteNeighbour(..)
         | Step::DeleteDevice(_)
         | Step::SetMtu(..)
         | Step::SetUp(..)
@@ -104,7 +109,7 @@ pub(super) fn failures(mut failed: Vec<(Step, ApplyError)>) -> Vec<Trouble> {
     let others = failed.len().saturating_sub(1);
     let device = failed
         .iter()
-        .position(|(step, _)| matches!(step, Step::AddWireGuard(..)));
+        .position(|(step, _)| matches!(step, Step::AddWireGuard(..) | Step::AddVxlan(..)));
     if let Some(device) = device.filter(|_| others > 0) {
         let (step, error) = failed.swap_remove(device);
         let cause = chain(&error);

@@ -8,26 +8,33 @@ use std::{
 
 use spanwire_topology::{Prefix, PublicKey};
 
+use super::vxlan;
 use crate::{Device, DeviceKind, Host, LinkName, PeerChange, Step, WireGuard, WireGuardPeer};
 
 /// Makes devices, or changes their MTU, key, port or mark.
 pub(super) fn begin(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
     for (name, device) in &wanted.devices {
-        let DeviceKind::WireGuard(wireguard) = &device.kind;
-        let Some(settings) = wireguard.settings() else {
+        let made = match &device.kind {
+            DeviceKind::WireGuard(wireguard) => wireguard
+                .settings()
+                .map(|settings| Step::AddWireGuard(name.clone(), device.mtu, settings)),
+            DeviceKind::Vxlan(vxlan) => vxlan
+                .settings
+                .map(|settings| Step::AddVxlan(name.clone(), device.mtu, settings)),
+        };
+        let Some(made) = made else {
             continue;
         };
         let Some(old) = actual.devices.get(name) else {
-            steps.push(Step::AddWireGuard(name.clone(), device.mtu, settings));
+            steps.push(made);
             continue;
         };
         if old.mtu != device.mtu {
             steps.push(Step::SetMtu(name.clone(), device.mtu));
         }
-        let DeviceKind::WireGuard(old) = &old.kind;
-        if old.settings() != Some(settings) {
-            steps.push(Step::SetWireGuard(name.clone(), settings));
-        }
+        let settings = wanted.wireguard(name).and_then(WireGuard::settings);
+        let others = settings.filter(|_| actual.wireguard(name).and_then(WireGuard::settings) != settings);
+        steps.extend(others.map(|settings| Step::SetWireGuard(name.clone(), settings)));
     }
 }
 
@@ -45,11 +52,17 @@ pub(super) fn set_up(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
     }
 }
 
-/// Adds and changes peers.
+/// Adds and changes peers, and where a VXLAN device sends.
 pub(super) fn set_peers(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
     let none = WireGuard::default();
     for (name, Device { kind, .. }) in &wanted.devices {
-        let DeviceKind::WireGuard(wireguard) = kind;
+        let wireguard = match kind {
+            DeviceKind::WireGuard(wireguard) => wireguard,
+            DeviceKind::Vxlan(wanted) => {
+                vxlan::set_entries(name, actual.vxlan(name), wanted, steps);
+                continue;
+            }
+        };
         let actual = actual.wireguard(name).unwrap_or(&none);
         let owners = Owners::new(wireguard);
         let mut recreated: BTreeMap<PublicKey, WireGuardPeer> = BTreeMap::new();
@@ -129,12 +142,12 @@ fn change(old: Option<&WireGuardPeer>, wanted: &WireGuardPeer, owners: &Owners<'
     change
 }
 
-/// Whether a device goes.
+/// Whether a tunnel goes.
 pub(super) fn go(actual: &Host, wanted: &Host) -> bool {
     actual
         .devices
         .keys()
-        .any(|name| !wanted.devices.contains_key(name))
+        .any(|name| actual.wireguard(name).is_some() && !wanted.devices.contains_key(name))
 }
 
 /// Removes peers, addresses and devices.
@@ -149,6 +162,9 @@ pub(super) fn end(actual: &Host, wanted: &Host, steps: &mut Vec<Step>) {
         let stale = peers_of(actual, name).unwrap_or(&none).keys();
         let stale = stale.filter(|key| !wanted_peers.contains_key(key));
         steps.extend(stale.map(|key| Step::DeletePeer(name.clone(), *key)));
+        if let (Some(old), Some(wanted)) = (actual.vxlan(name), wanted.vxlan(name)) {
+            vxlan::delete_entries(name, old, wanted, steps);
+        }
         let addresses = old.addresses.difference(&device.addresses);
         steps.extend(addresses.map(|address| Step::DeleteAddress(name.clone(), *address)));
     }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use spanwire_host::{
-    Host, LinkName, NftTable, OtherLink, Owned, Packet, PeerChange, PresharedKey, Route, RouteKey, RouteKind,
-    Rule, RuleAction, RuleSelector, Step, Sysctl, TableId, WireGuardSettings, diff, fake::FakeKernel, lookup,
-    render,
+    DeviceKind, Host, LinkName, NftTable, OtherLink, Owned, Packet, PeerChange, PresharedKey, Route,
+    RouteKey, RouteKind, Rule, RuleAction, RuleSelector, Step, Sysctl, TableId, VxlanSettings,
+    WireGuardSettings, diff, fake::FakeKernel, lookup, render,
 };
-use spanwire_topology::{Family, Keepalive, Prefix};
+use spanwire_topology::{Family, Keepalive, MacAddress, Prefix};
 
 use crate::samples::{self, key, link, other_link, prefix};
 
@@ -34,6 +34,34 @@ fn machine() -> BTreeMap<LinkName, OtherLink> {
 /// Spanwire's device.
 fn own() -> LinkName {
     Owned::default().link
+}
+
+/// Everything that may be done to a VXLAN device.
+fn vxlan() -> Vec<Step> {
+    let hop = || Owned::default().hop_link;
+    let mac = |last: u8| MacAddress::new([10, 0x57, 10, 4, 0, last]);
+    let mut steps = vec![
+        Step::DeleteDevice(hop()),
+        Step::SetMtu(hop(), 1380),
+        Step::SetUp(hop(), true),
+        Step::SetUp(hop(), false),
+        Step::AddAddress(hop(), prefix("169.254.51.83")),
+        Step::AddAddress(hop(), prefix("10.9.0.1")),
+    ];
+    for last in [1, 2, 13] {
+        let local = format!("192.168.1.{last}").parse().unwrap();
+        let settings = VxlanSettings {
+            vni: 51_830,
+            port: 51_830,
+            local,
+            address: mac(last),
+        };
+        steps.push(Step::AddVxlan(hop(), 1450, settings));
+        steps.push(Step::SetForwarding(hop(), mac(last), local));
+        let neighbour = format!("10.4.0.{last}").parse().unwrap();
+        steps.push(Step::SetNeighbour(hop(), neighbour, mac(last)));
+    }
+    steps
 }
 
 /// Everything that may be done to a machine.
@@ -70,6 +98,7 @@ fn pool() -> Vec<Step> {
         };
         pool.push(Step::SetPeer(own(), key(number), change));
     }
+    pool.extend(vxlan());
     pool.extend(routes());
     pool.extend(rules().into_iter().map(Step::AddRule));
     for text in ["one", "two"] {
@@ -103,6 +132,7 @@ fn routes() -> Vec<Step> {
         unicast("spanwire0", None, Some("fd00:4::1")),
         unicast("flannel.1", Some("10.244.6.0"), Some("192.168.1.5")),
         unicast("eth0", Some("fd00:aa::6"), None),
+        unicast("spanwire-hop", Some("10.4.0.13"), Some("192.168.1.5")),
         RouteKind::Throw,
         RouteKind::Unreachable,
         RouteKind::Blackhole,
@@ -280,6 +310,18 @@ fn of_one_mark(mut host: Host) -> Host {
     host
 }
 
+/// The state with a VXLAN device, where it has one, that need not be made again: with it go all routes by it.
+fn of_one_address(mut host: Host, wanted: &Host) -> Host {
+    let hop = Owned::default().hop_link;
+    let settings = wanted.vxlan(&hop).map(|vxlan| vxlan.settings);
+    if let (Some(device), Some(settings)) = (host.devices.get_mut(&hop), settings)
+        && let DeviceKind::Vxlan(vxlan) = &mut device.kind
+    {
+        vxlan.settings = settings;
+    }
+    host
+}
+
 fn owners(host: &Host) -> BTreeSet<Prefix> {
     let peers = host
         .wireguard(&own())
@@ -306,6 +348,7 @@ proptest! {
     #[test]
     fn at_each_step_a_packet_goes_as_before_or_as_wanted(actual in state(), wanted in wanted()) {
         let (actual, wanted) = (of_one_mark(actual), of_one_mark(wanted));
+        let actual = of_one_address(actual, &wanted);
         let states = replay(&actual, &wanted);
         for packet in packets() {
             let (before, after) = (lookup(&actual, &packet), lookup(&wanted, &packet));

@@ -22,5 +22,6 @@ mod rules;
 mod sysctls;
 mod taps;
 mod userspace;
+mod vxlan;
 mod ways;
 mod wireguard;

@@ -307,6 +307,11 @@ fn command(step: &Step, wanted: &Host) -> String {
         Step::DeleteDevice(dev) => format!("ip link delete {dev}"),
         Step::DeleteNft => "nft delete table inet spanwire".to_owned(),
         Step::AddWireGuard(..)
+        | Step::AddVxlan(..)
+        | Step::SetForwarding(..)
+        | Step::DeleteForwarding(..)
+        | Step::SetNeighbour(..)
+        | Step::DeleteNeighbour(..)
         | Step::SetMtu(..)
         | Step::SetUp(_, false)
         | Step::DeleteAddress(..)
