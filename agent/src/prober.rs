@@ -202,7 +202,13 @@ impl Shell {
             Way::Hop(node) => {
                 let hop = self.assignment.hop(node, Family::of(to));
                 let hop = hop.ok_or(io::ErrorKind::HostUnreachable)?;
-                self.echo.send_by(&hop.link, to, number)
+                match hop.answers_at {
+                    None => self.echo.send_by(&hop.link, to, number),
+                    Some((_, address)) => {
+                        let neighbour = Neighbour::at(&hop.link, address)?;
+                        self.echo.send_through(&neighbour, to, hop.source, number)
+                    }
+                }
             }
             Way::FromOverlay => {
                 let own = self.overlay(Family::of(to));

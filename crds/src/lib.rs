@@ -24,7 +24,7 @@ mod schema;
 mod slice;
 pub mod translate;
 
-pub use location::{Leaders, Location, LocationSpec, LocationStatus, Mode};
+pub use location::{Hop, Leaders, Location, LocationSpec, LocationStatus, Mode};
 pub use mesh_node::{
     Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus, SilentMember, UnkeyedPeer,
 };

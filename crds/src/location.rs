@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spanwire_topology::MeshMode;
+use spanwire_topology::{HopMode, MeshMode};
 
 use crate::schema;
 
@@ -55,6 +55,11 @@ pub struct LocationSpec {
     /// no route back. Without it they see who sends, and need routes to the mesh by way of the location's leaders.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub masquerade: bool,
+    /// How its followers and leaders hand packets of the mesh to each other. Auto: by a VXLAN of Spanwire's own where pod networks
+    /// are the addresses of Pods, as in clouds that deliver by who owns an address, else as CNI. CNI: as the CNI carries packets
+    /// between nodes, or by the LAN as it is where the CNI has no device for that. VXLAN: by that VXLAN, UDP port 51830.
+    #[serde(default, skip_serializing_if = "Hop::is_auto")]
+    pub hop: Hop,
     /// The networks in which its nodes have their addresses. A node that claims another address gets all but that one.
     /// Without it they have private addresses of any network; public ones have to be named here.
     #[serde(default, rename = "nodeCIDRs", skip_serializing_if = "Vec::is_empty")]
@@ -95,6 +100,41 @@ impl From<Mode> for MeshMode {
             // A mode of a newer version is taken for the one that every version has.
             Mode::Leaders | Mode::Unknown => Self::Leaders,
             Mode::Nodes => Self::Nodes,
+        }
+    }
+}
+
+/// How followers and leaders of a location hand packets of the mesh to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Hop {
+    /// As suits where pod networks come from.
+    #[default]
+    Auto,
+    /// As the CNI carries packets between nodes.
+    #[serde(rename = "CNI")]
+    Cni,
+    /// By a VXLAN of Spanwire's own.
+    #[serde(rename = "VXLAN")]
+    Vxlan,
+    /// What a newer version calls by a name that this one does not know. It is never written.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+impl Hop {
+    /// Whether it is what an object without it means.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl From<HopMode> for Hop {
+    fn from(hop: HopMode) -> Self {
+        match hop {
+            HopMode::Cni => Self::Cni,
+            HopMode::Vxlan => Self::Vxlan,
         }
     }
 }

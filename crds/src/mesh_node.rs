@@ -163,6 +163,8 @@ pub enum HopReason {
     CalicoRoute,
     /// The CNI carries packets between nodes by it.
     CniDevice,
+    /// The location's hop is a VXLAN of Spanwire's own, and it is that.
+    OwnVxlan,
     /// The leader is in a network that is connected by it, and the CNI has no device of its own.
     ConnectedNetwork,
     /// What a newer version calls by a name that this one does not know. It is never written.

@@ -5,7 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spanwire_topology::LeaderRole;
 
-use crate::{location::Mode, schema};
+use crate::{
+    location::{Hop, Mode},
+    schema,
+};
 
 /// A part of the published decision: the head of a location, or up to a hundred of its members. Written by the
 /// operator alone.
@@ -120,6 +123,9 @@ pub struct SliceSettings {
     /// What comes from elsewhere to `cidrs` gets the leader's own address there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub masquerade: bool,
+    /// How followers and leaders hand packets to each other. Absent: as the CNI carries them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<Hop>,
     /// Seconds between keepalives, where a member does not say otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,

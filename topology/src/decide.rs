@@ -27,8 +27,8 @@ use std::{
 };
 
 use crate::{
-    Candidate, Decision, Facts, Generation, Leader, Leaving, Location, LocationFact, LocationName, Member,
-    Mesh, MeshMode, NodeName, Prefix, Seats, Settings,
+    Candidate, Decision, Facts, Generation, HopMode, Leader, Leaving, Location, LocationFact, LocationName,
+    Member, Mesh, MeshMode, NodeName, Prefix, Seats, Settings,
     claims::{self, ClaimantRef, Denied, Purpose},
     elect,
 };
@@ -72,7 +72,12 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         &mut rejected,
     );
 
-    let (locations, leaving) = locations(&kept, previous, &places, &objects, &denied, members);
+    // A CNI without a network for each node has no device between nodes: the cloud delivers what an address is for to its owner.
+    let hop = match cluster.pods_reported {
+        true => HopMode::Vxlan,
+        false => HopMode::Cni,
+    };
+    let (locations, leaving) = locations(&kept, previous, &places, &objects, &denied, members, hop);
     let mut mesh = Mesh {
         generation,
         locations,
@@ -118,7 +123,8 @@ fn same(mesh: &Mesh, previous: &Mesh) -> bool {
         && mesh.peers == previous.peers
 }
 
-/// Returns every location with its settings, members and leaders, and which of these are about to leave.
+/// Returns every location with its settings, members and leaders, and which of these are about to leave. `hop` is the hop of those
+/// that name none.
 fn locations<'a>(
     kept: &'a Kept<'_>,
     previous: &'a Mesh,
@@ -126,6 +132,7 @@ fn locations<'a>(
     objects: &[Option<&'a LocationFact>],
     denied: &Denied<'_>,
     members: Vec<MemberUpdate<'a>>,
+    hop: HopMode,
 ) -> (BTreeMap<LocationName, Location>, BTreeMap<NodeName, Leaving>) {
     let named = places.locations.iter().zip(objects);
     let incumbents = |name: &LocationName| {
@@ -164,7 +171,7 @@ fn locations<'a>(
         } else {
             &site.candidates
         };
-        let mut settings = settings(site.fact);
+        let mut settings = settings(site.fact, hop);
         settings.cidrs = site.cidrs.into_iter().chain(granted).collect();
         let members = together(site.members, before.map(|before| &before.members));
         let elected = elect(candidates, incumbents(site.name), seats(site.fact));
@@ -266,14 +273,21 @@ impl<'a> Site<'a> {
     }
 }
 
-fn settings(fact: Option<&LocationFact>) -> Settings {
-    fact.map_or_else(Settings::default, |fact| Settings {
+fn settings(fact: Option<&LocationFact>, hop: HopMode) -> Settings {
+    let Some(fact) = fact else {
+        return Settings {
+            hop,
+            ..Settings::default()
+        };
+    };
+    Settings {
         mode: fact.mode,
         endpoint: fact.endpoint.clone(),
         cidrs: BTreeSet::new(),
         masquerade: fact.masquerade,
+        hop: fact.hop.unwrap_or(hop),
         keepalive: fact.keepalive,
-    })
+    }
 }
 
 fn seats(fact: Option<&LocationFact>) -> Seats {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Endpoint, Keepalive, LocationName, MeshMode, NodeName, PeerName, Prefix, PublicKey, SecretKeyRef,
+    Endpoint, HopMode, Keepalive, LocationName, MeshMode, NodeName, PeerName, Prefix, PublicKey, SecretKeyRef,
 };
 
 /// When an object was created, in seconds since the Unix epoch. Of two claims the earlier one stands.
@@ -150,6 +150,8 @@ pub enum Field {
     Cidrs,
     /// Its UDP port.
     ListenPort,
+    /// How followers and leaders of a location hand packets to each other.
+    Hop,
     /// Which nodes belong to a location.
     Selector,
     /// Which nodes may lead it.
@@ -241,6 +243,8 @@ pub struct LocationFact {
     pub cidrs: BTreeSet<Prefix>,
     /// What comes from elsewhere to `cidrs` is to get the leader's own address there.
     pub masquerade: bool,
+    /// How followers and leaders are to hand packets to each other. `None`: as suits where pod networks come from.
+    pub hop: Option<HopMode>,
     /// The networks within which its nodes have their addresses, public ones too. Empty: private addresses of any network.
     pub node_cidrs: BTreeSet<Prefix>,
     /// The interval of keepalives of tunnels from here.
@@ -290,6 +294,7 @@ impl NodeFact {
                 | Field::Selector
                 | Field::LeaderSelector
                 | Field::Mode
+                | Field::Hop
                 | Field::Seats
                 | Field::PublicKey
                 | Field::Preshared => {}
@@ -326,6 +331,7 @@ impl LocationFact {
             Field::Cidrs,
             Field::Addresses,
             Field::Mode,
+            Field::Hop,
             Field::Seats,
             Field::Keepalive,
         ];
@@ -347,6 +353,7 @@ impl LocationFact {
                 Field::Cidrs => self.cidrs.extend(&before.cidrs),
                 Field::Addresses => self.node_cidrs.extend(&before.node_cidrs),
                 Field::Mode => self.mode = before.mode,
+                Field::Hop => self.hop = before.hop,
                 Field::Seats => (self.active, self.standby) = (before.active, before.standby),
                 Field::Keepalive => self.keepalive = before.keepalive,
                 Field::Location
@@ -412,6 +419,7 @@ impl PeerFact {
                 | Field::Selector
                 | Field::LeaderSelector
                 | Field::Mode
+                | Field::Hop
                 | Field::Seats => {}
             }
         }

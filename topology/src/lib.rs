@@ -25,7 +25,7 @@
 //! | Prefix | an IP network |
 //! | Mesh | everything the operator decided |
 //! | Plan | what one node has to do, derived from the mesh by [`plan`](plan()) |
-//! | Hop | how a follower's packet reaches its leader |
+//! | Hop | how a follower's packet reaches its leader: by the CNI's device, by the LAN, or by a VXLAN of Spanwire's own |
 
 #![forbid(unsafe_code)]
 
@@ -65,9 +65,14 @@ pub use facts::{
 pub use key::{KeyError, PublicKey};
 pub use lint::{Diagnostic, Severity, lint};
 pub use mac::MacAddress;
-pub use mesh::{Generation, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings};
+pub use mesh::{
+    Generation, HopMode, Keepalive, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Peer, Settings,
+};
 pub use name::{LocationName, NameError, NodeName, PeerName};
-pub use plan::{Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, plan};
+pub use plan::{
+    Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, Vxlan, VxlanPeer,
+    plan,
+};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::Reachability;
 pub use rejected::{Claim, Claimant, Decision, Leaving, LocationField, RejectReason, Rejected};

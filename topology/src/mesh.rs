@@ -73,6 +73,16 @@ pub enum MeshMode {
     Nodes,
 }
 
+/// How followers and leaders of a location hand packets to each other. All of its nodes have to do it alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HopMode {
+    /// As the CNI carries packets between nodes, or by the LAN as it is where the CNI has no device for that.
+    #[default]
+    Cni,
+    /// By a VXLAN of Spanwire's own, as it has to be where the LAN delivers by who owns an address, and drops what others send from it.
+    Vxlan,
+}
+
 /// What holds for a whole location.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -84,6 +94,8 @@ pub struct Settings {
     pub cidrs: BTreeSet<Prefix>,
     /// What comes from elsewhere to `cidrs` gets the leader's own address there.
     pub masquerade: bool,
+    /// How its followers and leaders hand packets to each other.
+    pub hop: HopMode,
     /// The interval of keepalives of tunnels from here, where a node does not say otherwise.
     pub keepalive: Option<Keepalive>,
 }

@@ -72,6 +72,9 @@
 //! leader has these for all nodes of its location, whichever leader carries them: the sender may have seen another order of
 //! leaders.
 //!
+//! Where the location has a VXLAN of its own ([`HopMode::Vxlan`](crate::HopMode::Vxlan)), what leaves the tunnel for anything that
+//! another node has goes through the hop, pods included: its LAN takes nothing that is from elsewhere.
+//!
 //! What a node has that a leader does not reach ([`Reachability::cut`]), but for its own addresses, goes by a hop to the first leader
 //! that it does reach of those behind itself in the published order: so nothing goes round, whatever they observe. From there it
 //! goes as the CNI has it, which would put the address of a node bare onto the LAN.
@@ -82,6 +85,7 @@ mod probes;
 mod routes;
 mod tunnel;
 mod view;
+mod vxlan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -96,6 +100,7 @@ use crate::{
 pub use probes::{Behind, Far, Near, Probes};
 use routes::Ways;
 use view::View;
+pub use vxlan::{Vxlan, VxlanPeer};
 
 /// What one node has to do, in the words of the mesh; which device, table or mark that becomes is the host's affair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,8 +123,8 @@ pub struct Plan {
     pub masqueraded: BTreeSet<Prefix>,
     /// What lives on this node itself: its pods' prefixes, its addresses, on a leader its overlay addresses.
     pub own: BTreeSet<Prefix>,
-    /// On a leader: node addresses of other members of the own location, to which packets that came out of the tunnel
-    /// go through the hop, never bare onto the LAN; and what else those have that the hop does not reach, by another leader.
+    /// On a leader: node addresses of other members of the own location, with a VXLAN of its own their pods too, to which packets
+    /// that came out of the tunnel go through the hop, never bare onto the LAN; and what else those have that the hop does not reach, by another leader.
     pub returns: BTreeMap<Prefix, Via>,
     /// The way towards each other location, established or not, of which `routes` make use: the own tunnel, a leader of the
     /// own location, or none. Where every node leads itself the own location is among them.
@@ -129,6 +134,9 @@ pub struct Plan {
     pub leaders: Vec<Via>,
     /// How many of `leaders` stand before this node in the published order; on a follower all.
     pub before: usize,
+    /// How packets of the mesh get from node to node in the location, where that is a VXLAN of its own: every [`Via::Hop`] then goes by
+    /// it.
+    pub vxlan: Option<Vxlan>,
     /// What this node is to watch, so that it can say what of this works.
     pub probes: Probes,
 }
@@ -224,7 +232,7 @@ pub enum Via {
     Hop {
         /// That node.
         node: NodeName,
-        /// The addresses of its CNI device, where it has reported any.
+        /// The addresses of its CNI device, where it has reported any; over a VXLAN its overlay addresses.
         hop: Arc<BTreeSet<IpAddr>>,
         /// Its own addresses in the LAN.
         addresses: Arc<BTreeSet<IpAddr>>,
@@ -282,6 +290,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             ways: BTreeMap::new(),
             leaders: Vec::new(),
             before: 0,
+            vxlan: None,
             probes: Probes::default(),
         };
     };
@@ -309,6 +318,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
         ways: ways.out(),
         leaders,
         before,
+        vxlan: vxlan::vxlan(&view),
         probes: probes::probes(&view, &receivers),
         own: own.into_iter().collect(),
     }

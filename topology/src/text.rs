@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::{
-    Family, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Party, Peer, Plan, Role, Settings, Tunnel,
-    Via,
+    Family, HopMode, Leader, LeaderRole, Location, Member, Mesh, MeshMode, Party, Peer, Plan, Role, Settings,
+    Tunnel, Via, Vxlan, VxlanPeer,
 };
 
 /// `name=a,b` for what is not empty.
@@ -63,9 +63,13 @@ impl Display for Settings {
         let keepalive = List("keepalive", self.keepalive.map(|keepalive| keepalive.0));
         let endpoint = List("endpoint", &self.endpoint);
         let masquerade = if self.masquerade { " masquerade" } else { "" };
+        let hop = match self.hop {
+            HopMode::Cni => "",
+            HopMode::Vxlan => " hop=vxlan",
+        };
         write!(
             f,
-            " mode={mode}{endpoint}{}{masquerade}{keepalive}",
+            " mode={mode}{endpoint}{}{masquerade}{hop}{keepalive}",
             List("cidrs", &self.cidrs)
         )
     }
@@ -133,6 +137,9 @@ impl Display for Plan {
         if let Some(tunnel) = &self.tunnel {
             tunnel.fmt(f)?;
         }
+        if let Some(vxlan) = &self.vxlan {
+            vxlan.fmt(f)?;
+        }
         for prefix in &self.own {
             writeln!(f, "  own {prefix}")?;
         }
@@ -148,6 +155,25 @@ impl Display for Plan {
         }
         for (prefix, via) in &self.returns {
             writeln!(f, "  return {prefix} {via}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Vxlan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let address = List("address", self.address);
+        writeln!(f, "  vxlan over {}{address}", self.family)?;
+        for (node, peer) in &self.peers {
+            let VxlanPeer {
+                address,
+                overlay,
+                lan,
+                leads,
+            } = peer;
+            let leads = if *leads { " leads" } else { "" };
+            let (lan, overlay) = (List("lan", lan), List("hop", overlay));
+            writeln!(f, "    with {node}{leads} address={address}{lan}{overlay}")?;
         }
         Ok(())
     }

@@ -86,6 +86,18 @@ pub enum Conflict {
         /// The family that has to go through it.
         family: Family,
     },
+    /// A leader and this node do not both take part in the VXLAN of their location.
+    #[error(
+        "no {family} way to {node}, which leads here, over the VXLAN of the location: both nodes need an address of one family in the \
+         mesh (the InternalIP of the Node or spanwire.dev/internal-ip) that is on a device of theirs, and an overlay address of {family}; \
+         else give the Location hop: CNI"
+    )]
+    OutsideVxlan {
+        /// The leader.
+        node: NodeName,
+        /// The family that has to go through it.
+        family: Family,
+    },
     /// This node lacks the device by which it was reached, or the other nodes of its location have reported to be.
     #[error(
         "the CNI's device for {family} is missing on this node (flannel.1, flannel-v6.1; vxlan.calico, vxlan-v6.calico, tunl0), \
@@ -200,6 +212,7 @@ impl Conflict {
             | Self::Overtaken { .. }
             | Self::Nodes { .. }
             | Self::NoHop { .. }
+            | Self::OutsideVxlan { .. }
             | Self::NoCniDevice { .. }
             | Self::OverlayForNode { .. }
             | Self::CniUnsupported { .. }

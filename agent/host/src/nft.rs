@@ -7,14 +7,14 @@
 //!
 //! | chain | hook | what it does |
 //! |---|---|---|
-//! | `arrive` | prerouting, before conntrack | where others do not change marks, marks WireGuard's datagrams and what moves; `notrack` for transit; drops the spoofed |
+//! | `arrive` | prerouting, before conntrack | drops what has no business in the VXLAN of the location (`nft/vxlan.rs`); where others do not change marks, marks WireGuard's datagrams and what moves; `notrack` for transit; drops the spoofed |
 //! | `marks` | prerouting, last | marks all packets of a connection that kube-proxy masquerades as it marks the first; where others change marks, what moves |
 //! | `came` | input, first | takes that off again |
-//! | `forward` | forward | clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
+//! | `forward` | forward | drops pods' datagrams to that VXLAN; clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
 //! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
-//! | `stray` | postrouting | drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
+//! | `stray` | postrouting | drops datagrams of that VXLAN to any other address; drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
 //! `stray` stands for itself: rules and tables that send a packet by the CNI's own route may be gone, and where the other end
 //! of the CNI's tunnel is at an address that the mesh does not know only the packet inside shows where it is bound for. So
@@ -23,6 +23,7 @@
 mod classes;
 mod landing;
 mod sets;
+mod vxlan;
 
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
@@ -52,7 +53,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
 
     let mut chains = String::new();
     let mut put = |part: String| chains.push_str(&part);
-    put(arrive(plan, facts, &families, &ways));
+    put(arrive(plan, resolved, facts, &families, &ways));
     put(marks(facts, &families, &ways));
     put(came(facts, &families, &ways));
     if plan.tunnel.is_some() {
@@ -62,7 +63,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     put(leave(plan, facts, &families, &ways));
     let held = held(resolved, facts, &families);
     put(stray(plan, resolved, facts, &families, &held));
-    put(inherit(facts, &families));
+    put(inherit(resolved, facts, &families));
     if families.iter().any(|words| words.settled) {
         put(last("spoofed", &resolved.exempt, &families, true));
     }
@@ -71,7 +72,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     }
     NftTable {
         name: facts.owned.nft_table.clone(),
-        sets: families.iter().flat_map(sets).collect(),
+        sets: families.iter().flat_map(sets).chain(nearby(resolved)).collect(),
         chains,
     }
 }
@@ -192,6 +193,16 @@ fn sets(words: &Words) -> Vec<NftSet> {
     sets
 }
 
+/// Returns with whom datagrams of the VXLAN are exchanged.
+fn nearby(resolved: &Resolved<'_>) -> Option<NftSet> {
+    let underlay = resolved.underlay.as_ref()?;
+    let (family, v) = match underlay.vxlan.family {
+        family @ Family::V4 => (family, '4'),
+        family @ Family::V6 => (family, '6'),
+    };
+    Some(NftSet::new(format!("nearby{v}"), family, vxlan::nearby(underlay)))
+}
+
 fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     let mut text = format!("\tchain {name} {{\n");
     if !hook.is_empty() {
@@ -203,8 +214,11 @@ fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     text + "\t}\n"
 }
 
-fn arrive(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
-    let mut rules = Vec::new();
+fn arrive(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+    let mut rules = match &resolved.underlay {
+        Some(underlay) => vxlan::arriving(underlay, facts, families),
+        None => Vec::new(),
+    };
     if let Some(tunnel) = &plan.tunnel {
         // With src_valid_mark the way back to an endpoint that is itself a remote node's address is then looked up
         // outside the mesh, as the datagrams themselves are sent; rp_filter would drop them otherwise.
@@ -293,7 +307,9 @@ fn forward(
     ways: &str,
 ) -> String {
     let clamp = "tcp option maxseg size set rt mtu";
-    let mut rules = Vec::new();
+    let wrapped = resolved.underlay.as_ref();
+    let wrapped = wrapped.map(|underlay| vxlan::forwarded(underlay, facts));
+    let mut rules: Vec<String> = wrapped.into_iter().collect();
     if plan.tunnel.is_some() {
         rules.push(format!("iifname \"{}\" jump landed", facts.owned.link));
     }
@@ -389,7 +405,10 @@ fn stray(
         };
         format!("{marked}{own} meta mark set meta mark & {rest:#010x} accept")
     });
-    let mut rules: Vec<String> = own.into_iter().collect();
+    // Before that: the packet around another has its mark.
+    let wrapped = resolved.underlay.iter();
+    let wrapped = wrapped.flat_map(|underlay| vxlan::leaving(underlay, facts));
+    let mut rules: Vec<String> = wrapped.chain(own).collect();
     // Nor may kube-proxy see its own again: the CNI's packet around this one inherits it, and would be masqueraded, too, which
     // spoils its checksum (kubernetes/kubernetes#92035).
     let rest = !facts.owned.masquerade_mark;
@@ -422,14 +441,17 @@ fn stray(
 /// The packet that the CNI puts around another inherits its mark, and is routed by it (`vxlan_get_route`,
 /// drivers/net/vxlan/vxlan_core.c): by the uplink that others have chosen for the packet inside, which does not lead to
 /// the node that it is for. All chains of others, which may save the mark or masquerade by it, come before.
-fn inherit(facts: &HostFacts, families: &[Words]) -> String {
-    let Cni::Overlay { links } = &facts.cni else {
-        return String::new();
+fn inherit(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> String {
+    let flannels = match &facts.cni {
+        Cni::Overlay { links } => Some(links),
+        Cni::Direct | Cni::Calico { .. } | Cni::Unsupported { .. } => None,
     };
+    let own = resolved.underlay.as_ref().map(|_| &facts.owned.hop_link);
+    let links: BTreeSet<&LinkName> = flannels.into_iter().flatten().chain(own).collect();
     if links.is_empty() || !chosen_by_mark(facts, None) {
         return String::new();
     }
-    let links = names(links.iter());
+    let links = names(links.into_iter());
     let rule = |Words { ip, v, .. }: &Words| {
         ["daddr", "saddr"].map(|end| format!("oifname {links} {ip} {end} @remote{v} meta mark set 0"))
     };

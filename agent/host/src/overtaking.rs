@@ -231,6 +231,7 @@ mod tests {
             ways: std::collections::BTreeMap::new(),
             leaders: vec![hop],
             before: 0,
+            vxlan: None,
             probes: Probes::default(),
         };
         let facts = HostFacts {

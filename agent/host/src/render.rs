@@ -24,7 +24,10 @@ pub fn render(plan: &Plan, facts: &HostFacts) -> Host {
     }
     let resolved = Resolved::new(plan, facts);
     Host {
-        devices: wireguard(plan, facts).into_iter().collect(),
+        devices: wireguard(plan, facts)
+            .into_iter()
+            .chain(device::vxlan(resolved.underlay.as_ref(), facts))
+            .collect(),
         routes: routing::routes(plan, &resolved, facts).into(),
         rules: routing::rules(plan, &resolved, facts),
         nft: Some(nft::table(plan, &resolved, facts)),

@@ -8,6 +8,7 @@
 
 mod connected;
 mod next_hop;
+mod vxlan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +23,7 @@ pub(crate) use connected::Held;
 use next_hop::Resolver;
 pub use next_hop::{Hop, HopReason, hop_in_use, hops_to_leaders, hops_to_members};
 pub(crate) use next_hop::{NextHop, nameable};
+pub(crate) use vxlan::Underlay;
 
 /// The plan's routes as this machine can have them.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(crate) struct Resolved<'a> {
     pub(crate) stranded: BTreeSet<Family>,
     /// The addresses of the API server that are reached past the mesh.
     pub(crate) exempt: BTreeSet<Exempt>,
+    /// The VXLAN of the location, where this machine takes part in one.
+    pub(crate) underlay: Option<Underlay<'a>>,
     /// What had to be left out.
     pub(crate) conflicts: BTreeSet<Conflict>,
     /// The overlay addresses of the leaders at the other ends of the tunnels.
@@ -74,7 +78,7 @@ pub(crate) struct Exempt {
 impl<'a> Resolved<'a> {
     pub(crate) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Self {
         let mut conflicts: BTreeSet<Conflict> = ipv6_disabled(plan, facts).into_iter().collect();
-        let mut resolver = Resolver::new(facts);
+        let mut resolver = Resolver::new(plan, facts);
         let overlays: BTreeSet<IpAddr> = tunnel_overlays(plan);
         let sources = FAMILIES.map(|family| own_address(plan, facts, family));
         let sends = FAMILIES.map(|family| sends(plan, facts, family));
@@ -141,6 +145,7 @@ impl<'a> Resolved<'a> {
             stranded: stranded.into_keys().collect(),
             neighbours,
             exempt: BTreeSet::new(),
+            underlay: Underlay::new(plan, facts),
             conflicts,
             overlays,
         };
@@ -322,7 +327,7 @@ fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {
     peers.flat_map(|peer| peer.overlay.iter().copied()).collect()
 }
 
-/// Ways back to followers' node addresses over the CNI's device, and to what goes by another leader. Others need no entry: `main` has
+/// Ways back to followers' node addresses over the CNI's device, to all of theirs over a VXLAN, and to what goes by another leader. Others need no entry: `main` has
 /// the same.
 fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Prefix, NextHop)> {
     let here = plan.returns.iter().filter(|_| plan.location.is_some());
@@ -361,7 +366,8 @@ fn to_leaders(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<Ne
 
 /// Returns the families in which a leader cannot hand on what comes for other nodes of its location, each with why.
 fn stranded(plan: &Plan, facts: &HostFacts) -> BTreeMap<Family, Conflict> {
-    let here = plan.returns.iter().filter(|_| plan.tunnel.is_some());
+    let by_cni = plan.tunnel.is_some() && plan.vxlan.is_none();
+    let here = plan.returns.iter().filter(|_| by_cni);
     let why = |(prefix, via): (&Prefix, &Via)| match via {
         Via::Hop { hop, .. } => {
             let family = prefix.family();
@@ -379,6 +385,11 @@ fn hops<'a>(
     facts: &HostFacts,
     next_hops: impl Iterator<Item = &'a NextHop>,
 ) -> BTreeSet<LinkName> {
+    if plan.vxlan.is_some() {
+        // By that alone, also where the CNI has devices.
+        let hop = Underlay::new(plan, facts).map(|_| facts.owned.hop_link.clone());
+        return hop.into_iter().collect();
+    }
     let mut hops: BTreeSet<&LinkName> = BTreeSet::new();
     let mut last = None;
     // Thousands of prefixes have one next hop after the other alike.

@@ -79,6 +79,7 @@ impl World {
             let hop = Hop {
                 link: LinkName::new(&format!("l{number}")).unwrap(),
                 neighbour: p(&format!("192.168.{number}.2")),
+                answers_at: None,
                 source: p("192.168.9.9"),
             };
             ((p(&format!("l{number}")), Family::V4), hop)

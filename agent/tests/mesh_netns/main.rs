@@ -24,5 +24,6 @@ mod printers;
 mod scenes;
 mod uplinks;
 mod views;
+mod vxlan;
 mod wireguard;
 mod world;

@@ -1,9 +1,9 @@
 //! The head of a location: its leaders, its settings and what it is established with.
 
-use spanwire_topology::{Generation, Leader, Location, Settings};
+use spanwire_topology::{Generation, HopMode, Leader, Location, Settings};
 
 use super::{endpoint, keepalive, parsed, texts, values};
-use crate::{FieldProblem, Head, SliceLeader, SliceSettings};
+use crate::{FieldProblem, Head, Hop, SliceLeader, SliceSettings};
 
 impl From<(Generation, &Location)> for Head {
     fn from((generation, location): (Generation, &Location)) -> Self {
@@ -60,6 +60,9 @@ impl From<&Settings> for SliceSettings {
             endpoint: settings.endpoint.as_ref().map(ToString::to_string),
             cidrs: texts(&settings.cidrs),
             masquerade: settings.masquerade,
+            hop: Some(settings.hop)
+                .filter(|hop| *hop != HopMode::Cni)
+                .map(Hop::from),
             persistent_keepalive: settings.keepalive.map(|seconds| seconds.0),
         }
     }
@@ -73,6 +76,11 @@ impl From<&SliceSettings> for Settings {
             endpoint: endpoint(settings.endpoint.as_ref()),
             cidrs: values(&settings.cidrs),
             masquerade: settings.masquerade,
+            hop: match settings.hop {
+                Some(Hop::Vxlan) => HopMode::Vxlan,
+                // One of a newer version is taken for the one that every version has.
+                Some(Hop::Auto | Hop::Cni | Hop::Unknown) | None => HopMode::Cni,
+            },
             keepalive: keepalive(settings.persistent_keepalive),
         }
     }

@@ -6,8 +6,8 @@ use std::{
 
 use proptest::{collection::btree_map, option, prelude::*};
 use spanwire_topology::{
-    Endpoint, Generation, Keepalive, Leader, LeaderRole, Location, LocationName, Member, Mesh, MeshMode,
-    NodeName, Peer, PeerName, Prefix, PublicKey, SecretKeyRef, Settings,
+    Endpoint, Generation, HopMode, Keepalive, Leader, LeaderRole, Location, LocationName, Member, Mesh,
+    MeshMode, NodeName, Peer, PeerName, Prefix, PublicKey, SecretKeyRef, Settings,
 };
 
 use super::{Assembler, MEMBERS_PER_SLICE, accepted, assemble};
@@ -402,16 +402,19 @@ fn location() -> impl Strategy<Value = Location> {
         any::<bool>(),
         option::of(endpoint()),
         sets(prefix()),
-        any::<bool>(),
+        (any::<bool>(), any::<bool>()),
         option::of(keepalive()),
     )
-        .prop_map(|(nodes, endpoint, cidrs, masquerade, keepalive)| Settings {
-            mode: if nodes { MeshMode::Nodes } else { MeshMode::Leaders },
-            endpoint,
-            cidrs,
-            masquerade,
-            keepalive,
-        });
+        .prop_map(
+            |(nodes, endpoint, cidrs, (masquerade, vxlan), keepalive)| Settings {
+                mode: if nodes { MeshMode::Nodes } else { MeshMode::Leaders },
+                endpoint,
+                cidrs,
+                masquerade,
+                hop: if vxlan { HopMode::Vxlan } else { HopMode::Cni },
+                keepalive,
+            },
+        );
     let established = sets((0u8..6).prop_map(|n| name::<LocationName>(&format!("l{n}"))));
     let members = btree_map(node(), member(), 0..140).prop_map(Arc::new);
     (

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use spanwire_topology::{Field, LocationFact, Operator, Requirement, Selector};
+use spanwire_topology::{Field, HopMode, LocationFact, Operator, Requirement, Selector};
 
 use super::{Fields, Translated, created, distinct, keepalive};
-use crate::{FieldProblem, Location, Mode};
+use crate::{FieldProblem, Hop, Location, Mode};
 
 /// Returns what a Location asks for.
 #[must_use]
@@ -27,6 +27,13 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
                 "is a mode of another version of Spanwire; what was there before stays, at first Leaders; write \
                  Leaders or Nodes"
                     .to_owned(),
+        });
+    }
+    if spec.hop == Hop::Unknown {
+        fields.problems.push(FieldProblem {
+            field: "spec.hop".to_owned(),
+            problem: "is a hop of another version of Spanwire; what was there before stays, at first Auto; write Auto, CNI or VXLAN"
+                .to_owned(),
         });
     }
     let fact = LocationFact {
@@ -52,6 +59,11 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
             .and_then(|text| fields.one("spec.endpoint", text)),
         cidrs: fields.list("spec.cidrs", &spec.cidrs),
         masquerade: spec.masquerade,
+        hop: match spec.hop {
+            Hop::Auto | Hop::Unknown => None,
+            Hop::Cni => Some(HopMode::Cni),
+            Hop::Vxlan => Some(HopMode::Vxlan),
+        },
         node_cidrs: fields.list("spec.nodeCIDRs", &spec.node_cidrs),
         keepalive: keepalive(spec.persistent_keepalive),
         unread: BTreeSet::new(),
@@ -59,6 +71,7 @@ pub fn location(location: &Location) -> Translated<LocationFact> {
     let whole = |texts: usize, read: usize| texts == read;
     let marks = [
         (Field::Mode, spec.mesh != Mode::Unknown),
+        (Field::Hop, spec.hop != Hop::Unknown),
         (
             Field::Endpoints,
             spec.endpoint.is_none() || fact.endpoint.is_some(),
@@ -137,6 +150,7 @@ mod tests {
             "endpoint": "vpn.example.com:51820",
             "cidrs": ["192.168.10.0/24", "fd00:10::/64"],
             "masquerade": true,
+            "hop": "VXLAN",
             "nodeCIDRs": ["192.168.10.0/24", "203.0.113.0/24"],
             "persistentKeepalive": 25,
         }));
@@ -146,6 +160,7 @@ mod tests {
         assert_eq!((fact.mode, fact.active, fact.standby), (MeshMode::Nodes, 3, 0));
         assert_eq!((fact.cidrs.len(), fact.keepalive), (2, Some(Keepalive(25))));
         assert!(fact.masquerade);
+        assert_eq!(fact.hop, Some(HopMode::Vxlan));
         assert_eq!(fact.endpoint, Some("vpn.example.com:51820".parse().unwrap()));
         assert_eq!(fact.leader_selector, Some(Selector::default()));
         let selector = fact.selector.unwrap();
@@ -183,6 +198,22 @@ mod tests {
                 .to_string()
                 .starts_with("spec.mesh: is a mode of another version")
         );
+    }
+
+    #[test]
+    fn a_hop_of_a_newer_version_is_reported_and_what_was_there_stays() {
+        let read_hop = |hop: &str| read(json!({"hop": hop}));
+        let unknown = read_hop("Geneve");
+        assert_eq!(
+            (unknown.fact.hop, unknown.fact.unread),
+            (None, [Field::Hop].into())
+        );
+        let problem = unknown.problems[0].to_string();
+        assert!(problem.ends_with("write Auto, CNI or VXLAN"), "{problem}");
+        for (hop, expected) in [("Auto", None), ("CNI", Some(HopMode::Cni))] {
+            let known = read_hop(hop);
+            assert_eq!((known.fact.hop, known.problems), (expected, vec![]), "{hop}");
+        }
     }
 
     #[test]

@@ -224,6 +224,9 @@ fn keep_location(fact: &LocationFact, before: &Location) -> Option<LocationFact>
     if lost(Field::Mode) && fact.mode != settings.mode {
         kept.to_mut().mode = settings.mode;
     }
+    if lost(Field::Hop) && fact.hop != Some(settings.hop) {
+        kept.to_mut().hop = Some(settings.hop);
+    }
     match kept {
         Cow::Owned(kept) => Some(kept),
         Cow::Borrowed(_) => None,

@@ -54,7 +54,7 @@ pub struct Far {
 pub struct Near {
     /// Its name.
     pub node: NodeName,
-    /// The addresses of its CNI device, where it has reported any: there packets go to it.
+    /// The addresses of its CNI device, where it has reported any, or over a VXLAN its overlay addresses: there packets go to it.
     pub hop: Arc<BTreeSet<IpAddr>>,
     /// Its own addresses in the LAN, where they go otherwise.
     pub addresses: Arc<BTreeSet<IpAddr>>,
@@ -134,7 +134,7 @@ fn hops(view: &View<'_>) -> Vec<Near> {
     let others = view.leads_of(view.mine).filter(|lead| view.lead != Some(*lead));
     let near = others.map(|lead| {
         let leader = &view.leads[lead];
-        near(leader.node, leader.member)
+        near(view, leader.node, leader.member)
     });
     near.collect()
 }
@@ -142,13 +142,15 @@ fn hops(view: &View<'_>) -> Vec<Near> {
 fn members(view: &View<'_>) -> Vec<Near> {
     let here = view.members().iter().filter(|known| known.site == view.mine);
     let followers = here.filter(|known| known.node != view.me && view.lead_of(known).is_none());
-    followers.map(|known| near(known.node, known.member)).collect()
+    followers
+        .map(|known| near(view, known.node, known.member))
+        .collect()
 }
 
-fn near(node: &NodeName, member: &Member) -> Near {
+fn near(view: &View<'_>, node: &NodeName, member: &Member) -> Near {
     Near {
         node: node.clone(),
-        hop: Arc::new(member.hop.clone()),
+        hop: Arc::new(view.hop_of(member).clone()),
         addresses: Arc::new(member.addresses.clone()),
     }
 }

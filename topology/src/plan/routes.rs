@@ -66,7 +66,7 @@ pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>
     routes.collect()
 }
 
-/// Returns addresses of the other nodes of the own location, each with the hop to its node, and what else those nodes have that are
+/// Returns addresses of the other nodes of the own location, each with the hop to its node, over a VXLAN their pods too, and what else those nodes have that are
 /// not reached so, with the hop to the first leader behind this one that is.
 pub(super) fn returns(
     view: &View<'_>,
@@ -82,10 +82,15 @@ pub(super) fn returns(
     let returns = here.filter_map(|entry| match entry.owner {
         Owner::Member(node, _) if node == view.me => None,
         Owner::Member(node, member) if is_address(member, entry.prefix) => {
-            Some((entry.prefix, hop(node, member)))
+            Some((entry.prefix, hop(view, node, member)))
         }
         Owner::Member(node, _) if cut.contains(node) && entry.kind == Kind::Member => {
             Some((entry.prefix, via(view, other?)))
+        }
+        Owner::Member(node, member)
+            if view.has_vxlan() && entry.kind == Kind::Member && is_local(view, entry) =>
+        {
+            Some((entry.prefix, hop(view, node, member)))
         }
         Owner::Member(..) | Owner::Site | Owner::Peer(_) => None,
     });
@@ -111,10 +116,10 @@ fn is_address(member: &Member, prefix: Prefix) -> bool {
     prefix.is_host() && member.addresses.contains(&prefix.address())
 }
 
-fn hop(node: &NodeName, member: &Member) -> Via {
+fn hop(view: &View<'_>, node: &NodeName, member: &Member) -> Via {
     Via::Hop {
         node: node.clone(),
-        hop: Arc::new(member.hop.clone()),
+        hop: Arc::new(view.hop_of(member).clone()),
         addresses: Arc::new(member.addresses.clone()),
     }
 }
@@ -211,5 +216,5 @@ fn via(view: &View<'_>, lead: usize) -> Via {
         return Via::Tunnel;
     }
     let leader = &view.leads[lead];
-    hop(leader.node, leader.member)
+    hop(view, leader.node, leader.member)
 }

@@ -3,7 +3,8 @@
 use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr, ops::Range};
 
 use crate::{
-    Family, LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName, rendezvous,
+    Family, HopMode, LeaderRole, Location, LocationName, Member, Mesh, MeshMode, NodeName, Peer, PeerName,
+    rendezvous,
 };
 
 /// A leader that can lead.
@@ -178,6 +179,19 @@ impl<'a> View<'a> {
             let named = active().map(|lead| (lead, self.leads[lead].node, self.leads[lead].hash));
             rendezvous::heaviest(named, known.hash)
         })
+    }
+
+    /// Returns whether followers and leaders of the own location hand packets to each other over a VXLAN.
+    pub(super) fn has_vxlan(&self) -> bool {
+        self.home().location.settings.hop == HopMode::Vxlan
+    }
+
+    /// Returns the addresses of next hops by which another node of the own location is reached.
+    pub(super) fn hop_of<'m>(&self, member: &'m Member) -> &'m BTreeSet<IpAddr> {
+        match self.has_vxlan() {
+            true => &member.overlay,
+            false => &member.hop,
+        }
     }
 
     /// Returns whether the own location has a tunnel to this Peer.

@@ -7,8 +7,8 @@ use std::{
 
 use super::{World, parse};
 use crate::{
-    Created, Field, Keepalive, Labels, LocationFact, LocationName, MeshMode, NodeFact, Operator, PeerFact,
-    PublicKey, Requirement, Selector,
+    Created, Field, HopMode, Keepalive, Labels, LocationFact, LocationName, MeshMode, NodeFact, Operator,
+    PeerFact, PublicKey, Requirement, Selector,
 };
 
 /// Returns the key of 32 equal bytes.
@@ -46,6 +46,7 @@ fn fields(text: &str) -> Result<BTreeSet<Field>, String> {
         "port" => Ok(Field::ListenPort),
         "cidrs" => Ok(Field::Cidrs),
         "mode" => Ok(Field::Mode),
+        "hop" => Ok(Field::Hop),
         "key" => Ok(Field::PublicKey),
         "preshared" => Ok(Field::Preshared),
         "select" => Ok(Field::Selector),
@@ -101,6 +102,7 @@ impl World {
             ["api-endpoints", servers] => cluster.api_endpoints = list(servers)?,
             ["services", ranges] => cluster.services = list(ranges)?,
             ["pod-ranges", ranges] => cluster.pods = list(ranges)?,
+            ["pods-reported"] => cluster.pods_reported = true,
             ["tunnel-only"] => cluster.tunnel_only = true,
             ["default-location", name] => cluster.default_location = Some(parse(name)?),
             ["node", name, words @ ..] => {
@@ -190,6 +192,9 @@ fn set_location(location: &mut LocationFact, word: &str) -> Result<(), String> {
         ("endpoint", value) => location.endpoint = optional(value)?,
         ("cidrs", value) => location.cidrs = list(value)?,
         ("masquerade", "") => location.masquerade = true,
+        ("hop", "auto") => location.hop = None,
+        ("hop", "cni") => location.hop = Some(HopMode::Cni),
+        ("hop", "vxlan") => location.hop = Some(HopMode::Vxlan),
         ("node-cidrs", value) => location.node_cidrs = list(value)?,
         ("unread", value) => location.unread = fields(value)?,
         ("keepalive", value) => location.keepalive = keepalive(value)?,

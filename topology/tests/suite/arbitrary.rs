@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use spanwire_topology::{
-    Created, Facts, Keepalive, LocationFact, LocationName, MeshMode, NodeFact, PeerFact, Prefix, PublicKey,
+    Created, Facts, HopMode, Keepalive, LocationFact, LocationName, MeshMode, NodeFact, PeerFact, Prefix,
+    PublicKey,
 };
 
 pub(crate) const PLACES: [&str; 4] = ["berlin", "madrid", "paris", "rome"];
@@ -167,14 +168,15 @@ fn node(messy: bool) -> impl Strategy<Value = NodeFact> {
 
 fn location() -> impl Strategy<Value = LocationFact> {
     let mode = prop_oneof![3 => Just(MeshMode::Leaders), 1 => Just(MeshMode::Nodes)];
-    (mode, 0_u16..4, 0_u16..3, vec(any_prefix(), 0..2)).prop_map(|(mode, active, standby, cidrs)| {
-        LocationFact {
-            mode,
-            active,
-            standby,
-            cidrs: cidrs.into_iter().collect(),
-            ..LocationFact::default()
-        }
+    let hop = proptest::option::of(select(vec![HopMode::Cni, HopMode::Vxlan]));
+    let fact = (mode, 0_u16..4, 0_u16..3, vec(any_prefix(), 0..2), hop);
+    fact.prop_map(|(mode, active, standby, cidrs, hop)| LocationFact {
+        mode,
+        active,
+        standby,
+        cidrs: cidrs.into_iter().collect(),
+        hop,
+        ..LocationFact::default()
     })
 }
 

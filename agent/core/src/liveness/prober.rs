@@ -28,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spanwire_host::Hop;
 use spanwire_topology::{Family, LocationName, NodeName};
 
 use super::{
@@ -530,7 +531,8 @@ fn wanted(assignment: &Assignment) -> BTreeMap<Subject, (Way, Vec<IpAddr>)> {
     let speaks = |address: &&IpAddr| families.contains(&Family::of(**address));
     let neighbours = |node: &NodeName| -> Vec<IpAddr> {
         let hops = [Family::V4, Family::V6].map(|family| assignment.hop(node, family));
-        hops.into_iter().flatten().map(|hop| hop.neighbour).collect()
+        let answers = |hop: &Hop| hop.answers_at.map_or(hop.neighbour, |(address, _)| address);
+        hops.into_iter().flatten().map(answers).collect()
     };
     let mut wanted = BTreeMap::new();
     for far in &probes.far {

@@ -125,6 +125,7 @@ impl NodeState {
             reason: match reason {
                 spanwire_host::HopReason::CalicoRoute => HopReason::CalicoRoute,
                 spanwire_host::HopReason::CniDevice => HopReason::CniDevice,
+                spanwire_host::HopReason::OwnVxlan => HopReason::OwnVxlan,
                 spanwire_host::HopReason::ConnectedNetwork => HopReason::ConnectedNetwork,
             },
         });

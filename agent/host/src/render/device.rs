@@ -1,11 +1,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
 use spanwire_topology::{Family, Plan, Prefix, PublicKey, TunnelPeer};
 
-use crate::{Device, DeviceKind, HostFacts, LinkName, WireGuard, WireGuardPeer};
+use crate::{
+    Device, DeviceKind, HostFacts, LinkName, Vxlan, VxlanSettings, WireGuard, WireGuardPeer,
+    resolve::Underlay,
+};
 
 /// What Ethernet carries, where nothing else is known.
 const ETHERNET_MTU: u32 = 1500;
@@ -29,6 +33,46 @@ pub(super) fn tunnel_mtu(facts: &HostFacts, v6_inside: bool) -> u32 {
     let least = if v6_inside { MIN_MTU_V6 } else { MIN_MTU_V4 };
     let underlay = facts.underlay_mtu.unwrap_or(ETHERNET_MTU);
     underlay.saturating_sub(overhead).max(least)
+}
+
+/// The IPv4 address of the VXLAN device, the same on every node, and none that anything is sent from or to: Linux refuses whatever a
+/// device without one brings where it checks sources, however loosely (`__fib_validate_source`, net/ipv4/fib_frontend.c). A
+/// link-local one (RFC 3927) is not taken for the node's by programs that look for that.
+const HOP_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 51, 83);
+
+/// Returns the largest packet in the VXLAN.
+pub(super) fn hop_mtu(underlay: &Underlay<'_>, v6_inside: bool) -> u32 {
+    let least = if v6_inside { MIN_MTU_V6 } else { MIN_MTU_V4 };
+    underlay.mtu().max(least)
+}
+
+/// Returns the VXLAN device, where the location has one and this machine takes part.
+pub(super) fn vxlan(underlay: Option<&Underlay<'_>>, facts: &HostFacts) -> Option<(LinkName, Device)> {
+    let underlay = underlay?;
+    let peers = underlay.vxlan.peers.values();
+    let forwarding = peers
+        .clone()
+        .filter_map(|peer| Some((peer.address, underlay.remote(peer)?)));
+    let neighbours = peers.flat_map(|peer| peer.overlay.iter().map(move |address| (*address, peer.address)));
+    let neighbours = neighbours.filter(|(address, _)| facts.tunnels(Family::of(*address)));
+    let vxlan = Vxlan {
+        settings: Some(VxlanSettings {
+            vni: facts.owned.hop_vni,
+            port: facts.owned.hop_port,
+            local: underlay.local,
+            address: underlay.address,
+        }),
+        forwarding: forwarding.collect(),
+        neighbours: neighbours.collect(),
+    };
+    let v6_inside = vxlan.neighbours.keys().any(IpAddr::is_ipv6);
+    let device = Device {
+        mtu: hop_mtu(underlay, v6_inside),
+        up: true,
+        addresses: [Prefix::host(HOP_ADDRESS.into())].into(),
+        kind: DeviceKind::Vxlan(vxlan),
+    };
+    Some((facts.owned.hop_link.clone(), device))
 }
 
 /// Returns the WireGuard device of a leader that has a key; without the peers whose preshared key is not known.

@@ -249,5 +249,7 @@ fn by_all_ways<'a, T>(facts: &'a HostFacts, find: impl Fn(Family, &'a LinkName) 
 
 /// Whether nothing but the mesh and pods is on a device, so that all of it may pass.
 fn is_ours_to_open(link: &LinkName, facts: &HostFacts) -> bool {
-    *link == facts.owned.link || facts.links.get(link).is_some_and(|link| link.cni)
+    *link == facts.owned.link
+        || *link == facts.owned.hop_link
+        || facts.links.get(link).is_some_and(|link| link.cni)
 }

@@ -9,7 +9,7 @@ use super::device::tunnel_mtu;
 use crate::{
     HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, marking,
     overtaking::{MAIN, captured, first_priority},
-    resolve::{NextHop, Resolved, ResolvedRoute, own_overlay},
+    resolve::{NextHop, Resolved, ResolvedRoute, Underlay, own_overlay},
 };
 
 /// The metric of routes that carry packets.
@@ -41,7 +41,10 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
         metric,
     };
     let bare = |kind| Route { kind, mtu: None };
-    let mtu = tunnel_mtu(facts, resolved.uses(Family::V6));
+    let mtu = Mtu {
+        tunnel: tunnel_mtu(facts, resolved.uses(Family::V6)),
+        hop: resolved.underlay.as_ref().map(Underlay::mtu),
+    };
     let owned = &facts.owned;
     let tunnelled = tunnelled(plan, facts);
 
@@ -148,20 +151,24 @@ fn tunnelled(plan: &Plan, facts: &HostFacts) -> Vec<Prefix> {
 
 /// Returns the route to a remote prefix, where anything carries it. Without the device it is not to be had: where one by a hop
 /// is from before, it would stay.
-fn unicast(route: &ResolvedRoute<'_>, facts: &HostFacts, tunnel_mtu: Option<u32>) -> Option<Route> {
+fn unicast(route: &ResolvedRoute<'_>, facts: &HostFacts, mtu: Option<Mtu>) -> Option<Route> {
     let is_there = |next_hop: &&NextHop| **next_hop != NextHop::Tunnel || !facts.lacks_tunnel;
     let next_hop = route.next_hop.as_ref().filter(is_there)?;
-    Some(route_through(next_hop, route.source, facts, tunnel_mtu))
+    Some(route_through(next_hop, route.source, facts, mtu))
 }
 
-/// Returns the route through a next hop. `tunnel_mtu` makes a follower's own connections fit the tunnel from their first
+/// The largest packets.
+#[derive(Clone, Copy)]
+struct Mtu {
+    /// In the tunnel.
+    tunnel: u32,
+    /// In the VXLAN, where there is one.
+    hop: Option<u32>,
+}
+
+/// Returns the route through a next hop. `mtu` makes a follower's own connections fit the tunnel from their first
 /// packet.
-fn route_through(
-    next_hop: &NextHop,
-    src: Option<IpAddr>,
-    facts: &HostFacts,
-    tunnel_mtu: Option<u32>,
-) -> Route {
+fn route_through(next_hop: &NextHop, src: Option<IpAddr>, facts: &HostFacts, mtu: Option<Mtu>) -> Route {
     let (dev, via, onlink) = match next_hop {
         NextHop::Tunnel => (&facts.owned.link, None, false),
         NextHop::Overlay(link, via) => (link, Some(*via), true),
@@ -171,8 +178,12 @@ fn route_through(
             (link, Some(*via), !connected)
         }
     };
-    let device_mtu = facts.links.get(dev).map(|link| link.mtu);
-    let mtu = tunnel_mtu.filter(|mtu| device_mtu.is_some_and(|device| device > *mtu));
+    let device_mtu = |mtu: &Mtu| match *dev == facts.owned.hop_link {
+        true => mtu.hop,
+        false => facts.links.get(dev).map(|link| link.mtu),
+    };
+    let mtu = mtu.filter(|mtu| device_mtu(mtu).is_some_and(|device| device > mtu.tunnel));
+    let mtu = mtu.map(|mtu| mtu.tunnel);
     let dev = dev.clone();
     let kind = RouteKind::Unicast {
         dev,
@@ -238,7 +249,9 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, OWN, from_overlay, lookup));
         }
-        let is_asked = facts.lacks_tunnel || stands_in(plan, facts);
+        // What a leader that does not reach a node hands on goes to it as from the tunnel.
+        let hands_on = resolved.underlay.is_some() && plan.role == Role::Leader(LeaderRole::Active);
+        let is_asked = facts.lacks_tunnel || stands_in(plan, facts) || hands_on;
         for hop in resolved.hops.iter().filter(|_| is_asked) {
             let lookup = RuleAction::Lookup(owned.return_table);
             rules.insert(rule(family, BROUGHT, arrived(hop, owned), lookup));

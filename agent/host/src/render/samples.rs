@@ -84,7 +84,8 @@ pub(super) fn samples(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -
         // way of any other one that the other side can use.
         let hop = resolved.hop(family).and_then(|route| route.next_hop.as_ref());
         let hop = hop.and_then(NextHop::link);
-        let others = leads && !plan.leaders.is_empty() && facts.cni.links().next().is_some();
+        let by_device = resolved.underlay.is_some() || facts.cni.links().next().is_some();
+        let others = leads && !plan.leaders.is_empty() && by_device;
         let others = resolved.hops.iter().filter(|_| others);
         for link in hop.into_iter().chain(others).collect::<BTreeSet<_>>() {
             ways.push((link.clone(), pods.clone().collect::<Vec<_>>()));

@@ -22,6 +22,11 @@ pub(super) fn sysctls(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -
     for link in &resolved.hops {
         set(Sysctl(format!("net/ipv4/conf/{link}/rp_filter")), "2");
     }
+    // The device keeps what was the default when it was made.
+    if resolved.underlay.is_some() && facts.tunnels(Family::V6) && resolved.uses(Family::V6) {
+        let hop = &facts.owned.hop_link;
+        set(Sysctl(format!("net/ipv6/conf/{hop}/disable_ipv6")), "0");
+    }
     set(Sysctl("net/ipv4/conf/all/src_valid_mark".to_owned()), "1");
     if !matches!(plan.role, Role::Leader(_)) {
         return sysctls;

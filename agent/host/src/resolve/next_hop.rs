@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use spanwire_topology::{Family, Near, NodeName, Plan, Prefix, Via};
+use spanwire_topology::{Family, MacAddress, Near, NodeName, Plan, Prefix, Via};
 
-use super::own_address;
+use super::{
+    own_address,
+    vxlan::{self, Underlay},
+};
 use crate::{Cni, Conflict, Encapsulation, HostFacts, LinkName};
 
 /// How packets leave this machine.
@@ -16,14 +19,14 @@ use crate::{Cni, Conflict, Encapsulation, HostFacts, LinkName};
 pub(crate) enum NextHop {
     /// Through the WireGuard device.
     Tunnel,
-    /// Through the CNI's device, to a neighbour's address on it, which need not be in a connected network.
+    /// Through the CNI's device, or Spanwire's VXLAN, to a neighbour's address on it, which need not be in a connected network.
     Overlay(LinkName, IpAddr),
     /// Through the LAN, to a neighbour's address, in a connected network unless Calico says that it is a neighbour.
     Lan(LinkName, IpAddr),
 }
 
 impl NextHop {
-    /// Returns the device, where it is not Spanwire's.
+    /// Returns the device, where it is not the tunnel's.
     pub(crate) fn link(&self) -> Option<&LinkName> {
         match self {
             Self::Tunnel => None,
@@ -31,7 +34,7 @@ impl NextHop {
         }
     }
 
-    /// Returns the neighbour's address, where it is not Spanwire's device.
+    /// Returns the neighbour's address, where it is not the tunnel's device.
     pub(crate) fn neighbour(&self) -> Option<IpAddr> {
         match self {
             Self::Tunnel => None,
@@ -49,6 +52,8 @@ pub struct Hop {
     pub neighbour: IpAddr,
     /// The source that packets of this node have.
     pub source: IpAddr,
+    /// Over Spanwire's VXLAN, where no route leads to the node itself: an address at which it answers, and its link-layer address.
+    pub answers_at: Option<(IpAddr, MacAddress)>,
 }
 
 /// Returns the hops to the other leaders of the own location through which packets of this node may go.
@@ -69,7 +74,7 @@ fn hops<'a>(
     facts: &HostFacts,
     vias: impl Iterator<Item = &'a Via> + Clone,
 ) -> BTreeMap<(NodeName, Family), Hop> {
-    let resolver = Resolver::new(facts);
+    let resolver = Resolver::new(plan, facts);
     let mut hops = BTreeMap::new();
     for family in [Family::V4, Family::V6] {
         let Some(source) = own_address(plan, facts, family) else {
@@ -77,14 +82,18 @@ fn hops<'a>(
         };
         for via in vias.clone() {
             if let (
-                Via::Hop { node, .. },
+                Via::Hop { node, addresses, .. },
                 Some(NextHop::Overlay(link, neighbour) | NextHop::Lan(link, neighbour)),
             ) = (via, resolver.next_hop(family, via))
             {
+                let peer = plan.vxlan.as_ref().and_then(|vxlan| vxlan.peers.get(node));
+                let of_family = |address: &&IpAddr| Family::of(**address) == family;
+                let answers_at = peer.zip(addresses.iter().find(of_family));
                 let hop = Hop {
                     link,
                     neighbour,
                     source,
+                    answers_at: answers_at.map(|(peer, address)| (*address, peer.address)),
                 };
                 hops.insert((node.clone(), family), hop);
             }
@@ -100,6 +109,8 @@ pub enum HopReason {
     CalicoRoute,
     /// The CNI carries packets between nodes by it.
     CniDevice,
+    /// The location has a VXLAN of Spanwire's own, and it is that.
+    OwnVxlan,
     /// The leader is in a network that is connected by it, and the CNI has no device of its own.
     ConnectedNetwork,
 }
@@ -108,7 +119,7 @@ pub enum HopReason {
 /// it uses any, and in the first family that has a way.
 #[must_use]
 pub fn hop_in_use(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, HopReason)> {
-    let resolver = Resolver::new(facts);
+    let resolver = Resolver::new(plan, facts);
     let ways = plan.ways.values().chain(&plan.leaders);
     let mut hops = ways.filter_map(|via| match via {
         Via::Hop { hop, addresses, .. } => Some((via, hop, addresses)),
@@ -118,6 +129,7 @@ pub fn hop_in_use(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, HopReason
     [Family::V4, Family::V6].into_iter().find_map(|family| {
         let next_hop = resolver.next_hop(family, via)?;
         let reason = match next_hop {
+            _ if plan.vxlan.is_some() => HopReason::OwnVxlan,
             _ if by_calicos_route(facts, family, hop, addresses).is_some() => HopReason::CalicoRoute,
             NextHop::Overlay(..) => HopReason::CniDevice,
             NextHop::Lan(..) | NextHop::Tunnel => HopReason::ConnectedNetwork,
@@ -128,7 +140,10 @@ pub fn hop_in_use(plan: &Plan, facts: &HostFacts) -> Option<(LinkName, HopReason
 
 /// Resolves each `Via` once per family: thousands of prefixes share a few.
 pub(super) struct Resolver<'a> {
+    plan: &'a Plan,
     facts: &'a HostFacts,
+    /// The VXLAN, where the location has one and this machine takes part in it.
+    underlay: Option<Underlay<'a>>,
     /// The networks in which a leader may be a neighbour. The CNI's devices are left out: some CNIs connect the network of
     /// all pods of the cluster.
     lans: BTreeMap<Prefix, &'a LinkName>,
@@ -138,11 +153,13 @@ pub(super) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(facts: &'a HostFacts) -> Self {
+    pub(super) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Self {
         let links = facts.links.iter().filter(|(_, link)| !link.cni);
         let networks = links.flat_map(|(name, link)| link.networks().map(move |network| (network, name)));
         Self {
+            plan,
             facts,
+            underlay: Underlay::new(plan, facts),
             lans: networks.filter(|(network, _)| !network.is_host()).collect(),
             resolved: Vec::new(),
             conflicts: BTreeSet::new(),
@@ -157,10 +174,11 @@ impl<'a> Resolver<'a> {
         }
         let next_hop = self.next_hop(family, via);
         if let (Via::Hop { node, hop, .. }, None) = (via, &next_hop) {
-            let conflict = stranded(self.facts, family, hop).unwrap_or_else(|| {
-                let node = node.clone();
-                Conflict::NoHop { node, family }
-            });
+            let node = node.clone();
+            let conflict = match self.plan.vxlan {
+                Some(_) => Conflict::OutsideVxlan { node, family },
+                None => stranded(self.facts, family, hop).unwrap_or(Conflict::NoHop { node, family }),
+            };
             self.conflicts.insert(conflict);
         }
         self.resolved.push((family, via, next_hop.clone()));
@@ -172,6 +190,9 @@ impl<'a> Resolver<'a> {
         match via {
             Via::Tunnel => Some(NextHop::Tunnel),
             Via::Unreachable => None,
+            Via::Hop { node, .. } if self.plan.vxlan.is_some() => {
+                vxlan::next_hop(self.underlay.as_ref(), self.facts, family, node)
+            }
             Via::Hop { hop, addresses, .. } => by_calicos_route(self.facts, family, hop, addresses)
                 .map(Some)
                 .or_else(|| over_cni(self.facts, family, hop, addresses))

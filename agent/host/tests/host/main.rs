@@ -19,3 +19,4 @@ mod preshared;
 mod properties;
 mod samples;
 mod snapshots;
+mod vxlan;

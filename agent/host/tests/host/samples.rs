@@ -3,6 +3,7 @@
 //! fd00:L::X, fd00:244:LX::/64 and fd00:4::LX.
 
 pub(crate) mod calico;
+pub(crate) mod vxlan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -138,6 +139,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         ways: BTreeMap::new(),
         leaders: Vec::new(),
         before: 0,
+        vxlan: None,
         probes: Probes::default(),
     }
 }
@@ -552,6 +554,8 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
             calico::follower(&calico::CROSS_SUBNET),
         ),
         ("calico-ipip-follower", calico::follower(&calico::IPIP)),
+        ("vxlan-leader", vxlan::leader()),
+        ("vxlan-follower", vxlan::follower()),
         ("outside", outside()),
     ]
 }

@@ -1,12 +1,14 @@
 //! The link-layer addresses of neighbours, as the kernel knows them.
 
-use std::net::IpAddr;
+use std::{io, net::IpAddr};
 
 use nix::{
     errno::Errno,
     libc::{self, NETLINK_ROUTE, RTM_GETNEIGH},
+    net::if_::if_nametoindex,
 };
 use spanwire_host::LinkName;
+use spanwire_topology::MacAddress;
 
 use crate::{
     link,
@@ -29,6 +31,19 @@ pub struct Neighbour {
     pub link: u32,
     /// Its link-layer address there.
     pub address: [u8; 6],
+}
+
+impl Neighbour {
+    /// Returns the neighbour of that link-layer address on a device.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn at(link: &LinkName, address: MacAddress) -> io::Result<Self> {
+        Ok(Self {
+            link: if_nametoindex(link.as_str())?,
+            address: address.bytes(),
+        })
+    }
 }
 
 /// Asks the kernel for neighbours.

@@ -38,6 +38,7 @@ fn beside(assignment: &mut Assignment, leaders: &[(&str, &str)]) {
         let hop = Hop {
             link: LinkName::new("flannel.1").unwrap(),
             neighbour: name(address),
+            answers_at: None,
             source: name("10.0.0.3"),
         };
         assignment.hops.insert((node, Family::V4), hop);

@@ -10,6 +10,7 @@ fn with_members(count: u8, judgement: &Judgement) -> Assignment {
         let hop = Hop {
             link: LinkName::new("flannel.1").unwrap(),
             neighbour: name(&format!("10.0.9.{number}")),
+            answers_at: None,
             source: name("10.0.0.3"),
         };
         assignment.members.insert((node.clone(), Family::V4), hop);
