@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use nix::errno::Errno;
 use spanwire_host::{
     LinkName, OwnershipConflict, PeerChange, Route, RouteKind, Step, VxlanSettings, WireGuardSettings,
 };
@@ -163,7 +164,8 @@ impl Kernel {
         match self.route.requests(&requests).await {
             Ok(answers) => {
                 for (entry, answer) in pending.drain(..).zip(answers) {
-                    report.add(entry.step, settle(entry.operation, answer));
+                    let result = settle(entry.operation, answer);
+                    report.add(entry.step.clone(), self.explained(&entry.step, result));
                 }
             }
             // Which of them were done is not known; all can be requested again, and each has its own result then.
@@ -175,9 +177,21 @@ impl Kernel {
                             .into_iter()
                             .try_for_each(|answer| settle(entry.operation, answer))
                     });
-                    report.add(entry.step, result);
+                    report.add(entry.step.clone(), self.explained(&entry.step, result));
                 }
             }
+        }
+    }
+
+    /// A VXLAN device takes its port when it goes up.
+    fn explained(&self, step: &Step, result: Result<(), ApplyError>) -> Result<(), ApplyError> {
+        match (step, result) {
+            (Step::SetUp(name, true), Err(ApplyError::Refused(refusal)))
+                if *name == self.owned.hop_link && refusal.errno == Errno::EADDRINUSE =>
+            {
+                Err(ApplyError::HopPortTaken(self.owned.hop_port))
+            }
+            (_, other) => other,
         }
     }
 

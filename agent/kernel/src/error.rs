@@ -146,6 +146,12 @@ pub enum ApplyError {
     /// The port for WireGuard is taken.
     #[error("{}", OwnershipConflict::Port { port: *.0 })]
     PortTaken(u16),
+    /// The port for the VXLAN device is taken.
+    #[error(
+        "the UDP port {0} of the VXLAN device is taken by another program on this node; stop that, or give the agents of all nodes \
+         another one with --hop-port (agent.names.hopPort of the chart)"
+    )]
+    HopPortTaken(u16),
     /// This node has no key yet.
     #[error("this node has no key")]
     NoKey,

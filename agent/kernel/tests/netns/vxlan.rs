@@ -185,6 +185,19 @@ fn a_device_of_that_name_that_is_no_vxlan_is_left_alone_and_named() {
 }
 
 #[test]
+fn a_port_that_another_program_has_is_named() {
+    lab(async |lab| {
+        let _other = std::net::UdpSocket::bind("0.0.0.0:51830").unwrap();
+        let add = Step::AddVxlan(hop(), 1450, settings("192.168.1.1"));
+        let report = lab.kernel.apply(vec![add, Step::SetUp(hop(), true)]).await;
+        assert!(
+            matches!(&report.failed[..], [(_, ApplyError::HopPortTaken(51_830))]),
+            "{report:?}"
+        );
+    });
+}
+
+#[test]
 fn it_is_none_of_the_devices_of_others() {
     lab(async |lab| {
         reach(lab, &usual()).await;
