@@ -55,6 +55,12 @@
 //! usable; a leader among these stands for its own tunnel. A leader sends what a remote leader carries that it cannot use to
 //! the first one of that location that it can use. The far side takes both all the same, because the leaders are a group.
 //! Only such a leader stands in for another that has the families of those whose packets it is to take.
+//!
+//! Without groups the far side takes a source from one leader alone, and it may see other failures than this side. So leaders say which
+//! ones they use ([`Advice`](crate::Advice)). Of two locations that with the lower name follows: a leader of it that is not used by
+//! the one that it would send to sends to one that does use it. On both sides a leader that is not used sends by one beside it
+//! that is.
+//!
 //! Of ways that all seem lost the published one is left, unless the leader knows that nothing gets there at all
 //! ([`Reachability::reaches`]): then what is for there is unreachable, so that its sender hears of it. Where every node leads
 //! itself there are no groups, and so is no choice.
@@ -255,6 +261,20 @@ impl Plan {
         groups || !self.leaders[..self.before].contains(way)
     }
 
+    /// Returns the leaders of other locations to which this one sends more than what is for their overlay addresses. Only of locations
+    /// whose leaders stand in for each other: elsewhere there is no choice.
+    #[must_use]
+    pub fn in_use(&self) -> BTreeMap<LocationName, BTreeSet<NodeName>> {
+        let peers = self.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
+        let mut in_use: BTreeMap<LocationName, BTreeSet<NodeName>> = BTreeMap::new();
+        for peer in peers.filter(|peer| peer.group.is_some() && peer.carries()) {
+            if let Party::Leader(location, node) = &peer.party {
+                in_use.entry(location.clone()).or_default().insert(node.clone());
+            }
+        }
+        in_use
+    }
+
     /// Returns what packets that leave the tunnel have business with: what the mesh has in the location, Peers that are attached to it
     /// included.
     pub fn here(&self) -> impl Iterator<Item = &Prefix> {
@@ -298,7 +318,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
     let own = own(&view);
     let useful = families::useful(&view, &own, &entries);
     let receivers = tunnel::receivers(&view, reachability);
-    let ways = Ways::new(&view, reachability);
+    let ways = Ways::new(&view, reachability, &receivers);
     let (leaders, before) = routes::leaders(&view);
     Plan {
         me: me.clone(),

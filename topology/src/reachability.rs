@@ -6,10 +6,22 @@
 //! There are three kinds, for three choices. Every node chooses by which leader of its own location it sends to another one. A
 //! leader chooses besides to which leader over there, and whether what comes for a member of its own location goes to it directly or
 //! by another leader.
+//!
+//! Where the WireGuard of one of two leaders has no groups it takes a source from one leader alone, and what comes by another one
+//! is lost. So leaders say which ones they use ([`Advice`]), which may be old or a lie like all else here, and chooses no other ways.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{LocationName, NodeName};
+
+/// What a leader of another location says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// The leaders of the hearer's location to which it sends what is for there.
+    pub uses: BTreeSet<NodeName>,
+    /// Its WireGuard knows groups of peers: it takes what the others send, too.
+    pub groups: bool,
+}
 
 /// What a node observes of leaders. The default has observed nothing, and takes every location for reachable through
 /// every leader.
@@ -19,6 +31,10 @@ pub struct Reachability {
     lost: BTreeSet<(NodeName, LocationName)>,
     /// The leaders of other locations that this node, as a leader, cannot use.
     forsaken: BTreeSet<(LocationName, NodeName)>,
+    /// Those of them that answer all the same.
+    answering: BTreeSet<(LocationName, NodeName)>,
+    /// What the leaders of other locations say to this one, which is a leader.
+    advice: BTreeMap<(LocationName, NodeName), Advice>,
     /// The locations that this node, as a leader, reaches by no way.
     unreached: BTreeSet<LocationName>,
     /// The other nodes of the own location that this node, as a leader, does not reach.
@@ -44,6 +60,22 @@ impl Reachability {
         } else {
             self.forsaken.insert((location, leader))
         }
+    }
+
+    /// Records which of the leaders of other locations that are not usable answer this node all the same: they have only just begun to,
+    /// or nothing came from behind them. Returns whether that is news.
+    pub fn observe_answering(&mut self, leaders: BTreeSet<(LocationName, NodeName)>) -> bool {
+        let is_news = self.answering != leaders;
+        self.answering = leaders;
+        is_news
+    }
+
+    /// Records what leaders of other locations say to this node. What they say is of use only where the WireGuard of one of the
+    /// two has no groups. Returns whether that is news.
+    pub fn observe_advice(&mut self, advice: BTreeMap<(LocationName, NodeName), Advice>) -> bool {
+        let is_news = self.advice != advice;
+        self.advice = advice;
+        is_news
     }
 
     /// Records which locations this node, as a leader, reaches by no way at all: by no leader over there, and by none of its own
@@ -91,6 +123,27 @@ impl Reachability {
         self.forsaken.is_empty() || !self.forsaken.contains(&(location.clone(), leader.clone()))
     }
 
+    /// Returns whether a leader of another location answers this node, as a leader, though it is not usable.
+    #[must_use]
+    pub fn answers(&self, location: &LocationName, leader: &NodeName) -> bool {
+        !self.answering.is_empty() && self.answering.contains(&(location.clone(), leader.clone()))
+    }
+
+    /// Returns what a leader of another location says; `None` where it says nothing.
+    #[must_use]
+    pub fn advice(&self, location: &LocationName, leader: &NodeName) -> Option<&Advice> {
+        if self.advice.is_empty() {
+            return None;
+        }
+        self.advice.get(&(location.clone(), leader.clone()))
+    }
+
+    /// Returns whether the published leaders of other locations are to be used, whatever is observed of each.
+    #[must_use]
+    pub(crate) fn keeps_published_leaders(&self) -> bool {
+        self.forsaken.is_empty() && self.advice.is_empty()
+    }
+
     /// Returns the leaders of the own location that cannot be used, each with the location towards which.
     pub fn lost(&self) -> impl Iterator<Item = (&NodeName, &LocationName)> {
         self.lost.iter().map(|(leader, location)| (leader, location))
@@ -131,6 +184,16 @@ mod tests {
         assert!(seen.observe_cut([name("a3")].into()) && !seen.observe_cut([name("a3")].into()));
         assert_eq!(seen.cut(), &[name("a3")].into());
         assert!(seen.observe_cut(BTreeSet::new()));
+        let far = (name::<LocationName>("far"), name::<NodeName>("b1"));
+        assert!(
+            seen.observe_answering([far.clone()].into()) && !seen.observe_answering([far.clone()].into())
+        );
+        assert!(seen.answers(&far.0, &far.1) && !seen.answers(&name("near"), &far.1));
+        assert!(seen.observe_answering(BTreeSet::new()));
+        let advice: BTreeMap<_, _> = [(far.clone(), Advice::default())].into();
+        assert!(seen.observe_advice(advice.clone()) && !seen.observe_advice(advice));
+        assert_eq!(seen.advice(&far.0, &far.1), Some(&Advice::default()));
+        assert!(seen.observe_advice(BTreeMap::new()));
         assert_eq!(seen, Reachability::default());
     }
 

@@ -136,7 +136,8 @@ pub(super) struct Ways<'v, 'a> {
 }
 
 impl<'v, 'a> Ways<'v, 'a> {
-    pub(super) fn new(view: &'v View<'a>, reachability: &Reachability) -> Self {
+    /// These leaders receive what each leader carries.
+    pub(super) fn new(view: &'v View<'a>, reachability: &Reachability, receivers: &[usize]) -> Self {
         let own = view.leads_of(view.mine);
         let start = own.start;
         let vias: Vec<Via> = own.clone().map(|lead| via(view, lead)).collect();
@@ -149,8 +150,14 @@ impl<'v, 'a> Ways<'v, 'a> {
                 return Via::Unreachable;
             }
             let usable = |lead: &usize| reachability.usable(view.leads[*lead].node, location);
+            let takers = takers(view, reachability, receivers, site);
+            let is_taken =
+                |lead: &usize| takers.is_some_and(|takers| takers.contains(view.leads[*lead].node));
+            let taken = || order().filter(usable).find(is_taken);
             // Where each node leads itself, only its carrier may send for a node.
-            let chosen = order().find(usable).filter(|_| !view.islands());
+            let chosen = taken()
+                .or_else(|| order().find(usable))
+                .filter(|_| !view.islands());
             // What is observed may be wrong: of ways that all seem lost the published one is left.
             to(view.carrier.and(chosen).or(view.carrier))
         };
@@ -208,6 +215,19 @@ impl<'v, 'a> Ways<'v, 'a> {
             (None, out @ (Via::Tunnel | Via::Hop { .. })) => Some(out.clone()),
         }
     }
+}
+
+/// Returns the leaders of the own location of which a location takes what they send, as the leader says that this node sends to;
+/// `None` where it says nothing, or takes what any of them sends.
+fn takers<'r>(
+    view: &View<'_>,
+    reachability: &'r Reachability,
+    receivers: &[usize],
+    site: usize,
+) -> Option<&'r BTreeSet<NodeName>> {
+    let receiver = view.lead.and(view.first(site)).map(|first| receivers[first])?;
+    let advice = reachability.advice(view.sites[site].name, view.leads[receiver].node)?;
+    (!advice.groups).then_some(&advice.uses)
 }
 
 /// Returns the way to a leader of the own location, and out through it.

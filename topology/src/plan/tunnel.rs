@@ -86,26 +86,62 @@ impl Allowed {
 /// Returns for every leader who is sent what it carries: the leader itself, or where this node cannot use it, the first of
 /// its location in the published order that it can use. What is observed may be wrong: of leaders that all seem lost the
 /// published one is left.
+///
+/// A location whose name is the lower of the two follows what the leaders of the other one say: where that leader says that it
+/// does not use this node, it takes the first of the same order that says it does. The other location takes no account of what it
+/// hears, so they do not chase each other. Silence changes nothing.
 pub(super) fn receivers(view: &View<'_>, reachability: &Reachability) -> Vec<usize> {
     let mut receivers: Vec<usize> = (0..view.leads.len()).collect();
-    if view.lead.is_none() || reachability.forsaken().next().is_none() {
+    if view.lead.is_none() || reachability.keeps_published_leaders() {
         return receivers;
     }
     let talked_to: BTreeSet<usize> = leaders(view).into_iter().map(|(_, lead)| lead).collect();
-    let usable = |lead: &usize| {
-        let leader = &view.leads[*lead];
-        talked_to.contains(lead) && reachability.far_usable(view.sites[leader.site].name, leader.node)
-    };
-    for lead in talked_to.iter().filter(|lead| !usable(lead)) {
+    for lead in &talked_to {
         let site = view.leads[*lead].site;
         // Who leads itself alone stands in for no other.
-        let mut others = view.leads_of(site).filter(|_| group(view, site).is_some());
+        let others = view
+            .leads_of(site)
+            .filter(|other| other != lead && group(view, site).is_some());
         let able = |other: &usize| has_families(view.leads[*other].member, view.leads[*lead].member);
-        if let Some(other) = others.find(|other| usable(other) && able(other)) {
-            receivers[*lead] = other;
-        }
+        let candidates = std::iter::once(*lead).chain(others.filter(able));
+        let candidates = candidates.filter(|candidate| talked_to.contains(candidate));
+        receivers[*lead] = receiver(view, reachability, candidates).unwrap_or(*lead);
     }
     receivers
+}
+
+/// Returns whom to use of leaders of one location, given in the order of preference; `None` where all seem lost.
+fn receiver(
+    view: &View<'_>,
+    reachability: &Reachability,
+    candidates: impl Iterator<Item = usize> + Clone,
+) -> Option<usize> {
+    let named = |lead: usize| (view.sites[view.leads[lead].site].name, view.leads[lead].node);
+    let usable = |lead: &usize| {
+        let (location, leader) = named(*lead);
+        reachability.far_usable(location, leader)
+    };
+    let says = |lead: usize| {
+        let (location, leader) = named(lead);
+        // The lower location follows.
+        let follows = view.home().name < location && !view.islands();
+        follows.then(|| reachability.advice(location, leader)).flatten()
+    };
+    let uses_me = |lead: &usize| says(*lead).is_some_and(|advice| advice.uses.contains(view.me));
+    let answers = |lead: &usize| {
+        let (location, leader) = named(*lead);
+        reachability.answers(location, leader)
+    };
+    let first = candidates.clone().find(usable)?;
+    let Some(refusal) = says(first).filter(|_| !uses_me(&first)) else {
+        return Some(first);
+    };
+    let mutual = candidates.clone().filter(usable).find(uses_me);
+    // What this node sends is lost there, so nothing is to lose with one that answers.
+    let instead = || candidates.clone().filter(answers).find(uses_me);
+    mutual
+        .or_else(|| instead().filter(|_| !refusal.groups))
+        .or(Some(first))
 }
 
 /// Whom a leader of a location stands in for: its fellows, unless every node there leads itself.

@@ -1,16 +1,17 @@
 //! What nodes observe of leaders, right or wrong, and where packets go then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, sample::select};
 use spanwire_topology::{
-    Facts, Location, LocationName, Mesh, MeshMode, NodeName, Party, Prefix, Reachability, Via, carrier,
-    decide, plan,
+    Advice, Facts, Location, LocationName, Mesh, MeshMode, NodeName, Party, Prefix, Reachability, Via,
+    carrier, decide, plan,
     scenario::World,
     trace::{Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict, trace},
 };
 
 use crate::{
+    advice,
     arbitrary::{Stack, link, sound, sound_of},
     mixtures::coin,
     walk,
@@ -60,8 +61,17 @@ proptest! {
         let mesh = linked(facts);
         // Without groups the far side has to see that a node cannot reach its leader, which it does not.
         let faults = Faults::new(&mesh, seed, cuts && backends == Backends::Groups);
-        let plans = planned(&mesh, |node| faults.seen_by(&mesh, node));
-        let ground = GroundTruth::new([&mesh]).without_groups(groupless(&mesh, seed, backends));
+        let groupless = groupless(&mesh, seed, backends);
+        let unadvised = planned(&mesh, |node| faults.seen_by(&mesh, node));
+        let said = advice::said(&unadvised, &groupless);
+        let plans = planned(&mesh, |node| {
+            let mut seen = faults.seen_by(&mesh, node);
+            if coin(seed, "they say whom they use") {
+                seen.observe_advice(advice::heard(&said, node));
+            }
+            seen
+        });
+        let ground = GroundTruth::new([&mesh]).without_groups(groupless);
         for (from, to) in apart(&mesh, &ground.spots()) {
             let found = trace(&ground, &plans, &from, to.address);
             if faults.way(&mesh, &from, &to) {
@@ -207,7 +217,34 @@ pub(crate) fn suspicion(mesh: &Mesh, node: &NodeName, seed: u64) -> Reachability
         .flat_map(|location| location.members.keys());
     let cut = members.filter(|other| coin(seed, &format!("{node} cut off from {other}")));
     seen.observe_cut(cut.cloned().collect());
+    seen.observe_advice(lies(mesh, node, seed));
+    let answers = |(_, leader): &(LocationName, NodeName)| coin(seed, &format!("{leader} answers {node}"));
+    let forsaken = seen.forsaken();
+    let forsaken = forsaken.map(|(location, leader)| (location.clone(), leader.clone()));
+    let answering = forsaken.filter(answers).collect();
+    seen.observe_answering(answering);
     seen
+}
+
+/// Returns what leaders say to a node that say whatever they like, or nothing.
+fn lies(mesh: &Mesh, node: &NodeName, seed: u64) -> BTreeMap<(LocationName, NodeName), Advice> {
+    let everyone = mesh.locations.values();
+    let everyone: Vec<&NodeName> = everyone.flat_map(|location| location.members.keys()).collect();
+    let mut lies = BTreeMap::new();
+    for (name, location) in &mesh.locations {
+        for leader in location.leaders.iter().map(|leader| &leader.node) {
+            let heads = |text: &str| coin(seed, &format!("{leader} to {node}: {text}"));
+            let said = everyone.iter().filter(|other| heads(&format!("I use {other}")));
+            let advice = Advice {
+                uses: said.map(|other| (*other).clone()).collect(),
+                groups: heads("any of you"),
+            };
+            if heads("I say something") {
+                lies.insert((name.clone(), leader.clone()), advice);
+            }
+        }
+    }
+    lies
 }
 
 fn shorter(outcome: &Verdict) -> Verdict {

@@ -1,6 +1,8 @@
 //! What the crate must show from outside: scenarios with committed output, properties, and the packet walk.
 
 #[cfg(test)]
+mod advice;
+#[cfg(test)]
 mod arbitrary;
 #[cfg(test)]
 mod expect;

@@ -7,7 +7,7 @@ use spanwire_host::{
     Cni, Host, HostFacts, Owned, Packet, Route, RouteKind, Step, WireGuard, diff, lookup, render,
 };
 use spanwire_topology::{
-    Leader, LeaderRole, Location, Member, Mesh, NodeName, PublicKey, Reachability, plan,
+    Advice, Leader, LeaderRole, Location, LocationName, Member, Mesh, NodeName, PublicKey, Reachability, plan,
 };
 
 use crate::samples::{key, link, location, node, other_link, prefix};
@@ -90,6 +90,7 @@ fn facts(number: u8, groups: bool) -> HostFacts {
 /// What a node observes: of everything each time a bit of a number.
 fn observed(mut bits: u64) -> Reachability {
     let mut seen = Reachability::default();
+    seen.observe_advice(lies(bits));
     let mut bit = || {
         let bit = bits & 1 == 0;
         bits >>= 1;
@@ -104,6 +105,22 @@ fn observed(mut bits: u64) -> Reachability {
     let cut = NODES.into_iter().filter(|_| !bit());
     seen.observe_cut(cut.map(|(_, of, _)| node(of)).collect());
     seen
+}
+
+/// What leaders say to a node that say whatever they like: which nodes they use, whether their WireGuard has groups, or nothing.
+fn lies(bits: u64) -> BTreeMap<(LocationName, NodeName), Advice> {
+    let advice = NODES.into_iter().filter_map(|(own, leader, number)| {
+        let said = bits
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(u32::from(number) * 7);
+        let uses = NODES.into_iter().filter(|(.., other)| said >> other & 1 == 0);
+        let advice = Advice {
+            uses: uses.map(|(_, other, _)| node(other)).collect(),
+            groups: said >> 9 & 1 == 0,
+        };
+        (said >> 10 & 1 == 0).then(|| ((location(own), node(leader)), advice))
+    });
+    advice.collect()
 }
 
 /// How a packet ends, and the nodes that it was on.
