@@ -21,6 +21,7 @@
     )
 )]
 
+pub mod advice;
 pub mod api_server;
 pub mod encryption;
 pub mod endpoints;
