@@ -74,7 +74,7 @@ pub use plan::{
     plan,
 };
 pub use prefix::{Family, Prefix, PrefixError};
-pub use reachability::{Advice, Reachability};
+pub use reachability::{Advice, Doubt, Reachability};
 pub use rejected::{Claim, Claimant, Decision, Leaving, LocationField, RejectReason, Rejected};
 pub use rendezvous::{carrier, weight};
 pub use secret::{SecretKeyRef, SecretKeyRefError};

@@ -23,6 +23,15 @@ pub struct Advice {
     pub groups: bool,
 }
 
+/// Why a node, as a leader, does not use a leader of another location that answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It has only just begun to answer again.
+    Returning,
+    /// Nothing came from behind it.
+    Useless,
+}
+
 /// What a node observes of leaders. The default has observed nothing, and takes every location for reachable through
 /// every leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +41,7 @@ pub struct Reachability {
     /// The leaders of other locations that this node, as a leader, cannot use.
     forsaken: BTreeSet<(LocationName, NodeName)>,
     /// Those of them that answer all the same.
-    answering: BTreeSet<(LocationName, NodeName)>,
+    answering: BTreeMap<(LocationName, NodeName), Doubt>,
     /// What the leaders of other locations say to this one, which is a leader.
     advice: BTreeMap<(LocationName, NodeName), Advice>,
     /// The locations that this node, as a leader, reaches by no way.
@@ -62,9 +71,9 @@ impl Reachability {
         }
     }
 
-    /// Records which of the leaders of other locations that are not usable answer this node all the same: they have only just begun to,
-    /// or nothing came from behind them. Returns whether that is news.
-    pub fn observe_answering(&mut self, leaders: BTreeSet<(LocationName, NodeName)>) -> bool {
+    /// Records which of the leaders of other locations that are not usable answer this node all the same. Returns whether that is
+    /// news.
+    pub fn observe_answering(&mut self, leaders: BTreeMap<(LocationName, NodeName), Doubt>) -> bool {
         let is_news = self.answering != leaders;
         self.answering = leaders;
         is_news
@@ -123,10 +132,14 @@ impl Reachability {
         self.forsaken.is_empty() || !self.forsaken.contains(&(location.clone(), leader.clone()))
     }
 
-    /// Returns whether a leader of another location answers this node, as a leader, though it is not usable.
+    /// Returns why this node, as a leader, does not use a leader of another location that answers; `None` where it uses it, or has no
+    /// answer.
     #[must_use]
-    pub fn answers(&self, location: &LocationName, leader: &NodeName) -> bool {
-        !self.answering.is_empty() && self.answering.contains(&(location.clone(), leader.clone()))
+    pub fn doubt(&self, location: &LocationName, leader: &NodeName) -> Option<Doubt> {
+        if self.answering.is_empty() {
+            return None;
+        }
+        self.answering.get(&(location.clone(), leader.clone())).copied()
     }
 
     /// Returns what a leader of another location says; `None` where it says nothing.
@@ -185,11 +198,11 @@ mod tests {
         assert_eq!(seen.cut(), &[name("a3")].into());
         assert!(seen.observe_cut(BTreeSet::new()));
         let far = (name::<LocationName>("far"), name::<NodeName>("b1"));
-        assert!(
-            seen.observe_answering([far.clone()].into()) && !seen.observe_answering([far.clone()].into())
-        );
-        assert!(seen.answers(&far.0, &far.1) && !seen.answers(&name("near"), &far.1));
-        assert!(seen.observe_answering(BTreeSet::new()));
+        let answering: BTreeMap<_, _> = [(far.clone(), Doubt::Useless)].into();
+        assert!(seen.observe_answering(answering.clone()) && !seen.observe_answering(answering));
+        assert_eq!(seen.doubt(&far.0, &far.1), Some(Doubt::Useless));
+        assert_eq!(seen.doubt(&name("near"), &far.1), None);
+        assert!(seen.observe_answering(BTreeMap::new()));
         let advice: BTreeMap<_, _> = [(far.clone(), Advice::default())].into();
         assert!(seen.observe_advice(advice.clone()) && !seen.observe_advice(advice));
         assert_eq!(seen.advice(&far.0, &far.1), Some(&Advice::default()));

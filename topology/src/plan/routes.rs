@@ -150,14 +150,19 @@ impl<'v, 'a> Ways<'v, 'a> {
                 return Via::Unreachable;
             }
             let usable = |lead: &usize| reachability.usable(view.leads[*lead].node, location);
-            let takers = takers(view, reachability, receivers, site);
+            let said = said(view, reachability, receivers, site);
+            let named = |lead: usize| view.leads[lead].node;
+            let published = order().find(usable);
             let is_taken =
-                |lead: &usize| takers.is_some_and(|takers| takers.contains(view.leads[*lead].node));
-            let taken = || order().filter(usable).find(is_taken);
+                |lead: usize| said.is_empty() || said.iter().any(|uses| uses.contains(named(lead)));
+            let is_taken_by_all = |lead: &usize| said.iter().all(|uses| uses.contains(named(*lead)));
+            let taken = || order().filter(usable).find(is_taken_by_all);
+            let chosen = match published {
+                Some(lead) if !is_taken(lead) => taken().or(published),
+                _ => published,
+            };
             // Where each node leads itself, only its carrier may send for a node.
-            let chosen = taken()
-                .or_else(|| order().find(usable))
-                .filter(|_| !view.islands());
+            let chosen = chosen.filter(|_| !view.islands());
             // What is observed may be wrong: of ways that all seem lost the published one is left.
             to(view.carrier.and(chosen).or(view.carrier))
         };
@@ -217,17 +222,23 @@ impl<'v, 'a> Ways<'v, 'a> {
     }
 }
 
-/// Returns the leaders of the own location of which a location takes what they send, as the leader says that this node sends to;
-/// `None` where it says nothing, or takes what any of them sends.
-fn takers<'r>(
+/// Returns from which leaders of the own location those of another one take what they send, as those say to which this node, as a
+/// leader, sends. Of one that says nothing, or takes what any of them sends, there is nothing.
+fn said<'r>(
     view: &View<'_>,
     reachability: &'r Reachability,
     receivers: &[usize],
     site: usize,
-) -> Option<&'r BTreeSet<NodeName>> {
-    let receiver = view.lead.and(view.first(site)).map(|first| receivers[first])?;
-    let advice = reachability.advice(view.sites[site].name, view.leads[receiver].node)?;
-    (!advice.groups).then_some(&advice.uses)
+) -> Vec<&'r BTreeSet<NodeName>> {
+    let carriers = view.active(site).filter(|_| view.lead.is_some());
+    let advice = carriers.filter_map(|carrier| {
+        let receiver = view.leads[receivers[carrier]].node;
+        reachability.advice(view.sites[site].name, receiver)
+    });
+    advice
+        .filter(|advice| !advice.groups)
+        .map(|advice| &advice.uses)
+        .collect()
 }
 
 /// Returns the way to a leader of the own location, and out through it.

@@ -10,7 +10,7 @@ use super::{
     entries::{Entry, Kind, Owner},
     view::{View, has_families},
 };
-use crate::{Endpoint, EndpointHost, LocationName, MeshMode, Prefix, PublicKey, Reachability};
+use crate::{Doubt, Endpoint, EndpointHost, LocationName, MeshMode, Prefix, PublicKey, Reachability};
 
 /// Returns the device with all its peers, of which these receive what each leader carries.
 pub(super) fn tunnel(view: &View<'_>, entries: &[Entry<'_>], receivers: &[usize]) -> Tunnel {
@@ -87,9 +87,9 @@ impl Allowed {
 /// its location in the published order that it can use. What is observed may be wrong: of leaders that all seem lost the
 /// published one is left.
 ///
-/// A location whose name is the lower of the two follows what the leaders of the other one say: where that leader says that it
-/// does not use this node, it takes the first of the same order that says it does. The other location takes no account of what it
-/// hears, so they do not chase each other. Silence changes nothing.
+/// A location whose name is the lower of the two follows what the leaders of the other one say: it takes the first of the same order
+/// that says that it uses this node, one that has only just come back too, where those before it that are usable say that they do not.
+/// The other location takes no account of what it hears, so they do not chase each other. Silence changes nothing.
 pub(super) fn receivers(view: &View<'_>, reachability: &Reachability) -> Vec<usize> {
     let mut receivers: Vec<usize> = (0..view.leads.len()).collect();
     if view.lead.is_none() || reachability.keeps_published_leaders() {
@@ -128,20 +128,26 @@ fn receiver(
         follows.then(|| reachability.advice(location, leader)).flatten()
     };
     let uses_me = |lead: &usize| says(*lead).is_some_and(|advice| advice.uses.contains(view.me));
-    let answers = |lead: &usize| {
-        let (location, leader) = named(*lead);
-        reachability.answers(location, leader)
+    let doubt = |lead: usize| {
+        let (location, leader) = named(lead);
+        reachability.doubt(location, leader)
     };
     let first = candidates.clone().find(usable)?;
-    let Some(refusal) = says(first).filter(|_| !uses_me(&first)) else {
-        return Some(first);
-    };
-    let mutual = candidates.clone().filter(usable).find(uses_me);
-    // What this node sends is lost there, so nothing is to lose with one that answers.
-    let instead = || candidates.clone().filter(answers).find(uses_me);
-    mutual
-        .or_else(|| instead().filter(|_| !refusal.groups))
-        .or(Some(first))
+    let refusal = says(first).filter(|_| !uses_me(&first));
+    let may_be_used = |lead: &usize| usable(lead) || doubt(*lead) == Some(Doubt::Returning);
+    // Without a word of the first usable one those behind it are not asked.
+    let last = if refusal.is_none() { Some(first) } else { None };
+    let mut until = candidates
+        .clone()
+        .filter(may_be_used)
+        .take_while(|lead| Some(*lead) != last);
+    if let Some(mutual) = until.find(uses_me) {
+        return Some(mutual);
+    }
+    // What this node sends is lost at the first one, so nothing is to lose with one that answers.
+    let is_lost = refusal.is_some_and(|advice| !advice.groups);
+    let mut useless = candidates.filter(|lead| is_lost && doubt(*lead) == Some(Doubt::Useless));
+    useless.find(uses_me).or(Some(first))
 }
 
 /// Whom a leader of a location stands in for: its fellows, unless every node there leads itself.

@@ -153,7 +153,7 @@ impl<'a> View<'a> {
     }
 
     /// Returns the leaders of a location that carry something.
-    fn active(&self, site: usize) -> impl Iterator<Item = usize> {
+    pub(super) fn active(&self, site: usize) -> impl Iterator<Item = usize> {
         let leads = self.sites[site].leads.clone();
         leads.filter(|lead| self.leads[*lead].role == LeaderRole::Active)
     }

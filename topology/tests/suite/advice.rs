@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_topology::{
-    Advice, LocationName, Mesh, NodeName, Reachability, Via, plan,
+    Advice, Doubt, LocationName, Mesh, NodeName, Reachability, Via, plan,
     scenario::World,
     trace::{GroundTruth, Place, Plans, Verdict, trace},
 };
@@ -76,11 +76,12 @@ impl Scene {
     }
 
     /// Has a leader not use one of another location, that answers or does not.
-    fn forsakes(&mut self, who: &NodeName, location: &str, leader: &NodeName, answers: bool) {
+    fn forsakes(&mut self, who: &NodeName, location: &str, leader: &NodeName, doubt: Option<Doubt>) {
         let seen = self.seen.entry(who.clone()).or_default();
         let location: LocationName = location.parse().unwrap();
         seen.observe_far(location.clone(), leader.clone(), false);
-        seen.observe_answering(answers.then(|| (location, leader.clone())).into_iter().collect());
+        let answering = doubt.map(|doubt| ((location, leader.clone()), doubt));
+        seen.observe_answering(answering.into_iter().collect());
     }
 
     fn nodes(&self) -> Vec<NodeName> {
@@ -137,8 +138,8 @@ fn four_leaders_that_use_each_other_in_a_ring_are_two_pairs_after_one_exchange()
     let mut scene = Scene::new();
     let [x1, x2] = [0, 1].map(|place| scene.leader("x", place));
     let [y1, y2] = [0, 1].map(|place| scene.leader("y", place));
-    scene.forsakes(&x1, "y", &y1, true);
-    scene.forsakes(&y2, "x", &x1, true);
+    scene.forsakes(&x1, "y", &y1, Some(Doubt::Useless));
+    scene.forsakes(&y2, "x", &x1, Some(Doubt::Returning));
     let ring = [(&x1, &y2), (&y2, &x2), (&x2, &y1), (&y1, &x1)];
     for (who, used) in ring {
         assert_eq!(scene.used_by(who), [used.clone()].into(), "{who}");
@@ -166,8 +167,8 @@ fn the_location_with_the_lower_name_alone_follows() {
     let [x1, x2] = [0, 1].map(|place| scene.leader("x", place));
     let [y1, y2] = [0, 1].map(|place| scene.leader("y", place));
     // Both would look for the other one's way, and find it left.
-    scene.forsakes(&x2, "y", &y1, false);
-    scene.forsakes(&y1, "x", &x1, false);
+    scene.forsakes(&x2, "y", &y1, None);
+    scene.forsakes(&y1, "x", &x1, None);
     scene.exchange();
     assert_eq!(
         scene.used_by(&y1),
@@ -176,7 +177,7 @@ fn the_location_with_the_lower_name_alone_follows() {
     );
     assert_eq!(scene.used_by(&x2), [y2.clone()].into(), "y1 does not answer it");
     assert_eq!(scene.used_by(&x1), [y2].into(), "y1 does not use it");
-    scene.forsakes(&x2, "y", &y1, true);
+    scene.forsakes(&x2, "y", &y1, Some(Doubt::Useless));
     assert_eq!(scene.used_by(&x2), [y1].into(), "y2 loses what it sends");
 }
 
@@ -186,7 +187,7 @@ fn a_leader_that_is_not_used_sends_by_the_one_beside_it_that_is() {
     let [x1, x2] = [0, 1].map(|place| scene.leader("x", place));
     let [y1, y2] = [0, 1].map(|place| scene.leader("y", place));
     for who in [&y1, &y2] {
-        scene.forsakes(who, "x", &x1, false);
+        scene.forsakes(who, "x", &x1, None);
     }
     let y: LocationName = "y".parse().unwrap();
     let way = |scene: &Scene| scene.plans()[&x1].ways[&y].clone();
@@ -217,4 +218,29 @@ fn silence_of_the_leader_in_use_changes_nothing_whatever_another_one_says() {
     scene.said.remove(&y1);
     assert!(scene.said[&y2].1.values().all(|uses| uses.contains(&x1)));
     assert_eq!(scene.plans(), before);
+}
+
+/// The side that the other one follows has taken its first leader back, which the other side has not yet.
+#[test]
+fn a_leader_that_has_come_back_and_uses_this_one_is_followed_at_once_but_not_one_that_forwards_nothing() {
+    let mut scene = Scene::new();
+    let x1 = scene.leader("x", 0);
+    let [y1, y2] = [0, 1].map(|place| scene.leader("y", place));
+    for (doubt, used) in [
+        (Some(Doubt::Returning), &y1),
+        (Some(Doubt::Useless), &y2),
+        (None, &y2),
+    ] {
+        scene.forsakes(&x1, "y", &y1, doubt);
+        scene.exchange();
+        assert_eq!(scene.said[&y1].1, scene.said[&y2].1, "both use x1");
+        assert_eq!(scene.used_by(&x1), [used.clone()].into(), "{doubt:?}");
+        scene.said.remove(&y1);
+        assert_eq!(scene.used_by(&x1), [y2.clone()].into(), "it says nothing");
+    }
+    // One that has come back is taken though the usable one is silent: it says so itself.
+    scene.forsakes(&x1, "y", &y1, Some(Doubt::Returning));
+    scene.exchange();
+    scene.said.remove(&y2);
+    assert_eq!(scene.used_by(&x1), [y1].into());
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, sample::select};
 use spanwire_topology::{
-    Advice, Facts, Location, LocationName, Mesh, MeshMode, NodeName, Party, Prefix, Reachability, Via,
+    Advice, Doubt, Facts, Location, LocationName, Mesh, MeshMode, NodeName, Party, Prefix, Reachability, Via,
     carrier, decide, plan,
     scenario::World,
     trace::{Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict, trace},
@@ -62,15 +62,17 @@ proptest! {
         // Without groups the far side has to see that a node cannot reach its leader, which it does not.
         let faults = Faults::new(&mesh, seed, cuts && backends == Backends::Groups);
         let groupless = groupless(&mesh, seed, backends);
-        let unadvised = planned(&mesh, |node| faults.seen_by(&mesh, node));
-        let said = advice::said(&unadvised, &groupless);
-        let plans = planned(&mesh, |node| {
-            let mut seen = faults.seen_by(&mesh, node);
-            if coin(seed, "they say whom they use") {
+        let mut plans = planned(&mesh, |node| faults.seen_by(&mesh, node));
+        // The first time one side follows, the second time the other one hears of that.
+        let exchanges = if coin(seed, "they say whom they use") { 2 } else { 0 };
+        for _ in 0..exchanges {
+            let said = advice::said(&plans, &groupless);
+            plans = planned(&mesh, |node| {
+                let mut seen = faults.seen_by(&mesh, node);
                 seen.observe_advice(advice::heard(&said, node));
-            }
-            seen
-        });
+                seen
+            });
+        }
         let ground = GroundTruth::new([&mesh]).without_groups(groupless);
         for (from, to) in apart(&mesh, &ground.spots()) {
             let found = trace(&ground, &plans, &from, to.address);
@@ -218,10 +220,16 @@ pub(crate) fn suspicion(mesh: &Mesh, node: &NodeName, seed: u64) -> Reachability
     let cut = members.filter(|other| coin(seed, &format!("{node} cut off from {other}")));
     seen.observe_cut(cut.cloned().collect());
     seen.observe_advice(lies(mesh, node, seed));
-    let answers = |(_, leader): &(LocationName, NodeName)| coin(seed, &format!("{leader} answers {node}"));
     let forsaken = seen.forsaken();
-    let forsaken = forsaken.map(|(location, leader)| (location.clone(), leader.clone()));
-    let answering = forsaken.filter(answers).collect();
+    let answering = forsaken.filter_map(|(location, leader)| {
+        let heads = |text: &str| coin(seed, &format!("{leader} {text} {node}"));
+        let doubt = match heads("is useless to") {
+            true => Doubt::Useless,
+            false => Doubt::Returning,
+        };
+        heads("answers").then(|| ((location.clone(), leader.clone()), doubt))
+    });
+    let answering = answering.collect();
     seen.observe_answering(answering);
     seen
 }
