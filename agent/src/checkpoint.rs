@@ -2,7 +2,7 @@
 //! the mesh, and the locations for which the tunnel is enforced.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -176,6 +176,7 @@ impl From<Body> for Checkpoint {
                 lost: names(&body.lost),
                 forsaken: names(&body.forsaken),
                 // It has to show again.
+                answering: BTreeMap::new(),
                 unreached: BTreeSet::new(),
                 unheard: BTreeSet::new(),
                 silent: BTreeSet::new(),

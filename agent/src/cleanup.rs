@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::bail;
+use tokio::sync::watch;
 
 use crate::{args::Paths, reconciler::Reconciler};
 
@@ -13,7 +14,8 @@ use crate::{args::Paths, reconciler::Reconciler};
 pub async fn run(paths: Paths, only_print: bool) -> anyhow::Result<()> {
     let state = paths.state_dir.clone();
     let owned = paths.names.owned()?;
-    let mut machine = Reconciler::new(paths, owned);
+    let (unused, _) = watch::channel(None);
+    let mut machine = Reconciler::new(paths, owned, unused);
     let steps = machine.removal().await?;
     let mut out = io::stdout().lock();
     for step in &steps {

@@ -27,6 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 use spanwire_cluster::backoff::{Backoff, jittered};
 use spanwire_core::{
     ApiServer, NodeState, Outcome, Snapshot, Trouble,
+    advice::Heeded,
     liveness::{Assignment, Judgement},
 };
 use spanwire_crds::MeshNodeStatus;
@@ -105,6 +106,8 @@ pub struct Inlets {
     pub clock: watch::Receiver<Option<i64>>,
     /// Which leaders are not to be used.
     pub judgements: watch::Receiver<Judgement>,
+    /// What leaders of other locations say.
+    pub advice: watch::Receiver<Heeded>,
     /// Why none is watched, where that is so.
     pub failures: watch::Receiver<Option<String>>,
     /// Why the API server does not take the leader's Lease, where that is so.
@@ -126,6 +129,8 @@ pub struct EventLoop {
     snapshot: Option<Arc<Snapshot>>,
     /// Which leaders are not used.
     judgement: Judgement,
+    /// What leaders of other locations say.
+    advice: Heeded,
     /// The status last reported, and what the API server had then.
     last_reported: (Option<MeshNodeStatus>, Option<MeshNodeStatus>),
     /// The texts of the troubles last logged.
@@ -183,6 +188,7 @@ impl EventLoop {
             before: checkpoint,
             snapshot: None,
             judgement: Judgement::default(),
+            advice: Heeded::new(),
             last_reported: (None, None),
             logged: BTreeSet::new(),
             // The tunnel process may be about to start.
@@ -275,6 +281,10 @@ impl EventLoop {
                 Ok(()) = inlets.judgements.changed() => {
                     let judgement = inlets.judgements.borrow_and_update().clone();
                     self.take_judgement(judgement);
+                }
+                Ok(()) = inlets.advice.changed() => {
+                    let advice = inlets.advice.borrow_and_update().clone();
+                    self.take_advice(advice);
                 }
                 Ok(()) = inlets.failures.changed() => {
                     self.state.handle_unwatched(inlets.failures.borrow_and_update().clone());

@@ -2,8 +2,11 @@
 //!
 //! What is asked when and what follows is the [`Prober`]'s; here are the sockets and the clock. What is to be watched comes in as
 //! the latest of its kind, and what is judged goes out the same way, so that neither can pile up.
+//!
+//! What leaders say to each other ([`Advisor`]) is sent and heard here too: it is of use while everything else waits.
 
 mod chance;
+mod mail;
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +18,11 @@ use std::{
 };
 
 use spanwire_cluster::backoff::Backoff;
-use spanwire_core::liveness::{Assignment, Judgement, Prober, Question, Seen, Settings, Way};
-use spanwire_kernel::{Echo, Neighbour, Neighbours};
+use spanwire_core::{
+    advice::{Advisor, Heeded, OwnKey, Said},
+    liveness::{Assignment, Judgement, Prober, Question, Seen, Settings, Way},
+};
+use spanwire_kernel::{Echo, Neighbour, Neighbours, PrivateKey};
 use spanwire_topology::{Family, NodeName};
 use tokio::{
     runtime::Builder,
@@ -25,6 +31,7 @@ use tokio::{
 };
 
 use chance::Chance;
+use mail::Mail;
 
 /// How often the kernel is asked where neighbours are: it is asked to keep in mind what is sent there anyway.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,6 +44,10 @@ const STEADY: Duration = Duration::from_secs(10);
 pub struct Sight {
     /// Each thing.
     pub seen: Vec<Seen>,
+    /// What leaders of other locations say.
+    pub said: Vec<Said>,
+    /// Why none can be heard, where that is so.
+    pub deaf: Option<String>,
     /// How often each is asked.
     pub interval: Duration,
     /// How much of a processor the thread has used so far.
@@ -50,8 +61,12 @@ pub type Ask = oneshot::Sender<Sight>;
 pub struct Ends {
     /// What is to be watched.
     pub assignments: watch::Sender<Arc<Assignment>>,
+    /// The node's key, with which it speaks to other leaders.
+    pub keys: watch::Sender<Option<PrivateKey>>,
     /// What follows for the leaders.
     pub judgements: watch::Receiver<Judgement>,
+    /// What leaders of other locations say.
+    pub advice: watch::Receiver<Heeded>,
     /// Why nothing is watched, where that is so.
     pub failures: watch::Receiver<Option<String>>,
     /// Requests for what is known.
@@ -65,12 +80,16 @@ pub struct Ends {
 pub fn start(settings: Settings, before: Judgement) -> io::Result<Ends> {
     let (assignments, assigned) = watch::channel(Arc::default());
     let (judged, judgements) = watch::channel(before.clone());
+    let (keys, key) = watch::channel(None);
+    let (advised, advice) = watch::channel(Heeded::new());
     let (failed, failures) = watch::channel(None);
     let (asks, asked) = mpsc::channel(4);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let outside = Outside {
         assigned,
+        key,
         judged,
+        advised,
         failed,
         asked,
     };
@@ -78,7 +97,9 @@ pub fn start(settings: Settings, before: Judgement) -> io::Result<Ends> {
     thread::Builder::new().name("prober".to_owned()).spawn(keep)?;
     Ok(Ends {
         assignments,
+        keys,
         judgements,
+        advice,
         failures,
         asks,
     })
@@ -87,7 +108,9 @@ pub fn start(settings: Settings, before: Judgement) -> io::Result<Ends> {
 /// The thread's ends of the channels.
 struct Outside {
     assigned: watch::Receiver<Arc<Assignment>>,
+    key: watch::Receiver<Option<PrivateKey>>,
     judged: watch::Sender<Judgement>,
+    advised: watch::Sender<Heeded>,
     failed: watch::Sender<Option<String>>,
     asked: mpsc::Receiver<Ask>,
 }
@@ -106,6 +129,7 @@ impl Outside {
             };
             // As published: of what was judged nothing is known any more.
             self.judged.send_replace(Judgement::default());
+            self.advised.send_replace(Heeded::new());
             self.failed.send_replace(Some(format!("{error:#}")));
             sleep(backoff.wait()).await;
         }
@@ -116,6 +140,8 @@ struct Shell {
     prober: Prober,
     echo: Echo,
     neighbours: Neighbours,
+    advisor: Advisor,
+    mail: Mail,
     assignment: Arc<Assignment>,
     /// Where the other leaders of the own location are.
     found: BTreeMap<(NodeName, Family), Neighbour>,
@@ -125,10 +151,13 @@ impl Shell {
     fn open(settings: Settings, before: Judgement) -> anyhow::Result<Self> {
         let mut chance = Chance::default();
         let identifier = chance.number() as u16;
+        let mut sessions = Chance::default();
         Ok(Self {
             prober: Prober::new(settings, before, Box::new(move || chance.number())),
             echo: Echo::open(identifier)?,
             neighbours: Neighbours::open()?,
+            advisor: Advisor::new(Box::new(move || sessions.number())),
+            mail: Mail::default(),
             assignment: Arc::default(),
             found: BTreeMap::new(),
         })
@@ -139,10 +168,16 @@ impl Shell {
         let steady = sleep(STEADY);
         let mut steady = std::pin::pin!(steady);
         outside.assigned.mark_changed();
+        outside.key.mark_changed();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wake = self.prober.poll_timeout();
+            let wake = [
+                self.prober.poll_timeout(),
+                self.advisor.poll_timeout(),
+                self.mail.poll_timeout(),
+            ];
+            let wake = wake.into_iter().flatten().min();
             // Answers first: what came in time is not to be missed because of when this is run.
             tokio::select! {
                 biased;
@@ -157,11 +192,20 @@ impl Shell {
                         return Ok(());
                     }
                     let assignment = Arc::clone(&outside.assigned.borrow_and_update());
-                    self.prober.handle_assignment(&assignment, Instant::now());
+                    let now = Instant::now();
+                    self.prober.handle_assignment(&assignment, now);
+                    self.advisor.handle_partners(&assignment.partners, now);
                     self.assignment = assignment;
-                    self.look_for_neighbours().await;
+                    self.look().await;
                 }
-                _ = look.tick(), if !self.assignment.hops.is_empty() => self.look_for_neighbours().await,
+                Ok(()) = outside.key.changed() => {
+                    let key = outside.key.borrow_and_update().as_ref().map(|key| OwnKey::new(*key.as_bytes()));
+                    self.advisor.handle_key(key, Instant::now());
+                }
+                _ = look.tick(), if self.looks() => self.look().await,
+                datagrams = self.mail.receive() => {
+                    self.hear(datagrams, Instant::now());
+                }
                 () = &mut steady, if outside.failed.borrow().is_some() => {
                     outside.failed.send_replace(None);
                 }
@@ -172,16 +216,46 @@ impl Shell {
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
             }
             self.prober.handle_timeout(Instant::now());
+            self.advisor.handle_timeout(Instant::now());
+            self.mail.handle_timeout(Instant::now());
             while let Some(question) = self.prober.poll_question() {
                 // Whatever keeps it from being sent keeps it from being answered.
                 if let Err(error) = self.send(&question) {
                     tracing::trace!(%error, to = %question.target, "an echo request cannot be sent");
                 }
             }
+            while let Some((to, datagram)) = self.advisor.poll_datagram() {
+                self.mail.send(to, &datagram);
+            }
             if let Some(judgement) = self.prober.poll_judgement() {
                 outside.judged.send_replace(judgement);
             }
+            if let Some(heeded) = self.advisor.poll_advice() {
+                outside.advised.send_replace(heeded);
+            }
         }
+    }
+
+    fn hear(&mut self, datagrams: io::Result<Vec<(IpAddr, Vec<u8>)>>, now: Instant) {
+        self.mail.pause(now);
+        match datagrams {
+            Ok(datagrams) => {
+                for (from, datagram) in datagrams {
+                    self.advisor.handle_datagram(from, &datagram, now);
+                }
+            }
+            Err(error) => self.mail.fail(&error),
+        }
+    }
+
+    /// Whether there is anything that changes without an assignment.
+    fn looks(&self) -> bool {
+        !self.assignment.hops.is_empty() || self.assignment.partners.link.is_some()
+    }
+
+    async fn look(&mut self) {
+        self.mail.follow(&self.assignment);
+        self.look_for_neighbours().await;
     }
 
     async fn look_for_neighbours(&mut self) {
@@ -232,6 +306,8 @@ impl Shell {
     fn sight(&self) -> Sight {
         Sight {
             seen: self.prober.seen(Instant::now()),
+            said: self.advisor.said(),
+            deaf: self.mail.failure().map(str::to_owned),
             interval: self.prober.interval(),
             processor: spanwire_kernel::processor_time(),
         }

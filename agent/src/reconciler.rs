@@ -35,10 +35,12 @@ use spanwire_core::{
     trouble::texts,
 };
 use spanwire_host::{Host, LinkName, Owned, OwnershipConflict, Step, WireGuard, diff};
-use spanwire_kernel::{Backend, Changes, Kernel, NetlinkError, OpenError, Packet, ReadError, Way};
+use spanwire_kernel::{
+    Backend, Changes, Kernel, NetlinkError, OpenError, Packet, PrivateKey, ReadError, Way,
+};
 use spanwire_topology::PublicKey;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{args::Paths, causes::chain};
 use steps::{
@@ -109,6 +111,8 @@ pub struct Reconciler {
     owned: Owned,
     kernel: Option<Kernel>,
     identity: Option<PublicKey>,
+    /// Who needs the key besides the device.
+    keys: watch::Sender<Option<PrivateKey>>,
     /// Why there is no key, or none that will be there after a boot.
     key_trouble: Option<Trouble>,
     /// What was wanted when the machine was last found to be so.
@@ -133,14 +137,15 @@ pub enum ReconcileError {
 }
 
 impl Reconciler {
-    /// Returns a reconciler that has not touched the machine yet.
+    /// Returns a reconciler that has not touched the machine yet, and gives away the node's key when it is known.
     #[must_use]
-    pub fn new(paths: Paths, owned: Owned) -> Self {
+    pub fn new(paths: Paths, owned: Owned, keys: watch::Sender<Option<PrivateKey>>) -> Self {
         Self {
             paths,
             owned,
             kernel: None,
             identity: None,
+            keys,
             key_trouble: None,
             achieved: None,
             known: None,

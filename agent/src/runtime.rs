@@ -50,7 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (outlets, receivers) = outlets(prober.assignments, prober.asks, known.clone());
     tokio::spawn(kept::keep(args.paths.state_dir.clone(), receivers.known));
     let (reported, mut reports) = mpsc::channel(8);
-    let reconciler = Reconciler::new(args.paths.clone(), owned.clone());
+    let reconciler = Reconciler::new(args.paths.clone(), owned.clone(), prober.keys);
     let reconciler = tokio::spawn(reconciler.run(receivers.jobs, reported));
     let storage = storage(&args);
     let mut state = NodeState::new(me.clone(), owned, before.enforced);
@@ -80,6 +80,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         api_server: source.api_server,
         clock: source.clock,
         judgements: prober.judgements,
+        advice: prober.advice,
         failures: prober.failures,
         refusals: source.refusals,
     };

@@ -13,6 +13,7 @@
 mod address;
 mod apply;
 mod changes;
+mod datagrams;
 mod echo;
 mod errno;
 mod error;
@@ -36,6 +37,7 @@ mod wireguard;
 
 pub use apply::Report;
 pub use changes::Changes;
+pub use datagrams::Datagrams;
 pub use echo::{Echo, EchoError, Neighbour, Neighbours, processor_time};
 pub use error::{ApplyError, NftError, OpenError, ReadError, UapiError};
 pub use kernel::{BackendChoice, Config, Kernel};

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use k8s_openapi::jiff::Timestamp;
-use spanwire_core::liveness::Judgement;
+use spanwire_core::{advice::Heeded, liveness::Judgement};
 use spanwire_topology::Reachability;
 
 use super::EventLoop;
@@ -70,6 +70,16 @@ impl EventLoop {
         self.device_at = self.device_at.into_iter().chain(due).min();
     }
 
+    /// Leaders of other locations say something else.
+    pub(super) fn take_advice(&mut self, advice: Heeded) {
+        let now = Self::now();
+        self.advice = advice;
+        tracing::debug!(advice = ?self.advice, "leaders of other locations say which ones of this location they use");
+        if self.state.handle_reachability(self.reachability()) {
+            self.reconcile_by(now);
+        }
+    }
+
     fn reachability(&self) -> Reachability {
         let mut reachability = Reachability::default();
         for (leader, location) in &self.judgement.lost {
@@ -78,6 +88,8 @@ impl EventLoop {
         for (location, leader) in &self.judgement.forsaken {
             reachability.observe_far(location.clone(), leader.clone(), false);
         }
+        reachability.observe_answering(self.judgement.answering.clone());
+        reachability.observe_advice(self.advice.clone());
         reachability.observe_cut(self.judgement.cut.clone());
         reachability
     }

@@ -2,7 +2,11 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use spanwire_core::liveness::{Seen, Subject, Trust};
+use spanwire_core::{
+    advice::{Heeded, Said},
+    liveness::{Seen, Subject, Trust},
+};
+use spanwire_topology::{Doubt, NodeName};
 use tokio::sync::oneshot;
 
 use super::EventLoop;
@@ -39,6 +43,7 @@ impl EventLoop {
             });
         let tunnels: String = tunnels.collect();
         let judgement = self.judgement.clone();
+        let heeded = self.advice.clone();
         let refused = self.state.refused().clone();
         self.see(move |sight| {
             let response = match sight {
@@ -46,11 +51,19 @@ impl EventLoop {
                 Some(sight) => {
                     let mut text = describe(&sight);
                     text += &tunnels;
+                    text += &describe_advice(&sight, &heeded);
                     for (leader, location) in &judgement.lost {
                         let _ = writeln!(text, "not used: {leader} towards {location}");
                     }
                     for (location, leader) in &judgement.forsaken {
                         let _ = writeln!(text, "not used: {leader} of {location}");
+                    }
+                    for ((location, leader), doubt) in &judgement.answering {
+                        let doubt = match doubt {
+                            Doubt::Returning => "has come back",
+                            Doubt::Useless => "forwards nothing",
+                        };
+                        let _ = writeln!(text, "{doubt}: {leader} of {location}");
                     }
                     for node in &judgement.cut {
                         let _ = writeln!(text, "reached by another leader: {node}");
@@ -85,6 +98,38 @@ fn describe(sight: &Sight) -> String {
     }
     for seen in &sight.seen {
         let _ = writeln!(text, "{}", line(seen));
+    }
+    text
+}
+
+fn describe_advice(sight: &Sight, heeded: &Heeded) -> String {
+    let mut text = String::new();
+    if let Some(cause) = &sight.deaf {
+        let _ = writeln!(text, "no leader of another location can be heard: {cause}");
+    }
+    for said in &sight.said {
+        let Said {
+            location,
+            leader,
+            advice,
+        } = said;
+        let counts = heeded.contains_key(&(location.clone(), leader.clone()));
+        let uses: Vec<&str> = advice.uses.iter().map(NodeName::as_str).collect();
+        let _ = writeln!(
+            text,
+            "advice of {leader} of {location}{}: uses {}{}",
+            if counts { "" } else { ", which changes nothing" },
+            if uses.is_empty() {
+                "none of them".to_owned()
+            } else {
+                uses.join(", ")
+            },
+            if advice.groups {
+                "; takes what others send, too"
+            } else {
+                ""
+            },
+        );
     }
     text
 }
@@ -125,7 +170,7 @@ fn line(seen: &Seen) -> String {
 mod tests {
     use std::time::Duration;
 
-    use spanwire_topology::LocationName;
+    use spanwire_topology::{Advice, LocationName};
 
     use super::*;
 
@@ -154,7 +199,7 @@ mod tests {
                 seen(Subject::Far(b, "b1".parse().unwrap()), Trust::Lost, None),
             ],
             interval: Duration::from_millis(100),
-            processor: Duration::ZERO,
+            ..Sight::default()
         };
         assert_eq!(
             describe(&sight),
@@ -164,5 +209,32 @@ mod tests {
              leader b1 of b: taken for dead before this agent started, and silent since\n"
         );
         assert_eq!(describe(&Sight::default()), "");
+    }
+    #[test]
+    fn what_leaders_elsewhere_say_has_a_line_that_says_whether_it_counts() {
+        let said = |leader: &str, uses: &[&str], groups| Said {
+            location: "b".parse().unwrap(),
+            leader: leader.parse().unwrap(),
+            advice: Advice {
+                uses: uses.iter().map(|node| node.parse().unwrap()).collect(),
+                groups,
+            },
+        };
+        let sight = Sight {
+            said: vec![said("b1", &["a1", "a2"], false), said("b2", &[], true)],
+            deaf: Some("no such device".to_owned()),
+            ..Sight::default()
+        };
+        let first = &sight.said[0];
+        let heeded = [(
+            (first.location.clone(), first.leader.clone()),
+            first.advice.clone(),
+        )];
+        assert_eq!(
+            describe_advice(&sight, &heeded.into()),
+            "no leader of another location can be heard: no such device\n\
+             advice of b1 of b: uses a1, a2\n\
+             advice of b2 of b, which changes nothing: uses none of them; takes what others send, too\n"
+        );
     }
 }

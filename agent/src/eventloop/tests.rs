@@ -227,6 +227,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let (_queries, queries) = mpsc::channel(1);
     let (_api_server, api_server) = watch::channel(ApiServer::default());
     let (_clock, clock) = watch::channel(None);
+    let (_advised, advice) = watch::channel(BTreeMap::new());
     let others = Others {
         snapshots,
         announced,
@@ -253,6 +254,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             api_server,
             clock,
             judgements,
+            advice,
             failures,
             refusals,
         };

@@ -49,7 +49,9 @@ impl Reconciler {
         };
         self.key_trouble = match identity {
             Ok((identity, unsaved)) => {
-                kernel.set_private_key(PrivateKey::new(identity.private()));
+                let key = PrivateKey::new(identity.private());
+                kernel.set_private_key(key.clone());
+                self.keys.send_replace(Some(key));
                 self.identity = Some(identity.public());
                 unsaved.map(|cause| Trouble::Key { cause, usable: true })
             }

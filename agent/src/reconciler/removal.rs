@@ -70,6 +70,7 @@ impl Reconciler {
         }
         self.kernel = None;
         (self.identity, self.key_trouble) = (None, None);
+        self.keys.send_replace(None);
         self.achieved = None;
         self.forget_known();
         self.ownership.clear();

@@ -8,6 +8,8 @@ use std::{
 use spanwire_host::{Hop, HostFacts, hops_to_leaders, hops_to_members};
 use spanwire_topology::{Family, LocationName, NodeName, Plan, Probes};
 
+use crate::advice::Partners;
+
 /// What a node is to watch, and as whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
@@ -19,6 +21,8 @@ pub struct Assignment {
     pub lacks_tunnel: bool,
     /// Its WireGuard lets the leaders of a location send each other's sources.
     pub groups: bool,
+    /// With whom to exchange advice.
+    pub partners: Partners,
     /// Whom to ask.
     pub probes: Probes,
     /// How to hand packets to the other leaders of the own location, whatever the routes are.
@@ -39,6 +43,7 @@ impl Assignment {
             overlay: tunnel.map(|tunnel| tunnel.addresses.clone()).unwrap_or_default(),
             lacks_tunnel: facts.lacks_tunnel,
             groups: facts.groups,
+            partners: Partners::new(plan, facts),
             probes: plan.probes.clone(),
             hops: hops_to_leaders(plan, facts),
             unconnected: BTreeSet::new(),

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spanwire_topology::{LocationName, NodeName};
+use spanwire_topology::{Doubt, LocationName, NodeName};
 
 use super::assignment::Assignment;
 
@@ -61,6 +61,8 @@ pub struct Judgement {
     pub lost: BTreeSet<(NodeName, LocationName)>,
     /// Leaders of other locations.
     pub forsaken: BTreeSet<(LocationName, NodeName)>,
+    /// Those of them that answer all the same: on probation, or while nothing came from behind them.
+    pub answering: BTreeMap<(LocationName, NodeName), Doubt>,
     /// Locations that are reached by no way: everything that is asked of them has answered before, and is taken for dead.
     pub unreached: BTreeSet<LocationName>,
     /// Locations that are reached by no way that ever answered. What never did may work all the same.
@@ -156,7 +158,19 @@ impl Choices {
             let key = |leader: &NodeName| (location.clone(), leader.clone());
             let way = |leader: &NodeName| far(trust(&Subject::Far(location.clone(), leader.clone())));
             let ways: Vec<_> = leaders.iter().map(|leader| (key(leader), way(leader))).collect();
-            judgement.forsaken.extend(worse(&ways, &before.forsaken));
+            let worse = worse(&ways, &before.forsaken);
+            let doubts = worse.iter().filter_map(|(location, leader)| {
+                let doubt = match trust(&Subject::Far(location.clone(), leader.clone())) {
+                    Trust::OnProbation => Doubt::Returning,
+                    Trust::Useless => Doubt::Useless,
+                    Trust::Sound | Trust::Doubtful | Trust::Unproven | Trust::Unconnected | Trust::Lost => {
+                        return None;
+                    }
+                };
+                Some(((location.clone(), leader.clone()), doubt))
+            });
+            judgement.answering.extend(doubts);
+            judgement.forsaken.extend(worse);
             let is_dead =
                 |leader: &&NodeName| trust(&Subject::Far(location.clone(), (*leader).clone())) == Trust::Lost;
             judgement.dead.extend(leaders.iter().filter(is_dead).map(key));

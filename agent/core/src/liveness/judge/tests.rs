@@ -69,6 +69,31 @@ fn a_follower_gives_up_the_leader_that_does_not_answer_or_does_not_forward() {
 }
 
 #[test]
+fn of_the_leaders_elsewhere_that_are_given_up_it_is_known_which_answer() {
+    let leader = choices(Some("a1"));
+    for (trust, doubt) in [
+        (Trust::OnProbation, Some(Doubt::Returning)),
+        (Trust::Useless, Some(Doubt::Useless)),
+        (LOST, None),
+    ] {
+        let judgement = judge(&leader, &[("b1", trust)], &Judgement::default());
+        assert_eq!(lost(&judgement), ["b1"], "{trust:?}");
+        let found = judgement.answering.get(&(name("b"), name("b1")));
+        assert_eq!(found.copied(), doubt, "{trust:?}");
+    }
+    let alone = judge(
+        &leader,
+        &[("b1", Trust::OnProbation), ("b2", Trust::OnProbation)],
+        &Judgement::default(),
+    );
+    assert_eq!(
+        alone,
+        Judgement::default(),
+        "of those that are not given up nothing is said"
+    );
+}
+
+#[test]
 fn who_hears_nobody_changes_nothing() {
     let follower = choices(None);
     assert!(first(&follower, &[("hop a1", LOST), ("hop a2", LOST)]).is_empty());
