@@ -13,7 +13,6 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Error, api::PostParams};
 use spanwire_cluster::observed::Observed;
-use spanwire_crds::names::INSTALLATION_NAME_LABEL;
 use thiserror::Error;
 use tokio::{sync::watch, time};
 
@@ -230,7 +229,7 @@ impl ElectionLoop {
         // One Lease is for all that are installed in the namespace; who waits for it is a replica, or has to know whose it is.
         let is_others = lease
             .as_ref()
-            .is_some_and(|lease| !self.installation.may_be(&owner(lease)));
+            .is_some_and(|lease| !self.installation.may_be(&Installation::of_lease(lease)));
         let held = self.elector.holds(asked);
         let due = self
             .looked
@@ -293,15 +292,6 @@ pub async fn seize(
 fn said(lease: &Observed<Lease>) -> LeaseSpec {
     let object = lease.object.as_ref();
     object.and_then(|lease| lease.spec.clone()).unwrap_or_default()
-}
-
-/// Returns the installation whose Lease this is.
-pub(crate) fn owner(lease: &Observed<Lease>) -> Installation {
-    let labels = lease.metadata.labels.as_ref();
-    Installation {
-        namespace: lease.metadata.namespace.clone().unwrap_or_default(),
-        name: labels.and_then(|labels| labels.get(INSTALLATION_NAME_LABEL).cloned()),
-    }
 }
 
 /// Fails where another operator was faster.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use k8s_openapi::api::coordination::v1::Lease;
+use spanwire_cluster::observed::Observed;
 use spanwire_crds::names::{INSTALLATION_LABEL, INSTALLATION_NAME_LABEL};
 
 /// An installation: a release of the chart.
@@ -21,6 +23,16 @@ impl Installation {
             namespace: labels.get(INSTALLATION_LABEL)?.clone(),
             name: labels.get(INSTALLATION_NAME_LABEL).cloned(),
         })
+    }
+
+    /// Returns the installation whose Lease this is.
+    #[must_use]
+    pub fn of_lease(lease: &Observed<Lease>) -> Self {
+        let labels = lease.metadata.labels.as_ref();
+        Self {
+            namespace: lease.metadata.namespace.clone().unwrap_or_default(),
+            name: labels.and_then(|labels| labels.get(INSTALLATION_NAME_LABEL).cloned()),
+        }
     }
 
     /// Returns the labels that name this installation.

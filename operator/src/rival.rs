@@ -33,7 +33,7 @@ use kube::{Api, Client, Error, api::ListParams};
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::{LocationSlice, names::INSTALLATION_LABEL};
 
-use crate::{elector::owner, installation::Installation};
+use crate::installation::Installation;
 
 /// The name of the operators' Leases.
 const LEASE: &str = spanwire_crds::names::OPERATOR_LEASE;
@@ -215,7 +215,7 @@ async fn see(client: &Client) -> Result<Seen, Error> {
     let named = ListParams::default().fields(&format!("metadata.name={LEASE}"));
     let leases = api.list(&named).await?.items.into_iter();
     let lease = |lease: Observed<Lease>| {
-        let owner = owner(&lease);
+        let owner = Installation::of_lease(&lease);
         let created = lease.metadata.creation_timestamp.map(|time| time.0);
         let spec = lease.object?.spec?;
         let namespace = lease.metadata.namespace?;
