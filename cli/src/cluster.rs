@@ -13,6 +13,7 @@ use kube::{
 };
 use serde::Deserialize as _;
 use serde_json::Value;
+use spanwire_cluster::observed::Observed;
 use spanwire_crds::names;
 use spanwire_topology::{ClusterFacts, Prefix};
 
@@ -222,7 +223,7 @@ impl Access {
         let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
         match self.get(slices, "kubernetes").await {
             Ok(found) => {
-                let slice = found.and_then(|slice| EndpointSlice::deserialize(slice).ok());
+                let slice = found.and_then(|slice| Observed::<EndpointSlice>::deserialize(slice).ok());
                 let addresses = slice.as_ref().map(spanwire_cluster::endpoints::addresses);
                 known.endpoints = addresses.unwrap_or_default();
             }

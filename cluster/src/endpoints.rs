@@ -17,7 +17,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use crate::watch::expired;
+use crate::{observed::Observed, watch::expired};
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
@@ -27,7 +27,7 @@ const KIND: &str = "EndpointSlice";
 /// servers that stop take themselves out;
 /// when the last is gone the endpoints stay, for it comes back where it was.
 pub async fn watch_endpoints(client: Client, endpoints: watch::Sender<BTreeSet<SocketAddr>>) {
-    let api: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
+    let api: Api<Observed<EndpointSlice>> = Api::namespaced(client, NAMESPACE);
     let config = Config::default().fields(&format!("metadata.name={NAME}"));
     let mut events = watcher(api, config).default_backoff().boxed();
     let mut failing = false;
@@ -40,7 +40,16 @@ pub async fn watch_endpoints(client: Client, endpoints: watch::Sender<BTreeSet<S
             tracing::info!(kind = KIND, "watch re-established");
         }
         match event {
-            Ok(Event::InitApply(slice) | Event::Apply(slice)) => enter(&endpoints, addresses(&slice)),
+            Ok(Event::InitApply(slice) | Event::Apply(slice)) => {
+                if !slice.problems.is_empty() {
+                    tracing::warn!(
+                        kind = KIND,
+                        problem = slice.complaint(),
+                        "what was known before stays"
+                    );
+                }
+                enter(&endpoints, addresses(&slice));
+            }
             // Also where there is none, so that it is not waited for.
             Ok(Event::InitDone) => endpoints.send_modify(|_| {}),
             Ok(Event::Init | Event::Delete(_)) => {}
@@ -66,9 +75,12 @@ fn enter(endpoints: &watch::Sender<BTreeSet<SocketAddr>>, found: BTreeSet<Socket
     });
 }
 
-/// Returns the TCP endpoints of a slice; addresses that cannot be read are left out.
+/// Returns the TCP endpoints of a slice; what cannot be read is left out.
 #[must_use]
-pub fn addresses(slice: &EndpointSlice) -> BTreeSet<SocketAddr> {
+pub fn addresses(slice: &Observed<EndpointSlice>) -> BTreeSet<SocketAddr> {
+    let Some(slice) = &slice.object else {
+        return BTreeSet::new();
+    };
     let ports = slice.ports.iter().flatten();
     let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
     let ports: Vec<u16> = tcp.filter_map(|port| u16::try_from(port.port?).ok()).collect();
@@ -87,7 +99,7 @@ pub fn addresses(slice: &EndpointSlice) -> BTreeSet<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn slice(text: &str) -> EndpointSlice {
+    fn slice(text: &str) -> Observed<EndpointSlice> {
         serde_json::from_str(text).unwrap()
     }
 
@@ -101,6 +113,22 @@ mod tests {
         );
         let expected = ["192.0.2.1:6443", "192.0.2.2:6443"].map(|text| text.parse().unwrap());
         assert_eq!(addresses(&slice), expected.into());
+    }
+
+    #[test]
+    fn a_time_that_no_calendar_has_and_a_part_that_cannot_be_read_make_no_list_fail() {
+        let read = |endpoints: &str| {
+            let times = r#"[{"manager": "x", "operation": "Update", "time": "2026-01-01T00:00:00+99:99"}]"#;
+            slice(&format!(
+                r#"{{"addressType": "IPv4", "metadata": {{"name": "kubernetes", "managedFields": {times}}},
+                    "endpoints": {endpoints}, "ports": [{{"port": 6443, "name": "https", "protocol": "TCP"}}]}}"#
+            ))
+        };
+        let readable = read(r#"[{"addresses": ["192.0.2.1"]}]"#);
+        assert_eq!(addresses(&readable), ["192.0.2.1:6443".parse().unwrap()].into());
+        assert!(readable.problems.is_empty(), "{}", readable.complaint());
+        let other = read(r#""192.0.2.1""#);
+        assert!(addresses(&other).is_empty() && !other.problems.is_empty());
     }
 
     #[test]

@@ -15,7 +15,8 @@
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use k8s_openapi::{
-    api::coordination::v1::Lease,
+    api::{coordination::v1::Lease, discovery::v1::EndpointSlice},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
     jiff::Timestamp,
 };
@@ -37,6 +38,8 @@ use spanwire_crds::{
 pub trait Observable:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static
 {
+    /// What it has besides metadata, as far as that is used.
+    const PARTS: &'static [&'static str] = &["spec", "status"];
     /// The fields of its spec and of its status that are used; `None`: all that the type has.
     const USED: Option<&'static [&'static str]> = None;
 }
@@ -50,6 +53,13 @@ impl Observable for Location {}
 impl Observable for Peer {}
 impl Observable for LocationSlice {}
 impl Observable for Lease {}
+impl Observable for EndpointSlice {
+    const PARTS: &'static [&'static str] = &["addressType", "endpoints", "ports"];
+}
+/// Whether there is one is all that is used.
+impl Observable for CustomResourceDefinition {
+    const PARTS: &'static [&'static str] = &[];
+}
 impl Observable for BlockAffinity {
     const USED: Option<&'static [&'static str]> = Some(&["cidr", "node", "state", "deleted", "type"]);
 }
@@ -199,7 +209,7 @@ impl<'de, K: Observable> Visitor<'de> for ObjectVisitor<K> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "metadata" => metadata = map.next_value_seed(Kept(&METADATA))?,
-                "spec" | "status" => {
+                part if K::PARTS.contains(&part) => {
                     let part = match K::USED {
                         Some(used) => Value::Object(map.next_value_seed(Kept(used))?),
                         None => map.next_value()?,

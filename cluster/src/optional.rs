@@ -11,7 +11,6 @@ use futures::{Stream, StreamExt as _, future, stream, stream::BoxStream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
-    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Config, Event, watcher},
@@ -189,7 +188,7 @@ fn gated(
 
 /// Returns whether there is a definition of this name, now and when that changes.
 fn defined(client: Client, name: &'static str, kind: &'static str) -> impl Stream<Item = Gate> + Send {
-    let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client);
+    let api: Api<Observed<CustomResourceDefinition>> = Api::all(client);
     let config = Config::default().fields(&format!("metadata.name={name}"));
     let (mut listed, mut known, mut attempts) = (false, None, Attempts::new(kind, "its definition"));
     watcher(api, config).default_backoff().filter_map(move |event| {

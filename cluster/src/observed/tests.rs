@@ -135,6 +135,20 @@ fn lists_and_watches_decode_whatever_is_in_them() {
 }
 
 #[test]
+fn a_time_that_there_is_not_makes_no_list_of_definitions_or_endpoints_fail() {
+    fn names<K: Observable>(part: &str, value: &Value) -> Vec<String> {
+        let times = json!([{"manager": "x", "operation": "Update", "time": NEVER}]);
+        let object = json!({"metadata": {"name": "a", "managedFields": times}, part: value});
+        let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": [object, {}]});
+        let list: ObjectList<Observed<K>> = serde_json::from_str(&list.to_string()).unwrap();
+        list.items.iter().map(|item| item.name().to_owned()).collect()
+    }
+    let endpoints = json!([{"addresses": ["192.0.2.1"]}]);
+    assert_eq!(names::<EndpointSlice>("endpoints", &endpoints), ["a", ""]);
+    assert_eq!(names::<CustomResourceDefinition>("spec", &json!("x")), ["a", ""]);
+}
+
+#[test]
 fn what_a_newer_version_calls_by_another_name_is_known_to_be_unknown() {
     use spanwire_crds::{Backend, Mode, Role};
     let observed = mesh_node(json!({"backend": "Hardware"}));
