@@ -31,7 +31,7 @@ pub enum ConnectError {
     Client(#[source] kube::Error),
 }
 
-/// A client, the namespace of the service account, and where the API server is reached.
+/// A client, the namespace of the service account, and where the API server is.
 pub struct Connection {
     /// The client.
     pub client: Client,
@@ -39,6 +39,8 @@ pub struct Connection {
     pub namespace: String,
     /// Where the API server is reached.
     pub server: Server,
+    /// In the cluster, where the API server is reached elsewhere: the address of its service, which pods use.
+    pub service: Option<IpAddr>,
 }
 
 /// Where the API server is reached.
@@ -56,6 +58,8 @@ pub struct Server {
 pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ConnectError> {
     let in_cluster = Config::incluster();
     let is_in_cluster = in_cluster.is_ok();
+    let service = in_cluster.as_ref().ok().filter(|_| address.is_some());
+    let service = service.and_then(|config| Some(Server::of(config).address()?.ip()));
     let mut config = match in_cluster {
         Ok(config) => config,
         Err(_) => Config::infer().await.map_err(ConnectError::Config)?,
@@ -68,23 +72,34 @@ pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ConnectEr
         }
     }
     config.connect_timeout = Some(Duration::from_secs(5));
-    let url = &config.cluster_url;
     Ok(Connection {
-        server: Server {
-            host: url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
-            port: url.port_u16().unwrap_or(443),
-        },
+        server: Server::of(&config),
+        service,
         namespace: config.default_namespace.clone(),
         client: Client::try_from(config).map_err(ConnectError::Client)?,
     })
 }
 
 impl Server {
+    fn of(config: &Config) -> Self {
+        let url = &config.cluster_url;
+        Self {
+            host: url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
+            port: url.port_u16().unwrap_or(443),
+        }
+    }
+
+    /// Returns where it is, if that is no name.
+    fn address(&self) -> Option<SocketAddr> {
+        let address: IpAddr = self.host.parse().ok()?;
+        Some(SocketAddr::new(address, self.port))
+    }
+
     /// Sends the addresses behind the API server's name, now and when they change, until nothing receives them. While the name
     /// cannot be resolved its last answer stays.
     pub async fn watch_addresses(self, addresses: watch::Sender<BTreeSet<SocketAddr>>) {
-        if let Ok(address) = self.host.parse::<IpAddr>() {
-            addresses.send_replace([SocketAddr::new(address, self.port)].into());
+        if let Some(address) = self.address() {
+            addresses.send_replace([address].into());
             return;
         }
         self.follow(addresses, || self.resolve()).await;
@@ -138,6 +153,21 @@ mod tests {
         Server {
             host: host.to_owned(),
             port: 6443,
+        }
+    }
+
+    #[test]
+    fn the_server_of_a_url_has_an_address_or_a_name() {
+        for (url, address) in [
+            ("https://10.96.0.1", Some("10.96.0.1:443")),
+            ("https://[fd00:96::1]:6443/", Some("[fd00:96::1]:6443")),
+            ("https://api.example.com:6443", None),
+        ] {
+            let server = Server::of(&Config::new(url.parse().unwrap()));
+            assert_eq!(
+                server.address().map(|address| address.to_string()).as_deref(),
+                address
+            );
         }
     }
 

@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{collections::BTreeSet, net::SocketAddr, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use spanwire_topology::{Endpoint, LocationName, PodSource, PodSources, Prefix};
@@ -160,6 +164,14 @@ fn pool(text: &str) -> Result<Prefix, String> {
 }
 
 impl Run {
+    /// Returns the networks of services that are known from the beginning: those that are named and, where the API server is
+    /// reached elsewhere, the address of its `service`, which would not be guarded otherwise where the API server knows none.
+    #[must_use]
+    pub fn services(&self, service: Option<IpAddr>) -> BTreeSet<Prefix> {
+        let service = service.map(Prefix::host);
+        self.service_cidr.iter().copied().chain(service).collect()
+    }
+
     /// Returns the named pools, one of a family at most.
     ///
     /// # Errors
@@ -204,6 +216,9 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((args.run.service_cidr.len(), args.run.pod_cidr.len()), (1, 1));
+        let service = "10.97.0.1".parse().unwrap();
+        let services = ["10.96.0.0/16", "10.97.0.1/32"].map(|network| network.parse().unwrap());
+        assert_eq!(args.run.services(Some(service)), services.into());
         assert_eq!(args.run.pod_networks, PodNetworks::Calico);
         assert_eq!(
             parse(&[]).unwrap().run.pod_networks.sources(),

@@ -112,7 +112,7 @@ async fn operate(
             listen_port: run.listen_port,
             api_server: BTreeSet::new(),
             api_endpoints: BTreeSet::new(),
-            services: run.service_cidr.into_iter().collect(),
+            services: run.services(connection.service),
             pods: run.pod_cidr.into_iter().collect(),
             pods_reported: false,
             default_location: Some(run.default_location),
@@ -126,6 +126,7 @@ async fn operate(
         pod_sources: sources.clone(),
     };
     let servers = first_answer(|sender| connection.server.watch_addresses(sender));
+    let named_services = !run.service_cidr.is_empty();
     let endpoints = first_answer(|sender| watch_endpoints(client.clone(), sender));
     let (servers, endpoints) = futures::join!(servers, endpoints);
     let (set_leads, leads) = watch::channel(false);
@@ -142,7 +143,7 @@ async fn operate(
         leads,
         servers,
         endpoints,
-        services: services::follow(client.clone()).await,
+        services: services::follow(client.clone(), named_services).await,
         metrics,
         health,
     };

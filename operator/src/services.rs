@@ -16,10 +16,10 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Follows them until nothing receives them. The first answer is waited for, so that nothing is decided without it, but not
-/// for long.
-pub async fn follow(client: Client) -> watch::Receiver<BTreeSet<Prefix>> {
+/// for long. `named`: the configuration names some, so an API server that knows none is no news.
+pub async fn follow(client: Client, named: bool) -> watch::Receiver<BTreeSet<Prefix>> {
     let (sender, mut networks) = watch::channel(BTreeSet::new());
-    tokio::spawn(poll(client, sender));
+    tokio::spawn(poll(client, named, sender));
     if time::timeout(PATIENCE, networks.changed()).await.is_ok() {
         // For the loop it is news.
         networks.mark_changed();
@@ -27,12 +27,19 @@ pub async fn follow(client: Client) -> watch::Receiver<BTreeSet<Prefix>> {
     networks
 }
 
-async fn poll(client: Client, networks: watch::Sender<BTreeSet<Prefix>>) {
-    let mut failing = false;
+async fn poll(client: Client, named: bool, networks: watch::Sender<BTreeSet<Prefix>>) {
+    let (mut failing, mut warned) = (false, named);
     while !networks.is_closed() {
         match read(&client).await {
             Ok(found) => {
                 failing = false;
+                if found.is_empty() && !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(
+                        "the API server does not say from which networks services get their addresses, as it does since \
+                         Kubernetes 1.33, and the configuration names none: of these addresses nodes and Peers are refused the API \
+                         server's alone; name the networks in the chart's serviceCIDRs"
+                    );
+                }
                 networks.send_if_modified(|known| {
                     let changed = *known != found;
                     *known = found;

@@ -10,7 +10,7 @@ use crate::server::Server;
 #[tokio::test]
 async fn the_network_of_services_is_known_from_the_api_server() {
     let server = Server::start().await;
-    let mut networks = services::follow(server.client.clone()).await;
+    let mut networks = services::follow(server.client.clone(), false).await;
     let known = async {
         while networks.borrow_and_update().is_empty() {
             networks.changed().await.unwrap();
