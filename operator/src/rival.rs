@@ -173,8 +173,8 @@ impl Rivals {
     }
 
     /// Looks until it is known whether the cluster is another installation's, to be left alone by this one, which is uninstalled;
-    /// returns the other. What another one published is that one's also where it does not run just now, and so is the Lease of the
-    /// namespace that it had last.
+    /// returns the other. What another one published is that one's also where it does not run just now; where this one published
+    /// nothing, so is the cluster of whom the Lease of the namespace names.
     ///
     /// # Errors
     /// The error of the API server.
@@ -192,20 +192,17 @@ impl Rivals {
 
     /// Handles what is seen now by an installation that is uninstalled.
     fn handle_uninstall(&mut self, seen: &Seen, now: Instant) -> Verdict {
-        let of_namespace = seen.leases.get(&self.own.namespace);
-        if let Some(lease) = of_namespace.filter(|lease| !self.own.may_be(&lease.owner)) {
-            return Verdict::Rival(lease.owner.clone());
-        }
-        if !seen.published {
-            return Verdict::Alone;
-        }
         let mut publishers = seen.publishers.iter();
-        if !publishers.any(|publisher| self.own.may_be(publisher))
-            && let Some(other) = seen.publishers.first()
-        {
-            return Verdict::Rival(other.clone());
+        if publishers.any(|publisher| self.own.may_be(publisher)) {
+            return self.handle(seen, now);
         }
-        self.handle(seen, now)
+        let of_namespace = seen.leases.get(&self.own.namespace).map(|lease| &lease.owner);
+        let last = of_namespace.filter(|owner| !self.own.may_be(owner));
+        match last.or_else(|| seen.publishers.first()) {
+            Some(other) => Verdict::Rival(other.clone()),
+            None if seen.published => self.handle(seen, now),
+            None => Verdict::Alone,
+        }
     }
 }
 

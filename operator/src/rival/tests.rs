@@ -170,8 +170,7 @@ fn who_is_uninstalled_leaves_alone_what_another_one_has_in_the_same_namespace() 
         first,
         "after a downgrade"
     );
-    assert_eq!(
-        uninstall("own/first", "own/first", &["own/first"]),
-        Verdict::Alone
-    );
+    for lease in ["own/first", "own/forged"] {
+        assert_eq!(uninstall("own/first", lease, &["own/first"]), Verdict::Alone);
+    }
 }
