@@ -9,7 +9,11 @@
 use spanwire_topology::{Family, Plan, Prefix};
 
 use super::{AddressRange, Words, chain, classes::ranges};
-use crate::{HostFacts, prefixes::Prefixes, resolve::Resolved};
+use crate::{
+    HostFacts,
+    prefixes::Prefixes,
+    resolve::{Resolved, Underlay},
+};
 
 /// What has been sent elsewhere here, and the answer to what began here.
 const KNOWN: [&str; 2] = [
@@ -37,8 +41,11 @@ impl Sets {
         let guests = plan.guests().copied();
         let known: Prefixes = here.iter().copied().collect();
         let addresses = facts.links.values().flat_map(|link| &link.addresses);
+        let hop = resolved.underlay.iter().map(|_| Underlay::ADDRESS.into());
         let private: Vec<Prefix> = addresses
-            .map(|(address, _)| Prefix::host(*address))
+            .map(|(address, _)| *address)
+            .chain(hop)
+            .map(Prefix::host)
             .filter(|address| known.covering(address).is_none())
             .collect();
         Self {

@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -35,11 +35,6 @@ pub(super) fn tunnel_mtu(facts: &HostFacts, v6_inside: bool) -> u32 {
     underlay.saturating_sub(overhead).max(least)
 }
 
-/// The IPv4 address of the VXLAN device, the same on every node, and none that anything is sent from or to: Linux refuses whatever a
-/// device without one brings where it checks sources, however loosely (`__fib_validate_source`, net/ipv4/fib_frontend.c). A
-/// link-local one (RFC 3927) is not taken for the node's by programs that look for that.
-const HOP_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 51, 83);
-
 /// Returns the largest packet in the VXLAN.
 pub(super) fn hop_mtu(underlay: &Underlay<'_>, v6_inside: bool) -> u32 {
     let least = if v6_inside { MIN_MTU_V6 } else { MIN_MTU_V4 };
@@ -69,7 +64,7 @@ pub(super) fn vxlan(underlay: Option<&Underlay<'_>>, facts: &HostFacts) -> Optio
     let device = Device {
         mtu: hop_mtu(underlay, v6_inside),
         up: true,
-        addresses: [Prefix::host(HOP_ADDRESS.into())].into(),
+        addresses: [Prefix::host(Underlay::ADDRESS.into())].into(),
         kind: DeviceKind::Vxlan(vxlan),
     };
     Some((facts.owned.hop_link.clone(), device))

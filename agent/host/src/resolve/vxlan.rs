@@ -1,6 +1,6 @@
 //! The VXLAN of the location as this machine can have it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use spanwire_topology::{Family, MacAddress, NodeName, Plan, Prefix, Vxlan, VxlanPeer};
 
@@ -21,6 +21,11 @@ pub(crate) struct Underlay<'a> {
 }
 
 impl<'a> Underlay<'a> {
+    /// The IPv4 address of the VXLAN device, the same on every node, and none that anything is sent from or to: Linux refuses whatever a
+    /// device without one brings where it checks sources, however loosely (`__fib_validate_source`, net/ipv4/fib_frontend.c). A
+    /// link-local one (RFC 3927) is not taken for the node's by programs that look for that.
+    pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 51, 83);
+
     /// Returns it where there is one with anything to exchange, and this machine has an address for it that the mesh knows.
     pub(crate) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Option<Self> {
         let vxlan = plan.vxlan.as_ref().filter(|vxlan| !vxlan.peers.is_empty())?;

@@ -108,6 +108,10 @@ fn datagrams_are_taken_from_those_alone_and_sent_to_nothing_else() {
     let (plan, facts) = samples::vxlan::leader();
     let text = render(&plan, &facts).nft.unwrap().to_string();
     assert!(text.contains("192.168.1.2/31"), "{text}");
+    // The address of the device is none that the other side of a tunnel reaches.
+    let private = text.split("set private4").nth(1).unwrap();
+    let (private, _) = private.split_once("\tset ").unwrap();
+    assert!(private.contains("169.254.51.83"), "{private}");
     // Before anything is let out by its mark.
     let wrapped = text.find("ip daddr != @nearby4").unwrap();
     let marked = text
