@@ -1,5 +1,7 @@
 //! A leader that fails: its agent says nothing, and no publication names another one.
 
+mod advice;
+
 use std::{
     thread,
     time::{Duration, Instant},

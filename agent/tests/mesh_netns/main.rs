@@ -6,7 +6,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod advice;
 mod bench;
 mod boot;
 mod cni;

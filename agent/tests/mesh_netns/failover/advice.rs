@@ -9,11 +9,14 @@ use std::{
 
 use spanwire_testbed::{Namespace, wait_until};
 
+use super::{SECOND, world};
 use crate::{
-    failover::{SECOND, world},
     wireguard::{Backend, backend},
     world::World,
 };
+
+/// With the kernel's WireGuard a leader may be taken for one that forwards nothing for some time, and be left alone.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Which leaders of its location one of another location says to use, as that node has heard.
 fn hears(world: &mut World, node: &str, of: &str) -> Option<String> {
@@ -25,7 +28,7 @@ fn hears(world: &mut World, node: &str, of: &str) -> Option<String> {
 }
 
 fn wait_to_hear(world: &mut World, node: &str, of: &str, uses: &str) {
-    wait_until(&format!("{node} to hear from {of}"), 20 * SECOND, || {
+    wait_until(&format!("{node} to hear from {of}"), PATIENCE, || {
         hears(world, node, of).as_deref() == Some(uses)
     });
 }
