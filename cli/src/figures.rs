@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use spanwire_topology::{LocationName, NodeName, Reachability};
+use spanwire_topology::{Advice, Doubt, LocationName, NodeName, Reachability};
 
 /// What one agent knows of its links.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +23,10 @@ pub struct Figures {
     pub lost: Vec<(String, String)>,
     /// Leaders of other locations that it does not use, each with its location.
     pub forsaken: Vec<(String, String)>,
+    /// Those of them that answer all the same.
+    pub answering: Vec<((String, String), Doubt)>,
+    /// What leaders of other locations say that changes what it does, each with its location.
+    pub advice: Vec<((String, String), Advice)>,
     /// Nodes of its own location that it reaches by another leader alone.
     pub cut: Vec<String>,
 }
@@ -76,6 +80,10 @@ impl Figures {
                 let pair = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
                 figures.lost.extend(not_used.split_once(" towards ").map(pair));
                 figures.forsaken.extend(not_used.split_once(" of ").map(pair));
+            } else if let Some(doubt) = doubt(line) {
+                figures.answering.push(doubt);
+            } else {
+                figures.advice.extend(advice(line));
             }
         }
         figures
@@ -151,12 +159,53 @@ impl Figures {
                 reachability.observe_far(location, leader, false);
             }
         }
+        let named = |(leader, location): &(String, String)| {
+            Some((
+                location.parse::<LocationName>().ok()?,
+                leader.parse::<NodeName>().ok()?,
+            ))
+        };
+        let answering = self.answering.iter();
+        let answering = answering.filter_map(|(of, doubt)| Some((named(of)?, *doubt)));
+        reachability.observe_answering(answering.collect());
+        let advice = self.advice.iter();
+        let advice = advice.filter_map(|(of, advice)| Some((named(of)?, advice.clone())));
+        reachability.observe_advice(advice.collect());
         let refused = self.refused.iter().filter_map(|location| location.parse().ok());
         reachability.observe_unreached(refused.collect());
         let cut = self.cut.iter().filter_map(|node| node.parse().ok());
         reachability.observe_cut(cut.collect());
         reachability
     }
+}
+
+/// `b1 of b`
+fn leader(text: &str) -> Option<(String, String)> {
+    let (leader, location) = text.split_once(" of ")?;
+    Some((leader.to_owned(), location.to_owned()))
+}
+
+/// `has come back: b1 of b`, `forwards nothing: b1 of b`
+fn doubt(line: &str) -> Option<((String, String), Doubt)> {
+    let (doubt, of) = line.split_once(": ")?;
+    let doubt = match doubt {
+        "has come back" => Doubt::Returning,
+        "forwards nothing" => Doubt::Useless,
+        _ => return None,
+    };
+    Some((leader(of)?, doubt))
+}
+
+/// `advice of b1 of b: uses a1, a2; takes what others send, too`, where it does not say that it changes nothing.
+fn advice(line: &str) -> Option<((String, String), Advice)> {
+    let (of, said) = line.strip_prefix("advice of ")?.split_once(": uses ")?;
+    let of = leader(of).filter(|(_, location)| !location.contains(','))?;
+    let (uses, groups) = match said.split_once(';') {
+        Some((uses, _)) => (uses, true),
+        None => (said, false),
+    };
+    let uses = uses.split(", ").filter_map(|node| node.parse().ok()).collect();
+    Some((of, Advice { uses, groups }))
 }
 
 /// `tunnel to b1 of b: last handshake 71 s ago, 123456 bytes received, 234567 sent`
@@ -221,7 +270,9 @@ mod tests {
     fn a_leader_that_is_given_up_is_not_in_use_and_not_planned_with() {
         let links = "tunnel to b1 of b: no handshake yet, 0 bytes received, 5 sent\n\
                      tunnel to b2 of b: last handshake 3 s ago, 7 bytes received, 8 sent\n\
-                     not used: b1 of b\nnot used: a2 towards c\nreached by no way: c\nrefused: c\nwhat is this\n";
+                     not used: b1 of b\nnot used: a2 towards c\nhas come back: b1 of b\nreached by no way: c\nrefused: c\n\
+                     advice of b1 of b: uses a1, a2\nadvice of b2 of b: uses none of them; takes what others send, too\n\
+                     advice of c1 of c, which changes nothing: uses a1\nwhat is this\n";
         let figures = Figures::read("", links);
         let order = ["b1".to_owned(), "b2".to_owned()];
         assert_eq!(figures.tunnels[0].handshake, None);
@@ -232,6 +283,16 @@ mod tests {
         assert!(!reachability.far_usable(&name("b"), &"b1".parse().unwrap()));
         assert!(!reachability.usable(&"a2".parse().unwrap(), &name("c")));
         assert!(reachability.usable(&"a2".parse().unwrap(), &name("b")));
+        let leader = |text: &str| text.parse().unwrap();
+        assert_eq!(
+            reachability.doubt(&name("b"), &leader("b1")),
+            Some(Doubt::Returning)
+        );
+        let advice = |of: &str| reachability.advice(&name("b"), &leader(of)).unwrap();
+        let uses = ["a1", "a2"].map(leader).into();
+        assert_eq!(*advice("b1"), Advice { uses, groups: false });
+        assert_eq!((advice("b2").uses.len(), advice("b2").groups), (0, true));
+        assert_eq!(reachability.advice(&name("c"), &leader("c1")), None);
         assert!(!reachability.reaches(&name("c")) && reachability.reaches(&name("b")));
     }
 }
