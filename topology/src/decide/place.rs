@@ -111,10 +111,11 @@ pub(super) fn place<'a>(
 const REMEMBERED: usize = 256;
 
 /// Returns the locations that have neither a node nor an object any more and are established with others. When a node comes
-/// back into one, its traffic is in the tunnel or nowhere, as before it went.
+/// back into one, its traffic is in the tunnel or nowhere, as before it went. That one was established with itself, since each of its
+/// nodes led itself, went with its object.
 fn remembered<'a>(previous: &'a Mesh, present: &BTreeSet<&LocationName>) -> Vec<&'a LocationName> {
     let gone = |(name, location): &(&LocationName, &Location)| {
-        !present.contains(*name) && !location.established.is_empty()
+        !present.contains(*name) && location.established.iter().any(|other| other != *name)
     };
     let gone = previous.locations.iter().filter(gone);
     // Those that were remembered before stay so.
