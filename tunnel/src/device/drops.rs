@@ -146,7 +146,7 @@ const NESTING: u8 = 8;
 /// Returns how many routers may pass on what a packet with UDP becomes: as many as the kernel says (zero), or, if the packet is
 /// itself a WireGuard message of any tunnel, or a part of one, some less than it has left. `None` when none are left.
 ///
-/// Each tunnel sets the hops of its datagrams anew, so that where two lead into each other nothing else would end the circle.
+/// The kernel gives the datagrams of each tunnel all hops again, so that where two lead into each other nothing else would end the circle.
 pub(super) fn hops(packet: &[u8], udp: Udp<'_>) -> Option<u8> {
     let (left, is_multicast) = if packet[0] >> 4 == 4 {
         (packet[8], packet[16] >> 4 == 0xe)

@@ -68,7 +68,18 @@ impl Noise {
     /// Takes a new identity of this device; all sessions and handshakes end, and packets go on waiting.
     pub fn set_private_key(&mut self, now: Instant, private: &PrivateKey, scratch: &mut [u8]) {
         self.parameters.private = private.clone();
-        self.renew(now, scratch);
+        if self.called.is_some() {
+            // `Tunn` would go on to wait for an answer, and begin no other handshake.
+            self.renew(now, scratch);
+            return;
+        }
+        let public = private.public().to_x25519();
+        self.tunn
+            .set_static_private(private.to_x25519(), public, Some(unlimited(private)));
+        self.timers.reset();
+        self.ticks.clear();
+        self.session = false;
+        self.unconfirmed = None;
     }
 
     /// Takes the newest initiation that an earlier state accepted; returns whether it was made for this identity. Only then older
