@@ -19,7 +19,7 @@ use crate::{
     link::{Link, Notifier},
     runtime::{
         End, INSPECTION, RuntimeError,
-        routes::RouteChanges,
+        routes::{Answers, RouteChanges},
         shard::Shard,
         sockets::{Settings, SocketSet},
         workers::{ShardGuard, WorkerPool},
@@ -182,27 +182,36 @@ impl MainThread {
 
     /// Finds out which peers are written to from addresses that the routes do not lead out of any more.
     fn follow_routes(&mut self, now: Instant, pool: &WorkerPool) {
-        let changed = self.routes.begin();
-        let paths = self.with_all_shards(pool, |all| {
-            let devices = all.devices.iter_mut();
-            devices.flat_map(|device| device.paths(changed)).collect()
-        });
-        let lost = self.routes.ask(paths, self.settings.port, self.settings.mark());
-        let is_lost = |path| lost.contains(&path);
-        if lost.is_empty() && !changed {
-            return;
-        }
-        self.with_all_shards(pool, |all| {
-            for device in &mut all.devices {
-                if !lost.is_empty() {
-                    device.handle_lost(now, &is_lost, &mut all.sockets);
-                }
-                if changed {
-                    device.handle_found(&is_lost);
-                    device.handle_routes(now, &mut all.sockets);
-                }
+        if !self.routes.is_asking() {
+            let mut routes = std::mem::take(&mut self.routes);
+            let changed = routes.begin(|changed| {
+                self.with_all_shards(pool, |all| {
+                    let devices = all.devices.iter_mut();
+                    devices.flat_map(|device| device.paths(changed)).collect()
+                })
+            });
+            self.routes = routes;
+            if changed {
+                self.with_all_shards(pool, |all| {
+                    for device in &mut all.devices {
+                        device.handle_routes(now, &mut all.sockets);
+                    }
+                });
             }
-        });
+        }
+        let Answers { lost, all_lost } = self.routes.ask(self.settings.port, self.settings.mark());
+        if !lost.is_empty() || all_lost.is_some() {
+            self.with_all_shards(pool, |all| {
+                for device in &mut all.devices {
+                    if !lost.is_empty() {
+                        device.handle_lost(now, &|path| lost.contains(&path), &mut all.sockets);
+                    }
+                    if let Some(lost) = &all_lost {
+                        device.handle_found(&|path| lost.contains(&path));
+                    }
+                }
+            });
+        }
         self.shard.flush_network(now);
     }
 
@@ -279,7 +288,7 @@ impl MainThread {
         let now = Instant::now();
         let inspection = self.inspected + INSPECTION;
         let due = self.shard.device.poll_timeout();
-        let routes = self.routes.poll_timeout().unwrap_or(inspection);
+        let routes = self.routes.poll_timeout(now).unwrap_or(inspection);
         let next = due.map_or(inspection, |at| at.min(inspection)).min(routes);
         let left = next.saturating_duration_since(now).as_micros().div_ceil(1000);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)

@@ -6,7 +6,7 @@
 //! changed (links, addresses, routes, rules, nexthops), and when a peer writes by another way than before.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -18,12 +18,39 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Asking takes one part in so many of this thread's time at most.
 const SHARE: u32 = 20;
 
-/// Changes to routes, and to ways, that no question followed yet.
+/// How long packets wait for questions.
+const TURN: Duration = Duration::from_millis(4);
+
+/// Changes to routes, and to ways, that no question followed yet; and the questions that follow them now.
 #[derive(Debug, Default)]
 pub(super) struct RouteChanges {
     changed: bool,
     unasked: bool,
     not_before: Option<Instant>,
+    round: Option<Round>,
+}
+
+/// One question for each way.
+#[derive(Debug)]
+struct Round {
+    /// All ways are asked for.
+    changed: bool,
+    left: Vec<Path>,
+    lost: BTreeSet<Path>,
+    /// Which addresses are this machine's, as far as that was asked.
+    own: BTreeMap<IpAddr, bool>,
+    took: Duration,
+}
+
+/// What the kernel says to the questions of a turn.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// Those of the paths by which the kernel would not send any more: the local address is gone, or what is sent from it leaves
+    /// by another interface than the one by which the peer's datagrams came in. Of those that were lost before, and have no
+    /// local address, the ones for which there is a route.
+    pub(super) lost: BTreeSet<Path>,
+    /// When these were the last ones after a change: all that were lost since.
+    pub(super) all_lost: Option<BTreeSet<Path>>,
 }
 
 impl RouteChanges {
@@ -37,40 +64,91 @@ impl RouteChanges {
         self.unasked = true;
     }
 
-    /// Begins to ask; returns whether something has changed, so that every way has to be asked for.
-    pub(super) fn begin(&mut self) -> bool {
-        self.unasked = false;
-        std::mem::take(&mut self.changed)
-    }
-
     /// Returns whether it is time to ask.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        (self.changed || self.unasked) && self.not_before.is_none_or(|at| at <= now)
+        self.is_asking() || (self.is_wanted() && self.not_before.is_none_or(|at| at <= now))
     }
 
     /// Returns when it is time to ask, if that is not now.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.not_before.filter(|_| self.changed || self.unasked)
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if self.is_asking() {
+            return Some(now);
+        }
+        self.not_before.filter(|_| self.is_wanted())
     }
 
-    /// Returns those of the paths by which the kernel would not send any more: the local address is gone, or what is sent
-    /// from it leaves by another interface than the one by which the peer's datagrams came in. Of those that were lost before,
-    /// and have no local address, it returns the ones for which there is a route.
-    pub(super) fn ask(&mut self, mut paths: BTreeSet<Path>, port: u16, mark: u32) -> BTreeSet<Path> {
+    fn is_wanted(&self) -> bool {
+        self.changed || self.unasked
+    }
+
+    /// Returns whether questions are left that were begun.
+    pub(super) fn is_asking(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Begins to ask for the paths that `collect` returns, which is given whether something has changed, so that every way has
+    /// to be asked for; returns that, too.
+    pub(super) fn begin(&mut self, collect: impl FnOnce(bool) -> BTreeSet<Path>) -> bool {
+        let changed = std::mem::take(&mut self.changed);
+        self.unasked = false;
+        self.round = Some(Round {
+            changed,
+            left: collect(changed).into_iter().collect(),
+            lost: BTreeSet::new(),
+            own: BTreeMap::new(),
+            took: Duration::ZERO,
+        });
+        changed
+    }
+
+    /// Asks for as many paths as there is time for.
+    pub(super) fn ask(&mut self, port: u16, mark: u32) -> Answers {
+        let mut answers = Answers {
+            lost: BTreeSet::new(),
+            all_lost: None,
+        };
+        let Some(round) = &mut self.round else {
+            return answers;
+        };
         let start = Instant::now();
         match RouteSocket::open() {
-            Ok(mut socket) => paths.retain(|path| {
-                path.interface != 0
-                    && is_asked_for(path.remote, path.local)
-                    && has_changed(&mut socket, *path, port, mark)
-            }),
+            Ok(mut socket) => {
+                while let Some(path) = round.left.pop() {
+                    if round.is_lost(&mut socket, path, port, mark) {
+                        answers.lost.insert(path);
+                    }
+                    if start.elapsed() >= TURN {
+                        break;
+                    }
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "cannot ask for routes");
-                paths.clear();
+                round.left.clear();
             }
         }
-        self.not_before = Some(Instant::now() + PAUSE.max(start.elapsed() * SHARE));
-        paths
+        round.lost.extend(&answers.lost);
+        round.took += start.elapsed();
+        if let Some(round) = self.round.take_if(|round| round.left.is_empty()) {
+            self.not_before = Some(Instant::now() + PAUSE.max(round.took * SHARE));
+            answers.all_lost = round.changed.then_some(round.lost);
+        }
+        answers
+    }
+}
+
+impl Round {
+    fn is_lost(&mut self, socket: &mut RouteSocket, path: Path, port: u16, mark: u32) -> bool {
+        if path.interface == 0 || !is_asked_for(path.remote, path.local) {
+            return false;
+        }
+        let way = socket.way_out(path.remote, path.local, port, mark).ok().flatten();
+        let Some(local) = path.local else {
+            return way.is_some();
+        };
+        // Without any route for a moment the address stays the right one.
+        way.is_some_and(|interface| interface != path.interface)
+            || !*self.own.entry(local).or_insert_with(|| socket.is_own(local))
     }
 }
 
@@ -83,11 +161,54 @@ fn is_asked_for(remote: SocketAddr, local: Option<IpAddr>) -> bool {
     }
 }
 
-fn has_changed(socket: &mut RouteSocket, path: Path, port: u16, mark: u32) -> bool {
-    let way = socket.way_out(path.remote, path.local, port, mark).ok().flatten();
-    match path.local {
-        // Without any route for a moment the address stays the right one.
-        Some(local) => way.is_some_and(|interface| interface != path.interface) || !socket.is_own(local),
-        None => way.is_some(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ways that the loopback interface takes, which peers did not write by.
+    fn ways(count: u16) -> BTreeSet<Path> {
+        let way = |port| Path {
+            local: "127.0.0.1".parse().ok(),
+            interface: 7,
+            ..Path::from(SocketAddr::from(([127, 0, 0, 1], port)))
+        };
+        (1..=count).map(way).collect()
+    }
+
+    #[test]
+    fn ten_thousand_ways_are_asked_for_in_turns_and_all_once() {
+        let mut changes = RouteChanges::default();
+        changes.handle_change();
+        assert!(changes.begin(|changed| {
+            assert!(changed);
+            ways(10_000)
+        }));
+        let (mut turns, mut lost) = (0, 0);
+        let all = loop {
+            assert!(changes.is_due(Instant::now()));
+            let answers = changes.ask(51820, 0);
+            turns += 1;
+            lost += answers.lost.len();
+            if let Some(all) = answers.all_lost {
+                break all;
+            }
+        };
+        assert!(turns > 2, "{turns} turns");
+        assert_eq!((lost, all), (10_000, ways(10_000)));
+        assert!(!changes.is_asking() && !changes.is_due(Instant::now()));
+    }
+
+    #[test]
+    fn what_changes_meanwhile_is_asked_after_a_pause() {
+        let mut changes = RouteChanges::default();
+        changes.handle_unasked();
+        assert!(!changes.begin(|_| ways(1)));
+        changes.handle_change();
+        let answers = changes.ask(51820, 0);
+        assert_eq!((answers.lost, answers.all_lost), (ways(1), None));
+        let now = Instant::now();
+        assert!(!changes.is_due(now));
+        let then = changes.poll_timeout(now).unwrap();
+        assert!(then > now && changes.is_due(then));
     }
 }
