@@ -5,6 +5,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use zeroize::Zeroizing;
+
 use crate::{device::Device, id::PeerId, peer::Peer, uapi::Ports};
 
 /// Returns everything about a device, of which these are all shards, but the closing `errno`.
@@ -19,15 +21,35 @@ pub(crate) fn render_whole(device: &[&Device], ports: &impl Ports) -> String {
 }
 
 fn render_with(device: &[&Device], ports: &impl Ports, whole: bool) -> String {
-    let mut text = String::new();
+    let mut text = Secret::default();
     if let Some(first) = device.first() {
         write(&mut text, first, device, ports, whole).expect("writing into a string cannot fail");
     }
-    text
+    std::mem::take(&mut *text.0)
+}
+
+/// Text with keys in it: what it grows out of is wiped.
+#[derive(Default)]
+struct Secret(Zeroizing<String>);
+
+/// Room for the line that an answer to a client ends with.
+const CLOSING: usize = 16;
+
+impl Write for Secret {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let needed = self.0.len() + more.len() + CLOSING;
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(String::with_capacity(2 * needed));
+            larger.push_str(&self.0);
+            self.0 = larger;
+        }
+        self.0.push_str(more);
+        Ok(())
+    }
 }
 
 fn write(
-    text: &mut String,
+    text: &mut Secret,
     tables: &Device,
     shards: &[&Device],
     ports: &impl Ports,
@@ -53,7 +75,7 @@ fn write(
     Ok(())
 }
 
-fn write_peer(text: &mut String, tables: &Device, id: PeerId, peer: &Peer, whole: bool) -> fmt::Result {
+fn write_peer(text: &mut Secret, tables: &Device, id: PeerId, peer: &Peer, whole: bool) -> fmt::Result {
     writeln!(text, "public_key={}", peer.public)?;
     match &peer.preshared {
         Some(key) => writeln!(text, "preshared_key={key}")?,
@@ -83,4 +105,19 @@ fn write_peer(text: &mut String, tables: &Device, id: PeerId, peer: &Peer, whole
         writeln!(text, "allowed_ip={prefix}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_never_grows_where_its_last_line_is_added() {
+        let mut text = Secret::default();
+        for length in 1..2000 {
+            text.write_str("x").unwrap();
+            assert_eq!(text.0.len(), length);
+            assert!(text.0.capacity() - length >= CLOSING);
+        }
+    }
 }
