@@ -46,7 +46,9 @@ const FORGOTTEN: Duration = Duration::from_secs(300);
 const _: () = assert!(FORGOTTEN.as_secs() > FRESH.as_secs());
 /// How often a leader that has answered and is taken for dead is recreated, and for how long: after that WireGuard itself begins a
 /// handshake every five seconds. Before that it holds on to its session, of which a leader that has booted knows nothing: KEEPALIVE_TIMEOUT
-/// and REKEY_TIMEOUT (whitepaper section 6.1). Of many dead ones each is recreated less often.
+/// and REKEY_TIMEOUT (whitepaper section 6.1). An uplink that is back sooner than a machine can boot finds its sessions as they were. Of many
+/// dead ones each is recreated less often.
+const REVIVE_AFTER: Duration = Duration::from_secs(4);
 const REVIVE: Duration = Duration::from_secs(2);
 const REVIVED_IN_A_SECOND: u32 = 50;
 /// How long after a change the device is polled often.
@@ -171,7 +173,7 @@ impl Sessions {
         let count = u32::try_from(self.dead.len()).unwrap_or(u32::MAX);
         let pause = REVIVE.max(Duration::from_secs(1) * count / REVIVED_IN_A_SECOND);
         let renewed = session.renewed.filter(|renewed| *renewed >= since);
-        let at = renewed.map_or(since + pause / 2, |renewed| renewed + pause);
+        let at = renewed.map_or(since + REVIVE_AFTER, |renewed| renewed + pause);
         let is_silent = received == Some(session.stats.received);
         (is_silent && session.stats.endpoint.is_some() && at < since + PATIENCE.max(pause)).then_some(at)
     }
@@ -411,8 +413,8 @@ mod tests {
 
     #[test]
     fn a_leader_that_is_taken_for_dead_is_recreated_until_its_session_would_be_given_up_anyway() {
-        assert_eq!(revived(0), [10, 30, 50, 70, 90, 110, 130]);
-        assert_eq!(revived(199), [20, 60, 100, 140], "four seconds apart");
+        assert_eq!(revived(0), [40, 60, 80, 100, 120, 140]);
+        assert_eq!(revived(199), [40, 80, 120], "four seconds apart");
     }
 
     #[test]
@@ -422,16 +424,16 @@ mod tests {
         sessions.handle_dead(&[key()].into(), start);
         assert!(sessions.poll_timeout(start) <= start + OFTEN);
         sessions.handle_stats(&reached(1000), start + OFTEN);
-        assert!(sessions.poll_timeout(start + OFTEN) <= start + SECOND);
-        sessions.handle_stats(&reached(1032), start + SECOND);
-        assert!(sessions.poll_renewals(start + SECOND).is_empty());
+        assert!(sessions.poll_timeout(start + OFTEN) <= start + 4 * SECOND);
+        sessions.handle_stats(&reached(1032), start + 4 * SECOND);
+        assert!(sessions.poll_renewals(start + 4 * SECOND).is_empty());
         // It answers echo requests again, and dies.
         sessions.handle_dead(&BTreeSet::new(), start + 60 * SECOND);
         sessions.handle_dead(&[key()].into(), start + 61 * SECOND);
         sessions.handle_stats(&reached(1032), start + 61 * SECOND);
-        sessions.handle_stats(&reached(1032), start + 62 * SECOND);
+        sessions.handle_stats(&reached(1032), start + 65 * SECOND);
         assert_eq!(
-            sessions.poll_renewals(start + 62 * SECOND),
+            sessions.poll_renewals(start + 65 * SECOND),
             [(key(), 1032)].into()
         );
     }
