@@ -157,8 +157,10 @@ impl<'v, 'a> Ways<'v, 'a> {
                 |lead: usize| said.is_empty() || said.iter().any(|uses| uses.contains(named(lead)));
             let is_taken_by_all = |lead: &usize| said.iter().all(|uses| uses.contains(named(*lead)));
             let taken = || order().filter(usable).find(is_taken_by_all);
+            // Only what would go into the own tunnel: whom a leader beside this one uses is its affair, and shows by what comes back
+            // through it.
             let chosen = match published {
-                Some(lead) if !is_taken(lead) => taken().or(published),
+                Some(lead) if Some(lead) == view.lead && !is_taken(lead) => taken().or(published),
                 _ => published,
             };
             // Where each node leads itself, only its carrier may send for a node.
