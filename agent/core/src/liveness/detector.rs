@@ -19,8 +19,8 @@
 //!   only a few times: how it loses is not known yet.
 //! * This process was not run for a while, or the whole machine was stopped: what it would have heard meanwhile it did not. Of all
 //!   probes on their way then one counts, so that who hardly gets to run sees the dead, too.
-//! * Nothing is learnt from misses that made a path be taken for dead: a leader that was restarted a few times would be trusted for
-//!   longer each time.
+//! * Nothing is learnt from misses that made a path be taken for dead, or that were before its first answer: a leader that was restarted a
+//!   few times, or whose first handshake was lost, would be trusted for longer.
 //! * An answer that comes late proves that the path worked then, whatever had been concluded.
 
 mod odds;
@@ -145,7 +145,7 @@ impl Detector {
         if self.answered.is_some_and(|answered| answered > probe.number) {
             return;
         }
-        self.answered = Some(probe.number);
+        let begins = self.answered.replace(probe.number).is_none();
         let later = self
             .rounds
             .iter()
@@ -155,6 +155,8 @@ impl Detector {
         let ended = self.run.saturating_sub(later);
         self.run = later;
         match &mut self.lost {
+            // Until it answered there may have been no path.
+            None if begins => {}
             None => self.odds.handle_run(ended),
             Some(answers) => {
                 *answers += 1;

@@ -282,6 +282,23 @@ fn a_leader_that_is_restarted_again_and_again_is_missed_as_fast_each_time() {
 }
 
 #[test]
+fn a_leader_whose_tunnel_came_up_late_is_missed_as_fast() {
+    for begins in [0, 5, 60] {
+        let begins = begins * SECOND;
+        let dies = begins + 10 * SECOND;
+        let up = move |at: Duration, _: &mut Chance| (at >= begins && at < dies).then_some(2 * MS);
+        let path = Path::new(1, up).run(dies + SECOND);
+        let (at, is_dead) = path.changes[0];
+        assert!(
+            !is_dead || at < dies + 500 * MS,
+            "after {begins:?}: {:?}",
+            path.changes
+        );
+        assert_eq!(path.changes.len(), 1, "after {begins:?}: {:?}", path.changes);
+    }
+}
+
+#[test]
 fn a_late_answer_counts_and_a_second_one_does_not() {
     let (mut detector, start) = (Detector::new(THRESHOLD), Instant::now());
     let at = |count: u32| start + INTERVAL * count;
