@@ -297,7 +297,8 @@ async fn a_second_installation_neither_leads_nor_retires_the_nodes_of_the_first(
     );
     let waited = tokio::task::spawn_blocking(move || retire.wait()).await.unwrap();
     let log = std::fs::read_to_string(server.file("retire.log")).unwrap();
-    assert!(waited && log.contains("belong to the installation"), "{log}");
+    let is_said = log.contains("belong to another installation") && log.contains("in the namespace default");
+    assert!(waited && is_said, "{log}");
     assert!(!mesh_nodes.get("l1").await.unwrap().spec.retire);
     assert_eq!(holder(&server).await.as_deref(), Some("one"));
 }
