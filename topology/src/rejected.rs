@@ -130,7 +130,7 @@ pub enum RejectReason {
     )]
     PeerInPodRange(Prefix),
     /// It overlaps the pod network of a node.
-    #[error("overlaps {1}, the pod network of {0}; leave it out")]
+    #[error("overlaps {1}, the pod network of node {0}; leave it out")]
     Pods(NodeName, Prefix),
     /// The Location says which addresses its nodes have, and this is none of them.
     #[error("is outside of `spec.nodeCIDRs` of the Location {0}; add its network there where it is right")]

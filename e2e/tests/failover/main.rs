@@ -51,10 +51,14 @@ fn main() -> ExitCode {
 }
 
 /// What programs warn of because of a fault.
-fn warns(fault: &'static str) -> [Provoked; 5] {
+fn warns(fault: &'static str) -> [Provoked; 6] {
     [
         // What cuts a link here is a firewall.
         Provoked::agent(fault, "of this node's firewall drops what the tunnel sends"),
+        Provoked::agent(
+            fault,
+            "of this node's firewall drops UDP to WireGuard's port 51820",
+        ),
         // A leader that is cut off, and one that boots, does not reach it.
         Provoked::without_api_server(fault),
         // The agent wants its device back before the tunnel runs again, or serves.

@@ -200,7 +200,15 @@ impl<'a> Limits<'a> {
         }
         self.translated(prefix)
             .or_else(|| self.services(prefix))
-            .or_else(|| self.pod_range(request).map(RejectReason::PeerInPodRange))
+            .or_else(|| {
+                let range = self.pod_range(request)?;
+                let of_node = |node: &Placed<'_>| {
+                    let pods = node.fact.prefixes.iter().find(|pods| pods.overlaps(prefix))?;
+                    Some(RejectReason::Pods(node.name.clone(), *pods))
+                };
+                let named = self.nodes.iter().find_map(of_node);
+                Some(named.unwrap_or(RejectReason::PeerInPodRange(range)))
+            })
     }
 
     /// Of a node.
