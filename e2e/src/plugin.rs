@@ -56,10 +56,9 @@ pub fn plugin_says(lab: &Lab, code: i32, words: &[&str]) -> Result<String> {
 pub fn connect(lab: &Lab, words: &[&str]) -> Result<Background> {
     let program = program()?;
     let tunnel = program.with_file_name("spanwire-tunnel");
-    if !tunnel.exists() {
-        let build = ["build", "-q", "--locked", "-p", "spanwire-tunnel"];
-        Cmd::new(env!("CARGO")).args(build).run()?;
-    }
+    // One may be there that is older than the sources.
+    let build = ["build", "-q", "--locked", "-p", "spanwire-tunnel"];
+    Cmd::new(env!("CARGO")).args(build).run()?;
     let server = SocketAddr::new(lab.layout.api(), API_PORT);
     let file = "kubeconfig/outside";
     pki::kubeconfig(&lab.store, file, "admin", &format!("https://{server}"))?;

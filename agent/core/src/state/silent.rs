@@ -76,7 +76,7 @@ impl Silent {
 }
 
 impl NodeState {
-    /// Takes which nodes of the own location do not answer, with the present time. Returns whether there is anything else to report.
+    /// Takes which nodes of the own location do not answer, with the present time. What follows from it comes with [`Self::handle_timeout`].
     pub fn handle_silent(&mut self, judgement: &Judgement, wall: Timestamp, now: Instant) {
         self.silent.handle_observed(&judgement.silent, wall, now);
     }
