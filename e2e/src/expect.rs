@@ -70,11 +70,29 @@ pub fn pinging_between<T>(
     pairs: &[(&str, &str)],
     run: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<(String, PingReport)>)> {
-    let mut pings = Vec::new();
-    for &(from, to) in pairs {
-        let ping = Ping::start(&lab.pod_on(from)?, pod_ip(lab, to)?, FAST)?;
-        pings.push((format!("{from} to {to}"), ping));
-    }
+    pinging_on(lab, &pod_paths(lab, pairs)?, run)
+}
+
+/// From the pod of a node to that of another one, which has this address.
+pub type PodPath<'a> = (&'a str, &'a str, IpAddr);
+
+/// Returns the paths between the pods of pairs of nodes, as long as there is an API server to ask.
+pub fn pod_paths<'a>(lab: &Lab, pairs: &[(&'a str, &'a str)]) -> Result<Vec<PodPath<'a>>> {
+    let found = pairs.iter().map(|&(from, to)| Ok((from, to, pod_ip(lab, to)?)));
+    found.collect()
+}
+
+/// Fast pings on these paths, while something happens.
+pub fn pinging_on<T>(
+    lab: &Lab,
+    paths: &[PodPath<'_>],
+    run: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<(String, PingReport)>)> {
+    let start = |&(from, to, address): &PodPath<'_>| {
+        let ping = Ping::start(&lab.pod_on(from)?, address, FAST)?;
+        Ok((format!("{from} to {to}"), ping))
+    };
+    let pings: Vec<(String, Ping)> = paths.iter().map(start).collect::<Result<_>>()?;
     let result = run()?;
     let finish = |(path, ping): (String, Ping)| Ok((path, ping.finish()?));
     Ok((result, pings.into_iter().map(finish).collect::<Result<_>>()?))

@@ -1,13 +1,13 @@
 //! What goes wrong with leaders and the networks around them, how it is put right, and what packets notice of it.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    expect::{FAST, SOON, leader, node_ip, pid, pod_ip},
+    expect::{PodPath, SOON, leader, node_ip, pid, pinging_on, pod_paths},
     lab::Lab,
-    ping::{Ping, PingReport},
+    ping::PingReport,
     transfer::{Transfer, TransferReport},
     wait_until,
 };
@@ -180,14 +180,6 @@ impl Roles {
     }
 }
 
-impl Roles {
-    /// Returns the same, each with the address of the pod that it ends at.
-    fn found(&self, lab: &Lab) -> Result<Vec<(&str, &str, IpAddr)>> {
-        let paths = self.paths().into_iter();
-        paths.map(|(from, to)| Ok((from, to, pod_ip(lab, to)?))).collect()
-    }
-}
-
 impl Fault {
     /// Lets it happen, for so long, while pods ping each other, and puts it right while they do so again, and go on for so long
     /// afterwards: a node that lost its power boots, and is used again.
@@ -196,7 +188,7 @@ impl Fault {
     /// When it cannot be made to happen, or a path carried nothing before.
     pub fn suffer(&self, lab: &Lab, roles: &Roles, lasts: Duration, after: Duration) -> Result<Suffered> {
         // There may be no API server to ask while it lasts.
-        let paths = roles.found(lab)?;
+        let paths = pod_paths(lab, &roles.paths())?;
         let during = noticing_on(lab, &paths, || {
             thread::sleep(Duration::from_millis(500));
             (self.inflict)(lab, roles)?;
@@ -244,25 +236,15 @@ impl Fault {
 /// # Errors
 /// When that fails, or a path carried nothing before.
 pub fn noticing(lab: &Lab, roles: &Roles, run: impl FnOnce() -> Result<()>) -> Result<Noticed> {
-    noticing_on(lab, &roles.found(lab)?, run)
+    noticing_on(lab, &pod_paths(lab, &roles.paths())?, run)
 }
 
-fn noticing_on(
-    lab: &Lab,
-    paths: &[(&str, &str, IpAddr)],
-    run: impl FnOnce() -> Result<()>,
-) -> Result<Noticed> {
+fn noticing_on(lab: &Lab, paths: &[PodPath<'_>], run: impl FnOnce() -> Result<()>) -> Result<Noticed> {
     let (from, to, address) = paths[0];
     let transfer = Transfer::start(&lab.pod_on(from)?, &lab.pod_on(to)?, address)?;
-    let start = |&(from, to, address): &(&str, &str, IpAddr)| {
-        let ping = Ping::start(&lab.pod_on(from)?, address, FAST)?;
-        Ok((format!("{from} to {to}"), ping))
-    };
-    let pings: Vec<(String, Ping)> = paths.iter().map(start).collect::<Result<_>>()?;
-    run()?;
-    let finish = |(path, ping): (String, Ping)| Ok((path, ping.finish()?));
+    let ((), paths) = pinging_on(lab, paths, run)?;
     Ok(Noticed {
-        paths: pings.into_iter().map(finish).collect::<Result<_>>()?,
+        paths,
         transfer: transfer.finish()?,
     })
 }
