@@ -140,6 +140,24 @@ pub fn leader(lab: &Lab, location: &str) -> Result<String> {
         .to_owned())
 }
 
+/// Returns the nodes of a location: its leaders as they are published, active ones first, then its followers by name.
+pub fn by_role(lab: &Lab, location: &str) -> Result<Vec<String>> {
+    let found = lab.get(&["location", location])?;
+    let published = found["status"]["leaders"].as_array().context("no leaders")?;
+    let mut names: Vec<String> = published
+        .iter()
+        .map(|name| name.as_str().unwrap_or_default().to_owned())
+        .collect();
+    let nodes = lab.layout().nodes().filter(|node| node.location == location);
+    let mut followers: Vec<String> = nodes
+        .map(|node| node.name.clone())
+        .filter(|name| !names.contains(name))
+        .collect();
+    followers.sort();
+    names.extend(followers);
+    Ok(names)
+}
+
 /// Returns the process of one of our programs on a node, in the node's own numbering.
 pub fn pid(lab: &Lab, node: &str, program: &str) -> Result<String> {
     let out = lab

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Lab, expect::leader, plugin_says, wait_until};
+use spanwire_e2e::{
+    Lab,
+    expect::{by_role, leader},
+    plugin_says, wait_until,
+};
 
 /// By then every leader has begun a session with every other.
 const CONNECTED: Duration = Duration::from_secs(20);
@@ -63,19 +67,31 @@ pub(crate) fn kernels_do_what_is_planned(lab: &Lab) -> Result<()> {
 
 /// A node measures the way to another location leg by leg.
 pub(crate) fn legs_are_measured(lab: &Lab) -> Result<()> {
-    let table = plugin_says(lab, 0, &["ping", "a3", "c2"])?;
+    let [from, to] = far_apart(lab)?;
+    let table = plugin_says(lab, 0, &["ping", &from, &to])?;
     let rows: Vec<&str> = table.lines().skip(1).collect();
     let of = |by: &str| rows.iter().filter(|row| row.contains(by)).count();
     ensure!(
-        of(" tunnel ") == 1 && of(" mesh ") == 1 && rows.iter().all(|row| row.contains(" 0 of 5 ")),
-        "not every leg of the way from a3 to c2 was measured:\n{table}"
+        of(" lan ") == 2
+            && of(" tunnel ") == 1
+            && of(" mesh ") == 1
+            && rows.iter().all(|row| row.contains(" 0 of 5 ")),
+        "not every leg of the way from {from} to {to} was measured:\n{table}"
     );
     Ok(())
 }
 
-/// Two followers of two locations measure what goes between them, in both directions, and every node on the way its processors.
+/// A follower and a leader that stands by, of two locations: what goes between them passes an active leader of each. Who that is in
+/// a location of two leaders is for its agents to say.
+fn far_apart(lab: &Lab) -> Result<[String; 2]> {
+    let [a, c] = [by_role(lab, "a")?, by_role(lab, "c")?];
+    Ok([a[2].clone(), c[1].clone()])
+}
+
+/// Two nodes of two locations measure what goes between them, in both directions, and every node on the way its processors.
 pub(crate) fn throughput_is_measured(lab: &Lab) -> Result<()> {
-    let tables = plugin_says(lab, 0, &["bench", "a3", "c2", "--seconds", "2"])?;
+    let [from, to] = far_apart(lab)?;
+    let tables = plugin_says(lab, 0, &["bench", &from, &to, "--seconds", "2"])?;
     let streams = tables.lines().filter(|line| line.ends_with("bit/s")).count();
     let of = |does: &str| tables.matches(&format!(" {does} ")).count();
     ensure!(
@@ -83,10 +99,10 @@ pub(crate) fn throughput_is_measured(lab: &Lab) -> Result<()> {
             && [of("sends"), of("receives")] == [2, 2]
             && of("forwards") >= 4
             && !tables.contains('?'),
-        "not all is known of what goes between a3 and c2:\n{tables}"
+        "not all is known of what goes between {from} and {to}:\n{tables}"
     );
-    let pod = lab.pods()?["c2"][0].to_string();
-    plugin_says(lab, 1, &["bench", "a3", &pod]).map(drop)
+    let pod = lab.pods()?[&to][0].to_string();
+    plugin_says(lab, 1, &["bench", &from, &pod]).map(drop)
 }
 
 /// All leaders see packets of each pair of locations, and none of them in plaintext.

@@ -12,7 +12,7 @@ use spanwire_e2e::{
     FOREIGN_MARK, Lab, Profile, Progress,
     advertise::learned_default,
     ask::Everyone,
-    expect::{SOON, all_reach_all, condition, leader, node_ip, pod_ip},
+    expect::{SOON, all_reach_all, by_role, condition, leader, node_ip, pod_ip},
     plaintext::{nothing_plain, something_plain},
     plugin_says, wait_until,
 };
@@ -176,18 +176,9 @@ pub(crate) fn come_and_go(lab: &Lab) -> Result<()> {
     lab.wait_mesh_ready()
 }
 
-/// Returns a node of a location that carries nothing for others, and is not asked to.
-fn follower(lab: &Lab, location: &str) -> Result<String> {
-    let leaders = lab.get(&["location", location])?["status"]["leaders"].to_string();
-    let mut nodes = lab.layout().nodes().filter(|node| node.location == location);
-    let found = nodes.find(|node| !leaders.contains(&format!("{:?}", node.name)));
-    let found = found.with_context(|| format!("every node of {location} leads: {leaders}"))?;
-    Ok(found.name.clone())
-}
-
 /// The node follows: what a leader that has such a network does not hand on is lost for all that send by it.
 pub(crate) fn clash(lab: &Lab) -> Result<()> {
-    let follower = follower(lab, "a")?;
+    let follower = by_role(lab, "a")?.pop().context("nodes")?;
     let far = lab.get(&["node", "b1"])?;
     let network = far["spec"]["podCIDR"].as_str().context("b1 has pods")?.to_owned();
     let own = network.replace(".0/", ".9/");
