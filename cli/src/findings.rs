@@ -18,6 +18,10 @@ use crate::{
     objects::{Kind, Objects},
 };
 
+mod said;
+
+pub use said::said;
+
 /// The version of this program.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -283,16 +287,9 @@ fn of_versions(answers: &Answers, found: &mut Vec<Finding>) {
     }
     let next = "kubectl get daemonsets --all-namespaces -o wide -l app.kubernetes.io/component=agent";
     if of_versions.len() > 1 {
-        let text = of_versions.iter().map(|(version, nodes)| {
-            let more = nodes.len().saturating_sub(FEW);
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            let named = nodes[..nodes.len().min(FEW)].join(", ");
-            format!("{version} on {named}{more}")
-        });
+        let text = of_versions
+            .iter()
+            .map(|(version, nodes)| format!("{version} on {}", said::listed(nodes, FEW)));
         let text = format!(
             "agents are of several versions: {}",
             text.collect::<Vec<_>>().join("; ")

@@ -7,7 +7,7 @@ use spanwire_topology::{LeaderRole, Mesh};
 
 use crate::{
     figures::{Figures, TunnelFigures},
-    findings::{Answers, Finding, Severity, findings},
+    findings::{Answers, Finding, findings, said},
     objects::{Kind, Objects},
     table::{few, table},
 };
@@ -307,30 +307,6 @@ fn cells(link: &LinkRow, rates: bool) -> Vec<String> {
         sent.map_or_else(unknown, bytes),
         link.failovers.map_or_else(unknown, |count| count.to_string()),
     ]
-}
-
-/// Returns what was found, with the object to look at and the next command to type; `wide` with the page that explains it.
-#[must_use]
-pub fn said(findings: &[Finding], wide: bool) -> String {
-    let mut text = String::new();
-    for finding in findings {
-        let mark = match finding.severity {
-            Severity::Error => "ERROR",
-            Severity::Warning => "WARNING",
-            Severity::Note => "NOTE",
-        };
-        text += &format!(
-            "{mark}: {}: {}\n  {}\n  next: {}\n",
-            finding.object, finding.reason, finding.evidence, finding.next
-        );
-        if wide {
-            text += &format!("  see:  {}\n", finding.page);
-        }
-    }
-    if findings.iter().all(|finding| finding.severity == Severity::Note) {
-        text += "Nothing is wrong.\n";
-    }
-    text
 }
 
 /// A counter that went back counts from nothing.

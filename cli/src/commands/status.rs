@@ -19,9 +19,9 @@ use crate::{
     bundle,
     cluster::{Access, Reach},
     colour::{coloured, is_wanted},
-    findings::{Answers, findings, verdict},
+    findings::{Answers, findings, said, verdict},
     objects::Kind,
-    status::{Report, asked, report, said},
+    status::{Report, asked, report},
 };
 
 /// How often `--watch` looks.
