@@ -45,8 +45,14 @@ pub trait Observable:
 }
 
 impl Observable for Node {
-    const USED: Option<&'static [&'static str]> =
-        Some(&["podCIDRs", "unschedulable", "taints", "addresses", "conditions"]);
+    const USED: Option<&'static [&'static str]> = Some(&[
+        "podCIDRs",
+        "unschedulable",
+        "taints",
+        "addresses",
+        "conditions",
+        "nodeInfo",
+    ]);
 }
 impl Observable for MeshNode {}
 impl Observable for Location {}

@@ -54,6 +54,11 @@ pub struct MeshNodeSpec {
     /// Seconds between keepalives of its tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,
+    /// The boot that the node is in, as its Node names it: after each the agent has something to follow, and until it does so nobody
+    /// knows what became of the node.
+    #[serde(rename = "bootID", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub boot_id: Option<String>,
     /// The agent is to remove every trace of Spanwire from the node and to report `retired`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retire: bool,

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use location::location;
-pub use node::{Node, NodeAddress, NodeCondition, NodeOptions, NodeSpec, NodeStatus, node};
+pub use node::{Node, NodeAddress, NodeCondition, NodeInfo, NodeOptions, NodeSpec, NodeStatus, boot, node};
 pub use peer::peer;
 pub use report::{Report, report};
 use spanwire_topology::{Created, Keepalive};

@@ -285,7 +285,7 @@ impl OperatorState {
     /// Handles the passing of time: leaders whose Lease has expired, such as may leave, and Pods that changed a while ago.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.dirty |= self.networks.handle_timeout(now);
-        self.dirty |= self.mute.handle_timeout(now);
+        self.notice_mute(now);
         let changed = self.former.handle_timeout(now);
         self.dirty |= !changed.is_empty();
         self.stale.extend(changed);

@@ -74,6 +74,17 @@ pub struct NodeStatus {
     /// Its conditions, of which only Ready counts.
     #[serde(default)]
     pub conditions: Vec<NodeCondition>,
+    /// What its kubelet says of the machine.
+    #[serde(rename = "nodeInfo", default)]
+    pub info: NodeInfo,
+}
+
+/// What Spanwire reads of a machine's description.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeInfo {
+    /// The kernel's name of the boot that the machine is in.
+    #[serde(rename = "bootID", default)]
+    pub boot_id: String,
 }
 
 /// An address of a Node.
@@ -193,6 +204,15 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
     }
 }
 
+/// Returns the boot that the machine is in, if its kubelet names it: the first letters, for it is a UUID.
+#[must_use]
+pub fn boot(node: &Node) -> Option<String> {
+    const LONGEST: usize = 63;
+    let printable = node.status.info.boot_id.chars().filter(char::is_ascii_graphic);
+    let boot: String = printable.take(LONGEST).collect();
+    (!boot.is_empty()).then_some(boot)
+}
+
 /// Returns the first addresses of a kind, and whether each of them could be read; those behind them are reported together.
 /// `annotation` may say the same.
 fn addresses(fields: &mut Fields, node: &Node, kind: &str, annotation: &str) -> (BTreeSet<IpAddr>, bool) {
@@ -280,6 +300,23 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn of_what_a_kubelet_calls_the_boot_letters_are_kept_as_many_as_the_schema_takes() {
+        let of = |boot: &str| {
+            let object = json!({"metadata": {}, "status": {"nodeInfo": {"bootID": boot}}});
+            boot_of(object)
+        };
+        let uuid = "b8a1d1c0-6f7e-4a52-9d3c-1f0a5b1c2d3e";
+        assert_eq!(of(uuid).as_deref(), Some(uuid));
+        assert_eq!(of("a\nb ü").as_deref(), Some("ab"));
+        assert_eq!(of(&"x".repeat(5000)).map(|boot| boot.len()), Some(63));
+        assert_eq!((of(""), boot_of(json!({"metadata": {}}))), (None, None));
+    }
+
+    fn boot_of(object: serde_json::Value) -> Option<String> {
+        boot(&serde_json::from_value(object).unwrap())
+    }
 
     #[test]
     fn a_node_is_read_from_what_the_api_server_sends() {

@@ -48,7 +48,8 @@ impl OperatorState {
             self.liveness.forget(&name);
             self.urgent |= self.liveness.leads(&name);
         }
-        if now.map(|record| &record.uid) != before.map(|record| &record.uid) {
+        let machine = |record: &NodeRecord| (record.uid.clone(), record.boot.clone());
+        if now.map(machine) != before.map(machine) {
             self.assignments.unsettle(name.clone());
         }
         self.note_faults(&name);
@@ -82,6 +83,9 @@ impl OperatorState {
         let counts = now.leads() && !self.appointed.contains_key(&name);
         let speaks = counts != counted && !now.report.links.is_empty();
         let begins = before.seen.is_none() && now.seen.is_some();
+        if before.is_behind() != now.is_behind() {
+            self.mute.recheck(name.clone());
+        }
         if heard || ((reported || speaks || begins) && self.facts.nodes.contains_key(&name)) {
             self.stale.insert(name.clone());
             self.dirty = true;

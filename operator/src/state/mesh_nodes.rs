@@ -110,6 +110,7 @@ impl OperatorState {
         let mut spec = member
             .map(|(location, settings, member)| mesh_node(location, settings, name, member))
             .unwrap_or_default();
+        spec.boot_id.clone_from(&node.boot);
         spec.retire = known.is_some_and(MeshNodeRecord::retires) && !self.unretires(name);
         if known.is_some_and(|known| {
             known.spec.as_ref() == Some(&spec) && known.node_uid.as_ref() == Some(&node.uid)
@@ -143,6 +144,6 @@ fn mesh_node(name: &LocationName, location: &Location, node: &NodeName, member: 
             .keepalive
             .or(location.settings.keepalive)
             .map(|seconds| seconds.0),
-        retire: false,
+        ..MeshNodeSpec::default()
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct NodeRecord {
     pub(crate) uid: String,
     /// Its Ready condition.
     pub(crate) ready: bool,
+    /// The boot that its machine is in, where its kubelet names it.
+    pub(crate) boot: Option<String>,
     /// What it says of its pod networks, which count unless a CNI says it elsewhere.
     pub(crate) pod_cidrs: BTreeSet<Prefix>,
     /// The annotation that names its addresses, if one does.
@@ -154,6 +156,11 @@ versioned!(PeerRecord: status, fact, problems);
 versioned!(SliceRecord: installation, spec);
 
 impl MeshNodeRecord {
+    /// Whether its agent has reported and has yet to follow what is written.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.seen.is_some() && self.seen < self.revision.generation
+    }
+
     /// Whether the agent is asked to remove every trace.
     pub(crate) fn retires(&self) -> bool {
         self.spec.as_ref().is_some_and(|spec| spec.retire)
@@ -195,6 +202,7 @@ pub(crate) fn node(
     let record = NodeRecord {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         ready: translated.fact.alive,
+        boot: translate::boot(&object),
         pod_cidrs: translated.fact.prefixes.clone(),
         internal_key: found(INTERNAL_IP),
         cidrs_key: found(LOCATION_CIDRS),

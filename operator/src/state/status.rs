@@ -24,9 +24,6 @@ use crate::batch::{Notice, Write};
 const NAMED: usize = 8;
 /// How many leaders a status names: with `mesh: Nodes` there are as many as nodes.
 const LEADERS: usize = 16;
-/// What is said of a node whose agent has never reported.
-const MUTE: &str = "no agent has reported from it, so what its pods send to other locations does not go through the mesh; does the \
-                    agent's pod run there, and does it reach the API server?";
 /// The longest note of an Event that the API server takes is 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
 
@@ -295,12 +292,12 @@ impl OperatorState {
                     .push((node, cause));
             }
         }
-        for node in self.mute.lasting() {
+        for (node, silence) in self.mute.lasting() {
             if let Some(location) = self.assignments.home(node) {
                 of_locations
                     .entry(location.clone())
                     .or_default()
-                    .push((node, MUTE));
+                    .push((node, silence.text()));
             }
         }
         of_locations

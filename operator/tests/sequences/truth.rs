@@ -93,6 +93,52 @@ fn a_node_from_which_no_agent_reports_stands_on_its_location_after_a_minute() {
 }
 
 #[test]
+fn a_node_whose_agent_follows_nothing_since_it_booted_stands_on_its_location_after_a_minute() {
+    let mut world = World::of(&world::cluster());
+    let [left, right] = ["left", "right"].map(|location| world.leaders()[location][0].clone());
+    world.apply(Change::Link(left, "right", true));
+    world.apply(Change::Link(right, "left", true));
+    world.apply(Change::Node("n7".to_owned(), Some((7, "left"))));
+    let follows = |world: &mut World| {
+        world.settle();
+        let status = spanwire_crds::MeshNodeStatus {
+            observed_generation: world.mesh_node("n7")["metadata"]["generation"].as_i64(),
+            ..Default::default()
+        };
+        world.apply(Change::Report("n7".to_owned(), status));
+    };
+    let ready = |world: &mut World, second| {
+        world.renew(second);
+        world.settle();
+        world.condition("left", "Ready")
+    };
+    let boot = |boot| Change::Boot("n7".to_owned(), boot);
+    follows(&mut world);
+    assert_eq!(ready(&mut world, 70), ("True".to_owned(), String::new()));
+    world.apply(boot("one"));
+    assert_eq!(ready(&mut world, 80).0, "True");
+    follows(&mut world);
+    assert_eq!(ready(&mut world, 200), ("True".to_owned(), String::new()));
+    // Here it does not come back.
+    world.apply(boot("two"));
+    assert_eq!(ready(&mut world, 200).0, "True");
+    assert_eq!(ready(&mut world, 201).0, "True");
+    assert_eq!(ready(&mut world, 259).0, "True");
+    let (status, message) = ready(&mut world, 262);
+    let expected = "node n7: its agent has not followed its MeshNode for a minute, ";
+    assert!(
+        status == "False" && message.starts_with(expected),
+        "{status} {message}"
+    );
+    assert_eq!(world.condition("left", "Connected").0, "True");
+    world.apply(Change::Ready("n7".to_owned(), false));
+    assert_eq!(ready(&mut world, 263).0, "True", "its Node says that it is down");
+    world.apply(Change::Ready("n7".to_owned(), true));
+    follows(&mut world);
+    assert_eq!(ready(&mut world, 400), ("True".to_owned(), String::new()));
+}
+
+#[test]
 fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_alive() {
     let mut world = World::of(&world::cluster());
     let [left, right] = ["left", "right"].map(|location| world.leaders()[location][0].clone());

@@ -38,6 +38,8 @@ pub(crate) enum Change {
     Annotate(String, &'static str, &'static str),
     Cordon(String, bool),
     Ready(String, bool),
+    /// A kubelet names the boot that its machine is in.
+    Boot(String, &'static str),
     /// An agent reports.
     Report(String, MeshNodeStatus),
     Link(String, &'static str, bool),
@@ -89,6 +91,7 @@ pub(crate) fn split(changes: &[Change], seed: u64) -> Vec<Change> {
             | Change::Annotate(..)
             | Change::Cordon(..)
             | Change::Ready(..)
+            | Change::Boot(..)
             | Change::Link(..)
             | Change::Location(_) => {}
         }
@@ -219,6 +222,10 @@ impl World {
                 self.nodes.get_mut(&name).unwrap()["spec"]["unschedulable"] = json!(cordoned);
                 self.send_node(&name);
             }
+            Change::Boot(name, boot) => {
+                self.nodes.get_mut(&name).unwrap()["status"]["nodeInfo"] = json!({"bootID": boot});
+                self.send_node(&name);
+            }
             Change::Ready(name, ready) => {
                 let status = if ready { "True" } else { "Unknown" };
                 self.nodes.get_mut(&name).unwrap()["status"]["conditions"][0]["status"] = json!(status);
@@ -264,6 +271,11 @@ impl World {
     }
 
     fn put_mesh_node(&mut self, mut object: MeshNode) {
+        // As the API server counts what its spec was.
+        let before = self.mesh_nodes.get(&object.name_any());
+        let generation = before.and_then(|before| before.metadata.generation);
+        let is_new = before.is_none_or(|before| before.spec != object.spec);
+        object.metadata.generation = Some(generation.unwrap_or_default() + i64::from(is_new));
         self.stamp(&mut object.metadata);
         self.mesh_nodes.insert(object.name_any(), object.clone());
         self.state.handle_mesh_node(Event::Apply(object.into()));
