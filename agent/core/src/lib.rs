@@ -22,6 +22,7 @@
 )]
 
 pub mod advice;
+mod allowance;
 pub mod api_server;
 pub mod encryption;
 pub mod endpoints;

@@ -8,6 +8,8 @@ use std::{
 
 use spanwire_topology::{Advice, LocationName, NodeName, PublicKey};
 
+use crate::allowance::Allowance;
+
 use super::{
     Heeded,
     exchange::{Exchange, Verdict},
@@ -307,49 +309,4 @@ fn names(uses: Option<&BTreeSet<NodeName>>, to: &NodeName) -> Vec<u64> {
     let others = uses().filter(|node| *node != to);
     let names = uses().filter(|node| *node == to).chain(others);
     names.take(MOST_NAMES).map(hash).collect()
-}
-
-/// How much may be done at once, and in the long run.
-struct Allowance {
-    rate: f64,
-    most: f64,
-    left: f64,
-    since: Option<Instant>,
-}
-
-impl Allowance {
-    fn new(rate: f64, most: f64) -> Self {
-        Self {
-            rate,
-            most,
-            left: most,
-            since: None,
-        }
-    }
-
-    fn grow(&mut self, now: Instant) {
-        let since = self.since.replace(now).unwrap_or(now);
-        let grown = now.saturating_duration_since(since).as_secs_f64() * self.rate;
-        self.left = (self.left + grown).min(self.most);
-    }
-
-    /// Returns whether it may be done once more, and counts it.
-    fn take(&mut self, now: Instant) -> bool {
-        self.grow(now);
-        let may = self.left >= 1.0;
-        self.left -= if may { 1.0 } else { 0.0 };
-        may
-    }
-
-    /// Returns when it may be done again.
-    fn next(&mut self, now: Instant) -> Instant {
-        self.grow(now);
-        let missing = (1.0 - self.left).max(0.0) / self.rate;
-        now + Duration::from_secs_f64(missing)
-            + if missing > 0.0 {
-                Duration::from_millis(1)
-            } else {
-                Duration::ZERO
-            }
-    }
 }

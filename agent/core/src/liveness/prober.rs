@@ -31,6 +31,8 @@ use std::{
 use spanwire_host::Hop;
 use spanwire_topology::{Family, LocationName, NodeName};
 
+use crate::allowance::Allowance;
+
 use super::{
     assignment::Assignment,
     backoff::Backoff,
@@ -70,6 +72,13 @@ pub struct Settings {
     pub threshold: f64,
     /// How many questions are sent in a second at most.
     pub ceiling: u32,
+}
+
+impl Settings {
+    /// How many questions are sent in a second at most, besides those that are sent at once.
+    fn rate(&self) -> f64 {
+        f64::from(self.ceiling.max(1)) * (1.0 - BURST)
+    }
 }
 
 impl Default for Settings {
@@ -138,8 +147,8 @@ pub struct Prober {
     /// The same in the order of time.
     order: VecDeque<(Instant, u64)>,
     questions: VecDeque<Question>,
-    /// How many more questions may be sent, and since when.
-    allowance: (f64, Option<Instant>),
+    /// How many questions may be sent.
+    allowance: Allowance,
     choices: Choices,
     /// When members behind a leader of another location last answered, behind whichever.
     heard: BTreeMap<IpAddr, Instant>,
@@ -164,6 +173,8 @@ impl Prober {
     /// then it is not known whether they ever answered. `random` gives numbers that cannot be guessed.
     #[must_use]
     pub fn new(settings: Settings, before: Judgement, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
+        let most = (f64::from(settings.ceiling) * BURST).max(1.0);
+        let allowance = Allowance::new(settings.rate(), most);
         Self {
             settings,
             random,
@@ -175,7 +186,7 @@ impl Prober {
             asked: BTreeMap::new(),
             order: VecDeque::new(),
             questions: VecDeque::new(),
-            allowance: (0.0, None),
+            allowance,
             choices: Choices::default(),
             heard: BTreeMap::new(),
             useless: BTreeMap::new(),
@@ -318,14 +329,14 @@ impl Prober {
     /// Returns how often everything is asked now, but for members of the own location.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        let rate = self.rate() * (1.0 - if self.members > 0 { SHARE_OF_MEMBERS } else { 0.0 });
+        let rate = self.settings.rate() * (1.0 - if self.members > 0 { SHARE_OF_MEMBERS } else { 0.0 });
         let least = (self.watches.len() - self.members) as f64 / rate;
         self.settings.interval.max(Duration::from_secs_f64(least))
     }
 
     /// Returns how often each member of the own location is asked, while it answers.
     fn interval_of_members(&self) -> Duration {
-        let least = self.members as f64 / (self.rate() * SHARE_OF_MEMBERS);
+        let least = self.members as f64 / (self.settings.rate() * SHARE_OF_MEMBERS);
         self.settings.interval.max(Duration::from_secs_f64(least))
     }
 
@@ -345,7 +356,7 @@ impl Prober {
     /// Asks once more, if that is due and may be done.
     fn ask(&mut self, id: u64, now: Instant) {
         let (interval, seldom) = (self.interval(), self.interval_of_members());
-        let (allowed, may_again) = self.allowance(now);
+        let (allowed, may_again) = (self.allowance.left(now), self.allowance.next(now));
         let Some(watch) = self
             .watches
             .get_mut(&id)
@@ -364,7 +375,7 @@ impl Prober {
         }
         let (round, targets) = watch.handle_round(allowed, now);
         watch.schedule(interval, now);
-        self.allowance.0 -= targets.len() as f64;
+        self.allowance.spend(targets.len());
         for target in targets {
             let number = (self.random)();
             let asked = Asked {
@@ -380,27 +391,6 @@ impl Prober {
                 number,
             });
         }
-    }
-
-    /// Returns how many questions may be sent now, and when the next one may if none may.
-    fn allowance(&mut self, now: Instant) -> (usize, Instant) {
-        let most = (f64::from(self.settings.ceiling) * BURST).max(1.0);
-        let (left, since) = self.allowance;
-        let grown = since.map_or(most, |since| {
-            self.rate() * now.saturating_duration_since(since).as_secs_f64()
-        });
-        let left = (left + grown).min(most);
-        self.allowance = (left, Some(now));
-        let missing = (1.0 - left).max(0.0) / self.rate();
-        (
-            left as usize,
-            now + Duration::from_secs_f64(missing) + Duration::from_millis(1),
-        )
-    }
-
-    /// How many questions are sent in a second at most, besides those that are sent at once.
-    fn rate(&self) -> f64 {
-        f64::from(self.settings.ceiling.max(1)) * (1.0 - BURST)
     }
 
     /// Notes what became of something watched, and when to look at it again.
