@@ -105,7 +105,12 @@ impl EventLoop {
                 tracing::info!(%leader, %location, "the leader of the own location does not answer, or hands nothing on to the location; another takes what is for there");
             }
         }
-        for (location, leader) in now.forsaken.difference(&before.forsaken) {
+        for forsaken in now.forsaken.difference(&before.forsaken) {
+            let (location, leader) = forsaken;
+            if !now.has_failed(forsaken) {
+                tracing::info!(%leader, %location, "there is no session with the leader of the location yet; another gets what is for there");
+                continue;
+            }
             self.metrics.failover(location);
             tracing::info!(%leader, %location, "the leader of the location does not answer, or hands nothing on there; another gets what is for there");
         }

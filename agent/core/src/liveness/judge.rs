@@ -83,6 +83,13 @@ impl Judgement {
         self.unreached.contains(location) || self.unheard.contains(location)
     }
 
+    /// Returns whether a leader of another location that is not used has been of use before: it answers, or did until it was taken for
+    /// dead. One that has only never had a session is passed by until it has.
+    #[must_use]
+    pub fn has_failed(&self, leader: &(LocationName, NodeName)) -> bool {
+        self.forsaken.contains(leader) && (self.dead.contains(leader) || self.answering.contains_key(leader))
+    }
+
     pub(super) fn note_gone(&mut self, location: LocationName, gone: Gone) {
         match gone {
             Gone::Lost => self.unreached.insert(location),

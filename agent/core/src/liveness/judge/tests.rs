@@ -384,6 +384,26 @@ fn leaders_elsewhere_that_have_answered_and_do_not_now_are_dead_whatever_is_used
 }
 
 #[test]
+fn a_leader_elsewhere_has_failed_when_it_is_given_up_and_not_when_it_has_yet_to_be_reached() {
+    let failed = |b1: Trust, before: &[&str]| {
+        let before = Judgement {
+            forsaken: before.iter().map(|leader| (name("b"), name(leader))).collect(),
+            ..Judgement::default()
+        };
+        let now = judge(&choices(Some("a1")), &[("b1", b1)], &before);
+        (
+            now.forsaken.contains(&(name("b"), name("b1"))),
+            now.has_failed(&(name("b"), name("b1"))),
+        )
+    };
+    assert_eq!(failed(LOST, &[]), (true, true));
+    assert_eq!(failed(Trust::Useless, &[]), (true, true));
+    assert_eq!(failed(Trust::OnProbation, &["b1"]), (true, true));
+    assert_eq!(failed(Trust::Unconnected, &[]), (true, false));
+    assert_eq!(failed(Trust::Sound, &[]), (false, false));
+}
+
+#[test]
 fn silent_are_members_that_a_leader_does_not_reach_and_all_leaders_that_a_follower_does_not() {
     let silent = |choices: &Choices, unsound: &[(&str, Trust)]| {
         let silent = judge(choices, unsound, &Judgement::default()).silent;
