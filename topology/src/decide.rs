@@ -180,7 +180,7 @@ fn locations<'a>(
         let leaders = match before.filter(few) {
             Some(before) => {
                 let standing = |node: &NodeName| standing(kept, &members, &site.candidates, node);
-                let stage = handover::stage(&before.leaders, elected, standing);
+                let stage = handover::stage(&before.leaders, &elected, standing);
                 leaving.extend(stage.leaving);
                 stage.leaders
             }

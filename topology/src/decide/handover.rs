@@ -38,102 +38,21 @@ pub(super) struct Stage {
 
 /// Returns who leads on the way from the leaders of before to those that are elected.
 pub(super) fn stage<'a>(
-    before: &[Leader],
-    elected: Vec<Leader>,
+    before: &'a [Leader],
+    elected: &'a [Leader],
     standing: impl Fn(&NodeName) -> Option<Standing<'a>>,
 ) -> Stage {
-    let all = before.iter().chain(&elected).map(|leader| &leader.node);
-    let known: BTreeMap<&NodeName, Standing<'_>> =
-        all.filter_map(|node| Some((node, standing(node)?))).collect();
-    let up = |node: &NodeName| links(known.get(node));
-    let serves = |leader: &&Leader| known.get(&leader.node).is_some_and(|node| node.serves);
-    let serving: Vec<&Leader> = before.iter().filter(serves).collect();
-    let is_active = |leader: &&Leader| leader.role == LeaderRole::Active;
-    let acts = |node: &NodeName| {
-        serving
-            .iter()
-            .copied()
-            .filter(is_active)
-            .any(|leader| leader.node == *node)
-    };
-    let none_acts = !serving.iter().any(is_active);
-    let reference = serving.iter().filter(|leader| none_acts || is_active(leader));
-    let needed: BTreeSet<&LocationName> = reference.flat_map(|leader| up(&leader.node)).collect();
-    let connected = |node: &NodeName| acts(node) || needed.is_subset(&up(node));
-
-    // A doubtful leader that nothing better replaces has no one to wait for.
-    let acted = |node: &NodeName| before.iter().filter(is_active).any(|leader| leader.node == *node);
-    let ready: BTreeSet<&NodeName> = elected
-        .iter()
-        .filter(|leader| is_active(leader) && (acted(&leader.node) || connected(&leader.node)))
-        .map(|leader| &leader.node)
-        .collect();
-    let newcomers = elected
-        .iter()
-        .filter(|leader| !is_active(leader) && serves(leader));
-    let newcomers = newcomers.filter(|leader| !before.iter().any(|old| old.node == leader.node));
-    let spare = serving
-        .iter()
-        .copied()
-        .chain(newcomers)
-        .map(|leader| &leader.node);
-    let mut spare = spare.filter(|node| !ready.contains(*node) && connected(node));
-    let (mut active, mut held) = (Vec::new(), Vec::new());
-    for seat in elected.iter().filter(is_active) {
-        let keeper = if ready.contains(&seat.node) {
-            None
-        } else {
-            spare.next()
-        };
-        held.extend(keeper.map(|keeper| (keeper, &seat.node)));
-        // Where no leader acts there is none that packets would go on through meanwhile.
-        let takes = ready.contains(&seat.node) || none_acts;
-        active.extend(keeper.or_else(|| takes.then_some(&seat.node)));
-    }
-    if !held.is_empty() {
-        // As before, or each decision would have those that keep a part change places with the others.
-        let place = |node: &NodeName| before.iter().position(|leader| leader.node == *node);
-        active.sort_by_key(|node| place(node).unwrap_or(usize::MAX));
-    }
-    let chosen: BTreeSet<&NodeName> = elected.iter().map(|leader| &leader.node).collect();
+    let change = Change::new(before, elected, standing);
+    let (active, held) = change.seats();
     // In the order of the election, which the next one begins with.
-    let rest = elected
-        .iter()
-        .map(|leader| &leader.node)
-        .filter(|node| !active.contains(node));
-    let standby: Vec<&NodeName> = rest.collect();
-    let stays = |node: &NodeName| chosen.contains(node) || active.contains(&node);
-    let old = serving.iter().copied();
-    let old = old.filter(|leader| !stays(&leader.node) && !up(&leader.node).is_empty());
-    let staying = active.len() + standby.len();
-    let old = relieved(
-        old.collect(),
-        elected.len(),
-        serving.len().saturating_sub(staying),
-    );
-
-    let mut leaving = BTreeMap::new();
-    for (keeper, waiting) in &held {
-        let [keeps, waits] = [keeper, waiting].map(|node| known.get(*node));
-        let allowed = keeps.is_some_and(|node| node.allowed && !node.preferred);
-        let asked = waits.is_some_and(|node| node.preferred);
-        // A node that is cordoned goes on until there is another way: it works, and not all nodes that are cordoned go.
-        if !chosen.contains(*keeper) && !allowed || asked {
-            leaving.insert((*keeper).clone(), Leaving::InUse);
-        }
-    }
-    if held.is_empty() {
-        let common = |location: &&LocationName| active.iter().all(|node| up(node).contains(*location));
-        for node in &old {
-            let replaced = up(node).iter().all(common);
-            let state = if replaced {
-                Leaving::Replaced
-            } else {
-                Leaving::InUse
-            };
-            leaving.insert((*node).clone(), state);
-        }
-    }
+    let rest = elected.iter().map(|leader| &leader.node);
+    let standby: Vec<&NodeName> = rest.filter(|node| !active.contains(node)).collect();
+    let old = change.relieved(&active, &standby);
+    let leaving = if held.is_empty() {
+        change.replaced(&active, &old)
+    } else {
+        change.keepers(&held)
+    };
     let as_role = |role| {
         move |node: &&NodeName| Leader {
             node: (*node).clone(),
@@ -150,22 +69,147 @@ pub(super) fn stage<'a>(
     }
 }
 
-/// Returns which of the leaders that give up their part stay connected for now. Packets are on their way to all that act.
-/// Of others, roles that move again and again leave no more behind than there are `seats`; that there were more before is no
-/// reason to take one away, of which `places` are left.
-fn relieved(old: Vec<&Leader>, seats: usize, places: usize) -> Vec<&NodeName> {
-    if seats == 0 {
-        return Vec::new();
-    }
-    let acts = |leader: &&Leader| leader.role == LeaderRole::Active;
-    let (acting, others): (Vec<&Leader>, Vec<&Leader>) = old.into_iter().partition(acts);
-    let room = seats.max(places.saturating_sub(acting.len()));
-    let all = acting.into_iter().chain(others.into_iter().take(room));
-    all.map(|leader| &leader.node).collect()
+/// The leaders of before, those that are elected, and how all of them stand.
+struct Change<'a> {
+    before: &'a [Leader],
+    elected: &'a [Leader],
+    known: BTreeMap<&'a NodeName, Standing<'a>>,
+    /// Those of before that go on.
+    serving: Vec<&'a Leader>,
 }
 
-/// Returns the locations to which a node reports its tunnels as up.
-fn links<'a>(standing: Option<&Standing<'a>>) -> BTreeSet<&'a LocationName> {
-    let links = standing.into_iter().flat_map(|node| node.links);
-    links.filter(|(_, up)| **up).map(|(name, _)| name).collect()
+impl<'a> Change<'a> {
+    fn new(
+        before: &'a [Leader],
+        elected: &'a [Leader],
+        standing: impl Fn(&NodeName) -> Option<Standing<'a>>,
+    ) -> Self {
+        let all = before.iter().chain(elected).map(|leader| &leader.node);
+        let known: BTreeMap<&NodeName, Standing<'_>> =
+            all.filter_map(|node| Some((node, standing(node)?))).collect();
+        let serves = |leader: &&Leader| known.get(&leader.node).is_some_and(|node| node.serves);
+        Self {
+            before,
+            elected,
+            serving: before.iter().filter(serves).collect(),
+            known,
+        }
+    }
+
+    fn serves(&self, node: &NodeName) -> bool {
+        self.known.get(node).is_some_and(|node| node.serves)
+    }
+
+    /// Returns the locations to which a node reports its tunnels as up.
+    fn up(&self, node: &NodeName) -> BTreeSet<&'a LocationName> {
+        let links = self.known.get(node).into_iter().flat_map(|node| node.links);
+        links.filter(|(_, up)| **up).map(|(name, _)| name).collect()
+    }
+
+    fn none_acts(&self) -> bool {
+        !self.serving.iter().any(|leader| is_active(leader))
+    }
+
+    /// Returns those that may take a part that another has, or go on with theirs: they have the links of the leaders that act.
+    fn connected(&self) -> impl Fn(&NodeName) -> bool {
+        let none_acts = self.none_acts();
+        let reference = self.serving.iter();
+        let reference = reference.filter(move |leader| none_acts || is_active(leader));
+        let needed: BTreeSet<&LocationName> = reference.flat_map(|leader| self.up(&leader.node)).collect();
+        move |node| {
+            let mut serving = self.serving.iter();
+            let acts = serving.any(|leader| is_active(leader) && leader.node == *node);
+            acts || needed.is_subset(&self.up(node))
+        }
+    }
+
+    /// Returns the active leaders in the order of their seats, and of the seats that are kept by another for now the keeper and the
+    /// elected.
+    fn seats(&self) -> (Vec<&'a NodeName>, Vec<(&'a NodeName, &'a NodeName)>) {
+        let connected = self.connected();
+        let was_known = |node: &NodeName| self.before.iter().any(|old| old.node == *node);
+        // A doubtful leader that nothing better replaces has no one to wait for.
+        let acted = |node: &NodeName| {
+            let mut before = self.before.iter();
+            before.any(|leader| is_active(leader) && leader.node == *node)
+        };
+        let seats = || self.elected.iter().filter(|leader| is_active(leader));
+        let ready = seats().filter(|leader| acted(&leader.node) || connected(&leader.node));
+        let ready: BTreeSet<&NodeName> = ready.map(|leader| &leader.node).collect();
+        let newcomers = self
+            .elected
+            .iter()
+            .filter(|leader| !is_active(leader) && self.serves(&leader.node) && !was_known(&leader.node));
+        let spare = self.serving.iter().copied().chain(newcomers);
+        let spare = spare.map(|leader| &leader.node);
+        let mut spare = spare.filter(|node| !ready.contains(*node) && connected(node));
+        let (mut active, mut held) = (Vec::new(), Vec::new());
+        for seat in seats() {
+            let keeper = if ready.contains(&seat.node) {
+                None
+            } else {
+                spare.next()
+            };
+            held.extend(keeper.map(|keeper| (keeper, &seat.node)));
+            // Where no leader acts there is none that packets would go on through meanwhile.
+            let takes = ready.contains(&seat.node) || self.none_acts();
+            active.extend(keeper.or_else(|| takes.then_some(&seat.node)));
+        }
+        if !held.is_empty() {
+            // As before, or each decision would have those that keep a part change places with the others.
+            let place = |node: &NodeName| self.before.iter().position(|leader| leader.node == *node);
+            active.sort_by_key(|node| place(node).unwrap_or(usize::MAX));
+        }
+        (active, held)
+    }
+
+    /// Returns which of the leaders that give up their part stay connected for now. Packets are on their way to all that act.
+    /// Of others, roles that move again and again leave no more behind than there are seats; that there were more before is no
+    /// reason to take one away.
+    fn relieved(&self, active: &[&NodeName], standby: &[&NodeName]) -> Vec<&'a NodeName> {
+        let seats = self.elected.len();
+        if seats == 0 {
+            return Vec::new();
+        }
+        let places = self.serving.len().saturating_sub(active.len() + standby.len());
+        let stays = |node: &NodeName| {
+            active.contains(&node) || self.elected.iter().any(|leader| leader.node == *node)
+        };
+        let old = self.serving.iter().copied();
+        let old = old.filter(|leader| !stays(&leader.node) && !self.up(&leader.node).is_empty());
+        let (acting, others): (Vec<&Leader>, Vec<&Leader>) = old.partition(|leader| is_active(leader));
+        let room = seats.max(places.saturating_sub(acting.len()));
+        let all = acting.into_iter().chain(others.into_iter().take(room));
+        all.map(|leader| &leader.node).collect()
+    }
+
+    /// Returns which of those that keep a part for another lead no longer than they have to.
+    fn keepers(&self, held: &[(&NodeName, &NodeName)]) -> BTreeMap<NodeName, Leaving> {
+        let leaves = |(keeper, waiting): &&(&NodeName, &NodeName)| {
+            let [keeps, waits] = [keeper, waiting].map(|node| self.known.get(*node));
+            let is_chosen = self.elected.iter().any(|leader| leader.node == **keeper);
+            let allowed = keeps.is_some_and(|node| node.allowed && !node.preferred);
+            let asked = waits.is_some_and(|node| node.preferred);
+            // A node that is cordoned goes on until there is another way: it works, and not all nodes that are cordoned go.
+            !is_chosen && !allowed || asked
+        };
+        let leaving = held.iter().filter(leaves);
+        leaving
+            .map(|(keeper, _)| ((*keeper).clone(), Leaving::InUse))
+            .collect()
+    }
+
+    /// Returns the leaders that stay connected for now, each with whether the active ones have all of its links.
+    fn replaced(&self, active: &[&NodeName], old: &[&NodeName]) -> BTreeMap<NodeName, Leaving> {
+        let common = |location: &&LocationName| active.iter().all(|node| self.up(node).contains(*location));
+        let state = |node: &NodeName| match self.up(node).iter().all(common) {
+            true => Leaving::Replaced,
+            false => Leaving::InUse,
+        };
+        old.iter().map(|node| ((*node).clone(), state(node))).collect()
+    }
+}
+
+fn is_active(leader: &Leader) -> bool {
+    leader.role == LeaderRole::Active
 }
