@@ -155,6 +155,11 @@ impl World {
         let path = world.folder.path().join("with-standby-leaders.json");
         fs::write(&path, mesh::documents(&mesh, &[])).unwrap();
         world.nodes.iter_mut().for_each(|node| node.start_agent(&path));
+        // What is timed begins when all of them run, which takes a busy machine with four Linuxes ten seconds.
+        for node in &world.nodes {
+            let is_ready = || node.ask("/readyz").starts_with("HTTP/1.1 200");
+            wait_until("the first reconcile", Duration::from_secs(60), is_ready);
+        }
         world
     }
 
