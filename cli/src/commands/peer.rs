@@ -105,34 +105,10 @@ async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
 
 async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
     let access = reach.connect().await?;
-    let objects = access.objects(&KINDS).await?;
-    let name: PeerName = args
-        .name
-        .parse()
-        .map_err(|error| anyhow!("{:?} {error}", args.name))?;
-    let exists = objects.get(Kind::Peer, name.as_str()).is_some();
-    ensure!(
-        !exists,
-        "there is a Peer {name} already; `kubectl spanwire peer remove {name}` removes it"
-    );
-    let allowed: Vec<Prefix> = match &args.allowed_ip[..] {
-        [] => vec![free_address(&objects, args.pool, &[]).map_err(|problem| anyhow!(problem))?],
-        given => given.to_vec(),
-    };
-    let pair = match args.public_key {
-        Some(_) => None,
-        None => Some(KeyPair::generate()?),
-    };
-    let key = pair
-        .as_ref()
-        .map(|pair| pair.public)
-        .or(args.public_key)
-        .context("there is no key")?;
-    let place = args.preshared_key.then(|| place(&name, args)).transpose()?;
-    let peer = manifest(&name, &key.to_string(), &allowed, place.as_ref(), args)?;
+    let wanted = Wanted::new(&access.objects(&KINDS).await?, args)?;
     if args.dry_run {
         return Ok(Answer {
-            text: serde_saphyr::to_string(&peer)?,
+            text: serde_saphyr::to_string(&wanted.peer)?,
             notes: vec!["nothing was created, and the key is thrown away".to_owned()],
             ..Answer::default()
         });
@@ -140,70 +116,132 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
     let path = args
         .file
         .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("{name}.conf")));
+        .unwrap_or_else(|| PathBuf::from(format!("{}.conf", wanted.name)));
     // The file first: a Peer whose private key is nowhere is of no use.
     let file = create(&path)?;
-    let preshared = match &place {
-        Some(place) => Some(
-            preshared_key(&access, place)
-                .await
-                .inspect_err(|_| drop(fs::remove_file(&path)))?,
-        ),
-        None => None,
-    };
-    let created = Api::<Peer>::all(access.client.clone())
-        .create(&PostParams::default(), &peer)
-        .await;
-    if let Err(error) = created {
-        fs::remove_file(&path).ok();
-        if let Some(place) = &place {
-            secret::remove(&access, place).await;
-        }
-        bail!("peer {name}: {}", brief(&error));
-    }
+    let created = wanted.create(&access).await;
+    let preshared = created.inspect_err(|_| drop(fs::remove_file(&path)))?;
     let mut answer = Answer {
-        text: format!(
-            "peer.spanwire.dev/{name} created, with {}\n",
-            crate::table::joined(&allowed)
-        ),
+        text: wanted.created(),
         ..Answer::default()
     };
-    if let Some(place) = &place {
-        answer.text += &format!(
-            "its preshared key is in the Secret {}, as {}\n",
-            place.name(),
-            place.key()
-        );
-    }
-    let private = pair.as_ref().map(KeyPair::private);
-    let config = accepted(&access, &name)
-        .await
-        .and_then(|objects| of_peer(&objects.published(), &name).map_err(|problem| anyhow!(problem)));
-    match config {
+    let private = wanted.pair.as_ref().map(KeyPair::private);
+    let keys = [private.as_deref(), preshared.as_deref()];
+    match configuration(&access, &wanted.name, keys).await {
         Ok(config) => {
-            let config = config.text(true, private.as_deref(), preshared.as_deref());
             write(file, &config)?;
             answer.text += &format!("wg-quick up {}\n", shown(&path));
             if args.qr {
-                let colours = is_wanted(
-                    std::io::stdout().is_terminal(),
-                    std::env::var_os("NO_COLOR").as_deref(),
-                );
-                match picture(&config, colours) {
-                    Ok(picture) => answer.text += &picture,
-                    Err(why) => answer.notes.push(why),
-                }
+                drawn(&config, &mut answer);
             }
         }
-        Err(problem) => answer.notes.push(kept(
-            file,
-            [private.as_deref(), preshared.as_deref()],
-            &path,
-            &name,
-            &format!("{problem:#}"),
-        )?),
+        Err(problem) => {
+            let kept = kept(file, keys, &path, &wanted.name, &format!("{problem:#}"))?;
+            answer.notes.push(kept);
+        }
     }
     Ok(answer)
+}
+
+/// A Peer that is to be.
+struct Wanted {
+    name: PeerName,
+    allowed: Vec<Prefix>,
+    /// Its keys, where they are made here.
+    pair: Option<KeyPair>,
+    /// Where its preshared key is to be, if it is to have one.
+    place: Option<SecretKeyRef>,
+    peer: Peer,
+}
+
+impl Wanted {
+    fn new(objects: &Objects, args: &PeerAdd) -> anyhow::Result<Self> {
+        let name: PeerName = args
+            .name
+            .parse()
+            .map_err(|error| anyhow!("{:?} {error}", args.name))?;
+        let exists = objects.get(Kind::Peer, name.as_str()).is_some();
+        ensure!(
+            !exists,
+            "there is a Peer {name} already; `kubectl spanwire peer remove {name}` removes it"
+        );
+        let allowed: Vec<Prefix> = match &args.allowed_ip[..] {
+            [] => vec![free_address(objects, args.pool, &[]).map_err(|problem| anyhow!(problem))?],
+            given => given.to_vec(),
+        };
+        let (pair, key) = match args.public_key {
+            Some(key) => (None, key),
+            None => {
+                let pair = KeyPair::generate()?;
+                let key = pair.public;
+                (Some(pair), key)
+            }
+        };
+        let place = args.preshared_key.then(|| place(&name, args)).transpose()?;
+        let peer = manifest(&name, &key.to_string(), &allowed, place.as_ref(), args)?;
+        Ok(Self {
+            name,
+            allowed,
+            pair,
+            place,
+            peer,
+        })
+    }
+
+    /// Creates the preshared key, which is returned, and the Peer: both or none.
+    async fn create(&self, access: &Access) -> anyhow::Result<Option<String>> {
+        let preshared = match &self.place {
+            Some(place) => Some(preshared_key(access, place).await?),
+            None => None,
+        };
+        let created = Api::<Peer>::all(access.client.clone())
+            .create(&PostParams::default(), &self.peer)
+            .await;
+        if let Err(error) = created {
+            if let Some(place) = &self.place {
+                secret::remove(access, place).await;
+            }
+            bail!("peer {}: {}", self.name, brief(&error));
+        }
+        Ok(preshared)
+    }
+
+    /// Says what has been created.
+    fn created(&self) -> String {
+        let allowed = crate::table::joined(&self.allowed);
+        let mut text = format!("peer.spanwire.dev/{} created, with {allowed}\n", self.name);
+        if let Some(place) = &self.place {
+            text += &format!(
+                "its preshared key is in the Secret {}, as {}\n",
+                place.name(),
+                place.key()
+            );
+        }
+        text
+    }
+}
+
+/// Returns the file for wg-quick, with the private and the preshared key, once the Peer has been accepted.
+async fn configuration(
+    access: &Access,
+    name: &PeerName,
+    [private, preshared]: [Option<&str>; 2],
+) -> anyhow::Result<String> {
+    let objects = accepted(access, name).await?;
+    let config = of_peer(&objects.published(), name).map_err(|problem| anyhow!(problem))?;
+    Ok(config.text(true, private, preshared))
+}
+
+/// Adds the picture of a configuration that a phone reads.
+fn drawn(config: &str, answer: &mut Answer) {
+    let colours = is_wanted(
+        std::io::stdout().is_terminal(),
+        std::env::var_os("NO_COLOR").as_deref(),
+    );
+    match picture(config, colours) {
+        Ok(picture) => answer.text += &picture,
+        Err(why) => answer.notes.push(why),
+    }
 }
 
 /// Returns where the preshared key of the Peer is to be.
