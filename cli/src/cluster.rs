@@ -7,7 +7,7 @@ use clap::Args;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Client, Config,
-    api::{GetParams, ListParams},
+    api::{DynamicObject, GetParams, ListParams, WatchParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::Request,
 };
@@ -157,6 +157,26 @@ impl Access {
                 _ => return Ok(objects),
             }
         }
+    }
+
+    /// Asks whether this user may follow these kinds: a watch that is refused is tried again for ever, and says nothing.
+    ///
+    /// # Errors
+    /// Where one of them may not be watched.
+    pub async fn may_watch(&self, kinds: &[Kind]) -> anyhow::Result<()> {
+        let params = WatchParams::default().timeout(1);
+        let watches = kinds.iter().map(|kind| {
+            let params = &params;
+            async move {
+                let request = Request::new(kind.path()).watch(params, "0");
+                let request = request.map_err(kube::Error::BuildRequest);
+                let watch = async { self.client.request_events::<DynamicObject>(request?).await };
+                watch.await.map(drop).map_err(|error| {
+                    explained(error, &format!("watch {}", kind.plural()), *kind != Kind::Node)
+                })
+            }
+        });
+        futures::future::try_join_all(watches).await.map(drop)
     }
 
     /// Returns an object of a collection; `None`: it is not there.

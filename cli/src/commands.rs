@@ -12,6 +12,7 @@ mod published;
 mod secret;
 mod source;
 mod status;
+mod until;
 mod verify;
 
 use clap::CommandFactory as _;

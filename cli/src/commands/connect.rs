@@ -3,17 +3,16 @@
 mod registration;
 mod session;
 
-use std::{fs, io::Write as _, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{anyhow, bail, ensure};
 use spanwire_topology::{Mesh, PeerName, Prefix};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{
-    registration::Registration,
-    session::{Session, may_watch},
+use self::{registration::Registration, session::Session};
+use super::{
+    peer::accepted,
+    until::{Stop, say},
 };
-use super::peer::accepted;
 use crate::{
     answer::Answer,
     args::ConnectArgs,
@@ -49,42 +48,6 @@ pub(super) async fn run(reach: &Reach, args: &ConnectArgs) -> anyhow::Result<Ans
     Ok(Answer::default())
 }
 
-/// Writes a line at once: this command goes on for hours.
-fn say(line: &str) {
-    let mut out = std::io::stdout();
-    // Where nothing reads it there is no other place for it.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-/// The signals that end it.
-struct Stop(Vec<Signal>);
-
-impl Stop {
-    fn listen() -> anyhow::Result<Self> {
-        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
-        // Who starts it by nohup wants it to go on.
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        if !ignores_hangup(&status) {
-            kinds.push(SignalKind::hangup());
-        }
-        let signals: std::io::Result<Vec<Signal>> = kinds.into_iter().map(signal).collect();
-        Ok(Self(signals?))
-    }
-
-    async fn wait(&mut self) {
-        let any = self.0.iter_mut().map(|signal| Box::pin(signal.recv()));
-        futures::future::select_all(any).await;
-    }
-}
-
-/// Whether a process with this `/proc/PID/status` ignores SIGHUP, which is number 1 (signal(7)).
-fn ignores_hangup(status: &str) -> bool {
-    let mut lines = status.lines();
-    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    ignored.is_some_and(|ignored| ignored & 1 != 0)
-}
-
 /// Is a Peer for as long as nothing goes wrong.
 async fn connected(
     access: &Access,
@@ -106,7 +69,7 @@ async fn connected(
     let own = identity::machine(&own);
     registration::remove_left(access, machine, &name, own.as_deref()).await?;
     let objects = access.objects(&KINDS).await?;
-    may_watch(access).await?;
+    access.may_watch(&KINDS).await?;
     let services = services(access, args).await?;
     let allowed = addresses(machine, args, &objects, &name, &services).await?;
 
@@ -207,16 +170,5 @@ fn refuse_clash(
             "{}: it would not reach its own network any more. Connect from another network, or have that network taken out of the mesh",
             clash.text(mesh)
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_ignores_a_hangup_goes_on() {
-        assert!(ignores_hangup("SigIgn:\t0000000000001001\n"));
-        assert!(!ignores_hangup("SigIgn:\t0000000000001000\n") && !ignores_hangup(""));
     }
 }

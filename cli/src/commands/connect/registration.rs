@@ -9,7 +9,7 @@ use serde_json::json;
 use spanwire_crds::{Peer, names::CONNECTED_LABEL};
 use spanwire_topology::{LocationName, PeerName, Prefix, PublicKey};
 
-use super::say;
+use crate::commands::until::say;
 use crate::{
     cluster::{Access, brief, explained},
     machine::{Machine, Remembered},

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use futures::{StreamExt as _, stream::BoxStream};
-use kube::{Api, api::WatchParams};
 use spanwire_cluster::{
     model::WatchEvent,
     store::ObjectStore,
@@ -23,9 +22,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::say;
 use crate::{
-    cluster::{Access, explained},
+    cluster::Access,
+    commands::until::say,
     connect::{
         self, Own, Party, Past,
         chooser::{Chooser, Way},
@@ -397,19 +396,4 @@ async fn api_servers(access: &Access) -> Vec<SocketAddr> {
     let (host, port) = &access.gate;
     let found = timeout(PATIENCE, lookup_host((host.as_str(), *port))).await;
     found.ok().and_then(Result::ok).into_iter().flatten().collect()
-}
-
-/// Asks whether this user may follow what is published: a watch that is refused is tried again for ever, and says nothing.
-pub(super) async fn may_watch(access: &Access) -> anyhow::Result<()> {
-    let params = WatchParams::default().timeout(1);
-    let peers = Api::<Peer>::all(access.client.clone());
-    let slices = Api::<LocationSlice>::all(access.client.clone());
-    let (peers, slices) = tokio::join!(peers.watch(&params, "0"), slices.watch(&params, "0"));
-    peers
-        .map_err(|error| explained(error, "watch peers", true))
-        .map(drop)?;
-    slices
-        .map_err(|error| explained(error, "watch locationslices", true))
-        .map(drop)?;
-    Ok(())
 }
