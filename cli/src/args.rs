@@ -129,6 +129,13 @@ pub enum Command {
   kubectl spanwire graph
   kubectl spanwire graph -o svg > mesh.svg")]
     Graph(GraphArgs),
+    /// Shows the mesh as a live page in the browser, served to this machine alone, until Ctrl-C
+    #[command(after_help = "Examples:
+  kubectl spanwire map
+
+  # At a port that stays the same; on a machine without a screen, behind `ssh -L 8800:127.0.0.1:8800`
+  kubectl spanwire map --port 8800 --no-open")]
+    Map(MapArgs),
     /// Shows the configuration of a WireGuard device
     #[command(after_help = "Examples:
   # What the agent of a leader sets
@@ -317,6 +324,17 @@ pub struct GraphArgs {
     /// Read files instead of the cluster, as `plan` does
     #[arg(short, long, value_name = "FILE")]
     pub filename: Vec<PathBuf>,
+}
+
+/// The arguments of `map`.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct MapArgs {
+    /// The port of 127.0.0.1 that the page is served at [default: a free one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Open no browser, and say the address alone
+    #[arg(long)]
+    pub no_open: bool,
 }
 
 /// The arguments of `showconf`.

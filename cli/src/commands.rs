@@ -4,6 +4,7 @@ mod bench;
 mod connect;
 mod explain;
 mod live;
+mod map;
 mod migrate;
 mod peer;
 mod ping;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
             verify::encryption(&args.reach, &encryption).await
         }
         Command::Graph(graph) => published::graph(&args.reach, &graph).await,
+        Command::Map(map) => map::run(&args.reach, &map).await,
         Command::Showconf(showconf) => published::showconf(&args.reach, &showconf).await,
         Command::Peer(command) => peer::run(&args.reach, &command).await,
         Command::Connect(connect) => connect::run(&args.reach, &connect).await,

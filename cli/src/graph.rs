@@ -43,7 +43,7 @@ fn part(location: &Location, node: &NodeName) -> &'static str {
 }
 
 /// Returns every pair of locations once, and whether its traffic is in the tunnel or nowhere.
-fn pairs(mesh: &Mesh) -> impl Iterator<Item = (&LocationName, &LocationName, bool)> {
+pub(crate) fn pairs(mesh: &Mesh) -> impl Iterator<Item = (&LocationName, &LocationName, bool)> {
     mesh.locations
         .iter()
         .enumerate()

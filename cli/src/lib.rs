@@ -12,6 +12,7 @@
 //! | [`mod@bench`] | how much goes over it, and what that costs the nodes |
 //! | [`encryption`] | whether what goes between locations is encrypted, by the packets that agents count |
 //! | [`graph`], [`showconf`] | the published mesh as a picture; the configuration of a device |
+//! | [`map`] | what the live page shows of the mesh, and its log |
 //! | [`peer`], [`keypair`], [`qr`] | Peers, the key pair of a new one, and its configuration for a phone |
 //! | [`connect`], [`machine`] | what this machine has as a Peer, and that it has it |
 //! | [`migrate`] | what is Kilo's as Spanwire's |
@@ -38,6 +39,7 @@ pub mod findings;
 pub mod graph;
 pub mod keypair;
 pub mod machine;
+pub mod map;
 pub mod migrate;
 pub mod objects;
 pub mod peer;

@@ -141,6 +141,13 @@ impl Objects {
         self.0.entry(kind).or_default().insert(name, object);
     }
 
+    /// Removes an object.
+    pub fn remove(&mut self, kind: Kind, name: &str) {
+        if let Some(objects) = self.0.get_mut(&kind) {
+            objects.remove(name);
+        }
+    }
+
     /// Returns an object.
     #[must_use]
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Value> {

@@ -1,6 +1,7 @@
 //! What the agents answer, through the API server's port-forward: no port is opened for it, and RBAC decides.
 
 mod connection;
+mod follow;
 mod transfer;
 
 use std::{
@@ -14,7 +15,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use self::connection::{Connection, Page};
-pub(super) use self::transfer::{Agents, transfer};
+pub(super) use self::{
+    follow::{Asking, Said, follow},
+    transfer::{Agents, transfer},
+};
 use crate::{
     cluster::{Access, brief},
     encryption::Counts,
@@ -169,16 +173,19 @@ pub(super) async fn agents(access: &Access) -> Result<Agents, String> {
 }
 
 async fn figures(access: &Access, pod: &str) -> Result<Figures, String> {
-    let pages = fetch(access, pod, &["/metrics", "/debug/links"].map(str::to_owned)).await?;
-    // What is not ready is no news; the rest may be.
-    let text = |(status, text): &Page| {
+    figures_over(&mut Connection::open(access, pod).await?).await
+}
+
+async fn figures_over(connection: &mut Connection) -> Result<Figures, String> {
+    let mut texts = [String::new(), String::new()];
+    for (path, text) in ["/metrics", "/debug/links"].into_iter().zip(&mut texts) {
+        let (status, page) = connection.page(path).await?;
+        // What is not ready is no news; the rest may be.
         if status.is_success() {
-            text.clone()
-        } else {
-            String::new()
+            *text = page;
         }
-    };
-    let [metrics, links] = [0, 1].map(|index| text(&pages[index]));
+    }
+    let [metrics, links] = texts;
     Ok(Figures::read(&metrics, &links))
 }
 
