@@ -9,7 +9,11 @@ mod server;
 #[allow(dead_code, reason = "the tests of this machine use more of it")]
 mod world;
 
+mod browser;
 mod connect;
+mod kubelet;
+mod map;
+mod page;
 
 use std::{path::Path, thread};
 
