@@ -29,6 +29,7 @@ use crate::{
     clock::Moment,
     device::{
         drops::{Answers, Udp},
+        schedule::Schedule,
         sharding::Ids,
     },
     ecn,
@@ -43,6 +44,7 @@ use crate::{
 mod configure;
 mod drops;
 mod events;
+mod schedule;
 mod sharding;
 
 pub use drops::Drops;
@@ -115,8 +117,7 @@ pub struct Device {
     unasked: bool,
     looked_at_clocks: Option<Moment>,
     scratch: Vec<u8>,
-    /// No peer has anything to do before: so that many peers at rest cost a packet nothing.
-    due: Option<Instant>,
+    schedule: Schedule,
     looks: u64,
 }
 
@@ -147,7 +148,7 @@ impl Device {
             unasked: false,
             looked_at_clocks: None,
             scratch: vec![0; SCRATCH],
-            due: None,
+            schedule: Schedule::default(),
             looks: 0,
         }
     }
@@ -167,11 +168,11 @@ impl Device {
             self.drops.not_ip += 1;
             return;
         };
-        let peer = self
+        let found = self
             .allowed_ips
             .lookup(destination)
-            .and_then(|id| peer_mut(&mut self.peers, id));
-        let Some(peer) = peer else {
+            .and_then(|id| Some((id, peer_mut(&mut self.peers, id)?)));
+        let Some((id, peer)) = found else {
             self.drops.no_peer += 1;
             self.refuse(now, &buffer[..length], wire);
             return;
@@ -182,6 +183,7 @@ impl Device {
             configured,
             local,
             tx_bytes,
+            scheduled,
             ..
         } = peer
         else {
@@ -228,7 +230,7 @@ impl Device {
             let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
             noise.defer(now, &buffer[..padded], &mut self.scratch, &mut send);
         }
-        self.due = earliest(self.due, noise.poll_timeout(now));
+        self.schedule.note(id, noise.poll_timeout(now), scheduled);
     }
 
     /// Counts what came from the interface and cannot be understood.
@@ -313,6 +315,7 @@ impl Device {
             rx_bytes,
             last_handshake,
             wants,
+            scheduled,
             ..
         }) = found
         else {
@@ -331,7 +334,7 @@ impl Device {
             established,
         } = noise.handle_datagram(now, datagram, &mut self.scratch, &mut send_overdue);
         // Even a rejected one may have made a handshake overdue.
-        self.due = earliest(self.due, noise.poll_timeout(now));
+        self.schedule.note(id, noise.poll_timeout(now), scheduled);
         match received {
             Received::Rejected(error) => {
                 tracing::trace!(?error, source = %source.remote, "datagram rejected");
@@ -361,26 +364,29 @@ impl Device {
             *wants = Wants::default();
             noise.send_waiting(now, &mut self.scratch, &mut counted(wire, back, tx_bytes));
         }
-        self.due = earliest(self.due, noise.poll_timeout(now));
+        self.schedule.note(id, noise.poll_timeout(now), scheduled);
     }
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant, wire: &mut impl Wire) {
-        if self.due.is_none_or(|due| due > now) {
-            return;
-        }
-        self.due = None;
-        self.looks += 1;
-        for peer in self.peers.iter_mut().flatten() {
+        for id in self.schedule.take_due(now) {
+            let Some(peer) = peer_mut(&mut self.peers, id) else {
+                continue;
+            };
+            peer.scheduled = None;
+            self.looks += 1;
             let Peer {
-                noise,
+                noise: Some(noise),
                 endpoint,
                 configured,
                 local,
                 tx_bytes,
+                scheduled,
                 ..
-            } = peer;
-            let Some(noise) = noise else { continue };
+            } = peer
+            else {
+                continue;
+            };
             if noise.poll_timeout(now).is_some_and(|at| at <= now) {
                 let mut send = |datagram: &[u8]| {
                     if let Some(remote) = *endpoint {
@@ -389,13 +395,13 @@ impl Device {
                 };
                 noise.handle_timeout(now, &mut self.scratch, &mut send);
             }
-            self.due = earliest(self.due, noise.poll_timeout(now));
+            self.schedule.note(id, noise.poll_timeout(now), scheduled);
         }
     }
 
     /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.due
+        self.schedule.next()
     }
 
     /// Sets which port datagrams leave from.
@@ -423,7 +429,8 @@ impl Device {
         self.drops
     }
 
-    /// Returns how often all peers were looked through for what is due. It must not grow with the number of packets.
+    /// Returns how often a peer was looked at for what is due. It must grow neither with the number of packets nor with that of
+    /// other peers.
     pub fn looks(&self) -> u64 {
         self.looks
     }
@@ -457,13 +464,16 @@ impl Device {
     }
 }
 
-/// Returns the earlier of two moments that may never come.
-fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
-}
-
 fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {
     peers.get_mut(id.0 as usize)?.as_mut()
+}
+
+/// Returns the peers that a shard serves, with their ids.
+fn peers_mut(peers: &mut [Option<Peer>]) -> impl Iterator<Item = (PeerId, &mut Peer)> {
+    (0..)
+        .map(PeerId)
+        .zip(peers)
+        .filter_map(|(id, peer)| Some((id, peer.as_mut()?)))
 }
 
 /// Returns the state of the peer whose initiation a datagram answers, if it says so and that one waits for it.

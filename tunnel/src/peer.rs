@@ -38,6 +38,8 @@ pub struct Peer {
     pub(crate) newest: Option<Initiation>,
     /// A handshake is to be started, and a keepalive to be sent, when the configuration of this peer is complete.
     pub(crate) wants: Wants,
+    /// When the device looks next whether the protocol wants something.
+    pub(crate) scheduled: Option<Instant>,
 }
 
 /// What a change of configuration leaves to be sent.
@@ -62,6 +64,7 @@ impl Peer {
             noise: None,
             newest: None,
             wants: Wants::default(),
+            scheduled: None,
         }
     }
 

@@ -4,7 +4,9 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crate::{
-    device::{Device, DeviceIdentity, Wire, earliest, peer_mut, sharding::Ids, sticking},
+    device::{
+        Device, DeviceIdentity, Wire, peer_mut, peers_mut, schedule::Schedule, sharding::Ids, sticking,
+    },
     group::{Group, Groups},
     id::PeerId,
     key::{PresharedKey, PrivateKey, PublicKey},
@@ -38,9 +40,7 @@ impl Device {
         if let Some(me) = me {
             self.remove_peer(me);
         }
-        for (index, peer) in (0..).zip(&mut self.peers) {
-            let Some(peer) = peer else { continue };
-            self.due = Some(now);
+        for (id, peer) in peers_mut(&mut self.peers) {
             match (&self.identity, &mut peer.noise) {
                 (None, noise) => {
                     let newest = noise.take().and_then(|noise| noise.newest());
@@ -49,10 +49,11 @@ impl Device {
                 (Some(identity), Some(noise)) => {
                     noise.set_private_key(now, &identity.private, &mut self.scratch);
                 }
-                (Some(identity), None) => begin(now, identity, peer, PeerId(index), &mut self.scratch),
+                (Some(identity), None) => begin(now, identity, peer, id, &mut self.scratch),
             }
             peer.wants.handshake |= eager;
             settle(peer, now, self.up, &mut self.scratch, wire);
+            self.schedule.note_peer(now, id, peer);
         }
     }
 
@@ -100,7 +101,9 @@ impl Device {
     pub fn remove_peer(&mut self, id: PeerId) {
         let index = id.0 as usize;
         if let Some(key) = self.keys.get_mut(index).and_then(Option::take) {
-            self.peers[index] = None;
+            if let Some(peer) = self.peers[index].take() {
+                self.schedule.forget(id, peer.scheduled);
+            }
             self.ids.give_back(self.index, id);
             self.by_key.remove(&key);
             self.allowed_ips.remove_all(id);
@@ -113,6 +116,7 @@ impl Device {
         self.keys.clear();
         self.ids = Ids::new(self.index);
         self.peers.clear();
+        self.schedule = Schedule::default();
         self.by_key.clear();
         self.allowed_ips = crate::allowed_ips::AllowedIps::default();
         self.groups = Groups::default();
@@ -187,10 +191,7 @@ impl Device {
     pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
         if let Some(peer) = peer_mut(&mut self.peers, id) {
             settle(peer, now, self.up, &mut self.scratch, wire);
-            self.due = earliest(
-                self.due,
-                peer.noise.as_ref().and_then(|noise| noise.poll_timeout(now)),
-            );
+            self.schedule.note_peer(now, id, peer);
         }
     }
 }

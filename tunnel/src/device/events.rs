@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     clock::{Moment, SUSPENDED},
-    device::{Device, Wire, configure::settle},
+    device::{Device, Wire, configure::settle, peers_mut},
     noise::Noise,
     path::Path,
     peer::{Peer, Wants},
@@ -91,39 +91,39 @@ impl Device {
     /// began one an initiation, for the answer to theirs may be lost. Where that could not leave, it is sent again when the
     /// way is among these once more, without a local address.
     pub fn handle_lost(&mut self, now: Instant, lost: &dyn Fn(Path) -> bool, wire: &mut impl Wire) {
-        for peer in self.peers.iter_mut().flatten() {
+        for (id, peer) in peers_mut(&mut self.peers) {
             let Some(path) = watched(peer).filter(|path| lost(*path)) else {
                 continue;
             };
             tracing::debug!(peer = ?peer.public, local = ?path.local, "not written to from this address any more");
             peer.local.give_up(path);
-            self.due = Some(now);
             peer.wants.keepalive |= peer.has_session();
             peer.wants.handshake |= peer.noise.as_ref().is_some_and(Noise::is_unconfirmed);
             settle(peer, now, self.up, &mut self.scratch, wire);
+            self.schedule.note_peer(now, id, peer);
         }
     }
 
     /// Routes or addresses of this machine have changed: initiations that got no answer are sent again to peers for which
     /// packets wait, also before their time.
     pub fn handle_routes(&mut self, now: Instant, wire: &mut impl Wire) {
-        for peer in self.peers.iter_mut().flatten() {
+        for (id, peer) in peers_mut(&mut self.peers) {
             if peer.noise.as_ref().is_some_and(|noise| noise.is_overdue(now)) {
-                self.due = Some(now);
                 peer.wants.handshake = true;
                 settle(peer, now, self.up, &mut self.scratch, wire);
+                self.schedule.note_peer(now, id, peer);
             }
         }
     }
 
     /// Sends every peer what it wants now.
     fn prompt(&mut self, now: Instant, wire: &mut impl Wire, wants: impl Fn(&Peer) -> Wants) {
-        for peer in self.peers.iter_mut().flatten() {
-            self.due = Some(now);
+        for (id, peer) in peers_mut(&mut self.peers) {
             let Wants { handshake, keepalive } = wants(peer);
             peer.wants.handshake |= handshake;
             peer.wants.keepalive |= keepalive;
             settle(peer, now, self.up, &mut self.scratch, wire);
+            self.schedule.note_peer(now, id, peer);
         }
     }
 
@@ -135,7 +135,7 @@ impl Device {
             tracing::info!("the machine was suspended, all keys are dropped");
         }
         let eager = self.eager;
-        for peer in self.peers.iter_mut().flatten() {
+        for (id, peer) in peers_mut(&mut self.peers) {
             let Some(noise) = &mut peer.noise else { continue };
             let again = if suspended {
                 noise.drop_keys(now, &mut self.scratch);
@@ -145,9 +145,9 @@ impl Device {
             };
             if again || suspended {
                 tracing::debug!(peer = ?peer.public, "protocol state made new");
-                self.due = Some(now);
                 peer.wants.handshake |= again;
                 settle(peer, now, self.up, &mut self.scratch, wire);
+                self.schedule.note_peer(now, id, peer);
             }
         }
     }
