@@ -13,6 +13,7 @@
 //!   empties it. Waiting packets stand here instead.
 //! * It takes any counter; one near 2^64 overflows its replay window.
 //! * Its preshared key is fixed, and its clock is the one at its birth: another one means a new `Tunn` (`renewal.rs`).
+//! * Making one costs an agreement on keys. It is made when there is something to say or to answer.
 //! * It agrees on keys with a public key of low order: everybody knows the secret then.
 
 use std::{
@@ -88,14 +89,17 @@ pub struct Intake<'a> {
 
 /// The protocol state shared with one peer.
 pub struct Noise {
-    tunn: Tunn,
+    /// None as long as there have been no handshakes with these parameters.
+    tunn: Option<Tunn>,
     parameters: TunnParameters,
     /// When `tunn` began.
-    born: Moment,
+    born: Option<Moment>,
     /// When an initiation of the peer was accepted last.
     accepted: Option<Instant>,
     /// The newest initiation of the peer that was accepted, and the key it was made for.
     newest: Option<(PrivateKey, Initiation)>,
+    /// The newest one that an earlier state accepted, for a key that is not known any more.
+    recorded: Option<Initiation>,
     timers: Timers,
     ticks: Ticks,
     /// Whether packets can be encrypted now.
@@ -138,11 +142,12 @@ impl Noise {
         let mut timers = Timers::default();
         timers.set_interval(now, keepalive);
         Self {
-            tunn: parameters.begin(),
+            tunn: None,
             parameters,
-            born: Moment::now(),
+            born: None,
             accepted: None,
             newest: None,
+            recorded: None,
             timers,
             ticks: Ticks::new(now),
             session: false,
@@ -156,7 +161,8 @@ impl Noise {
 
     /// Returns the newest initiation of the peer that was accepted: who accepts it again is deceived by a recording.
     pub(crate) fn newest(&self) -> Option<Initiation> {
-        self.newest.as_ref().map(|(_, initiation)| *initiation)
+        let newest = self.newest.as_ref().map(|(_, initiation)| *initiation);
+        newest.or(self.recorded)
     }
 
     /// Takes a new persistent keepalive interval in seconds; zero is off.
@@ -203,7 +209,7 @@ impl Noise {
             self.timers.sent(now, true);
             return Some(null::seal(packet, room));
         }
-        let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, room) else {
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.as_mut()?.encapsulate(packet, room) else {
             return None;
         };
         self.timers.sent(now, !packet.is_empty());
@@ -226,7 +232,8 @@ impl Noise {
         if self.parameters.is_weak() {
             return;
         }
-        if let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(scratch, force) {
+        let tunn = self.tunn(scratch);
+        if let TunnResult::WriteToNetwork(datagram) = tunn.format_handshake_initiation(scratch, force) {
             send(datagram);
             let index = index(datagram);
             self.note_initiation(now, index);
@@ -308,7 +315,16 @@ impl Noise {
                 established: false,
             };
         }
-        let received = match self.tunn.decapsulate(None, datagram, scratch) {
+        if kind == INITIATION {
+            self.tunn(scratch);
+        }
+        let Some(tunn) = &mut self.tunn else {
+            return Intake {
+                received: Received::Rejected(WireGuardError::NoCurrentSession),
+                established: false,
+            };
+        };
+        let received = match tunn.decapsulate(None, datagram, scratch) {
             TunnResult::Err(error) => Received::Rejected(error),
             TunnResult::WriteToNetwork(answer) => Received::Handshake(answer),
             TunnResult::WriteToTunnelV4(packet, source) => Received::Packet(packet, source.into()),
@@ -327,6 +343,7 @@ impl Noise {
                     self.newest = datagram
                         .first_chunk()
                         .map(|initiation| (self.parameters.private.clone(), *initiation));
+                    self.recorded = None;
                 }
                 if kind == RESPONSE {
                     self.called = None;
@@ -370,7 +387,8 @@ impl Noise {
         if !self.ticks.is_held(now) {
             self.update(now, scratch, send);
         }
-        let had = std::mem::replace(&mut self.session, self.tunn.time_since_last_handshake().is_some());
+        let age = self.tunn.as_ref().and_then(Tunn::time_since_last_handshake);
+        let had = std::mem::replace(&mut self.session, age.is_some());
         if had && !self.session {
             self.timers.reset();
         }
@@ -400,7 +418,8 @@ impl Noise {
 
     /// Lets boringtun repeat a handshake and drop keys.
     fn update(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
-        match self.tunn.update_timers(scratch) {
+        let Some(tunn) = &mut self.tunn else { return };
+        match tunn.update_timers(scratch) {
             TunnResult::WriteToNetwork(datagram) if datagram[0] == INITIATION => {
                 send(datagram);
                 let index = index(datagram);

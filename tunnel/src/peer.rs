@@ -34,7 +34,7 @@ pub struct Peer {
     pub tx_bytes: u64,
     /// The protocol, as soon as the device has a private key.
     pub(crate) noise: Option<Noise>,
-    /// The newest initiation that was accepted before the device had no private key, or one that this was not made for.
+    /// The newest initiation that was accepted before the device had no private key, while it has none.
     pub(crate) newest: Option<Initiation>,
     /// A handshake is to be started, and a keepalive to be sent, when the configuration of this peer is complete.
     pub(crate) wants: Wants,

@@ -129,8 +129,6 @@ impl fmt::Debug for UnknownKey {
 pub enum Reply {
     /// No answer yet.
     More,
-    /// No answer yet, and more work than any other line makes: keys were agreed on with a peer.
-    Agreed,
     /// This, and the next operation may come.
     Answer(String),
     /// This is no UAPI client: close the connection.
@@ -249,20 +247,12 @@ impl Section {
                 subject = Subject::find(now, key, device)?;
                 *self = Self::Peer(subject);
             }
-            return Ok(if subject.created {
-                Reply::Agreed
-            } else {
-                Reply::More
-            });
+            return Ok(Reply::More);
         }
         match self {
             Self::Device => set_device(now, DeviceLine::parse(key, value)?, device, ports)?,
             Self::Peer(subject) => {
-                let line = PeerLine::parse(key, value)?;
-                subject.set(now, &line, device);
-                if matches!(line, PeerLine::PresharedKey(_)) {
-                    return Ok(Reply::Agreed);
-                }
+                subject.set(now, &PeerLine::parse(key, value)?, device);
             }
         }
         Ok(Reply::More)

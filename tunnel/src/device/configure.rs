@@ -43,13 +43,14 @@ impl Device {
         for (id, peer) in peers_mut(&mut self.peers) {
             match (&self.identity, &mut peer.noise) {
                 (None, noise) => {
-                    let newest = noise.take().and_then(|noise| noise.newest());
-                    peer.newest = newest.or(peer.newest);
+                    if let Some(noise) = noise.take() {
+                        peer.newest = noise.newest();
+                    }
                 }
                 (Some(identity), Some(noise)) => {
-                    noise.set_private_key(now, &identity.private, &mut self.scratch);
+                    noise.set_private_key(now, &identity.private);
                 }
-                (Some(identity), None) => begin(now, identity, peer, id, &mut self.scratch),
+                (Some(identity), None) => begin(now, identity, peer, id),
             }
             peer.wants.handshake |= eager;
             settle(peer, now, self.up, &mut self.scratch, wire);
@@ -90,7 +91,7 @@ impl Device {
         if self.index.other(id).is_none() {
             let mut peer = Peer::new(key);
             if let Some(identity) = &self.identity {
-                begin(now, identity, &mut peer, id, &mut self.scratch);
+                begin(now, identity, &mut peer, id);
             }
             self.peers[index] = Some(peer);
         }
@@ -129,7 +130,7 @@ impl Device {
         };
         peer.preshared = preshared.clone();
         if let Some(noise) = &mut peer.noise {
-            noise.set_preshared(now, preshared, &mut self.scratch);
+            noise.set_preshared(now, preshared);
             peer.wants.handshake |= self.eager;
         }
     }
@@ -220,7 +221,7 @@ pub(super) fn settle(peer: &mut Peer, now: Instant, up: bool, scratch: &mut [u8]
     }
 }
 
-fn begin(now: Instant, identity: &DeviceIdentity, peer: &mut Peer, id: PeerId, scratch: &mut [u8]) {
+fn begin(now: Instant, identity: &DeviceIdentity, peer: &mut Peer, id: PeerId) {
     let mut noise = Noise::new(
         now,
         &identity.private,
@@ -229,8 +230,6 @@ fn begin(now: Instant, identity: &DeviceIdentity, peer: &mut Peer, id: PeerId, s
         id.0,
         peer.keepalive,
     );
-    peer.newest = peer
-        .newest
-        .filter(|initiation| !noise.remember(now, *initiation, scratch));
+    noise.remember(peer.newest.take());
     peer.noise = Some(noise);
 }

@@ -138,10 +138,10 @@ impl Device {
         for (id, peer) in peers_mut(&mut self.peers) {
             let Some(noise) = &mut peer.noise else { continue };
             let again = if suspended {
-                noise.drop_keys(now, &mut self.scratch);
+                noise.drop_keys(now);
                 eager
             } else {
-                noise.handle_clock(now, moment, &mut self.scratch)
+                noise.handle_clock(now, moment)
             };
             if again || suspended {
                 tracing::debug!(peer = ?peer.public, "protocol state made new");

@@ -31,7 +31,7 @@ pub(super) struct TunnParameters {
 }
 
 impl TunnParameters {
-    pub(super) fn begin(&self) -> Tunn {
+    fn begin(&self) -> Tunn {
         self.begin_as(&self.private)
     }
 
@@ -44,6 +44,20 @@ impl TunnParameters {
             self.index,
             Some(unlimited(private)),
         )
+    }
+
+    /// Makes one that refuses what is not newer than this initiation, which was made for that key.
+    fn begin_after(&self, newest: Option<&(PrivateKey, Initiation)>, scratch: &mut [u8]) -> Tunn {
+        let Some((private, initiation)) = newest else {
+            return self.begin();
+        };
+        let mut tunn = self.begin_as(private);
+        tunn.decapsulate(None, initiation, scratch);
+        if *private != self.private {
+            let public = self.private.public().to_x25519();
+            tunn.set_static_private(self.private.to_x25519(), public, Some(unlimited(&self.private)));
+        }
+        tunn
     }
 
     /// Returns whether everybody knows the secret shared with this peer.
@@ -60,70 +74,64 @@ fn unlimited(private: &PrivateKey) -> Arc<RateLimiter> {
 
 impl Noise {
     /// Takes another preshared key; all sessions end, and packets go on waiting.
-    pub fn set_preshared(&mut self, now: Instant, preshared: Option<PresharedKey>, scratch: &mut [u8]) {
+    pub fn set_preshared(&mut self, now: Instant, preshared: Option<PresharedKey>) {
         self.parameters.preshared = preshared;
-        self.renew(now, scratch);
+        self.renew(now);
     }
 
     /// Takes a new identity of this device; all sessions and handshakes end, and packets go on waiting.
-    pub fn set_private_key(&mut self, now: Instant, private: &PrivateKey, scratch: &mut [u8]) {
+    pub fn set_private_key(&mut self, now: Instant, private: &PrivateKey) {
         self.parameters.private = private.clone();
-        if self.called.is_some() {
-            // `Tunn` would go on to wait for an answer, and begin no other handshake.
-            self.renew(now, scratch);
-            return;
-        }
-        let public = private.public().to_x25519();
-        self.tunn
-            .set_static_private(private.to_x25519(), public, Some(unlimited(private)));
-        self.timers.reset();
-        self.ticks.clear();
-        self.session = false;
-        self.unconfirmed = None;
+        self.renew(now);
     }
 
-    /// Takes the newest initiation that an earlier state accepted; returns whether it was made for this identity. Only then older
-    /// ones are refused.
-    pub(crate) fn remember(&mut self, now: Instant, initiation: Initiation, scratch: &mut [u8]) -> bool {
-        let answer = self.parameters.begin().decapsulate(None, &initiation, scratch);
-        if !matches!(answer, TunnResult::WriteToNetwork(_)) {
-            return false;
-        }
-        self.newest = Some((self.parameters.private.clone(), initiation));
-        self.renew(now, scratch);
-        true
+    /// Takes the newest initiation that an earlier state accepted. If that was for this identity, older ones are refused.
+    pub(crate) fn remember(&mut self, initiation: Option<Initiation>) {
+        self.recorded = initiation;
+    }
+
+    /// Returns the `Tunn`, which is made if there is none.
+    pub(super) fn tunn(&mut self, scratch: &mut [u8]) -> &mut Tunn {
+        let Self {
+            tunn,
+            born,
+            parameters,
+            newest,
+            recorded,
+            ..
+        } = self;
+        tunn.get_or_insert_with(|| {
+            *born = Some(Moment::now());
+            if let Some(initiation) = *recorded {
+                let mut tunn = parameters.begin();
+                let answer = tunn.decapsulate(None, &initiation, scratch);
+                if matches!(answer, TunnResult::WriteToNetwork(_)) {
+                    *newest = Some((parameters.private.clone(), initiation));
+                    *recorded = None;
+                }
+            }
+            parameters.begin_after(newest.as_ref(), scratch)
+        })
     }
 
     /// Follows the wall clock. When it was set ahead and there is no session to lose, starts over; returns whether a
     /// handshake under way has to be started again.
-    pub fn handle_clock(&mut self, now: Instant, moment: Moment, scratch: &mut [u8]) -> bool {
-        if self.session || moment.set_ahead_since(self.born) <= CLOCK_TOLERANCE {
+    pub fn handle_clock(&mut self, now: Instant, moment: Moment) -> bool {
+        let is_late = |born| moment.set_ahead_since(born) > CLOCK_TOLERANCE;
+        if self.session || !self.born.is_some_and(is_late) {
             return false;
         }
-        self.renew(now, scratch)
+        self.renew(now)
     }
 
     /// Forgets all keys, for the machine was suspended and its memory may have been written somewhere.
-    pub fn drop_keys(&mut self, now: Instant, scratch: &mut [u8]) {
-        self.renew(now, scratch);
+    pub fn drop_keys(&mut self, now: Instant) {
+        self.renew(now);
     }
 
     /// Begins again with everything but replays; returns whether there were keys or handshakes.
-    fn renew(&mut self, now: Instant, scratch: &mut [u8]) -> bool {
-        self.tunn = match &self.newest {
-            None => self.parameters.begin(),
-            Some((private, initiation)) => {
-                let mut tunn = self.parameters.begin_as(private);
-                tunn.decapsulate(None, initiation, scratch);
-                if *private != self.parameters.private {
-                    let private = &self.parameters.private;
-                    let public = private.public().to_x25519();
-                    tunn.set_static_private(private.to_x25519(), public, Some(unlimited(private)));
-                }
-                tunn
-            }
-        };
-        self.born = Moment::now();
+    fn renew(&mut self, now: Instant) -> bool {
+        (self.tunn, self.born) = (None, None);
         self.timers.reset();
         self.ticks.refreshed(now);
         self.session = false;
@@ -160,24 +168,23 @@ mod tests {
         };
         assert_eq!(initiate(&mut noise, start), [Some(0x501)]);
         let later = start + Duration::from_millis(10);
-        let scratch = &mut [0; 2048];
-        assert!(!noise.handle_clock(later, after(moment, moment), scratch));
+        assert!(!noise.handle_clock(later, after(moment, moment)));
         assert!(
-            !noise.handle_clock(later, after(moment, hour), scratch),
+            !noise.handle_clock(later, after(moment, hour)),
             "a step back changes nothing"
         );
         assert!(
-            !noise.handle_clock(later, after(hour, hour), scratch),
+            !noise.handle_clock(later, after(hour, hour)),
             "the machine was suspended, and boringtun knows"
         );
         assert_eq!(initiate(&mut noise, later), [Some(0x502)]);
         assert!(
-            noise.handle_clock(later, after(hour, moment), scratch),
+            noise.handle_clock(later, after(hour, moment)),
             "a handshake was under way"
         );
         assert_eq!(initiate(&mut noise, later), [Some(0x501)]);
         noise.session = true;
-        assert!(!noise.handle_clock(later, after(2 * hour, moment), scratch));
+        assert!(!noise.handle_clock(later, after(2 * hour, moment)));
         assert_eq!(
             initiate(&mut noise, later),
             [Some(0x502)],

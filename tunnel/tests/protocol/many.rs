@@ -150,3 +150,31 @@ fn a_hundred_peers_with_keepalives_wake_the_device_for_those_and_no_more() {
         "{looks} looks at peers in {wakes} wakes"
     );
 }
+
+/// boringtun reads the clock and allocates each time that it agrees on keys with a peer.
+#[test]
+fn peers_cost_no_agreement_on_keys_before_there_is_something_to_say() {
+    sim::freeze();
+    let mut hub = Bench::quiet(1);
+    let lines: Vec<String> = (1..=1000)
+        .flat_map(|number| {
+            [
+                format!("public_key={number:064x}"),
+                format!("preshared_key={number:064x}"),
+                "endpoint=198.51.100.1:9".into(),
+            ]
+        })
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let readings = sim::readings();
+    hub.set(&lines);
+    let allocations = sim::allocations();
+    hub.set(&[&format!("private_key={}", "07".repeat(32))]);
+    let allocations = sim::allocations() - allocations;
+    // Those of the device, which may change cookies by the time.
+    let readings = sim::readings() - readings;
+    assert!(
+        readings < 100 && allocations < 100,
+        "{readings} readings and {allocations} allocations for a thousand peers"
+    );
+}
