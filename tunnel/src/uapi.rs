@@ -129,6 +129,8 @@ impl fmt::Debug for UnknownKey {
 pub enum Reply {
     /// No answer yet.
     More,
+    /// Not now: the same line again, when others are done.
+    Wait,
     /// This, and the next operation may come.
     Answer(String),
     /// This is no UAPI client: close the connection.
@@ -162,12 +164,23 @@ enum Section {
 /// The peer that a section speaks of.
 #[derive(Clone, Copy, Debug)]
 struct Subject {
+    key: PublicKey,
     /// `None` when the section has no effect: the device's own key, a removed peer, an update of no peer.
     id: Option<PeerId>,
     created: bool,
 }
 
 impl Session {
+    /// Returns whether the next line begins an operation.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
+    /// Returns whether a `set` is under way.
+    pub fn is_setting(&self) -> bool {
+        matches!(self.state, State::Set(_))
+    }
+
     /// Takes a line without its end; `device` is all its shards.
     pub fn handle_line(
         &mut self,
@@ -239,6 +252,7 @@ impl Section {
             let key = line::public_key(value)?;
             self.end(now, device, ports);
             let mut subject = Subject {
+                key,
                 id: None,
                 created: false,
             };
@@ -259,9 +273,11 @@ impl Section {
     }
 
     fn end(&mut self, now: Instant, device: &mut [&mut Device], ports: &mut impl Ports) {
-        if let Self::Peer(Subject { id: Some(id), .. }) = self {
+        if let Self::Peer(subject) = self
+            && let Some(id) = subject.id(device)
+        {
             for shard in device {
-                shard.settle(now, *id, ports);
+                shard.settle(now, id, ports);
             }
         }
     }
@@ -314,11 +330,21 @@ impl Subject {
         for shard in device {
             id = Some(shard.add_peer(now, key).ok_or(UapiError::TooManyPeers)?);
         }
-        Ok(Self { id, created })
+        Ok(Self { key, id, created })
+    }
+
+    /// Returns its id, unless another client has removed it: then another peer may have the id.
+    fn id(&self, device: &[&mut Device]) -> Option<PeerId> {
+        let has = |id: &PeerId| {
+            device
+                .first()
+                .is_some_and(|tables| tables.peer(self.key) == Some(*id))
+        };
+        self.id.filter(has)
     }
 
     fn set(&mut self, now: Instant, line: &PeerLine, device: &mut [&mut Device]) {
-        let Some(id) = self.id else { return };
+        let Some(id) = self.id(device) else { return };
         if matches!(line, PeerLine::Remove) || (matches!(line, PeerLine::UpdateOnly) && self.created) {
             self.id = None;
         }

@@ -241,14 +241,14 @@ impl MainThread {
         fds[3] = PollFd::new(listener.as_fd(), listener.interest(Instant::now()));
         let mut count = FIXED;
         let sockets = io.sockets().map(|socket| readable(socket.as_fd()));
-        let clients = self.server.clients().map(|(fd, flags)| PollFd::new(fd, flags));
+        let clients = self.server.clients().map(|(_, fd, flags)| PollFd::new(fd, flags));
         let mailbox = pool.mailboxes().first().map(|mailbox| readable(mailbox.as_fd()));
         for fd in sockets.chain(clients).chain(mailbox) {
             fds[count] = fd;
             count += 1;
         }
         let fds = &mut fds[..count];
-        let unfinished = self.server.unfinished().any(|more| more);
+        let unfinished = self.server.unfinished(Instant::now()).any(|more| more);
         let patience = if unfinished {
             PollTimeout::ZERO
         } else {
@@ -274,9 +274,12 @@ impl MainThread {
         for (ready, fd) in ready.network.iter_mut().zip(sockets) {
             *ready = is_ready(fd);
         }
-        let clients = clients.iter().zip(self.server.unfinished());
-        for (ready, (fd, unfinished)) in ready.clients.iter_mut().zip(clients) {
-            *ready = unfinished || is_ready(fd);
+        let unfinished = self.server.unfinished(Instant::now());
+        for (ready, unfinished) in ready.clients.iter_mut().zip(unfinished) {
+            *ready = unfinished;
+        }
+        for (fd, (number, ..)) in clients.iter().zip(self.server.clients()) {
+            ready.clients[number] |= is_ready(fd);
         }
         ready.mailbox = mailbox.iter().any(is_ready);
         Ok(ready)
@@ -289,7 +292,11 @@ impl MainThread {
         let inspection = self.inspected + INSPECTION;
         let due = self.shard.device.poll_timeout();
         let routes = self.routes.poll_timeout(now).unwrap_or(inspection);
-        let next = due.map_or(inspection, |at| at.min(inspection)).min(routes);
+        let clients = self.server.poll_timeout().unwrap_or(inspection);
+        let next = due
+            .map_or(inspection, |at| at.min(inspection))
+            .min(routes)
+            .min(clients);
         let left = next.saturating_duration_since(now).as_micros().div_ceil(1000);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
     }

@@ -31,6 +31,9 @@ const TURN: Duration = Duration::from_millis(5);
 /// So many lines of a request are one step all the same: of an ordinary change, which may take a network from one peer and
 /// give it to another, packets see all or nothing, however busy the machine is.
 const STEP: usize = 256;
+/// While a client is in the middle of a `set`, others wait, so that they see all or nothing of it; but not for one that is
+/// silent for so long.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A client's bytes, cut into lines, and the answer it has not read yet.
 #[derive(Debug)]
@@ -42,7 +45,10 @@ pub struct Lines {
     /// How much of `outgoing` is sent.
     sent: usize,
     last_heard: Instant,
+    /// When a line was worked on last.
+    last_line: Instant,
     has_more: bool,
+    waits: bool,
 }
 
 /// A connection is over.
@@ -63,13 +69,20 @@ impl Lines {
             outgoing: Zeroizing::default(),
             sent: 0,
             last_heard: now,
+            last_line: now,
             has_more: false,
+            waits: false,
         }
     }
 
     /// Returns whether lines wait that were read already.
     pub fn has_more(&self) -> bool {
         self.has_more
+    }
+
+    /// Returns whether a line waits that was not to be worked on yet.
+    pub fn waits(&self) -> bool {
+        self.waits
     }
 
     /// Returns what to poll for: a client reads its answer before its next line is read.
@@ -93,12 +106,12 @@ impl Lines {
     ) -> Result<(), Over> {
         self.last_heard = now;
         let mut ended = false;
-        if self.outgoing.is_empty() && !self.has_more {
+        if self.outgoing.is_empty() && !self.has_more && !self.waits {
             ended = self.fill()?;
         }
         self.flush()?;
         let (mut start, begin, mut work) = (0, Instant::now(), 0);
-        self.has_more = false;
+        (self.has_more, self.waits) = (false, false);
         while self.outgoing.is_empty() {
             // Of who has ended nothing more is asked for.
             if !ended && work >= STEP && begin.elapsed() >= most {
@@ -109,9 +122,15 @@ impl Lines {
                 break;
             };
             let line = String::from_utf8_lossy(&self.incoming[start..start + end]);
+            let reply = handle(&line);
+            if reply == Reply::Wait {
+                self.waits = true;
+                break;
+            }
             start += end + 1;
-            match handle(&line) {
-                Reply::More => work += 1,
+            self.last_line = now;
+            match reply {
+                Reply::More | Reply::Wait => work += 1,
                 Reply::Answer(text) => {
                     work += 1;
                     self.outgoing = Zeroizing::new(text.into_bytes());
@@ -125,8 +144,9 @@ impl Lines {
             }
         }
         self.incoming.drain(..start);
-        let endless = self.incoming.len() > MAX_LINE && !self.has_more;
-        if ended || (self.outgoing.is_empty() && endless) {
+        let endless = self.incoming.len() > MAX_LINE && !self.has_more && !self.waits;
+        // Who has ended and waits is gone when its lines have been worked on.
+        if (ended && !self.waits) || (self.outgoing.is_empty() && endless) {
             Err(Over::Closed)
         } else {
             Ok(())
@@ -183,7 +203,21 @@ fn is_transient(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
-    clients: Vec<(Lines, Session)>,
+    clients: Vec<Client>,
+}
+
+#[derive(Debug)]
+struct Client {
+    lines: Lines,
+    session: Session,
+}
+
+impl Client {
+    /// Returns until when others wait for this one to end its `set`.
+    fn keeps_until(&self) -> Option<Instant> {
+        let until = self.lines.last_line + PATIENCE;
+        self.session.is_setting().then_some(until)
+    }
 }
 
 impl Server {
@@ -200,16 +234,37 @@ impl Server {
         &self.listener
     }
 
-    /// Returns the clients, with what to poll them for.
-    pub fn clients(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        self.clients
-            .iter()
-            .map(|(lines, _)| (lines.as_fd(), lines.interest()))
+    /// Returns what to poll clients for; those that wait for others are not among them.
+    pub fn clients(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
+        let clients = self.clients.iter().map(|client| &client.lines).enumerate();
+        clients
+            .filter(|(_, lines)| !lines.waits())
+            .map(|(number, lines)| (number, lines.as_fd(), lines.interest()))
     }
 
-    /// Returns which clients' requests are not worked on to the end, in the order of [`Self::clients`].
-    pub fn unfinished(&self) -> impl Iterator<Item = bool> {
-        self.clients.iter().map(|(lines, _)| lines.has_more())
+    /// Returns which clients' requests can be worked on.
+    pub fn unfinished(&self, now: Instant) -> impl Iterator<Item = bool> {
+        self.clients
+            .iter()
+            .enumerate()
+            .map(move |(number, Client { lines, .. })| {
+                lines.has_more() || (lines.waits() && !self.has_to_wait(now, number))
+            })
+    }
+
+    /// Returns when one can be worked on that waits, if nothing comes before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let waits = self.clients.iter().any(|client| client.lines.waits());
+        let kept = self.clients.iter().filter_map(Client::keeps_until);
+        kept.filter(|_| waits).min()
+    }
+
+    /// Returns whether another client is in the middle of a `set`.
+    fn has_to_wait(&self, now: Instant, number: usize) -> bool {
+        let others = (0..).zip(&self.clients).filter(|(other, _)| *other != number);
+        others
+            .filter_map(|(_, client)| client.keeps_until())
+            .any(|until| now < until)
     }
 
     /// Accepts a client. When too many are there, the one unheard for longest has to go.
@@ -218,12 +273,16 @@ impl Server {
             return;
         };
         if self.clients.len() >= MAX_CLIENTS {
-            let oldest = (0..self.clients.len()).min_by_key(|at| self.clients[*at].0.last_heard);
+            let oldest = (0..self.clients.len()).min_by_key(|at| self.clients[*at].lines.last_heard);
             if let Some(oldest) = oldest {
-                self.clients.swap_remove(oldest).1.handle_end(now, device, ports);
+                let mut client = self.clients.swap_remove(oldest);
+                client.session.handle_end(now, device, ports);
             }
         }
-        self.clients.push((Lines::new(stream, now), Session::default()));
+        self.clients.push(Client {
+            lines: Lines::new(stream, now),
+            session: Session::default(),
+        });
     }
 
     /// Returns the listener, to be given up or owned.
@@ -231,30 +290,41 @@ impl Server {
         &mut self.listener
     }
 
-    /// Serves clients that have sent something, or can be answered; `ready` is in the order of [`Self::clients`]. Perhaps one of
-    /// them wants to take over.
+    /// Serves clients that have sent something, or can be answered, or have waited for others. Perhaps one of them wants to take
+    /// over.
     pub fn handle_ready(
         &mut self,
         now: Instant,
-        ready: &[bool],
+        ready: &[bool; MAX_CLIENTS],
         device: &mut [&mut Device],
         ports: &mut impl Ports,
     ) -> Option<Request> {
-        let mut ready = ready.iter();
         let mut request = None;
-        self.clients.retain_mut(|(lines, session)| {
-            if !ready.next().copied().unwrap_or(false) {
-                return true;
-            }
-            let open = lines.handle_ready(now, TURN, |line| session.handle_line(now, line, device, ports));
+        // Who only asks comes first: it keeps nobody.
+        let asks = |client: &Client| client.lines.waits() && client.lines.incoming.starts_with(b"get=");
+        let (first, then): (Vec<_>, Vec<_>) = (0..self.clients.len())
+            .filter(|number| ready[*number])
+            .partition(|number| asks(&self.clients[*number]));
+        let mut over = [false; MAX_CLIENTS];
+        for number in first.into_iter().chain(then) {
+            let has_to_wait = self.has_to_wait(now, number);
+            let Client { lines, session } = &mut self.clients[number];
+            let open = lines.handle_ready(now, TURN, |line| {
+                if has_to_wait && session.is_idle() {
+                    return Reply::Wait;
+                }
+                session.handle_line(now, line, device, ports)
+            });
             match open {
-                Ok(()) => return true,
+                Ok(()) => continue,
                 Err(Over::Closed) => {}
                 Err(Over::HandOver(asked)) => request = Some(asked),
             }
             session.handle_end(now, device, ports);
-            false
-        });
+            over[number] = true;
+        }
+        let mut over = over.into_iter();
+        self.clients.retain(|_| !over.next().unwrap_or(false));
         request
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod addresses;
+mod clients;
 mod conformance;
 mod declined;
 mod dropin;

@@ -149,7 +149,7 @@ impl Bench {
         session.handle_line(self.now, "get=1", &mut [&mut self.device], &mut self.kept);
         match session.handle_line(self.now, "", &mut [&mut self.device], &mut self.kept) {
             Reply::Answer(answer) => answer,
-            reply @ (Reply::More | Reply::HangUp | Reply::HandOver(_)) => panic!("{reply:?}"),
+            reply @ (Reply::More | Reply::Wait | Reply::HangUp | Reply::HandOver(_)) => panic!("{reply:?}"),
         }
     }
 

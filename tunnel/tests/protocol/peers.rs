@@ -2,7 +2,30 @@
 
 use std::net::IpAddr;
 
-use crate::bench::{Bench, converse, packet, pair};
+use spanwire_tunnel::uapi::{Reply, Session};
+
+use crate::bench::{Bench, Kept, converse, packet, pair};
+
+/// Ids are used again.
+#[test]
+fn what_a_client_says_of_a_peer_that_another_client_removed_is_said_of_nobody() {
+    let mut bench = Bench::quiet(1);
+    let (now, mut kept) = (bench.now, Kept::default());
+    let [mut one, mut other] = [(); 2].map(|()| Session::default());
+    let mut say = |session: &mut Session, lines: &[&str]| {
+        lines
+            .iter()
+            .map(|line| session.handle_line(now, line, &mut [&mut bench.device], &mut kept))
+            .last()
+            .unwrap()
+    };
+    let [removed, fresh] = [2, 3].map(|number| format!("public_key={number:064x}"));
+    say(&mut one, &["set=1", &removed]);
+    say(&mut other, &["set=1", &removed, "remove=true", &fresh, ""]);
+    let done = say(&mut one, &["allowed_ip=10.9.0.0/16", ""]);
+    assert_eq!(done, Reply::Answer("errno=0\n\n".into()));
+    assert_eq!(bench.device.owner([10, 9, 0, 1].into()), None);
+}
 
 /// Returns how many of five packets arrive.
 fn carried(a: &mut Bench, b: &mut Bench) -> usize {
