@@ -54,6 +54,33 @@ fn answers_and_what_follows_come_from_the_address_that_was_written_to() {
 }
 
 #[test]
+fn an_address_of_another_interface_is_answered_from() {
+    for v6 in [false, true] {
+        let world = World::new(Engine::Ours, other());
+        let World { a, b } = &world;
+        let [address, net, bits] = if v6 {
+            ["2001:db8:50::1", "2001:db8:50::/64", "64 nodad"]
+        } else {
+            ["10.50.0.1", "10.50.0.0/24", "24"]
+        };
+        a.namespace.run(&format!(
+            "ip link add eth1 type veth peer name eth2
+             ip link set eth1 up
+             ip link set eth2 up
+             ip addr add dev eth1 {address}/{bits}"
+        ));
+        let by = a.outer[usize::from(v6)].to_string();
+        b.run(&["ip", "route", "add", net, "via", &by]);
+        let address = address.parse().unwrap();
+        a.know(b, None);
+        b.know(a, Some(address));
+        assert!(b.pings(a.inner[0], 2));
+        assert!(a.pings(b.inner[0], 2));
+        assert_eq!(b.endpoint(), SocketAddr::new(address, 51820).to_string());
+    }
+}
+
+#[test]
 fn an_address_that_is_gone_is_not_insisted_on() {
     for v6 in [false, true] {
         let (world, address) = written_to(other(), v6);

@@ -72,6 +72,26 @@ fn move_inside(side: &crate::world::Side) -> Namespace {
 }
 
 #[test]
+fn devices_whose_interfaces_are_in_each_others_namespaces_end_with_these() {
+    let mut world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &mut world;
+    let [x, y] = [&*a, &*b].map(move_inside);
+    let (of_a, of_b) = (a.inner[0].to_string(), b.inner[0].to_string());
+    wait_for("the tunnel between the other namespaces", || {
+        reaches(&x, &of_b, "56")
+    });
+    assert!(reaches(&y, &of_a, "56"));
+    // Nothing but the interfaces is left in there.
+    drop((x, y));
+    for side in [a, b] {
+        if let Some(process) = &mut side.process {
+            assert!(ends(process), "{:?} goes on", side.engine);
+        }
+        assert!(!side.socket().exists());
+    }
+}
+
+#[test]
 fn a_namesake_in_the_first_namespace_is_not_taken_for_the_interface_that_was_moved() {
     let world = World::joined(Engine::Ours, other(), false);
     let World { a, b } = &world;

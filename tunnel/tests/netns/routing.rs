@@ -1,0 +1,80 @@
+//! How packets come into the tunnel: by rules and marks, and from sockets that are bound to it.
+
+use std::net::IpAddr;
+
+use crate::world::{Engine, Side, World, other};
+
+/// A flood of pings, all of which come back.
+fn floods(side: &Side, to: &str) -> bool {
+    let flood = side.try_run(&["ping", "-q", "-f", "-c", "100", "-W", "2", to]);
+    flood.status.success() && String::from_utf8_lossy(&flood.stdout).contains(" 0% packet loss")
+}
+
+#[test]
+fn default_routes_of_both_families_lead_into_the_tunnel_but_for_what_has_its_mark() {
+    for v6 in [false, true] {
+        let world = World::joined(Engine::Ours, other(), v6);
+        let World { a, b } = &world;
+        let far: [IpAddr; 2] = ["192.168.99.7", "2001:db8:abab::7"].map(|far| far.parse().unwrap());
+        let device = &a.device;
+        for (side, address, bits) in [(b, far[0], 32), (b, far[1], 128)] {
+            let net = format!("{address}/{bits}");
+            side.run(&["ip", "addr", "add", &net, "dev", &b.device]);
+        }
+        // As by wg-quick, with default routes by the wire behind those.
+        a.wg(&[
+            "fwmark",
+            "51820",
+            "peer",
+            &b.public,
+            "allowed-ips",
+            "0.0.0.0/0,::/0",
+        ]);
+        for (family, next_hop) in [("-4", b.outer[0]), ("-6", b.outer[1])] {
+            a.namespace.run(&format!(
+                "ip {family} route add default via {next_hop}
+                 ip {family} route add default dev {device} table 51820
+                 ip {family} rule add not fwmark 51820 table 51820
+                 ip {family} rule add table main suppress_prefixlength 0"
+            ));
+        }
+        a.namespace
+            .run("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+        let received = b.received();
+        for to in far {
+            assert!(floods(a, &to.to_string()), "{to}");
+        }
+        assert!(b.received() - received >= 200 * 128);
+    }
+}
+
+#[test]
+fn packets_of_sockets_bound_to_the_interface_and_packets_whose_mark_changes_are_carried() {
+    let world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &world;
+    let ping = |bound: bool| {
+        let to = b.inner[0].to_string();
+        let mut words = vec!["ping", "-q", "-c", "1", "-W", "2"];
+        if bound {
+            words.extend(["-I", a.device.as_str()]);
+        }
+        words.push(&to);
+        a.try_run(&words).status.success()
+    };
+    assert!(ping(false));
+    assert!(ping(true));
+    // Such a chain asks for the route again.
+    a.namespace.nft(
+        "table ip t {
+            chain o {
+                type route hook output priority -150;
+                meta mark set 1
+            }
+        }",
+    );
+    assert!(ping(false), "a packet that was marked on its way out");
+    assert!(
+        ping(true),
+        "the same from a socket that is bound to the interface"
+    );
+}
