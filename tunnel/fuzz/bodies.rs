@@ -38,6 +38,10 @@ impl Wire for Nowhere {
     fn is_own(&mut self, _: IpAddr) -> bool {
         true
     }
+
+    fn route_mtu(&mut self, _: Instant, _: IpAddr) -> Option<usize> {
+        Some(1299)
+    }
 }
 
 impl Ports for Nowhere {

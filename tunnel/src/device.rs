@@ -53,6 +53,9 @@ pub use sharding::ShardIndex;
 /// Packets are padded to a multiple of this, so that their length tells less.
 pub const PADDING: usize = 16;
 
+/// Shorter packets fit every path, of both families, also with some tunnels around them.
+const ALWAYS_FITS: usize = 1280;
+
 /// Where a device's output goes. What is given may be kept a while, so that much goes in one call, but never overtaken.
 pub trait Wire {
     /// Returns where the next datagram may be written: at least [`SCRATCH`] bytes.
@@ -63,6 +66,8 @@ pub trait Wire {
     fn deliver(&mut self, packet: &[u8]);
     /// Returns whether this is an address of this machine.
     fn is_own(&mut self, address: IpAddr) -> bool;
+    /// Returns the longest packet that the route there takes, if it says so.
+    fn route_mtu(&mut self, now: Instant, destination: IpAddr) -> Option<usize>;
 
     /// Sends a datagram over the network.
     fn send(&mut self, to: Path, datagram: &[u8]) {
@@ -206,8 +211,7 @@ impl Device {
             }
             hops = left.unwrap_or_default();
         }
-        // Padding never makes a packet longer than the interface's MTU allows.
-        let padded = length.next_multiple_of(PADDING).min(self.mtu.max(length));
+        let padded = padded(length, self.mtu, || wire.route_mtu(now, destination));
         buffer[length..padded].fill(0);
         let ready = {
             let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
@@ -462,6 +466,15 @@ impl Device {
     pub fn owner(&self, address: IpAddr) -> Option<PeerId> {
         self.allowed_ips.lookup(address)
     }
+}
+
+/// Returns how long a packet is when it is padded: never longer than the interface's MTU allows, nor the route that it takes.
+fn padded(length: usize, mtu: usize, route_mtu: impl FnOnce() -> Option<usize>) -> usize {
+    let padded = length.next_multiple_of(PADDING).min(mtu.max(length));
+    if padded == length || padded <= ALWAYS_FITS {
+        return padded;
+    }
+    route_mtu().map_or(padded, |mtu| padded.min(mtu.max(length)))
 }
 
 fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {

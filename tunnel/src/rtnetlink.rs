@@ -11,7 +11,7 @@ use std::{
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily as Family, RouteNetlinkMessage,
-    route::{RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
@@ -104,6 +104,23 @@ impl RouteSocket {
             .is_ok_and(|route| route.header.kind == RouteType::Local)
     }
 
+    /// Returns the longest packet that the route there takes: as configured, or as somebody on the way has said.
+    pub(crate) fn mtu(&mut self, destination: IpAddr) -> Option<usize> {
+        let route = self.route(to(destination)).ok()?;
+        let metrics = route.attributes.into_iter().find_map(|attribute| {
+            let RouteAttribute::Metrics(metrics) = attribute else {
+                return None;
+            };
+            Some(metrics)
+        });
+        metrics?.into_iter().find_map(|metric| {
+            let RouteMetric::Mtu(mtu) = metric else {
+                return None;
+            };
+            usize::try_from(mtu).ok().filter(|mtu| *mtu > 0)
+        })
+    }
+
     fn route(&mut self, question: RouteMessage) -> io::Result<RouteMessage> {
         match self.ask(RouteNetlinkMessage::GetRoute(question), 0)? {
             Some(RouteNetlinkMessage::NewRoute(route)) => Ok(route),
@@ -134,6 +151,38 @@ impl OwnAddresses {
         }
         let ask = || RouteSocket::open().map_or(true, |mut socket| socket.is_own(address));
         *self.known.entry(address).or_insert_with(ask)
+    }
+}
+
+/// The MTUs of routes, asked again after a second.
+#[derive(Debug, Default)]
+pub(crate) struct RouteMtus {
+    asked: Option<Instant>,
+    known: BTreeMap<IpAddr, Option<usize>>,
+}
+
+/// So many destinations are asked for in a second: some milliseconds of it.
+const MOST_MTUS: usize = 256;
+
+impl RouteMtus {
+    /// Returns the MTU of the route to a destination, unless it has none, or there were too many questions.
+    pub(crate) fn to(&mut self, now: Instant, destination: IpAddr) -> Option<usize> {
+        let is_old = |at| now.saturating_duration_since(at) >= SECOND;
+        if self.asked.is_none_or(is_old) {
+            self.asked = Some(now);
+            self.known.clear();
+        }
+        if let Some(mtu) = self.known.get(&destination) {
+            return *mtu;
+        }
+        if self.known.len() >= MOST_MTUS {
+            return None;
+        }
+        let mtu = RouteSocket::open()
+            .ok()
+            .and_then(|mut socket| socket.mtu(destination));
+        self.known.insert(destination, mtu);
+        mtu
     }
 }
 

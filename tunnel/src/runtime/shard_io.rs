@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, UdpSocket},
+    time::Instant,
 };
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     gso_queue::{Batch, GsoQueue},
     offload::coalesce::Coalescer,
     path::Path,
-    rtnetlink::OwnAddresses,
+    rtnetlink::{OwnAddresses, RouteMtus},
     tun::Tun,
     udp::{Gone, UdpSockets},
 };
@@ -38,6 +39,7 @@ pub(super) struct ShardIo {
     /// Gathers datagrams for the network.
     to_network: GsoQueue,
     own: OwnAddresses,
+    route_mtus: RouteMtus,
     pub(super) lost: Lost,
 }
 
@@ -61,6 +63,7 @@ impl ShardIo {
             sockets: None,
             to_network: GsoQueue::unbatched(),
             own: OwnAddresses::default(),
+            route_mtus: RouteMtus::default(),
             lost: Lost::default(),
         }
     }
@@ -136,6 +139,10 @@ impl Wire for ShardIo {
 
     fn is_own(&mut self, address: IpAddr) -> bool {
         self.own.contains(address)
+    }
+
+    fn route_mtu(&mut self, now: Instant, destination: IpAddr) -> Option<usize> {
+        self.route_mtus.to(now, destination)
     }
 }
 

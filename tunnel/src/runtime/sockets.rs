@@ -1,6 +1,6 @@
 //! The sockets of all shards of a device, and what its configuration changes about them.
 
-use std::{io, net::IpAddr, os::fd::OwnedFd};
+use std::{io, net::IpAddr, os::fd::OwnedFd, time::Instant};
 
 use crate::{
     device::Wire,
@@ -150,6 +150,10 @@ impl Wire for SocketSet<'_> {
 
     fn is_own(&mut self, address: IpAddr) -> bool {
         self.io.is_own(address)
+    }
+
+    fn route_mtu(&mut self, now: Instant, destination: IpAddr) -> Option<usize> {
+        self.io.route_mtu(now, destination)
     }
 }
 

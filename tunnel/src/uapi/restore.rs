@@ -88,6 +88,10 @@ impl Wire for RestoredPorts {
     fn is_own(&mut self, _: IpAddr) -> bool {
         false
     }
+
+    fn route_mtu(&mut self, _: Instant, _: IpAddr) -> Option<usize> {
+        None
+    }
 }
 
 impl Ports for RestoredPorts {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::world::{Engine, Side, World, other};
+use crate::world::{Engine, Side, World, other, wait_for};
 
 /// A flood of pings, all of which come back.
 fn floods(side: &Side, to: &str) -> bool {
@@ -77,4 +77,25 @@ fn packets_of_sockets_bound_to_the_interface_and_packets_whose_mark_changes_are_
         ping(true),
         "the same from a socket that is bound to the interface"
     );
+}
+
+#[test]
+fn packets_are_padded_up_to_the_mtu_of_the_route_they_take() {
+    let world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &world;
+    a.run(&["ip", "link", "set", &a.device, "mtu", "1300"]);
+    assert!(a.pings(b.inner[0], 1));
+    for (to, header) in [(b.inner[0], 28), (b.inner[1], 48)] {
+        let to = to.to_string();
+        let length = (1297 - header).to_string();
+        let ping = ["ping", "-q", "-c", "1", "-W", "2", "-s", &length, &to];
+        a.run(&["ip", "route", "add", &to, "dev", &a.device, "mtu", "1299"]);
+        // Within a second; the interface's, too.
+        wait_for("the MTU of the route to count", || {
+            let before = b.received();
+            assert!(a.try_run(&ping).status.success());
+            b.received() - before == 1299 + 32
+        });
+        a.run(&["ip", "route", "del", &to, "dev", &a.device]);
+    }
 }

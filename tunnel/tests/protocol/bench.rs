@@ -32,6 +32,8 @@ pub(crate) struct Kept {
     pub(crate) local: Option<IpAddr>,
     /// An address that is not this machine's.
     pub(crate) foreign: Option<IpAddr>,
+    /// What all routes say.
+    pub(crate) route_mtu: Option<usize>,
     room: Vec<u8>,
 }
 
@@ -45,6 +47,7 @@ impl Default for Kept {
             tos: 0,
             local: None,
             foreign: None,
+            route_mtu: None,
             room: vec![0; SCRATCH],
         }
     }
@@ -67,6 +70,10 @@ impl Wire for Kept {
 
     fn is_own(&mut self, address: IpAddr) -> bool {
         self.foreign != Some(address)
+    }
+
+    fn route_mtu(&mut self, _: Instant, _: IpAddr) -> Option<usize> {
+        self.route_mtu
     }
 }
 

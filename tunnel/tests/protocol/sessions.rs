@@ -64,14 +64,18 @@ fn the_answering_side_can_send_as_soon_as_it_has_heard_something() {
 #[test]
 fn packets_are_padded_to_sixteen_bytes_but_not_beyond_the_mtu() {
     let (mut a, mut b) = pair();
-    for (length, want) in [
-        (20, 32),
-        (32, 32),
-        (33, 48),
-        (1419, 1420),
-        (1420, 1420),
-        (1500, 1500),
+    for (length, route_mtu, want) in [
+        (20, None, 32),
+        (32, None, 32),
+        (33, None, 48),
+        (1419, None, 1420),
+        (1420, None, 1420),
+        (1500, None, 1500),
+        (1297, Some(1299), 1299),
+        (1297, Some(1500), 1312),
+        (1310, Some(1299), 1310),
     ] {
+        a.kept.route_mtu = route_mtu;
         let packet = packet("10.0.1.1", "10.0.2.1", length - 20);
         a.emit(&packet);
         assert_eq!(a.kept.sent[0].1.len(), want + 32, "{length} bytes");
