@@ -100,6 +100,43 @@ fn it_stays_in_the_foreground_when_it_is_asked_to() {
 }
 
 #[test]
+fn it_logs_as_much_as_it_is_told() {
+    let namespace = Namespace::new();
+    for (level, rust_log, info, warn) in [
+        ("", "", true, true),
+        ("verbose", "", true, true),
+        ("debug", "", true, true),
+        ("error", "", false, false),
+        ("silent", "", false, false),
+        ("verbose", "off", false, false),
+        ("silent", "warn", false, true),
+    ] {
+        let name = Named::new();
+        let mut command = namespace
+            .command(OURS)
+            .args(["-f", &name.0])
+            .env("LOG_LEVEL", level);
+        if !rust_log.is_empty() {
+            command = command.env("RUST_LOG", rust_log);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn();
+        wait_for("the socket", || name.answers());
+        // A warning.
+        let mut client = UnixStream::connect(name.socket()).unwrap();
+        client.write_all(b"set=1\nfoo\n\n").unwrap();
+        client.read_exact(&mut [0; 9]).unwrap();
+        assert!(terminate(&mut child, Signal::SIGTERM));
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(
+            (said.contains(" INFO "), said.contains(" WARN ")),
+            (info, warn),
+            "{level:?}, {rust_log:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_supervisor_is_notified_when_the_sockets_answer() {
     let (namespace, name, folder) = (Namespace::new(), Named::new(), TempDir::new().unwrap());
     let control = folder.path().join("control");
