@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::{Path, RawQuery, State},
     http::StatusCode,
     routing::{MethodRouter, get},
 };
@@ -104,25 +104,22 @@ pub async fn serve(address: SocketAddr, queries: mpsc::Sender<Query>) -> std::io
 async fn way(
     State(queries): State<mpsc::Sender<Query>>,
     Path((from, to)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
 ) -> (StatusCode, String) {
-    ask_way(queries, &from, &to, None).await
+    ask_way(queries, packet(&from, &to, None, query.as_deref())).await
 }
 
 /// Which way a packet goes that has come by the tunnel.
 async fn way_by(
     State(queries): State<mpsc::Sender<Query>>,
     Path((from, to, by)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
 ) -> (StatusCode, String) {
-    ask_way(queries, &from, &to, Some(&by)).await
+    ask_way(queries, packet(&from, &to, Some(&by), query.as_deref())).await
 }
 
-async fn ask_way(
-    queries: mpsc::Sender<Query>,
-    from: &str,
-    to: &str,
-    by: Option<&str>,
-) -> (StatusCode, String) {
-    match packet(from, to, by) {
+async fn ask_way(queries: mpsc::Sender<Query>, packet: Result<Packet, String>) -> (StatusCode, String) {
+    match packet {
         Ok(packet) => ask(queries, Request::Way(packet)).await,
         Err(why) => unreadable(&why),
     }
@@ -142,16 +139,19 @@ async fn encryption(
     }
 }
 
-/// Reads what the path says of a packet.
-fn packet(from: &str, to: &str, by: Option<&str>) -> Result<Packet, String> {
+/// Reads what the path says of a packet: `?hop&answer` of one that a hop brings and that answers another. Older agents do not read that.
+fn packet(from: &str, to: &str, by: Option<&str>, query: Option<&str>) -> Result<Packet, String> {
     let (source, destination) = addresses(from, to)?;
     if by.is_some_and(|by| by != "tunnel") {
         return Err("the last part of the path is `tunnel`, or there is none".to_owned());
     }
+    let says = |word: &str| query.is_some_and(|query| query.split('&').any(|part| part == word));
     Ok(Packet {
         source,
         destination,
         from_tunnel: by.is_some(),
+        from_hop: says("hop"),
+        answers: says("answer"),
     })
 }
 
@@ -219,7 +219,21 @@ mod tests {
         }
         let text = fetch(address, "/debug/way/fd00::1/fd00::2/tunnel").await;
         assert!(
-            text.contains("source: fd00::1, destination: fd00::2, from_tunnel: true"),
+            text.contains(
+                "source: fd00::1, destination: fd00::2, from_tunnel: true, from_hop: false, answers: false"
+            ),
+            "{text}"
+        );
+        for path in [
+            "/debug/way/10.0.0.1/10.0.0.2?answer",
+            "/debug/way/10.0.0.1/10.0.0.2/tunnel?answer",
+        ] {
+            let text = fetch(address, path).await;
+            assert!(text.contains("from_hop: false, answers: true"), "{text}");
+        }
+        let text = fetch(address, "/debug/way/10.0.0.1/10.0.0.2?hop&answer").await;
+        assert!(
+            text.contains("from_tunnel: false, from_hop: true, answers: true"),
             "{text}"
         );
         let text = fetch(address, "/debug/encryption/60").await;

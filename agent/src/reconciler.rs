@@ -36,7 +36,7 @@ use spanwire_core::{
 };
 use spanwire_host::{Host, LinkName, Owned, OwnershipConflict, Step, WireGuard, diff};
 use spanwire_kernel::{
-    Backend, Changes, Kernel, NetlinkError, OpenError, Packet, PrivateKey, ReadError, Way,
+    Backend, Changes, JudgedWay, Kernel, NetlinkError, OpenError, Packet, PrivateKey, ReadError,
 };
 use spanwire_topology::PublicKey;
 use thiserror::Error;
@@ -72,8 +72,10 @@ pub enum Job {
     FindWay {
         /// The packet.
         packet: Packet,
+        /// The device of the hop between nodes of the location, where there is one alone.
+        hop: Option<LinkName>,
         /// Where the answer goes.
-        answer: oneshot::Sender<Result<Option<Way>, ReadError>>,
+        answer: oneshot::Sender<Result<Option<JudgedWay>, ReadError>>,
     },
 }
 
@@ -168,8 +170,8 @@ impl Reconciler {
                     let _gone = answer.send(self.actual(&wanted).await);
                     continue;
                 }
-                Job::FindWay { packet, answer } => {
-                    let _gone = answer.send(self.way(&packet).await);
+                Job::FindWay { packet, hop, answer } => {
+                    let _gone = answer.send(self.way(&packet, hop.as_ref()).await);
                     continue;
                 }
             };
@@ -255,9 +257,9 @@ impl Reconciler {
         }
     }
 
-    async fn way(&mut self, packet: &Packet) -> Result<Option<Way>, ReadError> {
+    async fn way(&mut self, packet: &Packet, hop: Option<&LinkName>) -> Result<Option<JudgedWay>, ReadError> {
         match &mut self.kernel {
-            Some(kernel) => kernel.way(packet).await.map(Some),
+            Some(kernel) => kernel.judged_way(packet, hop).await.map(Some),
             None => Ok(None),
         }
     }

@@ -9,6 +9,7 @@
 //! What is certain is found out by walking the rules with a packet of which the device is known and, for a [`Sample`], more
 //! (`firewall/walk.rs`). Tables of iptables-legacy are read and not changed: what they drop is said.
 
+mod judging;
 mod matching;
 mod names;
 mod walk;
@@ -21,8 +22,9 @@ use std::{
 use spanwire_topology::Family;
 
 use crate::LinkName;
+pub use judging::{Judgement, Passing, Place, Stage, judge};
 use matching::holds;
-pub use matching::{Match, Sample, State};
+pub use matching::{Match, More, Sample, State};
 pub use names::{ChainName, Direction, Pass, TableFamily};
 use walk::Walk;
 pub use walk::{Dropper, Fate, FilterRule, MarkChange, Verdict};
@@ -252,6 +254,7 @@ mod tests {
             matches,
             verdict,
             marks: MarkChange::default(),
+            untracks: Some(false),
         }
     }
 

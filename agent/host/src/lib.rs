@@ -34,8 +34,8 @@ pub use conflict::{ClosedPort, Conflict, Unopened};
 pub use diff::diff;
 pub use facts::HostFacts;
 pub use firewall::{
-    ChainName, Direction, Dropper, Elsewhere, Fate, Filter, FilterRule, MarkChange, Match, Pass, Passage,
-    Sample, State, TableFamily, Unread, Verdict,
+    ChainName, Direction, Dropper, Elsewhere, Fate, Filter, FilterRule, Judgement, MarkChange, Match, More,
+    Pass, Passage, Passing, Place, Sample, Stage, State, TableFamily, Unread, Verdict, judge,
 };
 pub use inventory::{Cni, CniRoute, Encapsulation, Inventory, OtherLink, PeerStats};
 pub use lookup::{Packet, lookup};
@@ -45,7 +45,7 @@ pub use owned::{Owned, OwnedError};
 pub use ownership::OwnershipConflict;
 pub use preshared::PresharedKey;
 pub use render::{closed_port, conflicts, render, wireguard};
-pub use resolve::{Hop, HopReason, hop_in_use, hops_to_leaders, hops_to_members};
+pub use resolve::{Hop, HopReason, hop_device, hop_in_use, hops_to_leaders, hops_to_members};
 pub use state::{
     Device, DeviceKind, Host, LinkName, NftTable, PeerChange, Route, RouteKey, RouteKind, Rule, RuleAction,
     RuleSelector, Step, Sysctl, TableId, Vxlan, VxlanSettings, WireGuard, WireGuardPeer, WireGuardSettings,

@@ -17,7 +17,7 @@ use std::{
 
 use spanwire_topology::{Family, Holder, LocationName, Plan, Prefix, Role, Via};
 
-use crate::{Cni, Conflict, HostFacts, LinkName, prefixes::Prefixes};
+use crate::{Cni, Conflict, HostFacts, LinkName, OtherLink, prefixes::Prefixes};
 use connected::Connected;
 pub(crate) use connected::Held;
 use next_hop::Resolver;
@@ -288,6 +288,32 @@ fn ipv6_disabled(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
     let needs = only_overlay || (remote && sends(plan, facts, family));
     let everywhere = !facts.has(family);
     (lacks && needs).then_some(Conflict::Ipv6Disabled { everywhere })
+}
+
+/// Returns the device by which this machine exchanges packets of a family with the other nodes of its location, where that is one
+/// alone.
+#[must_use]
+pub fn hop_device(plan: &Plan, facts: &HostFacts, family: Family) -> Option<LinkName> {
+    let has_family = |link: &OtherLink| {
+        let mut addresses = link.addresses.iter().map(|(address, _)| *address);
+        addresses.any(|address| Family::of(address) == family && !is_link_local(address))
+    };
+    let resolved = Resolved::new(plan, facts);
+    let mut hops = resolved
+        .hops
+        .into_iter()
+        .filter(|link| match facts.links.get(link) {
+            Some(other) => has_family(other),
+            None => *link == facts.owned.hop_link,
+        });
+    hops.next().filter(|_| hops.next().is_none())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 /// Returns this node's address of the family by which the mesh knows it: the source of what the node itself sends. Its

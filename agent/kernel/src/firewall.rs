@@ -8,6 +8,7 @@
 //! and keeps them as any of its own (`-A FORWARD -i spanwire0 -m comment --comment spanwire -j ACCEPT`).
 
 mod extensions;
+mod judged;
 mod legacy;
 mod listing;
 mod marks;
@@ -143,6 +144,13 @@ impl Nft {
         hook: Hook,
         generation: Option<u32>,
     ) -> Result<BTreeMap<ChainName, Subject>, NetlinkError> {
+        self.read_bases(generation).await?;
+        let others = self.bases_at(hook).filter(|(name, _)| !self.is_own_table(name));
+        let readable = others.filter(|(name, _)| nameable(&name.table) && nameable(&name.chain));
+        Ok(readable.collect())
+    }
+
+    async fn read_bases(&mut self, generation: Option<u32>) -> Result<(), NetlinkError> {
         // Of all hooks at once: a dump has kube-proxy's thousands of chains, too.
         if self
             .bases
@@ -154,6 +162,11 @@ impl Nft {
             let bases = bases.filter(|subject| subject.hook.is_some() && subject.filters);
             self.bases = Some((generation.unwrap_or_default(), bases.collect()));
         }
+        Ok(())
+    }
+
+    /// Returns the base chains at a hook that were read last, Spanwire's among them.
+    fn bases_at(&self, hook: Hook) -> impl Iterator<Item = (ChainName, Subject)> {
         let bases = self.bases.iter().flat_map(|(_, bases)| bases);
         let base = |subject: &Subject| {
             let name = ChainName {
@@ -161,11 +174,14 @@ impl Nft {
                 table: subject.table.clone(),
                 chain: subject.chain.clone()?,
             };
-            let own = name.family == TableFamily::Inet && name.table == self.table;
-            (!own && nameable(&name.table) && nameable(&name.chain)).then(|| (name, subject.clone()))
+            Some((name, subject.clone()))
         };
-        let here = bases.filter(|subject| subject.hook == Some(hook));
-        Ok(here.filter_map(base).collect())
+        let here = bases.filter(move |subject| subject.hook == Some(hook));
+        here.filter_map(base)
+    }
+
+    fn is_own_table(&self, name: &ChainName) -> bool {
+        name.family == TableFamily::Inet && name.table == self.table
     }
 
     /// Reads a base chain and those that it is certain to lead to for some packets; and whether they ask sets that change
@@ -193,7 +209,12 @@ impl Nft {
             } else {
                 BTreeMap::new()
             };
-            is_fleeting |= read_sets(&name, &text, &mut sets).await;
+            let most = if self.is_own_table(&name) {
+                usize::MAX
+            } else {
+                ELEMENTS
+            };
+            is_fleeting |= read_sets(&name, &text, &mut sets, most).await;
             let mut rules = listing::rules(&text, &self.table, &extensions, &sets);
             if family == TableFamily::Bridge {
                 rules
@@ -273,7 +294,7 @@ fn of_port(found: &mut Match) {
 
 /// Reads the sets and maps that a listing names, where they are not known yet: each is a call of `nft`. Returns whether the elements
 /// of one come and go by themselves. What cannot be read is not known to hold or not.
-async fn read_sets(of: &ChainName, text: &str, known: &mut Sets) -> bool {
+async fn read_sets(of: &ChainName, text: &str, known: &mut Sets, most: usize) -> bool {
     let ChainName { family, table, .. } = of;
     let (sets, maps) = listing::named(text);
     let kinds = [("set", sets), ("map", maps)];
@@ -287,7 +308,7 @@ async fn read_sets(of: &ChainName, text: &str, known: &mut Sets) -> bool {
         }
         let listed = list(kind, *family, table, &name).await;
         let elements = listed.ok().and_then(|text| listing::elements(&text));
-        if let Some((elements, fleeting)) = elements.filter(|(elements, _)| elements.len() <= ELEMENTS) {
+        if let Some((elements, fleeting)) = elements.filter(|(elements, _)| elements.len() <= most) {
             is_fleeting |= fleeting;
             known.insert(name, elements);
         }

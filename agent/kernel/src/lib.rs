@@ -45,5 +45,5 @@ pub use netlink::{NetlinkError, Refusal};
 pub use nft::script;
 pub use sysctl::Remembered;
 pub use tap::{Tap, TapError};
-pub use way::{Packet, Way, WayOut};
+pub use way::{Judged, JudgedWay, Packet, Way, WayOut};
 pub use wireguard::{Backend, PrivateKey, Userspace};

@@ -1,23 +1,24 @@
 //! Which way the kernel sends a packet now: what `ip route get` asks, and the WireGuard peer that takes it.
 //!
 //! A packet that the node forwards is asked about with the device that it comes in by, as `fib_validate_source` and rules
-//! with `iif` look at it: that of the route to its sender, or the tunnel. So an answer includes what the reverse path
-//! filter says. Rules of a firewall are not asked.
+//! with `iif` look at it: that of the route to its sender, the tunnel, or that of the hop between nodes of the location. So an answer includes what the reverse path
+//! filter says. What firewalls do with it is judged by their rules, Spanwire's among them.
 
 use std::net::IpAddr;
 
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use nix::{errno::Errno, libc::RTM_GETROUTE};
-use spanwire_host::LinkName;
-use spanwire_topology::{Family, Prefix, PublicKey};
+use spanwire_host::{Judgement, LinkName, Passing, judge};
+use spanwire_topology::{Family, MacAddress, Prefix, PublicKey};
 
 use crate::{
     address::family,
     error::ReadError,
     kernel::Kernel,
-    link,
+    link::{self, Device},
     netlink::{NetlinkError, Request, Socket},
     route::{ObservedRoute, observe},
+    vxlan,
 };
 
 /// A packet without a mark, as far as routing looks at it. Both addresses are of one family.
@@ -29,6 +30,10 @@ pub struct Packet {
     pub destination: IpAddr,
     /// It has come out of Spanwire's tunnel.
     pub from_tunnel: bool,
+    /// It has come by the hop from another node of the location.
+    pub from_hop: bool,
+    /// It answers another one.
+    pub answers: bool,
 }
 
 /// What the kernel does with a packet.
@@ -59,51 +64,131 @@ pub struct WayOut {
     pub peer: Option<PublicKey>,
 }
 
+/// What firewalls do with a packet; an error says why that is not known.
+pub type Judged = Result<Judgement, String>;
+
+/// What the kernel does with a packet, and what firewalls do with it where it does not go nowhere.
+pub type JudgedWay = (Way, Option<Judged>);
+
 impl Kernel {
     /// Returns what the kernel does with a packet now.
     ///
     /// # Errors
     /// [`ReadError`] says what could not be read.
     pub async fn way(&mut self, packet: &Packet) -> Result<Way, ReadError> {
+        let devices = self.devices().await?;
+        let found = self.route_of(packet, None, &devices).await;
+        found.map(|(way, _)| way)
+    }
+
+    /// Returns what the kernel does with a packet now, and what firewalls do with it where it does not go nowhere. `hop` is the device
+    /// of the hop, where there is one alone.
+    ///
+    /// # Errors
+    /// [`ReadError`] says what could not be read.
+    pub async fn judged_way(
+        &mut self,
+        packet: &Packet,
+        hop: Option<&LinkName>,
+    ) -> Result<JudgedWay, ReadError> {
+        let devices = self.devices().await?;
+        let (way, incoming) = self.route_of(packet, hop, &devices).await?;
+        let outgoing = match &way {
+            Way::Nowhere(_) => return Ok((way, None)),
+            Way::Here => None,
+            Way::Out(out) => Some(out.clone()),
+        };
+        let incoming = incoming.and_then(|index| devices.iter().find(|device| device.index == index));
+        let is_bridge = |name: &LinkName| {
+            let device = devices.iter().find(|device| device.name == *name);
+            device.is_some_and(|device| device.kind == "bridge")
+        };
+        let mut passing = Passing {
+            source: packet.source,
+            destination: packet.destination,
+            answers: packet.answers,
+            incoming: incoming.map(|device| device.name.clone()),
+            from_bridge: incoming.is_some_and(|device| device.kind == "bridge"),
+            link_source: None,
+            way_back: None,
+            to_bridge: outgoing.as_ref().is_some_and(|out| is_bridge(&out.device)),
+            via: outgoing.as_ref().and_then(|out| out.via),
+            outgoing: outgoing.map(|out| out.device),
+            own_table: self.owned.nft_table.clone(),
+        };
+        if let Some(device) = incoming {
+            // By another device there may be a way back, too.
+            let back = get(&mut self.route, packet.source, None).await?.ok();
+            let back = back.filter(|back| back.device == Some(device.index));
+            passing.way_back = back.as_ref().map(|_| device.name.clone());
+            passing.link_source = match back.and_then(|back| back.via) {
+                Some(via) if device.name == self.owned.hop_link => self.neighbour(device, via).await?,
+                _ => None,
+            };
+        }
+        let judged = match self.nft.chains_for(&passing).await {
+            Ok(chains) => Ok(judge(&passing, &chains)),
+            Err(why) => Err(why),
+        };
+        Ok((way, Some(judged)))
+    }
+
+    /// Returns the link-layer address of another node on the VXLAN device.
+    async fn neighbour(&mut self, device: &Device, at: IpAddr) -> Result<Option<MacAddress>, ReadError> {
+        let vxlan = vxlan::read(&mut self.route, device.index, device.vxlan).await;
+        let vxlan = vxlan.map_err(ReadError::netlink("where the VXLAN device sends"))?;
+        Ok(vxlan.neighbours.get(&at).copied())
+    }
+
+    async fn devices(&mut self) -> Result<Vec<Device>, ReadError> {
         let devices = link::devices(&mut self.route).await;
-        let devices = devices.map_err(ReadError::netlink("the devices"))?;
+        devices.map_err(ReadError::netlink("the devices"))
+    }
+
+    /// Also returns the index of the device that the packet comes in by, where it does not begin here.
+    async fn route_of(
+        &mut self,
+        packet: &Packet,
+        hop: Option<&LinkName>,
+        devices: &[Device],
+    ) -> Result<(Way, Option<u32>), ReadError> {
         let own = devices
             .iter()
             .find(|device| device.name == self.owned.link && device.kind == self.backend.link_kind());
         let own = own.map(|device| device.index);
+        let by_hop = hop.filter(|_| packet.from_hop);
+        let by_hop = by_hop.and_then(|hop| devices.iter().find(|device| device.name == *hop));
+        let by_hop = by_hop.map(|device| device.index);
+        let nowhere = |why: String| Ok((Way::Nowhere(why), None));
         let incoming = if packet.from_tunnel {
             let Some(own) = own else {
-                return Ok(Way::Nowhere(
-                    "there is no tunnel that it could come from".to_owned(),
-                ));
+                return nowhere("there is no tunnel that it could come from".to_owned());
             };
             Some(own)
         } else {
             match get(&mut self.route, packet.source, None).await? {
                 Ok(route) if route.kind == RouteType::Local => None,
-                Ok(route) => route.device,
+                Ok(route) => by_hop.or(route.device),
                 Err(reason) => {
                     let sender = packet.source;
-                    return Ok(Way::Nowhere(format!(
-                        "there is no way to its sender {sender}: {reason}"
-                    )));
+                    return nowhere(format!("there is no way to its sender {sender}: {reason}"));
                 }
             }
         };
         let origin = (packet.source, incoming);
         let route = match get(&mut self.route, packet.destination, Some(origin)).await? {
-            Ok(route) if route.kind == RouteType::Local => return Ok(Way::Here),
+            Ok(route) if route.kind == RouteType::Local => return Ok((Way::Here, incoming)),
             Ok(route) => route,
-            Err(reason) => return Ok(Way::Nowhere(reason)),
+            Err(reason) => return nowhere(reason),
         };
         let leaving = route
             .device
             .and_then(|index| devices.iter().find(|device| device.index == index));
         let Some(device) = leaving else {
-            return Ok(Way::Nowhere("its route names no device".to_owned()));
+            return nowhere("its route names no device".to_owned());
         };
         let tunnel = own == Some(device.index);
-        Ok(Way::Out(WayOut {
+        let out = WayOut {
             device: device.name.clone(),
             via: route.via,
             table: route.table,
@@ -114,7 +199,8 @@ impl Kernel {
             } else {
                 None
             },
-        }))
+        };
+        Ok((Way::Out(out), incoming))
     }
 
     /// Returns the peer of Spanwire's device that is sent what is for this address.

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use serde_saphyr::to_string;
 use spanwire_core::{Snapshot, encryption::Watch};
-use spanwire_host::{Host, diff};
-use spanwire_kernel::{Packet, ReadError, Way};
+use spanwire_host::{Host, Judgement, Place, diff};
+use spanwire_kernel::{Judged, Packet, ReadError, Way};
+use spanwire_topology::Family;
 use tokio::sync::oneshot;
 
 use super::EventLoop;
@@ -71,10 +72,11 @@ impl EventLoop {
         let (sender, receiver) = oneshot::channel();
         let job = Job::FindWay {
             packet,
+            hop: self.state.hop_device(Family::of(packet.source)),
             answer: sender,
         };
         self.pass_on(job, receiver, answer, |way| match way {
-            Some(way) => (true, format!("{}\n", described(&way))),
+            Some((way, judged)) => (true, format!("{}\n", described(&way, judged.as_ref()))),
             None => (false, "the machine has not been worked with yet\n".to_owned()),
         });
     }
@@ -114,9 +116,9 @@ fn count_for(watch: Watch, seconds: u64, mut answer: oneshot::Sender<Response>) 
     });
 }
 
-/// Returns the way of a packet in JSON: `{"here": true}`, `{"nowhere": WHY}`, or how it leaves.
-fn described(way: &Way) -> serde_json::Value {
-    match way {
+/// Returns the way of a packet in JSON: `{"here": true}`, `{"nowhere": WHY}`, or how it leaves; and what firewalls do with it.
+fn described(way: &Way, judged: Option<&Judged>) -> Value {
+    let mut described = match way {
         Way::Here => json!({"here": true}),
         Way::Nowhere(why) => json!({"nowhere": why}),
         Way::Out(out) => json!({
@@ -127,6 +129,32 @@ fn described(way: &Way) -> serde_json::Value {
             "mtu": out.mtu,
             "peer": out.peer.map(|key| key.to_string()),
         }),
+    };
+    if let Some(judged) = judged {
+        described["firewall"] = ruling(judged);
+    }
+    described
+}
+
+fn ruling(judged: &Judged) -> Value {
+    let placed = |verdict: &str, place: &Place| {
+        json!({
+            "verdict": verdict,
+            "by": place.to_string(),
+            "hook": place.stage.to_string(),
+            "family": place.chain.family.to_string(),
+            "table": place.chain.table,
+            "chain": place.rule.as_ref().map_or(&place.chain.chain, |rule| &rule.chain),
+            "rule": place.rule.as_ref().filter(|_| !place.is_legacy).map(|rule| rule.handle),
+            "legacy": place.is_legacy,
+            "own": place.is_own,
+        })
+    };
+    match judged {
+        Ok(Judgement::Accepted) => json!({"verdict": "accepted"}),
+        Ok(Judgement::Dropped(place)) => placed("dropped", place),
+        Ok(Judgement::Unknown(place)) => placed("unknown", place),
+        Err(why) => json!({"verdict": "unknown", "why": why}),
     }
 }
 

@@ -67,6 +67,34 @@ fn all_get_through(world: &mut World, what: &str) {
     }
 }
 
+/// From a2 to b2 and back: who has the packet, by which way it comes, its ends, and whether it answers.
+fn judged(world: &mut World) -> Vec<String> {
+    let ends = [
+        ("10.1.0.2", "10.2.0.4"),
+        ("10.244.2.2", "10.244.4.2"),
+        ("10.1.0.2", "10.244.4.2"),
+    ];
+    let there = [("a2", "?"), ("a1", "?hop"), ("b1", "/tunnel?"), ("b2", "?hop")];
+    let back = [("b2", "?"), ("b1", "?hop"), ("a1", "/tunnel?"), ("a2", "?hop")];
+    let ways = [(there, ""), (back, "&answer")];
+    let mut judged = Vec::new();
+    for (from, to) in ends {
+        for (nodes, query) in ways {
+            let (from, to) = if query.is_empty() { (from, to) } else { (to, from) };
+            for (node, by) in nodes {
+                let said = world
+                    .node(node)
+                    .ask(&format!("/debug/way/{from}/{to}{by}{query}"));
+                let (_, body) = said.split_once("\r\n\r\n").unwrap_or(("", &said));
+                let way: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+                let (verdict, by) = (&way["firewall"]["verdict"], &way["firewall"]["by"]);
+                judged.push(format!("{from} to {to} at {node}: {verdict} {by}"));
+            }
+        }
+    }
+    judged
+}
+
 fn rules(world: &mut World, name: &str) -> String {
     world
         .node(name)
@@ -87,6 +115,24 @@ fn what_a_firewall_does_not_know_of_the_mesh_gets_through_and_nothing_is_left() 
         let opened = rules(&mut world, "a1");
         assert!(opened.contains("iifname \"spanwire0\""), "{what}: {opened}");
         assert!(opened.contains("oifname \"spanwire0\""), "{what}: {opened}");
+        let doubted = judged(&mut world);
+        let doubted = doubted.iter().filter(|said| !said.ends_with("\"accepted\" null"));
+        assert_eq!(doubted.collect::<Vec<_>>(), Vec::<&String>::new(), "{what}");
+        // What a network policy forbids is for no one to open.
+        let forbids = "nft 'add table ip z; add chain ip z f { type filter hook forward priority 9; }'
+            nft 'add rule ip z f ip saddr 10.1.0.2 ip daddr 10.244.4.2 drop'";
+        world.node("b1").host.run(forbids);
+        let judged = judged(&mut world);
+        let forbidden: Vec<_> = judged
+            .iter()
+            .filter(|said| !said.ends_with("\"accepted\" null"))
+            .collect();
+        let [forbidden] = forbidden.as_slice() else {
+            panic!("{what}: {forbidden:?}");
+        };
+        let expected = "10.1.0.2 to 10.244.4.2 at b1: \"dropped\" \"rule 2 of the chain f (ip z)\"";
+        assert_eq!(*forbidden, expected, "{what}");
+        world.node("b1").host.run("nft delete table ip z");
         for name in ["a1", "a2", "b1", "b2"] {
             let theirs = without_ours(&rules(&mut world, name));
             let node = world.node(name);

@@ -7,8 +7,8 @@ use spanwire_crds::{
     Backend, HopInUse, HopReason, LONGEST_CAUSE, Link, MeshNodeStatus, UnkeyedPeer, annotations,
     conditions::{ConditionType, Finding, Reason, conditions},
 };
-use spanwire_host::{ClosedPort, Cni, Encapsulation, PeerStats, hop_in_use};
-use spanwire_topology::{LocationName, NodeName, Party};
+use spanwire_host::{ClosedPort, Cni, Encapsulation, LinkName, PeerStats, hop_device, hop_in_use};
+use spanwire_topology::{Family, LocationName, NodeName, Party};
 
 use super::{InMesh, NodeState, preshared, silent};
 use crate::trouble::Trouble;
@@ -108,6 +108,12 @@ impl NodeState {
     #[must_use]
     pub fn observed_status(&self) -> Option<&MeshNodeStatus> {
         self.node.as_ref()?.status.as_ref()
+    }
+
+    /// Returns the device by which this node exchanges packets of a family with the others of its location, where that is one alone.
+    #[must_use]
+    pub fn hop_device(&self, family: Family) -> Option<LinkName> {
+        hop_device(&self.plan, &self.facts, family)
     }
 
     fn describe(&self, status: &mut MeshNodeStatus) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use spanwire_topology::Family;
+use spanwire_topology::{Family, MacAddress};
 
 use super::{Direction, Pass};
 use crate::LinkName;
@@ -91,6 +91,30 @@ pub enum Match {
         /// It is not.
         not: bool,
     },
+    /// It is from an address of this machine.
+    FromHere {
+        /// It is not.
+        not: bool,
+    },
+    /// It goes in the direction of the answers of its connection.
+    Answer {
+        /// It goes the other way.
+        not: bool,
+    },
+    /// Its next hop, or its destination where there is none, is one of these addresses.
+    NextHop {
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+        /// It is none of them.
+        not: bool,
+    },
+    /// It comes from one of these link-layer addresses.
+    LinkSource {
+        /// The addresses.
+        addresses: Vec<MacAddress>,
+        /// It comes from none of them.
+        not: bool,
+    },
     /// All of one of these hold.
     Any {
         /// What has to hold together.
@@ -136,6 +160,27 @@ pub struct Sample {
     pub marked: u32,
     /// The device by which this machine has a route to its source.
     pub way_back: Option<LinkName>,
+    /// What more is known of a packet that was asked about.
+    pub more: More,
+}
+
+/// What is known of one packet, and not of a kind of packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct More {
+    /// Its other device.
+    pub also: Option<Pass>,
+    /// It is for this machine.
+    pub for_here: bool,
+    /// It is from this machine.
+    pub from_here: Option<bool>,
+    /// Nothing translates its addresses.
+    pub is_plain: bool,
+    /// It answers another one.
+    pub answers: Option<bool>,
+    /// Its next hop, or its destination where there is none.
+    pub next_hop: Option<IpAddr>,
+    /// The link-layer address that it comes from.
+    pub link_source: Option<MacAddress>,
 }
 
 impl Sample {
@@ -151,6 +196,7 @@ impl Sample {
             datagram_from: None,
             marked: u32::MAX,
             way_back: None,
+            more: More::default(),
         }
     }
 
@@ -168,12 +214,14 @@ pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
             names,
             not,
         } => {
-            let link = sample.pass.link.as_str();
+            let mut passes = [&sample.pass].into_iter().chain(&sample.more.also);
+            let pass = passes.find(|pass| pass.direction == *direction)?;
+            let link = pass.link.as_str();
             let is = |name: &String| match name.strip_suffix('*') {
                 Some(start) => link.starts_with(start),
                 None => link == name,
             };
-            (*direction == sample.pass.direction).then(|| names.iter().any(is) != *not)
+            Some(names.iter().any(is) != *not)
         }
         Match::Address { source, ranges, not } => {
             let (from, to) = sample.ends?;
@@ -185,8 +233,14 @@ pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
             Some(of_family && ranges.iter().any(inside) != *not)
         }
         Match::State { states, not } => Some(states.contains(&sample.state?) != *not),
+        // Nothing is read of the connection of a packet that has none, and then the rule is not for it.
+        Match::Translated { .. } | Match::Answer { .. } if is_untracked(sample) => Some(false),
         // What comes for another port is none of these datagrams.
-        Match::Translated { not } => sample.datagram_to.map(|_| *not),
+        Match::Translated { not } => {
+            let is_plain = sample.more.is_plain || sample.datagram_to.is_some();
+            is_plain.then_some(*not)
+        }
+        Match::Answer { not } => Some(sample.more.answers? != *not),
         Match::Protocol { protocols, not } => Some(protocols.contains(&sample.protocol()?) != *not),
         Match::Port {
             protocol,
@@ -239,10 +293,18 @@ pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
             (sample.pass.direction == Direction::In).then_some(found == *exists)
         }
         // What is sent or forwarded is not.
-        Match::ForHere { not } => Some(sample.datagram_to.is_some() != *not),
+        Match::ForHere { not } => Some((sample.datagram_to.is_some() || sample.more.for_here) != *not),
+        Match::FromHere { not } => Some(sample.more.from_here? != *not),
+        Match::NextHop { addresses, not } => Some(addresses.contains(&sample.more.next_hop?) != *not),
+        Match::LinkSource { addresses, not } => Some(addresses.contains(&sample.more.link_source?) != *not),
         Match::Any { of, not } => any(of, sample).map(|holds| holds != *not),
         Match::Unknown => None,
     }
+}
+
+/// Of a kind of packets, which others may have tracked all the same, that is not asked.
+fn is_untracked(sample: &Sample) -> bool {
+    sample.more.is_plain && sample.state == Some(State::Untracked)
 }
 
 /// Whether all of one of these hold.

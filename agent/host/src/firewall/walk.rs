@@ -7,7 +7,7 @@
 use super::{Filter, Match, Pass, Sample, matching::holds};
 
 /// How deep chains may call each other; the kernel has a limit of 16 (`NFT_JUMP_STACK_SIZE`).
-const DEEPEST: u32 = 16;
+pub(super) const DEEPEST: u32 = 16;
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct FilterRule {
     pub verdict: Verdict,
     /// What it may change in the mark of a packet.
     pub marks: MarkChange,
+    /// It has connection tracking leave the packet alone; `None`: that is not known.
+    pub untracks: Option<bool>,
 }
 
 /// Bits that may be changed in the mark of a packet.

@@ -267,6 +267,10 @@ fn named(facts: &HostFacts) -> BTreeSet<(IpAddr, IpAddr)> {
                 | Match::Family { .. }
                 | Match::WayBack { .. }
                 | Match::ForHere { .. }
+                | Match::FromHere { .. }
+                | Match::Answer { .. }
+                | Match::NextHop { .. }
+                | Match::LinkSource { .. }
                 | Match::Unknown => {}
             }
         }

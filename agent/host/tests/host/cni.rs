@@ -1,6 +1,6 @@
 //! A CNI without its device, or with one that takes nothing from other locations.
 
-use spanwire_host::{Cni, Conflict, HostFacts, Inventory, RouteKind, conflicts, render};
+use spanwire_host::{Cni, Conflict, HostFacts, Inventory, RouteKind, conflicts, hop_device, render};
 use spanwire_topology::{Family, Holder, Plan, Prefix};
 
 use crate::samples::{self, link};
@@ -97,4 +97,30 @@ fn a_cni_that_has_taken_the_overlay_address_for_the_nodes_is_named() {
     ] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn the_device_of_the_hop_is_known_where_it_is_one_alone() {
+    let of = |(plan, facts): (Plan, HostFacts), family| hop_device(&plan, &facts, family);
+    for node in [
+        samples::leader(),
+        samples::standby(),
+        samples::settled_follower(),
+        samples::dual_stack(),
+    ] {
+        assert_eq!(of(node, Family::V4), Some(link("flannel.1")));
+    }
+    assert_eq!(of(samples::dual_stack(), Family::V6), Some(link("flannel-v6.1")));
+    assert_eq!(of(samples::direct_follower(), Family::V4), Some(link("eth0")));
+    assert_eq!(
+        of(samples::vxlan::follower(), Family::V4),
+        Some(link("spanwire-hop"))
+    );
+    let (plan, mut facts) = samples::leader();
+    let second = facts.links[&link("flannel.1")].clone();
+    facts.links.insert(link("flannel.2"), second);
+    facts.cni = Cni::Overlay {
+        links: [link("flannel.1"), link("flannel.2")].into(),
+    };
+    assert_eq!(of((plan, facts), Family::V4), None);
 }

@@ -119,6 +119,7 @@ fn of_marked(marks: u32) -> Filter {
         matches,
         verdict,
         marks: setting(marks),
+        untracks: Some(false),
     };
     let unmarked = Match::Mark {
         of_connection: false,
@@ -235,6 +236,7 @@ fn what_drops_packets_before_or_after_they_are_forwarded_or_as_they_are_sent_is_
             }],
             verdict: Verdict::Accept,
             marks: MarkChange::default(),
+            untracks: Some(false),
         };
         let behind = |priority| !with(samples::leader(), at, priority, vec![known.clone()]).is_empty();
         let expected = if at == Elsewhere::Prerouting {
@@ -297,6 +299,7 @@ fn dropping(matches: Vec<Match>) -> Filter {
         matches,
         verdict: Verdict::Drop,
         marks: MarkChange::default(),
+        untracks: Some(false),
     };
     Filter {
         drops: false,

@@ -490,6 +490,7 @@ pub(crate) fn changed_marks() -> BTreeMap<Elsewhere, Arc<Vec<Filter>>> {
         matches: vec![],
         verdict: Verdict::Continue,
         marks: MarkChange { sets: 5, clears: !5 },
+        untracks: Some(false),
     };
     let filter = Filter {
         name: ChainName {

@@ -326,6 +326,7 @@ fn rule(layout: &Layout, entry: &Entry<'_>, names: &BTreeMap<usize, String>) -> 
         matches,
         verdict: verdict(layout, entry, names)?,
         marks: sets.change,
+        untracks: (!["CT", "NOTRACK"].contains(&target.as_str())).then_some(false),
     })
 }
 
@@ -352,7 +353,7 @@ fn verdict(layout: &Layout, entry: &Entry<'_>, names: &BTreeMap<usize, String>) 
             }
         }
         "REJECT" => Verdict::Drop,
-        "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" => Verdict::Continue,
+        "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" | "CT" | "NOTRACK" => Verdict::Continue,
         _ => Verdict::Unknown,
     })
 }

@@ -77,6 +77,7 @@ struct Reading {
     matches: Vec<Match>,
     verdict: Verdict,
     sets: Setting,
+    untracks: Option<bool>,
     /// By which element of a map, and what then.
     branches: Option<Vec<(Match, Verdict)>>,
 }
@@ -93,6 +94,7 @@ fn read(
         mut matches,
         verdict,
         sets,
+        untracks,
         branches,
     } = reading(rule["expr"].as_array()?, of_rule, sets);
     let comment_of_rule = rule["comment"].as_str();
@@ -109,6 +111,7 @@ fn read(
         matches,
         verdict,
         marks: sets.change,
+        untracks,
     };
     let Some(branches) = branches else {
         return Some(vec![whole]);
@@ -151,6 +154,7 @@ fn reading(expressions: &[Value], of_rule: Option<&Extensions>, known: &Sets) ->
     let mut matches = Vec::new();
     let mut verdict = Verdict::Continue;
     let mut sets = Setting::default();
+    let mut untracks = Some(false);
     let mut branches = None;
     for expression in expressions {
         let Some((kind, value)) = expression
@@ -170,6 +174,7 @@ fn reading(expressions: &[Value], of_rule: Option<&Extensions>, known: &Sets) ->
                 }
                 (Some("target"), Some("REJECT")) => verdict = Verdict::Drop,
                 (Some("target"), Some("LOG" | "NFLOG" | "TCPMSS")) => {}
+                (Some("target"), Some("CT" | "NOTRACK")) => untracks = None,
                 (Some("target"), Some("MARK" | "CONNMARK")) => {
                     sets = of_rule.map_or(Setting::ANY, |found| found.sets);
                 }
@@ -178,7 +183,8 @@ fn reading(expressions: &[Value], of_rule: Option<&Extensions>, known: &Sets) ->
                 }
                 _ => matches.push(Match::Unknown),
             },
-            "counter" | "log" | "notrack" => {}
+            "counter" | "log" => {}
+            "notrack" => untracks = Some(true),
             "mangle" => {
                 let more = marks::set(value);
                 sets = Setting {
@@ -209,6 +215,7 @@ fn reading(expressions: &[Value], of_rule: Option<&Extensions>, known: &Sets) ->
         matches,
         verdict,
         sets,
+        untracks,
         branches,
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use spanwire_host::{Direction, Match, State};
-use spanwire_topology::Family;
+use spanwire_topology::{Family, MacAddress};
 
 use super::marks;
 
@@ -74,6 +74,9 @@ pub(super) fn selected(left: &Value, elements: &[Value], not: bool) -> Match {
             not,
         });
     }
+    if let Some(found) = of_one_packet(left, elements, not) {
+        return found;
+    }
     if left["ct"]["key"].as_str() == Some("state") {
         let states = elements.iter().map(|element| state(element.as_str()?)).collect();
         return Option::map_or(states, Match::Unknown, |states| Match::State { states, not });
@@ -97,6 +100,35 @@ pub(super) fn selected(left: &Value, elements: &[Value], not: bool) -> Match {
     }
     let ranges: Option<Vec<_>> = elements.iter().map(range).collect();
     ranges.map_or(Match::Unknown, |ranges| Match::Address { source, ranges, not })
+}
+
+/// Returns the match on a direction, a next hop or a link-layer address; `None` where it is none.
+fn of_one_packet(left: &Value, elements: &[Value], not: bool) -> Option<Match> {
+    let payload = &left["payload"];
+    let of_source =
+        (payload["protocol"].as_str(), payload["field"].as_str()) == (Some("ether"), Some("saddr"));
+    if left["ct"]["key"].as_str() == Some("direction") {
+        return Some(match elements {
+            [one] if one.as_str() == Some("reply") => Match::Answer { not },
+            [one] if one.as_str() == Some("original") => Match::Answer { not: !not },
+            _ => Match::Unknown,
+        });
+    }
+    if left["rt"]["key"].as_str() == Some("nexthop") {
+        let addresses = elements.iter().map(|element| element.as_str()?.parse().ok());
+        let addresses: Option<Vec<IpAddr>> = addresses.collect();
+        return Some(addresses.map_or(Match::Unknown, |addresses| Match::NextHop { addresses, not }));
+    }
+    of_source.then(|| {
+        let addresses: Option<Vec<MacAddress>> = elements.iter().map(link_address).collect();
+        addresses.map_or(Match::Unknown, |addresses| Match::LinkSource { addresses, not })
+    })
+}
+
+fn link_address(element: &Value) -> Option<MacAddress> {
+    let bytes = element.as_str()?.split(':');
+    let bytes: Option<Vec<u8>> = bytes.map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    Some(MacAddress::new(bytes?.try_into().ok()?))
 }
 
 /// Elements of some sets have a comment, or a time when they end.
@@ -158,12 +190,12 @@ fn way_back(fib: &Value, right: &Value, not: bool) -> Match {
         .filter_map(Value::as_str)
         .collect();
     let is_known = flags.iter().all(|flag| ["saddr", "mark", "iif"].contains(flag));
-    if (fib["result"].as_str(), flags.as_slice()) == (Some("type"), &["daddr"]) {
+    if fib["result"].as_str() == Some("type") {
         let is_local = right.as_str() == Some("local");
-        return if is_local {
-            Match::ForHere { not }
-        } else {
-            Match::Unknown
+        return match flags.as_slice() {
+            ["daddr"] if is_local => Match::ForHere { not },
+            ["saddr"] if is_local => Match::FromHere { not },
+            _ => Match::Unknown,
         };
     }
     if fib["result"].as_str() != Some("oif") || !flags.contains(&"saddr") || !is_known {

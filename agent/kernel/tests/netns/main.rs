@@ -13,6 +13,7 @@ mod firewall_sets;
 mod firewalls;
 mod guard;
 mod ipv6;
+mod judged;
 mod lab;
 mod links;
 mod look;

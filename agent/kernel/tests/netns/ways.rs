@@ -14,6 +14,8 @@ fn packet(source: &str, destination: &str) -> Packet {
         source: p(source),
         destination: p(destination),
         from_tunnel: false,
+        from_hop: false,
+        answers: false,
     }
 }
 
@@ -122,6 +124,8 @@ fn what_goes_nowhere_says_why() {
             lab,
             Packet {
                 from_tunnel: true,
+                from_hop: false,
+                answers: false,
                 ..packet("10.9.0.1", "10.244.1.7")
             },
         )
@@ -157,6 +161,8 @@ fn through_the_tunnel_the_peer_with_the_longest_match_takes_it() {
         }
         let back = Packet {
             from_tunnel: true,
+            from_hop: false,
+            answers: false,
             ..packet("10.245.3.7", "10.244.1.7")
         };
         assert!(matches!(lab.kernel.way(&back).await.unwrap(), Way::Out(way) if way.device == link("pods")));
@@ -164,6 +170,8 @@ fn through_the_tunnel_the_peer_with_the_longest_match_takes_it() {
         run(&format!("sysctl -qw net.ipv4.conf.{}.rp_filter=1", lab.name));
         let foreign = Packet {
             from_tunnel: true,
+            from_hop: false,
+            answers: false,
             ..packet("198.51.100.1", "10.244.1.7")
         };
         let why = nowhere(lab, foreign).await;
