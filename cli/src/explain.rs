@@ -12,8 +12,9 @@ use spanwire_topology::{
 use crate::{
     answer::Verdict,
     findings::Answers,
+    firewall::Firewall,
     objects::{Kind, Objects},
-    ways::{PlannedWay, Question, Ways},
+    ways::{KernelWay, NodeWay, PlannedWay, Question, Ways},
 };
 
 /// The way of a packet and of the answer to it.
@@ -70,10 +71,19 @@ pub struct Hop {
     /// What of the plan its kernel does not do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub differs: Option<String>,
+    /// What its firewalls do with the packet; `None`: it meets none, or that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Firewall>,
     #[serde(skip)]
     question: Question,
     #[serde(skip)]
     planned: PlannedWay,
+}
+
+impl Hop {
+    fn drops(&self) -> bool {
+        self.firewall.as_ref().is_some_and(Firewall::drops)
+    }
 }
 
 /// What a name on the command line may mean.
@@ -212,8 +222,8 @@ pub fn explain(objects: &Objects, answers: &Answers, from: IpAddr, to: IpAddr) -
         })
         .collect();
     Ok(Report {
-        there: way(&mesh, &ground, &plans, from, to)?,
-        back: way(&mesh, &ground, &plans, to, from)?,
+        there: way(&mesh, &ground, &plans, (from, to), false)?,
+        back: way(&mesh, &ground, &plans, (to, from), true)?,
     })
 }
 
@@ -221,8 +231,8 @@ fn way(
     mesh: &Mesh,
     ground: &GroundTruth<'_>,
     plans: &Plans,
-    from: IpAddr,
-    to: IpAddr,
+    (from, to): (IpAddr, IpAddr),
+    answers: bool,
 ) -> Result<Way, String> {
     if from.is_ipv4() != to.is_ipv4() {
         return Err(format!(
@@ -241,7 +251,7 @@ fn way(
     Ok(Way {
         from: spot.to_string(),
         to: target.to_string(),
-        hops: hops(mesh, &trace, from, to),
+        hops: hops(mesh, &trace, (from, to), answers),
         end: trace.verdict.to_string(),
         mtu: None,
         remedy,
@@ -249,7 +259,7 @@ fn way(
     })
 }
 
-fn hops(mesh: &Mesh, trace: &Trace, from: IpAddr, to: IpAddr) -> Vec<Hop> {
+fn hops(mesh: &Mesh, trace: &Trace, (from, to): (IpAddr, IpAddr), answers: bool) -> Vec<Hop> {
     use spanwire_topology::Via;
     let steps = trace.steps.iter().map(|step| Hop {
         node: step.node.to_string(),
@@ -272,7 +282,8 @@ fn hops(mesh: &Mesh, trace: &Trace, from: IpAddr, to: IpAddr) -> Vec<Hop> {
         },
         kernel: None,
         differs: None,
-        question: Question::of(step, from, to),
+        firewall: None,
+        question: Question::of(step, from, to, answers),
         planned: PlannedWay::of(mesh, step),
     });
     steps.collect()
@@ -361,12 +372,19 @@ impl Way {
                         hop.node
                     ));
                 }
-                Some(Ok(kernel)) => {
+                Some(Ok(NodeWay { kernel, firewall })) => {
                     hop.kernel = Some(kernel.to_string());
                     hop.differs = hop.planned.differs(kernel);
+                    hop.firewall.clone_from(firewall);
+                    if firewall.is_none() && !matches!(kernel, KernelWay::Nowhere { .. }) {
+                        unknown.push(format!(
+                            "what the firewall of {} does with it is not known: its agent is of an older version",
+                            hop.node
+                        ));
+                    }
                     mtus.extend(kernel.mtu());
-                    // What comes to a node on another way than planned is not what was asked about.
-                    if hop.differs.is_some() {
+                    // What comes to a node on another way than planned is not what was asked about, and what is dropped comes to none.
+                    if hop.differs.is_some() || hop.drops() {
                         break;
                     }
                 }
@@ -379,10 +397,20 @@ impl Way {
                  set up, and `ip rule` and `ip route show table all` on {0} which rule or route of others stands before",
                 hop.node
             ));
+        } else if let Some((hop, firewall)) = self.dropped() {
+            let remedy = firewall.remedy(&hop.node);
+            self.verdict = Verdict::Errors;
+            self.remedy = Some(remedy);
         } else if self.hops.iter().all(|hop| hop.kernel.is_some()) {
             self.mtu = mtus.into_iter().min();
         }
         unknown
+    }
+
+    /// Returns the first node whose firewall drops it.
+    fn dropped(&self) -> Option<(&Hop, &Firewall)> {
+        let mut dropping = self.hops.iter().filter(|hop| hop.drops());
+        dropping.find_map(|hop| Some((hop, hop.firewall.as_ref()?)))
     }
 
     fn text(&self) -> String {
@@ -407,11 +435,16 @@ impl Way {
                 let differs = hop.differs.as_ref().map(|differs| format!("; {differs}"));
                 let _ = writeln!(text, "     its kernel: {kernel}{}", differs.unwrap_or_default());
             }
+            if let Some(firewall) = &hop.firewall {
+                let _ = writeln!(text, "     its firewall: {firewall}");
+            }
         }
         let mtu = self.mtu.map(|mtu| format!(", with packets of up to {mtu} bytes"));
-        let _ = match self.hops.iter().find(|hop| hop.differs.is_some()) {
-            Some(hop) => writeln!(text, "  goes another way from {} on", hop.node),
-            None => writeln!(text, "  {}{}", self.end, mtu.unwrap_or_default()),
+        let elsewhere = self.hops.iter().find(|hop| hop.differs.is_some());
+        let _ = match (elsewhere, self.dropped()) {
+            (Some(hop), _) => writeln!(text, "  goes another way from {} on", hop.node),
+            (None, Some((hop, _))) => writeln!(text, "  is dropped by the firewall of {}", hop.node),
+            (None, None) => writeln!(text, "  {}{}", self.end, mtu.unwrap_or_default()),
         };
         if let Some(remedy) = &self.remedy {
             let _ = writeln!(text, "  {remedy}");

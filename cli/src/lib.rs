@@ -36,6 +36,7 @@ pub mod explain;
 pub mod figures;
 pub mod files;
 pub mod findings;
+pub mod firewall;
 pub mod graph;
 pub mod keypair;
 pub mod machine;

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use crate::firewall::Firewall;
 use serde::Deserialize;
 use spanwire_topology::{
     Mesh, Party, Via,
@@ -23,12 +24,26 @@ pub struct Question {
     pub to: IpAddr,
     /// It comes to the node by the tunnel.
     pub from_tunnel: bool,
+    /// Another node of its location sends it there by the hop.
+    pub from_hop: bool,
+    /// It answers another one.
+    pub answers: bool,
 }
 
 /// What agents answered; an error says why there is no answer.
-pub type Ways = BTreeMap<Question, Result<KernelWay, String>>;
+pub type Ways = BTreeMap<Question, Result<NodeWay, String>>;
 
-/// What a kernel does with a packet, as an agent answers it at `/debug/way`.
+/// What a node does with a packet, as its agent answers it at `/debug/way`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct NodeWay {
+    /// Where its kernel sends it.
+    #[serde(flatten)]
+    pub kernel: KernelWay,
+    /// What its firewalls do with it; older agents do not say so, nor does any of what goes nowhere.
+    pub firewall: Option<Firewall>,
+}
+
+/// Where a kernel sends a packet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(untagged)]
 pub enum KernelWay {
@@ -75,12 +90,14 @@ pub enum PlannedWay {
 impl Question {
     /// Returns the question that a step of a packet's way raises.
     #[must_use]
-    pub fn of(step: &TraceStep, from: IpAddr, to: IpAddr) -> Self {
+    pub fn of(step: &TraceStep, from: IpAddr, to: IpAddr, answers: bool) -> Self {
         Self {
             node: step.node.to_string(),
             from,
             to,
             from_tunnel: step.arrival == Arrival::Tunnel,
+            from_hop: step.arrival == Arrival::Hop,
+            answers,
         }
     }
 
@@ -88,7 +105,13 @@ impl Question {
     #[must_use]
     pub fn path(&self) -> String {
         let by = if self.from_tunnel { "/tunnel" } else { "" };
-        format!("/debug/way/{}/{}{by}", self.from, self.to)
+        let query = match (self.from_hop, self.answers) {
+            (false, false) => "",
+            (true, false) => "?hop",
+            (false, true) => "?answer",
+            (true, true) => "?hop&answer",
+        };
+        format!("/debug/way/{}/{}{by}{query}", self.from, self.to)
     }
 }
 
@@ -224,6 +247,28 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_is_told_by_what_a_packet_comes_and_whether_it_answers_another() {
+        let path = |from_tunnel, from_hop, answers| {
+            let question = Question {
+                node: "a1".to_owned(),
+                from: "10.0.0.1".parse().unwrap(),
+                to: "10.0.0.2".parse().unwrap(),
+                from_tunnel,
+                from_hop,
+                answers,
+            };
+            question.path()
+        };
+        assert_eq!(path(false, false, false), "/debug/way/10.0.0.1/10.0.0.2");
+        assert_eq!(
+            path(true, false, true),
+            "/debug/way/10.0.0.1/10.0.0.2/tunnel?answer"
+        );
+        assert_eq!(path(false, true, false), "/debug/way/10.0.0.1/10.0.0.2?hop");
+        assert_eq!(path(false, true, true), "/debug/way/10.0.0.1/10.0.0.2?hop&answer");
+    }
+
+    #[test]
     fn what_an_agent_answers_is_read() {
         assert_eq!(read(r#"{"here": true}"#), KernelWay::Here { here: true });
         let nowhere = read(r#"{"nowhere": "no route"}"#);
@@ -236,6 +281,12 @@ mod tests {
             read(out).to_string(),
             "dev flannel.1 via 10.244.1.0 table main mtu 1450"
         );
+        let whole: NodeWay =
+            serde_json::from_str(r#"{"here": true, "firewall": {"verdict": "accepted"}}"#).unwrap();
+        assert_eq!(whole.kernel, KernelWay::Here { here: true });
+        assert_eq!(whole.firewall.unwrap().to_string(), "accepted");
+        let older: NodeWay = serde_json::from_str(r#"{"here": true}"#).unwrap();
+        assert_eq!(older.firewall, None);
     }
 
     #[test]
