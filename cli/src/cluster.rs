@@ -206,12 +206,22 @@ impl Access {
         }
     }
 
+    /// Returns the operator's Deployments.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn operators(&self) -> Result<Vec<Value>, kube::Error> {
+        let space = &self.namespace;
+        let deployments = format!("/apis/apps/v1/namespaces/{space}/deployments");
+        self.list(&deployments, Some("app.kubernetes.io/component=operator"))
+            .await
+    }
+
     /// Returns what is known of the operator. What the user may not read is named in the notes.
     pub async fn operator(&self) -> OperatorFacts {
         let space = &self.namespace;
         let mut known = OperatorFacts::default();
-        let deployments = format!("/apis/apps/v1/namespaces/{space}/deployments");
-        match self.list(&deployments, Some("app.kubernetes.io/component=operator")).await {
+        match self.operators().await {
             Ok(found) => match found.first().map(arguments) {
                 None => known.notes.push(format!(
                     "the namespace {space} has no operator, so its settings are taken for the defaults; name Spanwire's \

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
+use serde_json::Value;
 use spanwire_cluster::observed::{Observable, Observed};
 use spanwire_crds::{
     Location, LocationSlice, MeshNode, Peer,
@@ -90,6 +91,30 @@ pub fn findings(objects: &Objects, answers: &Answers) -> Vec<Finding> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Returns what is wrong with the operator, by its Deployments.
+#[must_use]
+pub fn of_operator(deployments: &[Value]) -> Option<Finding> {
+    let metadata = &deployments.first()?["metadata"];
+    let mut available = deployments
+        .iter()
+        .map(|found| found["status"]["availableReplicas"].as_u64());
+    if available.any(|replicas| replicas.unwrap_or_default() > 0) {
+        return None;
+    }
+    let [name, space] = ["name", "namespace"].map(|field| metadata[field].as_str().unwrap_or_default());
+    let text = "no operator runs: packets go on as it was decided, and leaders that fail are not replaced, nor is any other change \
+                decided upon";
+    let finding = Finding::new(
+        Severity::Warning,
+        "deployment",
+        name,
+        "OperatorAway",
+        text.to_owned(),
+    );
+    let next = format!("kubectl get pods -n {space} -o wide -l app.kubernetes.io/component=operator");
+    Some(finding.with(next, "operatoraway"))
 }
 
 /// Returns how bad findings are together.
@@ -185,8 +210,8 @@ fn of_mesh_node(observed: &Observed<MeshNode>, found: &mut Vec<Finding>) {
         .as_ref()
         .filter(|status| !status.conditions.is_empty())
     else {
-        let text =
-            "no agent has reported from this node: its pod does not run, or does not reach the API server";
+        let text = "no agent has reported from this node: its pod does not run, or does not reach the API server, or the machine is gone and its \
+             Node is left over";
         let finding = Finding::new(Severity::Error, "meshnode", name, "NoReport", text.to_owned());
         let next = format!(
             "kubectl get pods --all-namespaces -o wide -l app.kubernetes.io/component=agent --field-selector spec.nodeName={name}"

@@ -19,7 +19,7 @@ use crate::{
     bundle,
     cluster::{Access, Reach},
     colour::{coloured, is_wanted},
-    findings::{Answers, findings, said, verdict},
+    findings::{Answers, Finding, findings, of_operator, said, verdict},
     objects::Kind,
     status::{Report, asked, report},
 };
@@ -63,8 +63,25 @@ async fn look(access: &Access, args: &StatusArgs) -> anyhow::Result<(Report, Vec
         }
     };
     let nodes = asked(&objects.published()).into_iter().collect();
-    let (answers, notes) = ask(access, &nodes).await;
-    Ok((report(&objects, &answers, selected.as_deref()), notes))
+    let ((answers, mut notes), operator) = tokio::join!(ask(access, &nodes), operator(access));
+    let mut report = report(&objects, &answers, selected.as_deref());
+    add(operator, &mut report.findings, &mut notes);
+    Ok((report, notes))
+}
+
+/// Returns what is wrong with the operator; an error is for those who may not read its Deployment.
+async fn operator(access: &Access) -> Result<Option<Finding>, String> {
+    let found = access.operators().await;
+    let found = found.map_err(|error| format!("whether the operator runs is not known: {error}"))?;
+    Ok(of_operator(&found))
+}
+
+fn add(operator: Result<Option<Finding>, String>, found: &mut Vec<Finding>, notes: &mut Vec<String>) {
+    match operator {
+        Ok(finding) => found.extend(finding),
+        Err(note) => notes.push(note),
+    }
+    found.sort();
 }
 
 fn name(object: &Value) -> Option<String> {
@@ -136,6 +153,9 @@ pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Resu
         None => Answers::new(),
     };
     let mut found = findings(&objects, &answers);
+    if let Some(access) = &access {
+        add(operator(access).await, &mut found, &mut notes);
+    }
     if !args.locations.is_empty() {
         found.retain(|finding| concerns(&finding.object, &args.locations, &nodes));
     }
