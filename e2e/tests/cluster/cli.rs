@@ -58,7 +58,9 @@ pub(crate) fn kernels_do_what_is_planned(lab: &Lab) -> Result<()> {
             way.contains("[encrypted]")
                 && way.matches("arrives after").count() == 2
                 && way.matches("with packets of up to").count() == 2
-                && way.matches("     its kernel: ").count() == hops,
+                && way.matches("     its kernel: ").count() == hops
+                && way.matches("     its firewall: ").count() == hops
+                && !way.contains("dropped by"),
             "not all is known of the way from {from} to {to}:\n{way}"
         );
     }

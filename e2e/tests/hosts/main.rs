@@ -46,6 +46,14 @@ fn main() -> ExitCode {
                 neighbours::installs,
             ),
             ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
+            (
+                "with_neighbours_that_break_nothing_nothing_is_found",
+                neighbours::diagnosed,
+            ),
+            (
+                "what_a_host_forbids_is_named_with_its_rule",
+                neighbours::forbidden,
+            ),
             ("what_a_kubelet_says_of_its_node_is_refused", attacks::annotations),
             ("leases_and_reports_of_others_are_refused", attacks::others),
             ("addresses_that_a_kubelet_claims_draw_nothing", attacks::addresses),

@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use spanwire_e2e::{
     FOREIGN_MARK, Lab, Profile, Progress,
     advertise::learned_default,
     ask::Everyone,
-    expect::{SOON, all_reach_all, by_role, condition, leader, node_ip, pod_ip},
+    expect::{SOON, all_reach_all, answers, by_role, condition, leader, node_ip, pod_ip},
     plaintext::{nothing_plain, something_plain},
     plugin_says, wait_until,
 };
@@ -53,6 +54,65 @@ pub(crate) fn settled(_: &Lab) -> Result<()> {
     let passed = READY.get().map_or(SETTLED, Instant::elapsed);
     thread::sleep(SETTLED.saturating_sub(passed));
     Ok(())
+}
+
+/// What agents get along with is no finding: of all neighbours the Node alone that is left over is one. Firewalls that would drop
+/// packets of the mesh are shown to let them through.
+pub(crate) fn diagnosed(lab: &Lab) -> Result<()> {
+    wait_until(
+        "diagnose names the Node that is left over, and nothing else",
+        SOON,
+        || {
+            let said = plugin_says(lab, 4, &["diagnose", "-o", "json"])?;
+            let found: Value = serde_json::from_str(&said)?;
+            let found: Vec<&Value> = found.as_array().context("a list")?.iter().collect();
+            let faults = found.iter().filter(|finding| finding["severity"] != "Note");
+            let about = |finding: &Value| finding["object"].as_str().unwrap_or_default().to_owned();
+            let others = faults.filter(|finding| {
+                let evidence = finding["evidence"].as_str().unwrap_or_default();
+                about(finding) != "meshnode a3-old" && !evidence.contains("a3-old")
+            });
+            let others: Vec<_> = others.collect();
+            ensure!(others.is_empty(), "diagnose finds {others:#?}");
+            let named = found
+                .iter()
+                .any(|finding| about(finding) == "meshnode a3-old" && finding["reason"] == "NoReport");
+            ensure!(named, "a3-old is not named: {said}");
+            Ok(true)
+        },
+    )?;
+    for (from, to) in [("a3", "b2"), ("b3", "c2"), ("a2", "c1")] {
+        let way = plugin_says(lab, 0, &["explain", from, to])?;
+        ensure!(
+            way.contains("its firewall: accepted") && !way.contains("dropped by"),
+            "{from} to {to}:\n{way}"
+        );
+    }
+    Ok(())
+}
+
+/// What an administrator forbids is not opened, and `explain` says where and by which rule a packet ends.
+pub(crate) fn forbidden(lab: &Lab) -> Result<()> {
+    let (from, to) = (node_ip(lab, "a3")?.to_string(), node_ip(lab, "b3")?.to_string());
+    let forbids = format!(
+        "nft 'add table ip forbids; add chain ip forbids f {{ type filter hook forward priority 5; }}' && \
+         nft 'add rule ip forbids f ip saddr {from} ip daddr {to} drop comment \"of the site\"'"
+    );
+    let leader = leader(lab, "b")?;
+    let node = lab.node(&leader)?;
+    node.sh(&forbids)?;
+    let lost = !answers(&lab.node("a3")?, node_ip(lab, "b3")?)?;
+    let explained = plugin_says(lab, 4, &["explain", "a3", "b3"]);
+    node.run(["nft", "delete", "table", "ip", "forbids"])?;
+    let explained = explained?;
+    ensure!(lost, "nothing is forbidden:\n{explained}");
+    for said in [
+        format!("is dropped by the firewall of {leader}"),
+        "(ip forbids) \"of the site\"".to_owned(),
+    ] {
+        ensure!(explained.contains(&said), "{said}:\n{explained}");
+    }
+    plugin_says(lab, 0, &["explain", "a3", "b3"]).map(drop)
 }
 
 pub(crate) fn all_answer(lab: &Lab) -> Result<()> {
