@@ -12,7 +12,7 @@
 //! | `came` | input, first | takes that off again |
 //! | `forward` | forward | drops pods' datagrams to that VXLAN; clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
-//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
+//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel or onto the VXLAN, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
 //! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
 //! | `stray` | postrouting | drops datagrams of that VXLAN to any other address; drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
@@ -60,7 +60,7 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         put(landing::chains(resolved, facts, &families));
     }
     put(forward(plan, resolved, facts, &families, &ways));
-    put(leave(plan, facts, &families, &ways));
+    put(leave(plan, resolved, facts, &families, &ways));
     let held = held(resolved, facts, &families);
     put(stray(plan, resolved, facts, &families, &held));
     put(inherit(resolved, facts, &families));
@@ -348,9 +348,9 @@ fn datagrams(plan: &Plan) -> Option<String> {
     Some(format!("udp sport {port} fib saddr type local"))
 }
 
-fn leave(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> String {
+fn leave(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words], ways: &str) -> String {
     let others = facts.owned.masquerade_mark;
-    let mut rules = masqueraded(facts, families);
+    let mut rules = masqueraded(resolved, facts, families);
     for Words { ip, v, .. } in families.iter().filter(|words| words.masquerades) {
         rules.push(format!(
             "{ip} saddr @far{v} {ip} daddr @masqueraded{v} masquerade"
@@ -371,17 +371,23 @@ fn leave(plan: &Plan, facts: &HostFacts, families: &[Words], ways: &str) -> Stri
 
 /// Masquerading takes an address of the device, which in the tunnel is the overlay address (`inet_select_addr`,
 /// net/netfilter/nf_nat_masquerade.c). A server there that answers from a wildcard UDP socket takes the source that its
-/// route to that address prefers, which is its own overlay address, and the answer belongs to no connection.
-fn masqueraded(facts: &HostFacts, families: &[Words]) -> Vec<String> {
-    let (link, mark) = (&facts.owned.link, facts.owned.masquerade_mark);
-    let rule = |Words { ip, v, own, .. }: &Words| {
+/// route to that address prefers, which is its own overlay address, and the answer belongs to no connection. The VXLAN has
+/// none that could be taken, and then it is the first of the machine: one on `lo`, say, which the mesh does not know.
+fn masqueraded(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> Vec<String> {
+    let mark = facts.owned.masquerade_mark;
+    let rule = |words: &Words| {
+        let tunnel = words.leads.then_some(&facts.owned.link);
+        let vxlan = resolved.underlay.as_ref().map(|_| &facts.owned.hop_link);
+        let Words { ip, v, own, .. } = words;
         let own = own.as_ref()?;
-        Some(format!(
-            "meta mark & {mark:#010x} != 0 oifname \"{link}\" {ip} daddr @remote{v} snat {ip} to {own} fully-random"
-        ))
+        let rule = |link| {
+            format!(
+                "meta mark & {mark:#010x} != 0 oifname \"{link}\" {ip} daddr @remote{v} snat {ip} to {own} fully-random"
+            )
+        };
+        Some(tunnel.into_iter().chain(vxlan).map(rule).collect::<Vec<_>>())
     };
-    let leading = families.iter().filter(|words| words.leads);
-    leading.filter_map(rule).collect()
+    families.iter().filter_map(rule).flatten().collect()
 }
 
 fn stray(

@@ -201,6 +201,45 @@ fn the_vxlan_takes_nothing_from_pods_from_other_locations_or_from_who_is_not_the
     }
 }
 
+/// Linux takes the first address of the machine where a device has none that could be taken: one on `lo`, or of another
+/// network card.
+#[test]
+fn what_kube_proxy_masquerades_onto_the_vxlan_has_the_nodes_address() {
+    let mut world = world(HopMode::Vxlan);
+    world.wait_for_pods();
+    let node = &world.node("a2").host;
+    node.run("ip addr add 198.51.100.7/32 dev lo");
+    // A port of the node, as kube-proxy makes one, in the shape of a ping.
+    node.nft(
+        "table ip node-port {
+           chain asked {
+             type nat hook prerouting priority dstnat
+             fib daddr type local icmp type echo-request ip saddr 10.1.0.254 meta mark set mark or 0x4000 dnat ip to 10.244.4.2
+           }
+           chain answered {
+             type nat hook postrouting priority srcnat
+             meta mark & 0x4000 == 0 return
+             meta mark set mark xor 0x4000
+             masquerade fully-random
+           }
+         }",
+    );
+    world.node("b2").pod.nft(
+        "table inet asked {
+           chain input {
+             type filter hook input priority 0
+             icmp type echo-request ip saddr 10.1.0.2 counter
+           }
+         }",
+    );
+    let router = &world.network.router;
+    wait_until("the pod of another location to answer", 5 * SECOND, || {
+        router.pings("10.1.0.2")
+    });
+    let asked = world.node("b2").pod.run("nft list table inet asked");
+    assert!(!asked.contains("counter packets 0 "), "{asked}");
+}
+
 /// Sends a datagram to the port of the VXLAN on a node of the first location.
 fn send(from: &Namespace, source: &'static str, to: u8) {
     let to = lan(to, Family::V4);
