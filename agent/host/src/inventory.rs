@@ -79,6 +79,11 @@ impl OtherLink {
             .iter()
             .filter_map(|(address, length)| Prefix::new(*address, *length).ok())
     }
+
+    /// Returns how little Linux prefers this device for one of its networks; most of all where it has no route to it.
+    pub(crate) fn reluctance(&self, network: &Prefix) -> u32 {
+        self.metrics.get(network).copied().unwrap_or(u32::MAX)
+    }
 }
 
 /// How the CNI carries packets inside the location, as far as the hop from a follower to its leader needs it.

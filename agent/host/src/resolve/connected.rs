@@ -49,8 +49,8 @@ impl<'a> Connected<'a> {
         let mut networks: BTreeMap<Prefix, (&LinkName, IpAddr)> = BTreeMap::new();
         let mut shared: BTreeMap<Prefix, BTreeSet<&LinkName>> = BTreeMap::new();
         let metric = |network: &Prefix, link: &LinkName| {
-            let metric = facts.links.get(link).and_then(|link| link.metrics.get(network));
-            metric.copied().unwrap_or(u32::MAX)
+            let link = facts.links.get(link);
+            link.map_or(u32::MAX, |link| link.reluctance(network))
         };
         for (name, link) in &facts.links {
             for (address, length) in &link.addresses {

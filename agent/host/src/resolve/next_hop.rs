@@ -155,12 +155,26 @@ pub(super) struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     pub(super) fn new(plan: &'a Plan, facts: &'a HostFacts) -> Self {
         let links = facts.links.iter().filter(|(_, link)| !link.cni);
-        let networks = links.flat_map(|(name, link)| link.networks().map(move |network| (network, name)));
+        let networks = links.flat_map(|(name, link)| {
+            link.networks()
+                .map(move |network| (network, (name, link.reluctance(&network))))
+        });
+        // Of several devices the one that Linux prefers: a cloud's second network card has an address of the LAN and no route to it.
+        let mut lans = BTreeMap::new();
+        for (network, (name, reluctance)) in networks.filter(|(network, _)| !network.is_host()) {
+            let known = lans.entry(network).or_insert((name, reluctance));
+            if reluctance < known.1 {
+                *known = (name, reluctance);
+            }
+        }
         Self {
             plan,
             facts,
             underlay: Underlay::new(plan, facts),
-            lans: networks.filter(|(network, _)| !network.is_host()).collect(),
+            lans: lans
+                .into_iter()
+                .map(|(network, (name, _))| (network, name))
+                .collect(),
             resolved: Vec::new(),
             conflicts: BTreeSet::new(),
         }

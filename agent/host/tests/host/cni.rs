@@ -31,6 +31,27 @@ fn goes_nowhere(plan: &Plan, facts: &HostFacts) -> bool {
 }
 
 #[test]
+fn of_devices_in_the_lan_the_one_with_the_route_to_it_leads_to_the_leader() {
+    let (plan, mut facts) = samples::direct_follower();
+    let lan: Prefix = "192.168.1.0/24".parse().unwrap();
+    facts.links.get_mut(&link("eth0")).unwrap().metrics = [(lan, 0)].into();
+    // Second network cards, as the AWS VPC CNI leaves them: before the first one in order, and after it.
+    for (name, address) in [("ens5", "192.168.1.90"), ("eth1", "192.168.1.91")] {
+        let mut card = facts.links[&link("eth0")].clone();
+        card.addresses = [(address.parse().unwrap(), 24)].into();
+        card.metrics.clear();
+        facts.links.insert(link(name), card);
+    }
+    let host = render(&plan, &facts);
+    let devices = host.routes.values().filter_map(|route| match &route.kind {
+        RouteKind::Unicast { dev, .. } => Some(dev.as_str()),
+        RouteKind::Throw | RouteKind::Unreachable | RouteKind::Blackhole => None,
+    });
+    let devices: std::collections::BTreeSet<_> = devices.collect();
+    assert_eq!(devices, ["eth0"].into(), "{host}");
+}
+
+#[test]
 fn where_the_cnis_device_is_missing_a_follower_sends_nothing_through_the_lan() {
     let missing = Conflict::NoCniDevice { family: Family::V4 };
     let (plan, facts) = without_device(samples::follower());
