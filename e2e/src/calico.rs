@@ -26,7 +26,7 @@ fn pool(location: &LocationLayout) -> Value {
     let vxlan = match location.cni {
         Cni::CalicoCrossSubnet => "CrossSubnet",
         Cni::CalicoBgp => "Never",
-        Cni::Vxlan | Cni::HostGw | Cni::CalicoVxlan => "Always",
+        Cni::Vxlan | Cni::HostGw | Cni::CalicoVxlan | Cni::Cloud => "Always",
     };
     json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": location.name},
         "spec": {"cidr": "10.244.128.0/17", "vxlanMode": vxlan, "ipipMode": "Never", "natOutgoing": true, "blockSize": 26,
@@ -64,7 +64,7 @@ fn write_nodes(store: &Store, layout: &Layout, moved: &[String]) -> Result<()> {
         let mode = match location.cni {
             Cni::CalicoCrossSubnet => "cross",
             Cni::CalicoBgp => "bgp",
-            Cni::Vxlan | Cni::HostGw | Cni::CalicoVxlan => "vxlan",
+            Cni::Vxlan | Cni::HostGw | Cni::CalicoVxlan | Cni::Cloud => "vxlan",
         };
         let address = node.addresses[0];
         let subnet = match (address, location.subnet) {

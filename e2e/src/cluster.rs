@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    calico,
+    calico, cloud,
     command::tail,
     images::TEST,
     lab::Lab,
@@ -20,6 +20,7 @@ use crate::{
     node,
     profile::Profile,
     progress::Progress,
+    scenario::Cni,
     wait::wait_until,
 };
 
@@ -103,16 +104,16 @@ pub(crate) fn bring_up(lab: &Lab, progress: &Progress) -> Result<()> {
 
 /// Returns the service of the CNI, and the file that a node has when it has its network.
 fn cni(lab: &Lab) -> (&'static str, &'static str) {
-    if lab.scenario().network.cni.is_calico() {
-        ("calico", calico::READY)
-    } else {
-        ("flanneld", "/run/flannel/subnet.env")
+    match lab.scenario().network.cni {
+        Cni::Vxlan | Cni::HostGw => ("flanneld", "/run/flannel/subnet.env"),
+        Cni::CalicoVxlan | Cni::CalicoCrossSubnet | Cni::CalicoBgp => ("calico", calico::READY),
+        Cni::Cloud => ("cloud", cloud::READY),
     }
 }
 
-/// Whether every kubelet has registered its node. Flannel has no network before that, Calico has.
+/// Whether every kubelet has registered its node. Flannel has no network before that, others have.
 fn registered(lab: &Lab) -> Result<bool> {
-    if !lab.scenario().network.cni.is_calico() {
+    if lab.scenario().network.cni.is_flannel() {
         return Ok(true);
     }
     let found = lab.get(&["nodes"])?;

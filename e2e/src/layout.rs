@@ -76,6 +76,8 @@ pub struct NodeLayout {
     pub annotations: BTreeMap<String, String>,
     /// Settings of its kernel.
     pub sysctls: BTreeMap<String, i64>,
+    /// It has a second network card.
+    pub second_card: bool,
     /// What other programs and networks do to it.
     pub profiles: Vec<Profile>,
 }
@@ -122,6 +124,7 @@ impl Layout {
                         labels: node.labels.clone(),
                         annotations: annotations(&location.name, node, public[0]),
                         sysctls: node.sysctls.clone(),
+                        second_card: node.second_card,
                         profiles: scenario.hosts.get(&node.name).cloned().unwrap_or_default(),
                     })
                     .collect();

@@ -6,7 +6,7 @@
 //! finds it again and [`Lab::down`] removes it, whatever became of its maker.
 //!
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it. `profile`: what neighbours do to hosts.
-//! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `calico`, `chart`:
+//! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `calico`, `cloud`, `chart`:
 //!   what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
 //! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
@@ -16,6 +16,7 @@
 mod calico;
 mod cgroup;
 mod chart;
+mod cloud;
 mod cluster;
 mod command;
 mod credentials;

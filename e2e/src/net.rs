@@ -15,10 +15,11 @@ use nix::{
 };
 
 use crate::{
+    cloud,
     command::Cmd,
     layout::{Layout, LocationLayout, NodeLayout},
     profile::Profile,
-    scenario::{Family, Routers, Scenario},
+    scenario::{Cni, Family, Routers, Scenario},
     store::Store,
 };
 
@@ -55,11 +56,22 @@ fn plug_in(store: &Store, scenario: &Scenario, location: &LocationLayout, node: 
     let (name, namespace, mtu) = (&node.name, store.namespace(&node.name), location.mtu);
     Cmd::new("ip").args(["netns", "add", &namespace]).run()?;
     in_namespace(store, name, &sysctl_script(scenario, node))?;
-    let cable = format!(
-        "ip link add name {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}\n\
-         ip link set dev {name} master lan up\n"
-    );
-    in_namespace(store, &location.name, &cable)?;
+    let cable = |port: &str, device: &str| {
+        format!(
+            "ip link add name {port} mtu {mtu} type veth peer name {device} mtu {mtu} netns {namespace}\n\
+             ip link set dev {port} master lan up\n"
+        )
+    };
+    let cables = if location.cni == Cni::Cloud {
+        let of_card = |card: &cloud::Card| {
+            let device = format!("{} address {}", card.device, card.hardware);
+            cable(&card.port, &device) + &card.alone()
+        };
+        cloud::cards(node).iter().map(of_card).collect()
+    } else {
+        cable(name, "eth0")
+    };
+    in_namespace(store, &location.name, &cables)?;
     let neighbours = neighbours::script(store, location, node);
     in_namespace(store, name, &(node_script(location, node) + &neighbours))
 }
@@ -68,10 +80,11 @@ fn plug_in(store: &Store, scenario: &Scenario, location: &LocationLayout, node: 
 pub(crate) fn unplug(store: &Store, layout: &Layout, node: &str) -> Result<()> {
     let location = location_of(layout, node)?;
     let net = format!("--net=/run/netns/{}", store.namespace(&location.name));
-    // It is gone already if the node has been down.
-    Cmd::of(["nsenter", &net, "ip", "link", "del", "dev", node])
-        .finish()
-        .map(drop)
+    for port in [node, &cloud::second_port(node)] {
+        // It is gone already if the node has been down, and few have a second one.
+        Cmd::of(["nsenter", &net, "ip", "link", "del", "dev", port]).finish()?;
+    }
+    Ok(())
 }
 
 /// Gives a node that is down a new network, as a machine has after a reboot.
@@ -135,6 +148,10 @@ pub(crate) fn cut(store: &Store, layout: &Layout, one: &str, other: &str) -> Res
     ensure!(
         a.name == b.name,
         "{one} and {other} are in two locations: cut those instead"
+    );
+    ensure!(
+        a.cni != Cni::Cloud,
+        "no frame passes from {one} to {other}, which are in a cloud: its router carries their packets"
     );
     nft(store, &a.name, &rules::cut(one, other))
 }
@@ -261,6 +278,9 @@ fn router_script(location: &LocationLayout, layout: &Layout) -> String {
         for ((net, length), via) in other.lans.iter().zip(&other.internet) {
             script += &format!("ip route add {net}/{length} via {via} dev wan\n");
         }
+    }
+    if location.cni == Cni::Cloud {
+        script += &cloud::router_script(location);
     }
     script
 }

@@ -7,12 +7,12 @@ use crate::lab::Lab;
 /// UDP that begins like a WireGuard message (whitepaper section 5.4: type 1 to 4 and three zero bytes).
 pub const WIREGUARD: &str = "(udp and udp[8] >= 1 and udp[8] <= 4 and udp[9:2] = 0 and udp[11] = 0)";
 
-/// Packets of the cluster in the open: those of flannel's tunnel and of Calico's, and those with the address of a pod or of two nodes; but not
+/// Packets of the cluster in the open: those of flannel's VXLAN, of Calico's and of Spanwire's own, and those with the address of a pod or of two nodes; but not
 /// those to and from the API server, which is reached past the mesh, and not messages of WireGuard, which nodes send each other
 /// where plain routing works, nor the ICMP errors (type 3) about such a message.
 fn plain() -> String {
     format!(
-        "udp port 8472 or udp port 4789 or (ip and not tcp port 6443 and (net 10.244.0.0/16 or \
+        "udp port 8472 or udp port 4789 or udp port 51830 or (ip and not tcp port 6443 and (net 10.244.0.0/16 or \
          (src net 192.168.0.0/16 and dst net 192.168.0.0/16 and not {WIREGUARD} and not \
          (icmp[0] = 3 and icmp[17] = 17 and (icmp[28:2] = 51820 or icmp[30:2] = 51820)))))"
     )

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Profile;
 
+/// As many nodes of a location have room for their pods' addresses in a LAN of the cni `cloud`.
+const CLOUD_NODES: usize = 8;
+
 /// A cluster of several locations, and what lies between them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -72,7 +75,7 @@ pub enum Family {
     V6,
 }
 
-/// A back-end of flannel, or what the lab imitates of Calico in one of its modes.
+/// A back-end of flannel, or what the lab imitates: Calico in one of its modes, or a cloud's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cni {
@@ -87,14 +90,24 @@ pub enum Cni {
     CalicoCrossSubnet,
     /// Calico: BGP, and packets between nodes travel as they are.
     CalicoBgp,
+    /// A cloud's: pods have addresses of the LAN, which delivers by who owns an address; no node has a network.
+    Cloud,
 }
 
 impl Cni {
     /// Returns whether it is Calico's.
     pub fn is_calico(self) -> bool {
         match self {
-            Self::Vxlan | Self::HostGw => false,
+            Self::Vxlan | Self::HostGw | Self::Cloud => false,
             Self::CalicoVxlan | Self::CalicoCrossSubnet | Self::CalicoBgp => true,
+        }
+    }
+
+    /// Returns whether it is flannel's.
+    pub fn is_flannel(self) -> bool {
+        match self {
+            Self::Vxlan | Self::HostGw => true,
+            Self::CalicoVxlan | Self::CalicoCrossSubnet | Self::CalicoBgp | Self::Cloud => false,
         }
     }
 
@@ -102,7 +115,7 @@ impl Cni {
     pub fn is_bare(self) -> bool {
         match self {
             Self::Vxlan | Self::CalicoVxlan => false,
-            Self::HostGw | Self::CalicoCrossSubnet | Self::CalicoBgp => true,
+            Self::HostGw | Self::CalicoCrossSubnet | Self::CalicoBgp | Self::Cloud => true,
         }
     }
 }
@@ -161,6 +174,9 @@ pub struct Node {
     /// Settings of its kernel below `net`, made before it has any device; by name.
     #[serde(default)]
     pub sysctls: BTreeMap<String, i64>,
+    /// It has a second network card, with an address and pods of its own; with the cni `cloud`.
+    #[serde(default)]
+    pub second_card: bool,
 }
 
 impl Scenario {
@@ -256,10 +272,26 @@ impl Scenario {
             );
         }
         ensure!(
-            !calico || network.families == [Family::V4],
-            "Calico is imitated with IPv4 alone: say families: [ipv4]"
+            network.cni.is_flannel() || network.families == [Family::V4],
+            "Calico and clouds are imitated with IPv4 alone: say families: [ipv4]"
         );
+        self.check_cloud()?;
         self.check_hosts()
+    }
+
+    fn check_cloud(&self) -> Result<()> {
+        let cloud = self.network.cni == Cni::Cloud;
+        for location in &self.locations {
+            ensure!(
+                !cloud || location.nodes.len() <= CLOUD_NODES,
+                "location {} of a cloud has more than {CLOUD_NODES} nodes",
+                location.name
+            );
+            for node in location.nodes.iter().filter(|node| node.second_card) {
+                ensure!(cloud, "secondCard of {}: say network.cni: cloud", node.name);
+            }
+        }
+        Ok(())
     }
 
     fn check_hosts(&self) -> Result<()> {
@@ -349,6 +381,22 @@ mod tests {
         rejects(
             "{network: {cni: calico-vxlan, families: [ipv4, ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}",
             "IPv4 alone",
+        );
+        rejects(
+            "{network: {cni: cloud, families: [ipv4, ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}",
+            "IPv4 alone",
+        );
+        rejects(
+            "locations: [{name: a, nodes: [{name: a1, secondCard: true}]}]",
+            "network.cni: cloud",
+        );
+        let nine: Vec<_> = (1..=9).map(|number| format!("{{name: a{number}}}")).collect();
+        rejects(
+            &format!(
+                "{{network: {{cni: cloud}}, locations: [{{name: a, nodes: [{}]}}]}}",
+                nine.join(", ")
+            ),
+            "more than 8 nodes",
         );
         rejects(
             "{network: {families: [ipv6]}, locations: [{name: a, nodes: [{name: a1}]}]}",

@@ -11,16 +11,16 @@ use crate::lab::Lab;
 const TRACES: [(&str, &str); 9] = [
     (
         "links",
-        "ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; /^veth|^cali/d; s/_timer +[0-9.]+//g; s/8000\\.[0-9a-f:]+//g'",
+        "ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; /^veth|^cali|^eni/d; s/_timer +[0-9.]+//g; s/8000\\.[0-9a-f:]+//g'",
     ),
     (
         "addresses",
-        "ip -o addr | sed -E 's/^[0-9]+: //; /^veth|^cali/d; s/valid_lft.*//; s/fe80::[0-9a-f:]+/fe80/'",
+        "ip -o addr | sed -E 's/^[0-9]+: //; /^veth|^cali|^eni/d; s/valid_lft.*//; s/fe80::[0-9a-f:]+/fe80/'",
     ),
     ("rules", "ip rule; ip -6 rule"),
     (
         "routes",
-        "ip route show table all | grep -vE 'dev (veth|cali)' | sed -E 's/fe80::[0-9a-f:]+/fe80/' | sort",
+        "ip route show table all | grep -vE 'dev (veth|cali|eni)' | sed -E 's/fe80::[0-9a-f:]+/fe80/' | sort",
     ),
     (
         "nft",
@@ -38,7 +38,7 @@ const TRACES: [(&str, &str); 9] = [
 
 /// The routes of the main table, which are the CNI's and the LAN's.
 const MAIN: &str =
-    "(ip route show table main; ip -6 route show table main) | grep -vE 'dev (veth|cali)' || true";
+    "(ip route show table main; ip -6 route show table main) | grep -vE 'dev (veth|cali|eni)' || true";
 
 /// Returns the traces of all nodes, by node and kind.
 pub fn snapshot(lab: &Lab) -> Result<BTreeMap<String, String>> {

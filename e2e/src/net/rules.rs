@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use crate::{
+    cloud,
     layout::{API_PORT, Layout, LocationLayout, PRIVATE_V4, PRIVATE_V6, VXLAN_PORT, WIREGUARD_PORT},
     profile::Profile,
-    scenario::Routers,
+    scenario::{Cni, Routers},
 };
 
 /// Mends every cut and block of one namespace.
@@ -48,7 +49,7 @@ pub(super) fn router(layout: &Layout, location: &LocationLayout, routers: Router
         forward += &format!(
             "iifname lan oifname wan {family} saddr {net}/{length} {family} daddr != {private} accept\n"
         );
-        if v4 && location.subnet != *length {
+        if v4 && (location.subnet != *length || location.cni == Cni::Cloud) {
             forward +=
                 &format!("iifname lan oifname lan ip saddr {net}/{length} ip daddr {net}/{length} accept\n");
         }
@@ -97,6 +98,9 @@ pub(super) fn lan(layout: &Layout, location: &LocationLayout, strict: bool, rout
             }
         }
     }
+    if location.cni == Cni::Cloud {
+        rules += &owners(location);
+    }
     let chain = |hook: &str| {
         format!("chain {hook} {{\ntype filter hook {hook} priority 0; policy accept;\n{rules}}}\n")
     };
@@ -105,6 +109,17 @@ pub(super) fn lan(layout: &Layout, location: &LocationLayout, strict: bool, rout
         chain("forward"),
         chain("input")
     )
+}
+
+/// Drops what a port of a cloud's LAN sends from addresses that are not its own.
+fn owners(location: &LocationLayout) -> String {
+    let rule = |card: cloud::Card| {
+        let cloud::Card {
+            port, address, pods, ..
+        } = card;
+        format!("iifname \"{port}\" ip saddr != {{ {address}, {pods} }} drop\n")
+    };
+    location.nodes.iter().flat_map(cloud::cards).map(rule).collect()
 }
 
 /// Drops everything between two ports of a bridge, which have the names of what is plugged in there.
@@ -194,6 +209,23 @@ mod tests {
         let chain = &text[text.find("chain srcnat").unwrap()..];
         let hairpin = chain.find("oifname lan ct status dnat ip saddr 192.168.1.0/24 masquerade");
         assert!(hairpin.is_some() && hairpin < chain.find("accept\n"), "{chain}");
+    }
+
+    #[test]
+    fn a_port_of_a_cloud_carries_its_own_addresses_alone() {
+        let text = "{network: {cni: cloud}, locations: [{name: a, nodes: [{name: a1}, {name: a2, secondCard: true}]}]}";
+        let layout = Layout::of(&Scenario::parse(text).unwrap());
+        let text = lan(&layout, &layout.locations[0], false, Routers::Open);
+        for rule in [
+            "iifname \"a1\" ip saddr != { 192.168.1.11, 192.168.1.128/28 } drop\n",
+            "iifname \"a2\" ip saddr != { 192.168.1.12, 192.168.1.144/28 } drop\n",
+            "iifname \"a2.2\" ip saddr != { 192.168.1.22, 192.168.1.40/29 } drop\n",
+        ] {
+            assert!(text.contains(rule), "{rule}{text}");
+        }
+        let text = router(&layout, &layout.locations[0], Routers::Closed);
+        let between = "iifname lan oifname lan ip saddr 192.168.1.0/24 ip daddr 192.168.1.0/24 accept";
+        assert!(text.contains(between), "{text}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 set -eu
 lab=$1 node=$2 whole_path=$3
 dir=$lab/nodes/$node
-mkdir -p "$dir"/{lib,log,cni,kubernetes}
+mkdir -p "$dir"/{lib,log,kubernetes}
 
 # The machine's number of this process; inside it is 1.
 read -r outer _ </proc/self/stat
@@ -35,11 +35,7 @@ mkdir -p /run/lab /run/lock
 mkdir -p "$dir"/etc "$dir"/etc.work
 mount -t overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etc.work" overlay /etc
 mkdir -p /etc/cni/net.d /etc/kubernetes
-if [ -e "$dir/cni.conflist" ]; then
-	cp "$dir/cni.conflist" /etc/cni/net.d/10-calico.conflist
-else
-	cp "$lab/cni.conflist" /etc/cni/net.d/10-flannel.conflist
-fi
+cp "$dir"/cni/*.conflist /etc/cni/net.d/
 rm -f /etc/resolv.conf /etc/hosts
 cp "$lab/resolv.conf" /etc/resolv.conf
 printf '127.0.0.1 localhost\n::1 localhost\n' >/etc/hosts

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::{
-    calico,
+    calico, cloud,
     images::PAUSE,
     layout::{API_PORT, Layout, NodeLayout, PODS, SERVICES},
     scenario::{Cni, Family, Proxy, Scenario},
@@ -42,13 +42,12 @@ pub(crate) fn write_shared(context: Context<'_>) -> Result<()> {
         flannel["IPv6Network"] = json!(PODS[1]);
     }
     store.write("flannel.json", flannel.to_string())?;
-    let cni = json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
-        {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
-        {"type": "portmap", "capabilities": {"portMappings": true}},
-    ]});
-    store.write("cni.conflist", cni.to_string())?;
-    if scenario.network.cni.is_calico() {
-        calico::write_shared(store, context.layout)?;
+    match scenario.network.cni {
+        Cni::Vxlan | Cni::HostGw => {}
+        Cni::CalicoVxlan | Cni::CalicoCrossSubnet | Cni::CalicoBgp => {
+            calico::write_shared(store, context.layout)?;
+        }
+        Cni::Cloud => cloud::write_shared(store)?,
     }
     let audit = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy",
         "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]});
@@ -63,9 +62,14 @@ pub(crate) fn write(context: Context<'_>, node: &NodeLayout) -> Result<()> {
     store.write(file("containerd.toml"), containerd(store))?;
     store.write(file("kubelet.json"), kubelet(store, node).to_string())?;
     store.write(file("kube-proxy.json"), kube_proxy(context, node).to_string())?;
-    if context.scenario.network.cni.is_calico() {
-        store.write(file("cni.conflist"), calico::conflist(layout, node).to_string())?;
-    }
+    let (name, plugins) = match context.scenario.network.cni {
+        Cni::Vxlan | Cni::HostGw => ("flannel", flannel_conflist()),
+        Cni::CalicoVxlan | Cni::CalicoCrossSubnet | Cni::CalicoBgp => {
+            ("calico", calico::conflist(layout, node))
+        }
+        Cni::Cloud => ("cloud", cloud::conflist(layout, node)),
+    };
+    store.write(file(&format!("cni/10-{name}.conflist")), plugins.to_string())?;
     let mut script = String::new();
     if node.name == layout.control_plane().name {
         script += &control_plane(context, node);
@@ -73,6 +77,13 @@ pub(crate) fn write(context: Context<'_>, node: &NodeLayout) -> Result<()> {
     script += &workers(context, node);
     store.write(file("services.sh"), script)?;
     Ok(())
+}
+
+fn flannel_conflist() -> serde_json::Value {
+    json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
+        {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+    ]})
 }
 
 fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
@@ -83,13 +94,21 @@ fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
         ..
     } = context;
     let (tools, lab) = (tools.display(), store.root().display());
-    let (pods, services) = (join(scenario, PODS), join(scenario, SERVICES));
+    let services = join(scenario, SERVICES);
     let address = node.addresses[0];
     let bind = if scenario.has(Family::V6) { "::" } else { "0.0.0.0" };
     let masks = if scenario.has(Family::V6) {
         " --node-cidr-mask-size-ipv6=64"
     } else {
         ""
+    };
+    let networks = if scenario.network.cni == Cni::Cloud {
+        "--allocate-node-cidrs=false".to_owned()
+    } else {
+        format!(
+            "--allocate-node-cidrs --cluster-cidr={}{masks}",
+            join(scenario, PODS)
+        )
     };
     format!(
         "supervise etcd {tools}/etcd --data-dir=/var/lib/etcd --unsafe-no-fsync --log-level=warn \
@@ -109,8 +128,8 @@ fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
          --audit-policy-file={lab}/audit.json --audit-log-path=/var/log/audit.log --audit-log-maxsize=100\n\
          (await /run/lab/ready\n\
          supervise kube-controller-manager {tools}/kube-controller-manager \
-         --kubeconfig={lab}/kubeconfig/kube-controller-manager --leader-elect=false --allocate-node-cidrs \
-         --cluster-cidr={pods}{masks} --service-account-private-key-file={lab}/pki/accounts.key \
+         --kubeconfig={lab}/kubeconfig/kube-controller-manager --leader-elect=false {networks} \
+         --service-account-private-key-file={lab}/pki/accounts.key \
          --root-ca-file={lab}/pki/ca.crt --cluster-signing-cert-file={lab}/pki/ca.crt \
          --cluster-signing-key-file={lab}/pki/ca.key --use-service-account-credentials --profiling=false\n\
          supervise kube-scheduler {tools}/kube-scheduler --kubeconfig={lab}/kubeconfig/kube-scheduler \
@@ -121,7 +140,9 @@ fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
 }
 
 fn workers(context: Context<'_>, node: &NodeLayout) -> String {
-    let Context { store, tools, .. } = context;
+    let Context {
+        store, layout, tools, ..
+    } = context;
     let (tools, lab, name) = (tools.display(), store.root().display(), &node.name);
     let dir = store.node(name).display().to_string();
     let addresses = node
@@ -142,13 +163,13 @@ fn workers(context: Context<'_>, node: &NodeLayout) -> String {
         .find(|a| a.is_ipv6())
         .map(|a| format!(" --public-ipv6={a}"))
         .unwrap_or_default();
-    let cni = if context.scenario.network.cni.is_calico() {
-        calico::services(store, node)
-    } else {
-        format!(
+    let cni = match context.scenario.network.cni {
+        Cni::Vxlan | Cni::HostGw => format!(
             "NODE_NAME={name} supervise flanneld {tools}/flanneld --kube-subnet-mgr \
              --kubeconfig-file={dir}/flannel.conf --net-config-path={lab}/flannel.json --ip-masq --iface=eth0{v4}{v6}\n"
-        )
+        ),
+        Cni::CalicoVxlan | Cni::CalicoCrossSubnet | Cni::CalicoBgp => calico::services(store, node),
+        Cni::Cloud => cloud::services(store, layout, node),
     };
     format!(
         "supervise containerd containerd --config={dir}/containerd.toml\n\
@@ -198,10 +219,16 @@ fn kube_proxy(context: Context<'_>, node: &NodeLayout) -> serde_json::Value {
         Proxy::Nftables => "nftables",
         Proxy::Iptables => "iptables",
     };
+    // Where pods have addresses of the LAN there is no network of pods, from which alone services are asked unchanged.
+    let pods = if scenario.network.cni == Cni::Cloud {
+        String::new()
+    } else {
+        join(scenario, PODS)
+    };
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": mode,
         "clientConnection": {"kubeconfig": store.node(&node.name).join("kube-proxy.conf")},
-        "clusterCIDR": join(scenario, PODS), "hostnameOverride": node.name, "oomScoreAdj": 0,
+        "clusterCIDR": pods, "hostnameOverride": node.name, "oomScoreAdj": 0,
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
             "udpTimeout": "0s", "udpStreamTimeout": "0s"},
     })

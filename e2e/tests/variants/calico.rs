@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab, Progress,
     expect::{SOON, all_reach_all, leader, pinging_between},
-    plaintext::{nothing_plain, something_plain},
     reach, repair,
-    scenario::Routers,
     traces::{keep, kept, main_routes, same, snapshot},
     wait_until,
 };
+
+use crate::{is_seen_in_plaintext, misses_other_locations};
 
 /// Pairs of nodes between locations of different modes; b3 is in another subnet than the other nodes of b.
 const PAIRS: [(&str, &str); 6] = [
@@ -28,17 +28,7 @@ const CALICO: &str = "ip -4 neigh show dev vxlan.calico 2>/dev/null | sort; brid
      nft -s list table ip calico";
 
 pub(crate) fn installs(lab: &Lab) -> Result<()> {
-    let before = lab.ping_all()?;
-    for from in lab.layout().nodes() {
-        let missing = before.unreached.get(&from.name).cloned().unwrap_or_default();
-        let others = lab.layout().nodes().filter(|node| node.location != from.location);
-        let others: Vec<String> = others.map(|node| node.name.clone()).collect();
-        ensure!(
-            missing == others,
-            "{} does not miss just the other locations before Spanwire is there:\n{before}",
-            from.name
-        );
-    }
+    misses_other_locations(lab)?;
     keep(lab, "before.json", &snapshot(lab)?)?;
     keep(lab, "main.json", &main_routes(lab)?)?;
     keep(lab, "calico.json", &calicos(lab)?)?;
@@ -191,17 +181,6 @@ pub(crate) fn repaired(lab: &Lab) -> Result<()> {
     all_reach_all(lab)
 }
 
-pub(crate) fn nothing_in_plaintext(lab: &Lab) -> Result<()> {
-    lab.set_routers(Routers::Open)?;
-    let encrypted = nothing_plain(lab, || {
-        all_reach_all(lab)?;
-        reach::hosts_and_pods(lab)
-    });
-    lab.set_routers(Routers::Closed)?;
-    encrypted?;
-    all_reach_all(lab)
-}
-
 pub(crate) fn uninstalls(lab: &Lab) -> Result<()> {
     lab.helm(["uninstall", "spanwire", "--namespace", "spanwire", "--wait"])?;
     let before = kept(lab, "before.json")?;
@@ -210,9 +189,5 @@ pub(crate) fn uninstalls(lab: &Lab) -> Result<()> {
         Ok(true)
     })?;
     untouched(lab)?;
-    // And what was not seen in plaintext would have been seen.
-    lab.set_routers(Routers::Open)?;
-    let seen = something_plain(lab, || lab.ping_all().map(drop));
-    lab.set_routers(Routers::Closed)?;
-    seen
+    is_seen_in_plaintext(lab)
 }

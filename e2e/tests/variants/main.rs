@@ -1,14 +1,22 @@
 //! Other networks than the main suite's: both IP families with strict reverse path filters; flannel without
-//! encapsulation with a smaller MTU in one location; Calico. In them, what is about modes of a location.
+//! encapsulation with a smaller MTU in one location; Calico; clouds. In them, what is about modes of a location.
 
 mod calico;
+mod cloud;
 mod dual;
 mod host_gw;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use spanwire_e2e::{Lab, Progress, Provoked, Spanwire, expect::all_reach_all, reach, suite};
+use spanwire_e2e::{
+    Lab, Progress, Provoked, Spanwire,
+    expect::all_reach_all,
+    plaintext::{nothing_plain, something_plain},
+    reach,
+    scenario::Routers,
+    suite,
+};
 
 /// What tests do to Calico's state and to Spanwire's. Felix takes the old address from its device before it adds the new one,
 /// and Linux the routes by a device with its last address.
@@ -25,6 +33,15 @@ const CALICO_PROVOKED: &[Provoked] = &[
 const CALICO_MOVED: &str = "calico_tunnel_addresses_change_while_packets_flow";
 const CALICO_REPAIRED: &str = "calico_what_is_deleted_by_hand_comes_back";
 const CALICO_UNINSTALLED: &str = "calico_uninstalling_leaves_no_trace";
+
+const CLOUD_PROVOKED: &[Provoked] = &[
+    Provoked::agent(CLOUD_REPAIRED, "repaired"),
+    Provoked::agent(CLOUD_REPAIRED, "again and again"),
+    Provoked::without_api_server(CLOUD_UNINSTALLED),
+];
+
+const CLOUD_REPAIRED: &str = "cloud_what_is_deleted_by_hand_comes_back";
+const CLOUD_UNINSTALLED: &str = "cloud_uninstalling_leaves_no_trace";
 
 fn main() -> ExitCode {
     let all = [
@@ -91,12 +108,37 @@ fn main() -> ExitCode {
                 (CALICO_REPAIRED, calico::repaired),
                 (
                     "calico_nothing_leaves_in_plaintext_through_open_routers",
-                    calico::nothing_in_plaintext,
+                    nothing_in_plaintext,
                 ),
                 ("calico_every_node_and_location_is_ready", Lab::wait_mesh_ready),
                 (CALICO_UNINSTALLED, calico::uninstalls),
             ],
             CALICO_PROVOKED,
+        ),
+        suite::run(
+            "t-cloud",
+            "cloud.yaml",
+            &suite::options(Spanwire::Image),
+            &[
+                ("cloud_every_pod_reaches_every_pod", cloud::installs),
+                ("cloud_the_hop_is_a_vxlan_which_nobody_named", cloud::hops),
+                ("cloud_followers_keep_their_source_address", cloud::sources),
+                ("cloud_megabytes_arrive_unharmed_both_ways", cloud::bulk),
+                ("cloud_services_answer", cloud::services),
+                ("cloud_a_pod_with_a_new_address_is_reached", cloud::new_addresses),
+                (
+                    "cloud_followers_reach_no_other_location_without_the_vxlan",
+                    cloud::nothing_without_the_vxlan,
+                ),
+                (CLOUD_REPAIRED, cloud::repaired),
+                (
+                    "cloud_hosts_and_pods_reach_each_other_and_nothing_leaves_in_plaintext",
+                    nothing_in_plaintext,
+                ),
+                ("cloud_every_node_and_location_is_ready", Lab::wait_mesh_ready),
+                (CLOUD_UNINSTALLED, cloud::uninstalls),
+            ],
+            CLOUD_PROVOKED,
         ),
     ];
     // Success only of all.
@@ -113,6 +155,41 @@ fn installs(lab: &Lab) -> Result<()> {
     );
     lab.install_spanwire(&Progress::shown())?;
     all_reach_all(lab)
+}
+
+/// Without Spanwire nodes reach their own location, and no other.
+fn misses_other_locations(lab: &Lab) -> Result<()> {
+    let found = lab.ping_all()?;
+    for from in lab.layout().nodes() {
+        let missing = found.unreached.get(&from.name).cloned().unwrap_or_default();
+        let others = lab.layout().nodes().filter(|node| node.location != from.location);
+        let others: Vec<String> = others.map(|node| node.name.clone()).collect();
+        ensure!(
+            missing == others,
+            "{} does not miss just the other locations without Spanwire:\n{found}",
+            from.name
+        );
+    }
+    Ok(())
+}
+
+fn nothing_in_plaintext(lab: &Lab) -> Result<()> {
+    lab.set_routers(Routers::Open)?;
+    let encrypted = nothing_plain(lab, || {
+        all_reach_all(lab)?;
+        reach::hosts_and_pods(lab)
+    });
+    lab.set_routers(Routers::Closed)?;
+    encrypted?;
+    all_reach_all(lab)
+}
+
+/// Without Spanwire, what was not seen in plaintext is seen.
+fn is_seen_in_plaintext(lab: &Lab) -> Result<()> {
+    lab.set_routers(Routers::Open)?;
+    let seen = something_plain(lab, || lab.ping_all().map(drop));
+    lab.set_routers(Routers::Closed)?;
+    seen
 }
 
 fn sources(lab: &Lab) -> Result<()> {
