@@ -151,7 +151,11 @@ impl Agents {
             match &message {
                 Message::Binary(bytes) if bytes.first() == Some(&0) => asked.extend_from_slice(&bytes[1..]),
                 Message::Close(_) => return Ok(()),
-                _ => {}
+                Message::Text(_)
+                | Message::Binary(_)
+                | Message::Ping(_)
+                | Message::Pong(_)
+                | Message::Frame(_) => {}
             }
             while let Some(end) = asked.windows(4).position(|end| end == b"\r\n\r\n") {
                 let request: Vec<u8> = asked.drain(..end + 4).collect();
