@@ -17,7 +17,8 @@ const TRACES: [(&str, &str); 9] = [
         "addresses",
         "ip -o addr | sed -E 's/^[0-9]+: //; /^veth|^cali|^eni/d; s/valid_lft.*//; s/fe80::[0-9a-f:]+/fe80/'",
     ),
-    ("rules", "ip rule; ip -6 rule"),
+    // The numbers are those of the rules that a cloud's CNI has for each pod.
+    ("rules", "ip rule | grep -vE '^(512|1536):'; ip -6 rule"),
     (
         "routes",
         "ip route show table all | grep -vE 'dev (veth|cali|eni)' | sed -E 's/fe80::[0-9a-f:]+/fe80/' | sort",
