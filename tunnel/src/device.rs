@@ -379,9 +379,6 @@ impl Device {
             };
             peer.scheduled = None;
             self.looks += 1;
-            if peer.wants != Wants::default() {
-                configure::settle(peer, now, self.up, &mut self.scratch, wire);
-            }
             let Peer {
                 noise: Some(noise),
                 endpoint,

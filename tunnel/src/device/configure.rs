@@ -52,11 +52,10 @@ impl Device {
                 }
                 (Some(identity), None) => begin(now, identity, peer, id),
             }
+            peer.wants.handshake |= eager;
+            settle(peer, now, self.up, &mut self.scratch, wire);
+            self.schedule.note_peer(now, id, peer);
         }
-        self.prompt(now, wire, |_| Wants {
-            handshake: eager,
-            keepalive: false,
-        });
     }
 
     /// Returns the peer with this key, if there is one.

@@ -10,9 +10,6 @@ use crate::{
     peer::{Peer, Wants},
 };
 
-/// So many peers of each shard are sent something while all threads wait.
-const AT_ONCE: usize = 8;
-
 impl Device {
     /// The interface came up, and what is sent leaves from now on: to peers that are to be kept alive or for which packets
     /// wait, and, when the device is eager ([`Self::set_eager`]), to all.
@@ -119,19 +116,12 @@ impl Device {
         }
     }
 
-    /// Sends every peer what it wants: a few at once, and thousands step by step.
-    pub(super) fn prompt(&mut self, now: Instant, wire: &mut impl Wire, wants: impl Fn(&Peer) -> Wants) {
-        let mut left = AT_ONCE;
+    /// Sends every peer what it wants now.
+    fn prompt(&mut self, now: Instant, wire: &mut impl Wire, wants: impl Fn(&Peer) -> Wants) {
         for (id, peer) in peers_mut(&mut self.peers) {
             let Wants { handshake, keepalive } = wants(peer);
             peer.wants.handshake |= handshake;
             peer.wants.keepalive |= keepalive;
-            let has_wants = peer.wants != Wants::default();
-            if has_wants && left == 0 {
-                self.schedule.note(id, Some(now), &mut peer.scheduled);
-                continue;
-            }
-            left -= usize::from(has_wants);
             settle(peer, now, self.up, &mut self.scratch, wire);
             self.schedule.note_peer(now, id, peer);
         }

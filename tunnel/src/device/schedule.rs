@@ -4,9 +4,6 @@ use std::{collections::BTreeSet, time::Instant};
 
 use crate::{id::PeerId, peer::Peer};
 
-/// Each may agree on keys. Packets have their turn after so many.
-pub(super) const STEP: usize = 32;
-
 /// The moments at which peers are to be looked at, one for each peer at most. That moment stands with the peer as well
 /// ([`Peer::scheduled`]): nearly every packet puts off what was due or changes nothing, and then nothing is done here until the
 /// moment has come.
@@ -36,10 +33,10 @@ impl Schedule {
         }
     }
 
-    /// Takes whose moment has come, at most [`STEP`]. The rest, and what these note for now, is left for the next time.
+    /// Takes whose moment has come. What they note for now is left for the next time.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<PeerId> {
         let mut due = Vec::new();
-        while let Some((_, id)) = self.0.first().filter(|(at, _)| *at <= now && due.len() < STEP) {
+        while let Some((_, id)) = self.0.first().filter(|(at, _)| *at <= now) {
             due.push(*id);
             self.0.pop_first();
         }
@@ -77,22 +74,6 @@ mod tests {
         assert_eq!(schedule.take_due(after(2)), []);
         assert_eq!(schedule.take_due(after(5)), [one, other]);
         assert_eq!(schedule.next(), None);
-    }
-
-    #[test]
-    fn thousands_that_are_due_at_once_are_taken_step_by_step() {
-        let now = Instant::now();
-        let mut schedule = Schedule::default();
-        for id in 0..1000 {
-            schedule.note(PeerId(id), Some(now), &mut None);
-        }
-        let mut taken = Vec::new();
-        while schedule.next().is_some_and(|at| at <= now) {
-            let step = schedule.take_due(now);
-            assert!((1..=STEP).contains(&step.len()));
-            taken.extend(step);
-        }
-        assert_eq!(taken, (0..1000).map(PeerId).collect::<Vec<_>>());
     }
 
     #[test]

@@ -178,34 +178,3 @@ fn peers_cost_no_agreement_on_keys_before_there_is_something_to_say() {
         "{readings} readings and {allocations} allocations for a thousand peers"
     );
 }
-
-#[test]
-fn a_thousand_peers_that_are_to_be_called_at_once_are_called_step_by_step() {
-    let mut hub = Bench::new(1);
-    hub.device.handle_down();
-    let lines: Vec<String> = (1..=1000)
-        .flat_map(|number| {
-            [
-                format!("public_key={number:062x}09"),
-                format!("endpoint=198.51.100.1:{number}"),
-            ]
-        })
-        .collect();
-    hub.set(&lines.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(hub.kept.sent.len(), 0, "what is down is silent");
-    hub.device.handle_up(hub.now, &mut hub.kept);
-    let (mut called, mut steps) = (Vec::new(), 0);
-    loop {
-        let sent = std::mem::take(&mut hub.kept.sent);
-        assert!(sent.len() <= 32, "{} in one step", sent.len());
-        called.extend(sent.into_iter().map(|(to, _)| to.port()));
-        if hub.device.poll_timeout().is_none_or(|at| at > hub.now) {
-            break;
-        }
-        steps += 1;
-        hub.device.handle_timeout(hub.now, &mut hub.kept);
-    }
-    called.sort_unstable();
-    assert!(called.into_iter().eq(1..=1000), "not each of them once");
-    assert!(steps >= 30, "{steps} steps");
-}
