@@ -42,6 +42,13 @@ fn part(location: &Location, node: &NodeName) -> &'static str {
     }
 }
 
+/// Returns the nodes of a location: its leaders as they are published, active ones first, then its followers by name.
+fn nodes(location: &Location) -> impl Iterator<Item = &NodeName> {
+    let leaders = location.leaders.iter().map(|leader| &leader.node);
+    let followers = location.members.keys();
+    leaders.chain(followers.filter(|node| location.role(node).is_none()))
+}
+
 /// Returns every pair of locations once, and whether its traffic is in the tunnel or nowhere.
 pub(crate) fn pairs(mesh: &Mesh) -> impl Iterator<Item = (&LocationName, &LocationName, bool)> {
     mesh.locations
@@ -56,8 +63,8 @@ pub(crate) fn pairs(mesh: &Mesh) -> impl Iterator<Item = (&LocationName, &Locati
 fn text(mesh: &Mesh, out: &mut String) -> std::fmt::Result {
     for (name, location) in &mesh.locations {
         writeln!(out, "{name}")?;
-        let count = location.members.len();
-        for (index, node) in location.members.keys().enumerate() {
+        let count = nodes(location).count();
+        for (index, node) in nodes(location).enumerate() {
             let corner = if index + 1 == count {
                 "└──"
             } else {
@@ -90,7 +97,7 @@ fn mermaid(mesh: &Mesh, out: &mut String) -> std::fmt::Result {
     writeln!(out, "graph LR")?;
     for (index, (name, location)) in mesh.locations.iter().enumerate() {
         writeln!(out, "  subgraph L{index}[\"{name}\"]")?;
-        for (node, member) in location.members.keys().enumerate() {
+        for (node, member) in nodes(location).enumerate() {
             let role = part(location, member);
             writeln!(out, "    L{index}N{node}[\"{member}<br/>{role}\"]")?;
         }

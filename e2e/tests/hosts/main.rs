@@ -12,6 +12,7 @@ use spanwire_e2e::{Lab, Options, Provoked, Spanwire, suite};
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lab");
 
 const COME_AND_GO: &str = "neighbours_that_come_and_go_cut_nothing";
+const FORBIDDEN: &str = "what_a_host_forbids_is_named_with_its_rule";
 const CLASH: &str = "a_network_that_two_places_have_is_reported_and_harms_nothing_else";
 const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 
@@ -21,6 +22,7 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(COME_AND_GO, "watch failed"),
     Provoked::agent(COME_AND_GO, "renewing the leader's Lease failed"),
     Provoked::operator(COME_AND_GO, "Connection reset by peer"),
+    Provoked::agent(FORBIDDEN, "the chain ip forbids f of this node's firewall drops"),
     Provoked::agent(CLASH, "is connected here, too, by clash0"),
     Provoked::agent(UNREADABLE, "cannot be read, ignoring that part"),
     Provoked::operator(UNREADABLE, "cannot be read, ignoring that part"),
@@ -50,10 +52,7 @@ fn main() -> ExitCode {
                 "with_neighbours_that_break_nothing_nothing_is_found",
                 neighbours::diagnosed,
             ),
-            (
-                "what_a_host_forbids_is_named_with_its_rule",
-                neighbours::forbidden,
-            ),
+            (FORBIDDEN, neighbours::forbidden),
             ("what_a_kubelet_says_of_its_node_is_refused", attacks::annotations),
             ("leases_and_reports_of_others_are_refused", attacks::others),
             ("addresses_that_a_kubelet_claims_draw_nothing", attacks::addresses),
