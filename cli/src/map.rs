@@ -25,7 +25,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// Over at least this time it is counted how much goes over a link in a second.
 const SPAN: Duration = Duration::from_secs(2);
 
-/// What the page is told, each part when it changes.
+/// What the page is sent, each part when it changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Locations with their nodes, and Peers.
@@ -39,7 +39,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them, in the order in which a page that has nothing yet is told them.
+    /// All of them, in the order in which a page that has nothing yet is sent them.
     pub const ALL: [Self; 4] = [Self::Mesh, Self::Links, Self::Trouble, Self::Log];
 
     /// Returns the name of its event.

@@ -104,7 +104,7 @@ impl RouteSocket {
             .is_ok_and(|route| route.header.kind == RouteType::Local)
     }
 
-    /// Returns the longest packet that the route there takes: as configured, or as somebody on the way has said.
+    /// Returns the longest packet that the route there takes: as configured, or as a router on the way has said.
     pub(crate) fn mtu(&mut self, destination: IpAddr) -> Option<usize> {
         let route = self.route(to(destination)).ok()?;
         let metrics = route.attributes.into_iter().find_map(|attribute| {

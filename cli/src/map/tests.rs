@@ -52,7 +52,7 @@ fn named<'a>(events: &'a [(String, Value)], name: &str) -> &'a Value {
     &events.iter().find(|(other, _)| other == name).unwrap().1
 }
 
-/// What a page that knows nothing is told of one look.
+/// What a page that knows nothing is sent of one look.
 fn first(objects: &Objects, answers: &Answers, notes: &[String]) -> Vec<(String, Value)> {
     let mut map = Map::default();
     let shown = map.look(objects, answers, notes, Duration::ZERO, 0);
@@ -61,30 +61,30 @@ fn first(objects: &Objects, answers: &Answers, notes: &[String]) -> Vec<(String,
 
 #[test]
 fn a_page_that_knows_nothing_is_told_everything() {
-    let told = first(&objects(), &healthy(), &[]);
-    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    let sent = first(&objects(), &healthy(), &[]);
+    let names: Vec<&str> = sent.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["mesh", "links", "trouble", "log"]);
-    let mesh = named(&told, "mesh");
+    let mesh = named(&sent, "mesh");
     assert_eq!(
         mesh["locations"][0]["leaders"],
         json!([{"name": "a1", "role": "active"}])
     );
     assert_eq!(mesh["locations"][0]["followers"], json!(["a2"]));
-    let link = &named(&told, "links")[0];
+    let link = &named(&sent, "links")[0];
     assert_eq!(
         (&link["a"], &link["b"], &link["health"]),
         (&json!("a"), &json!("b"), &json!("up"))
     );
     assert_eq!(link["ways"][1]["farLeader"], "a1");
-    assert_eq!(named(&told, "log"), &json!([]));
+    assert_eq!(named(&sent, "log"), &json!([]));
 }
 
 #[test]
 fn text_from_elsewhere_cannot_begin_an_event_of_its_own() {
     let evil = "</script><img src=x onerror=alert(1)>\r\n\r\nevent: mesh\ndata: {}\n\n".to_owned();
-    let told = first(&objects(), &healthy(), std::slice::from_ref(&evil));
-    assert_eq!(told.len(), Part::ALL.len());
-    assert_eq!(named(&told, "trouble")["notes"], json!([evil]));
+    let sent = first(&objects(), &healthy(), std::slice::from_ref(&evil));
+    assert_eq!(sent.len(), Part::ALL.len());
+    assert_eq!(named(&sent, "trouble")["notes"], json!([evil]));
 }
 
 #[test]
@@ -99,8 +99,8 @@ fn what_has_not_changed_is_not_told_again() {
     let now = map
         .look(&objects, &answers, &[], Duration::from_secs(2), 2)
         .clone();
-    let told = events(&now.events_since(&known));
-    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    let sent = events(&now.events_since(&known));
+    let names: Vec<&str> = sent.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["links", "trouble"]);
 }
 
@@ -119,9 +119,9 @@ fn figures_alone_wait_and_a_failover_does_not() {
     );
     answers.insert("a1".to_owned(), says("b", &["b1"], true, 0.001, 1));
     let then = map.look(&objects, &answers, &[], REFRESH + at(10), 1010);
-    let told = events(&then.events_since(&later));
-    assert_eq!(named(&told, "links")[0]["ways"][0]["failovers"], 1);
-    let entry = &named(&told, "log")[0];
+    let sent = events(&then.events_since(&later));
+    assert_eq!(named(&sent, "links")[0]["ways"][0]["failovers"], 1);
+    let entry = &named(&sent, "log")[0];
     assert_eq!(
         (&entry["event"], &entry["at"], &entry["text"]),
         (
@@ -136,8 +136,8 @@ fn figures_alone_wait_and_a_failover_does_not() {
 fn a_link_is_as_bad_as_its_worse_way() {
     let health = |a: Result<Figures, String>, b: Result<Figures, String>| {
         let answers = Answers::from([("a1".to_owned(), a), ("b1".to_owned(), b)]);
-        let told = first(&objects(), &answers, &[]);
-        let link = named(&told, "links")[0].clone();
+        let sent = first(&objects(), &answers, &[]);
+        let link = named(&sent, "links")[0].clone();
         let why: Vec<String> = serde_json::from_value(link["why"].clone()).unwrap();
         (link["health"].as_str().unwrap().to_owned(), why.join("; "))
     };
@@ -194,15 +194,15 @@ fn who_goes_around_a_leader_and_who_leads_instead_is_in_the_log() {
     answers.insert("a1".to_owned(), Ok(around));
     answers.insert("b1".to_owned(), Err("not within 2 s".to_owned()));
     let now = map.look(&objects, &answers, &[], at(100), 100).clone();
-    let told = events(&now.events_since(&known));
-    let link = &named(&told, "links")[0];
+    let sent = events(&now.events_since(&known));
+    let link = &named(&sent, "links")[0];
     assert_eq!(link["health"], "impaired");
     assert_eq!(
         link["why"],
         json!(["a1 of a goes around b1, the first leader of b, by b2"])
     );
     assert_eq!(
-        named(&told, "log")[0]["text"],
+        named(&sent, "log")[0]["text"],
         "a1 of a goes to b by b2 now, before by b1"
     );
     // What is not known for a while is no news when it is known again.
@@ -217,11 +217,11 @@ fn who_goes_around_a_leader_and_who_leads_instead_is_in_the_log() {
         json!([leads("b2", "Active"), leads("b1", "Standby")]),
     );
     let then = map.look(&objects, &answers, &[], at(400), 400);
-    let told = events(&then.events_since(&now));
-    let log = named(&told, "log").as_array().unwrap();
+    let sent = events(&then.events_since(&now));
+    let log = named(&sent, "log").as_array().unwrap();
     let texts: Vec<&Value> = log.iter().map(|entry| &entry["text"]).collect();
     assert_eq!(texts[1..], [&json!("b is led by b2 now, before by b1")]);
-    assert_eq!(named(&told, "links")[0]["health"], "up");
+    assert_eq!(named(&sent, "links")[0]["health"], "up");
 }
 
 #[test]
@@ -231,8 +231,8 @@ fn the_log_keeps_its_newest_entries() {
         answers.insert("a1".to_owned(), says("b", &["b1"], true, 0.0, count));
         map.look(&objects, &answers, &[], Duration::from_millis(count), count);
     }
-    let told = events(&map.shown.events_since(&Shown::default()));
-    let log = named(&told, "log").as_array().unwrap();
+    let sent = events(&map.shown.events_since(&Shown::default()));
+    let log = named(&sent, "log").as_array().unwrap();
     assert_eq!(
         (log.len(), &log[0]["id"], &log[199]["id"]),
         (200, &json!(100), &json!(299))

@@ -1,4 +1,4 @@
-//! Chromium without a screen, told what to do by WebDriver (<https://www.w3.org/TR/webdriver2/>).
+//! Chromium without a screen, driven by WebDriver (<https://www.w3.org/TR/webdriver2/>).
 
 use std::path::Path;
 
@@ -95,7 +95,7 @@ impl Browser {
         self.command("url", json!({"url": address})).await;
     }
 
-    /// Has the page be so large, and as somebody likes it who prefers this scheme of colours.
+    /// Has the page be so large, and as one who prefers this scheme of colours has it.
     pub(crate) async fn resize(&self, width: u32, height: u32, scheme: &str) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.devtools("Emulation.setDeviceMetricsOverride", size).await;

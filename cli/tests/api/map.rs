@@ -84,7 +84,7 @@ impl Drop for Running {
     }
 }
 
-/// An open page: what it is told.
+/// An open page: what it is sent.
 struct Page {
     lines: Lines<tokio::io::BufReader<TcpStream>>,
 }
@@ -265,7 +265,7 @@ async fn a_failover_is_on_every_page_within_a_second_of_what_the_agent_says() {
         assert!(after < Duration::from_secs(1), "{after:?}");
     }
 
-    // What the operator publishes is told too, and from then on the agents of those who lead are asked.
+    // What the operator publishes is sent, too, and from then on the agents of those who lead are asked.
     scene.lead(&["b2", "b1"]).await;
     page.logged("b is led by b2 now, before by b1").await;
     let roles = json!([{"name": "b2", "role": "active"}, {"name": "b1", "role": "standby"}]);

@@ -219,7 +219,7 @@ async fn the_page_is_for_screens_phones_and_keyboards_and_shows_a_failover() {
     // The page keeps the time itself: telling it anything takes a while, too.
     browser
         .run(
-            "window.told = null; const see = () => { window.told ??= Date.now(); };
+            "window.seen = null; const see = () => { window.seen ??= Date.now(); };
              new MutationObserver(see).observe(document.getElementById('log'), {childList: true, subtree: true})",
         )
         .await;
@@ -231,7 +231,7 @@ async fn the_page_is_for_screens_phones_and_keyboards_and_shows_a_failover() {
         'Failover: a1 of a goes to b by b2 now, before by b1')",
         )
         .await;
-    let ago = browser.value("Date.now() - window.told").await.as_u64().unwrap();
+    let ago = browser.value("Date.now() - window.seen").await.as_u64().unwrap();
     let answered = scene.agents.of("a1", |agent| agent.answered).unwrap().elapsed();
     let after = answered.saturating_sub(Duration::from_millis(ago));
     assert!(after < Duration::from_secs(1), "{after:?}");

@@ -1,4 +1,4 @@
-//! Routers between the two sides, and behind one of them, that write addresses anew.
+//! Routers between the two sides, and behind one of them, that rewrite addresses.
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -67,7 +67,7 @@ fn a_persistent_keepalive_keeps_the_way_through_a_router_open() {
 
 /// What it sends goes into the tunnel with the address of `a`; that it cannot be sent is said to it, and not to `a`.
 #[test]
-fn a_host_whose_address_is_written_anew_hears_that_there_is_no_peer() {
+fn a_host_whose_address_is_rewritten_hears_that_there_is_no_peer() {
     let world = World::joined(Engine::Ours, other(), false);
     let World { a, b } = &world;
     let host = Namespace::new();

@@ -25,13 +25,13 @@ use crate::map::{
 
 /// So many connections there are at a time. A browser has six of a page, one of them for its events.
 const CONNECTIONS: usize = 128;
-/// So many pages are told of changes at a time.
+/// So many pages are sent changes at a time.
 const STREAMS: usize = 32;
 /// How long the head of a request may take, also that of the next one over a connection.
 const HEAD: Duration = Duration::from_secs(20);
 /// The head of a request, with everything in it.
 const HEAD_SIZE: usize = 16 * 1024;
-/// How often a page is told that nothing has changed, which shows whether it is still there.
+/// How often a page is sent that nothing has changed, which shows whether it is still there.
 const QUIET: Duration = Duration::from_secs(15);
 /// After so many milliseconds a page that has lost its connection tries again.
 const RETRY: &str = "retry: 1000\n\n";
@@ -125,7 +125,7 @@ impl Door {
         }
     }
 
-    /// Why a request is refused. A name of somebody else's may lead here (DNS rebinding), and then the browser lets that one's scripts
+    /// Why a request is refused. A name of another site may lead here (DNS rebinding), and then the browser lets that site's scripts
     /// read what is answered; so it is answered to its own names alone. Scripts and frames of other pages are not answered either.
     fn refusal<B>(&self, request: &Request<B>) -> Option<(StatusCode, &'static str)> {
         let headers = request.headers();
@@ -172,7 +172,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     value.to_str().ok().filter(|_| values.next().is_none())
 }
 
-/// Returns what one page is told. What is not taken in time is replaced by what is newer, so a slow page costs no memory.
+/// Returns what one page is sent. What is not taken in time is replaced by what is newer, so a slow page costs no memory.
 fn events(
     pages: watch::Receiver<Shown>,
     permit: OwnedSemaphorePermit,

@@ -48,7 +48,7 @@ export function stroke(health, from, to) {
 }
 
 export class Picture {
-  /** In this element; `choose` is told the key of the link that is pointed at or has the focus. */
+  /** In this element; `choose` is given the key of the link that is pointed at or has the focus. */
   constructor(element, choose) {
     this.element = element;
     this.choose = choose;
