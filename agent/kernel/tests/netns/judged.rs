@@ -29,8 +29,7 @@ impl Scene {
             ));
         }
         scene.right.nft(
-            "table ip seen { counter asked { }; chain come { type filter hook prerouting priority -400; icmp type echo-request \
-             counter name asked; }; }",
+            "table ip seen { chain come { type filter hook prerouting priority -400; icmp type echo-request counter; }; }",
         );
         assert!(scene.comes_through());
         scene
@@ -38,7 +37,7 @@ impl Scene {
 
     /// Whether an echo request comes from the left to the right, answered or not.
     fn comes_through(&self) -> bool {
-        let seen = || self.right.run("nft list counter ip seen asked");
+        let seen = || self.right.run("nft list chain ip seen come");
         let before = seen();
         // It ends with an error where there is no answer.
         let _finished = self.left.try_run("ping -n -c 1 -W 0.3 10.2.0.2");
