@@ -9,7 +9,7 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 6)
 	@scripts/check
 
-test: ## All tests (19 min; cold 45)
+test: ## All tests (29 min; cold 47)
 	@scripts/summary begin
 	@code=0; $(MAKE) --no-print-directory check test-unit test-kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
 
@@ -19,7 +19,7 @@ test-unit: setup ## Units, scenarios, properties, and the kernel in network name
 test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (5 min; cold 12)
 	@scripts/test-kernel
 
-e2e: setup ## A real cluster on this machine; as root (9 min; cold 20)
+e2e: setup ## A real cluster on this machine; as root (17 min; cold 30)
 	@scripts/lab prepare
 	@scripts/check charts
 	@scripts/tests --test lab --test cluster --test open --test failover --test hosts --test variants --test api
