@@ -54,8 +54,8 @@ pub struct MeshNodeSpec {
     /// Seconds between keepalives of its tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<u16>,
-    /// The boot that the node is in, as its Node names it: after each the agent has something to follow, and until it does so nobody
-    /// knows what became of the node.
+    /// The boot that the node is in, as its Node names it: after each boot the agent has this to follow, and until it
+    /// does, the node may have no part of the mesh set up.
     #[serde(rename = "bootID", default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub boot_id: Option<String>,

@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    fn rule(handle: u64, matches: Vec<Match>, verdict: Verdict) -> FilterRule {
+    pub(super) fn rule(handle: u64, matches: Vec<Match>, verdict: Verdict) -> FilterRule {
         FilterRule {
             handle,
             comment: None,

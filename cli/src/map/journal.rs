@@ -114,7 +114,7 @@ fn led(before: &[String], row: &LocationRow) -> Option<(Event, String, Vec<Strin
     }
     let by = |names: &[String]| {
         if names.is_empty() {
-            "nobody".to_owned()
+            "no node".to_owned()
         } else {
             joined(names)
         }

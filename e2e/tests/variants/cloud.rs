@@ -140,7 +140,7 @@ pub(crate) fn new_addresses(lab: &Lab) -> Result<()> {
     all_reach_all(lab)
 }
 
-/// The inverse: with the CNI's own way, which is the LAN, what followers send to other locations gets to nobody.
+/// The inverse: with the CNI's own way, which is the LAN, what followers send to other locations does not arrive.
 pub(crate) fn nothing_without_the_vxlan(lab: &Lab) -> Result<()> {
     let hop = |hop: &str| -> Result<()> {
         for location in &lab.layout().locations {
@@ -160,7 +160,7 @@ pub(crate) fn nothing_without_the_vxlan(lab: &Lab) -> Result<()> {
 fn without_the_vxlan(lab: &Lab) -> Result<()> {
     let leads = leader(lab, "a")?;
     let plain = format!("via {} dev eth0", node_ip(lab, &leads)?);
-    wait_until("nobody has a VXLAN, and a3 sends by the LAN", SOON, || {
+    wait_until("no node has a VXLAN, and a3 sends by the LAN", SOON, || {
         for name in lab.node_names() {
             let links = lab.node(&name)?.run(["ip", "-br", "link"])?;
             ensure!(!links.contains("spanwire-hop"), "{name}: {links}");

@@ -300,7 +300,7 @@ impl Server {
         ports: &mut impl Ports,
     ) -> Option<Request> {
         let mut request = None;
-        // Who only asks comes first: it keeps nobody.
+        // A get comes first: it keeps no other client waiting.
         let asks = |client: &Client| client.lines.waits() && client.lines.incoming.starts_with(b"get=");
         let (first, then): (Vec<_>, Vec<_>) = (0..self.clients.len())
             .filter(|number| ready[*number])

@@ -146,7 +146,7 @@ fn two_tunnels_that_lead_into_each_other_from_two_namespaces_make_no_storm() {
 }
 
 #[test]
-fn a_peer_behind_another_peer_of_the_same_device_is_reached_and_one_behind_itself_harms_nobody() {
+fn a_peer_behind_another_peer_of_the_same_device_is_reached_and_one_behind_itself_harms_no_other() {
     let world = World::joined(Engine::Ours, other(), false);
     let World { a, b } = &world;
     let mut c = Side::beside(b, other(), 3, a);

@@ -26,7 +26,7 @@ pub(in crate::commands) struct Asking {
     pub(in crate::commands) answers: mpsc::Sender<(String, Said)>,
 }
 
-/// Asks the agent of a node each `every`, until nobody takes its answers.
+/// Asks the agent of a node each `every`, until the receiver of its answers is dropped.
 pub(in crate::commands) async fn follow(asking: Asking, node: String, every: Duration) {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

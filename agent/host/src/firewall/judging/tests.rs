@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     MarkChange,
-    firewall::{Match, TableFamily},
+    firewall::{Match, TableFamily, tests::rule},
 };
 
 fn link(name: &str) -> LinkName {
@@ -26,18 +26,6 @@ fn transit() -> Passing {
         to_bridge: false,
         via: None,
         own_table: "spanwire".to_owned(),
-    }
-}
-
-fn rule(handle: u64, matches: Vec<Match>, verdict: Verdict) -> FilterRule {
-    FilterRule {
-        handle,
-        comment: None,
-        own: None,
-        matches,
-        verdict,
-        marks: MarkChange::default(),
-        untracks: Some(false),
     }
 }
 
