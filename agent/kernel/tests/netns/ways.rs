@@ -1,7 +1,10 @@
 //! Which way the kernel sends a packet, judged by what is set up by hand.
 
+use std::time::Duration;
+
 use spanwire_host::{PeerChange, Step};
 use spanwire_kernel::{Packet, Way, WayOut};
+use spanwire_testbed::wait_until;
 use spanwire_topology::PublicKey;
 
 use crate::lab::{Lab, lab, link, p, run};
@@ -35,6 +38,13 @@ fn node() {
         ip addr add 10.1.0.5/24 dev lan && ip addr add fd01::5/64 dev lan nodad
         ip addr add 10.244.1.1/24 dev pods && ip addr add fd10:1::1/64 dev pods nodad
         ip route add default via 10.1.0.1 && ip -6 route add default via fd01::1");
+    // Linux has an IPv6 address for its own a moment later, from a work queue, also where nothing has to be detected (`nodad`).
+    wait_until("the addresses are the node's own", Duration::from_secs(5), || {
+        let own = run("ip -6 route show table local");
+        ["fd01::5", "fd10:1::1"]
+            .iter()
+            .all(|address| own.contains(&format!("local {address} ")))
+    });
 }
 
 #[test]
