@@ -35,13 +35,50 @@ impl Kernel {
         let devices = devices.map_err(ReadError::netlink("the devices"))?;
         let addresses = address::addresses(&mut self.route, None).await;
         let addresses = addresses.map_err(ReadError::netlink("the addresses"))?;
-        let mut inventory = Inventory::default();
-        let mtus: BTreeMap<u32, u32> = devices.iter().map(|device| (device.index, device.mtu)).collect();
+        let mut inventory = Inventory {
+            links: self.other_links(&devices, &addresses),
+            ..Inventory::default()
+        };
+        let mut ways = Vec::new();
+        for endpoint in endpoints {
+            let way = route::towards(&mut self.route, *endpoint, self.owned.mark).await;
+            ways.extend(way.map_err(ReadError::netlink("the way to an endpoint"))?);
+        }
+        let mut defaults = Vec::new();
+        let mut calicos = BTreeMap::new();
+        for family in [Family::V4, Family::V6] {
+            let routes = self.routes(family, MAIN).await?;
+            enter_metrics(&mut inventory.links, &routes, &devices);
+            calicos.extend(routes.iter().filter_map(|route| to_a_block(route, &devices)));
+            let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
+            if !found.is_empty() {
+                inventory.default_routes.insert(family);
+            }
+            defaults.extend(found);
+            self.enter_rules(&mut inventory, family).await?;
+        }
+        inventory.cni = cni(&devices, &inventory.links, calicos);
+        enter_uplinks(&mut inventory, &devices, &ways, &defaults);
+        let on = |value: Option<i32>| value == Some(0);
+        inventory.ipv6_disabled = !on(self.ipv6_setting("default", "disable_ipv6"))
+            && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6"));
+        inventory.ipv6_forwarded = self.ipv6_forwarded();
+        inventory.groups = self.has_groups().await?;
+        self.enter_filters(&mut inventory, leads).await;
+        Ok(inventory)
+    }
+
+    /// Returns the devices that are up and not Spanwire's.
+    fn other_links(
+        &self,
+        devices: &[link::Device],
+        addresses: &[address::Assigned],
+    ) -> BTreeMap<LinkName, OtherLink> {
         let own = [&self.owned.link, &self.owned.hop_link];
-        for device in devices
+        let others = devices
             .iter()
-            .filter(|device| device.up && !own.contains(&&device.name))
-        {
+            .filter(|device| device.up && !own.contains(&&device.name));
+        let described = others.map(|device| {
             let of_it = addresses
                 .iter()
                 .filter(|assigned| assigned.device == device.index && !assigned.address.is_loopback());
@@ -58,68 +95,45 @@ impl Kernel {
                 advertisements: device.name.as_str() != "lo"
                     && self.ipv6_setting(device.name.as_str(), "accept_ra") == Some(1),
             };
-            inventory.links.insert(device.name.clone(), other);
-        }
-        let mut ways = Vec::new();
-        for endpoint in endpoints {
-            let way = route::towards(&mut self.route, *endpoint, self.owned.mark).await;
-            ways.extend(way.map_err(ReadError::netlink("the way to an endpoint"))?);
-        }
-        let mut defaults = Vec::new();
-        let mut calicos = BTreeMap::new();
-        for family in [Family::V4, Family::V6] {
-            let routes = route::routes(&mut self.route, family, MAIN, None).await;
-            let routes = routes.map_err(ReadError::netlink("the routes"))?;
-            for (route, index, prefix) in routes.iter().filter_map(connected) {
-                let device = devices.iter().find(|device| device.index == index);
-                let link = device.and_then(|device| inventory.links.get_mut(&device.name));
-                if let Some(link) = link
-                    && link.networks().any(|network| network == prefix)
-                {
-                    link.metrics.insert(prefix, route.metric);
-                }
+            (device.name.clone(), other)
+        });
+        described.collect()
+    }
+
+    async fn routes(
+        &mut self,
+        family: Family,
+        table: TableId,
+    ) -> Result<Vec<route::ObservedRoute>, ReadError> {
+        let routes = route::routes(&mut self.route, family, table, None).await;
+        routes.map_err(ReadError::netlink("the routes"))
+    }
+
+    /// Enters the rules of others, and of the tables that these name what decides about packets of the mesh.
+    async fn enter_rules(&mut self, inventory: &mut Inventory, family: Family) -> Result<(), ReadError> {
+        let rules = rule::rules(&mut self.route, family).await;
+        let rules = rules.map_err(ReadError::netlink("the rules"))?;
+        let others = rules.into_iter().filter(|rule| !self.is_own_rule(rule));
+        let others = others.filter_map(|rule| rule.other).collect::<Vec<_>>();
+        let tables: BTreeSet<TableId> = others.iter().filter_map(OtherRule::table_to_read).collect();
+        for table in tables {
+            let routes = self.routes(family, table).await?;
+            if routes.iter().any(is_wide) {
+                inventory.wide_tables.insert((family, table));
             }
-            calicos.extend(routes.iter().filter_map(|route| to_a_block(route, &devices)));
-            let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
-            if !found.is_empty() {
-                inventory.default_routes.insert(family);
+            let is_its = |rule: &OtherRule| rule.mark.is_some() && rule.table == Some(table);
+            if others.iter().any(is_its) {
+                let to = routes.iter().filter(|route| ends_a_look_up(route));
+                let to = to.filter_map(|route| route.prefix).collect();
+                inventory.marked_routes.insert((family, table), to);
             }
-            defaults.extend(found);
-            let rules = rule::rules(&mut self.route, family).await;
-            let rules = rules.map_err(ReadError::netlink("the rules"))?;
-            let others = rules.into_iter().filter(|rule| !self.is_own_rule(rule));
-            let others = others.filter_map(|rule| rule.other).collect::<Vec<_>>();
-            let tables: BTreeSet<TableId> = others.iter().filter_map(OtherRule::table_to_read).collect();
-            for table in tables {
-                let routes = route::routes(&mut self.route, family, table, None).await;
-                let routes = routes.map_err(ReadError::netlink("the routes"))?;
-                if routes.iter().any(is_wide) {
-                    inventory.wide_tables.insert((family, table));
-                }
-                let is_its = |rule: &OtherRule| rule.mark.is_some() && rule.table == Some(table);
-                if others.iter().any(is_its) {
-                    let to = routes.iter().filter(|route| ends_a_look_up(route));
-                    let to = to.filter_map(|route| route.prefix).collect();
-                    inventory.marked_routes.insert((family, table), to);
-                }
-            }
-            inventory.rules.extend(others);
         }
-        inventory.cni = cni(&devices, &inventory.links, calicos);
-        let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
-        inventory.underlay_mtu = smallest(&ways).or_else(|| smallest(&defaults));
-        let on = |value: Option<i32>| value == Some(0);
-        inventory.ipv6_disabled = !on(self.ipv6_setting("default", "disable_ipv6"))
-            && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6"));
-        inventory.ipv6_forwarded = self.ipv6_forwarded();
-        inventory.groups = self.has_groups().await?;
-        let uplinks = if ways.is_empty() { &defaults } else { &ways };
-        let numbers: BTreeSet<u32> = uplinks
-            .iter()
-            .flat_map(|way| way.device.iter().chain(&way.hops).copied())
-            .collect();
-        let uplinks = devices.iter().filter(|device| numbers.contains(&device.index));
-        inventory.uplinks = uplinks.map(|device| device.name.clone()).collect();
+        inventory.rules.extend(others);
+        Ok(())
+    }
+
+    /// Enters what others filter packets by, and what of it could not be read.
+    async fn enter_filters(&mut self, inventory: &mut Inventory, leads: bool) {
         let mut unread = BTreeSet::new();
         inventory.filters = self.filters(Hook::Forward, &mut unread).await;
         if leads {
@@ -136,16 +150,12 @@ impl Kernel {
             (Elsewhere::FromPods, Hook::FromPorts),
             (Elsewhere::ToPods, Hook::ToPorts),
         ] {
-            inventory
-                .elsewhere
-                .insert(at, self.filters(hook, &mut unread).await);
+            let found = self.filters(hook, &mut unread).await;
+            inventory.elsewhere.insert(at, found);
         }
         inventory.unread = unread;
-        Ok(inventory)
     }
-}
 
-impl Kernel {
     /// Reads what others filter packets by at a hook.
     async fn filters(&mut self, hook: Hook, unread: &mut BTreeSet<Unread>) -> Arc<Vec<Filter>> {
         with(self.nft.filters(hook).await, legacy(hook, unread))
@@ -198,8 +208,44 @@ fn connected(route: &route::ObservedRoute) -> Option<(&route::ObservedRoute, u32
     Some((route, route.device.filter(|_| direct)?, route.prefix?))
 }
 
-/// Whether it is for everything, or for half of it, as programs write it that leave the default route alone.
-/// Not by going on with the next rule, nor by taking a packet for this machine, as what is to be taken by a proxy is (TPROXY).
+/// Enters with which metric each device has its networks.
+fn enter_metrics(
+    links: &mut BTreeMap<LinkName, OtherLink>,
+    routes: &[route::ObservedRoute],
+    devices: &[link::Device],
+) {
+    for (route, index, prefix) in routes.iter().filter_map(connected) {
+        let device = devices.iter().find(|device| device.index == index);
+        let link = device.and_then(|device| links.get_mut(&device.name));
+        if let Some(link) = link
+            && link.networks().any(|network| network == prefix)
+        {
+            link.metrics.insert(prefix, route.metric);
+        }
+    }
+}
+
+/// Enters the devices on the ways to the endpoints, or else on the default routes, and the smallest MTU there.
+fn enter_uplinks(
+    inventory: &mut Inventory,
+    devices: &[link::Device],
+    ways: &[route::ObservedRoute],
+    defaults: &[route::ObservedRoute],
+) {
+    let mtus: BTreeMap<u32, u32> = devices.iter().map(|device| (device.index, device.mtu)).collect();
+    let smallest = |ways: &[route::ObservedRoute]| ways.iter().filter_map(|way| mtu(way, &mtus)).min();
+    inventory.underlay_mtu = smallest(ways).or_else(|| smallest(defaults));
+    let uplinks = if ways.is_empty() { defaults } else { ways };
+    let numbers: BTreeSet<u32> = uplinks
+        .iter()
+        .flat_map(|way| way.device.iter().chain(&way.hops).copied())
+        .collect();
+    let uplinks = devices.iter().filter(|device| numbers.contains(&device.index));
+    inventory.uplinks = uplinks.map(|device| device.name.clone()).collect();
+}
+
+/// Whether it ends the look-up of a packet: not by going on with the next rule, nor by taking the packet for this machine, as what is to be
+/// taken by a proxy is (TPROXY).
 fn ends_a_look_up(route: &route::ObservedRoute) -> bool {
     let forbids = matches!(
         route.kind,
@@ -208,6 +254,7 @@ fn ends_a_look_up(route: &route::ObservedRoute) -> bool {
     forbids || route.kind == RouteType::Unicast
 }
 
+/// Whether it is for everything, or for half of it, as programs write it that leave the default route alone.
 fn is_wide(route: &route::ObservedRoute) -> bool {
     route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.length() <= 1)
 }
@@ -222,11 +269,13 @@ pub(crate) fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Opti
 
 /// Whether the name is one that CNIs and container engines give to bridges, tunnels and pods' devices.
 pub(crate) fn is_cni(name: &LinkName) -> bool {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 17] = [
         "cni",
         "flannel",
         "veth",
         "cali",
+        "wireguard.cali",
+        "wg-v6.cali",
         "eni",
         "azv",
         "vxlan.calico",
@@ -327,6 +376,9 @@ mod tests {
             "eni0a1b2c3d4e5",
             "azv0a1b2c3d",
             "vxlan.calico",
+            "wireguard.cali",
+            "wg-v6.cali",
+            "cilium_wg0",
             "tunl0",
             "kube-ipvs0",
             "docker0",
@@ -343,7 +395,7 @@ mod tests {
             "lan",
             "br-lan",
             "br-ex",
-            "calendar0".get(..3).unwrap_or("lan"),
+            "wireguard0",
         ] {
             assert!(!is(name), "{name}");
         }
