@@ -8,7 +8,8 @@
 //! better than what answers, if only on probation: it may have no tunnel at all. It is taken instead of what is lost or blocked,
 //! since nothing is to lose there. But where WireGuard has no session with a leader nothing gets there, so one that answers is taken
 //! instead: a leader that has just booted may have a session with one leader of a location and none with the other, as where a NAT
-//! delivers what is for the one to the other.
+//! delivers what is for the one to the other. Nor is such a leader taken instead of a lost one, which may be lost by mistake: while
+//! locations are being connected the answers are few yet, and the machine is busy.
 //!
 //! A leader of the own location that does not answer by the hop is worse than one through which nothing answers. The answers to what
 //! is asked through a leader come back through whichever leader the far side uses, so when one dies, none comes through
@@ -333,6 +334,8 @@ struct Graded {
     is_doubtful: bool,
     /// A part of it is lost, whatever the rest is.
     has_lost: bool,
+    /// Nothing can get there: it is no better than what is lost.
+    is_shut: bool,
 }
 
 impl Graded {
@@ -354,6 +357,7 @@ fn far(trust: Trust) -> Graded {
         grade,
         is_doubtful: trust == Trust::Doubtful,
         has_lost: trust == Trust::Unconnected,
+        is_shut: trust == Trust::Unconnected,
     }
 }
 
@@ -376,6 +380,7 @@ fn other(hop: Trust, through: Trust) -> Graded {
         grade,
         is_doubtful: hop == Trust::Doubtful || (is_through && through == Trust::Doubtful),
         has_lost: false,
+        is_shut: false,
     }
 }
 
@@ -385,7 +390,8 @@ fn worse<T: Clone + Ord>(ways: &[(T, Graded)], before: &BTreeSet<T>) -> Vec<T> {
         let was_worse = before.contains(key);
         way.is_bad()
             && ways.iter().any(|(other_key, other)| {
-                let is_better = other.grade < way.grade && (was_worse || !other.is_doubtful);
+                let is_worth_it = !(other.is_shut && way.grade == Grade::Lost);
+                let is_better = other.grade < way.grade && is_worth_it && (was_worse || !other.is_doubtful);
                 let was_better = was_worse && !before.contains(other_key);
                 is_better || (was_better && other.grade <= way.grade)
             })

@@ -372,6 +372,22 @@ fn a_leader_without_a_session_is_passed_by_for_one_that_answers_and_for_no_other
 }
 
 #[test]
+fn a_leader_without_a_session_does_not_stand_in_for_one_that_is_lost_until_it_has_one() {
+    // Without another leader here, which would be better than both.
+    let leader = Choices {
+        hops: Vec::new(),
+        ..choices(Some("a1"))
+    };
+    let (lost_one, shut) = (("b1", LOST), ("b2", Trust::Unconnected));
+    assert!(first(&leader, &[lost_one, shut]).is_empty());
+    assert_eq!(first(&leader, &[lost_one, ("b2", Trust::Unproven)]), ["b1"]);
+    assert_eq!(first(&leader, &[lost_one]), ["b1"]);
+    // In use since the first was lost, and recreated now: there is nothing to go back to.
+    let before = judge(&leader, &[lost_one], &Judgement::default());
+    assert_eq!(lost(&judge(&leader, &[lost_one, shut], &before)), ["b1"]);
+}
+
+#[test]
 fn leaders_elsewhere_that_have_answered_and_do_not_now_are_dead_whatever_is_used() {
     let leader = choices(Some("a1"));
     let dead = |unsound: &[(&str, Trust)]| {
