@@ -28,6 +28,13 @@ impl Lab {
         let image = progress.stage("images of spanwire", image)?;
         install(self, &image, progress)
     }
+
+    /// Installs the chart with the scenario's values and these `--set` expressions, and waits until its pods are Ready, whatever
+    /// reaches what.
+    pub fn install_spanwire_alone(&self, set: &[&str], progress: &Progress) -> Result<()> {
+        let image = progress.stage("images of spanwire", image)?;
+        install_alone(self, &image, set, progress)
+    }
 }
 
 /// Builds the project's image, unless `SPANWIRE_IMAGE` names an archive; its archive.
@@ -54,6 +61,17 @@ pub(crate) fn image() -> Result<Archive> {
 
 /// Installs or upgrades the chart and waits until everything of it is Ready and all test pods reach each other.
 pub(crate) fn install(lab: &Lab, image: &Archive, progress: &Progress) -> Result<()> {
+    install_alone(lab, image, &[], progress)?;
+    progress.stage("all pods reach all pods", || {
+        wait_until("every pod reaches every pod", Duration::from_secs(60), || {
+            let matrix = lab.ping_all()?;
+            anyhow::ensure!(matrix.complete(), "\n{matrix}\nlocations:\n{}", locations(lab));
+            Ok(true)
+        })
+    })
+}
+
+fn install_alone(lab: &Lab, image: &Archive, set: &[&str], progress: &Progress) -> Result<()> {
     progress.stage("images on the nodes", || provide(lab, image))?;
     let values = lab.store.write("values.json", values(lab, image)?.to_string())?;
     progress.stage("helm install", || {
@@ -69,16 +87,10 @@ pub(crate) fn install(lab: &Lab, image: &Archive, progress: &Progress) -> Result
             .arg(source().join("charts/spanwire"))
             .arg("--values")
             .arg(values)
+            .args(set.iter().flat_map(|set| ["--set", set]))
             .run()
     })?;
-    progress.stage("spanwire ready", || lab.wait_ready())?;
-    progress.stage("all pods reach all pods", || {
-        wait_until("every pod reaches every pod", Duration::from_secs(60), || {
-            let matrix = lab.ping_all()?;
-            anyhow::ensure!(matrix.complete(), "\n{matrix}\nlocations:\n{}", locations(lab));
-            Ok(true)
-        })
-    })
+    progress.stage("spanwire ready", || lab.wait_ready())
 }
 
 /// Gives the image to every node that does not have it.

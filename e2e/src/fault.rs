@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     expect::{PodPath, SOON, leader, node_ip, pid, pinging_on, pod_paths},
     lab::Lab,
+    layout::API_PORT,
     ping::PingReport,
     transfer::{Transfer, TransferReport},
     wait_until,
@@ -100,6 +101,17 @@ pub const FAULTS: [Fault; 9] = [
         },
     },
 ];
+
+/// The leader reaches all other leaders, and does not hear of anything new. It takes longer than the others until something
+/// comes of it: a Lease has to expire.
+pub const NO_API_SERVER: Fault = Fault {
+    name: "the leader does not reach the API server",
+    inflict: |lab, roles| {
+        let [from, to] = ["sport", "dport"].map(|port| format!("tcp {port} {API_PORT} drop"));
+        filter(lab, &roles.leader, &both_ways(&from, &to))
+    },
+    mend: |lab, roles| unfilter(lab, &roles.leader),
+};
 
 /// Who does what when it happens, in location `b`, to which the others send.
 #[derive(Debug, Clone)]

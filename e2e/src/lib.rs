@@ -63,7 +63,7 @@ pub use layout::{Layout, LocationLayout, NodeLayout};
 pub use logs::Provoked;
 pub use machine::{Background, Machine};
 pub use ping::{Matrix, Ping, PingReport};
-pub use plugin::{connect, plugin, plugin_says};
+pub use plugin::{connect, plugin, plugin_runs, plugin_says};
 pub use profile::{FOREIGN_MARK, Profile};
 pub use progress::Progress;
 pub use scenario::Scenario;

@@ -27,9 +27,21 @@ fn program() -> Result<PathBuf> {
 /// # Errors
 /// Where it cannot be started.
 pub fn plugin(lab: &Lab, words: &[&str]) -> Result<Finished> {
+    command(lab, words)?.finish()
+}
+
+/// Starts it with these words beside the API server, and lets it run.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn plugin_runs(lab: &Lab, words: &[&str]) -> Result<Background> {
+    Background::start(command(lab, words)?)
+}
+
+fn command(lab: &Lab, words: &[&str]) -> Result<Cmd> {
     let program = program()?;
     let program = program.to_str().context("a path of letters")?;
-    lab.client(program).args(words).finish()
+    Ok(lab.client(program).args(words))
 }
 
 /// The same, where it has to end with this code; returns what it says.

@@ -4,6 +4,8 @@
 
 mod cut;
 mod gone;
+mod map;
+mod silent;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,7 +13,7 @@ use anyhow::{Result, ensure};
 use spanwire_e2e::{
     Lab, Progress, Provoked, Spanwire,
     expect::all_reach_all,
-    fault::{FAULTS, Roles},
+    fault::{FAULTS, NO_API_SERVER, Roles},
     suite,
 };
 
@@ -24,6 +26,7 @@ const AFTER: Duration = Duration::from_secs(3);
 const GAP: Duration = Duration::from_secs(4);
 
 const CUT: &str = "pods that the leader does not reach get theirs by the other one";
+const MAP: &str = "the map shows that a leader is gone around";
 const GONE: &str = "all leaders of a location lose power";
 
 fn main() -> ExitCode {
@@ -38,8 +41,11 @@ fn main() -> ExitCode {
             .zip(SUFFERED)
             .map(|(fault, test)| (fault.name, test)),
     );
+    tests.push((MAP, map::says_who_is_gone_around));
+    tests.push((NO_API_SERVER.name, silent::replaced));
     tests.push((GONE, gone::refused));
-    let faults = FAULTS.iter().map(|fault| fault.name).chain([CUT, GONE]);
+    let others = [CUT, MAP, NO_API_SERVER.name, GONE];
+    let faults = FAULTS.iter().map(|fault| fault.name).chain(others);
     let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
     suite::run(
         "t-failover",

@@ -4,13 +4,17 @@ use std::{net::IpAddr, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
-    Lab, Laptop,
+    Lab, Laptop, Progress,
     advertise::{Advertiser, learned_default},
     ask::Everyone,
-    expect::{SOON, all_reach_all, answers, leader},
+    expect::{SOON, all_reach_all, answers, condition, leader},
+    plaintext::{nothing_plain, something_plain},
     reach::pod_ips,
+    scenario::Routers,
     wait_until,
 };
+
+use crate::misses_other_locations;
 
 /// The node's own route, with which it reaches the world. The CNI makes nodes of such a cluster forward IPv6, so that they
 /// listen to advertisements with `accept_ra=2` alone (ip-sysctl), which has to be there before.
@@ -132,4 +136,31 @@ pub(crate) fn mesh_of_nodes(lab: &Lab) -> Result<()> {
         crosses(lab, VXLAN)
     })?;
     all_reach_all(lab)
+}
+
+/// Into a cluster whose locations reach each other already, and where no tunnel gets through yet. (Without the setting traffic stays
+/// where it was: the suite `open`.)
+pub(crate) fn tunnel_only(lab: &Lab) -> Result<()> {
+    lab.helm(["uninstall", "spanwire", "--namespace", "spanwire", "--wait"])?;
+    // Nor is anything left from which a pair could be known to be established.
+    let kinds = "locations.spanwire.dev,meshnodes.spanwire.dev,locationslices.spanwire.dev";
+    lab.kubectl(["delete", kinds, "--all"])?;
+    lab.set_routers(Routers::Open)?;
+    something_plain(lab, || all_reach_all(lab))?;
+    lab.block_udp(51820)?;
+    lab.install_spanwire_alone(&["tunnelOnly=true"], &Progress::shown())?;
+    // A new operator waits until the old installation is sure to be gone; before that nothing is published.
+    for location in ["a", "b"] {
+        wait_until("the location waits for its tunnel", SOON, || {
+            let (status, message) = condition(lab, &["location", location], "Connected")?;
+            ensure!(
+                status == "False" && message.contains("its traffic stopped"),
+                "{status}: {message}"
+            );
+            Ok(true)
+        })?;
+    }
+    nothing_plain(lab, || misses_other_locations(lab))?;
+    lab.heal()?;
+    nothing_plain(lab, || all_reach_all(lab))
 }
