@@ -42,6 +42,9 @@ properties: setup ## Properties with 2,000 inputs each that no run has drawn bef
 demo: setup ## A cluster of three locations with Spanwire, to look at and play with (1 min; cold 12)
 	@scripts/demo
 
+screenshots: setup ## The pictures of `kubectl spanwire map` in docs/images, of the demo's cluster; as root (1 min; cold 15)
+	@scripts/screenshots
+
 bench-mesh: setup ## How fast the mesh follows changes, and what it costs at rest; as root (10 min; cold 35)
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench mesh -- $(ARGS)
@@ -62,4 +65,4 @@ install-plugin: ## Build kubectl-spanwire and put it where kubectl finds it; BIN
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo bench bench-tunnel soak-tunnel properties bench-mesh chaos bench-scale install-plugin image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh chaos bench-scale install-plugin image
