@@ -9,10 +9,11 @@ use std::{
 use spanwire_testbed::programs::{self, script};
 
 /// Where scripts lie, beside the tests' own.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     ".ci",
     "scripts",
     "images",
+    "e2e/conformance",
     "e2e/tools",
     "e2e/uml",
     "e2e/src/node",
