@@ -18,6 +18,9 @@ use crate::{
 /// What a node has when its CNI works.
 pub(crate) const READY: &str = "/run/cloud/ready";
 
+/// How many pods a node has addresses for: those of its first card, without the network's, the router's and the last.
+pub(crate) const PODS_OF_A_NODE: u32 = 13;
+
 /// A network card of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Card {

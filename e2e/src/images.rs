@@ -44,7 +44,7 @@ const NEEDLESS: [&str; 7] = [
 ];
 
 /// Builds the lab's own images if they are not in the cache; their archives.
-pub(crate) fn own() -> Result<Vec<PathBuf>> {
+pub(crate) fn own() -> Result<Vec<Archive>> {
     let folder = cache()?
         .join("images")
         .join(short_hash(&format!("{PACKAGES} 3"))?);
@@ -80,13 +80,16 @@ pub(crate) fn own() -> Result<Vec<PathBuf>> {
             build(&context, image, &archive)?;
             fs::remove_dir_all(&context)?;
         }
-        archives.push(archive);
+        archives.push(Archive {
+            path: archive,
+            tag: None,
+        });
     }
     Ok(archives)
 }
 
 /// Makes a root file system of Debian packages, as an archive.
-fn bootstrap(packages: &str, to: &Path) -> Result<()> {
+pub(crate) fn bootstrap(packages: &str, to: &Path) -> Result<()> {
     let needless = NEEDLESS.map(|path| format!("\"$1\"/{path}")).join(" ");
     Cmd::new("mmdebstrap")
         .args([
@@ -101,7 +104,7 @@ fn bootstrap(packages: &str, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build(context: &Path, image: &str, archive: &Path) -> Result<()> {
+pub(crate) fn build(context: &Path, image: &str, archive: &Path) -> Result<()> {
     let storage = context.join("storage");
     let buildah = || {
         Cmd::of(["buildah", "--storage-driver", "vfs", "--root"])
@@ -132,15 +135,8 @@ pub(crate) struct Archive {
 }
 
 /// Returns the containerd store that holds the lab's own images and those of this archive; made if it is not in the cache.
-pub(crate) fn store_with(own: &[PathBuf], more: Option<&Archive>) -> Result<PathBuf> {
-    let own: Vec<Archive> = own
-        .iter()
-        .map(|path| Archive {
-            path: path.clone(),
-            tag: None,
-        })
-        .collect();
-    let base = store(None, &own)?;
+pub(crate) fn store_with(own: &[Archive], more: Option<&Archive>) -> Result<PathBuf> {
+    let base = store(None, own)?;
     more.map_or(Ok(base.clone()), |more| {
         store(Some(&base), std::slice::from_ref(more))
     })
@@ -267,7 +263,7 @@ pub(crate) fn copy(store: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn short_hash(text: &str) -> Result<String> {
+pub(crate) fn short_hash(text: &str) -> Result<String> {
     let sum = Cmd::new("sha256sum").input(text).run()?;
     Ok(sum.chars().take(16).collect())
 }

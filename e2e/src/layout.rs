@@ -29,6 +29,11 @@ pub(crate) const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// Networks of all services, one per family.
 pub(crate) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 
+/// Returns the address of the cluster's DNS, where a lab has one.
+pub(crate) fn cluster_dns() -> IpAddr {
+    IpAddr::from([10, 96, 0, 10])
+}
+
 /// Addresses of a whole lab.
 #[derive(Debug, Clone)]
 pub struct Layout {

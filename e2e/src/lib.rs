@@ -9,6 +9,7 @@
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `calico`, `cloud`, `chart`:
 //!   what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
+//! * `conformance`: Kubernetes' own tests of it.
 //! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
 //!   tests say.
 //! * `store`, `cgroup`: where everything is found again.
@@ -19,6 +20,7 @@ mod chart;
 mod cloud;
 mod cluster;
 mod command;
+mod conformance;
 mod credentials;
 mod disturb;
 mod images;
@@ -56,6 +58,7 @@ pub mod suite;
 pub mod traces;
 
 pub use command::{Cmd, Finished};
+pub use conformance::{Bounds, Outcome, Selection};
 pub use credentials::{Answer, Credentials, Holder};
 pub use lab::Lab;
 pub use laptop::Laptop;

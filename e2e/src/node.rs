@@ -150,7 +150,7 @@ fn groups(record: &Record, node: &str) -> Vec<PathBuf> {
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Returns the lab's programs and those of `scripts/programs`.
-fn path(tools: &Path) -> String {
+pub(crate) fn path(tools: &Path) -> String {
     format!("{}:{}", tools.display(), programs::path())
 }
 

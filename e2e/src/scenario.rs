@@ -28,6 +28,9 @@ pub struct Scenario {
     /// Values for the chart, as in a values file.
     #[serde(default)]
     pub values: serde_json::Map<String, serde_json::Value>,
+    /// The cluster has what Kubernetes' own tests expect of one.
+    #[serde(default)]
+    pub conformance: bool,
 }
 
 /// Properties of the network as a whole.
@@ -76,7 +79,7 @@ pub enum Family {
 }
 
 /// A back-end of flannel, or what the lab imitates: Calico in one of its modes, or a cloud's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cni {
     /// Flannel: packets between nodes travel in VXLAN.
@@ -202,6 +205,39 @@ impl Scenario {
     /// Returns how the CNI carries packets inside a location.
     pub fn cni_of(&self, location: &Location) -> Cni {
         location.cni.unwrap_or(self.network.cni)
+    }
+
+    /// Returns the same with another CNI, and what each needs besides.
+    ///
+    /// # Errors
+    /// It does not fit to the rest of the scenario.
+    pub fn with_cni(mut self, cni: Cni) -> Result<Self> {
+        self.network.cni = cni;
+        self.network.strict_lans = self.network.strict_lans && cni != Cni::HostGw;
+        // What is imitated of a cloud's own rules is made with iptables, which nftables rules of kube-proxy would not see.
+        if cni == Cni::Cloud {
+            self.network.proxy = Proxy::Iptables;
+        }
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Returns the same nodes in one location, the first.
+    ///
+    /// # Errors
+    /// They do not fit into one.
+    pub fn in_one_location(mut self) -> Result<Self> {
+        let mut locations = self.locations.into_iter();
+        let mut one = locations.next().context("there is no location")?;
+        for node in locations.flat_map(|location| location.nodes) {
+            one.nodes.push(Node {
+                forward: None,
+                ..node
+            });
+        }
+        self.locations = vec![one];
+        self.check()?;
+        Ok(self)
     }
 
     fn check(&self) -> Result<()> {
@@ -459,6 +495,24 @@ mod tests {
         );
         hosts_are_rejected("a1: [external-vtep]", "host-gw", &["vxlan"]);
         with_hosts("a1: [docker, wide-lan], a2: [external-vtep]", "vxlan").unwrap();
+    }
+
+    #[test]
+    fn another_cni_brings_what_it_needs() {
+        let text = "locations: [{name: a, nodes: [{name: a1, forward: 1}]}, {name: b, nodes: [{name: b1, forward: 1}]}]";
+        let with = |cni| Scenario::parse(text).unwrap().with_cni(cni).unwrap().network;
+        assert!(!with(Cni::HostGw).strict_lans);
+        assert_eq!(with(Cni::Cloud).proxy, Proxy::Iptables);
+        let vxlan = with(Cni::Vxlan);
+        assert!(vxlan.strict_lans && vxlan.proxy == Proxy::Nftables);
+    }
+
+    #[test]
+    fn all_nodes_fit_into_one_location() {
+        let text = "locations: [{name: a, nodes: [{name: a1, forward: 1}]}, {name: b, nodes: [{name: b1, forward: 1}, {name: b2}]}]";
+        let one = Scenario::parse(text).unwrap().in_one_location().unwrap();
+        let names: Vec<_> = one.locations[0].nodes.iter().map(|node| &*node.name).collect();
+        assert_eq!((one.locations.len(), names), (1, vec!["a1", "b1", "b2"]));
     }
 
     #[test]

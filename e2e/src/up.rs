@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::{
     advertise, cgroup, chart, cluster,
     command::Cmd,
-    forward, images,
+    conformance, forward, images,
     lab::Lab,
     layout::Layout,
     limits, net,
@@ -71,7 +71,10 @@ impl Lab {
             "the lab {name} is there already; `lab --name {name} down` removes it"
         );
         let tools = progress.stage("programs of the cluster", tools)?;
-        let own = progress.stage("images of the test pods", images::own)?;
+        let mut own = progress.stage("images of the test pods", images::own)?;
+        if scenario.conformance {
+            own.extend(progress.stage("images of Kubernetes' tests", conformance::images)?);
+        }
         let spanwire = match options.spanwire {
             Spanwire::Absent => None,
             Spanwire::Image | Spanwire::Installed => {
@@ -116,6 +119,9 @@ impl Lab {
             progress.stage("all nodes and locations of the mesh ready", || {
                 lab.wait_mesh_ready()
             })?;
+        }
+        if scenario.conformance {
+            progress.stage("DNS of the cluster ready", || conformance::add_dns(&lab))?;
         }
         Ok(lab)
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     calico, cloud,
     images::PAUSE,
-    layout::{API_PORT, Layout, NodeLayout, PODS, SERVICES},
+    layout::{API_PORT, Layout, NodeLayout, PODS, SERVICES, cluster_dns},
     scenario::{Cni, Family, Proxy, Scenario},
     store::Store,
 };
@@ -60,7 +60,7 @@ pub(crate) fn write(context: Context<'_>, node: &NodeLayout) -> Result<()> {
     let Context { store, layout, .. } = context;
     let file = |name: &str| Path::new("nodes").join(&node.name).join(name);
     store.write(file("containerd.toml"), containerd(store))?;
-    store.write(file("kubelet.json"), kubelet(store, node).to_string())?;
+    store.write(file("kubelet.json"), kubelet(context, node).to_string())?;
     store.write(file("kube-proxy.json"), kube_proxy(context, node).to_string())?;
     let (name, plugins) = match context.scenario.network.cni {
         Cni::Vxlan | Cni::HostGw => ("flannel", flannel_conflist()),
@@ -110,6 +110,17 @@ fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
             join(scenario, PODS)
         )
     };
+    // By these an API server of an extension knows who asks; here they are those by which kubelets know it.
+    let aggregation = if scenario.conformance {
+        format!(
+            "--requestheader-client-ca-file={lab}/pki/ca.crt --requestheader-allowed-names=kube-apiserver-kubelet-client \
+             --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group \
+             --requestheader-username-headers=X-Remote-User --proxy-client-cert-file={lab}/pki/apiserver-kubelet.crt \
+             --proxy-client-key-file={lab}/pki/apiserver-kubelet.key "
+        )
+    } else {
+        String::new()
+    };
     format!(
         "supervise etcd {tools}/etcd --data-dir=/var/lib/etcd --unsafe-no-fsync --log-level=warn \
          --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 \
@@ -124,7 +135,7 @@ fn control_plane(context: Context<'_>, node: &NodeLayout) -> String {
          --service-account-issuer=https://kubernetes.default.svc \
          --service-account-key-file={lab}/pki/accounts.key \
          --service-account-signing-key-file={lab}/pki/accounts.key --authorization-mode=Node,RBAC \
-         --enable-admission-plugins=NodeRestriction --allow-privileged=true --profiling=false \
+         --enable-admission-plugins=NodeRestriction --allow-privileged=true --profiling=false {aggregation}\
          --audit-policy-file={lab}/audit.json --audit-log-path=/var/log/audit.log --audit-log-maxsize=100\n\
          (await /run/lab/ready\n\
          supervise kube-controller-manager {tools}/kube-controller-manager \
@@ -195,9 +206,10 @@ fn containerd(store: &Store) -> String {
     )
 }
 
-fn kubelet(store: &Store, node: &NodeLayout) -> serde_json::Value {
+fn kubelet(context: Context<'_>, node: &NodeLayout) -> serde_json::Value {
+    let Context { store, scenario, .. } = context;
     let pki = |name: String| store.path("pki").join(name);
-    json!({
+    let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true},
             "x509": {"clientCAFile": pki("ca.crt".into())}},
@@ -210,7 +222,15 @@ fn kubelet(store: &Store, node: &NodeLayout) -> serde_json::Value {
         "tlsCertFile": pki(format!("node-{}.crt", node.name)),
         "tlsPrivateKeyFile": pki(format!("node-{}.key", node.name)),
         "clusterDomain": "cluster.local", "resolvConf": "/etc/resolv.conf", "maxPods": 50,
-    })
+    });
+    if scenario.conformance {
+        config["clusterDNS"] = json!([cluster_dns()]);
+        if scenario.network.cni == Cni::Cloud {
+            // As clouds do it, by the addresses that a node has for pods; two pods have the node's own.
+            config["maxPods"] = json!(cloud::PODS_OF_A_NODE + 2);
+        }
+    }
+    config
 }
 
 fn kube_proxy(context: Context<'_>, node: &NodeLayout) -> serde_json::Value {
@@ -225,13 +245,18 @@ fn kube_proxy(context: Context<'_>, node: &NodeLayout) -> serde_json::Value {
     } else {
         join(scenario, PODS)
     };
-    json!({
+    let mut config = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": mode,
         "clientConnection": {"kubeconfig": store.node(&node.name).join("kube-proxy.conf")},
         "clusterCIDR": pods, "hostnameOverride": node.name, "oomScoreAdj": 0,
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
             "udpTimeout": "0s", "udpStreamTimeout": "0s"},
-    })
+    });
+    if scenario.conformance {
+        // Its own times. The number of connections is the machine's, which no namespace can set.
+        config["conntrack"] = json!({"maxPerCore": 0, "min": 0});
+    }
+    config
 }
 
 /// Returns the members of a pair that the scenario's families use, as Kubernetes writes them.

@@ -1,0 +1,167 @@
+//! What became of tests: read from the report that Ginkgo writes.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// What became of the tests of one run.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// How many passed.
+    pub passed: usize,
+    /// What failed, by name, with the first line of why.
+    pub failed: BTreeMap<String, String>,
+    /// What found that it cannot be run here, by name, with what it said.
+    pub declined: BTreeMap<String, String>,
+    /// Why not all of them have been run, if that is so.
+    pub unfinished: Vec<String>,
+    /// How long all of them took.
+    pub took: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Suite {
+    #[serde(default)]
+    run_time: u64,
+    #[serde(default)]
+    special_suite_failure_reasons: Option<Vec<String>>,
+    #[serde(default)]
+    spec_reports: Option<Vec<Spec>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Spec {
+    #[serde(default)]
+    container_hierarchy_texts: Option<Vec<String>>,
+    leaf_node_type: String,
+    #[serde(default)]
+    leaf_node_text: String,
+    state: String,
+    #[serde(default)]
+    failure: Failure,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Failure {
+    message: String,
+}
+
+impl Spec {
+    fn name(&self) -> String {
+        let above = self.container_hierarchy_texts.iter().flatten();
+        let words: Vec<&str> = above
+            .map(String::as_str)
+            .chain([&*self.leaf_node_text])
+            .filter(|text| !text.is_empty())
+            .collect();
+        if words.is_empty() {
+            self.leaf_node_type.clone()
+        } else {
+            words.join(" ")
+        }
+    }
+}
+
+impl Outcome {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// There is none, or it is not of Ginkgo's format.
+    pub fn read(report: &Path) -> Result<Self> {
+        let text =
+            fs::read(report).with_context(|| format!("the tests have left no {}", report.display()))?;
+        let suites: Vec<Suite> = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is no report of Ginkgo's", report.display()))?;
+        Ok(Self::of(suites))
+    }
+
+    fn of(suites: Vec<Suite>) -> Self {
+        let mut outcome = Self::default();
+        for suite in suites {
+            outcome.took += Duration::from_nanos(suite.run_time);
+            for spec in suite.spec_reports.into_iter().flatten() {
+                let is_test = spec.leaf_node_type == "It";
+                let said = spec.failure.message.lines().next().unwrap_or_default();
+                let said: String = said.chars().take(300).collect();
+                match spec.state.as_str() {
+                    "passed" => outcome.passed += usize::from(is_test),
+                    "skipped" | "pending" if said.is_empty() => {}
+                    "skipped" | "pending" => {
+                        outcome.declined.insert(spec.name(), said);
+                    }
+                    // Before all tests, or after them.
+                    state if !is_test => outcome
+                        .unfinished
+                        .push(format!("{} {state}: {said}", spec.name())),
+                    state => {
+                        outcome.failed.insert(spec.name(), format!("{state}: {said}"));
+                    }
+                }
+            }
+            outcome
+                .unfinished
+                .extend(suite.special_suite_failure_reasons.into_iter().flatten());
+        }
+        outcome
+    }
+
+    /// Returns patterns that match the names of what failed and nothing else.
+    pub fn failed_names(&self) -> Vec<String> {
+        // Ginkgo puts the name of the suite before that of the test.
+        self.failed
+            .keys()
+            .map(|name| format!(" {}$", escaped(name)))
+            .collect()
+    }
+}
+
+/// Returns a regular expression that matches a text alone.
+fn escaped(text: &str) -> String {
+    let special = |c: char| r"\.+*?()|[]{}^$".contains(c);
+    let escape = |c: char| if special(c) { vec!['\\', c] } else { vec![c] };
+    text.chars().flat_map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Ginkgo 2.28 writes it, shortened.
+    const REPORT: &str = r#"[{"RunTime": 2500000000, "SpecialSuiteFailureReasons": ["Suite Timeout Elapsed"], "SpecReports": [
+        {"ContainerHierarchyTexts": null, "LeafNodeType": "SynchronizedBeforeSuite", "LeafNodeText": "", "State": "passed"},
+        {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeType": "It", "LeafNodeText": "should resolve (all) [Conformance]", "State": "failed",
+         "Failure": {"Message": "no answer\nmore"}},
+        {"ContainerHierarchyTexts": ["[sig-network] Proxy"], "LeafNodeType": "It", "LeafNodeText": "works", "State": "passed"},
+        {"ContainerHierarchyTexts": ["[sig-apps]"], "LeafNodeType": "It", "LeafNodeText": "is not asked for", "State": "skipped"},
+        {"ContainerHierarchyTexts": ["[sig-network]"], "LeafNodeType": "It", "LeafNodeText": "restarts", "State": "skipped",
+         "Failure": {"Message": "Only supported for providers [gce]"}}]}]"#;
+
+    fn outcome() -> Outcome {
+        Outcome::of(serde_json::from_str(REPORT).unwrap())
+    }
+
+    #[test]
+    fn a_report_says_what_passed_failed_and_declined() {
+        let outcome = outcome();
+        assert_eq!(outcome.passed, 1);
+        let failed: Vec<_> = outcome.failed.into_iter().collect();
+        let name = "[sig-network] DNS should resolve (all) [Conformance]";
+        assert_eq!(failed, [(name.to_owned(), "failed: no answer".to_owned())]);
+        assert_eq!(outcome.declined.len(), 1);
+        assert_eq!(outcome.unfinished, ["Suite Timeout Elapsed"]);
+        assert_eq!(outcome.took, Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn what_failed_is_named_by_a_pattern_of_its_own() {
+        let patterns = outcome().failed_names();
+        assert_eq!(
+            patterns,
+            [r" \[sig-network\] DNS should resolve \(all\) \[Conformance\]$"]
+        );
+    }
+}
