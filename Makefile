@@ -53,6 +53,11 @@ chaos: setup ## What packets notice when leaders fail, in every way; as root, AR
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench chaos -- $(ARGS)
 
+conformance: setup ## Kubernetes' own network tests across three locations; as root, CNI=vxlan, host-gw, calico-vxlan or cloud (30 min; cold 70)
+	@scripts/lab prepare
+	@e2e/conformance/build >/dev/null
+	cargo bench --locked -p spanwire-e2e --bench conformance -- --cni $(or $(CNI),vxlan) $(ARGS)
+
 bench-scale: setup ## What a mesh of 5,000 nodes costs; as root, ARGS="--nodes 500 --locations 10 --rest 20" for less (10 min; cold 35)
 	@e2e/tools/build >/dev/null
 	cargo build --release --locked -p spanwire-operator -p spanwire-agent -p spanwire-tunnel
@@ -65,4 +70,4 @@ install-plugin: ## Build kubectl-spanwire and put it where kubectl finds it; BIN
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh chaos bench-scale install-plugin image
+.PHONY: help setup check test test-unit test-kernel e2e generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh chaos conformance bench-scale install-plugin image
