@@ -193,6 +193,16 @@ impl Roles {
 }
 
 impl Fault {
+    /// Returns the one of [`FAULTS`] that has this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named(name: &str) -> Result<Self> {
+        let mut faults = FAULTS.into_iter();
+        let found = faults.find(|fault| fault.name == name);
+        found.with_context(|| format!("there is no fault {name:?}"))
+    }
+
     /// Lets it happen, for so long, while pods ping each other, and puts it right while they do so again, and go on for so long
     /// afterwards: a node that lost its power boots, and is used again.
     ///

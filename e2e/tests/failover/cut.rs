@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab,
     expect::{SOON, all_reach_all, answers, condition, leader, pod_ip},
-    fault::{FAULTS, Roles},
+    fault::{Fault, Roles},
     wait_until,
 };
 
@@ -17,10 +17,7 @@ pub(crate) fn handed_to_the_other_leader(lab: &Lab) -> Result<()> {
         roles.leader == leader(lab, "b")?,
         "the standby leader is in use, and has none behind itself: {roles:?}"
     );
-    let cut = FAULTS
-        .iter()
-        .find(|fault| fault.name == "a follower does not reach its leader");
-    let cut = cut.context("there is no such fault")?;
+    let cut = Fault::named("a follower does not reach its leader")?;
     let far = pod_ip(lab, &roles.far)?;
     let [pod, beside] = [&roles.follower, &roles.standby].map(|node| pod_ip(lab, node));
     let (pod, beside) = (pod?, beside?);

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use spanwire_e2e::{
     Lab,
     expect::all_reach_all,
-    fault::{FAULTS, Roles},
+    fault::{Fault, Roles},
     plugin_runs,
 };
 
@@ -17,10 +17,7 @@ const PORT: &str = "8800";
 /// A page that is open says by whom packets go around the leader.
 pub(crate) fn says_who_is_gone_around(lab: &Lab) -> Result<()> {
     let roles = Roles::now(lab)?;
-    let fault = FAULTS
-        .iter()
-        .find(|fault| fault.name == "the leader's link is gone");
-    let fault = fault.context("there is no such fault")?;
+    let fault = Fault::named("the leader's link is gone")?;
     let mut program = plugin_runs(lab, &["map", "--no-open", "--port", PORT])?;
     program.writes("the map is at")?;
     let events = format!("http://127.0.0.1:{PORT}/events");
