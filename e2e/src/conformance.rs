@@ -201,13 +201,9 @@ impl Lab {
     /// report, of Ginkgo's format, to a file. It ends, with all that it has started, when this thread does.
     pub fn kubernetes_tests(&self, selection: &Selection, bounds: Bounds, report: &Path) -> Result<Cmd> {
         let programs = programs()?;
-        let net = format!(
-            "--net=/run/netns/{}",
-            self.store.namespace(&self.layout.control_plane().name)
-        );
         // The namespace of processes ends with its first one, and that with this thread.
         let mut command = Cmd::of(["setpriv", "--pdeathsig", "KILL", "--"])
-            .running(["nsenter", &net, "--"])
+            .running(["nsenter", &self.control_net(), "--"])
             .running(["unshare", "--pid", "--fork", "--kill-child", "--"])
             .running([programs.join("ginkgo")])
             .env("PATH", node::path(self.tools()))

@@ -84,14 +84,16 @@ impl Lab {
         self.layout.nodes().map(|node| node.name.clone()).collect()
     }
 
+    /// Returns the option by which nsenter enters the control plane's network.
+    pub(crate) fn control_net(&self) -> String {
+        let namespace = self.store.namespace(&self.layout.control_plane().name);
+        format!("--net=/run/netns/{namespace}")
+    }
+
     /// Returns a command with the cluster's kubeconfig, in the control plane's network, with this process's own files.
     pub fn client(&self, program: &str) -> Cmd {
-        let net = format!(
-            "--net=/run/netns/{}",
-            self.store.namespace(&self.layout.control_plane().name)
-        );
         let helm = |what: &str| self.store.path(format!("helm/{what}"));
-        Cmd::of(["nsenter", &net, "--"])
+        Cmd::of(["nsenter", &self.control_net(), "--"])
             .arg(self.record.tools.join(program))
             .env("KUBECONFIG", self.store.path("kubeconfig/admin"))
             .env("HELM_CACHE_HOME", helm("cache"))

@@ -44,6 +44,14 @@ struct Args {
     bench: bool,
 }
 
+impl Args {
+    /// Returns the CNI as it is typed.
+    fn cni_name(&self) -> String {
+        let value = self.cni.to_possible_value();
+        value.map_or(String::new(), |value| value.get_name().to_owned())
+    }
+}
+
 /// A set of tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Set {
@@ -148,13 +156,9 @@ fn all_of(only: Vec<String>) -> Selection {
 }
 
 fn trial(args: &Args, name: &str) -> Trial {
-    let cni = args
-        .cni
-        .to_possible_value()
-        .map_or(String::new(), |value| value.get_name().to_owned());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("conformance")
-        .join(cni);
+        .join(args.cni_name());
     Trial {
         report: folder.join(name).with_extension("json"),
         at_once: args.at_once,
@@ -163,10 +167,6 @@ fn trial(args: &Args, name: &str) -> Trial {
 }
 
 fn row(args: &Args, set: Set, run: Twice, without: &Outcome) -> Row {
-    let cni = args
-        .cni
-        .to_possible_value()
-        .map_or(String::new(), |value| value.get_name().to_owned());
     let verdict = |name: &String| {
         if !run.again.failed.contains_key(name) {
             Verdict::SecondTry
@@ -178,7 +178,7 @@ fn row(args: &Args, set: Set, run: Twice, without: &Outcome) -> Row {
     };
     let failed = run.first.failed.iter();
     Row {
-        cni,
+        cni: args.cni_name(),
         set: set.name(),
         is_conformance: set == Set::Conformance,
         passed: run.first.passed,
