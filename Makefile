@@ -53,7 +53,7 @@ chaos: setup ## What packets notice when leaders fail, in every way; as root, AR
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench chaos -- $(ARGS)
 
-conformance: setup ## Kubernetes' own network tests across three locations; as root, CNI=vxlan, host-gw, calico-vxlan or cloud (30 min; cold 70)
+conformance: setup ## Kubernetes' own network tests across three locations; as root, CNI=vxlan, host-gw, calico-vxlan or cloud; ARGS="--set conformance" for a third of them (5 min)
 	@scripts/lab prepare
 	@e2e/conformance/build >/dev/null
 	cargo bench --locked -p spanwire-e2e --bench conformance -- --cni $(or $(CNI),vxlan) $(ARGS)
