@@ -84,7 +84,7 @@ impl Lab {
             pod: None,
             container: Some("agent".to_owned()),
         };
-        let pid = node::container_pid(&self.store, &self.record, node, &wanted)
+        let pid = node::container_pid(&self.store, node, &wanted)
             .with_context(|| format!("no agent runs on {node}, so there is no token of one"))?;
         let path = format!("/proc/{pid}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
         Ok(self.node(node)?.run(["cat", &path])?.trim().to_owned())

@@ -1,7 +1,7 @@
 //! A lab that is up: what it is made of, and its clients of the API server.
 //!
 //! What is done with it, its verbs, are methods that the modules above this one add: `up`, `machine`, `credentials`,
-//! `cluster`, `chart`, `ping`, `status` and `disturb`.
+//! `objects`, `cluster`, `chart`, `ping`, `status` and `disturb`.
 
 use std::path::Path;
 
@@ -104,12 +104,6 @@ impl Lab {
     /// Runs kubectl; its standard output.
     pub fn kubectl<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
         self.client("kubectl").args(args).run()
-    }
-
-    /// Runs kubectl and reads its answer as JSON.
-    pub fn get(&self, what: &[&str]) -> Result<serde_json::Value> {
-        let text = self.kubectl(["get", "-o", "json"].iter().chain(what))?;
-        Ok(serde_json::from_str(&text)?)
     }
 
     /// Applies manifests, YAML or JSON.

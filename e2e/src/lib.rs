@@ -8,7 +8,7 @@
 //! * `scenario`, `layout`: what the user wants, and the addresses that follow from it. `profile`: what neighbours do to hosts.
 //! * `net`: namespaces, segments, routers. `node`: one machine. `pki`, `images`, `cluster`, `calico`, `cloud`, `chart`:
 //!   what runs on it.
-//! * `lab`: a lab that is up, its data and clients; `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
+//! * `lab`: a lab that is up, its data and clients; `objects`, `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
 //! * `conformance`: Kubernetes' own tests of it.
 //! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
 //!   tests say.
@@ -33,6 +33,7 @@ mod machine;
 mod mesh;
 mod net;
 mod node;
+mod objects;
 mod ping;
 mod pki;
 mod plugin;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -156,11 +156,11 @@ impl Machine<'_> {
 
     /// Returns a command that will run in its network alone, with this process's own files: a pod need not have the program.
     pub fn in_network<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Cmd> {
-        let Lab { store, record, .. } = self.lab;
+        let store = &self.lab.store;
         let net = match &self.kind {
             Kind::Node | Kind::Network => format!("/run/netns/{}", store.namespace(&self.name)),
             Kind::Pod { node, container } => {
-                let pid = node::container_pid(store, record, node, container)?;
+                let pid = node::container_pid(store, node, container)?;
                 let init = node::init(store, node).with_context(|| format!("the node {node} is down"))?;
                 format!("/proc/{init}/root/proc/{pid}/ns/net")
             }
@@ -173,7 +173,7 @@ impl Machine<'_> {
         Ok(match &self.kind {
             Kind::Node => node::enter(store, record, &self.name)?,
             Kind::Pod { node, container } => {
-                let pid = node::container_pid(store, record, node, container)?.to_string();
+                let pid = node::container_pid(store, node, container)?.to_string();
                 let path = format!("PATH={}", node::PATH);
                 let enter = ["nsenter", "-t", &pid, "-m", "-u", "-i", "-n", "-p", "-C", "--"];
                 node::enter(store, record, node)?.args(["env", &path]).args(enter)
@@ -292,15 +292,35 @@ impl Background {
 
     /// Waits until it has said these words on standard error.
     pub fn says(&mut self, words: &str) -> Result<()> {
-        self.wait_for(words, |this| this.stderr.so_far())
+        self.wait_for(words, |this| this.stderr.so_far(), || Ok(()))
     }
 
     /// Waits until it has written these words to standard output.
     pub fn writes(&mut self, words: &str) -> Result<()> {
-        self.wait_for(words, |this| this.stdout.so_far())
+        self.wait_for(words, |this| this.stdout.so_far(), || Ok(()))
     }
 
-    fn wait_for(&mut self, words: &str, so_far: impl Fn(&Self) -> String) -> Result<()> {
+    /// Waits until it has written these words to standard output, as another command has it do, which must not end before.
+    pub fn writes_by(&mut self, words: &str, cause: &mut Self) -> Result<()> {
+        self.wait_for(
+            words,
+            |this| this.stdout.so_far(),
+            || {
+                if cause.running() {
+                    return Ok(());
+                }
+                let (out, err) = cause.collect()?;
+                bail!("what was to have it say {words:?} ended and said {out}{err}")
+            },
+        )
+    }
+
+    fn wait_for(
+        &mut self,
+        words: &str,
+        so_far: impl Fn(&Self) -> String,
+        mut goes_on: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         let start = Instant::now();
         loop {
             let running = self.running();
@@ -310,6 +330,7 @@ impl Background {
             }
             ensure!(running, "it ended before it said {words:?}: {said}");
             ensure!(start.elapsed() < PATIENCE, "it does not say {words:?}: {said}");
+            goes_on()?;
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -398,5 +419,21 @@ impl Stream {
             reader.join().expect("reading does not panic");
         }
         self.so_far()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_ends_before_it_has_another_write_is_named_with_what_it_said() {
+        let start = |line: &str| Background::start(Cmd::of(["sh", "-c", line])).unwrap();
+        let error = start("sleep 60")
+            .writes_by("KBytes", &mut start("echo refused >&2; exit 1"))
+            .unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+        let mut writes = start("echo 48 KBytes; sleep 60");
+        writes.writes_by("KBytes", &mut start("sleep 60")).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod services;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -14,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::Deserialize;
 use spanwire_testbed::programs;
 
 use crate::{
@@ -114,32 +116,59 @@ pub(crate) struct Container {
     pub container: Option<String>,
 }
 
-/// Returns the number, on the node, of the first process of a container; it asks the node alone, not the API server.
-pub(crate) fn container_pid(store: &Store, record: &Record, node: &str, wanted: &Container) -> Result<i32> {
-    let mut filter = format!("labels.\"io.kubernetes.pod.namespace\"=={}", wanted.namespace);
-    for (label, value) in [("pod", &wanted.pod), ("container", &wanted.container)] {
-        if let Some(value) = value {
-            filter += &format!(",labels.\"io.kubernetes.{label}.name\"=={value}");
+/// Returns the number, on the node, of the first process of a container. What the runtime has written down of its containers is read:
+/// it needs no API server, and a test asks so often that starting a program for it would cost more than what the test does.
+pub(crate) fn container_pid(store: &Store, node: &str, wanted: &Container) -> Result<i32> {
+    let Some(init) = init(store, node) else {
+        bail!("the node {node} is down; `lab reboot {node}` starts it")
+    };
+    let processes = PathBuf::from(format!("/proc/{init}/root/proc"));
+    let bundles = PathBuf::from(format!(
+        "/proc/{init}/root/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+    ));
+    let mut running = fs::read_dir(bundles).into_iter().flatten().filter_map(|bundle| {
+        let bundle = bundle.ok()?.path();
+        if !wanted.is(&fs::read_to_string(bundle.join("config.json")).ok()?) {
+            return None;
         }
-    }
-    filter += ",labels.\"io.cri-containerd.kind\"==container";
-    let found = enter(store, record, node)?
-        .args(["ctr", "-n", "k8s.io", "containers", "ls", "-q", &filter])
-        .run()?;
-    let tasks = "root/run/containerd/io.containerd.runtime.v2.task/k8s.io";
-    let mut running = found.lines().filter_map(|id| {
-        let inside = Path::new("/proc")
-            .join(init(store, node)?.to_string())
-            .join(tasks);
-        fs::read_to_string(inside.join(id.trim()).join("init.pid"))
+        let pid: i32 = fs::read_to_string(bundle.join("init.pid"))
             .ok()?
             .trim()
             .parse()
-            .ok()
+            .ok()?;
+        // That of a container that has ended stays for a while.
+        processes.join(pid.to_string()).exists().then_some(pid)
     });
     running
         .next()
         .with_context(|| format!("no container of {wanted:?} runs on {node}"))
+}
+
+impl Container {
+    /// Returns whether a bundle of the runtime is this container, by the annotations that containerd's CRI plugin writes into its
+    /// configuration (config.json of the OCI runtime specification).
+    fn is(&self, configuration: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Configuration {
+            annotations: BTreeMap<String, String>,
+        }
+        // Most are others, and much of such a file is none of this.
+        if !configuration.contains(&self.namespace) {
+            return false;
+        }
+        let Ok(found) = serde_json::from_str::<Configuration>(configuration) else {
+            return false;
+        };
+        let has = |key: &str, value: &str| {
+            let found = found.annotations.get(&format!("io.kubernetes.cri.{key}"));
+            found.is_some_and(|found| found == value)
+        };
+        let fits = |key: &str, value: &Option<String>| value.as_ref().is_none_or(|value| has(key, value));
+        has("container-type", "container")
+            && has("sandbox-namespace", &self.namespace)
+            && fits("sandbox-name", &self.pod)
+            && fits("container-name", &self.container)
+    }
 }
 
 fn groups(record: &Record, node: &str) -> Vec<PathBuf> {
@@ -157,4 +186,38 @@ pub(crate) fn path(tools: &Path) -> String {
 /// Returns the lab's programs and all of the machine's, for services, whose packages bring what they start.
 pub(crate) fn whole_path(tools: &Path) -> String {
     format!("{}:{PATH}", tools.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(kind: &str, namespace: &str, pod: &str, container: &str) -> String {
+        serde_json::json!({"ociVersion": "1.0.2", "process": {"args": [namespace]}, "annotations": {
+            "io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-namespace": namespace,
+            "io.kubernetes.cri.sandbox-name": pod, "io.kubernetes.cri.container-name": container}})
+        .to_string()
+    }
+
+    #[test]
+    fn containers_are_known_by_what_is_wanted_of_them() {
+        let wanted = |namespace: &str, pod: Option<&str>, container: Option<&str>| Container {
+            namespace: namespace.to_owned(),
+            pod: pod.map(str::to_owned),
+            container: container.map(str::to_owned),
+        };
+        let agent = bundle("container", "spanwire", "spanwire-agent-x", "agent");
+        assert!(wanted("spanwire", None, Some("agent")).is(&agent));
+        assert!(wanted("spanwire", Some("spanwire-agent-x"), None).is(&agent));
+        assert!(!wanted("lab", None, None).is(&agent));
+        assert!(!wanted("spanwire", Some("spanwire-agent-y"), None).is(&agent));
+        assert!(!wanted("spanwire", None, Some("tunnel")).is(&agent));
+        // That of the pod itself, which has its network and nothing else.
+        assert!(!wanted("spanwire", None, None).is(&bundle(
+            "sandbox",
+            "spanwire",
+            "spanwire-agent-x",
+            "agent"
+        )));
+    }
 }

@@ -60,14 +60,16 @@ pub fn seen_by(from: &Machine<'_>, to: SocketAddr) -> Result<IpAddr> {
 /// Every host and every pod reaches every host, and every host every pod.
 pub fn hosts_and_pods(lab: &Lab) -> Result<()> {
     let nodes: Vec<String> = lab.layout().nodes().map(|node| node.name.clone()).collect();
+    let pods = lab.pods()?;
     let mut silent = Vec::new();
     for from in &nodes {
         let (host, pod) = (lab.node(from)?, lab.pod_on(from)?);
         for to in &nodes {
             let hosts = node_ips(lab, to)?;
+            let far_pods = pods.get(to).with_context(|| format!("no pod on {to}"))?;
             let ways = [
                 ("host", &host, "host", &hosts),
-                ("host", &host, "pod", &pod_ips(lab, to)?),
+                ("host", &host, "pod", far_pods),
                 ("pod", &pod, "host", &hosts),
             ];
             for (kind, machine, far, addresses) in ways {

@@ -37,8 +37,8 @@ impl Transfer {
         let address = address.to_string();
         let client = ["iperf3", "-c", &address, "-p", PORT, "-t", "86400"];
         let slowly = ["-b", "4M", "-l", "4K", "--connect-timeout", "5000"];
-        let sends = from.spawn(client.into_iter().chain(slowly))?;
-        receives.writes("KBytes")?;
+        let mut sends = from.spawn(client.into_iter().chain(slowly))?;
+        receives.writes_by("KBytes", &mut sends)?;
         Ok(Self { sends, receives })
     }
 
