@@ -11,18 +11,20 @@ check: setup ## The rules of the house: format, clippy, crates alone, layers, de
 
 test: ## All tests (29 min; cold 47)
 	@scripts/summary begin
-	@code=0; $(MAKE) --no-print-directory check test-unit test-kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
+	@code=0; $(MAKE) --no-print-directory check prepare && scripts/tests units kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
 
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (5 min; cold 8)
-	@scripts/tests
+	@scripts/tests units
 
 test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (5 min; cold 12)
-	@scripts/test-kernel
+	@scripts/tests kernel
 
-e2e: setup ## A real cluster on this machine; as root (17 min; cold 30)
+e2e: prepare ## A real cluster on this machine; as root (17 min; cold 30)
+	@scripts/tests e2e
+
+prepare: setup ## What clusters on this machine are made of: Kubernetes, images, the chart (1 min; cold 14)
 	@scripts/lab prepare
 	@scripts/check charts
-	@scripts/tests --test lab --test cluster --test open --test failover --test hosts --test variants --test api
 
 generate: ## Write what is generated: the CRDs of the chart
 	@scripts/generate
@@ -70,4 +72,4 @@ install-plugin: ## Build kubectl-spanwire and put it where kubectl finds it; BIN
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh chaos conformance bench-scale install-plugin image
+.PHONY: help setup check test test-unit test-kernel e2e prepare generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh chaos conformance bench-scale install-plugin image
