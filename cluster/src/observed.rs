@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 use spanwire_crds::{
     FieldProblem, Location, LocationSlice, MeshNode, Peer,
     translate::{
-        Node,
+        FelixConfiguration, Node,
         networks::{BlockAffinity, CiliumNode, Pod},
     },
 };
@@ -74,6 +74,10 @@ impl Observable for Pod {
 }
 impl Observable for CiliumNode {
     const USED: Option<&'static [&'static str]> = Some(&["ipam"]);
+}
+impl Observable for FelixConfiguration {
+    const USED: Option<&'static [&'static str]> =
+        Some(&["bpfEnabled", "bpfL3IfacePattern", "bpfDataIfacePattern"]);
 }
 
 /// What is used of the metadata of any object.

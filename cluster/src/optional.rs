@@ -1,5 +1,5 @@
-//! Kinds of other projects that say which pod networks nodes have, and that may not exist. To watch another such kind, add a
-//! line to [`definition`] and to [`NetworkWatches::of`].
+//! Kinds of other projects that may not exist: those that say which pod networks nodes have, and how Calico's Felix is configured. To
+//! watch another source of pod networks, add a line to [`definition`] and to [`NetworkWatches::of`].
 //!
 //! Whether a kind exists is what its CustomResourceDefinition says, whose metadata is watched by its name: at rest one request
 //! in minutes, and the objects are watched while the definition is there. What the API server answers to a list of
@@ -18,7 +18,10 @@ use kube::{
 };
 use spanwire_crds::{
     FieldProblem,
-    translate::networks::{BlockAffinity, CiliumNode, NetworkObject, NodeNetworks, Pod, object_kind},
+    translate::{
+        FelixConfiguration,
+        networks::{BlockAffinity, CiliumNode, NetworkObject, NodeNetworks, Pod},
+    },
 };
 use spanwire_topology::{PodSource, PodSources};
 use tokio::sync::watch;
@@ -32,14 +35,17 @@ use crate::{
 };
 
 /// What is observed of a source of pod networks.
+pub type SourceEvent = OptionalEvent<ObservedNetworks>;
+
+/// What is observed of the objects of a kind that may not exist.
 #[derive(Clone, Debug)]
-pub enum SourceEvent {
+pub enum OptionalEvent<T> {
     /// There is no such kind: nothing of it counts any more.
     Absent,
     /// The API server keeps its objects back. What was known of them stays; where nothing was, there is none.
     Refused,
     /// An event of the watch of its objects.
-    Objects(Event<ObservedNetworks>),
+    Objects(Event<T>),
 }
 
 /// An object that says which networks a node has, as it was observed.
@@ -107,17 +113,40 @@ impl NetworkWatches {
     }
 }
 
-/// Returns the events of the objects of a kind, while its definition is there.
+/// The definition of FelixConfigurations.
+pub const FELIX_DEFINITION: &str = "felixconfigurations.crd.projectcalico.org";
+
+/// Returns the events of FelixConfigurations. The stream never ends.
+#[must_use]
+pub fn felix(client: &Client) -> BoxStream<'static, OptionalEvent<Observed<FelixConfiguration>>> {
+    let lost = "how Calico's eBPF is configured is not known";
+    of_kind::<FelixConfiguration, _>(client, FELIX_DEFINITION, lost)
+}
+
+/// What follows where a source of pod networks is refused.
+const NO_NETWORKS: &str = "pod networks are not taken from there";
+
+/// Returns the events of the objects of a source, while its definition is there.
 fn while_defined<K: NetworkObject + Observable>(
     client: &Client,
 ) -> BoxStream<'static, (PodSource, SourceEvent)> {
     let name = definition(K::SOURCE).unwrap_or_default();
-    let definitions = defined(client.clone(), name, object_kind(K::SOURCE).1);
-    let client = client.clone();
-    let objects = move || objects::<K>(Api::all(client.clone()), Config::default()).boxed();
-    gated(definitions.boxed(), objects)
+    of_kind::<K, ObservedNetworks>(client, name, NO_NETWORKS)
         .map(|event| (K::SOURCE, event))
         .boxed()
+}
+
+/// Returns the events of the objects of a kind, while the definition of this name is there; `lost` is what follows where they are
+/// refused.
+fn of_kind<K: Observable, T: From<Observed<K>> + Send + 'static>(
+    client: &Client,
+    name: &'static str,
+    lost: &'static str,
+) -> BoxStream<'static, OptionalEvent<T>> {
+    let definitions = defined(client.clone(), name, K::kind(&()).into_owned(), lost);
+    let client = client.clone();
+    let objects = move || objects::<K, T>(Api::all(client.clone()), Config::default(), lost).boxed();
+    gated(definitions.boxed(), objects).boxed()
 }
 
 /// Returns the events of Pods while they are wanted.
@@ -137,7 +166,7 @@ fn while_wanted(
     });
     let client = client.clone();
     let config = || Config::default().fields(Pod::WATCHED);
-    let pods = move || objects::<Pod>(Api::all(client.clone()), config()).boxed();
+    let pods = move || objects::<Pod, _>(Api::all(client.clone()), config(), NO_NETWORKS).boxed();
     gated(gate.boxed(), pods)
         .map(|event| (PodSource::Pods, event))
         .boxed()
@@ -153,11 +182,11 @@ enum Gate {
 }
 
 /// Returns the events of `inner` while the gate is open; it is begun again each time that the gate opens.
-fn gated(
+fn gated<T: Send + 'static>(
     gate: BoxStream<'static, Gate>,
-    inner: impl Fn() -> BoxStream<'static, SourceEvent> + Send + 'static,
-) -> impl Stream<Item = SourceEvent> + Send {
-    let state = (gate, inner, None::<BoxStream<'static, SourceEvent>>);
+    inner: impl Fn() -> BoxStream<'static, OptionalEvent<T>> + Send + 'static,
+) -> impl Stream<Item = OptionalEvent<T>> + Send {
+    let state = (gate, inner, None::<BoxStream<'static, OptionalEvent<T>>>);
     stream::unfold(state, |(mut gate, inner, mut open)| async move {
         loop {
             let next = async {
@@ -175,9 +204,9 @@ fn gated(
             match turned {
                 Gate::Open if open.is_none() => open = Some(inner()),
                 Gate::Open => {}
-                Gate::Closed => return Some((SourceEvent::Absent, (gate, inner, None))),
+                Gate::Closed => return Some((OptionalEvent::Absent, (gate, inner, None))),
                 Gate::Refused if open.is_none() => {
-                    return Some((SourceEvent::Refused, (gate, inner, None)));
+                    return Some((OptionalEvent::Refused, (gate, inner, None)));
                 }
                 // What is known goes on.
                 Gate::Refused => {}
@@ -187,10 +216,16 @@ fn gated(
 }
 
 /// Returns whether there is a definition of this name, now and when that changes.
-fn defined(client: Client, name: &'static str, kind: &'static str) -> impl Stream<Item = Gate> + Send {
+fn defined(
+    client: Client,
+    name: &'static str,
+    kind: String,
+    lost: &'static str,
+) -> impl Stream<Item = Gate> + Send {
     let api: Api<Observed<CustomResourceDefinition>> = Api::all(client);
     let config = Config::default().fields(&format!("metadata.name={name}"));
-    let (mut listed, mut known, mut attempts) = (false, None, Attempts::new(kind, "its definition"));
+    let (mut listed, mut known, mut attempts) =
+        (false, None, Attempts::new(kind.clone(), "its definition", lost));
     watcher(api, config).default_backoff().filter_map(move |event| {
         let (gate, wait) = match event {
             Ok(event) => {
@@ -233,23 +268,24 @@ fn turned<T>(event: &Event<T>, listed: &mut bool) -> Option<Gate> {
 }
 
 /// Returns the events of the objects of a kind. While it is not served yet, or not any more, there are none.
-fn objects<K: NetworkObject + Observable>(
+fn objects<K: Observable, T: From<Observed<K>> + Send>(
     api: Api<Observed<K>>,
     config: Config,
-) -> impl Stream<Item = SourceEvent> + Send {
-    let kind = object_kind(K::SOURCE).1;
+    lost: &'static str,
+) -> impl Stream<Item = OptionalEvent<T>> + Send {
+    let kind = K::kind(&()).into_owned();
     let mut complaints = Complaints::default();
-    let mut attempts = Attempts::new(kind, "its objects");
+    let mut attempts = Attempts::new(kind.clone(), "its objects", lost);
     watcher(api, config).default_backoff().filter_map(move |event| {
         let (event, wait) = match event {
             Ok(event) => {
                 attempts.handle_event(&event);
-                complain(&mut complaints, kind, &event);
-                (Some(SourceEvent::Objects(translated(event))), None)
+                complain(&mut complaints, &kind, &event);
+                (Some(OptionalEvent::Objects(translated(event))), None)
             }
             Err(error) => match attempts.handle_failure(&error) {
                 Some(wait) => (None, Some(wait)),
-                None => (Some(SourceEvent::Refused), None),
+                None => (Some(OptionalEvent::Refused), None),
             },
         };
         after(wait, event)
@@ -264,7 +300,7 @@ async fn after<T>(wait: Option<Duration>, news: Option<T>) -> Option<T> {
     news
 }
 
-fn translated<K: NetworkObject + Observable>(event: Event<Observed<K>>) -> Event<ObservedNetworks> {
+fn translated<K: Observable, T: From<Observed<K>>>(event: Event<Observed<K>>) -> Event<T> {
     match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
@@ -278,17 +314,19 @@ fn translated<K: NetworkObject + Observable>(event: Event<Observed<K>>) -> Event
 ///
 /// That a list begins ([`Event::Init`]) is no success: kube says so before it asks, and begins its own backoff again.
 struct Attempts {
-    kind: &'static str,
+    kind: String,
     of: &'static str,
+    lost: &'static str,
     refusals: Refusals,
     backoff: Backoff,
 }
 
 impl Attempts {
-    fn new(kind: &'static str, of: &'static str) -> Self {
+    fn new(kind: String, of: &'static str, lost: &'static str) -> Self {
         Self {
             kind,
             of,
+            lost,
             refusals: Refusals::default(),
             backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(60)),
         }
@@ -301,7 +339,7 @@ impl Attempts {
         self.backoff.reset();
         if self.refusals.handle_success() {
             tracing::info!(
-                kind = self.kind,
+                kind = &*self.kind,
                 "the API server does not refuse {} any more",
                 self.of
             );
@@ -310,7 +348,7 @@ impl Attempts {
 
     /// Returns how long to wait before the next attempt; `None` where it is to be said first that the API server refuses.
     fn handle_failure(&mut self, error: &watcher::Error) -> Option<Duration> {
-        let (kind, of) = (self.kind, self.of);
+        let (kind, of, lost) = (&*self.kind, self.of, self.lost);
         let refused = !expired(error) && refused(error);
         let verdict = self.refusals.handle_failure(refused, Instant::now());
         let error = error as &dyn std::error::Error;
@@ -318,7 +356,7 @@ impl Attempts {
             tracing::warn!(
                 kind,
                 error,
-                "the API server refuses {of}: pod networks are not taken from there; does the chart of this version grant it?"
+                "the API server refuses {of}: {lost}; does the chart of this version grant it?"
             );
             return None;
         }
@@ -380,7 +418,7 @@ mod tests {
     fn that_a_list_begins_does_not_make_a_refusal_a_new_one() {
         let status = kube::core::Status::failure("no", "Forbidden").with_code(403);
         let error = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)));
-        let mut attempts = Attempts::new("Kind", "its objects");
+        let mut attempts = Attempts::new("Kind".to_owned(), "its objects", NO_NETWORKS);
         let first = attempts.handle_failure(&error).unwrap();
         attempts.handle_event(&Event::<()>::Init);
         assert!(

@@ -1,6 +1,7 @@
 //! From Kubernetes objects to facts. Every translation is total: what cannot be read is set aside and reported, the
 //! rest of the object counts.
 
+mod felix;
 mod location;
 pub mod networks;
 mod node;
@@ -9,6 +10,7 @@ mod report;
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
+pub use felix::{FelixConfiguration, FelixSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use location::location;
 pub use node::{Node, NodeAddress, NodeCondition, NodeInfo, NodeOptions, NodeSpec, NodeStatus, boot, node};

@@ -126,7 +126,12 @@ pub(crate) fn kinds() -> Value {
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
                     "type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}})
     };
-    json!({"apiVersion": "v1", "kind": "List", "items": [kind("blockaffinities", "BlockAffinity"), kind("ippools", "IPPool")]})
+    let kinds = [
+        kind("blockaffinities", "BlockAffinity"),
+        kind("ippools", "IPPool"),
+        kind("felixconfigurations", "FelixConfiguration"),
+    ];
+    json!({"apiVersion": "v1", "kind": "List", "items": kinds})
 }
 
 /// Returns the pools and the blocks of all nodes, and a block that was taken from a node that there is no more.

@@ -74,6 +74,9 @@ pub struct Run {
     /// Where it is known from which networks the pods of each node have.
     #[arg(long, value_enum, default_value = "auto")]
     pub pod_networks: PodNetworks,
+    /// The name of the tunnel's device on nodes.
+    #[arg(long, value_name = "NAME", default_value = "spanwire0")]
+    pub link: String,
     /// The UDP port of WireGuard where a node does not say otherwise.
     #[arg(long, default_value_t = 51820, value_parser = clap::value_parser!(u16).range(1..))]
     pub listen_port: u16,

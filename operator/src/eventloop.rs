@@ -14,7 +14,12 @@ use futures::{
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
-use spanwire_cluster::{model::WatchEvent, optional::SourceEvent};
+use spanwire_cluster::{
+    model::WatchEvent,
+    observed::Observed,
+    optional::{OptionalEvent, SourceEvent},
+};
+use spanwire_crds::translate::FelixConfiguration;
 use spanwire_topology::{PodSource, Prefix};
 use tokio::{sync::watch, time};
 
@@ -43,6 +48,8 @@ pub struct Outlets {
     pub events: BoxStream<'static, WatchEvent>,
     /// What is observed of the sources of pod networks that may not exist.
     pub networks: BoxStream<'static, (PodSource, SourceEvent)>,
+    /// What is observed of how Calico's Felix is configured.
+    pub felix: BoxStream<'static, OptionalEvent<Observed<FelixConfiguration>>>,
     /// Whether Pods are to be observed.
     pub want_pods: watch::Sender<bool>,
     /// Writes to the API server.
@@ -127,6 +134,10 @@ impl EventLoop {
                 }
                 Some((source, event)) = self.outlets.networks.next() => {
                     self.state.handle_networks(source, event, Instant::now());
+                    self.take_events();
+                }
+                Some(event) = self.outlets.felix.next() => {
+                    self.state.handle_felix(event);
                     self.take_events();
                 }
                 Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),
@@ -283,6 +294,9 @@ impl EventLoop {
 
     /// Enters the events that are there.
     fn take_events(&mut self) {
+        while let Some(Some(event)) = self.outlets.felix.next().now_or_never() {
+            self.state.handle_felix(event);
+        }
         for _ in 0..EVENTS {
             match self.outlets.networks.next().now_or_never() {
                 Some(Some((source, event))) => self.state.handle_networks(source, event, Instant::now()),

@@ -10,7 +10,7 @@ use spanwire_cluster::{
     connect::{Connection, connect},
     endpoints::watch_endpoints,
     model::WatchEvent,
-    optional::NetworkWatches,
+    optional::{self, NetworkWatches},
     watch::Watches,
 };
 use spanwire_crds::{
@@ -124,6 +124,7 @@ async fn operate(
         },
         installation: Some(installation.clone()),
         pod_sources: sources.clone(),
+        link: run.link,
     };
     let servers = first_answer(|sender| connection.server.watch_addresses(sender));
     let named_services = !run.service_cidr.is_empty();
@@ -138,6 +139,7 @@ async fn operate(
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
         networks: NetworkWatches::of(&client, &sources, want_pods.subscribe()),
+        felix: optional::felix(&client),
         want_pods,
         writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(installation.clone()),
         leads,

@@ -28,6 +28,7 @@
 mod answers;
 mod batch;
 mod facts;
+mod felix;
 mod former;
 mod liveness;
 mod mesh_nodes;
@@ -81,6 +82,8 @@ pub struct Options {
     pub nodes: NodeOptions,
     /// From which sources pod networks may be taken.
     pub pod_sources: PodSources,
+    /// The name of the tunnel's device on nodes.
+    pub link: String,
     /// This installation, which the heads of locations name; `None`: they name none.
     pub installation: Option<Installation>,
 }
@@ -113,6 +116,7 @@ pub struct OperatorState {
     peers: ObjectStore<PeerName, PeerRecord>,
     slices: ObjectStore<String, SliceRecord>,
     networks: Networks,
+    felix: felix::Felix,
     liveness: Liveness,
     /// What is decided upon, kept from one decision to the next.
     facts: Facts,
@@ -166,6 +170,7 @@ impl OperatorState {
             node_options: options.nodes,
             installation: options.installation,
             networks: Networks::new(options.pod_sources),
+            felix: felix::Felix::new(options.link),
             named_services: options.cluster.services.clone(),
             facts: Facts {
                 cluster: options.cluster,

@@ -86,7 +86,7 @@ macro_rules! foreign_kind {
         }
     };
 }
-use foreign_kind;
+pub(super) use foreign_kind;
 
 /// A text that is read as something else.
 #[derive(Clone, Debug, PartialEq, Eq)]

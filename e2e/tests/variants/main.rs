@@ -4,6 +4,7 @@
 mod calico;
 mod cloud;
 mod dual;
+mod felix;
 mod host_gw;
 
 use std::process::ExitCode;
@@ -110,6 +111,10 @@ fn main() -> ExitCode {
                 ("calico_followers_keep_their_source_address", calico::sources),
                 ("calico_megabytes_arrive_unharmed_both_ways", calico::bulk),
                 ("calico_services_answer", calico::services),
+                (
+                    "calico_ebpf_that_does_not_know_the_tunnel_is_named",
+                    felix::is_named,
+                ),
                 (CALICO_MOVED, calico::moved_tunnel_addresses),
                 ("calico_what_is_foreign_is_deleted_by_calico", calico::inverse),
                 ("calico_its_own_state_is_untouched", calico::untouched),

@@ -160,6 +160,7 @@ impl OperatorState {
             (OURS, "LocationSlice"),
             object_kind(PodSource::Calico),
             object_kind(PodSource::Cilium),
+            ("crd.projectcalico.org/v1", "FelixConfiguration"),
         ];
         let of_kind = move |(api_version, kind): (&'static str, &'static str)| {
             let faults = self.unreadable.of(kind);
@@ -225,6 +226,7 @@ impl OperatorState {
         let nothing = Location::default();
         let degraded = self.degraded_members();
         let unanswered = self.unanswered_leaders(decision);
+        let dropped = self.leaders_dropped_by_felix(decision);
         let unrenewed = self.unrenewed();
         let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
         for (name, record) in self.locations.objects() {
@@ -237,6 +239,7 @@ impl OperatorState {
             let accepted = accepted_finding(own.chain(of_members).flatten());
             let elected = self.elected(location);
             let mut degraded = degraded.get(name).cloned().unwrap_or_default();
+            degraded.extend(dropped.get(name).into_iter().flatten().copied());
             let connected = self.connected(name, location, &decision.mesh);
             let connected = through_leaders(connected, location, &degraded);
             degraded.extend(unanswered.get(name).into_iter().flatten().copied());
@@ -430,7 +433,7 @@ fn finding(about: ConditionType, holds: bool, reason: Reason, message: String) -
 }
 
 /// A node, and what its agent cannot do.
-type Degraded<'a> = (&'a NodeName, &'a str);
+pub(super) type Degraded<'a> = (&'a NodeName, &'a str);
 
 /// A tunnel that is up carries nothing where its leader drops what goes through it. With `mesh: Nodes` all of thousands of
 /// nodes may lead and be degraded.

@@ -16,11 +16,12 @@ use crate::{
 
 /// Everything that is granted, sorted: where, of what, what. docs/threat-model.md says what follows from it.
 const GRANTED: &str = "\
-cluster apiextensions.k8s.io/customresourcedefinitions [blockaffinities.crd.projectcalico.org ciliumnodes.cilium.io]: list watch
+cluster apiextensions.k8s.io/customresourcedefinitions [felixconfigurations.crd.projectcalico.org blockaffinities.crd.projectcalico.org ciliumnodes.cilium.io]: list watch
 cluster apiextensions.k8s.io/customresourcedefinitions [locations.spanwire.dev locationslices.spanwire.dev meshnodes.spanwire.dev peers.spanwire.dev]: patch
 cluster cilium.io/ciliumnodes: list watch
 cluster coordination.k8s.io/leases [spanwire-operator]: list
 cluster crd.projectcalico.org/blockaffinities: list watch
+cluster crd.projectcalico.org/felixconfigurations: list watch
 cluster networking.k8s.io/servicecidrs: list
 cluster nodes: list watch
 cluster pods: list watch

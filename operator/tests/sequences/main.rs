@@ -5,6 +5,7 @@
 mod addresses;
 mod answers;
 mod established;
+mod felix;
 mod handover;
 mod incremental;
 mod kept;

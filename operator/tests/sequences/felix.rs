@@ -1,0 +1,132 @@
+//! What Locations say where Calico's eBPF data path does not know the tunnel.
+
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use spanwire_cluster::{observed::Observed, optional::OptionalEvent};
+use spanwire_crds::translate::FelixConfiguration;
+use spanwire_operator::state::Options;
+
+use crate::world::{self, World};
+
+type Felix = Observed<FelixConfiguration>;
+
+fn configuration(name: &str, spec: &Value) -> Felix {
+    let object = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration",
+        "metadata": {"name": name, "uid": format!("uid of {name}")}, "spec": spec});
+    serde_json::from_value(object).unwrap()
+}
+
+fn connected_world() -> World {
+    let mut world = World::with(Options {
+        link: "mesh0".to_owned(),
+        ..world::options()
+    });
+    for change in world::cluster() {
+        world.apply(change);
+    }
+    world.settle();
+    let leader = |location: &str| world.leaders()[location][0].clone();
+    let (left, right) = (leader("left"), leader("right"));
+    world.apply(world::Change::Link(left, "right", true));
+    world.apply(world::Change::Link(right, "left", true));
+    world.settle();
+    world
+}
+
+impl World {
+    fn felix(&mut self, event: Event<Felix>) {
+        self.state.handle_felix(OptionalEvent::Objects(event));
+        self.settle();
+    }
+
+    fn felix_is(&mut self, name: &str, spec: &Value) {
+        self.felix(Event::Apply(configuration(name, spec)));
+    }
+
+    /// What is said of both locations: whether they are Ready and connected.
+    fn said(&self) -> [String; 4] {
+        [
+            ("left", "Ready"),
+            ("left", "Connected"),
+            ("right", "Ready"),
+            ("right", "Connected"),
+        ]
+        .map(|(location, about)| self.condition(location, about).0)
+    }
+}
+
+#[test]
+fn leaders_on_which_calicos_ebpf_does_not_know_the_tunnel_are_named_with_what_to_set() {
+    let mut world = connected_world();
+    assert_eq!(world.said(), ["True"; 4]);
+    world.felix_is(
+        "default",
+        &json!({"bpfEnabled": true, "bpfL3IfacePattern": "^spanwire0$"}),
+    );
+    assert_eq!(world.said(), ["False"; 4], "it is called otherwise here");
+    let (_, message) = world.condition("left", "Ready");
+    let leader = world.leaders()["left"][0].clone();
+    for part in [
+        format!("node {leader}: "),
+        "bpfL3IfacePattern".to_owned(),
+        "^mesh0$".to_owned(),
+    ] {
+        assert!(message.contains(&part), "{part}: {message}");
+    }
+    assert!(!message.contains("^spanwire0$"), "{message}");
+    // What is set for one node counts there.
+    world.felix_is(&format!("node.{leader}"), &json!({"bpfL3IfacePattern": "mesh.*"}));
+    let (_, message) = world.condition("left", "Ready");
+    assert!(!message.contains(&format!("node {leader}: ")), "{message}");
+
+    world.felix_is(
+        "default",
+        &json!({"bpfEnabled": true, "bpfL3IfacePattern": "^mesh0$"}),
+    );
+    assert_eq!(world.said(), ["True"; 4]);
+}
+
+#[test]
+fn without_ebpf_or_without_calico_nothing_is_said() {
+    let mut world = connected_world();
+    world.state.handle_felix(OptionalEvent::Absent);
+    let decisions = world.decisions;
+    world.felix_is("default", &json!({"bpfEnabled": false, "wireguardEnabled": true}));
+    world.felix_is("default", &json!({"wireguardEnabled": false}));
+    assert_eq!(world.decisions, decisions, "nothing is decided upon that");
+    assert_eq!(world.said(), ["True"; 4]);
+
+    world.felix_is("default", &json!({"bpfEnabled": true}));
+    assert_eq!(world.said(), ["False"; 4]);
+    // An API server that will not say changes nothing.
+    world.state.handle_felix(OptionalEvent::Refused);
+    world.settle();
+    assert_eq!(world.said(), ["False"; 4]);
+    // What a list does not have is gone.
+    world.felix(Event::Init);
+    world.felix(Event::InitDone);
+    assert_eq!(world.said(), ["True"; 4]);
+
+    world.felix_is("default", &json!({"bpfEnabled": true}));
+    world.state.handle_felix(OptionalEvent::Absent);
+    world.settle();
+    assert_eq!(world.said(), ["True"; 4], "Calico is gone");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_says_nothing_and_is_named() {
+    let mut world = connected_world();
+    world.felix_is("default", &json!({"bpfEnabled": true}));
+    assert_eq!(world.said(), ["False"; 4]);
+    world.felix_is("default", &json!({"bpfEnabled": "yes"}));
+    assert_eq!(world.said(), ["True"; 4]);
+    let notices = world.take_notices();
+    let named = notices.iter().any(|notice| {
+        notice.kind == "FelixConfiguration"
+            && notice.name == "default"
+            && notice.note.contains("spec: cannot be read")
+    });
+    assert!(named, "{notices:?}");
+    world.felix(Event::Delete(configuration("default", &json!({}))));
+    assert_eq!(world.said(), ["True"; 4]);
+}
