@@ -153,21 +153,26 @@ fn non_zero(bytes: [u8; 32]) -> Option<[u8; 32]> {
     (bytes != [0; 32]).then_some(bytes)
 }
 
-fn encode(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Writes bytes in hexadecimal digits.
+pub(crate) fn encode(bytes: &[u8], f: &mut impl fmt::Write) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
-fn decode(text: &str) -> Result<[u8; 32], KeyError> {
+/// Reads so many bytes in hexadecimal digits.
+pub(crate) fn decode<const LENGTH: usize>(text: &str) -> Result<[u8; LENGTH], KeyError> {
     let digit = |c: u8| match c {
         b'0'..=b'9' => Ok(c - b'0'),
         b'a'..=b'f' => Ok(c - b'a' + 10),
         b'A'..=b'F' => Ok(c - b'A' + 10),
         _ => Err(KeyError),
     };
-    let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| KeyError)?;
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+        return Err(KeyError);
+    };
+    let pairs: &[[u8; 2]; LENGTH] = pairs.try_into().map_err(|_| KeyError)?;
+    let mut bytes = [0; LENGTH];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Ok(bytes)
 }

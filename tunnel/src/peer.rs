@@ -68,6 +68,19 @@ impl Peer {
         }
     }
 
+    /// Returns the newest initiation of its that was accepted.
+    pub(crate) fn newest(&self) -> Option<Initiation> {
+        self.noise.as_ref().map_or(self.newest, Noise::newest)
+    }
+
+    /// Takes the newest initiation that was accepted by a process before this one.
+    pub(crate) fn remember(&mut self, newest: Initiation) {
+        match &mut self.noise {
+            Some(noise) => noise.remember(Some(newest)),
+            None => self.newest = Some(newest),
+        }
+    }
+
     /// Returns whether packets can be encrypted for it now.
     pub(crate) fn has_session(&self) -> bool {
         self.noise.as_ref().is_some_and(Noise::has_session)

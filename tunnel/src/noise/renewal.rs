@@ -108,6 +108,7 @@ impl Noise {
                 if matches!(answer, TunnResult::WriteToNetwork(_)) {
                     *newest = Some((parameters.private.clone(), initiation));
                     *recorded = None;
+                    return tunn;
                 }
             }
             parameters.begin_after(newest.as_ref(), scratch)

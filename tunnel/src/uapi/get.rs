@@ -7,15 +7,15 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{device::Device, id::PeerId, peer::Peer, uapi::Ports};
+use crate::{device::Device, id::PeerId, key, peer::Peer, uapi::Ports};
 
 /// Returns everything about a device, of which these are all shards, but the closing `errno`.
 pub(crate) fn render(device: &[&Device], ports: &impl Ports) -> String {
     render_with(device, ports, false)
 }
 
-/// The same for a process that goes on with it: before an endpoint that was learned stands the one that was configured. Of two
-/// lines the last one counts for who does not know that.
+/// The same for a process that goes on with it: before an endpoint that was learned stands the one that was configured (of two
+/// lines the last one counts for who does not know that), and there is what was seen of replays.
 pub(crate) fn render_whole(device: &[&Device], ports: &impl Ports) -> String {
     render_with(device, ports, true)
 }
@@ -85,8 +85,13 @@ fn write_peer(text: &mut Secret, tables: &Device, id: PeerId, peer: &Peer, whole
     let configured = peer
         .configured
         .filter(|_| whole && peer.endpoint != peer.configured);
+    let learned = whole && peer.configured.is_none();
     for endpoint in configured.into_iter().chain(peer.endpoint) {
-        writeln!(text, "endpoint={endpoint}")?;
+        writeln!(
+            text,
+            "{}={endpoint}",
+            if learned { "learned_endpoint" } else { "endpoint" }
+        )?;
     }
     let handshake = peer
         .last_handshake
@@ -100,6 +105,11 @@ fn write_peer(text: &mut Secret, tables: &Device, id: PeerId, peer: &Peer, whole
     writeln!(text, "persistent_keepalive_interval={}", peer.keepalive)?;
     if let Some(group) = tables.group(id) {
         writeln!(text, "group={group}")?;
+    }
+    if let Some(newest) = peer.newest().filter(|_| whole) {
+        write!(text, "newest_initiation=")?;
+        key::encode(&newest, text)?;
+        writeln!(text)?;
     }
     for prefix in tables.allowed_ips().of(id) {
         writeln!(text, "allowed_ip={prefix}")?;

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     device::{Device, Wire},
     id::PeerId,
+    key,
     path::Path,
     uapi::{
         Ports, Subject, UapiError,
@@ -60,6 +61,8 @@ fn count(key: &str, value: &str, device: &mut [&mut Device], id: Option<PeerId>)
     match key {
         // The one that was learned, behind the one that was configured.
         "endpoint" if peer.configured.is_some() => peer.endpoint = Some(line::endpoint(value)?),
+        // The one that was learned where none was configured.
+        "learned_endpoint" => peer.endpoint = Some(line::endpoint(value)?),
         "tx_bytes" => peer.tx_bytes = number("tx_bytes")?,
         "rx_bytes" => peer.rx_bytes = number("rx_bytes")?,
         "last_handshake_time_sec" => {
@@ -69,6 +72,12 @@ fn count(key: &str, value: &str, device: &mut [&mut Device], id: Option<PeerId>)
         "last_handshake_time_nsec" => {
             let more = Duration::from_nanos(number("last_handshake_time_nsec")?);
             peer.last_handshake = peer.last_handshake.and_then(|at| at.checked_add(more));
+        }
+        "newest_initiation" => {
+            let newest = key::decode(value).map_err(|_| UapiError::InvalidValue {
+                key: "newest_initiation",
+            })?;
+            peer.remember(newest);
         }
         _ => return Ok(false),
     }
@@ -145,18 +154,42 @@ mod tests {
     }
 
     #[test]
+    fn what_was_seen_of_replays_goes_along_with_and_without_a_private_key() {
+        let newest = format!("newest_initiation={}\n", "5a".repeat(148));
+        for before in ["", "private_key"] {
+            let lines = answer().replacen("group=paris\n", &format!("group=paris\n{newest}"), 1);
+            let lines: String = lines
+                .lines()
+                .filter(|line| before.is_empty() || !line.starts_with(before))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            let mut device = Device::new(1420);
+            let ports = restore(Instant::now(), &lines, &mut [&mut device]).unwrap();
+            assert_eq!(get::render_whole(&[&device], &ports), lines);
+            assert!(
+                !get::render(&[&device], &ports).contains("newest"),
+                "no client sees it"
+            );
+        }
+    }
+
+    #[test]
     fn an_endpoint_that_was_learned_does_not_become_the_configured_one() {
         let now = Instant::now();
         let mut before = Device::new(1420);
         let ports = restore(now, &answer(), &mut [&mut before]).unwrap();
-        let configured = before.peers().find_map(|(id, peer)| Some((id, peer.configured?)));
-        let (id, configured) = configured.unwrap();
         let learned = "192.0.2.7:9".parse().ok();
-        before.peer_mut(id).unwrap().endpoint = learned;
+        let peers: Vec<_> = before.peers().map(|(id, peer)| (id, peer.configured)).collect();
+        assert!(matches!(peers[..], [(_, None), (_, Some(_))]));
+        for (id, _) in &peers {
+            before.peer_mut(*id).unwrap().endpoint = learned;
+        }
         let mut after = Device::new(1420);
         restore(now, &get::render_whole(&[&before], &ports), &mut [&mut after]).unwrap();
-        let peer = after.peer_mut(id).unwrap();
-        assert_eq!((peer.configured, peer.endpoint), (Some(configured), learned));
+        for (id, configured) in peers {
+            let peer = after.peer_mut(id).unwrap();
+            assert_eq!((peer.configured, peer.endpoint), (configured, learned));
+        }
         assert_eq!(get::render(&[&after], &ports), get::render(&[&before], &ports));
     }
 
@@ -179,6 +212,12 @@ mod tests {
             "public_key=1",
             &format!("public_key={}\ntx_bytes=-1", "02".repeat(32)),
             &format!("public_key={}\nbogus=1", "02".repeat(32)),
+            &format!("public_key={}\nnewest_initiation=5a", "02".repeat(32)),
+            &format!(
+                "public_key={}\nnewest_initiation={}",
+                "02".repeat(32),
+                "5g".repeat(148)
+            ),
         ] {
             let mut device = Device::new(1420);
             assert!(

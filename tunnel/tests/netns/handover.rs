@@ -4,16 +4,21 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Write},
+    net::{SocketAddr, UdpSocket},
     os::unix::net::UnixStream,
     process::{Child, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use boringtun::noise::{Tunn, TunnResult};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use spanwire_tunnel::key::{PrivateKey, PublicKey};
 
 use crate::{
     conformance::{ask, hex},
@@ -313,6 +318,83 @@ fn without_a_process_to_take_over_from_it_starts_as_usual() {
         a.know(b, Some(b.outer[0]));
         assert!(a.pings(b.inner[0], 3));
     }
+}
+
+/// A peer that only begins handshakes.
+struct Caller {
+    tunn: Tunn,
+    from: [UdpSocket; 3],
+    to: SocketAddr,
+}
+
+impl Caller {
+    /// Makes one beside `b` that `a` knows.
+    fn new(a: &Side, b: &Side) -> Self {
+        let private = PrivateKey::from([7; 32]);
+        let public = STANDARD.encode(private.public().0);
+        a.wg(&["peer", &public, "allowed-ips", "10.9.0.1/32"]);
+        let key: [u8; 32] = STANDARD.decode(&a.public).unwrap().try_into().unwrap();
+        let local = SocketAddr::new(b.outer[0], 0);
+        let from = [(); 3].map(|()| {
+            let socket = b.namespace.inside(move || UdpSocket::bind(local).unwrap());
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            socket
+        });
+        Self {
+            tunn: Tunn::new(
+                private.to_x25519(),
+                PublicKey(key).to_x25519(),
+                None,
+                None,
+                7,
+                None,
+            ),
+            from,
+            to: SocketAddr::new(a.outer[0], 51820),
+        }
+    }
+
+    fn initiation(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 148];
+        let TunnResult::WriteToNetwork(datagram) = self.tunn.format_handshake_initiation(&mut buffer, true)
+        else {
+            panic!("it is forced");
+        };
+        datagram.to_vec()
+    }
+
+    fn send(&self, from: usize, datagram: &[u8]) {
+        self.from[from].send_to(datagram, self.to).unwrap();
+    }
+
+    /// Waits for the response to an initiation.
+    fn is_answered(&self, at: usize) {
+        let mut buffer = [0; 2048];
+        let mut received = || self.from[at].recv(&mut buffer).map(|_| buffer[0]).unwrap();
+        while received() != 2 {}
+    }
+}
+
+#[test]
+fn a_recorded_initiation_is_refused_after_upgrades() {
+    let mut world = World::new(Engine::Ours, Engine::Ours);
+    let World { a, b } = &mut world;
+    let mut caller = Caller::new(a, b);
+    let recorded = caller.initiation();
+    caller.send(0, &recorded);
+    caller.is_answered(0);
+    for _ in 0..2 {
+        upgrade(a, &[]);
+    }
+    caller.send(1, &recorded);
+    // The real one is heard behind it.
+    let next = caller.initiation();
+    caller.send(2, &next);
+    caller.is_answered(2);
+    caller.from[1].set_nonblocking(true).unwrap();
+    let answer = caller.from[1].recv(&mut [0; 2048]);
+    assert!(answer.is_err(), "the recorded one is answered: {answer:?}");
+    assert_eq!(a.endpoint(), caller.from[2].local_addr().unwrap().to_string());
 }
 
 #[test]
