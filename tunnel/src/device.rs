@@ -123,6 +123,8 @@ pub struct Device {
     looked_at_clocks: Option<Moment>,
     scratch: Vec<u8>,
     schedule: Schedule,
+    /// How many more peers may be called while all threads wait.
+    calls: usize,
     looks: u64,
 }
 
@@ -154,6 +156,7 @@ impl Device {
             looked_at_clocks: None,
             scratch: vec![0; SCRATCH],
             schedule: Schedule::default(),
+            calls: schedule::calls(index),
             looks: 0,
         }
     }
@@ -188,6 +191,7 @@ impl Device {
             configured,
             local,
             tx_bytes,
+            wants,
             scheduled,
             ..
         } = peer
@@ -232,7 +236,8 @@ impl Device {
             wire.commit(to, tos, sealed);
         } else {
             let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
-            noise.defer(now, &buffer[..padded], &mut self.scratch, &mut send);
+            let force = std::mem::take(&mut wants.handshake);
+            noise.defer(now, &buffer[..padded], force, &mut self.scratch, &mut send);
         }
         self.schedule.note(id, noise.poll_timeout(now), scheduled);
     }
@@ -343,6 +348,10 @@ impl Device {
             Received::Rejected(error) => {
                 tracing::trace!(?error, source = %source.remote, "datagram rejected");
                 self.drops.rejected += 1;
+                if wants.handshake {
+                    // Its session died with an earlier process perhaps: it does not wait until all others are called.
+                    self.schedule.note_first(now, id, scheduled);
+                }
                 return;
             }
             Received::Cookie => return,
@@ -371,7 +380,7 @@ impl Device {
         self.schedule.note(id, noise.poll_timeout(now), scheduled);
     }
 
-    /// Does what has become due.
+    /// Does what has become due: what takes long step by step, between which packets are to have their turn.
     pub fn handle_timeout(&mut self, now: Instant, wire: &mut impl Wire) {
         for id in self.schedule.take_due(now) {
             let Some(peer) = peer_mut(&mut self.peers, id) else {
@@ -379,6 +388,9 @@ impl Device {
             };
             peer.scheduled = None;
             self.looks += 1;
+            if peer.is_waiting_to_be_called() {
+                configure::settle(peer, now, self.up, &mut self.scratch, wire);
+            }
             let Peer {
                 noise: Some(noise),
                 endpoint,
@@ -401,6 +413,7 @@ impl Device {
             }
             self.schedule.note(id, noise.poll_timeout(now), scheduled);
         }
+        self.calls = schedule::calls(self.index);
     }
 
     /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.

@@ -177,14 +177,29 @@ impl Noise {
     }
 
     /// Keeps a padded packet from the tunnel and starts a handshake; another one when that under way began before there
-    /// was a packet, and an answer is overdue: perhaps the other side did not know this one then.
-    pub fn defer(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+    /// was a packet, as soon as an answer is overdue: perhaps the other side did not know this one then.
+    /// With `force` also when one is under way.
+    pub fn defer(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        force: bool,
+        scratch: &mut [u8],
+        send: &mut dyn FnMut(&[u8]),
+    ) {
         if self.parameters.is_weak() {
             return;
         }
         self.keep(packet);
-        let overdue = |at| now.saturating_duration_since(at) >= ANSWERED_BY_NOW;
-        self.initiate(now, self.unprompted.is_some_and(overdue), scratch, send);
+        let overdue = self.prompted_at().is_some_and(|at| at <= now);
+        self.initiate(now, force || overdue, scratch, send);
+    }
+
+    /// Returns when another initiation is to be sent, for packets wait and none did when that under way was sent.
+    fn prompted_at(&self) -> Option<Instant> {
+        self.unprompted
+            .filter(|_| self.has_waiting())
+            .map(|at| at + ANSWERED_BY_NOW)
     }
 
     /// Returns whether packets could be encrypted at the last look.
@@ -393,8 +408,9 @@ impl Noise {
             self.timers.reset();
         }
         let due = self.timers.handle_timeout(now);
-        if due.handshake || self.ticks.is_repetition_due(now) {
-            self.initiate(now, false, scratch, send);
+        let overdue = self.prompted_at().is_some_and(|at| at <= now);
+        if overdue || due.handshake || self.ticks.is_repetition_due(now) {
+            self.initiate(now, overdue, scratch, send);
         }
         if due.keepalive {
             self.send_keepalive(now, scratch, send);
@@ -403,10 +419,14 @@ impl Noise {
 
     /// Returns when [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        [self.ticks.poll_timeout(), self.timers.poll_timeout(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.ticks.poll_timeout(),
+            self.timers.poll_timeout(now),
+            self.prompted_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Brings boringtun's clock up to date.

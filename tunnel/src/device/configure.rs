@@ -32,7 +32,6 @@ impl Device {
             return;
         }
         self.identity = identity;
-        let eager = self.eager;
         let me = self
             .identity
             .as_ref()
@@ -52,10 +51,12 @@ impl Device {
                 }
                 (Some(identity), None) => begin(now, identity, peer, id),
             }
-            peer.wants.handshake |= eager;
-            settle(peer, now, self.up, &mut self.scratch, wire);
-            self.schedule.note_peer(now, id, peer);
         }
+        let eager = self.eager;
+        self.prompt(now, wire, |_| Wants {
+            handshake: eager,
+            keepalive: false,
+        });
     }
 
     /// Returns the peer with this key, if there is one.
@@ -188,12 +189,21 @@ impl Device {
         self.groups.set(id, group);
     }
 
-    /// Sends what the changes of a peer's configuration made due, now that it is complete.
+    /// Sends what the changes of a peer's configuration made due, now that it is complete. Of many peers that are to be called the
+    /// later ones are when packets have had their turn.
     pub fn settle(&mut self, now: Instant, id: PeerId, wire: &mut impl Wire) {
-        if let Some(peer) = peer_mut(&mut self.peers, id) {
-            settle(peer, now, self.up, &mut self.scratch, wire);
-            self.schedule.note_peer(now, id, peer);
+        let Some(peer) = peer_mut(&mut self.peers, id) else {
+            return;
+        };
+        if self.up && peer.is_waiting_to_be_called() {
+            if self.calls == 0 {
+                self.schedule.note(id, Some(now), &mut peer.scheduled);
+                return;
+            }
+            self.calls -= 1;
         }
+        settle(peer, now, self.up, &mut self.scratch, wire);
+        self.schedule.note_peer(now, id, peer);
     }
 }
 

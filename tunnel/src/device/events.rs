@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use crate::{
     clock::{Moment, SUSPENDED},
-    device::{Device, Wire, configure::settle, peers_mut},
+    device::{Device, Wire},
+    id::PeerId,
     noise::Noise,
     path::Path,
     peer::{Peer, Wants},
@@ -91,7 +92,8 @@ impl Device {
     /// began one an initiation, for the answer to theirs may be lost. Where that could not leave, it is sent again when the
     /// way is among these once more, without a local address.
     pub fn handle_lost(&mut self, now: Instant, lost: &dyn Fn(Path) -> bool, wire: &mut impl Wire) {
-        for (id, peer) in peers_mut(&mut self.peers) {
+        for id in self.ids() {
+            let Some(peer) = self.peer_mut(id) else { continue };
             let Some(path) = watched(peer).filter(|path| lost(*path)) else {
                 continue;
             };
@@ -99,32 +101,36 @@ impl Device {
             peer.local.give_up(path);
             peer.wants.keepalive |= peer.has_session();
             peer.wants.handshake |= peer.noise.as_ref().is_some_and(Noise::is_unconfirmed);
-            settle(peer, now, self.up, &mut self.scratch, wire);
-            self.schedule.note_peer(now, id, peer);
+            self.settle(now, id, wire);
         }
     }
 
     /// Routes or addresses of this machine have changed: initiations that got no answer are sent again to peers for which
     /// packets wait, also before their time.
     pub fn handle_routes(&mut self, now: Instant, wire: &mut impl Wire) {
-        for (id, peer) in peers_mut(&mut self.peers) {
+        for id in self.ids() {
+            let Some(peer) = self.peer_mut(id) else { continue };
             if peer.noise.as_ref().is_some_and(|noise| noise.is_overdue(now)) {
                 peer.wants.handshake = true;
-                settle(peer, now, self.up, &mut self.scratch, wire);
-                self.schedule.note_peer(now, id, peer);
+                self.settle(now, id, wire);
             }
         }
     }
 
-    /// Sends every peer what it wants now.
-    fn prompt(&mut self, now: Instant, wire: &mut impl Wire, wants: impl Fn(&Peer) -> Wants) {
-        for (id, peer) in peers_mut(&mut self.peers) {
+    /// Sends every peer what it wants.
+    pub(super) fn prompt(&mut self, now: Instant, wire: &mut impl Wire, wants: impl Fn(&Peer) -> Wants) {
+        for id in self.ids() {
+            let Some(peer) = self.peer_mut(id) else { continue };
             let Wants { handshake, keepalive } = wants(peer);
             peer.wants.handshake |= handshake;
             peer.wants.keepalive |= keepalive;
-            settle(peer, now, self.up, &mut self.scratch, wire);
-            self.schedule.note_peer(now, id, peer);
+            self.settle(now, id, wire);
         }
+    }
+
+    /// Returns the ids of all peers, and perhaps some that none has.
+    fn ids(&self) -> impl Iterator<Item = PeerId> + use<> {
+        (0..).map(PeerId).take(self.peers.len())
     }
 
     /// Follows the clocks; wanted about once a second, for a machine may learn the time after its start, or be suspended.
@@ -135,7 +141,8 @@ impl Device {
             tracing::info!("the machine was suspended, all keys are dropped");
         }
         let eager = self.eager;
-        for (id, peer) in peers_mut(&mut self.peers) {
+        for id in self.ids() {
+            let Some(peer) = self.peer_mut(id) else { continue };
             let Some(noise) = &mut peer.noise else { continue };
             let again = if suspended {
                 noise.drop_keys(now);
@@ -146,8 +153,7 @@ impl Device {
             if again || suspended {
                 tracing::debug!(peer = ?peer.public, "protocol state made new");
                 peer.wants.handshake |= again;
-                settle(peer, now, self.up, &mut self.scratch, wire);
-                self.schedule.note_peer(now, id, peer);
+                self.settle(now, id, wire);
             }
         }
     }

@@ -1,8 +1,24 @@
 //! Which peer has something to do when. Looking costs as much as is due, however many peers there are.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use crate::{id::PeerId, peer::Peer};
+use crate::{device::ShardIndex, id::PeerId, peer::Peer};
+
+/// Each may agree on keys, which takes as long as a hundred packets. They have their turn after so many.
+const STEP: usize = 16;
+/// So many are called while all threads wait, of all shards together.
+const STEP_OF_ALL: usize = 16;
+
+/// So late is no peer that has to wait for others.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Returns how many peers of a shard may be called while all threads wait.
+pub(super) fn calls(index: ShardIndex) -> usize {
+    STEP_OF_ALL / index.count()
+}
 
 /// The moments at which peers are to be looked at, one for each peer at most. That moment stands with the peer as well
 /// ([`Peer::scheduled`]): nearly every packet puts off what was due or changes nothing, and then nothing is done here until the
@@ -20,6 +36,11 @@ impl Schedule {
         self.0.insert((at, id));
     }
 
+    /// Has a peer looked at before others whose moment has come.
+    pub(super) fn note_first(&mut self, now: Instant, id: PeerId, scheduled: &mut Option<Instant>) {
+        self.note(id, now.checked_sub(LATE), scheduled);
+    }
+
     /// Has a peer looked at when its protocol wants to be.
     pub(super) fn note_peer(&mut self, now: Instant, id: PeerId, peer: &mut Peer) {
         let at = peer.noise.as_ref().and_then(|noise| noise.poll_timeout(now));
@@ -33,10 +54,11 @@ impl Schedule {
         }
     }
 
-    /// Takes whose moment has come. What they note for now is left for the next time.
+    /// Takes whose moment has come, those first that are late, at most [`STEP`]. The rest, and what these note for now, is left
+    /// for the next time.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<PeerId> {
         let mut due = Vec::new();
-        while let Some((_, id)) = self.0.first().filter(|(at, _)| *at <= now) {
+        while let Some((_, id)) = self.0.first().filter(|(at, _)| *at <= now && due.len() < STEP) {
             due.push(*id);
             self.0.pop_first();
         }
@@ -74,6 +96,22 @@ mod tests {
         assert_eq!(schedule.take_due(after(2)), []);
         assert_eq!(schedule.take_due(after(5)), [one, other]);
         assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn thousands_that_are_due_at_once_are_taken_step_by_step() {
+        let now = Instant::now();
+        let mut schedule = Schedule::default();
+        for id in 0..1000 {
+            schedule.note(PeerId(id), Some(now), &mut None);
+        }
+        let mut taken = Vec::new();
+        while schedule.next().is_some_and(|at| at <= now) {
+            let step = schedule.take_due(now);
+            assert!((1..=STEP).contains(&step.len()));
+            taken.extend(step);
+        }
+        assert_eq!(taken, (0..1000).map(PeerId).collect::<Vec<_>>());
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl ShardIndex {
         self.shard
     }
 
+    /// Returns how many there are.
+    pub(super) fn count(self) -> usize {
+        self.of
+    }
+
     /// Returns which shard serves a peer. One byte of the id decides, for that is what the kernel reads.
     pub fn of(self, id: PeerId) -> usize {
         id.0 as usize % 256 % self.of

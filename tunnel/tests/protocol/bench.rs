@@ -205,6 +205,17 @@ impl Bench {
         sim::pass(time);
         self.now += time;
         self.device.handle_timeout(self.now, &mut self.kept);
+        self.catch_up();
+    }
+
+    /// Does what is due, of which there may be more than one step; returns how many more steps it were.
+    pub(crate) fn catch_up(&mut self) -> usize {
+        let mut steps = 0;
+        while self.device.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.device.handle_timeout(self.now, &mut self.kept);
+            steps += 1;
+        }
+        steps
     }
 
     /// Looks at the clocks, as a running device does once a second.

@@ -132,6 +132,7 @@ fn two_thousand_peers_that_are_called_at_once_are_all_heard_through_a_flood() {
         })
         .collect();
     a.set(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    a.catch_up();
     let calls = std::mem::take(&mut a.kept.sent);
     assert_eq!(calls.len(), PEERS as usize);
     let spoofed = Stranger::new(&a).initiation();

@@ -58,6 +58,27 @@ fn a_packet_does_not_wait_for_an_initiation_that_came_before_it_and_got_no_answe
 }
 
 #[test]
+fn a_packet_that_comes_soon_after_an_initiation_without_an_answer_waits_a_quarter_of_a_second() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::new(1), Bench::quiet(2));
+    a.know(&b, true);
+    converse(&mut a, &mut b);
+    let ms = Duration::from_millis;
+    a.wait(ms(100));
+    b.know(&a, false);
+    for _ in 0..2 {
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+        assert_eq!(called(&mut a), [], "the answer may be under way");
+        a.wait(ms(50));
+    }
+    let due = a.device.poll_timeout().unwrap() - a.now;
+    assert!(due <= ms(50), "{due:?}");
+    a.wait(due);
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 2);
+}
+
+#[test]
 fn a_packet_that_waits_for_an_answer_to_an_old_key_starts_a_handshake_with_the_new_one() {
     sim::freeze();
     let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));

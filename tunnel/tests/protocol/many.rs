@@ -1,7 +1,10 @@
 //! What a packet costs does not depend on how many peers a device has, and peers at rest cost nothing. Work is counted:
 //! looks at peers, readings of the clock (boringtun takes one for every peer it is asked about), allocations.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
+
+use boringtun::noise::{Tunn, TunnResult};
+use spanwire_tunnel::key::PrivateKey;
 
 use crate::{
     bench::{Bench, converse, packet, pair},
@@ -177,4 +180,144 @@ fn peers_cost_no_agreement_on_keys_before_there_is_something_to_say() {
         readings < 100 && allocations < 100,
         "{readings} readings and {allocations} allocations for a thousand peers"
     );
+}
+
+/// Others that answer a hub's initiations, each at a port of its own.
+struct Crowd {
+    peers: Vec<Tunn>,
+    lines: Vec<String>,
+    answered: usize,
+}
+
+impl Crowd {
+    fn new(hub: &Bench, count: u16) -> Self {
+        let (mut peers, mut lines) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let mut private = [77; 32];
+            private[4..6].copy_from_slice(&number.to_le_bytes());
+            let private = PrivateKey::from(private);
+            lines.push(format!("public_key={}", private.public()));
+            lines.push(format!("endpoint=198.51.100.1:{number}"));
+            let (private, hub) = (private.to_x25519(), hub.key().to_x25519());
+            peers.push(Tunn::new(private, hub, None, None, number.into(), None));
+        }
+        Self {
+            peers,
+            lines,
+            answered: 0,
+        }
+    }
+
+    fn lines(&self) -> Vec<&str> {
+        self.lines.iter().map(String::as_str).collect()
+    }
+
+    /// Answers what the hub has sent it; returns how many it called.
+    fn answer(&mut self, hub: &mut Bench) -> usize {
+        let (for_crowd, rest) = std::mem::take(&mut hub.kept.sent)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(to, _)| to.ip() == IpAddr::from([198, 51, 100, 1]));
+        hub.kept.sent = rest;
+        let mut called = 0;
+        for (to, datagram) in for_crowd {
+            let mut buffer = [0; 200];
+            let peer = &mut self.peers[usize::from(to.port())];
+            let answer = peer.decapsulate(None, &datagram, &mut buffer);
+            if datagram[0] == 1 {
+                called += 1;
+                let TunnResult::WriteToNetwork(answer) = answer else {
+                    panic!("{answer:?}");
+                };
+                hub.hear(to, answer);
+            }
+        }
+        self.answered += called;
+        called
+    }
+}
+
+/// Whatever has the hub call all of them.
+fn assert_packets_have_their_turn(what: &str, occasion: impl FnOnce(&mut Bench, &Crowd)) {
+    const PEERS: u16 = 400;
+    sim::freeze();
+    let (mut a, mut hub) = pair();
+    let mut crowd = Crowd::new(&hub, PEERS);
+    occasion(&mut hub, &crowd);
+    let (mut steps, mut most) = (0, 0);
+    while crowd.answered < usize::from(PEERS) {
+        assert!(steps < 1000, "{what}: {} are called", crowd.answered);
+        most = most.max(crowd.answer(&mut hub));
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+        hub.emit(&packet("10.0.2.1", "10.0.1.1", 8));
+        converse(&mut a, &mut hub);
+        let arrived = (a.delivered().len(), hub.delivered().len());
+        assert_eq!(arrived, (1, 1), "{what}: in step {steps}");
+        sim::pass(Duration::from_millis(4));
+        a.now += Duration::from_millis(4);
+        hub.now = a.now;
+        hub.device.handle_timeout(hub.now, &mut hub.kept);
+        steps += 1;
+    }
+    assert!(most <= 32, "{what}: {most} in one step");
+    let sessions = hub
+        .device
+        .peers()
+        .filter(|(_, peer)| peer.last_handshake.is_some());
+    assert_eq!(sessions.count(), usize::from(PEERS) + 1, "{what}");
+}
+
+#[test]
+fn packets_have_their_turn_while_hundreds_of_peers_are_called() {
+    assert_packets_have_their_turn("configured in one request", |hub, crowd| hub.set(&crowd.lines()));
+    assert_packets_have_their_turn("the interface comes up", |hub, crowd| {
+        hub.device.handle_down();
+        hub.set(&crowd.lines());
+        hub.device.handle_up(hub.now, &mut hub.kept);
+    });
+    assert_packets_have_their_turn("another process goes on", |hub, crowd| {
+        hub.set(&["eager=false"]);
+        hub.set(&crowd.lines());
+        hub.device.handle_succession(hub.now, &mut hub.kept);
+    });
+}
+
+/// Returns how often the hub has called another one since the last time.
+fn calls_of(hub: &mut Bench, other: &Bench) -> usize {
+    let sent = std::mem::take(&mut hub.kept.sent).into_iter();
+    sent.filter(|(to, datagram)| *to == other.at && datagram[0] == 1)
+        .count()
+}
+
+#[test]
+fn for_whom_a_packet_waits_is_called_at_once_and_not_again_in_its_turn() {
+    sim::freeze();
+    let (a, mut hub) = (Bench::quiet(1), Bench::new(2));
+    let crowd = Crowd::new(&hub, 100);
+    hub.set(&crowd.lines());
+    hub.know(&a, true);
+    assert_eq!(calls_of(&mut hub, &a), 0, "it is not its turn");
+    hub.emit(&packet("10.0.2.1", "10.0.1.1", 8));
+    assert_eq!(calls_of(&mut hub, &a), 1);
+    assert!(hub.catch_up() > 4, "the others are called");
+    assert_eq!(calls_of(&mut hub, &a), 0);
+}
+
+#[test]
+fn who_sends_for_a_session_that_is_no_more_is_called_before_others() {
+    sim::freeze();
+    let (mut a, mut hub) = (Bench::quiet(1), Bench::quiet(2));
+    let crowd = Crowd::new(&hub, 100);
+    hub.set(&crowd.lines());
+    hub.know(&a, true);
+    a.know(&hub, true);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    converse(&mut a, &mut hub);
+    hub.device.handle_succession(hub.now, &mut hub.kept);
+    assert_eq!(calls_of(&mut hub, &a), 0, "it is not its turn");
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    let (_, mut datagram) = a.kept.sent.remove(0);
+    *datagram.last_mut().unwrap() ^= 1;
+    hub.hear(a.at, &datagram);
+    hub.device.handle_timeout(hub.now, &mut hub.kept);
+    assert_eq!(calls_of(&mut hub, &a), 1);
 }
