@@ -103,8 +103,8 @@ pub struct Device {
     ids: Ids,
     /// Who has which id; ids are used again.
     keys: Vec<Option<PublicKey>>,
-    /// Those that this shard serves, by id.
-    peers: Vec<Option<Peer>>,
+    /// Those that this shard serves, by id. Those of other shards, and free ids, cost a pointer each.
+    peers: Vec<Option<Box<Peer>>>,
     by_key: BTreeMap<PublicKey, PeerId>,
     allowed_ips: AllowedIps,
     groups: Groups,
@@ -462,7 +462,7 @@ impl Device {
         (0..)
             .map(PeerId)
             .zip(&self.peers)
-            .filter_map(|(id, peer)| Some((id, peer.as_ref()?)))
+            .filter_map(|(id, peer)| Some((id, peer.as_deref()?)))
     }
 
     /// Returns the allowed IPs of all peers.
@@ -490,20 +490,20 @@ fn padded(length: usize, mtu: usize, route_mtu: impl FnOnce() -> Option<usize>) 
     route_mtu().map_or(padded, |mtu| padded.min(mtu.max(length)))
 }
 
-fn peer_mut(peers: &mut [Option<Peer>], id: PeerId) -> Option<&mut Peer> {
-    peers.get_mut(id.0 as usize)?.as_mut()
+fn peer_mut(peers: &mut [Option<Box<Peer>>], id: PeerId) -> Option<&mut Peer> {
+    peers.get_mut(id.0 as usize)?.as_deref_mut()
 }
 
 /// Returns the peers that a shard serves, with their ids.
-fn peers_mut(peers: &mut [Option<Peer>]) -> impl Iterator<Item = (PeerId, &mut Peer)> {
+fn peers_mut(peers: &mut [Option<Box<Peer>>]) -> impl Iterator<Item = (PeerId, &mut Peer)> {
     (0..)
         .map(PeerId)
         .zip(peers)
-        .filter_map(|(id, peer)| Some((id, peer.as_mut()?)))
+        .filter_map(|(id, peer)| Some((id, peer.as_deref_mut()?)))
 }
 
 /// Returns the state of the peer whose initiation a datagram answers, if it says so and that one waits for it.
-fn awaits<'a>(peers: &'a mut [Option<Peer>], datagram: &[u8]) -> Option<&'a mut Noise> {
+fn awaits<'a>(peers: &'a mut [Option<Box<Peer>>], datagram: &[u8]) -> Option<&'a mut Noise> {
     let index = admission::answered(datagram)?;
     let noise = peer_mut(peers, PeerId(index >> 8))?.noise.as_mut()?;
     noise.expects(index).then_some(noise)

@@ -89,8 +89,8 @@ pub struct Intake<'a> {
 
 /// The protocol state shared with one peer.
 pub struct Noise {
-    /// None as long as there have been no handshakes with these parameters.
-    tunn: Option<Tunn>,
+    /// None as long as there have been no handshakes with these parameters: it has room for eight sessions, eleven kilobytes.
+    tunn: Option<Box<Tunn>>,
     parameters: TunnParameters,
     /// When `tunn` began.
     born: Option<Moment>,
@@ -402,7 +402,7 @@ impl Noise {
         if !self.ticks.is_held(now) {
             self.update(now, scratch, send);
         }
-        let age = self.tunn.as_ref().and_then(Tunn::time_since_last_handshake);
+        let age = self.tunn.as_deref().and_then(Tunn::time_since_last_handshake);
         let had = std::mem::replace(&mut self.session, age.is_some());
         if had && !self.session {
             self.timers.reset();

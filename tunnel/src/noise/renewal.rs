@@ -108,10 +108,10 @@ impl Noise {
                 if matches!(answer, TunnResult::WriteToNetwork(_)) {
                     *newest = Some((parameters.private.clone(), initiation));
                     *recorded = None;
-                    return tunn;
+                    return Box::new(tunn);
                 }
             }
-            parameters.begin_after(newest.as_ref(), scratch)
+            Box::new(parameters.begin_after(newest.as_ref(), scratch))
         })
     }
 

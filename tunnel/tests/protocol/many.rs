@@ -4,7 +4,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use boringtun::noise::{Tunn, TunnResult};
-use spanwire_tunnel::key::PrivateKey;
+use spanwire_tunnel::{
+    device::{Device, ShardIndex},
+    key::PrivateKey,
+};
 
 use crate::{
     bench::{Bench, converse, packet, pair},
@@ -179,6 +182,32 @@ fn peers_cost_no_agreement_on_keys_before_there_is_something_to_say() {
     assert!(
         readings < 100 && allocations < 100,
         "{readings} readings and {allocations} allocations for a thousand peers"
+    );
+}
+
+#[test]
+fn a_peer_without_a_session_takes_little_memory_and_none_in_threads_that_do_not_serve_it() {
+    const PEERS: u32 = 1000;
+    let lines: Vec<String> = (1..=PEERS)
+        .map(|number| format!("public_key={number:064x}"))
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let add = |index| {
+        let mut bench = Bench::quiet(1);
+        bench.device = Device::shard(index, 1420);
+        let before = sim::heap();
+        bench.set(&lines);
+        (
+            bench.device.peers().count(),
+            (sim::heap() - before) / PEERS as isize,
+        )
+    };
+    let (count, each) = add(ShardIndex::WHOLE);
+    assert!(count == 1000 && each < 2000, "{each} bytes");
+    let (count, each) = add(ShardIndex::all(16).last().unwrap());
+    assert!(
+        count < 100 && each < 300,
+        "{each} bytes in each of sixteen threads"
     );
 }
 
