@@ -131,6 +131,8 @@ pub enum Reply {
     More,
     /// Not now: the same line again, when others are done.
     Wait,
+    /// Not all of it yet: the same line again, when packets have had their turn.
+    Again,
     /// This, and the next operation may come.
     Answer(String),
     /// This is no UAPI client: close the connection.
@@ -149,7 +151,7 @@ pub struct Session {
 enum State {
     #[default]
     Idle,
-    Get,
+    Get(get::Answer),
     Set(Section),
     /// The operation has failed and is answered; the rest of it is passed over.
     Failed,
@@ -176,9 +178,13 @@ impl Session {
         matches!(self.state, State::Idle)
     }
 
-    /// Returns whether a `set` is under way.
-    pub fn is_setting(&self) -> bool {
-        matches!(self.state, State::Set(_))
+    /// Returns whether an operation is under way that others must not change anything for.
+    pub fn is_under_way(&self) -> bool {
+        match &self.state {
+            State::Set(_) => true,
+            State::Get(answer) => answer.is_begun(),
+            State::Idle | State::Failed => false,
+        }
     }
 
     /// Takes a line without its end; `device` is all its shards.
@@ -190,7 +196,7 @@ impl Session {
         ports: &mut impl Ports,
     ) -> Reply {
         match (&mut self.state, line) {
-            (State::Idle, "get=1") => self.state = State::Get,
+            (State::Idle, "get=1") => self.state = State::Get(get::Answer::default()),
             (State::Idle, "set=1") => self.state = State::Set(Section::Device),
             (State::Idle, _) => {
                 return match line.strip_prefix("hand-over=") {
@@ -198,12 +204,15 @@ impl Session {
                     None => Reply::HangUp,
                 };
             }
-            (State::Get, "") => {
-                self.state = State::Idle;
+            (State::Get(answer), "") => {
                 let shards: Vec<&Device> = device.iter().map(|shard| &**shard).collect();
-                return Reply::Answer(get::render(&shards, ports) + "errno=0\n\n");
+                let Some(text) = answer.step(&shards, ports) else {
+                    return Reply::Again;
+                };
+                self.state = State::Idle;
+                return Reply::Answer(text + "errno=0\n\n");
             }
-            (State::Get, _) => return self.fail(&UapiError::TrailingLine),
+            (State::Get(_), _) => return self.fail(&UapiError::TrailingLine),
             (State::Set(section), "") => {
                 section.end(now, device, ports);
                 self.state = State::Idle;
@@ -367,7 +376,45 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uapi::restore::RestoredPorts;
+    use crate::{device::ShardIndex, uapi::restore::RestoredPorts};
+
+    #[test]
+    fn the_answer_about_thousands_of_peers_is_written_step_by_step() {
+        const PEERS: usize = 3000;
+        let (now, mut ports) = (Instant::now(), RestoredPorts::default());
+        let mut shards: Vec<_> = ShardIndex::all(3)
+            .map(|index| Device::shard(index, 1420))
+            .collect();
+        let mut device: Vec<_> = shards.iter_mut().collect();
+        let mut session = Session::default();
+        let mut reply = |line: &str| session.handle_line(now, line, &mut device, &mut ports);
+        reply("set=1");
+        for number in 1..=PEERS {
+            reply(&format!("public_key={number:064x}"));
+        }
+        assert_eq!(reply(""), Reply::Answer("errno=0\n\n".into()));
+        reply("get=1");
+        let mut steps = 0;
+        let answer = loop {
+            match reply("") {
+                Reply::Answer(answer) => break answer,
+                Reply::Again => {}
+                reply @ (Reply::More | Reply::Wait | Reply::HangUp | Reply::HandOver(_)) => {
+                    panic!("{reply:?}")
+                }
+            }
+            steps += 1;
+        };
+        assert!(steps >= 10, "{steps} steps");
+        let keys: Vec<_> = answer
+            .lines()
+            .filter(|line| line.starts_with("public_key="))
+            .collect();
+        assert_eq!(keys.len(), PEERS);
+        let whole = get::render(&device.iter().map(|shard| &**shard).collect::<Vec<_>>(), &ports);
+        assert_eq!(answer, whole + "errno=0\n\n");
+        assert!(session.is_idle());
+    }
 
     #[test]
     fn what_is_said_of_a_wrong_line_has_no_key_in_it() {

@@ -64,6 +64,16 @@ impl Device {
         self.by_key.get(&key).copied()
     }
 
+    /// Returns the first id that no peer has had.
+    pub(crate) fn end(&self) -> u32 {
+        u32::try_from(self.keys.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns a peer that this shard serves.
+    pub(crate) fn peer_at(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(id.0 as usize)?.as_deref()
+    }
+
     /// Returns a peer that this shard serves, for its counters.
     pub(crate) fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         peer_mut(&mut self.peers, id)

@@ -1,4 +1,4 @@
-//! The answer to a `get`.
+//! The answer to a `get`, which is written step by step: packets have their turn between.
 
 use std::{
     fmt::{self, Write},
@@ -9,7 +9,68 @@ use zeroize::Zeroizing;
 
 use crate::{device::Device, id::PeerId, key, peer::Peer, uapi::Ports};
 
-/// Returns everything about a device, of which these are all shards, but the closing `errno`.
+/// So many bytes are written in a step: of some hundred peers, in a millisecond.
+const STEP: usize = 64 * 1024;
+
+/// Everything about a device but the closing `errno`, as far as it has been written.
+#[derive(Default)]
+pub(crate) struct Answer {
+    text: Secret,
+    /// The first peer that is not written yet; none before anything is.
+    next: Option<u32>,
+}
+
+impl Answer {
+    /// Returns whether it has been begun.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Goes on writing about a device, of which these are all shards; returns the text when that is all of it.
+    pub(crate) fn step(&mut self, device: &[&Device], ports: &impl Ports) -> Option<String> {
+        self.write(device, ports, false, STEP)
+            .expect("writing into a string cannot fail")
+            .then(|| std::mem::take(&mut *self.text.0))
+    }
+
+    /// Writes so many bytes, and one peer more; returns whether that is all of it.
+    fn write(
+        &mut self,
+        shards: &[&Device],
+        ports: &impl Ports,
+        whole: bool,
+        most: usize,
+    ) -> Result<bool, fmt::Error> {
+        let Some(tables) = shards.first() else {
+            return Ok(true);
+        };
+        let end = self.text.0.len().saturating_add(most);
+        if self.next.is_none() {
+            write_device(&mut self.text, tables, ports)?;
+        }
+        let mut next = self.next.unwrap_or_default();
+        while next < tables.end() && self.text.0.len() < end {
+            let id = PeerId(next);
+            if let Some(peer) = shards.iter().find_map(|shard| shard.peer_at(id)) {
+                write_peer(&mut self.text, tables, id, peer, whole)?;
+            }
+            next += 1;
+        }
+        self.next = Some(next);
+        Ok(next >= tables.end())
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns all of it at once.
+#[cfg(test)]
 pub(crate) fn render(device: &[&Device], ports: &impl Ports) -> String {
     render_with(device, ports, false)
 }
@@ -21,11 +82,11 @@ pub(crate) fn render_whole(device: &[&Device], ports: &impl Ports) -> String {
 }
 
 fn render_with(device: &[&Device], ports: &impl Ports, whole: bool) -> String {
-    let mut text = Secret::default();
-    if let Some(first) = device.first() {
-        write(&mut text, first, device, ports, whole).expect("writing into a string cannot fail");
-    }
-    std::mem::take(&mut *text.0)
+    let mut answer = Answer::default();
+    answer
+        .write(device, ports, whole, usize::MAX)
+        .expect("writing into a string cannot fail");
+    std::mem::take(&mut *answer.text.0)
 }
 
 /// Text with keys in it: what it grows out of is wiped.
@@ -48,13 +109,7 @@ impl Write for Secret {
     }
 }
 
-fn write(
-    text: &mut Secret,
-    tables: &Device,
-    shards: &[&Device],
-    ports: &impl Ports,
-    whole: bool,
-) -> fmt::Result {
+fn write_device(text: &mut Secret, tables: &Device, ports: &impl Ports) -> fmt::Result {
     if let Some(key) = tables.private_key() {
         writeln!(text, "private_key={key}")?;
     }
@@ -66,11 +121,6 @@ fn write(
     }
     if tables.is_eager() {
         writeln!(text, "eager=true")?;
-    }
-    let mut peers: Vec<_> = shards.iter().flat_map(|shard| shard.peers()).collect();
-    peers.sort_by_key(|(id, _)| *id);
-    for (id, peer) in peers {
-        write_peer(text, tables, id, peer, whole)?;
     }
     Ok(())
 }

@@ -31,8 +31,8 @@ const TURN: Duration = Duration::from_millis(5);
 /// So many lines of a request are one step all the same: of an ordinary change, which may take a network from one peer and
 /// give it to another, packets see all or nothing, however busy the machine is.
 const STEP: usize = 256;
-/// While a client is in the middle of a `set`, others wait, so that they see all or nothing of it; but not for one that is
-/// silent for so long.
+/// While a client is in the middle of a `set`, or is answered step by step, others wait, so that they see all or nothing of it; but
+/// not for one that is silent for so long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A client's bytes, cut into lines, and the answer it has not read yet.
@@ -127,10 +127,17 @@ impl Lines {
                 self.waits = true;
                 break;
             }
-            start += end + 1;
             self.last_line = now;
+            if reply == Reply::Again {
+                if ended {
+                    continue;
+                }
+                self.has_more = true;
+                break;
+            }
+            start += end + 1;
             match reply {
-                Reply::More | Reply::Wait => work += 1,
+                Reply::More | Reply::Wait | Reply::Again => work += 1,
                 Reply::Answer(text) => {
                     work += 1;
                     self.outgoing = Zeroizing::new(text.into_bytes());
@@ -213,10 +220,10 @@ struct Client {
 }
 
 impl Client {
-    /// Returns until when others wait for this one to end its `set`.
+    /// Returns until when others wait for this one to end what it has begun.
     fn keeps_until(&self) -> Option<Instant> {
         let until = self.lines.last_line + PATIENCE;
-        self.session.is_setting().then_some(until)
+        self.session.is_under_way().then_some(until)
     }
 }
 
@@ -259,7 +266,7 @@ impl Server {
         kept.filter(|_| waits).min()
     }
 
-    /// Returns whether another client is in the middle of a `set`.
+    /// Returns whether another client is in the middle of a request.
     fn has_to_wait(&self, now: Instant, number: usize) -> bool {
         let others = (0..).zip(&self.clients).filter(|(other, _)| *other != number);
         others
@@ -300,7 +307,7 @@ impl Server {
         ports: &mut impl Ports,
     ) -> Option<Request> {
         let mut request = None;
-        // A get comes first: it keeps no other client waiting.
+        // A get comes first: it keeps others waiting for a moment at most.
         let asks = |client: &Client| client.lines.waits() && client.lines.incoming.starts_with(b"get=");
         let (first, then): (Vec<_>, Vec<_>) = (0..self.clients.len())
             .filter(|number| ready[*number])

@@ -154,9 +154,14 @@ impl Bench {
     pub(crate) fn get(&mut self) -> String {
         let mut session = Session::default();
         session.handle_line(self.now, "get=1", &mut [&mut self.device], &mut self.kept);
-        match session.handle_line(self.now, "", &mut [&mut self.device], &mut self.kept) {
-            Reply::Answer(answer) => answer,
-            reply @ (Reply::More | Reply::Wait | Reply::HangUp | Reply::HandOver(_)) => panic!("{reply:?}"),
+        loop {
+            match session.handle_line(self.now, "", &mut [&mut self.device], &mut self.kept) {
+                Reply::Answer(answer) => return answer,
+                Reply::Again => {}
+                reply @ (Reply::More | Reply::Wait | Reply::HangUp | Reply::HandOver(_)) => {
+                    panic!("{reply:?}")
+                }
+            }
         }
     }
 
