@@ -8,16 +8,14 @@ use std::{
 use crate::{device::ShardIndex, id::PeerId, peer::Peer};
 
 /// Each may agree on keys, which takes as long as a hundred packets. They have their turn after so many.
-const STEP: usize = 16;
-/// So many are called while all threads wait, of all shards together.
-const STEP_OF_ALL: usize = 16;
+const STEP: usize = 4;
 
 /// So late is no peer that has to wait for others.
 const LATE: Duration = Duration::from_secs(10);
 
 /// Returns how many peers of a shard may be called while all threads wait.
 pub(super) fn calls(index: ShardIndex) -> usize {
-    STEP_OF_ALL / index.count()
+    (STEP / index.count()).max(1)
 }
 
 /// The moments at which peers are to be looked at, one for each peer at most. That moment stands with the peer as well
