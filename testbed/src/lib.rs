@@ -5,8 +5,10 @@
 //! * [`Namespace`], [`isolated`]: network namespaces that end with the test, however it ends. They need root.
 //! * [`World::two_locations`]: nodes and pods behind two LANs and a router, as flannel leaves them.
 //! * [`services`]: servers everywhere in that world, and kube-proxy's ways to them.
+//! * [`chart::capabilities`]: what the containers of the chart may do.
 //! * [`wait_until`], [`Ping`]: what happens while a test waits.
 
+pub mod chart;
 mod command;
 mod namespace;
 mod ping;

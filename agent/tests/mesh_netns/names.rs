@@ -78,15 +78,25 @@ fn names_that_are_anothers_are_refused_before_anything_is_done() {
 #[test]
 fn a_port_that_another_program_has_is_reported_before_the_node_leads() {
     let mut world = World::new(true);
-    let mesh = world.mesh_file();
-    let follower = world.node("a2");
-    let _taken = follower.bind(51_820);
-    follower.start_agent(&mesh);
-    wait_until("the clash", Duration::from_secs(10), || {
-        follower
-            .agent_log()
-            .contains("the UDP port 51820 is taken by another program")
+    // One below 1024 may be tried by programs alone that have a capability for it, which agents have not.
+    let given = [("a", "a2", 51_820), ("b", "b1", 500)];
+    world.publish_changed(|mesh| {
+        for (location, node, port) in given {
+            let of_it = mesh.locations.get_mut(&location.parse().unwrap()).unwrap();
+            let member = of_it.members_mut().get_mut(&node.parse().unwrap());
+            member.unwrap().listen_port = port;
+        }
     });
+    let mesh = world.mesh_file();
+    for (_, name, port) in given {
+        let node = world.node(name);
+        let _taken = node.bind(port);
+        node.start_agent(&mesh);
+        let said = format!("the UDP port {port} is taken by another program");
+        wait_until("the clash", Duration::from_secs(10), || {
+            node.agent_log().contains(&said)
+        });
+    }
     world.node("b2").start_agent(&mesh);
     let free = world.node("b2");
     wait_until("ready", Duration::from_secs(10), || {

@@ -13,7 +13,7 @@ use std::{
 
 use spanwire_agent::identity::Identity;
 use spanwire_crds::Peer;
-use spanwire_testbed::{self as testbed, Family, Namespace, wait_until};
+use spanwire_testbed::{self as testbed, Family, Namespace, chart, wait_until};
 use spanwire_topology::{Mesh, PublicKey};
 use tempfile::TempDir;
 
@@ -228,9 +228,10 @@ impl Node {
         if backend() == Backend::Kernel {
             return;
         }
-        let command = self.host.command(&tunnel_binary());
+        let command = self.host.command("setpriv");
         let command = command
-            .args(["serve", "--control"])
+            .args(chart::capabilities("tunnel"))
+            .args([tunnel_binary().as_str(), "serve", "--control"])
             .arg(self.folder.join("tunnel.sock"))
             .arg("--socket-dir")
             .arg(self.folder.join("wireguard"));
@@ -239,9 +240,11 @@ impl Node {
 
     pub(crate) fn start_agent(&mut self, mesh: &Path) {
         let source = format!("file:{}", mesh.display());
-        let command = self.host.command(env!("CARGO_BIN_EXE_spanwire-agent"));
+        let command = self.host.command("setpriv");
         let command = command
-            .args(["--node-name", self.name, "--source", &source])
+            .args(chart::capabilities("agent"))
+            .args([env!("CARGO_BIN_EXE_spanwire-agent"), "--node-name", self.name])
+            .args(["--source", &source])
             .args(self.paths());
         self.agent = Some(command.stderr(self.log("agent")).spawn());
     }

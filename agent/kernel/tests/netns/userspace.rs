@@ -9,7 +9,7 @@ use std::{
 };
 
 use spanwire_host::LinkName;
-use spanwire_testbed::{Command, wait_until};
+use spanwire_testbed::{Command, chart, wait_until};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixListener,
@@ -48,8 +48,9 @@ pub(crate) fn serve(folder: &Path, name: &LinkName) -> Option<Control> {
         Tested::Kernel => return None,
         Tested::Tunnel => {
             let binary = std::env::var("SPANWIRE_TUNNEL").expect("SPANWIRE_TUNNEL names the binary");
-            let child = Command::new(binary)
-                .args(["serve", "--control"])
+            let child = Command::new("setpriv")
+                .args(chart::capabilities("tunnel"))
+                .args([binary.as_str(), "serve", "--control"])
                 .arg(path)
                 .spawn();
             children.lock().unwrap().push(child);

@@ -1,10 +1,14 @@
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
+    net::UdpSocket,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use spanwire_host::{LinkName, PeerChange, PresharedKey, Step, WireGuard, WireGuardPeer, WireGuardSettings};
+use spanwire_host::{
+    LinkName, OwnershipConflict, PeerChange, PresharedKey, Step, WireGuard, WireGuardPeer, WireGuardSettings,
+};
 use spanwire_kernel::{ApplyError, Backend, BackendChoice};
 use spanwire_topology::{Keepalive, Prefix, PublicKey};
 
@@ -133,6 +137,38 @@ fn device_and_peers_are_read_as_they_were_set_and_wg_says_the_same() {
         lab.apply(vec![Step::SetWireGuard(name.clone(), settings)]).await;
         (expected.listen_port, expected.mark) = (51_999, 4);
         assert_eq!(lab.wireguard().await, Some(expected));
+    });
+}
+
+/// Ports below 1024 too: of the kernel's WireGuard nothing is asked for them, and the tunnel has what the chart lets it do.
+#[test]
+fn every_port_is_listened_on_and_one_that_another_program_has_is_refused() {
+    lab(async |lab| {
+        let name = lab.name.clone();
+        lab.apply(vec![lab.add_link(), lab.up()]).await;
+        let listen = |listen_port| {
+            let settings = WireGuardSettings {
+                public_key: key().public(),
+                listen_port,
+                mark: 0x2000,
+            };
+            Step::SetWireGuard(name.clone(), settings)
+        };
+        for port in [1, 443, 500, 1023, 1024, u16::MAX] {
+            lab.apply(vec![listen(port)]).await;
+            assert_eq!(lab.wireguard().await.unwrap().listen_port, port);
+            for any in ["0.0.0.0", "::"] {
+                let also = UdpSocket::bind((any, port)).map_err(|error| error.kind());
+                assert_eq!(also.err(), Some(ErrorKind::AddrInUse), "{any} {port}");
+            }
+            let conflicts = lab.kernel.ownership_conflicts(Some(port)).await.unwrap();
+            assert_eq!(conflicts, [], "its own");
+        }
+        let _taken = UdpSocket::bind(("0.0.0.0", 500)).unwrap();
+        let conflicts = lab.kernel.ownership_conflicts(Some(500)).await.unwrap();
+        assert_eq!(conflicts, [OwnershipConflict::Port { port: 500 }]);
+        let report = lab.kernel.apply(vec![listen(500)]).await;
+        assert!(matches!(&report.failed[..], [_]), "{report:?}");
     });
 }
 
