@@ -206,7 +206,8 @@ fn bracketed(text: &str) -> Result<Ipv6Addr, EndpointError> {
 /// Returns the address, where it may be another host's.
 fn usable(address: IpAddr) -> Result<IpAddr, EndpointError> {
     let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        // Of 0.0.0.0/8 none is a host's (RFC 1122 section 3.2.1.3).
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast() || address.octets()[0] == 0,
         IpAddr::V6(address) => match address.to_ipv4_mapped() {
             Some(mapped) => return Err(EndpointError::Mapped(mapped)),
             None => address.is_unicast_link_local(),

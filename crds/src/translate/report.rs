@@ -6,11 +6,11 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use spanwire_topology::{LocationName, NodeFact, NodeName, PeerName, PublicKey};
+use spanwire_topology::{Endpoint, LocationName, NodeFact, NodeName, PeerName, PublicKey};
 
 use super::{Fields, Translated};
 use crate::{
-    MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, MeshNodeStatus,
+    FieldProblem, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, MeshNodeStatus,
     conditions::{ConditionType, Reason},
 };
 
@@ -50,13 +50,7 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .public_key
             .as_ref()
             .and_then(|key| fields.one("status.publicKey", key)),
-        hop: {
-            let hops = &status.hop_addresses;
-            fields.list(
-                "status.hopAddresses",
-                &hops[..hops.len().min(NodeFact::MAX_ADDRESSES)],
-            )
-        },
+        hop: hops(&mut fields, &status.hop_addresses),
         links: status
             .links
             .iter()
@@ -95,6 +89,24 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
     }
 }
 
+/// Returns the first addresses that a device of another node can have. Linux refuses a route by any other, and the nodes that
+/// are to have it would say that something is wrong with them.
+fn hops(fields: &mut Fields, texts: &[String]) -> BTreeSet<IpAddr> {
+    const FIELD: &str = "status.hopAddresses";
+    let counted = &texts[..texts.len().min(NodeFact::MAX_ADDRESSES)];
+    let mut read: BTreeSet<IpAddr> = fields.list(FIELD, counted);
+    read.retain(|address| {
+        let usable = Endpoint::at(*address, 1).is_ok();
+        if !usable {
+            let problem = "is no address of a device that other nodes reach; restart the agent of that node";
+            let said = address.to_string();
+            fields.problems.push(FieldProblem::new(FIELD, &said, problem));
+        }
+        usable
+    });
+    read
+}
+
 /// Returns the message of a condition that is false for this reason.
 fn fault(conditions: &[Condition], about: ConditionType, reason: Reason) -> Option<String> {
     let said = conditions
@@ -126,8 +138,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use spanwire_topology::Endpoint;
-
     use super::*;
     use crate::Link;
 
@@ -272,6 +282,34 @@ mod tests {
         let mut fact = NodeFact::default();
         report(&status).fact.complete(&mut fact);
         assert_eq!(fact.public_key, None);
+    }
+
+    #[test]
+    fn what_no_device_of_another_node_can_have_is_no_next_hop() {
+        let hops = |texts: &[&str]| {
+            let status = MeshNodeStatus {
+                hop_addresses: texts.iter().map(|text| (*text).to_owned()).collect(),
+                ..MeshNodeStatus::default()
+            };
+            let read = report(&status);
+            (read.fact.hop.len(), read.problems.len())
+        };
+        for bad in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.9",
+            "255.255.255.255",
+            "169.254.7.7",
+            "::",
+            "::1",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:10.244.1.0",
+        ] {
+            assert_eq!(hops(&[bad, "10.244.1.0"]), (1, 1), "{bad}");
+        }
+        assert_eq!(hops(&["10.244.1.0", "fd00:244:1::", "100.64.7.1"]), (3, 0));
     }
 
     #[test]

@@ -292,9 +292,14 @@ fn over_cni(
     let Some(link) = facts.carrier(family) else {
         return stranded(facts, family, hop).map(|_| None);
     };
-    // An address on the device says that the node has such a device.
+    // An address on the device says that the node has such a device. One of this machine's own there is no neighbour's, whatever
+    // a node reports, and Linux has no route by it.
     let of_family = |address: &&IpAddr| Family::of(**address) == family;
-    let there = hop.iter().find(of_family);
+    let own = |address: &IpAddr| {
+        let mut own = facts.links.get(link).into_iter().flat_map(|link| &link.addresses);
+        own.any(|(own, _)| own == address)
+    };
+    let there = hop.iter().filter(of_family).find(|address| !own(address));
     let neighbour = match encapsulation(facts, link) {
         Some(Encapsulation::Ipip) => there.and_then(|_| addresses.iter().find(of_family)),
         Some(Encapsulation::Vxlan) | None => there,

@@ -83,6 +83,23 @@ fn where_the_cnis_device_is_missing_a_follower_sends_nothing_through_the_lan() {
 }
 
 #[test]
+fn an_address_of_this_machine_that_a_node_reports_as_its_own_is_no_next_hop() {
+    let (mut plan, facts) = samples::leader();
+    let own = facts.links[&link("flannel.1")].addresses.iter().next().unwrap().0;
+    let a3: Prefix = "192.168.1.3".parse().unwrap();
+    plan.returns
+        .insert(a3, samples::hop("a3", &[&own.to_string()], &["192.168.1.3"]));
+    let host = render(&plan, &facts);
+    let returns = host
+        .routes
+        .keys()
+        .filter(|key| key.table == facts.owned.return_table);
+    let returns: Vec<String> = returns.map(|key| key.prefix.to_string()).collect();
+    assert_eq!(returns, ["192.168.1.2/32"], "{host}");
+    assert_eq!(conflicts(&plan, &facts), [], "nothing is wrong with this machine");
+}
+
+#[test]
 fn flannels_wireguard_is_refused_by_name() {
     for (plan, facts) in [by_wireguard(samples::follower()), by_wireguard(samples::leader())] {
         let texts: Vec<String> = conflicts(&plan, &facts).iter().map(ToString::to_string).collect();
