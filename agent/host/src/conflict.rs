@@ -62,6 +62,21 @@ pub enum Conflict {
         /// How many there are.
         count: usize,
     },
+    /// A node of another location has the address of this node's router.
+    #[error(
+        "{}, the address of a node of location {location}, is that of this node's router in {network}: it stays the router's, and \
+         is not routed into the mesh; give one of the two another address, or, where it is no node there that should have it, name \
+         {network} in spec.nodeCIDRs of the Location of this node",
+        prefix.address()
+    )]
+    Router {
+        /// The address.
+        prefix: Prefix,
+        /// Where the node is.
+        location: LocationName,
+        /// The connected network that the router is in.
+        network: Prefix,
+    },
     /// A rule of another program takes packets of the mesh before Spanwire's rules do.
     #[error(
         "an {family} rule of another program (protocol {protocol}) has the priority {priority} and takes packets of the mesh \
@@ -74,6 +89,22 @@ pub enum Conflict {
         priority: u32,
         /// Its `rtm_protocol`, which names the program that made it.
         protocol: u8,
+    },
+    /// A policy of IPsec takes what this node sends into the mesh.
+    #[error(
+        "an IPsec policy of this node, from {from} to {to}, takes what is sent from here to location {location} before it reaches \
+         {where_to}: leave the networks of the mesh out of it (`ip xfrm policy` shows it), or let them pass before it (strongSwan: \
+         mode = pass){or_so}",
+        where_to = if from.address().is_ipv6() { "the mesh" } else { "the leader" },
+        or_so = if from.address().is_ipv6() { "" } else { ", or give the Location of this node hop: VXLAN" }
+    )]
+    Ipsec {
+        /// From this network.
+        from: Prefix,
+        /// To this network.
+        to: Prefix,
+        /// The first location for which it takes anything.
+        location: LocationName,
     },
     /// A leader cannot be reached in a family over the CNI's device, nor is it in a connected network.
     #[error(
@@ -207,9 +238,10 @@ impl Conflict {
     #[must_use]
     pub fn prefix(&self) -> Option<Prefix> {
         match self {
-            Self::Connected { prefix, .. } => Some(*prefix),
+            Self::Connected { prefix, .. } | Self::Router { prefix, .. } => Some(*prefix),
             Self::Inside { .. }
             | Self::Overtaken { .. }
+            | Self::Ipsec { .. }
             | Self::Nodes { .. }
             | Self::NoHop { .. }
             | Self::OutsideVxlan { .. }

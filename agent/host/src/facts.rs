@@ -9,7 +9,7 @@ use std::{
 use spanwire_topology::{Family, LocationName, Prefix, PublicKey};
 
 use crate::{
-    Elsewhere, Filter, LinkName, OtherRule, Owned, PresharedKey, TableId, Unread,
+    Elsewhere, Filter, IpsecPolicy, LinkName, OtherRule, Owned, PresharedKey, TableId, Unread,
     inventory::{Cni, Inventory, OtherLink},
 };
 
@@ -64,6 +64,10 @@ pub struct HostFacts {
     pub wide_tables: BTreeSet<(Family, TableId)>,
     /// What the tables of their rules for marks have a route to, or forbid.
     pub marked_routes: BTreeMap<(Family, TableId), BTreeSet<Prefix>>,
+    /// Policies of IPsec for what leaves.
+    pub ipsec: BTreeSet<IpsecPolicy>,
+    /// The routers of the default routes.
+    pub routers: BTreeSet<IpAddr>,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -89,6 +93,8 @@ impl HostFacts {
         self.rules = inventory.rules;
         self.wide_tables = inventory.wide_tables;
         self.marked_routes = inventory.marked_routes;
+        self.ipsec = inventory.ipsec;
+        self.routers = inventory.routers;
     }
 
     /// Returns the device of the CNI that carries a family.

@@ -9,7 +9,7 @@ use std::{
 
 use spanwire_topology::{Family, Prefix};
 
-use crate::{Elsewhere, Filter, LinkName, OtherRule, TableId, Unread};
+use crate::{Elsewhere, Filter, IpsecPolicy, LinkName, OtherRule, TableId, Unread};
 
 /// What is found on the machine besides Spanwire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct Inventory {
     pub wide_tables: BTreeSet<(Family, TableId)>,
     /// What the tables of their rules for marks have a route to, or forbid.
     pub marked_routes: BTreeMap<(Family, TableId), BTreeSet<Prefix>>,
+    /// Policies of IPsec for what leaves.
+    pub ipsec: BTreeSet<IpsecPolicy>,
+    /// The routers of the default routes.
+    pub routers: BTreeSet<IpAddr>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
     /// IPv6 is off on new devices and, where there is one, on Spanwire's (also where the kernel has no IPv6).

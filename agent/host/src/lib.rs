@@ -17,6 +17,7 @@ mod facts;
 pub mod fake;
 mod firewall;
 mod inventory;
+mod ipsec;
 mod lookup;
 mod marking;
 mod nft;
@@ -38,6 +39,7 @@ pub use firewall::{
     Pass, Passage, Passing, Place, Sample, Stage, State, TableFamily, Unread, Verdict, judge,
 };
 pub use inventory::{Cni, CniRoute, Encapsulation, Inventory, OtherLink, PeerStats};
+pub use ipsec::IpsecPolicy;
 pub use lookup::{Packet, lookup};
 pub use nft::{AddressRange, NftSet};
 pub use overtaking::OtherRule;

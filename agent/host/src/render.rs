@@ -13,7 +13,9 @@ mod sysctls;
 
 use spanwire_topology::Plan;
 
-use crate::{ClosedPort, Conflict, Device, Host, HostFacts, LinkName, nft, overtaking, resolve::Resolved};
+use crate::{
+    ClosedPort, Conflict, Device, Host, HostFacts, LinkName, ipsec, nft, overtaking, resolve::Resolved,
+};
 
 /// Returns what the machine should look like for this plan. Where the mesh does not know the node, that is nothing of
 /// Spanwire.
@@ -54,6 +56,7 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     let resolved = Resolved::new(plan, facts);
     conflicts.extend(passages::filtered(plan, &resolved, facts));
     conflicts.extend(overtaking::first_priority(plan, &resolved, facts).1);
+    conflicts.extend(ipsec::taken(plan, &resolved, facts));
     conflicts.extend(resolved.conflicts);
     conflicts
 }

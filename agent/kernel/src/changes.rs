@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use netlink_packet_route::{AddressFamily, address::AddressMessage, rule::RuleMessage};
 use nix::libc::{
-    NETLINK_NETFILTER, NETLINK_ROUTE, NFNL_SUBSYS_NFTABLES, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
-    RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE,
+    NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM, NFNL_SUBSYS_NFTABLES, RTM_DELADDR, RTM_DELLINK,
+    RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE,
+    RTM_NEWRULE,
 };
 use nix::net::if_::if_nametoindex;
 use spanwire_host::Owned;
@@ -30,6 +31,9 @@ const ROUTE_GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 /// The multicast group of nf_tables (include/uapi/linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES).
 const NFT_GROUPS: [u32; 1] = [7];
 
+/// The multicast group of IPsec's policies (include/uapi/linux/xfrm.h, XFRMNLGRP_POLICY).
+const IPSEC_GROUPS: [u32; 1] = [4];
+
 /// The routing table `main`.
 const MAIN: u32 = 254;
 
@@ -40,6 +44,8 @@ const COALESCED: usize = 100_000;
 pub struct Changes {
     route: Ears,
     nft: Ears,
+    /// Of a kernel that has IPsec.
+    ipsec: Option<Ears>,
     owned: Owned,
     own_port: u32,
     filters: Watched,
@@ -62,6 +68,7 @@ impl Changes {
         Ok(Self {
             route: Ears::open(NETLINK_ROUTE, &ROUTE_GROUPS)?,
             nft: Ears::open(NETLINK_NETFILTER, &NFT_GROUPS)?,
+            ipsec: Ears::open(NETLINK_XFRM, &IPSEC_GROUPS).ok(),
             owned: owned.clone(),
             own_port,
             filters,
@@ -94,7 +101,15 @@ impl Changes {
 
     /// Whether the next notifications matter.
     async fn hear(&mut self) -> Result<bool, NetlinkError> {
+        let ipsec = async {
+            match &self.ipsec {
+                Some(ears) => ears.hear().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            // Policies are few, and all matter.
+            heard = ipsec => heard.map(|_| true),
             heard = self.route.hear() => Ok(match heard? {
                 None => true,
                 // Every message is looked at, for what it says of devices.

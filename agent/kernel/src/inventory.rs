@@ -14,7 +14,8 @@ use spanwire_host::{
 use spanwire_topology::{Family, Prefix};
 
 use crate::{
-    Kernel, address, error::ReadError, firewall::legacy, link, route, rule, watched::Hook, wireguard::Backend,
+    Kernel, address, error::ReadError, firewall::legacy, ipsec, link, route, rule, watched::Hook,
+    wireguard::Backend,
 };
 
 /// The routing table `main`.
@@ -51,6 +52,9 @@ impl Kernel {
             enter_metrics(&mut inventory.links, &routes, &devices);
             calicos.extend(routes.iter().filter_map(|route| to_a_block(route, &devices)));
             let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
+            inventory
+                .routers
+                .extend(found.iter().filter_map(|route| route.via));
             if !found.is_empty() {
                 inventory.default_routes.insert(family);
             }
@@ -64,6 +68,7 @@ impl Kernel {
             && !on(self.ipv6_setting(self.owned.link.as_str(), "disable_ipv6"));
         inventory.ipv6_forwarded = self.ipv6_forwarded();
         inventory.groups = self.has_groups().await?;
+        inventory.ipsec = ipsec::policies().await;
         self.enter_filters(&mut inventory, leads).await;
         Ok(inventory)
     }

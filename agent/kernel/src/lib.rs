@@ -19,6 +19,7 @@ mod errno;
 mod error;
 mod firewall;
 mod inventory;
+mod ipsec;
 mod kernel;
 mod link;
 mod netlink;

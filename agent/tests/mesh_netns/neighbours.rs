@@ -100,6 +100,33 @@ fn a_rule_with_nothing_before_it_is_reported_and_the_report_goes_with_it() {
     followers_reach_each_other(&mut world, "without the rule");
 }
 
+/// What strongSwan adds for a connection of these networks, of which the pods of b2 are one.
+const IPSEC: &str = "tunnel='tmpl src 10.1.0.1 dst 10.2.0.3 proto esp mode tunnel'
+ip xfrm policy add src 10.244.0.0/16 dst 10.244.4.0/24 dir out priority 100 $tunnel
+ip xfrm policy add src 10.244.4.0/24 dst 10.244.0.0/16 dir in priority 100 $tunnel
+ip xfrm policy add src 10.244.4.0/24 dst 10.244.0.0/16 dir fwd priority 100 $tunnel";
+
+#[test]
+fn policies_of_ipsec_take_nothing_on_a_leader_and_are_named_on_a_follower() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    world.node("a1").host.run(IPSEC);
+    followers_reach_each_other(&mut world, "past the policies of the leader");
+    let follower = world.node("a2");
+    follower.host.run(IPSEC);
+    wait_until("the report", 10 * SECOND, || {
+        let said = "an IPsec policy of this node, from 10.244.0.0/16 to 10.244.4.0/24, takes what is sent from here to location b";
+        follower.agent_log().contains(said)
+    });
+    assert!(!follower.pod.pings("10.244.4.2"), "the report is true");
+    follower.host.run("ip xfrm policy flush");
+    followers_reach_each_other(&mut world, "without the policies");
+    let follower = world.node("a2");
+    wait_until("ready again", 10 * SECOND, || {
+        follower.ask("/readyz").contains("200 OK")
+    });
+}
+
 #[test]
 fn a_network_with_a_short_mask_cuts_no_pod_off() {
     let mut world = World::with_agents(true);

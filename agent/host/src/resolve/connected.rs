@@ -7,7 +7,7 @@
 //!   there are not cut off. It never takes another way out of here;
 //! * a network inside a remote prefix is a hole in it, also without a report where it is the LAN of this location;
 //! * the address of a remote node in a network: nothing tells whether the mesh or the neighbour of that address is meant, so
-//!   it is unreachable.
+//!   it is unreachable; but the router of this machine is needed, and is there, whatever a node elsewhere says that it has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +34,8 @@ pub(crate) struct Held<'a> {
 /// The networks that are connected to devices of others.
 pub(super) struct Connected<'a> {
     plan: &'a Plan,
+    /// The routers of this machine.
+    routers: &'a BTreeSet<IpAddr>,
     /// Each with its device and the address in it; of several the one that Linux prefers.
     networks: BTreeMap<Prefix, (&'a LinkName, IpAddr)>,
     /// The devices of those that have more than one.
@@ -69,6 +71,7 @@ impl<'a> Connected<'a> {
         let wide = networks.keys().filter(|network| !network.is_host());
         Self {
             plan,
+            routers: &facts.routers,
             wide: wide.copied().collect(),
             networks,
             shared,
@@ -83,20 +86,39 @@ impl<'a> Connected<'a> {
         route: &'a Route,
         conflicts: &mut BTreeSet<Conflict>,
     ) -> Option<Held<'a>> {
-        let (link, address) = self.networks.get(prefix)?;
-        let location = &route.location;
-        conflicts.insert(Conflict::Connected {
-            prefix: *prefix,
-            location: location.clone(),
-            link: (*link).clone(),
+        let network = match self.networks.contains_key(prefix) {
+            true => *prefix,
+            false => self.with_router(prefix, route)?,
+        };
+        let (link, address) = self.networks.get(&network)?;
+        let (prefix, location) = (*prefix, &route.location);
+        conflicts.insert(if network == prefix {
+            Conflict::Connected {
+                prefix,
+                location: location.clone(),
+                link: (*link).clone(),
+            }
+        } else {
+            Conflict::Router {
+                prefix,
+                location: location.clone(),
+                network,
+            }
         });
         let alone = || [*link].into();
         Some(Held {
             link,
-            links: self.shared.get(prefix).cloned().unwrap_or_else(alone),
+            links: self.shared.get(&network).cloned().unwrap_or_else(alone),
             address: *address,
             location,
         })
+    }
+
+    /// Returns the network in which a prefix is the address of this machine's router, and that of a node of another location, too.
+    fn with_router(&self, prefix: &Prefix, route: &Route) -> Option<Prefix> {
+        let elsewhere = self.plan.location.as_ref() != Some(&route.location);
+        let routes = route.holder == Holder::Node && elsewhere && self.routers.contains(&prefix.address());
+        self.wide.around(prefix).filter(|_| routes)
     }
 
     /// Whether a prefix is the address of a node of another location that may be a neighbour here.

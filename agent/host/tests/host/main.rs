@@ -11,6 +11,7 @@ mod calico;
 mod cni;
 mod failover;
 mod firewall;
+mod ipsec;
 mod ipv6;
 mod neighbours;
 mod netns;

@@ -178,6 +178,32 @@ fn the_address_of_a_remote_node_in_a_network_is_unreachable_and_pods_are_not() {
     }
 }
 
+/// A kubelet writes the addresses of its node, and could take its DNS and its way out from every site whose router's address it knows.
+#[test]
+fn the_router_of_a_node_stays_where_it_is_whatever_a_node_elsewhere_says_that_it_has() {
+    for (plan, facts) in [settled_leader(), follower(), direct_follower()] {
+        let eth1 = ("eth1", false);
+        let mut facts = with_network(&facts, eth1, "192.168.2.9", 24);
+        assert_eq!(
+            leaves_by(&render(&plan, &facts), "192.168.2.1"),
+            "Some(Unreachable)"
+        );
+        facts.routers = ["192.168.2.1".parse().unwrap()].into();
+        let host = render(&plan, &facts);
+        assert_eq!(leaves_by(&host, "192.168.2.1"), "eth1");
+        assert_eq!(leaves_by(&host, "192.168.2.2"), "Some(Unreachable)");
+        let router = Conflict::Router {
+            prefix: prefix("192.168.2.1"),
+            location: location("b"),
+            network: prefix("192.168.2.0/24"),
+        };
+        assert!(conflicts(&plan, &facts).contains(&router));
+        // One that is in no network connected here is no neighbour.
+        let elsewhere = with_network(&facts, eth1, "192.168.7.9", 24);
+        assert_ne!(leaves_by(&render(&plan, &elsewhere), "192.168.2.1"), "eth1");
+    }
+}
+
 #[test]
 fn overlay_addresses_and_those_of_peers_are_no_neighbours() {
     let (plan, facts) = samples::with_peers();
