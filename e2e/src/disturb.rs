@@ -1,8 +1,8 @@
 //! What tests and people do to a lab's network and nodes: look on, cut, open, switch off and on.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{lab::Lab, net, node, profile::Profile, scenario::Routers};
 
@@ -65,6 +65,12 @@ impl Lab {
     pub fn crash(&self, node: &str) -> Result<()> {
         net::unplug(&self.store, &self.layout, node)?;
         node::crash(&self.store, &self.record, node)
+    }
+
+    /// Removes a file below /var/lib of a node without power.
+    pub fn forget(&self, node: &str, file: &str) -> Result<()> {
+        let path = self.store.node(node).join("lib").join(file);
+        fs::remove_file(&path).with_context(|| format!("{}", path.display()))
     }
 
     /// Starts a node, after a power cut if it is up. Its files are as they were.

@@ -10,7 +10,7 @@
 //!   what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `objects`, `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
 //! * `conformance`: Kubernetes' own tests of it.
-//! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
+//! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `defences`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
 //!   tests say.
 //! * `store`, `cgroup`: where everything is found again.
 
@@ -47,6 +47,7 @@ mod wait;
 
 pub mod advertise;
 pub mod ask;
+pub mod defences;
 pub mod expect;
 pub mod fault;
 pub mod forward;

@@ -12,6 +12,8 @@ use spanwire_e2e::{Lab, Options, Provoked, Spanwire, suite};
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lab");
 
 const COME_AND_GO: &str = "neighbours_that_come_and_go_cut_nothing";
+const DEAD: &str = "where_a_vtep_is_no_member_address_each_line_of_defence_holds_alone";
+const INVERSE: &str = "and_without_all_of_them_the_plaintext_is_seen";
 const FORBIDDEN: &str = "what_a_host_forbids_is_named_with_its_rule";
 const CLASH: &str = "a_network_that_two_places_have_is_reported_and_harms_nothing_else";
 const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
@@ -22,6 +24,8 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(COME_AND_GO, "watch failed"),
     Provoked::agent(COME_AND_GO, "renewing the leader's Lease failed"),
     Provoked::operator(COME_AND_GO, "Connection reset by peer"),
+    Provoked::agent(DEAD, "repaired what another program had changed"),
+    Provoked::agent(INVERSE, "repaired what another program had changed"),
     Provoked::agent(FORBIDDEN, "the chain ip forbids f of this node's firewall drops"),
     Provoked::agent(CLASH, "is connected here, too, by clash0"),
     Provoked::agent(UNREADABLE, "cannot be read, ignoring that part"),
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
                 "packets_that_others_have_marked_never_leave_in_plaintext",
                 neighbours::marked,
             ),
+            (DEAD, neighbours::dead),
+            (INVERSE, neighbours::inverse),
             (
                 "with_every_neighbour_on_a_leader_all_answer_all",
                 neighbours::on_leaders,

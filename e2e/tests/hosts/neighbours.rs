@@ -13,8 +13,9 @@ use spanwire_e2e::{
     FOREIGN_MARK, Lab, Profile, Progress,
     advertise::learned_default,
     ask::Everyone,
+    defences::{Names, Trial, leader_and_follower},
     expect::{SOON, all_reach_all, answers, by_role, condition, leader, node_ip, pod_ip},
-    plaintext::{nothing_plain, something_plain},
+    plaintext::{Watch, nothing_plain, something_plain},
     plugin_says, wait_until,
 };
 
@@ -159,6 +160,25 @@ pub(crate) fn marked(lab: &Lab) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// flannel's tunnel to c1 ends at the internet address of a router: of what goes there no address is a member's.
+fn to_external_vtep(lab: &Lab) -> Result<Trial> {
+    let names = Names::default();
+    Ok(Trial {
+        nodes: leader_and_follower(lab, "a", names)?.into(),
+        far: "c1".to_owned(),
+        names,
+        watch: Watch::internet(),
+    })
+}
+
+pub(crate) fn dead(lab: &Lab) -> Result<()> {
+    to_external_vtep(lab)?.each_holds_alone(lab)
+}
+
+pub(crate) fn inverse(lab: &Lab) -> Result<()> {
+    to_external_vtep(lab)?.without_all_of_them_plaintext_is_seen(lab)
 }
 
 /// Makes a node the leader of its location.

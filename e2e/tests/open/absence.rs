@@ -3,39 +3,22 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab, Machine, Ping, Profile,
-    expect::{FAST, all_reach_all, leader, node_ip, pid, pod_ip},
-    plaintext::{nothing_plain, something_plain},
+    defences::{Names, Trial, leader_and_follower},
+    expect::{FAST, all_reach_all, node_ip, pod_ip},
+    plaintext::{Watch, nothing_plain},
 };
 
 /// In another location.
 const FAR: &str = "b2";
-/// So long that a repair of the agent, if it runs, is seen too.
+/// So long that a repair of the agent is seen too.
 const MEANWHILE: Duration = Duration::from_secs(3);
-
-/// Removes all rules but the kernel's own, as networkd does with those of others.
-const FLUSH_RULES: &str =
-    "ip rule flush; ip rule add lookup main pref 32766; ip rule add lookup default pref 32767";
-/// A follower has the first alone.
-const FLUSH_ROUTES: &str = "ip route flush table 51830; ip route flush table 51831 2>/dev/null || true";
-const DELETE_TABLE: &str = "nft delete table inet spanwire";
 
 /// The leader of a location, and a node of it that follows.
 fn both(lab: &Lab) -> Result<[String; 2]> {
-    let leader = leader(lab, "a")?;
-    let follows = |node: &&String| {
-        let device = ["ip", "link", "show", "spanwire0"];
-        let found = lab.node(node).and_then(|node| node.finish(device));
-        node.starts_with('a') && found.is_ok_and(|found| found.code != 0)
-    };
-    let nodes = lab.node_names();
-    let follower = nodes
-        .iter()
-        .find(follows)
-        .context("every node of a has the device")?;
-    Ok([leader, follower.clone()])
+    leader_and_follower(lab, "a", Names::default())
 }
 
 /// Pods and the host of a node send to pods and to the host of a far node while something is done to it, and after.
@@ -70,35 +53,24 @@ fn nothing_leaves(
 
 pub(crate) fn flushed(lab: &Lab) -> Result<()> {
     for node in both(lab)? {
-        for what in [FLUSH_RULES, FLUSH_ROUTES, DELETE_TABLE] {
-            nothing_leaves(lab, &node, what, |host| host.sh(what).map(drop))?;
+        for what in Names::default().removals() {
+            nothing_leaves(lab, &node, &what, |host| host.sh(&what).map(drop))?;
         }
     }
     Ok(())
 }
 
-/// Runs something while the agent of a node does not.
-fn without_agent<T>(lab: &Lab, host: &Machine<'_>, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    let agent = pid(lab, host.name(), "spanwire-agent")?;
-    host.run(["kill", "-STOP", &agent])?;
-    let done = act();
-    host.run(["kill", "-CONT", &agent])?;
-    done
+fn trial(lab: &Lab) -> Result<Trial> {
+    Ok(Trial {
+        nodes: both(lab)?.into(),
+        far: FAR.to_owned(),
+        names: Names::default(),
+        watch: Watch::internet(),
+    })
 }
 
 pub(crate) fn dead(lab: &Lab) -> Result<()> {
-    for node in both(lab)? {
-        for what in [FLUSH_RULES, FLUSH_ROUTES, DELETE_TABLE] {
-            nothing_leaves(lab, &node, &format!("without an agent: {what}"), |host| {
-                without_agent(lab, host, || {
-                    host.sh(what)?;
-                    thread::sleep(MEANWHILE);
-                    Ok(())
-                })
-            })?;
-        }
-    }
-    Ok(())
+    trial(lab)?.each_holds_alone(lab)
 }
 
 pub(crate) fn cni(lab: &Lab) -> Result<()> {
@@ -136,20 +108,47 @@ pub(crate) fn reboots(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn inverse(lab: &Lab) -> Result<()> {
-    for node in both(lab)? {
-        something_plain(lab, || {
-            sending(lab, &node, |host| {
-                without_agent(lab, host, || {
-                    host.sh(DELETE_TABLE)?;
-                    host.sh(FLUSH_RULES)?;
-                    thread::sleep(MEANWHILE);
-                    Ok(())
-                })
-            })
-        })
-        .with_context(|| format!("{node} without agent, rules and table"))?;
+/// The inverse of the guard: what leaves a node that boots without one, until its agent has loaded the nft table, and not a
+/// packet after that.
+pub(crate) fn unguarded(lab: &Lab) -> Result<()> {
+    let [_, node] = both(lab)?;
+    let (far_pod, far_host) = (pod_ip(lab, FAR)?, node_ip(lab, FAR)?);
+    let words = format!("> {far_pod}: ICMP echo request");
+    lab.crash(&node)?;
+    lab.forget(&node, "spanwire/guard.nft")?;
+    let ((begun, enforced), times) = Watch::internet().times(lab, &words, || {
+        lab.reboot(&node)?;
+        let host = lab.node(&node)?;
+        let ping = Ping::start_unanswered(&host, far_pod, FAST)?;
+        let other = Ping::start_unanswered(&host, far_host, FAST)?;
+        let begun = host.run(["date", "+%s.%N"])?;
+        let enforced =
+            host.sh("until nft list table inet spanwire >/dev/null 2>&1; do sleep 0.02; done; date +%s.%N")?;
+        lab.wait_ready()?;
         all_reach_all(lab)?;
-    }
+        ping.finish()?;
+        other.finish()?;
+        Ok((begun.trim().parse::<f64>()?, enforced.trim().parse::<f64>()?))
+    })?;
+    let (first, last) = times
+        .first()
+        .zip(times.last())
+        .context("nothing leaves in plaintext without the guard either")?;
+    eprintln!(
+        "{node} boots without a guard: {} requests in plaintext, from {:.1} s to {:.1} s after its start; its agent enforces from {:.1} s on",
+        times.len(),
+        first - begun,
+        last - begun,
+        enforced - begun
+    );
+    ensure!(
+        *last <= enforced,
+        "plaintext {:.3} s after the agent enforces",
+        last - enforced
+    );
     Ok(())
+}
+
+pub(crate) fn inverse(lab: &Lab) -> Result<()> {
+    trial(lab)?.without_all_of_them_plaintext_is_seen(lab)
 }

@@ -18,6 +18,7 @@ const FLUSHED: &str = "rules_routes_and_tables_that_others_flush_let_nothing_out
 const DEAD: &str = "without_an_agent_each_line_of_defence_holds_alone";
 const CNI: &str = "a_cni_that_starts_again_and_a_wide_network_let_nothing_out";
 const REBOOTS: &str = "rebooted_nodes_with_a_guard_let_nothing_out";
+const UNGUARDED: &str = "a_node_that_boots_without_a_guard_is_plain_until_its_agent_runs_and_not_after";
 const INVERSE: &str = "without_all_of_it_the_plaintext_is_seen";
 
 /// What tests do on purpose that programs warn of.
@@ -37,6 +38,10 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(REBOOTS, "other programs change nf_tables so often"),
     Provoked::without_api_server(REBOOTS),
     Provoked::operator(REBOOTS, "renewing the lease timed out"),
+    Provoked::agent(UNGUARDED, "the CNI's device for IPv4 is missing on this node"),
+    Provoked::agent(UNGUARDED, "no IPv4 way to"),
+    Provoked::agent(UNGUARDED, "userspace WireGuard is not reached"),
+    Provoked::agent(UNGUARDED, "other programs change nf_tables so often"),
     Provoked::agent(INVERSE, "repaired what another program had changed"),
 ];
 
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
             (DEAD, absence::dead),
             (CNI, absence::cni),
             (REBOOTS, absence::reboots),
+            (UNGUARDED, absence::unguarded),
             (INVERSE, absence::inverse),
             ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
         ],

@@ -3,12 +3,19 @@
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab,
+    defences::{Names, Trial, leader_and_follower},
     expect::{SOON, all_reach_all, leader, loses_nothing_between, pod_ip},
+    plaintext::Watch,
     wait_until,
 };
 
-/// As the scenario calls it.
+/// As the scenario calls them.
 const LINK: &str = "mesh7";
+const NAMES: Names = Names {
+    link: LINK,
+    tables: [4711, 4712],
+    nft_table: "elsewhere",
+};
 
 pub(crate) fn other_names(lab: &Lab) -> Result<()> {
     for node in lab.layout().nodes() {
@@ -30,6 +37,24 @@ pub(crate) fn other_names(lab: &Lab) -> Result<()> {
     let mark = leader.run(["wg", "show", LINK, "fwmark"])?;
     ensure!(mark.trim() == "0x100", "the mark is {mark}");
     Ok(())
+}
+
+/// There is no device of the CNI's between a pod and the LAN: what is left is the router, who would have it.
+fn by_the_lan(lab: &Lab) -> Result<Trial> {
+    Ok(Trial {
+        nodes: leader_and_follower(lab, "a", NAMES)?.into(),
+        far: "b2".to_owned(),
+        names: NAMES,
+        watch: Watch::router_of(lab, "a", "b")?,
+    })
+}
+
+pub(crate) fn dead(lab: &Lab) -> Result<()> {
+    by_the_lan(lab)?.each_holds_alone(lab)
+}
+
+pub(crate) fn inverse(lab: &Lab) -> Result<()> {
+    by_the_lan(lab)?.without_all_of_them_plaintext_is_seen(lab)
 }
 
 pub(crate) fn two_active(lab: &Lab) -> Result<()> {

@@ -26,6 +26,14 @@ const DUAL_PROVOKED: &[Provoked] = &[
 
 const DUAL_TUNNEL_ONLY: &str = "dual_with_tunnel_only_nothing_leaves_in_plaintext_before_a_tunnel_is_proven";
 
+const HOST_GW_PROVOKED: &[Provoked] = &[
+    Provoked::agent(HOST_GW_DEAD, "repaired what another program had changed"),
+    Provoked::agent(HOST_GW_INVERSE, "repaired what another program had changed"),
+];
+
+const HOST_GW_DEAD: &str = "host_gw_without_an_agent_each_line_of_defence_holds_alone";
+const HOST_GW_INVERSE: &str = "host_gw_without_all_of_them_the_plaintext_is_seen";
+
 /// What tests do to Calico's state and to Spanwire's. Felix takes the old address from its device before it adds the new one,
 /// and Linux the routes by a device with its last address.
 const CALICO_PROVOKED: &[Provoked] = &[
@@ -92,13 +100,15 @@ fn main() -> ExitCode {
                     "host_gw_things_in_the_kernel_have_the_names_that_were_given",
                     host_gw::other_names,
                 ),
+                (HOST_GW_DEAD, host_gw::dead),
+                (HOST_GW_INVERSE, host_gw::inverse),
                 (
                     "host_gw_two_active_leaders_share_the_members",
                     host_gw::two_active,
                 ),
                 ("host_gw_every_node_and_location_is_ready", Lab::wait_mesh_ready),
             ],
-            &[],
+            HOST_GW_PROVOKED,
         ),
         suite::run(
             "t-calico",
