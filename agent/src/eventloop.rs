@@ -133,6 +133,8 @@ pub struct EventLoop {
     advice: Heeded,
     /// The status last reported, and what the API server had then.
     last_reported: (Option<MeshNodeStatus>, Option<MeshNodeStatus>),
+    /// The status that was last given to be written.
+    last_given: Option<Arc<MeshNodeStatus>>,
     /// The texts of the troubles last logged.
     logged: BTreeSet<String>,
     backoff: Backoff,
@@ -190,6 +192,7 @@ impl EventLoop {
             judgement: Judgement::default(),
             advice: Heeded::new(),
             last_reported: (None, None),
+            last_given: None,
             logged: BTreeSet::new(),
             // The tunnel process may be about to start.
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(3)),

@@ -38,8 +38,14 @@ impl EventLoop {
             observed.conditions.retain(is_of_agent);
         }
         let pair = (Some(status.clone()), observed);
-        if pair.0 != pair.1 && pair != self.last_reported {
-            self.outlets.status.send_replace(Some(Arc::new(status)));
+        let is_new = pair.0 != pair.1 && pair != self.last_reported;
+        // What was to be written meanwhile may be written yet, and may not be heard of: a watch of an API server that lost its
+        // power is silent for minutes.
+        let is_taken_back = self.last_given.as_ref().is_some_and(|given| **given != status);
+        if is_new || is_taken_back {
+            let status = Arc::new(status);
+            self.last_given = Some(Arc::clone(&status));
+            self.outlets.status.send_replace(Some(status));
         }
         self.last_reported = pair;
     }

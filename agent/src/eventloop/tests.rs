@@ -552,3 +552,31 @@ async fn that_no_leader_is_watched_or_the_lease_is_refused_is_reported_while_it_
     })
     .await;
 }
+
+/// The API server was about to hear of it, and is not heard itself.
+#[tokio::test(start_paused = true)]
+async fn what_is_over_before_it_was_seen_to_be_written_is_taken_back() {
+    beside(None, async |others| {
+        others.publish(1);
+        after(SECOND).await;
+        let mut statuses = others.status.clone();
+        let first = statuses.borrow_and_update().clone().unwrap();
+        let mut node = MeshNode::new("c", MeshNodeSpec::default());
+        node.status = Some((*first).clone());
+        let seen = Snapshot {
+            node: Some(Arc::new(node)),
+            ..snapshot(1)
+        };
+        others.snapshots.send_replace(Some(Arc::new(seen)));
+        after(SECOND).await;
+        assert!(!statuses.has_changed().unwrap(), "it has that");
+        others.refused.send_replace(Some("forbidden".to_owned()));
+        after(SECOND).await;
+        assert_ne!(statuses.borrow_and_update().clone().unwrap(), first);
+        others.refused.send_replace(None);
+        after(SECOND).await;
+        assert!(statuses.has_changed().unwrap());
+        assert_eq!(statuses.borrow_and_update().clone().unwrap(), first);
+    })
+    .await;
+}
