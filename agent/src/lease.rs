@@ -19,6 +19,8 @@ use spanwire_crds::names;
 use spanwire_topology::NodeName;
 use tokio::{sync::watch, time::Instant};
 
+use crate::answered::{ANSWER, answered};
+
 /// The kubelet's own figures: renewed four times before it expires.
 const DURATION: Duration = Duration::from_secs(40);
 
@@ -27,6 +29,7 @@ const PACE: Pace = Pace {
     again: Duration::from_secs(2),
     news: Duration::from_secs(20),
     ask: Duration::from_secs(30),
+    answer: ANSWER,
 };
 
 /// The MeshNode that the Lease goes with, by its UID; `None` while this node leads nothing.
@@ -42,6 +45,8 @@ struct Pace {
     news: Duration,
     /// Between questions whether the Lease would be taken.
     ask: Duration,
+    /// So long an answer is waited for: there is time for another request before the Lease expires.
+    answer: Duration,
 }
 
 /// Renews the Lease while this node leads, and releases it after that. Reports why the API server does not take it.
@@ -193,8 +198,9 @@ impl Holder {
         });
         let mut params = PatchParams::apply(names::AGENT).force();
         params.dry_run = dry_run;
-        let patched = self.api.patch(&name, &params, &Patch::Apply(lease)).await;
-        patched.map(|_| ())
+        let patch = Patch::Apply(lease);
+        let patched = answered(self.pace.answer, self.api.patch(&name, &params, &patch));
+        patched.await.map(|_| ())
     }
 
     /// Releases the Lease. One that is gone, with its MeshNode, is not created again for that.
@@ -205,8 +211,9 @@ impl Holder {
             ..PatchParams::default()
         };
         let name = names::leader_lease(&self.me);
-        let patched = self.api.patch(&name, &params, &Patch::Merge(spec)).await;
-        patched.map(|_| ())
+        let patch = Patch::Merge(spec);
+        let patched = answered(self.pace.answer, self.api.patch(&name, &params, &patch));
+        patched.await.map(|_| ())
     }
 }
 
@@ -232,7 +239,7 @@ mod tests {
         answering(Arc::new(AtomicU16::new(200))).await
     }
 
-    /// An API server that answers with this status.
+    /// An API server that answers with this status; with 0 never.
     async fn answering(code: Arc<AtomicU16>) -> (Client, mpsc::UnboundedReceiver<(String, Value)>) {
         let (sender, requests) = mpsc::unbounded_channel();
         let answer = move |request: Request| {
@@ -243,6 +250,9 @@ mod tests {
                 let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
                 let body: Value = serde_json::from_slice(&body).unwrap();
                 sender.send((what, body)).unwrap();
+                if code == 0 {
+                    std::future::pending::<()>().await;
+                }
                 let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "x"}});
                 let refusal = json!({
                     "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": code,
@@ -305,6 +315,29 @@ mod tests {
         assert!(requests.try_recv().is_err());
     }
 
+    /// As one does that lost its power: nothing comes back, also no end of the connection.
+    #[tokio::test]
+    async fn a_leader_whose_api_server_falls_silent_renews_its_lease_by_another_connection() {
+        let code = Arc::new(AtomicU16::new(0));
+        let (client, mut requests) = answering(Arc::clone(&code)).await;
+        let (_leads, owners) = watch::channel(Some("uid".to_owned()));
+        let (refused, _refusals) = watch::channel(None);
+        let holder = Holder {
+            pace: Pace {
+                again: Duration::from_millis(10),
+                answer: Duration::from_millis(100),
+                ..PACE
+            },
+            ..Holder::new(client, "space", "n1".parse().unwrap(), refused)
+        };
+        tokio::spawn(holder.run(owners));
+        for _ in 0..2 {
+            timeout(PATIENCE, requests.recv()).await.unwrap().unwrap();
+        }
+        code.store(200, Ordering::SeqCst);
+        timeout(PATIENCE, requests.recv()).await.unwrap().unwrap();
+    }
+
     #[tokio::test]
     async fn a_refusal_that_lasts_is_reported_until_the_lease_would_be_taken_again() {
         let code = Arc::new(AtomicU16::new(403));
@@ -317,6 +350,7 @@ mod tests {
                 again: Duration::from_millis(10),
                 news: Duration::from_millis(200),
                 ask: Duration::from_millis(10),
+                answer: PATIENCE,
             },
             ..Holder::new(client, "space", "n1".parse().unwrap(), refused)
         };

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod answered;
 pub mod api_server;
 pub mod args;
 pub mod atomic_file;

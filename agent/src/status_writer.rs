@@ -15,6 +15,8 @@ use spanwire_crds::{MeshNode, MeshNodeStatus, names};
 use spanwire_topology::NodeName;
 use tokio::sync::watch;
 
+use crate::answered::{ANSWER, answered};
+
 /// The status to be written, if there is one.
 pub type PendingStatus = Option<Arc<MeshNodeStatus>>;
 
@@ -57,7 +59,7 @@ async fn patch(api: &Api<Observed<MeshNode>>, me: &NodeName, status: &MeshNodeSt
         "status": status,
     });
     let params = PatchParams::apply(names::AGENT).force();
-    api.patch_status(me.as_str(), &params, &Patch::Apply(object))
-        .await
-        .map(|_| ())
+    let patch = Patch::Apply(object);
+    let written = answered(ANSWER, api.patch_status(me.as_str(), &params, &patch));
+    written.await.map(|_| ())
 }
