@@ -86,6 +86,10 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::addresses")]
     pub hop_addresses: Vec<String>,
+    /// The largest packet that its network takes on the ways to other locations, where the agent has found that out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub mtu: Option<u16>,
     /// How the CNI was found to carry traffic: `flannel-vxlan`, `calico-vxlan`, `calico-ipip`, or `calico-direct` where Calico has
     /// no device for it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -152,6 +152,10 @@ pub struct SliceMember {
     /// Where followers send packets for this node when it leads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hop_addresses: Vec<String>,
+    /// The largest packet that its network takes on the ways to other locations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub mtu: Option<u16>,
     /// Its WireGuard key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,

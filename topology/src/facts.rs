@@ -210,6 +210,8 @@ pub struct NodeFact {
     pub public_key: Option<PublicKey>,
     /// Where followers send packets for this node when it leads (the address of the CNI's device), from its agent.
     pub hop: BTreeSet<IpAddr>,
+    /// The largest packet that its network takes on the ways to other locations, from its agent.
+    pub mtu: Option<u16>,
     /// It runs: where it leads, its Lease is fresh; else its Node is Ready.
     pub alive: bool,
     /// Its agent has not renewed its Lease as a leader, or says that it could not: others go before it.

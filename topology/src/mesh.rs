@@ -113,6 +113,8 @@ pub struct Member {
     pub overlay: BTreeSet<IpAddr>,
     /// Where followers send packets for this node when it leads.
     pub hop: BTreeSet<IpAddr>,
+    /// The largest packet that its network takes on the ways to other locations, WireGuard's headers included; `None`: that is not known.
+    pub mtu: Option<u16>,
     /// Its key; without one it leads nothing.
     pub public_key: Option<PublicKey>,
     /// Where others reach its WireGuard, best first. Leaders of its own location use its addresses instead.

@@ -143,6 +143,9 @@ pub struct Plan {
     /// How packets of the mesh get from node to node in the location, where that is a VXLAN of its own: every [`Via::Hop`] then goes by
     /// it.
     pub vxlan: Option<Vxlan>,
+    /// The largest packet that the networks of all leaders of a location take, the own one included, where they have said it: so large
+    /// may WireGuard's datagrams be.
+    pub mtus: BTreeMap<LocationName, u16>,
     /// What this node is to watch, so that it can say what of this works.
     pub probes: Probes,
 }
@@ -311,6 +314,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             leaders: Vec::new(),
             before: 0,
             vxlan: None,
+            mtus: BTreeMap::new(),
             probes: Probes::default(),
         };
     };
@@ -339,9 +343,21 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
         leaders,
         before,
         vxlan: vxlan::vxlan(&view),
+        mtus: mtus(&view),
         probes: probes::probes(&view, &receivers),
         own: own.into_iter().collect(),
     }
+}
+
+/// Returns what the networks of the leaders of each location take, of any of which packets may go through the tunnel.
+fn mtus(view: &View<'_>) -> BTreeMap<LocationName, u16> {
+    let of_site = |(index, site): (usize, &view::Site<'_>)| {
+        let said = view
+            .leads_of(index)
+            .filter_map(|lead| view.leads[lead].member.mtu);
+        Some((site.name.clone(), said.min()?))
+    };
+    view.sites.iter().enumerate().filter_map(of_site).collect()
 }
 
 /// Returns what lives on this node. A follower has no device for its overlay addresses.

@@ -97,6 +97,7 @@ impl Display for Member {
         List("prefixes", &self.prefixes).fmt(f)?;
         List("overlay", &self.overlay).fmt(f)?;
         List("hop", &self.hop).fmt(f)?;
+        List("mtu", self.mtu).fmt(f)?;
         List("key", &self.public_key).fmt(f)?;
         List("endpoints", &self.endpoints).fmt(f)?;
         List("port", [self.listen_port]).fmt(f)?;
@@ -139,6 +140,9 @@ impl Display for Plan {
         }
         if let Some(vxlan) = &self.vxlan {
             vxlan.fmt(f)?;
+        }
+        for (location, mtu) in &self.mtus {
+            writeln!(f, "  mtu {mtu} location={location}")?;
         }
         for prefix in &self.own {
             writeln!(f, "  own {prefix}")?;

@@ -232,6 +232,7 @@ mod tests {
             leaders: vec![hop],
             before: 0,
             vxlan: None,
+            mtus: std::collections::BTreeMap::new(),
             probes: Probes::default(),
         };
         let facts = HostFacts {

@@ -76,6 +76,7 @@ fn member(number: u8, key: PublicKey) -> Member {
         prefixes: [format!("{network}/{length}").parse().unwrap()].into(),
         overlay: [format!("10.4.0.{number}").parse().unwrap()].into(),
         hop: [hop(number, Family::V4)].into(),
+        mtu: None,
         public_key: Some(key),
         endpoints: vec![format!("{lan}:51820").parse().unwrap()],
         listen_port: 51_820,

@@ -439,17 +439,19 @@ fn member() -> impl Strategy<Value = Member> {
         prop::collection::vec(endpoint(), 0..3),
         any::<u16>(),
         option::of(keepalive()),
+        option::of(any::<u16>()),
     );
     (lists, rest).prop_map(
         |(
             (addresses, prefixes, overlay, hop),
-            (generation, public_key, endpoints, listen_port, keepalive),
+            (generation, public_key, endpoints, listen_port, keepalive, mtu),
         )| Member {
             generation: Generation(generation),
             addresses,
             prefixes,
             overlay,
             hop,
+            mtu,
             public_key,
             endpoints,
             listen_port,

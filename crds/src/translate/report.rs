@@ -24,6 +24,8 @@ pub struct Report {
     pub public_key: Option<PublicKey>,
     /// The addresses of the CNI's device.
     pub hop: BTreeSet<IpAddr>,
+    /// The largest packet on the ways to other locations.
+    pub mtu: Option<u16>,
     /// Whether its tunnels to other locations are up.
     pub links: BTreeMap<LocationName, bool>,
     /// No trace of Spanwire is left on the node.
@@ -51,6 +53,7 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .as_ref()
             .and_then(|key| fields.one("status.publicKey", key)),
         hop: hops(&mut fields, &status.hop_addresses),
+        mtu: status.mtu,
         links: status
             .links
             .iter()
@@ -132,6 +135,7 @@ impl Report {
     pub fn complete(&self, fact: &mut NodeFact) {
         fact.public_key = if self.retired { None } else { self.public_key };
         fact.hop.clone_from(&self.hop);
+        fact.mtu = self.mtu;
         fact.links.clone_from(&self.links);
     }
 }
@@ -200,6 +204,7 @@ mod tests {
             public_key: Some(PublicKey::new([7; 32]).to_string()),
             listen_port: Some(51821),
             hop_addresses: vec!["10.244.1.0".to_owned()],
+            mtu: Some(9001),
             links: vec![Link {
                 location: "b".to_owned(),
                 up: true,
@@ -218,7 +223,7 @@ mod tests {
             "an annotation that goes takes its port with it"
         );
         assert_eq!(fact.public_key, Some(PublicKey::new([7; 32])));
-        assert_eq!((fact.hop.len(), fact.links.len()), (1, 1));
+        assert_eq!((fact.hop.len(), fact.links.len(), fact.mtu), (1, 1, Some(9001)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ impl OperatorState {
         fact.alive = known.alive;
         fact.doubtful = known.doubtful;
         fact.hop.clone_from(&known.hop);
+        fact.mtu = known.mtu;
         fact.links.clone_from(&known.links);
         fact.released = known.released;
         fact.former.clone_from(&known.former);
@@ -236,6 +237,7 @@ fn published(node: &NodeName, previous: &Mesh) -> Report {
     known.map_or_else(Report::default, |member| Report {
         public_key: member.public_key,
         hop: member.hop.clone(),
+        mtu: member.mtu,
         ..Report::default()
     })
 }

@@ -121,6 +121,7 @@ impl<'a> Sketch<'a> {
             && *self.addresses == member.addresses
             && *self.prefixes == member.prefixes
             && self.fact.hop == member.hop
+            && self.fact.mtu == member.mtu
             && match self.endpoints() {
                 Reached::Named(endpoints) => *endpoints == member.endpoints,
                 Reached::At(addresses) => {
@@ -142,6 +143,7 @@ impl<'a> Sketch<'a> {
             addresses: self.addresses.into_owned(),
             prefixes: self.prefixes.into_owned(),
             hop: self.fact.hop.clone(),
+            mtu: self.fact.mtu,
             public_key: self.public_key,
             listen_port: self.listen_port,
             keepalive: self.fact.keepalive,

@@ -163,6 +163,7 @@ fn set_node(node: &mut NodeFact, word: &str) -> Result<(), String> {
         ("port", value) => node.listen_port = optional(value)?,
         ("key", value) => node.public_key = optional(value)?.map(key),
         ("hop", value) => node.hop = list(value)?,
+        ("mtu", value) => node.mtu = optional(value)?,
         ("dead", _) => node.alive = false,
         ("alive", _) => node.alive = true,
         ("doubtful", _) => node.doubtful = true,

@@ -141,6 +141,11 @@ impl NodeState {
     fn describe_tunnel(&self, status: &mut MeshNodeStatus) {
         status.public_key = self.facts.public_key.map(|key| key.to_string());
         status.backend = self.status.backend;
+        // A device with a larger one carries no larger packets of IP.
+        status.mtu = self
+            .facts
+            .underlay_mtu
+            .map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
         status.listen_port = self.plan.tunnel.as_ref().map(|tunnel| tunnel.listen_port);
         let link = |(location, up): (&spanwire_topology::LocationName, &bool)| Link {
             location: location.to_string(),

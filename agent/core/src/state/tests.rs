@@ -396,6 +396,7 @@ fn the_status_says_what_others_need_and_what_is_wrong() {
         (Some(51_820), Some("flannel-vxlan"))
     );
     assert_eq!(status.hop_addresses, ["10.244.1.0"]);
+    assert_eq!(status.mtu, Some(1500), "what the uplinks take, not the tunnel");
     assert_eq!(status.conditions[0].status, "True");
     let down = spanwire_crds::Link {
         location: "b".to_owned(),

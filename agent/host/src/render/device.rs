@@ -25,13 +25,18 @@ const MIN_MTU_V4: u32 = 576;
 /// Returns the largest packet that fits into the tunnel from here; for a follower that of its leader's tunnel, whose way out is
 /// taken to be like its own.
 pub(super) fn tunnel_mtu(facts: &HostFacts, v6_inside: bool) -> u32 {
+    let underlay = facts.underlay_mtu.unwrap_or(ETHERNET_MTU);
+    within(underlay, facts, v6_inside)
+}
+
+/// Returns the largest packet in the tunnel whose datagram a network with that MTU takes.
+pub(super) fn within(underlay: u32, facts: &HostFacts, v6_inside: bool) -> u32 {
     let overhead = if facts.underlay_v4_only {
         OVERHEAD_V4
     } else {
         OVERHEAD_V6
     };
     let least = if v6_inside { MIN_MTU_V6 } else { MIN_MTU_V4 };
-    let underlay = facts.underlay_mtu.unwrap_or(ETHERNET_MTU);
     underlay.saturating_sub(overhead).max(least)
 }
 

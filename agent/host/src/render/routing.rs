@@ -3,9 +3,9 @@ use std::{
     net::IpAddr,
 };
 
-use spanwire_topology::{Family, Holder, LeaderRole, Party, Plan, Prefix, Role, Via};
+use spanwire_topology::{Family, Holder, LeaderRole, LocationName, Party, Plan, Prefix, Role, Via};
 
-use super::device::tunnel_mtu;
+use super::device::{tunnel_mtu, within};
 use crate::{
     HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, marking,
     overtaking::{MAIN, captured, first_priority},
@@ -41,10 +41,7 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
         metric,
     };
     let bare = |kind| Route { kind, mtu: None };
-    let mtu = Mtu {
-        tunnel: tunnel_mtu(facts, resolved.uses(Family::V6)),
-        hop: resolved.underlay.as_ref().map(Underlay::mtu),
-    };
+    let mtus = Mtus::new(plan, resolved, facts);
     let owned = &facts.owned;
     let tunnelled = tunnelled(plan, facts);
 
@@ -76,7 +73,7 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
                 None => continue,
             }
         }
-        if let Some(route) = unicast(route, facts, Some(mtu)) {
+        if let Some(route) = unicast(route, facts, Some(&mtus)) {
             table.push((key(owned.table, prefix, METRIC), route));
         }
         table.push((key(owned.table, prefix, LAST_METRIC), last));
@@ -102,7 +99,7 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
         }
     }
     for (prefix, next_hop) in &resolved.returns {
-        let route = route_through(next_hop, None, facts, None);
+        let route = route_through(next_hop, None, facts);
         return_table.push((key(owned.return_table, prefix, METRIC), route));
     }
     table.into_iter().chain(return_table).collect()
@@ -151,24 +148,67 @@ fn tunnelled(plan: &Plan, facts: &HostFacts) -> Vec<Prefix> {
 
 /// Returns the route to a remote prefix, where anything carries it. Without the device it is not to be had: where one by a hop
 /// is from before, it would stay.
-fn unicast(route: &ResolvedRoute<'_>, facts: &HostFacts, mtu: Option<Mtu>) -> Option<Route> {
+fn unicast(route: &ResolvedRoute<'_>, facts: &HostFacts, mtus: Option<&Mtus<'_>>) -> Option<Route> {
     let is_there = |next_hop: &&NextHop| **next_hop != NextHop::Tunnel || !facts.lacks_tunnel;
     let next_hop = route.next_hop.as_ref().filter(is_there)?;
-    Some(route_through(next_hop, route.source, facts, mtu))
+    let mut found = route_through(next_hop, route.source, facts);
+    found.mtu = mtus.and_then(|mtus| mtus.of(route, &found.kind, facts));
+    Some(found)
 }
 
 /// The largest packets.
-#[derive(Clone, Copy)]
-struct Mtu {
-    /// In the tunnel.
+struct Mtus<'a> {
+    /// In the own tunnel, or in that of a leader here.
     tunnel: u32,
+    /// The same on the ways to locations of which a leader takes less.
+    smaller: BTreeMap<&'a LocationName, u32>,
     /// In the VXLAN, where there is one.
     hop: Option<u32>,
+    /// In the own device of the tunnel.
+    device: u32,
 }
 
-/// Returns the route through a next hop. `mtu` makes a follower's own connections fit the tunnel from their first
-/// packet.
-fn route_through(next_hop: &NextHop, src: Option<IpAddr>, facts: &HostFacts, mtu: Option<Mtu>) -> Route {
+impl<'a> Mtus<'a> {
+    /// A datagram that is larger than a network on its way takes would be sent in fragments, of which many networks take none: so what
+    /// is sent fits through the leaders of both locations, as far as these have said what theirs take.
+    fn new(plan: &'a Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> Self {
+        let v6_inside = resolved.uses(Family::V6);
+        let device = tunnel_mtu(facts, v6_inside);
+        let inside = |underlay: u16| within(underlay.into(), facts, v6_inside);
+        let here = plan.location.as_ref().and_then(|here| plan.mtus.get(here));
+        let tunnel = here.map_or(device, |underlay| inside(*underlay).min(device));
+        let there = plan
+            .mtus
+            .iter()
+            .map(|(location, underlay)| (location, inside(*underlay)));
+        Self {
+            tunnel,
+            smaller: there.filter(|(_, mtu)| *mtu < tunnel).collect(),
+            hop: resolved.underlay.as_ref().map(Underlay::mtu),
+            device,
+        }
+    }
+
+    /// Returns the MTU of a route, where its device takes more: connections of this node, and those whose first packet it forwards, fit
+    /// the tunnel from then on.
+    fn of(&self, route: &ResolvedRoute<'_>, kind: &RouteKind, facts: &HostFacts) -> Option<u32> {
+        let RouteKind::Unicast { dev, .. } = kind else {
+            return None;
+        };
+        let mtu = self.smaller.get(route.location).copied().unwrap_or(self.tunnel);
+        let device = if *dev == facts.owned.hop_link {
+            self.hop
+        } else if *dev == facts.owned.link {
+            Some(self.device)
+        } else {
+            facts.links.get(dev).map(|link| link.mtu)
+        };
+        device.is_some_and(|device| device > mtu).then_some(mtu)
+    }
+}
+
+/// Returns the route through a next hop.
+fn route_through(next_hop: &NextHop, src: Option<IpAddr>, facts: &HostFacts) -> Route {
     let (dev, via, onlink) = match next_hop {
         NextHop::Tunnel => (&facts.owned.link, None, false),
         NextHop::Overlay(link, via) => (link, Some(*via), true),
@@ -178,12 +218,6 @@ fn route_through(next_hop: &NextHop, src: Option<IpAddr>, facts: &HostFacts, mtu
             (link, Some(*via), !connected)
         }
     };
-    let device_mtu = |mtu: &Mtu| match *dev == facts.owned.hop_link {
-        true => mtu.hop,
-        false => facts.links.get(dev).map(|link| link.mtu),
-    };
-    let mtu = mtu.filter(|mtu| device_mtu(mtu).is_some_and(|device| device > mtu.tunnel));
-    let mtu = mtu.map(|mtu| mtu.tunnel);
     let dev = dev.clone();
     let kind = RouteKind::Unicast {
         dev,
@@ -191,7 +225,7 @@ fn route_through(next_hop: &NextHop, src: Option<IpAddr>, facts: &HostFacts, mtu
         onlink,
         src,
     };
-    Route { kind, mtu }
+    Route { kind, mtu: None }
 }
 
 /// Selects what arrived by a device and is not masqueraded. What is goes the way of `main` or of what this node sends: over

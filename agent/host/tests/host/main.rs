@@ -13,6 +13,7 @@ mod failover;
 mod firewall;
 mod ipsec;
 mod ipv6;
+mod mtus;
 mod neighbours;
 mod netns;
 mod nft_syntax;

@@ -140,6 +140,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         leaders: Vec::new(),
         before: 0,
         vxlan: None,
+        mtus: BTreeMap::new(),
         probes: Probes::default(),
     }
 }
