@@ -10,8 +10,8 @@
 //!   what runs on it.
 //! * `lab`: a lab that is up, its data and clients; `objects`, `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
 //! * `conformance`: Kubernetes' own tests of it.
-//! * `expect`, `reach`, `ask`, `fault`, `plaintext`, `defences`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
-//!   tests say.
+//! * `expect`, `reach`, `size`, `ask`, `fault`, `plaintext`, `defences`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
+//!   tests say. `report`: what benches say.
 //! * `store`, `cgroup`: where everything is found again.
 
 mod calico;
@@ -56,6 +56,7 @@ pub mod reach;
 pub mod repair;
 pub mod report;
 pub mod scenario;
+pub mod size;
 pub mod suite;
 pub mod traces;
 

@@ -12,11 +12,11 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use spanwire_e2e::{
     Lab, Progress, Provoked, Spanwire,
-    expect::all_reach_all,
+    expect::{all_reach_all, pod_ip},
     plaintext::{nothing_plain, something_plain},
-    reach,
+    plugin_says, reach,
     scenario::Routers,
-    suite,
+    size, suite,
 };
 
 const DUAL_PROVOKED: &[Provoked] = &[
@@ -95,6 +95,10 @@ fn main() -> ExitCode {
                 ("host_gw_hosts_and_pods_reach_each_other", reach::hosts_and_pods),
                 ("host_gw_followers_keep_their_source_address", sources),
                 ("host_gw_megabytes_arrive_through_a_smaller_mtu", bulk),
+                (
+                    "host_gw_packets_of_the_promised_size_pass_and_no_larger_ones",
+                    sizes,
+                ),
                 ("host_gw_services_answer", services),
                 (
                     "host_gw_things_in_the_kernel_have_the_names_that_were_given",
@@ -224,6 +228,22 @@ fn sources(lab: &Lab) -> Result<()> {
 fn bulk(lab: &Lab) -> Result<()> {
     reach::bulk(lab, "a3", "b2", 20 << 20)?;
     reach::bulk(lab, "b2", "a3", 20 << 20)
+}
+
+/// Inside of each location and between them, and `explain` promises the same.
+fn sizes(lab: &Lab) -> Result<()> {
+    let across = [("a3", "b2"), ("b2", "a3"), ("a1", "b1")];
+    size::promises_are_kept(lab, &[("a3", "a1"), ("b2", "b1")], 1 << 20)?;
+    size::promises_are_kept(lab, &across, 1 << 20)?;
+    for (from, to) in &across[..2] {
+        let [source, destination] = [pod_ip(lab, from)?, pod_ip(lab, to)?].map(|ip| ip.to_string());
+        let said = plugin_says(lab, 0, &["explain", &source, &destination])?;
+        let promised = size::promised(lab.layout(), from, to)?;
+        let words = format!("with packets of up to {promised} bytes");
+        let there = said.split("The answer:").next().unwrap_or_default();
+        ensure!(there.contains(&words), "{from} to {to}: not {words}:\n{said}");
+    }
+    Ok(())
 }
 
 fn services(lab: &Lab) -> Result<()> {
