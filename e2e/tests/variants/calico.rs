@@ -1,12 +1,15 @@
 //! Calico in three modes: its hops, and what it and Spanwire do to each other.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
-    Lab, Progress,
-    expect::{SOON, all_reach_all, leader, pinging_between},
-    reach, repair,
+    Lab, Ping, Progress,
+    expect::{FAST, SOON, all_reach_all, answers, leader, loses_nothing_between, pinging_between, pod_ip},
+    reach, repair, size,
     traces::{keep, kept, main_routes, same, snapshot},
     wait_until,
 };
@@ -144,6 +147,105 @@ pub(crate) fn moved_tunnel_addresses(lab: &Lab) -> Result<()> {
         all_reach_all(lab)?;
     }
     moved
+}
+
+/// A block of a1 that no pod has an address of, and an address in it.
+const BLOCK: &str = "10.244.192.0/26";
+const IN_BLOCK: &str = "10.244.192.9";
+
+/// A block goes from a node of one location to one of another: what is in other blocks of the two loses nothing, and what is in that
+/// one is reached at its new place within a second.
+pub(crate) fn moved_block(lab: &Lab) -> Result<()> {
+    let there = leader(lab, "c")?;
+    let address = |node: &str, verb: &str| {
+        let node = lab.node(node)?;
+        node.sh(&format!("ip address {verb} {IN_BLOCK}/32 dev lo"))
+            .map(drop)
+    };
+    let asks = lab.pod_on("b3")?;
+    let moved = IN_BLOCK.parse()?;
+    address("a1", "add")?;
+    wait_until("the block is reached where it is", SOON, || answers(&asks, moved))?;
+    address("a1", "del")?;
+    address(&there, "add")?;
+    let followed = loses_nothing_between(lab, &[("b2", "a1"), ("a2", "c1"), ("c2", "a1")], || {
+        let ping = Ping::start_unanswered(&asks, moved, FAST)?;
+        give_block("a1", &there, lab)?;
+        let given = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        wait_until("the block is reached where it went", SOON, || {
+            answers(&asks, moved)
+        })?;
+        let first = ping.finish()?.first.context("no answer")?;
+        Ok(first.saturating_sub(given))
+    });
+    // As it was, whatever came of it.
+    give_block(&there, "a1", lab)?;
+    address(&there, "del")?;
+    all_reach_all(lab)?;
+    let followed = followed?;
+    ensure!(
+        followed < Duration::from_secs(1),
+        "the block is followed after {followed:?}"
+    );
+    Ok(())
+}
+
+/// As Calico does it, which has an object for each block of each node.
+fn give_block(from: &str, to: &str, lab: &Lab) -> Result<()> {
+    lab.kubectl(["delete", "blockaffinities.crd.projectcalico.org", &block_of(from)])?;
+    lab.apply(&format!(
+        r#"{{"apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity", "metadata": {{"name": "{}"}},
+            "spec": {{"cidr": "{BLOCK}", "node": "{to}", "state": "confirmed", "deleted": "false"}}}}"#,
+        block_of(to)
+    ))
+    .map(drop)
+}
+
+fn block_of(node: &str) -> String {
+    format!("{node}-{}", BLOCK.replace(['.', '/'], "-"))
+}
+
+/// A policy for the pod of b2, made as Felix makes them (rules for the pod's device, by the state of connections and by sources): it lets the pod
+/// of a2 in and no other. Pods of another location are judged by their own addresses, and the answers to what the pod itself asks come in.
+pub(crate) fn policy(lab: &Lab) -> Result<()> {
+    let (node, pod) = (lab.node("b2")?, pod_ip(lab, "b2")?);
+    let far = pod_ip(lab, "a1")?;
+    let let_in = pod_ip(lab, "a2")?;
+    node.sh(&format!(
+        "nft -f - <<END\ntable ip by_source {{\n chain forward {{\n  type filter hook forward priority filter;\n  \
+         oifname \"cali*\" ip daddr {pod} jump to_pod\n }}\n chain to_pod {{\n  ct state established,related accept\n  \
+         ct state invalid drop\n  ip saddr {let_in} accept\n  drop\n }}\n}}\nEND"
+    ))?;
+    let judged = judged(lab, SocketAddr::new(pod, 7001), far);
+    node.sh("nft delete table ip by_source")?;
+    judged?;
+    all_reach_all(lab)
+}
+
+fn judged(lab: &Lab, pod: SocketAddr, far: IpAddr) -> Result<()> {
+    let servers = [
+        reach::echo(&lab.pod_on("b2")?, pod.ip(), pod.port())?,
+        reach::echo(&lab.pod_on("a1")?, far, pod.port())?,
+    ];
+    let seen = reach::seen_by(&lab.pod_on("a2")?, pod).context("whom the policy lets in")?;
+    ensure!(seen == pod_ip(lab, "a2")?, "the pod of a2 is seen as {seen}");
+    for other in ["a1", "b1"] {
+        let answered = reach::seen_by(&lab.pod_on(other)?, pod);
+        ensure!(
+            answered.is_err(),
+            "the policy lets in the pod of {other}: {answered:?}"
+        );
+    }
+    let seen = reach::seen_by(&lab.pod_on("b2")?, SocketAddr::new(far, pod.port()));
+    let seen = seen.context("what the pod itself asks")?;
+    ensure!(seen == pod.ip(), "the pod of b2 is seen as {seen}");
+    drop(servers);
+    Ok(())
+}
+
+/// a's LAN takes 1,500 bytes, that of b less, that of c more.
+pub(crate) fn sizes(lab: &Lab) -> Result<()> {
+    size::promises_are_kept(lab, &PAIRS, 1 << 20)
 }
 
 pub(crate) fn untouched(lab: &Lab) -> Result<()> {

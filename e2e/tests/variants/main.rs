@@ -129,6 +129,18 @@ fn main() -> ExitCode {
                     "calico_ebpf_that_does_not_know_the_tunnel_is_named",
                     felix::is_named,
                 ),
+                (
+                    "calico_packets_of_the_promised_size_pass_and_no_larger_ones",
+                    calico::sizes,
+                ),
+                (
+                    "calico_a_policy_judges_pods_of_other_locations_by_their_own_addresses",
+                    calico::policy,
+                ),
+                (
+                    "calico_a_block_is_followed_to_another_location_and_others_lose_nothing",
+                    calico::moved_block,
+                ),
                 (CALICO_MOVED, calico::moved_tunnel_addresses),
                 ("calico_what_is_foreign_is_deleted_by_calico", calico::inverse),
                 ("calico_its_own_state_is_untouched", calico::untouched),
