@@ -51,6 +51,10 @@ bench-mesh: setup ## How fast the mesh follows changes, and what it costs at res
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench mesh -- $(ARGS)
 
+bench-cni: setup ## The mesh on each CNI of the lab: throughput, ping, CPU, memory, MTU; as root, ARGS="--only vxlan,cloud --without-mtus" for less (25 min; cold 50)
+	@scripts/lab prepare
+	cargo bench --locked -p spanwire-e2e --bench cni -- $(ARGS)
+
 chaos: setup ## What packets notice when leaders fail, in every way; as root, ARGS="--rounds 3 --only power" for less (90 min; cold 115)
 	@scripts/lab prepare
 	cargo bench --locked -p spanwire-e2e --bench chaos -- $(ARGS)
@@ -72,4 +76,4 @@ install-plugin: ## Build kubectl-spanwire and put it where kubectl finds it; BIN
 image: setup ## Build the image spanwire:dev and print where its archive is (seconds; cold 6 min)
 	@images/build
 
-.PHONY: help setup check test test-unit test-kernel e2e prepare generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh chaos conformance bench-scale install-plugin image
+.PHONY: help setup check test test-unit test-kernel e2e prepare generate demo screenshots bench bench-tunnel soak-tunnel properties bench-mesh bench-cni chaos conformance bench-scale install-plugin image

@@ -109,6 +109,15 @@ pub(crate) fn weigh(folders: &[PathBuf], nodes: usize) -> Result<()> {
     Ok(())
 }
 
+/// Returns the processor time that everything in the groups has used so far.
+pub(crate) fn used(folders: &[PathBuf]) -> Result<Duration> {
+    let mut files = folders.iter().map(|folder| folder.join("cpuacct.usage"));
+    let file = files
+        .find(|file| file.exists())
+        .context("no group of the lab counts processor time")?;
+    Ok(Duration::from_nanos(fs::read_to_string(file)?.trim().parse()?))
+}
+
 /// Kills every process in the groups and below them, hard, and waits until they are gone.
 pub(crate) fn kill_all(folders: &[PathBuf]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -11,7 +11,7 @@
 //! * `lab`: a lab that is up, its data and clients; `objects`, `up`, `machine`, `credentials`, `ping`, `transfer`, `status`, `disturb`: what is done with it.
 //! * `conformance`: Kubernetes' own tests of it.
 //! * `expect`, `reach`, `size`, `ask`, `fault`, `plaintext`, `defences`, `traces`, `repair`, `mesh`, `logs`, `suite`: what
-//!   tests say. `report`: what benches say.
+//!   tests say. `load`, `report`: what benches say.
 //! * `store`, `cgroup`: where everything is found again.
 
 mod calico;
@@ -51,6 +51,7 @@ pub mod defences;
 pub mod expect;
 pub mod fault;
 pub mod forward;
+pub mod load;
 pub mod plaintext;
 pub mod reach;
 pub mod repair;
