@@ -1,6 +1,6 @@
 //! The mesh as the operator would publish it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use spanwire_crds::{LocationSlice, MeshNode, MeshNodeSpec, publication::slices};
 use spanwire_testbed::{Family, NODES, hop, lan, pods};
@@ -65,6 +65,17 @@ pub(crate) fn without_hops(mut mesh: Mesh) -> Mesh {
         members.for_each(|member| member.hop.clear());
     }
     mesh
+}
+
+/// Has all nodes be reached by IPv6 from outside.
+pub(crate) fn reach_by_ipv6(mesh: &mut Mesh) {
+    for (location, node, number) in NODES {
+        let location: LocationName = location.parse().unwrap();
+        let node: NodeName = node.parse().unwrap();
+        let members = mesh.locations.get_mut(&location).unwrap().members_mut();
+        let endpoint = SocketAddr::new(lan(number, Family::V6), 51_820);
+        members.get_mut(&node).unwrap().endpoints = vec![endpoint.to_string().parse().unwrap()];
+    }
 }
 
 fn member(number: u8, key: PublicKey) -> Member {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spanwire_testbed::Ping;
+use spanwire_testbed::{Ping, wait_until};
 
 use crate::world::World;
 
@@ -118,6 +118,38 @@ fn pods_go_on_as_soon_as_their_leaders_uplink_is_back() {
             thread::sleep(AFTER);
             judge(what, pings, outage);
         }
+    }
+}
+
+/// IPv6 loses addresses and routes with a device, and an address that it gets is of use when no other machine has turned out to have
+/// it, a second later.
+#[test]
+fn pods_go_on_as_soon_as_their_leaders_ipv6_address_is_of_use_again() {
+    let mut world = World::with_agents_over_ipv6();
+    let host = world.node("a1").host.clone();
+    for ways in [OUT, IN] {
+        let pings = start_pings(&mut world, ways);
+        let gone = Instant::now();
+        host.run("ip link set eth0 down");
+        thread::sleep(Duration::from_secs(1));
+        host.run(
+            "ip link set eth0 up
+             ip address add fd00:1::1/64 dev eth0
+             ip route add default via fd00:1::fe
+             ip route add default via 10.1.0.254",
+        );
+        let addresses = host.run("ip -6 address show dev eth0");
+        assert!(
+            addresses.contains("tentative"),
+            "no other machine is asked: {addresses}"
+        );
+        // The router may ask once a second where it is.
+        wait_until("the address to be of use", Duration::from_secs(20), || {
+            world.network.router.pings("fd00:1::1")
+        });
+        let outage = gone.elapsed();
+        thread::sleep(AFTER);
+        judge("IPv6 address", pings, outage);
     }
 }
 

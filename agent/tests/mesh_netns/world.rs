@@ -55,8 +55,11 @@ pub(crate) struct Node {
 impl World {
     /// The network without Spanwire, the tunnel processes, and a mesh in a file.
     pub(crate) fn new(established: bool) -> Self {
+        Self::on(testbed::World::two_locations(&[Family::V4]), established)
+    }
+
+    fn on(network: testbed::World, established: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let network = testbed::World::two_locations(&[Family::V4]);
         network.router.nft(ROUTER);
         let nodes = network.nodes.iter().map(|node| Node::new(node, folder.path()));
         let mut world = Self {
@@ -81,6 +84,16 @@ impl World {
     /// With all agents running.
     pub(crate) fn with_agents(established: bool) -> Self {
         let mut world = Self::new(established);
+        let mesh = world.mesh_file();
+        world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+        world
+    }
+
+    /// The same where leaders reach each other by IPv6 alone; pods have IPv4.
+    pub(crate) fn with_agents_over_ipv6() -> Self {
+        let network = testbed::World::two_locations(&[Family::V4, Family::V6]);
+        let mut world = Self::on(network, true);
+        world.publish_changed(mesh::reach_by_ipv6);
         let mesh = world.mesh_file();
         world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
         world
