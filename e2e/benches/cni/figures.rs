@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use spanwire_e2e::{
     Lab, Progress,
@@ -159,13 +159,13 @@ fn ends(lab: &Lab, way: Way) -> Result<(String, String)> {
         let nodes = by_role(lab, location)?;
         nodes.last().cloned().context("a location without nodes")
     };
-    let first = |location| {
-        let nodes = by_role(lab, location)?;
-        nodes.first().cloned().context("a location without nodes")
-    };
     let from = if way.nodes { "a3".to_owned() } else { last("a")? };
-    let to = if way.across { last("b")? } else { first("a")? };
-    ensure!(from != to, "{from} is the only node there");
+    let to = if way.across {
+        last("b")?
+    } else {
+        let mut others = by_role(lab, "a")?.into_iter().filter(|node| *node != from);
+        others.next().context("a location of one node")?
+    };
     Ok((from, to))
 }
 
