@@ -5,11 +5,12 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    expect::{FAST, all_reach_all, by_role, node_ip, pid, pod_ip},
+    expect::{FAST, SOON, all_reach_all, by_role, node_ip, pid, pod_ip},
     lab::Lab,
     machine::Machine,
     ping::Ping,
     plaintext::Watch,
+    wait::wait_until,
 };
 
 /// How long nodes send without one of them: a hundred requests of each kind.
@@ -89,10 +90,31 @@ pub fn without_agent<T>(lab: &Lab, host: &Machine<'_>, act: impl FnOnce() -> Res
 impl Trial {
     /// Without an agent each of the three may be taken away, and nothing leaves in plaintext, from pods and from the hosts.
     pub fn each_holds_alone(&self, lab: &Lab) -> Result<()> {
+        self.wait_settled(lab)?;
         for what in self.names.removals() {
             let tried = self.watch.nothing(lab, || self.without(lab, &[&what]));
             tried.with_context(|| format!("without an agent: {what}"))?;
             all_reach_all(lab).with_context(|| format!("after {what}"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the nodes drop plaintext, which they do half a minute after the locations were established.
+    fn wait_settled(&self, lab: &Lab) -> Result<()> {
+        let far = format!("{{ {} }}", pod_ip(lab, &self.far)?);
+        for node in &self.nodes {
+            let get = [
+                "nft",
+                "get",
+                "element",
+                "inet",
+                self.names.nft_table,
+                "settled4",
+                &far,
+            ];
+            wait_until(&format!("{node} drops plaintext"), SOON, || {
+                Ok(lab.node(node)?.finish(get)?.code == 0)
+            })?;
         }
         Ok(())
     }
