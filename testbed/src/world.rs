@@ -282,8 +282,8 @@ fn neighbour(other: u8, family: Family) -> String {
     let (network, length) = pods(other, family);
     let (hardware, hop, lan) = (hardware(other, family), hop(other, family), lan(other, family));
     format!(
-        "ip neigh add {hop} lladdr {hardware} dev {device} nud permanent
-         bridge fdb append {hardware} dev {device} dst {lan}
-         ip route add {network}/{length} via {hop} dev {device} onlink"
+        "ip neigh replace {hop} lladdr {hardware} dev {device} nud permanent
+         bridge fdb replace {hardware} dev {device} dst {lan}
+         ip route replace {network}/{length} via {hop} dev {device} onlink"
     )
 }
