@@ -20,9 +20,8 @@ const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 
 /// What tests do on purpose that programs warn of.
 const PROVOKED: &[Provoked] = &[
-    // A VPN resets what went another way before: any connection to the API server.
-    Provoked::agent(COME_AND_GO, "watch failed"),
-    Provoked::agent(COME_AND_GO, "renewing the leader's Lease failed"),
+    // A VPN resets what went another way before: any connection to the API server, on a2 one after the other.
+    Provoked::without_api_server(COME_AND_GO),
     Provoked::operator(COME_AND_GO, "Connection reset by peer"),
     Provoked::agent(DEAD, "repaired what another program had changed"),
     Provoked::agent(INVERSE, "repaired what another program had changed"),
