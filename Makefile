@@ -9,17 +9,17 @@ setup: ## Install what building and testing needs (Debian 12; 1-3 min once)
 check: setup ## The rules of the house: format, clippy, crates alone, layers, deny, docs … (1 min; cold 6)
 	@scripts/check
 
-test: ## All tests (29 min; cold 47)
+test: ## All tests (26 min; cold 47)
 	@scripts/summary begin
 	@code=0; $(MAKE) --no-print-directory check prepare && scripts/tests units kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
 
-test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (5 min; cold 8)
+test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (6 min; cold 8)
 	@scripts/tests units
 
-test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (5 min; cold 12)
+test-kernel: setup ## The kernel's own WireGuard, in a Linux that runs as a program (6 min; cold 12)
 	@scripts/tests kernel
 
-e2e: prepare ## A real cluster on this machine; as root (17 min; cold 30)
+e2e: prepare ## A real cluster on this machine; as root (15 min; cold 30)
 	@scripts/tests e2e
 
 prepare: setup ## What clusters on this machine are made of: Kubernetes, images, the chart (1 min; cold 14)
