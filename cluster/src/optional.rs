@@ -114,7 +114,7 @@ impl NetworkWatches {
 }
 
 /// The definition of FelixConfigurations.
-pub const FELIX_DEFINITION: &str = "felixconfigurations.crd.projectcalico.org";
+const FELIX_DEFINITION: &str = "felixconfigurations.crd.projectcalico.org";
 
 /// Returns the events of FelixConfigurations. The stream never ends.
 #[must_use]

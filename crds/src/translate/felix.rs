@@ -15,6 +15,11 @@ pub struct FelixConfiguration {
     pub spec: FelixSpec,
 }
 
+impl FelixConfiguration {
+    /// The API version and the kind of these objects.
+    pub const OBJECT_KIND: (&str, &str) = ("crd.projectcalico.org/v1", "FelixConfiguration");
+}
+
 /// What is used of the spec of a FelixConfiguration. What is not there is configured elsewhere, or as Felix has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]

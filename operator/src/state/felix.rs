@@ -3,16 +3,14 @@
 //!
 //! Felix takes a setting from its environment too, which nothing in the cluster tells.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kube::runtime::watcher::Event;
 use regex::Regex;
-use spanwire_cluster::{
-    observed::Observed,
-    optional::OptionalEvent,
-    store::{ObjectStore, Record},
-    watch::filter_map,
-};
+use spanwire_cluster::{observed::Observed, optional::OptionalEvent, store::ObjectStore, watch::filter_map};
 use spanwire_crds::translate::{FelixConfiguration, FelixSpec};
 use spanwire_topology::{Decision, LocationName, NodeName};
 
@@ -20,8 +18,6 @@ use super::{OperatorState, status::Degraded};
 
 /// The configuration of all nodes.
 const DEFAULT: &str = "default";
-/// The kind of these objects.
-const KIND: &str = "FelixConfiguration";
 
 /// What is known of Felix.
 #[derive(Debug, Default)]
@@ -30,24 +26,9 @@ pub(super) struct Felix {
     link: String,
     /// What to say where it is dropped at.
     text: String,
-    objects: ObjectStore<String, FelixRecord>,
+    objects: ObjectStore<String, Arc<FelixSpec>>,
     /// What follows for all nodes.
     verdict: Verdict,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct FelixRecord(FelixSpec);
-
-impl Record for FelixRecord {
-    fn version(&self) -> Option<&str> {
-        None
-    }
-
-    fn same(&self, other: &Self) -> bool {
-        self == other
-    }
-
-    fn renew(&mut self, _newer: Self) {}
 }
 
 /// On which nodes Felix drops what is routed to the tunnel.
@@ -88,7 +69,7 @@ impl Felix {
                     self.objects.forget(name.to_owned());
                 } else {
                     let read = |object: Observed<FelixConfiguration>| {
-                        Some((object.name().to_owned(), FelixRecord(object.object?.spec)))
+                        Some((object.name().to_owned(), Arc::new(object.object?.spec)))
                     };
                     if let Some(event) = filter_map(event, read) {
                         self.objects.handle(event);
@@ -104,12 +85,12 @@ impl Felix {
 
     fn judge(&self) -> Verdict {
         let none = FelixSpec::default();
-        let spec = |name: &str| self.objects.get(&name.to_owned()).map(|record| &record.0);
-        let default = spec(DEFAULT).unwrap_or(&none);
+        let spec = |name: &str| self.objects.objects().get(name);
+        let default = spec(DEFAULT).map_or(&none, |spec| &**spec);
         let others = drops(&self.link, &none, default);
-        let exceptions = self.objects.objects().iter().filter_map(|(name, record)| {
+        let exceptions = self.objects.objects().iter().filter_map(|(name, spec)| {
             let node = name.strip_prefix("node.")?;
-            (drops(&self.link, &record.0, default) != others).then(|| node.to_owned())
+            (drops(&self.link, spec, default) != others).then(|| node.to_owned())
         });
         Verdict {
             others,
@@ -146,7 +127,7 @@ impl OperatorState {
     /// Handles what is observed of FelixConfigurations.
     pub fn handle_felix(&mut self, event: OptionalEvent<Observed<FelixConfiguration>>) {
         let faulty = match &event {
-            OptionalEvent::Absent => self.unreadable.clear(KIND),
+            OptionalEvent::Absent => self.unreadable.clear(FelixConfiguration::OBJECT_KIND.1),
             OptionalEvent::Refused => false,
             OptionalEvent::Objects(event) => self.unreadable.handle(event),
         };

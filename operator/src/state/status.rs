@@ -11,7 +11,7 @@ use spanwire_crds::{
     LocationStatus,
     annotations::{INTERNAL_IP, LOCATION_CIDRS},
     conditions::{ConditionType, Finding, Reason, conditions},
-    translate::networks::object_kind,
+    translate::{FelixConfiguration, networks::object_kind},
 };
 use spanwire_topology::{
     Claim, Claimant, Decision, Location, LocationName, MeshMode, NodeName, PodSource, Rejected,
@@ -160,7 +160,7 @@ impl OperatorState {
             (OURS, "LocationSlice"),
             object_kind(PodSource::Calico),
             object_kind(PodSource::Cilium),
-            ("crd.projectcalico.org/v1", "FelixConfiguration"),
+            FelixConfiguration::OBJECT_KIND,
         ];
         let of_kind = move |(api_version, kind): (&'static str, &'static str)| {
             let faults = self.unreadable.of(kind);
