@@ -294,8 +294,7 @@ impl<'a> Everyone<'a> {
 
     /// Waits until every host and every pod has an answer from every other, by TCP and by UDP, to each of the questions.
     pub fn all_answer(&self) -> Result<()> {
-        // All ask all again where one answer is late, and each time takes some seconds.
-        wait_until("every host and pod answers every other", 2 * SOON, || {
+        wait_until("every host and pod answers every other", SOON, || {
             let silent = self.unanswered()?;
             ensure!(silent.is_empty(), "{silent:#?}");
             Ok(true)

@@ -72,7 +72,8 @@ impl Lab {
         })
     }
 
-    fn certificate(&self, file: &str) -> Vec<String> {
+    /// Returns how curl shows a client certificate of the lab.
+    pub(crate) fn certificate(&self, file: &str) -> Vec<String> {
         let at = |end: &str| self.store.path(format!("pki/{file}.{end}")).display().to_string();
         vec!["--cert".to_owned(), at("crt"), "--key".to_owned(), at("key")]
     }

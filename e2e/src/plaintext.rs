@@ -1,4 +1,4 @@
-//! Whether anything of the cluster crosses the internet segment in the open.
+//! Whether anything of the cluster crosses the internet segment in the open, or is sent to a location's router for another location.
 
 use anyhow::{Context, Result, ensure};
 
