@@ -377,21 +377,20 @@ fn a_hundred_and_thirty_thousand_allowed_ips_go_in_and_come_out() {
 }
 
 #[test]
-fn packets_flow_while_thousands_of_peers_are_added() {
+fn packets_flow_while_tens_of_thousands_of_peers_are_added() {
     let world = World::joined(Engine::Ours, Engine::Ours, false);
     let World { a, b } = &world;
     assert!(a.pings(b.inner[0], 2));
     let mut request = "set=1\n".to_owned();
-    for peer in 0..3000_u32 {
+    for peer in 0..60_000_u32 {
+        let [_, high, middle, low] = peer.to_be_bytes();
         request += &format!(
-            "public_key={:08x}{}\nallowed_ip=10.{}.{}.1/32\n",
+            "public_key={:08x}{}\nallowed_ip=10.{high}.{middle}.{low}/32\n",
             peer.swap_bytes() | 9,
-            "5a".repeat(28),
-            peer / 256,
-            peer % 256
+            "5a".repeat(28)
         );
     }
-    let mut ping = a.command(&["ping", "-i", "0.02", "-w", "60", &b.inner[0].to_string()]);
+    let mut ping = a.command(&["ping", "-i", "0.005", "-w", "60", &b.inner[0].to_string()]);
     ping = ping.stdout(std::process::Stdio::piped());
     let mut ping = ping.spawn();
     let mut said = BufReader::new(ping.stdout.take().unwrap())
