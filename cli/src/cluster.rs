@@ -100,7 +100,7 @@ impl Reach {
                 host.trim_matches(['[', ']']).to_owned(),
                 gate.port_u16().unwrap_or(port),
             ),
-            client: Client::try_from(config)?,
+            client: spanwire_cluster::client::client(config)?,
         })
     }
 }

@@ -12,7 +12,10 @@ use spanwire_topology::Endpoint;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::backoff::{Backoff, jittered};
+use crate::{
+    backoff::{Backoff, jittered},
+    client::client,
+};
 
 /// The name in every API server's certificate, whatever address it is reached at.
 const CERTIFICATE_NAME: &str = "kubernetes.default.svc";
@@ -76,7 +79,7 @@ pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ConnectEr
         server: Server::of(&config),
         service,
         namespace: config.default_namespace.clone(),
-        client: Client::try_from(config).map_err(ConnectError::Client)?,
+        client: client(config).map_err(ConnectError::Client)?,
     })
 }
 

@@ -3,6 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`connect`] | finds the API server and makes a client |
+//! | [`client`] | the HTTP client, which notices when a connection is dead |
 //! | [`endpoints`] | watches where the API server really runs |
 //! | [`model`] | the kinds that are watched; each is registered there and nowhere else |
 //! | [`observed`] | decodes objects one by one, so that one that cannot be read harms no other |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod client;
 pub mod complaints;
 pub mod connect;
 pub mod endpoints;
