@@ -66,6 +66,8 @@ pub struct Party {
     pub endpoint: Option<SocketAddr>,
     /// What is sent to it, and what it may send from.
     pub allowed_ips: BTreeSet<Prefix>,
+    /// The MTU of its network; `None`: it has not said.
+    pub mtu: Option<u16>,
 }
 
 /// What keeps the way that it has without the mesh.
@@ -106,11 +108,16 @@ pub fn host(
     mesh: &BTreeSet<Prefix>,
     past: &BTreeSet<Past>,
 ) -> Host {
-    let taken = parties.iter().flat_map(|party| &party.allowed_ips);
-    let taken: BTreeSet<Prefix> = taken.copied().collect();
-    let routed = routed(mesh, &taken).into_iter();
+    let taken = parties
+        .iter()
+        .flat_map(|party| party.allowed_ips.iter().map(move |prefix| (*prefix, party)));
+    let taken: BTreeMap<Prefix, &Party> = taken.collect();
+    let routed = routed(mesh, &taken.keys().copied().collect()).into_iter();
     let routed = routed.filter(|(prefix, _)| own.ipv6 || prefix.family() == Family::V4);
-    let routes = routed.flat_map(|(prefix, is_taken)| routes(owned, own, prefix, is_taken));
+    let routes = routed.flat_map(|(prefix, is_taken)| {
+        let party = taken.get(&prefix).filter(|_| is_taken);
+        routes(owned, own, prefix, party.copied())
+    });
     let routes: BTreeMap<RouteKey, Route> = routes.collect();
     let families: BTreeSet<Family> = routes.keys().map(|key| key.prefix.family()).collect();
     let peers = parties.iter().map(|party| {
@@ -182,8 +189,8 @@ fn routed(mesh: &BTreeSet<Prefix>, taken: &BTreeSet<Prefix>) -> Vec<(Prefix, boo
 }
 
 /// Returns the routes to a network: into the tunnel, where a party takes it and this machine has an address of its family to send
-/// from, and nowhere.
-fn routes(owned: &Owned, own: &Own, prefix: Prefix, is_taken: bool) -> Vec<(RouteKey, Route)> {
+/// from, and nowhere. What the network of the party takes less than the device is the route's MTU.
+fn routes(owned: &Owned, own: &Own, prefix: Prefix, party: Option<&Party>) -> Vec<(RouteKey, Route)> {
     const TUNNEL: u32 = 100;
     const NOWHERE: u32 = 200;
     let key = |metric| RouteKey {
@@ -191,19 +198,24 @@ fn routes(owned: &Owned, own: &Own, prefix: Prefix, is_taken: bool) -> Vec<(Rout
         prefix,
         metric,
     };
-    let route = |kind| Route { kind, mtu: None };
-    let mut sources = own.addresses.iter().filter(|_| is_taken);
+    let mut sources = own.addresses.iter();
     let source = sources.find(|address| address.family() == prefix.family());
-    let tunnel = source.map(|source| {
+    let tunnel = party.zip(source).map(|(party, source)| {
+        let there = party.mtu.map(|underlay| mtu(Some(underlay.into())));
         let kind = RouteKind::Unicast {
             dev: owned.link.clone(),
             via: None,
             onlink: false,
             src: Some(source.address()),
         };
-        (key(TUNNEL), route(kind))
+        let mtu = there.filter(|there| *there < own.mtu);
+        (key(TUNNEL), Route { kind, mtu })
     });
-    let nowhere = (key(NOWHERE), route(RouteKind::Unreachable));
+    let unreachable = Route {
+        kind: RouteKind::Unreachable,
+        mtu: None,
+    };
+    let nowhere = (key(NOWHERE), unreachable);
     tunnel.into_iter().chain([nowhere]).collect()
 }
 

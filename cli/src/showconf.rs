@@ -138,6 +138,8 @@ pub struct Attachment {
     pub ways: Vec<(NodeName, Endpoint)>,
     /// What is reached by it, sorted; nothing that lies in another one of these.
     pub allowed_ips: Vec<Prefix>,
+    /// The MTU of the networks of these leaders, of the smallest; `None`: none has said.
+    pub mtu: Option<u16>,
 }
 
 /// Returns the locations that a Peer is attached to and that have a leader. What lives in another location goes by its home.
@@ -187,6 +189,7 @@ pub fn attachments(mesh: &Mesh, name: &PeerName) -> Result<Vec<Attachment>, Stri
             leaders: leaders.collect(),
             ways: ways(it, &able),
             allowed_ips: prefixes,
+            mtu: able.iter().filter_map(|(_, member, _)| member.mtu).min(),
         })
     };
     let attachments: Vec<Attachment> = allowed.into_iter().filter_map(attachment).collect();

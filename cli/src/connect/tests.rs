@@ -25,6 +25,7 @@ fn party(number: u8, endpoint: &str, allowed: &[&str]) -> Party {
         key: PublicKey::new([number; 32]),
         endpoint: endpoint.parse().ok(),
         allowed_ips: allowed.iter().map(|prefix| p(prefix)).collect(),
+        mtu: None,
     }
 }
 
@@ -186,6 +187,58 @@ fn a_packet_is_as_large_as_the_way_to_the_leader_takes_and_no_smaller_than_ipv6_
         [mtu(None), mtu(Some(1500)), mtu(Some(9000)), mtu(Some(576))],
         [1420, 1420, 8920, 1280]
     );
+}
+
+#[test]
+fn where_the_network_of_a_leader_takes_less_the_routes_to_it_do() {
+    let to = |number, prefix, mtu| Party {
+        mtu,
+        ..party(number, "", &[prefix])
+    };
+    let parties = [
+        to(1, "10.244.1.0/24", Some(1492)),
+        to(2, "10.244.2.0/24", Some(9001)),
+        to(3, "10.244.3.0/24", None),
+        to(4, "fd10::/64", Some(1400)),
+    ];
+    let host = host(
+        &Owned::of_peer(),
+        &own(&["10.99.0.1/32", "fd99::1/128"]),
+        &parties,
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+    );
+    let mtus: Vec<(String, Option<u32>)> = host
+        .routes
+        .iter()
+        .filter(|(_, route)| route.kind != RouteKind::Unreachable)
+        .map(|(key, route)| (key.prefix.to_string(), route.mtu))
+        .collect();
+    let expected = [
+        ("10.244.1.0/24", Some(1412)),
+        ("10.244.2.0/24", None),
+        ("10.244.3.0/24", None),
+        ("fd10::/64", Some(1320)),
+    ];
+    assert_eq!(mtus, expected.map(|(prefix, mtu)| (prefix.to_owned(), mtu)));
+    assert_eq!(host.devices[&Owned::of_peer().link].mtu, 1420);
+}
+
+#[test]
+fn of_the_leaders_of_a_location_the_smallest_network_counts() {
+    let mut world = World::default();
+    for line in [
+        "location a active=1 standby=1",
+        "node a1 region=a addresses=192.168.1.11 pods=10.244.1.0/24 key=1 endpoints=203.0.113.11:51820 mtu=1500",
+        "node a2 region=a addresses=192.168.1.12 pods=10.244.2.0/24 key=2 endpoints=203.0.113.12:51820 mtu=1400",
+        "node a3 region=a addresses=192.168.1.13 pods=10.244.3.0/24 key=3 mtu=1280",
+        "peer p allowed=10.99.0.1 key=9 location=a",
+    ] {
+        world.line(line).unwrap();
+    }
+    let mesh = decide(&world.facts, &Mesh::default()).mesh;
+    let found = attachments(&mesh, &"p".parse().unwrap()).unwrap();
+    assert_eq!(found[0].mtu, Some(1400));
 }
 
 #[test]

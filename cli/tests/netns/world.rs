@@ -86,6 +86,7 @@ impl World {
             key: leader.key,
             endpoint: Some(endpoint),
             allowed_ips: mesh.clone(),
+            mtu: None,
         };
         host(
             &Owned::of_peer(),

@@ -355,6 +355,7 @@ impl<'a> Session<'a> {
                 key,
                 endpoint: self.resolved.get(location).copied(),
                 allowed_ips: allowed.filter(|prefix| !clashing.contains(prefix)).collect(),
+                mtu: attachment.mtu,
             })
         };
         let parties: Vec<Party> = self.attachments.iter().filter_map(party).collect();
