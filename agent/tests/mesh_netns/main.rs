@@ -19,6 +19,7 @@ mod mesh;
 mod moves;
 mod names;
 mod neighbours;
+mod netem;
 mod preshared;
 mod printers;
 mod scenes;
