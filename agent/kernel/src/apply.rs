@@ -233,8 +233,13 @@ impl Kernel {
 
     async fn add_wireguard(&mut self, name: &LinkName, mtu: u32, listen_port: u16) -> Result<(), ApplyError> {
         if let Some(device) = link::find(&mut self.route, name).await? {
+            let was_silent = self.process.hangs() && device.kind == self.backend.link_kind();
             if !self.is_own_device(&device).await {
                 return Err(ApplyError::ForeignLink(foreign_device(device)));
+            }
+            // It could not be read, and has been there all the while.
+            if was_silent {
+                return Ok(());
             }
             // The other backend's, or one that was never finished.
             self.delete_device(name).await?;
@@ -254,7 +259,7 @@ impl Kernel {
             }
             return Ok(());
         }
-        uapi::control(&self.userspace.control, "up", name).await?;
+        uapi::control(&mut self.process, &self.userspace.control, "up", name).await?;
         uapi::appearance(&socket_of(&self.userspace, name)).await?;
         let device = link::find(&mut self.route, name).await?;
         let index = device.ok_or_else(|| ApplyError::NoLink(name.clone()))?.index;
@@ -310,7 +315,11 @@ impl Kernel {
         let Some(device) = link::find(&mut self.route, name).await? else {
             return Ok(());
         };
-        if device.kind == USERSPACE_KIND && uapi::control(&self.userspace.control, "down", name).await.is_ok()
+        let control = &self.userspace.control;
+        if device.kind == USERSPACE_KIND
+            && uapi::control(&mut self.process, control, "down", name)
+                .await
+                .is_ok()
         {
             let (attempts, pause) = DISAPPEARANCE;
             for _ in 0..attempts {

@@ -106,6 +106,11 @@ pub enum UapiError {
 }
 
 impl UapiError {
+    /// Whether there is no process at the socket, or one that hangs: it is stopped, or stuck.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.is_absence() || matches!(self, Self::Silent { .. })
+    }
+
     /// Whether there is no process at the socket.
     pub(crate) fn is_absence(&self) -> bool {
         match self {

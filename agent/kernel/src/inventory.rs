@@ -183,14 +183,14 @@ impl Kernel {
     }
 
     /// Where there is no device yet, the process that will make it is taken for the tunnel of this version; the steps after
-    /// the next inventory are right in any case.
+    /// the next inventory are right in any case. So is one that does not answer.
     async fn has_groups(&mut self) -> Result<bool, ReadError> {
         if self.backend == Backend::Kernel {
             return Ok(false);
         }
         let name = self.owned.link.clone();
         match self.device(&name).has_groups().await {
-            Err(ReadError::Userspace(error)) if error.is_absence() => Ok(true),
+            Err(ReadError::Userspace(error)) if error.is_unanswered() => Ok(true),
             other => other,
         }
     }

@@ -68,8 +68,8 @@ pub struct Kernel {
     pub(crate) backend: Backend,
     pub(crate) route: Socket,
     pub(crate) family: Option<kernel::Family>,
-    /// Of the userspace device, as they were last read.
-    allowed_ips: uapi::AllowedIps,
+    /// That of the userspace device.
+    pub(crate) process: uapi::Process,
     pub(crate) nft: Nft,
     pub(crate) sysctls: Sysctls,
     port: Arc<AtomicU32>,
@@ -90,7 +90,7 @@ impl Kernel {
         };
         Ok(Self {
             family: kernel::Family::find().await?,
-            allowed_ips: uapi::AllowedIps::default(),
+            process: uapi::Process::default(),
             nft: Nft::open(&config.owned.nft_table, &config.state)?,
             sysctls: Sysctls::open(&config.proc_sys, &config.state),
             port: Arc::new(AtomicU32::new(route.port())),
@@ -244,8 +244,8 @@ impl Kernel {
         Ok(host)
     }
 
-    /// Reads the WireGuard device alone, with its counters; `None` where there is none. It announces no change, so it is
-    /// polled.
+    /// Reads the WireGuard device alone, with its counters; `None` where there is none, or its process does not answer. It announces
+    /// no change, so it is polled.
     ///
     /// # Errors
     /// [`ReadError`] says what could not be read.
@@ -259,15 +259,15 @@ impl Kernel {
         }
         let name = self.owned.link.clone();
         match self.device(&name).read_all().await {
-            Err(ReadError::Userspace(error)) if error.is_absence() => Ok(None),
+            Err(ReadError::Userspace(error)) if error.is_unanswered() => Ok(None),
             other => other.map(Some),
         }
     }
 
-    /// Reads a device; `None` where its process has died, and the device is about to follow it.
+    /// Reads a device; `None` where its process has died, and the device is about to follow it, or does not answer.
     async fn read_device(&mut self, device: &link::Device) -> Result<Option<HostDevice>, ReadError> {
         let wireguard = match self.device(&device.name).read().await {
-            Err(ReadError::Userspace(error)) if error.is_absence() => return Ok(None),
+            Err(ReadError::Userspace(error)) if error.is_unanswered() => return Ok(None),
             other => other?,
         };
         let addresses = address::addresses(&mut self.route, Some(device.index)).await;
@@ -298,7 +298,7 @@ impl Kernel {
         match (&self.backend, &mut self.family) {
             (Backend::Kernel, Some(family)) => Device::Kernel(family, name),
             (Backend::Kernel, None) | (Backend::Userspace(_), _) => {
-                Device::Userspace(socket_of(&self.userspace, name), &mut self.allowed_ips)
+                Device::Userspace(socket_of(&self.userspace, name), &mut self.process)
             }
         }
     }
@@ -331,7 +331,7 @@ async fn choose(route: &mut Socket, config: &Config) -> Result<Backend, OpenErro
         Some(KERNEL_KIND) => return Ok(Backend::Kernel),
         Some(USERSPACE_KIND) => {
             let socket = socket_of(&config.userspace, &config.owned.link);
-            if uapi::answers(&socket).await {
+            if uapi::answers(&mut uapi::Process::default(), &socket).await {
                 return Ok(userspace);
             }
         }

@@ -87,16 +87,23 @@ impl Kernel {
             let name = self.owned.nft_table.clone();
             conflicts.push(OwnershipConflict::NftTable { name });
         }
-        let port = listen_port.filter(|port| listening != Some(*port) && taken(*port));
+        // Where the own process hangs it is not known who listens.
+        let is_known = !conflicts
+            .iter()
+            .any(|conflict| matches!(conflict, OwnershipConflict::SilentLink { .. }));
+        let port = listen_port.filter(|port| is_known && listening != Some(*port) && taken(*port));
         conflicts.extend(port.map(|port| OwnershipConflict::Port { port }));
         Ok(conflicts)
     }
 
     /// Whether a device of our name is a WireGuard's that Spanwire made, by either backend.
-    pub(crate) async fn is_own_device(&self, device: &link::Device) -> bool {
+    pub(crate) async fn is_own_device(&mut self, device: &link::Device) -> bool {
         match device.kind.as_str() {
             KERNEL_KIND => true,
-            USERSPACE_KIND => uapi::answers(&socket_of(&self.userspace, &device.name)).await,
+            USERSPACE_KIND => {
+                let socket = socket_of(&self.userspace, &device.name);
+                uapi::answers(&mut self.process, &socket).await
+            }
             _ => false,
         }
     }

@@ -114,8 +114,8 @@ pub(crate) fn parking(actual: &WireGuard, key: PublicKey, remove: &BTreeSet<Pref
 /// One device, by whichever backend.
 pub(crate) enum Device<'a> {
     Kernel(&'a mut kernel::Family, &'a LinkName),
-    /// Its socket, and the allowed IPs as they were last read.
-    Userspace(PathBuf, &'a mut uapi::AllowedIps),
+    /// Its socket, and what is known of the process.
+    Userspace(PathBuf, &'a mut uapi::Process),
 }
 
 impl Device<'_> {
@@ -123,7 +123,7 @@ impl Device<'_> {
     pub(crate) async fn read(&mut self) -> Result<WireGuard, ReadError> {
         match self {
             Self::Kernel(family, name) => family.read(name).await,
-            Self::Userspace(socket, known) => Ok(uapi::read(socket, known).await?.0),
+            Self::Userspace(socket, process) => Ok(uapi::read(process, socket).await?.0),
         }
     }
 
@@ -131,7 +131,7 @@ impl Device<'_> {
     pub(crate) async fn read_all(&mut self) -> Result<(WireGuard, Stats), ReadError> {
         match self {
             Self::Kernel(family, name) => family.read_all(name).await,
-            Self::Userspace(socket, known) => Ok(uapi::read(socket, known).await?),
+            Self::Userspace(socket, process) => Ok(uapi::read(process, socket).await?),
         }
     }
 
@@ -139,7 +139,7 @@ impl Device<'_> {
     pub(crate) async fn private_key(&mut self) -> Result<Option<PrivateKey>, ReadError> {
         match self {
             Self::Kernel(family, name) => family.read_private_key(name).await,
-            Self::Userspace(socket, _) => Ok(uapi::read_private_key(socket).await?),
+            Self::Userspace(socket, process) => Ok(uapi::read_private_key(process, socket).await?),
         }
     }
 
@@ -147,7 +147,7 @@ impl Device<'_> {
     pub(crate) async fn has_groups(&mut self) -> Result<bool, ReadError> {
         match self {
             Self::Kernel(..) => Ok(false),
-            Self::Userspace(socket, _) => Ok(uapi::has_groups(socket).await?),
+            Self::Userspace(socket, process) => Ok(uapi::has_groups(process, socket).await?),
         }
     }
 
@@ -155,7 +155,7 @@ impl Device<'_> {
     pub(crate) async fn change(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
         match self {
             Self::Kernel(family, name) => family.change(name, changes).await,
-            Self::Userspace(socket, _) => Ok(uapi::change(socket, changes).await?),
+            Self::Userspace(socket, process) => Ok(uapi::change(process, socket, changes).await?),
         }
     }
 }

@@ -251,3 +251,47 @@ fn a_leader_whose_tunnel_is_gone_is_passed_by_and_used_again_when_it_is_back() {
         world.node("a1").host.try_run(own).status.success()
     });
 }
+
+/// Such a process neither carries packets nor answers its agent, which does everything else all the same.
+#[test]
+fn a_leader_whose_tunnel_hangs_is_passed_by_and_its_own_pods_go_by_the_leader_beside_it() {
+    if backend() == Backend::Kernel {
+        return;
+    }
+    let mut world = world();
+    let own = [("a1", "10.244.4.2"), ("b2", "10.244.1.2")];
+    let index = |world: &mut World| {
+        world
+            .node("a1")
+            .host
+            .run("ip -o link show spanwire0 | cut -d: -f1")
+    };
+    let before = index(&mut world);
+    missed(&mut world, "a1's tunnel hangs", &WAYS, |world| {
+        world.node("a1").signal_tunnel("STOP");
+        // Its agent waits 2 s for an answer first.
+        for (from, to) in own {
+            wait_until("the pods of a1 by a2", 3 * LATE, || {
+                world.node(from).pod.pings(to)
+            });
+        }
+    });
+    let a1 = world.node("a1");
+    a1.host.run("ip rule delete priority 2108");
+    wait_until("the rule that was taken away", 20 * SECOND, || {
+        a1.host.run("ip rule").contains("2108:")
+    });
+    wait_until("a condition that says why", 20 * SECOND, || {
+        a1.agent_log().contains("its tunnel process is starting or hangs")
+    });
+    assert!(!a1.agent_log().contains("is taken by another program"));
+    let ways = [WAYS[0], WAYS[1], own[0], own[1]];
+    missed(&mut world, "a1's tunnel goes on", &ways, |world| {
+        world.node("a1").signal_tunnel("CONT");
+    });
+    let own = "ip route show table 51830 | grep -q '^10.244.4.0/24 dev spanwire0'";
+    wait_until("a1's own tunnel in use", 20 * SECOND, || {
+        world.node("a1").host.try_run(own).status.success()
+    });
+    assert_eq!(index(&mut world), before, "its device was made again");
+}

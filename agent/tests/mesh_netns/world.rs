@@ -236,6 +236,12 @@ impl Node {
         tunnel.wait().unwrap();
     }
 
+    /// Stops the process that serves the devices, or lets it go on.
+    pub(crate) fn signal_tunnel(&self, signal: &str) {
+        let pid = self.tunnel.as_ref().unwrap().id();
+        self.host.run(&format!("kill -{signal} {pid}"));
+    }
+
     /// Starts what makes devices; the kernel is there already.
     pub(crate) fn start_tunnel(&mut self) {
         if backend() == Backend::Kernel {

@@ -8,6 +8,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use spanwire_host::LinkName;
 use spanwire_testbed::{Command, chart, wait_until};
 use tokio::{
@@ -94,6 +98,13 @@ async fn stand_in(listener: UnixListener, name: LinkName, children: Arc<Mutex<Ve
 }
 
 impl Control {
+    /// Sends the processes that carry the device a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        for child in self.children.lock().unwrap().iter() {
+            kill(pid(child), signal).unwrap();
+        }
+    }
+
     /// Kills the processes that carry the device, as a crash would.
     pub(crate) fn stop(&self) {
         stop(&self.children);
@@ -109,8 +120,11 @@ impl Drop for Control {
 fn stop(children: &Mutex<Vec<Child>>) {
     for mut child in children.lock().unwrap().drain(..) {
         // SIGTERM lets it remove its socket.
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        kill(pid(&child), Signal::SIGTERM).unwrap();
         child.wait().unwrap();
     }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap())
 }

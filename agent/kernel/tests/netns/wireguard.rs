@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use spanwire_host::{
     LinkName, OwnershipConflict, PeerChange, PresharedKey, Step, WireGuard, WireGuardPeer, WireGuardSettings,
 };
@@ -426,5 +427,41 @@ fn a_tunnel_process_that_died_leaves_no_device_and_the_next_one_starts_clean() {
             .await;
 
         assert_eq!(lab.wireguard().await, Some(device()));
+    });
+}
+
+#[test]
+fn a_tunnel_process_that_hangs_lacks_its_device_until_it_goes_on_and_the_device_stays() {
+    if tested() == Tested::Kernel {
+        return;
+    }
+    lab(async |lab| {
+        let name = lab.name.clone();
+        let peer_set = set_peer(&name, A, &["10.0.0.0/24"], &[]);
+        lab.apply(vec![lab.add_link(), lab.up(), peer_set.clone()]).await;
+        let index = || run(&format!("ip -o link show {name} | cut -d: -f1"));
+        let before = index();
+        lab.control.as_ref().unwrap().signal(Signal::SIGSTOP);
+        assert_eq!(lab.device().await, None);
+
+        let report = lab.kernel.apply(vec![lab.add_link()]).await;
+        let [(_, error)] = &report.failed[..] else {
+            panic!("{report:?}");
+        };
+        let silent = OwnershipConflict::SilentLink { name: name.clone() };
+        assert!(
+            matches!(error, ApplyError::ForeignLink(conflict) if *conflict == silent),
+            "{error:?}"
+        );
+        let conflicts = lab.kernel.ownership_conflicts(Some(51_820)).await.unwrap();
+        assert_eq!(conflicts, [silent], "nor is it said who has the port");
+
+        lab.control.as_ref().unwrap().signal(Signal::SIGCONT);
+        // It was missing when it was read last, and is there when it is to be made.
+        lab.apply(vec![lab.add_link(), peer_set]).await;
+        let mut expected = device();
+        expected.peers = [(A, peer(&["10.0.0.0/24"]))].into();
+        assert_eq!(lab.wireguard().await, Some(expected));
+        assert_eq!(index(), before);
     });
 }
