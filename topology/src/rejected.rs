@@ -162,6 +162,13 @@ pub enum RejectReason {
          it in {0} of the Location {1}"
     )]
     NotPrivate(LocationField, LocationName),
+    /// What a node says is written with credentials on its disk, so it may not claim what is a service of every machine's cloud.
+    #[error(
+        "overlaps {0}, where all machines of a cloud or of a VPN find its metadata, resolvers or the like, and the node's own \
+         credentials are enough to claim it; where it is to be reached through the mesh, name that very network in {1} of the \
+         Location {2}"
+    )]
+    ServedEverywhere(Prefix, LocationField, LocationName),
     /// Loopback, multicast, link-local, broadcast or unspecified.
     #[error(
         "has addresses in it that cannot be routed (loopback, multicast, link-local, broadcast or unspecified); leave them out"

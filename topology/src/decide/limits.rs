@@ -42,6 +42,32 @@ const TRANSLATED: [&str; 5] = [
     "2001::/32",
 ];
 
+/// Private addresses at which all machines of a cloud, or of a VPN, find the same service: metadata with the machine's credentials,
+/// resolvers, time, package mirrors. No LAN has them, and who draws them to itself draws the questions of all machines.
+///
+/// In 100.64.0.0/10, which Tailscale gives to nodes and kops to pods, they are named as narrowly as they are known.
+const SERVED_EVERYWHERE: [&str; 12] = [
+    // Alibaba's metadata and Tailscale's resolver; Tailscale gives no node an address of this network.
+    "100.100.100.0/24",
+    // Alibaba's resolvers and mirrors.
+    "100.100.2.128/27",
+    // Volcano Engine's metadata.
+    "100.96.0.96/32",
+    // Huawei's resolvers.
+    "100.125.1.250/32",
+    "100.125.129.250/32",
+    // What a VPC of AWS has no routes into: metadata, resolver, time, credentials of pods.
+    "fd00:ec2::/32",
+    // Metadata: of Google, Oracle, Scaleway, Akamai, Alibaba.
+    "fd20:ce::254/128",
+    "fd00:c1::a9fe:a9fe/128",
+    "fd00:42::42/128",
+    "fd00:a9fe:a9fe::1/128",
+    "fd00:100::100:200/128",
+    // Tailscale's resolver.
+    "fd7a:115c:a1e0::53/128",
+];
+
 /// How many bits shorter than a pod network that is which they are allocated from, as Kubernetes has it by default: /24 of
 /// a /16, /64 of a /56.
 const POOL_BITS: u8 = 8;
@@ -126,6 +152,7 @@ pub(super) struct Limits<'a> {
     former: BTreeMap<IpAddr, &'a Placed<'a>>,
     reserved: Vec<(Family, u128, u128, RejectReason)>,
     translated: Vec<Prefix>,
+    served_everywhere: Vec<Prefix>,
     /// Those whose public networks are too many.
     vast: BTreeSet<(ClaimantRef<'a>, Family)>,
 }
@@ -157,6 +184,7 @@ impl<'a> Limits<'a> {
             former: former(nodes),
             reserved: reserved.map(range).collect(),
             translated: parsed(&TRANSLATED).collect(),
+            served_everywhere: parsed(&SERVED_EVERYWHERE).collect(),
             vast: vast(requests),
         }
     }
@@ -228,6 +256,11 @@ impl<'a> Limits<'a> {
                         let allowed = prefix.is_private() || known(prefix) || by_cidrs();
                         (!allowed).then(|| public(LocationField::Cidrs, node))
                     })
+                    .or_else(|| {
+                        let pooled = self.ranges.of_pods.iter().any(|pods| pods.covers(prefix));
+                        let allowed = pooled || request.standing || by_cidrs();
+                        (!allowed).then(|| self.served_everywhere(prefix, LocationField::Cidrs, node))?
+                    })
             }
             // It has that by the Location already, or has not for the same reason.
             Purpose::Cidr if by_cidrs() => {
@@ -238,6 +271,7 @@ impl<'a> Limits<'a> {
                 .or_else(|| self.services(prefix))
                 .or_else(|| self.api_server(prefix).map(RejectReason::ApiServer))
                 .or_else(|| (!prefix.is_private()).then(|| public(LocationField::Cidrs, node)))
+                .or_else(|| self.served_everywhere(prefix, LocationField::Cidrs, node))
                 .or_else(|| self.of_pods(request, LocationField::Cidrs, node)),
             Purpose::Address | Purpose::AllowedIp => {
                 let networks = || object.into_iter().flat_map(of_nodes);
@@ -248,6 +282,15 @@ impl<'a> Limits<'a> {
                 let services = range.map(|range| RejectReason::NodeInServices(range, node.location.clone()));
                 services
                     .or_else(|| self.of_control_plane(request, node, object))
+                    .or_else(|| {
+                        let reason = self.served_everywhere(prefix, LocationField::NodeCidrs, node)?;
+                        // Who names the network of a VPN names its nodes, not its resolver.
+                        let named = networks().any(|network| {
+                            let mut served = self.served_everywhere.iter();
+                            network.covers(prefix) && served.any(|range| range.covers(network))
+                        });
+                        (!named && !lost(request, object)).then_some(reason)
+                    })
                     .or_else(|| match (only, allowed) {
                         (_, true) => None,
                         (true, false) => Some(RejectReason::NotOfLocation(node.location.clone())),
@@ -327,6 +370,23 @@ impl<'a> Limits<'a> {
     fn translated(&self, prefix: &Prefix) -> Option<RejectReason> {
         let range = self.translated.iter().find(|range| range.overlaps(prefix));
         range.map(|range| RejectReason::Embedded(*range))
+    }
+
+    fn served_everywhere(
+        &self,
+        prefix: &Prefix,
+        field: LocationField,
+        node: &Placed<'_>,
+    ) -> Option<RejectReason> {
+        let range = self
+            .served_everywhere
+            .iter()
+            .find(|range| range.overlaps(prefix))?;
+        Some(RejectReason::ServedEverywhere(
+            *range,
+            field,
+            node.location.clone(),
+        ))
     }
 
     fn services(&self, prefix: &Prefix) -> Option<RejectReason> {

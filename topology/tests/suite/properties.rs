@@ -114,6 +114,7 @@ proptest! {
                 | RejectReason::Former(..)
                 | RejectReason::Embedded(_)
                 | RejectReason::NotPrivate(..)
+                | RejectReason::ServedEverywhere(..)
                 | RejectReason::NotRoutable
                 | RejectReason::SelectorClash(_)
                 | RejectReason::PoolExhausted(_)
