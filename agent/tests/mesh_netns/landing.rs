@@ -54,6 +54,26 @@ fn a_leader_that_was_taken_over_reaches_nothing_of_another_location_but_the_mesh
     let seen = world.network.router.run("nft list chain inet seen input");
     assert!(seen.contains("packets 0 "), "in the LAN of a: {seen}");
     assert_dropped(&mut world, 2, 1);
+    reaches_no_loopback(&mut world, &hex);
+    assert_dropped(&mut world, 2, 3);
+}
+
+/// Also where a1 takes packets for loopback addresses from any device, as kube-proxy has it. b1 does, so that it would see the
+/// answers, and has no loopback addresses of its own.
+fn reaches_no_loopback(world: &mut World, hex: &str) {
+    let localnet = "sysctl -qw net.ipv4.conf.all.route_localnet=1";
+    world.node("a1").host.run(localnet);
+    let far = world.node("b1");
+    far.host.run(localnet);
+    far.host.run("ip address del 127.0.0.1/8 dev lo");
+    far.configure_device(&format!(
+        "set=1\npublic_key={hex}\nupdate_only=true\nallowed_ip=127.0.0.0/8\n\n"
+    ));
+    far.host
+        .run("ip route add 127.0.0.0/8 dev spanwire0 src 10.2.0.3 table 51830");
+    for address in ["127.0.0.1", "127.0.0.53"] {
+        assert!(!far.host.pings(address), "{address} answers");
+    }
 }
 
 /// Gives a1 the last of the private addresses; returns its key in hexadecimal digits.

@@ -15,6 +15,10 @@ use crate::{
     resolve::{Resolved, Underlay},
 };
 
+/// Local on every machine and in no list of addresses, but for the first. Linux takes packets for them from any device where
+/// `route_localnet` is set, as kube-proxy sets it for node ports. IPv6 has no such switch.
+const LOOPBACK: &str = "127.0.0.0/8";
+
 /// What has been sent elsewhere here, and the answer to what began here.
 const KNOWN: [&str; 2] = [
     "ct status dnat return",
@@ -27,7 +31,7 @@ pub(super) struct Sets {
     here: Vec<AddressRange>,
     /// The sources of attached Peers.
     guests: Vec<AddressRange>,
-    /// Addresses of this machine that are not the mesh's.
+    /// Addresses of this machine that are not the mesh's, and the loopback ones.
     private: Vec<AddressRange>,
     /// What is on this machine, where nothing else is reached.
     own: Option<Vec<AddressRange>>,
@@ -47,6 +51,7 @@ impl Sets {
             .chain(hop)
             .map(Prefix::host)
             .filter(|address| known.covering(address).is_none())
+            .chain(LOOPBACK.parse())
             .collect();
         Self {
             here: ranges(here.into_iter(), family),
@@ -62,7 +67,7 @@ impl Sets {
         let all = [
             ("here", Some(&self.here)),
             ("guests", Some(&self.guests).filter(|ranges| some(ranges))),
-            // Also where there are none: devices of others come and go, and elements are changed sooner than rules.
+            // Also where there are none (of IPv6): devices of others come and go, and elements are changed sooner than rules.
             ("private", Some(&self.private)),
             ("own", self.own.as_ref()),
         ];
