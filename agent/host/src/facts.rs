@@ -99,13 +99,13 @@ impl HostFacts {
 
     /// Returns the device of the CNI that carries a family.
     pub(crate) fn carrier(&self, family: Family) -> Option<&LinkName> {
-        let carries = |name: &&LinkName| {
-            self.links.get(name).is_some_and(|link| {
-                let mut addresses = link.addresses.iter().map(|(address, _)| *address);
-                addresses.any(|address| Family::of(address) == family && !link_local(address))
-            })
-        };
+        let carries = |name: &&LinkName| self.links.get(name).is_some_and(|link| speaks(link, family));
         self.cni.links().find(carries)
+    }
+
+    /// Returns whether a device of others has an address of the family with which it is reached beyond its link.
+    pub(crate) fn speaks(&self, family: Family) -> bool {
+        self.links.values().any(|link| speaks(link, family))
     }
 
     /// Returns whether packets of the family can be in the tunnel of this machine.
@@ -118,6 +118,11 @@ impl HostFacts {
         let enabled = |(name, link): (&LinkName, &OtherLink)| !link.ipv6_disabled && name.as_str() != "lo";
         self.tunnels(family) || self.links.iter().any(enabled)
     }
+}
+
+fn speaks(link: &OtherLink, family: Family) -> bool {
+    let mut addresses = link.addresses.iter().map(|(address, _)| *address);
+    addresses.any(|address| Family::of(address) == family && !address.is_loopback() && !link_local(address))
 }
 
 fn link_local(address: IpAddr) -> bool {

@@ -12,7 +12,7 @@
 //! | `came` | input, first | takes that off again |
 //! | `forward` | forward | drops pods' datagrams to that VXLAN; clamps the MSS; gives what came by a hop and leaves by one only a few hops more |
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
-//! | `leave` | postrouting, before any other source NAT | keeps mesh sources, gives others, and what kube-proxy masquerades into the tunnel or onto the VXLAN, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
+//! | `leave` | postrouting, before any other source NAT | keeps mesh sources and the tunnel's own datagrams, gives others, and what kube-proxy masquerades into the tunnel or onto the VXLAN, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
 //! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
 //! | `stray` | postrouting | drops datagrams of that VXLAN to any other address; drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
 //!
@@ -357,8 +357,7 @@ fn leave(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, families: &[Wo
         ));
     }
     rules.push(format!("meta mark & {others:#010x} != 0 accept"));
-    // Their mark is gone by now.
-    rules.extend(datagrams(plan).map(|own| format!("{own} accept")));
+    rules.extend(untranslated(plan, facts));
     let mut kept = String::new();
     for Words { ip, v, own, .. } in families {
         rules.push(format!("oifname {ways} {ip} daddr @remote{v} jump keep{v}"));
@@ -367,6 +366,17 @@ fn leave(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, families: &[Wo
         kept += &chain(&format!("keep{v}"), "", &keep);
     }
     kept + &chain("leave", "nat hook postrouting priority srcnat - 1", &rules)
+}
+
+/// The tunnel's own datagrams keep their address and port: a chain that accepts them leaves them to the next one, and hosts have rules
+/// that masquerade whatever leaves the cluster, often by random ports. Their mark is gone by now.
+fn untranslated(plan: &Plan, facts: &HostFacts) -> Vec<String> {
+    let rule = |(family, nfproto, ip): (Family, &str, &str)| {
+        let own = datagrams(plan).filter(|_| family == Family::V4 || facts.speaks(family))?;
+        Some(format!("meta nfproto {nfproto} {own} snat {ip} to {ip} saddr"))
+    };
+    let families = [(Family::V4, "ipv4", "ip"), (Family::V6, "ipv6", "ip6")];
+    families.into_iter().filter_map(rule).collect()
 }
 
 /// Masquerading takes an address of the device, which in the tunnel is the overlay address (`inet_select_addr`,

@@ -195,11 +195,13 @@ fn what_is_taken_from_a_firewall_is_back_and_what_decides_about_some_packets_dec
 }
 
 #[test]
-fn who_masquerades_by_the_same_mark_does_not_touch_the_tunnels_datagrams() {
+fn who_masquerades_by_the_same_mark_or_all_does_not_touch_the_tunnels_datagrams() {
     let mut world = World::new(true);
-    // As the CNI's portmap does for a pod with a host port, and where it can be seen.
+    // As the CNI's portmap does for a pod with a host port, and where it can be seen; and as the VPC CNI of AWS, ip-masq-agent and
+    // people's own rules do with whatever leaves the cluster.
     world.node("a1").host.run(
-        "iptables -t nat -A POSTROUTING -p udp -m mark --mark 0x2000/0x2000 -j MASQUERADE --to-ports 40000-40999",
+        "iptables -t nat -A POSTROUTING -p udp -m mark --mark 0x2000/0x2000 -j MASQUERADE --to-ports 40000-40999
+         iptables -t nat -A POSTROUTING -j MASQUERADE --random-fully",
     );
     world.node("b1").host.nft(
         "table inet seen {
