@@ -1,36 +1,21 @@
 //! Where the kubelet reaches the API server, as its kubeconfig says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use axum::http::Uri;
-use serde::Deserialize;
-use spanwire_cluster::backoff::jittered;
+use spanwire_cluster::{
+    backoff::jittered,
+    kubeconfig::{Servers, resolve},
+};
 use tokio::sync::watch;
 
 /// How often the file is read, and the names in it resolved.
 const AGAIN: Duration = Duration::from_secs(60);
-
-#[derive(Deserialize)]
-struct Kubeconfig {
-    #[serde(default)]
-    clusters: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-struct Cluster {
-    server: String,
-}
 
 /// What the file names, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +29,7 @@ pub struct Found {
 /// Sends the addresses, now and when they change, until nothing receives them. What cannot be read changes nothing.
 pub async fn watch(path: PathBuf, found: watch::Sender<Found>) {
     let mut complaint = None;
-    let mut servers = Servers::default();
+    let mut servers = Named::default();
     while !found.is_closed() {
         let cause = servers.read(&path, resolve).await.err();
         if let Some(cause) = &cause
@@ -64,19 +49,14 @@ pub async fn watch(path: PathBuf, found: watch::Sender<Found>) {
     }
 }
 
-async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let addresses = tokio::net::lookup_host((host.as_str(), port)).await?;
-    Ok(addresses.collect())
-}
-
-/// The servers that the file names, each with its last known addresses.
+/// The servers that the file names.
 #[derive(Debug, Default)]
-struct Servers {
-    known: BTreeMap<(String, u16), Option<BTreeSet<SocketAddr>>>,
+struct Named {
+    servers: Servers,
     whole: bool,
 }
 
-impl Servers {
+impl Named {
     /// Reads the file and resolves each name in it; returns what of that failed.
     async fn read<F: Future<Output = io::Result<Vec<SocketAddr>>>>(
         &mut self,
@@ -96,32 +76,17 @@ impl Servers {
                 error.to_string()
             }
         })?;
-        let named = servers(&text)?;
-        self.known.retain(|server, _| named.contains(server));
-        let mut causes = Vec::new();
-        for (host, port) in named {
-            let found = resolve(host.clone(), port).await;
-            let known = self.known.entry((host.clone(), port)).or_default();
-            match found {
-                // A balancer on the node itself (k3s has one) is reached without any route, and so is an API server here: what
-                // it answers to others goes as they asked.
-                Ok(addresses) => {
-                    let elsewhere = |address: &SocketAddr| !address.ip().is_loopback() && !is_here(*address);
-                    *known = Some(addresses.into_iter().filter(elsewhere).collect());
-                }
-                Err(error) => causes.push(format!("{host}: {error}")),
-            }
-        }
-        self.whole |= self.known.values().all(Option::is_some);
-        if causes.is_empty() {
-            return Ok(());
-        }
-        Err(causes.join("; "))
+        let read = self.servers.read(&text, resolve).await;
+        self.whole |= self.servers.are_known();
+        read
     }
 
+    /// A balancer on the node itself (k3s has one) is reached without any route, and so is an API server here: what it answers to
+    /// others goes as they asked.
     fn found(&self) -> Found {
+        let elsewhere = |address: &SocketAddr| !address.ip().is_loopback() && !is_here(*address);
         Found {
-            addresses: self.known.values().flatten().flatten().copied().collect(),
+            addresses: self.servers.addresses().filter(elsewhere).collect(),
             whole: self.whole,
         }
     }
@@ -139,19 +104,6 @@ fn is_here(address: SocketAddr) -> bool {
         socket.local_addr()
     });
     source.is_ok_and(|source| source.ip() == address.ip())
-}
-
-/// Returns the servers of all clusters in the file: names or addresses, with ports.
-fn servers(text: &str) -> Result<BTreeSet<(String, u16)>, String> {
-    let config: Kubeconfig = serde_saphyr::from_str(text).map_err(|_| "it is no kubeconfig".to_owned())?;
-    let server = |named: &Named| {
-        let server = &named.cluster.server;
-        let uri: Uri = server.parse().map_err(|_| format!("{server:?} is no URL"))?;
-        let host = uri.host().ok_or_else(|| format!("{server:?} names no host"))?;
-        let port = uri.port_u16().unwrap_or(443);
-        Ok((host.trim_matches(['[', ']']).to_owned(), port))
-    };
-    config.clusters.iter().map(server).collect()
 }
 
 #[cfg(test)]
@@ -173,7 +125,7 @@ mod tests {
                     - {name: c, cluster: {server: 'https://127.0.0.1:6444'}}\nusers: []\n";
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let mut servers = Servers::default();
+        let mut servers = Named::default();
         servers.read(file.path(), resolve).await.unwrap();
         assert_eq!(
             servers.found(),
@@ -196,7 +148,7 @@ mod tests {
             Err(_) => Err(io::Error::other("no answer")),
         };
         let there = async |_: String, port: u16| Ok(vec![SocketAddr::new([203, 0, 113, 9].into(), port)]);
-        let mut servers = Servers::default();
+        let mut servers = Named::default();
         let cause = servers.read(file.path(), away).await.unwrap_err();
         assert_eq!(cause, "0.example: no answer");
         assert_eq!(servers.found(), found(&["203.0.113.1:6443"], false));
@@ -215,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_in_its_place_is_said_to_be_the_runtimes() {
         let directory = tempfile::tempdir().unwrap();
-        let mut servers = Servers::default();
+        let mut servers = Named::default();
         let cause = servers.read(directory.path(), resolve).await.unwrap_err();
         assert_eq!(
             servers.found(),
@@ -226,19 +178,6 @@ mod tests {
             cause.contains("correct the chart's agent.kubeletConfig"),
             "{cause}"
         );
-    }
-
-    #[test]
-    fn what_is_no_kubeconfig_is_named() {
-        for (text, cause) in [
-            ("[", "it is no kubeconfig"),
-            ("clusters: [{name: a}]", "it is no kubeconfig"),
-            ("clusters: [{cluster: {server: 'a b'}}]", "\"a b\" is no URL"),
-            ("clusters: [{cluster: {server: /x}}]", "\"/x\" names no host"),
-        ] {
-            assert_eq!(servers(text), Err(cause.to_owned()), "{text}");
-        }
-        assert_eq!(servers("kind: Config"), Ok(BTreeSet::new()));
     }
 }
 
@@ -274,7 +213,7 @@ mod netns {
                 .enable_all()
                 .build()
                 .unwrap();
-            let mut servers = Servers::default();
+            let mut servers = Named::default();
             runtime.block_on(servers.read(file.path(), resolve)).unwrap();
             assert_eq!(
                 servers.found().addresses,

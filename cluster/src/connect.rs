@@ -84,12 +84,17 @@ pub async fn connect(address: Option<&Endpoint>) -> Result<Connection, ConnectEr
 }
 
 impl Server {
-    fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
         let url = &config.cluster_url;
         Self {
             host: url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
             port: url.port_u16().unwrap_or(443),
         }
+    }
+
+    /// Returns its name or address, and its port.
+    pub(crate) fn into_parts(self) -> (String, u16) {
+        (self.host, self.port)
     }
 
     /// Returns where it is, if that is no name.

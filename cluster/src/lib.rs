@@ -5,6 +5,7 @@
 //! | [`connect`] | finds the API server and makes a client |
 //! | [`client`] | the HTTP client, which notices when a connection is dead |
 //! | [`endpoints`] | watches where the API server really runs |
+//! | [`kubeconfig`] | which API servers a kubeconfig names, and where they are |
 //! | [`model`] | the kinds that are watched; each is registered there and nowhere else |
 //! | [`observed`] | decodes objects one by one, so that one that cannot be read harms no other |
 //! | [`complaints`] | what is logged of those; sans I/O |
@@ -21,6 +22,7 @@ pub mod client;
 pub mod complaints;
 pub mod connect;
 pub mod endpoints;
+pub mod kubeconfig;
 pub mod model;
 pub mod observed;
 pub mod optional;

@@ -60,6 +60,8 @@ pub struct Outlets {
     pub servers: watch::Receiver<BTreeSet<SocketAddr>>,
     /// Where the API server really runs.
     pub endpoints: watch::Receiver<BTreeSet<SocketAddr>>,
+    /// Where machines that join find it.
+    pub joined: watch::Receiver<BTreeSet<SocketAddr>>,
     /// The networks of services.
     pub services: watch::Receiver<BTreeSet<Prefix>>,
     /// What is counted.
@@ -146,10 +148,8 @@ impl EventLoop {
                     let servers = self.outlets.servers.borrow_and_update().clone();
                     self.state.handle_api_server(&servers);
                 }
-                Ok(()) = self.outlets.endpoints.changed() => {
-                    let endpoints = self.outlets.endpoints.borrow_and_update().clone();
-                    self.state.handle_api_endpoints(&endpoints);
-                }
+                Ok(()) = self.outlets.endpoints.changed() => self.enter_endpoints(),
+                Ok(()) = self.outlets.joined.changed() => self.enter_endpoints(),
                 Ok(()) = self.outlets.services.changed() => {
                     let services = self.outlets.services.borrow_and_update().clone();
                     self.state.handle_services(&services);
@@ -312,6 +312,13 @@ impl EventLoop {
         if self.state.poll_decide() {
             self.pace.handle_event(Instant::now());
         }
+    }
+
+    /// Nothing may claim where the API server runs, nor where machines that join find it.
+    fn enter_endpoints(&mut self) {
+        let mut endpoints = self.outlets.endpoints.borrow_and_update().clone();
+        endpoints.extend(self.outlets.joined.borrow_and_update().iter());
+        self.state.handle_api_endpoints(&endpoints);
     }
 
     fn enter(&mut self, event: WatchEvent) {

@@ -8,6 +8,7 @@
 //! | [`queue`] | in which order writes are done, and what becomes of those that fail; sans I/O |
 //! | [`writer`] | carries them out, upon the versions that were decided on |
 //! | [`services`] | follows the networks of services |
+//! | [`cluster_info`] | follows where machines that join find the API server |
 //! | [`elector`] | elects the replica that leads; the others stay warm |
 //! | [`eventloop`] | drives the state |
 //! | [`runtime`] | puts these together |
@@ -17,6 +18,7 @@
 pub mod api;
 pub mod args;
 pub mod batch;
+pub mod cluster_info;
 pub mod definitions;
 pub mod elector;
 pub mod eventloop;

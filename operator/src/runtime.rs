@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     api,
     args::{Args, Command, Run},
-    definitions,
+    cluster_info, definitions,
     elector::{self, ElectionLoop},
     eventloop::{EventLoop, Outlets},
     installation::Installation,
@@ -129,7 +129,8 @@ async fn operate(
     let servers = first_answer(|sender| connection.server.watch_addresses(sender));
     let named_services = !run.service_cidr.is_empty();
     let endpoints = first_answer(|sender| watch_endpoints(client.clone(), sender));
-    let (servers, endpoints) = futures::join!(servers, endpoints);
+    let joined = first_answer(|sender| cluster_info::follow(client.clone(), cluster_info::INTERVAL, sender));
+    let (servers, endpoints, joined) = futures::join!(servers, endpoints, joined);
     let (set_leads, leads) = watch::channel(false);
     let election = ElectionLoop::new(client.clone(), installation, identity.clone());
     // The loop must not end because the election has: why that ended is to be said.
@@ -145,6 +146,7 @@ async fn operate(
         leads,
         servers,
         endpoints,
+        joined,
         services: services::follow(client.clone(), named_services).await,
         metrics,
         health,

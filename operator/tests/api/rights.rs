@@ -8,6 +8,7 @@ use kube::{Api, api::ListParams};
 use spanwire_crds::{MeshNode, Peer, PeerSpec};
 
 use crate::{
+    endpoints,
     objects::{annotate, condition, head, node, report, status_of},
     operating::start_as,
     policies::{By, template},
@@ -34,6 +35,7 @@ cluster spanwire.dev/peers/status: patch
 cluster spanwire.dev/peers: get list watch
 default discovery.k8s.io/endpointslices [kubernetes]: list watch
 default events.k8s.io/events: create
+kube-public configmaps [cluster-info]: get
 spanwire configmaps [spanwire-operator]: get patch
 spanwire configmaps: create
 spanwire coordination.k8s.io/leases [spanwire-operator]: get update
@@ -137,6 +139,8 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
         assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "no", "{question:?}");
     }
 
+    endpoints::join_by(&server, "192.168.200.9:6443").await;
+
     // It publishes, creates a Location, reports, writes an Event, and takes away again.
     let address = format!("--status-address=127.0.0.1:{}", port());
     let arguments = ["--identity=one", "--namespace=spanwire", &address];
@@ -155,6 +159,16 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
             .await
             .filter(|(status, _)| status == "False")
     })
+    .await;
+    annotate(client, "l1", "spanwire.dev/internal-ip", "192.168.200.9").await;
+    until(
+        "where machines that join find the API server is no node's",
+        async || {
+            let (status, message) = condition(client, "left", "Accepted").await?;
+            (status == "False" && message.contains("192.168.200.9/32: is where nodes reach the API server"))
+                .then_some(())
+        },
+    )
     .await;
     let peers: Api<Peer> = Api::all(client.clone());
     let peer = Peer::new(
