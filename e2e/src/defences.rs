@@ -1,12 +1,13 @@
 //! What stands between a node and plaintext, taken away piece by piece while its agent does not run.
 
-use std::{thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
     expect::{FAST, SOON, all_reach_all, by_role, node_ip, pid, pod_ip},
     lab::Lab,
+    layout::Layout,
     machine::Machine,
     ping::Ping,
     plaintext::Watch,
@@ -38,17 +39,24 @@ impl Default for Names {
 }
 
 impl Names {
-    /// What takes away each of them: the rules, all but the kernel's own, as networkd does it; the routes; the nft table.
+    /// What takes away each of them, of the families of a lab: the rules, all but the kernel's own, as networkd does it; the
+    /// routes; the nft table.
     #[must_use]
-    pub fn removals(&self) -> [String; 3] {
+    pub fn removals(&self, layout: &Layout) -> [String; 3] {
         let [table, back] = self.tables;
-        [
+        let mut rules =
             "ip rule flush; ip rule add lookup main pref 32766; ip rule add lookup default pref 32767"
-                .to_owned(),
-            // A follower has the first alone.
-            format!("ip route flush table {table}; ip route flush table {back} 2>/dev/null || true"),
-            format!("nft delete table inet {}", self.nft_table),
-        ]
+                .to_owned();
+        // A follower has the first table alone.
+        let mut routes =
+            format!("ip route flush table {table}; ip route flush table {back} 2>/dev/null || true");
+        if layout.outside.iter().any(IpAddr::is_ipv6) {
+            rules += "; ip -6 rule flush; ip -6 rule add lookup main pref 32766";
+            routes += &format!(
+                "; ip -6 route flush table {table}; ip -6 route flush table {back} 2>/dev/null || true"
+            );
+        }
+        [rules, routes, format!("nft delete table inet {}", self.nft_table)]
     }
 }
 
@@ -91,7 +99,7 @@ impl Trial {
     /// Without an agent each of the three may be taken away, and nothing leaves in plaintext, from pods and from the hosts.
     pub fn each_holds_alone(&self, lab: &Lab) -> Result<()> {
         self.wait_settled(lab)?;
-        for what in self.names.removals() {
+        for what in self.names.removals(lab.layout()) {
             let tried = self.watch.nothing(lab, || self.without(lab, &[&what]));
             tried.with_context(|| format!("without an agent: {what}"))?;
             all_reach_all(lab).with_context(|| format!("after {what}"))?;
@@ -121,7 +129,7 @@ impl Trial {
 
     /// With all of them taken away the plaintext of each node is seen, from its pod and from itself.
     pub fn without_all_of_them_plaintext_is_seen(&self, lab: &Lab) -> Result<()> {
-        let removals = self.names.removals();
+        let removals = self.names.removals(lab.layout());
         let removals: Vec<&str> = removals.iter().map(String::as_str).collect();
         let far = [pod_ip(lab, &self.far)?, node_ip(lab, &self.far)?];
         let mut seen = Vec::new();

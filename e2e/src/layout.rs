@@ -24,6 +24,8 @@ pub(crate) const CALICO_PORT: u16 = 4789;
 pub(crate) const PRIVATE_V4: &str = "{ 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 }";
 /// Addresses of the other family that the internet segment drops.
 pub(crate) const PRIVATE_V6: &str = "fc00::/7";
+/// What the LANs of all locations lie in, one per family.
+pub(crate) const LANS: [&str; 2] = ["192.168.0.0/16", "fd00:192:168::/48"];
 /// Networks of all pods, one per family.
 pub(crate) const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// Networks of all services, one per family.

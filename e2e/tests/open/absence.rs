@@ -53,7 +53,7 @@ fn nothing_leaves(
 
 pub(crate) fn flushed(lab: &Lab) -> Result<()> {
     for node in both(lab)? {
-        for what in Names::default().removals() {
+        for what in Names::default().removals(lab.layout()) {
             nothing_leaves(lab, &node, &what, |host| host.sh(&what).map(drop))?;
         }
     }

@@ -8,7 +8,7 @@ use spanwire_e2e::{
     advertise::{Advertiser, learned_default},
     ask::Everyone,
     expect::{SOON, all_reach_all, answers, condition, leader},
-    plaintext::{nothing_plain, something_plain},
+    plaintext::{Watch, nothing_plain},
     reach::pod_ips,
     scenario::Routers,
     wait_until,
@@ -146,7 +146,8 @@ pub(crate) fn tunnel_only(lab: &Lab) -> Result<()> {
     let kinds = "locations.spanwire.dev,meshnodes.spanwire.dev,locationslices.spanwire.dev";
     lab.kubectl(["delete", kinds, "--all"])?;
     lab.set_routers(Routers::Open)?;
-    something_plain(lab, || all_reach_all(lab))?;
+    let both = ["ICMP echo request", "ICMP6, echo request"].map(str::to_owned);
+    Watch::internet().something(lab, &both, || all_reach_all(lab))?;
     lab.block_udp(51820)?;
     lab.install_spanwire_alone(&["tunnelOnly=true"], &Progress::shown())?;
     // A new operator waits until the old installation is sure to be gone; before that nothing is published.
