@@ -13,7 +13,10 @@ use kube::{
 };
 use serde::Deserialize as _;
 use serde_json::Value;
-use spanwire_cluster::observed::Observed;
+use spanwire_cluster::{
+    kubeconfig::{Servers, resolve},
+    observed::Observed,
+};
 use spanwire_crds::names;
 use spanwire_topology::{ClusterFacts, Prefix};
 
@@ -59,7 +62,7 @@ pub struct OperatorFacts {
     pub generated: Option<Prefix>,
     /// The networks of services, as the API server tells them.
     pub services: BTreeSet<Prefix>,
-    /// Where the API server runs.
+    /// Where the API server runs, and where machines that join find it.
     pub endpoints: BTreeSet<SocketAddr>,
     /// What could not be read, and what is assumed instead.
     pub notes: Vec<String>,
@@ -259,11 +262,33 @@ impl Access {
             }
             Err(error) => known.notes.push(unread("where the API server runs", &error)),
         }
+        let problem = match self
+            .get("/api/v1/namespaces/kube-public/configmaps", "cluster-info")
+            .await
+        {
+            Ok(found) => match found.as_ref().and_then(|map| map["data"]["kubeconfig"].as_str()) {
+                Some(text) => known.join(text).await,
+                None => None,
+            },
+            Err(error) => Some(unread("where machines that join find the API server", &error)),
+        };
+        known.notes.extend(problem);
         known
     }
 }
 
 impl OperatorFacts {
+    /// Adds the API servers of the kubeconfig by which machines join; returns what is wrong with it.
+    async fn join(&mut self, kubeconfig: &str) -> Option<String> {
+        let mut servers = Servers::default();
+        let read = servers.read(kubeconfig, resolve).await;
+        self.endpoints.extend(servers.addresses());
+        let cause = read.err()?;
+        Some(format!(
+            "where machines that join find the API server is not known: {cause}; the operator may know it"
+        ))
+    }
+
     /// Returns the facts about the cluster with these settings.
     #[must_use]
     pub fn facts(&self, settings: &Settings) -> ClusterFacts {

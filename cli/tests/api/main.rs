@@ -17,7 +17,7 @@ mod page;
 
 use std::{path::Path, thread};
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
@@ -171,8 +171,21 @@ async fn every_command_reads_a_cluster() {
         "{code} {said}"
     );
 
+    join_by(&server, "198.51.100.9:6443").await;
     plans(&run, folder.path());
     peers(&server, folder.path()).await;
+}
+
+/// Has machines join by the API server at an address, as kubeadm writes it.
+async fn join_by(server: &Server, address: &str) {
+    let kubeconfig = format!("clusters: [{{name: '', cluster: {{server: 'https://{address}'}}}}]");
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info"},
+        "data": {"kubeconfig": kubeconfig}});
+    let maps: Api<ConfigMap> = Api::namespaced(server.client.clone(), "kube-public");
+    let params = PatchParams::apply("test").force();
+    maps.patch("cluster-info", &params, &Patch::Apply(map))
+        .await
+        .unwrap();
 }
 
 fn plans(run: &dyn Fn(&[&str]) -> (i32, String), folder: &Path) {
@@ -196,6 +209,14 @@ fn plans(run: &dyn Fn(&[&str]) -> (i32, String), folder: &Path) {
     let (code, said) = run(&["plan", "-f", file, "--diff"]);
     assert!(
         code == 4 && said.contains("Not granted:\n  location a: cidr 10.244.1.0/24: "),
+        "{code} {said}"
+    );
+    std::fs::write(file, other.replace("172.20.0.0/24", "198.51.100.9/32")).unwrap();
+    let (code, said) = run(&["plan", "-f", file, "--diff"]);
+    assert!(
+        code == 4
+            && said
+                .contains("cidr 198.51.100.9/32: contains 198.51.100.9/32, where nodes reach the API server"),
         "{code} {said}"
     );
 }
