@@ -217,9 +217,14 @@ impl Device {
         }
         let padded = padded(length, self.mtu, || wire.route_mtu(now, destination));
         buffer[length..padded].fill(0);
-        let ready = {
+        let ready = if noise.is_stale(now) {
+            if noise.is_unheard(now) {
+                local.doubt();
+            }
             let mut send = sticking(now, wire, remote, *configured, local, tx_bytes);
             noise.is_ready(now, &mut self.scratch, &mut send)
+        } else {
+            noise.has_session()
         };
         if ready && let Some(sealed) = noise.seal_into(now, &buffer[..padded], wire.room()) {
             *tx_bytes += sealed as u64;
@@ -314,11 +319,10 @@ impl Device {
         datagram: &[u8],
         wire: &mut impl Wire,
     ) {
-        let found = peer_mut(&mut self.peers, id);
-        let before = found.as_ref().and_then(|peer| peer.path());
         let Some(Peer {
             noise: Some(noise),
             endpoint,
+            configured,
             local,
             tx_bytes,
             rx_bytes,
@@ -326,7 +330,7 @@ impl Device {
             wants,
             scheduled,
             ..
-        }) = found
+        }) = peer_mut(&mut self.peers, id)
         else {
             self.drops.unknown += 1;
             return;
@@ -334,8 +338,8 @@ impl Device {
 
         let back = local.way_back(source);
         let mut send_overdue = |datagram: &[u8]| {
-            if let Some(before) = before {
-                counted(wire, before, tx_bytes)(datagram);
+            if let Some(remote) = *endpoint {
+                sticking(now, wire, remote, *configured, local, tx_bytes)(datagram);
             }
         };
         let Intake {
@@ -371,7 +375,7 @@ impl Device {
         }
         *rx_bytes += datagram.len() as u64;
         let earlier = endpoint.replace(source.remote);
-        self.unasked |= local.received(now, earlier, source, datagram);
+        self.unasked |= local.received(earlier, source, datagram);
         if established {
             *last_handshake = Some(SystemTime::now());
             *wants = Wants::default();
@@ -404,6 +408,9 @@ impl Device {
                 continue;
             };
             if noise.poll_timeout(now).is_some_and(|at| at <= now) {
+                if noise.is_unheard(now) {
+                    local.doubt();
+                }
                 let mut send = |datagram: &[u8]| {
                     if let Some(remote) = *endpoint {
                         sticking(now, wire, remote, *configured, local, tx_bytes)(datagram);
@@ -509,7 +516,7 @@ fn awaits<'a>(peers: &'a mut [Option<Box<Peer>>], datagram: &[u8]) -> Option<&'a
     noise.expects(index).then_some(noise)
 }
 
-/// Sends to one peer from the address that it last wrote to, unless it is silent, and counts the bytes.
+/// Sends to one peer from the address that it last wrote to, unless it does not answer, and counts the bytes.
 fn sticking<'a>(
     now: Instant,
     wire: &'a mut impl Wire,

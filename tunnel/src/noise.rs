@@ -170,6 +170,16 @@ impl Noise {
         self.timers.set_interval(now, seconds);
     }
 
+    /// Returns whether something may be overdue: then [`Self::is_ready`] does it.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        self.ticks.is_stale(now)
+    }
+
+    /// Returns whether data has had no answer for so long that a handshake is due.
+    pub fn is_unheard(&self, now: Instant) -> bool {
+        self.timers.is_unheard(now)
+    }
+
     /// Does what is overdue; returns whether packets can be encrypted now.
     pub fn is_ready(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) -> bool {
         self.refresh(now, scratch, send);
@@ -431,7 +441,7 @@ impl Noise {
 
     /// Brings boringtun's clock up to date.
     fn refresh(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
-        if self.ticks.is_stale(now) {
+        if self.is_stale(now) {
             self.handle_timeout(now, scratch, send);
         }
     }

@@ -107,16 +107,15 @@ impl Peer {
     }
 }
 
-/// A peer that has been sent data answers within KEEPALIVE_TIMEOUT (10 s). A peer silent for longer than that and some time on
-/// the way may be out of reach from the address that it wrote to last.
-const SILENCE: Duration = Duration::from_secs(12);
+/// An initiation that had no answer for so long (REKEY_TIMEOUT) is repeated.
+const REPEATED_AFTER: Duration = Duration::from_secs(5);
 /// The first byte of a handshake initiation.
 const INITIATION: u8 = 1;
 
-/// Which of this machine's addresses a peer's last authentic message was sent to, and when.
+/// Which of this machine's addresses a peer's last authentic message was sent to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Local {
-    /// None also since the endpoint was configured, and while the peer is silent.
+    /// None also since the endpoint was configured, and while the peer does not answer.
     pub(crate) addr: Option<IpAddr>,
     /// By which interface that came in; zero when it is not known.
     pub(crate) interface: u32,
@@ -128,7 +127,8 @@ pub(crate) struct Local {
     /// Where the peer wrote to when the routes did not lead back that way. Until they change it is not written to from there,
     /// though it may go on.
     pub(crate) given_up: Option<Path>,
-    heard: Option<Instant>,
+    /// When the first initiation was sent since an authentic message came.
+    called: Option<Instant>,
     /// Initiations sent since the peer sent anything that proves that it receives what is sent to it.
     unanswered: u32,
 }
@@ -136,14 +136,8 @@ pub(crate) struct Local {
 impl Local {
     /// Records that an authentic message came; `before` is where the peer was until now. Returns whether the routes have to be
     /// asked. An initiation does not say that its sender can be reached where it came from.
-    pub(crate) fn received(
-        &mut self,
-        now: Instant,
-        before: Option<SocketAddr>,
-        source: Path,
-        datagram: &[u8],
-    ) -> bool {
-        self.heard = Some(now);
+    pub(crate) fn received(&mut self, before: Option<SocketAddr>, source: Path, datagram: &[u8]) -> bool {
+        self.called = None;
         if datagram.first() != Some(&INITIATION) {
             self.unanswered = 0;
         }
@@ -185,9 +179,14 @@ impl Local {
         self.given_up = None;
     }
 
-    /// Returns how this datagram is to be sent to a peer with this endpoint, which was learned if another is configured. A
-    /// silent peer is sent its initiations, and what follows, from wherever the kernel chooses, as the kernel's WireGuard
-    /// does (`wg_expired_new_handshake`, `wg_expired_retransmit_handshake`). Every other initiation that gets no answer
+    /// The peer has not answered what was sent to it: perhaps it is out of reach from the address that it wrote to last.
+    pub(crate) fn doubt(&mut self) {
+        self.addr = None;
+    }
+
+    /// Returns how this datagram is to be sent to a peer with this endpoint, which was learned if another is configured. When an
+    /// initiation is repeated, it and what follows are sent from wherever the kernel chooses, as by the kernel's WireGuard
+    /// (`wg_expired_retransmit_handshake`); the first one after a rest is not. Every other initiation that gets no answer
     /// goes to the configured endpoint: a peer whose address was not usable yet writes from one that leads nowhere.
     pub(crate) fn choose(
         &mut self,
@@ -197,9 +196,9 @@ impl Local {
         datagram: &[u8],
     ) -> Path {
         if datagram.first() == Some(&INITIATION) {
-            let is_silent = |at| now.saturating_duration_since(at) >= SILENCE;
-            if self.heard.is_none_or(is_silent) {
-                self.addr = None;
+            let called = *self.called.get_or_insert(now);
+            if now.saturating_duration_since(called) >= REPEATED_AFTER {
+                self.doubt();
             }
             self.unanswered = self.unanswered.wrapping_add(1);
             if self.unanswered.is_multiple_of(2)

@@ -224,6 +224,9 @@ pub(super) fn settle(peer: &mut Peer, now: Instant, up: bool, scratch: &mut [u8]
         return;
     };
     let Wants { handshake, keepalive } = std::mem::take(&mut peer.wants);
+    if noise.is_unheard(now) {
+        peer.local.doubt();
+    }
     let mut send = sticking(
         now,
         wire,

@@ -90,6 +90,11 @@ impl Timers {
         self.persistent_at = self.interval.map(|interval| now + interval);
     }
 
+    /// Returns whether data has had no answer for so long that a handshake is due.
+    pub(crate) fn is_unheard(&self, now: Instant) -> bool {
+        self.silence_at.is_some_and(|at| at <= now)
+    }
+
     /// Returns what is due; asking rearms.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Due {
         let mut due = Due {
@@ -100,7 +105,7 @@ impl Timers {
             self.passive_at = std::mem::take(&mut self.passive_again).then(|| now + KEEPALIVE_TIMEOUT);
             due.keepalive = true;
         }
-        if self.silence_at.is_some_and(|at| at <= now) {
+        if self.is_unheard(now) {
             self.silence_at = None;
             due.handshake = true;
         }

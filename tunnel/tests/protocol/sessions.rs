@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::bench::{Bench, converse, packet, pair};
+use crate::{
+    bench::{Bench, converse, packet, pair},
+    sim,
+};
 
 #[test]
 fn a_peer_with_an_endpoint_hears_of_us_at_once() {
@@ -170,6 +173,42 @@ fn a_silent_peer_is_tried_from_any_address_also_when_a_packet_comes_before_the_t
     b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
     let kinds: Vec<_> = b.kept.sent.iter().map(|(_, datagram)| datagram[0]).collect();
     assert_eq!((kinds, b.kept.local), (vec![1, 4], None));
+}
+
+/// As when a client dials a virtual address of a server and rests: the server's primary address is not the one it knows.
+#[test]
+fn a_peer_at_rest_is_called_from_the_address_that_it_wrote_to_until_it_does_not_answer() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    b.know(&a, false);
+    a.know(&b, true);
+    let address = [192, 0, 2, 77].into();
+    for from_a in [true, false, true] {
+        if from_a {
+            a.emit(&packet("10.0.1.1", "10.0.2.1", 0));
+        } else {
+            b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+        }
+        while !a.kept.sent.is_empty() || !b.kept.sent.is_empty() {
+            for (_, datagram) in std::mem::take(&mut a.kept.sent) {
+                b.hear_at(address, a.at, &datagram);
+            }
+            for (_, datagram) in std::mem::take(&mut b.kept.sent) {
+                assert_eq!(b.kept.local, Some(address));
+                a.hear(b.at, &datagram);
+            }
+        }
+    }
+    // The session ends meanwhile.
+    for _ in 0..200 {
+        b.wait(Duration::from_secs(1));
+    }
+    b.kept.sent.clear();
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 0));
+    let said = |b: &mut Bench| (std::mem::take(&mut b.kept.sent)[0].1[0], b.kept.local);
+    assert_eq!(said(&mut b), (1, Some(address)));
+    b.wait(Duration::from_millis(5400));
+    assert_eq!(said(&mut b), (1, None), "the address may be the cause");
 }
 
 #[test]
