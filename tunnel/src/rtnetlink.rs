@@ -64,31 +64,15 @@ impl RouteSocket {
         Ok(Some(answer))
     }
 
-    /// Returns by which interface a UDP datagram from this port, with this mark, leaves for `remote` when it is sent from
-    /// `local`, or from whatever address the kernel chooses. It fails when there is no route, and for IPv4 when `local` is no
-    /// address of this machine.
+    /// Returns by which interface a UDP datagram leaves for `remote` when it is sent from `local`, or from whatever address the
+    /// kernel chooses. It fails when there is no route, and for IPv4 when `local` is no address of this machine.
     pub(crate) fn way_out(
         &mut self,
         remote: SocketAddr,
         local: Option<IpAddr>,
-        port: u16,
-        mark: u32,
+        sender: Sender,
     ) -> io::Result<Option<u32>> {
-        let mut question = to(remote.ip());
-        // Rules may ask for them. Kernels before 4.17 pass over what they do not know.
-        question.attributes.extend([
-            RouteAttribute::IpProto(libc::IPPROTO_UDP as u8),
-            RouteAttribute::Sport(port),
-            RouteAttribute::Dport(remote.port()),
-        ]);
-        if let Some(local) = local {
-            question.header.source_prefix_length = question.header.destination_prefix_length;
-            question.attributes.push(RouteAttribute::Source(local.into()));
-        }
-        if mark != 0 {
-            question.attributes.push(RouteAttribute::Mark(mark));
-        }
-        let route = self.route(question)?;
+        let route = self.route(sender.question(remote, local))?;
         let way = route.attributes.iter().find_map(|attribute| {
             let RouteAttribute::Oif(interface) = attribute else {
                 return None;
@@ -98,15 +82,19 @@ impl RouteSocket {
         Ok(way)
     }
 
-    /// Returns whether this is an address of this machine.
-    pub(crate) fn is_own(&mut self, address: IpAddr) -> bool {
-        self.route(to(address))
-            .is_ok_and(|route| route.header.kind == RouteType::Local)
+    /// Returns whether this is an address of this machine: of what has no VRF, or by one of these interfaces (zero is none),
+    /// each of which may be a VRF or in one.
+    pub(crate) fn is_own(&mut self, address: IpAddr, interfaces: &[u32]) -> bool {
+        let interfaces = interfaces.iter().filter(|interface| **interface != 0);
+        [&0].into_iter().chain(interfaces).any(|interface| {
+            self.route(to(address, *interface))
+                .is_ok_and(|route| route.header.kind == RouteType::Local)
+        })
     }
 
     /// Returns the longest packet that the route there takes: as configured, or as a router on the way has said.
     pub(crate) fn mtu(&mut self, destination: IpAddr) -> Option<usize> {
-        let route = self.route(to(destination)).ok()?;
+        let route = self.route(to(destination, 0)).ok()?;
         let metrics = route.attributes.into_iter().find_map(|attribute| {
             let RouteAttribute::Metrics(metrics) = attribute else {
                 return None;
@@ -129,6 +117,35 @@ impl RouteSocket {
     }
 }
 
+/// What the kernel's choice of a route depends on besides the addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub(crate) port: u16,
+    pub(crate) mark: u32,
+    /// The interface to which the socket is bound, a VRF perhaps; zero when it is not.
+    pub(crate) device: u32,
+}
+
+impl Sender {
+    fn question(self, remote: SocketAddr, local: Option<IpAddr>) -> RouteMessage {
+        let mut question = to(remote.ip(), self.device);
+        // Rules may ask for them. Kernels before 4.17 pass over what they do not know.
+        question.attributes.extend([
+            RouteAttribute::IpProto(libc::IPPROTO_UDP as u8),
+            RouteAttribute::Sport(self.port),
+            RouteAttribute::Dport(remote.port()),
+        ]);
+        if let Some(local) = local {
+            question.header.source_prefix_length = question.header.destination_prefix_length;
+            question.attributes.push(RouteAttribute::Source(local.into()));
+        }
+        if self.mark != 0 {
+            question.attributes.push(RouteAttribute::Mark(self.mark));
+        }
+        question
+    }
+}
+
 /// Which addresses are this machine's, asked again after a second.
 #[derive(Debug, Default)]
 pub(crate) struct OwnAddresses {
@@ -142,14 +159,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const MOST: usize = 64;
 
 impl OwnAddresses {
-    /// Returns whether this is an address of this machine. What cannot be known counts as one.
-    pub(crate) fn contains(&mut self, address: IpAddr) -> bool {
+    /// Returns whether this is an address of this machine, in the VRF of `device` perhaps. What cannot be known counts as one.
+    pub(crate) fn contains(&mut self, address: IpAddr, device: impl FnOnce() -> u32) -> bool {
         let is_old = |at: Instant| at.elapsed() >= SECOND;
         if self.known.len() >= MOST || self.asked.is_none_or(is_old) {
             self.asked = Some(Instant::now());
             self.known.clear();
         }
-        let ask = || RouteSocket::open().map_or(true, |mut socket| socket.is_own(address));
+        let ask = || RouteSocket::open().map_or(true, |mut socket| socket.is_own(address, &[device()]));
         *self.known.entry(address).or_insert_with(ask)
     }
 }
@@ -186,7 +203,8 @@ impl RouteMtus {
     }
 }
 
-fn to(remote: IpAddr) -> RouteMessage {
+/// A question for the route to an address by an interface, or by any for zero.
+fn to(remote: IpAddr, interface: u32) -> RouteMessage {
     let (family, bits) = match remote {
         IpAddr::V4(_) => (Family::Inet, 32),
         IpAddr::V6(_) => (Family::Inet6, 128),
@@ -197,6 +215,9 @@ fn to(remote: IpAddr) -> RouteMessage {
     question
         .attributes
         .push(RouteAttribute::Destination(remote.into()));
+    if interface != 0 {
+        question.attributes.push(RouteAttribute::Oif(interface));
+    }
     question
 }
 
@@ -210,12 +231,32 @@ mod tests {
         for (own, foreign) in [("127.0.0.1", "192.0.2.77"), ("::1", "2001:db8::77")] {
             let [own, foreign]: [IpAddr; 2] = [own, foreign].map(|text| text.parse().unwrap());
             for mark in [0, 7] {
-                for local in [Some(own), None] {
-                    let way = socket.way_out(SocketAddr::new(own, 5), local, 51820, mark);
+                for (local, device) in [(Some(own), 0), (None, 0), (None, 1)] {
+                    let sender = Sender {
+                        port: 51820,
+                        mark,
+                        device,
+                    };
+                    let way = socket.way_out(SocketAddr::new(own, 5), local, sender);
                     assert_eq!(way.unwrap(), Some(1));
                 }
             }
-            assert!(socket.is_own(own) && !socket.is_own(foreign));
+            for interfaces in [&[][..], &[0], &[0, 1], &[0xff_ffff]] {
+                assert!(socket.is_own(own, interfaces) && !socket.is_own(foreign, interfaces));
+            }
+        }
+    }
+
+    #[test]
+    fn the_device_of_a_socket_is_a_part_of_the_question() {
+        let remote = "192.0.2.1:5".parse().unwrap();
+        for (device, asked) in [(0, false), (7, true)] {
+            let sender = Sender {
+                device,
+                ..Sender::default()
+            };
+            let question = sender.question(remote, None);
+            assert_eq!(question.attributes.contains(&RouteAttribute::Oif(7)), asked);
         }
     }
 }

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::{
+    net::if_::if_nametoindex,
+    sys::socket::{getsockopt, setsockopt, sockopt},
+};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::{
@@ -177,6 +180,15 @@ impl UdpSockets {
     /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns the interface to which they are bound; zero when they are not. `ip vrf exec` binds the sockets of a process to a
+    /// VRF.
+    pub fn device(&self) -> u32 {
+        let name = |socket| SockRef::from(socket).device().ok().flatten();
+        let name = self.sockets().find_map(name);
+        name.and_then(|name| if_nametoindex(&name[..]).ok())
+            .unwrap_or_default()
     }
 
     /// Returns the sockets for IPv4 and for IPv6.
@@ -406,6 +418,16 @@ mod tests {
         // And they come again in their order.
         shards.extend(shards[0].split(SHARDS, 0).unwrap());
         assert_eq!(receiver(&shards, &from, &data), [1]);
+    }
+
+    #[test]
+    fn sockets_say_to_which_interface_they_are_bound() {
+        let sockets = UdpSockets::bind(0, 0, true).unwrap();
+        assert_eq!(sockets.device(), 0);
+        for socket in sockets.sockets() {
+            SockRef::from(socket).bind_device(Some(b"lo")).unwrap();
+        }
+        assert_eq!(sockets.device(), 1);
     }
 
     #[test]

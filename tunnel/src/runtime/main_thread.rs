@@ -17,6 +17,7 @@ use crate::{
     device::Device,
     handover::protocol::Request,
     link::{Link, Notifier},
+    rtnetlink::Sender,
     runtime::{
         End, INSPECTION, RuntimeError,
         routes::{Answers, RouteChanges},
@@ -28,7 +29,7 @@ use crate::{
         Ports,
         server::{MAX_CLIENTS, Server},
     },
-    udp::MAX_SOCKETS,
+    udp::{MAX_SOCKETS, UdpSockets},
 };
 
 /// What is polled besides sockets and clients.
@@ -199,7 +200,7 @@ impl MainThread {
                 });
             }
         }
-        let Answers { lost, all_lost } = self.routes.ask(self.settings.port, self.settings.mark());
+        let Answers { lost, all_lost } = self.routes.ask(self.sender());
         if !lost.is_empty() || all_lost.is_some() {
             self.with_all_shards(pool, |all| {
                 for device in &mut all.devices {
@@ -213,6 +214,16 @@ impl MainThread {
             });
         }
         self.shard.flush_network(now);
+    }
+
+    /// Returns what routes for the device's datagrams depend on.
+    fn sender(&self) -> Sender {
+        let sockets = self.shard.io.sockets.as_ref();
+        Sender {
+            port: self.settings.port,
+            mark: self.settings.mark(),
+            device: sockets.map_or(0, UdpSockets::device),
+        }
     }
 
     /// Serves the UAPI's clients, of which one may want to take over.

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{path::Path, rtnetlink::RouteSocket};
+use crate::{
+    path::Path,
+    rtnetlink::{RouteSocket, Sender},
+};
 
 /// Changes come in swarms; what is asked after the first of them is asked again after this time.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -37,8 +40,8 @@ struct Round {
     changed: bool,
     left: Vec<Path>,
     lost: BTreeSet<Path>,
-    /// Which addresses are this machine's, as far as that was asked.
-    own: BTreeMap<IpAddr, bool>,
+    /// Which addresses are this machine's, by the interface that peers' datagrams came in by, as far as that was asked.
+    own: BTreeMap<(IpAddr, u32), bool>,
     took: Duration,
 }
 
@@ -102,7 +105,7 @@ impl RouteChanges {
     }
 
     /// Asks for as many paths as there is time for.
-    pub(super) fn ask(&mut self, port: u16, mark: u32) -> Answers {
+    pub(super) fn ask(&mut self, sender: Sender) -> Answers {
         let mut answers = Answers {
             lost: BTreeSet::new(),
             all_lost: None,
@@ -114,7 +117,7 @@ impl RouteChanges {
         match RouteSocket::open() {
             Ok(mut socket) => {
                 while let Some(path) = round.left.pop() {
-                    if round.is_lost(&mut socket, path, port, mark) {
+                    if round.is_lost(&mut socket, path, sender) {
                         answers.lost.insert(path);
                     }
                     if start.elapsed() >= TURN {
@@ -138,17 +141,20 @@ impl RouteChanges {
 }
 
 impl Round {
-    fn is_lost(&mut self, socket: &mut RouteSocket, path: Path, port: u16, mark: u32) -> bool {
+    fn is_lost(&mut self, socket: &mut RouteSocket, path: Path, sender: Sender) -> bool {
         if path.interface == 0 || !is_asked_for(path.remote, path.local) {
             return false;
         }
-        let way = socket.way_out(path.remote, path.local, port, mark).ok().flatten();
+        let way = socket.way_out(path.remote, path.local, sender).ok().flatten();
         let Some(local) = path.local else {
             return way.is_some();
         };
         // Without any route for a moment the address stays the right one.
         way.is_some_and(|interface| interface != path.interface)
-            || !*self.own.entry(local).or_insert_with(|| socket.is_own(local))
+            || !*self
+                .own
+                .entry((local, path.interface))
+                .or_insert_with(|| socket.is_own(local, &[sender.device, path.interface]))
     }
 }
 
@@ -186,7 +192,7 @@ mod tests {
         let (mut turns, mut lost) = (0, 0);
         let all = loop {
             assert!(changes.is_due(Instant::now()));
-            let answers = changes.ask(51820, 0);
+            let answers = changes.ask(Sender::default());
             turns += 1;
             lost += answers.lost.len();
             if let Some(all) = answers.all_lost {
@@ -204,7 +210,7 @@ mod tests {
         changes.handle_unasked();
         assert!(!changes.begin(|_| ways(1)));
         changes.handle_change();
-        let answers = changes.ask(51820, 0);
+        let answers = changes.ask(Sender::default());
         assert_eq!((answers.lost, answers.all_lost), (ways(1), None));
         let now = Instant::now();
         assert!(!changes.is_due(now));

@@ -138,7 +138,8 @@ impl Wire for ShardIo {
     }
 
     fn is_own(&mut self, address: IpAddr) -> bool {
-        self.own.contains(address)
+        let device = || self.sockets.as_ref().map_or(0, UdpSockets::device);
+        self.own.contains(address, device)
     }
 
     fn route_mtu(&mut self, now: Instant, destination: IpAddr) -> Option<usize> {

@@ -30,4 +30,5 @@ mod shards;
 mod soak;
 mod traffic;
 mod volume;
+mod vrf;
 mod world;
