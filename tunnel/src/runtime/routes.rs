@@ -16,10 +16,12 @@ use crate::{
     rtnetlink::{RouteSocket, Sender},
 };
 
-/// Changes come in swarms; what is asked after the first of them is asked again after this time.
+/// Changes come in swarms, and what is asked after the first of them sees half of what changes; it is asked again after this time.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Asking takes one part in so many of this thread's time at most.
+/// Asking takes one part in so many of this thread's time in the long run.
 const SHARE: u32 = 20;
+/// So much of its time it may take at once, that of seven rounds for ten thousand ways: only who changes routes without end waits.
+const CREDIT: Duration = Duration::from_secs(1);
 
 /// How long packets wait for questions.
 const TURN: Duration = Duration::from_millis(4);
@@ -31,6 +33,25 @@ pub(super) struct RouteChanges {
     unasked: bool,
     not_before: Option<Instant>,
     round: Option<Round>,
+    budget: Budget,
+}
+
+/// How much time was spent on questions.
+#[derive(Debug, Default)]
+struct Budget {
+    /// Without what may be spent in the time since then.
+    spent: Duration,
+    counted: Option<Instant>,
+}
+
+impl Budget {
+    /// Counts the time of a round that ends now; returns how long to wait before the next.
+    fn pause(&mut self, now: Instant, took: Duration) -> Duration {
+        let before = self.counted.replace(now).unwrap_or(now);
+        let earned = now.saturating_duration_since(before) / SHARE;
+        self.spent = self.spent.saturating_sub(earned) + took;
+        PAUSE.max(self.spent.saturating_sub(CREDIT) * SHARE)
+    }
 }
 
 /// One question for each way.
@@ -133,7 +154,8 @@ impl RouteChanges {
         round.lost.extend(&answers.lost);
         round.took += start.elapsed();
         if let Some(round) = self.round.take_if(|round| round.left.is_empty()) {
-            self.not_before = Some(Instant::now() + PAUSE.max(round.took * SHARE));
+            let now = Instant::now();
+            self.not_before = Some(now + self.budget.pause(now, round.took));
             answers.all_lost = round.changed.then_some(round.lost);
         }
         answers
@@ -202,6 +224,43 @@ mod tests {
         assert!(turns > 2, "{turns} turns");
         assert_eq!((lost, all), (10_000, ways(10_000)));
         assert!(!changes.is_asking() && !changes.is_due(Instant::now()));
+    }
+
+    /// What ten thousand ways take where there is nothing else to do.
+    const TEN_THOUSAND: Duration = Duration::from_millis(130);
+
+    #[test]
+    fn a_second_change_does_not_wait_long_for_ten_thousand_ways() {
+        let mut changes = RouteChanges::default();
+        for _ in 0..3 {
+            changes.handle_change();
+            changes.begin(|_| ways(10_000));
+            changes.handle_change();
+            while let Some(round) = &mut changes.round {
+                // However busy this machine is.
+                round.took = TEN_THOUSAND;
+                changes.ask(Sender::default());
+            }
+            let now = Instant::now();
+            let wait = changes.poll_timeout(now).unwrap() - now;
+            assert!(wait <= Duration::from_millis(250), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn changes_without_end_take_a_small_part_of_the_time() {
+        let mut budget = Budget::default();
+        let start = Instant::now();
+        let (mut now, mut asked) = (start, Duration::ZERO);
+        while now < start + Duration::from_secs(3600) {
+            now += TEN_THOUSAND;
+            asked += TEN_THOUSAND;
+            now += budget.pause(now, TEN_THOUSAND);
+        }
+        let most = CREDIT + TEN_THOUSAND + now.duration_since(start) / SHARE;
+        assert!(asked <= most, "{asked:?}");
+        now += Duration::from_secs(60);
+        assert_eq!(budget.pause(now, TEN_THOUSAND), PAUSE, "after a rest");
     }
 
     #[test]
