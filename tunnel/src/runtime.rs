@@ -15,6 +15,7 @@ use std::{
 };
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::{
     device::{Device, ShardIndex},
@@ -222,7 +223,7 @@ impl Runtime {
         }
     }
 
-    fn configuration(&self) -> String {
+    fn configuration(&self) -> Zeroizing<String> {
         let held = self.pool.lock_all();
         let others = held.iter().map(|guard| &guard.shard.device);
         let devices: Vec<&Device> = [&self.main.shard.device].into_iter().chain(others).collect();

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::{link::network, listener::FileId};
 
@@ -70,8 +71,8 @@ pub struct TransferredDevice<F> {
     pub tun: F,
     /// The sockets for IPv4 and IPv6.
     pub udp: [Option<F>; 2],
-    /// The answer to a UAPI `get`, without `errno`.
-    pub configuration: String,
+    /// The answer to a UAPI `get`, without `errno`: there are keys in it.
+    pub configuration: Zeroizing<String>,
 }
 
 impl<F> Transfer<F> {
@@ -87,7 +88,7 @@ impl<F> Transfer<F> {
 
 impl<F: Copy> Transfer<F> {
     /// Returns the messages, and the descriptors that go with each.
-    pub fn render(&self) -> Vec<(String, Vec<F>)> {
+    pub fn render(&self) -> Vec<(Zeroizing<String>, Vec<F>)> {
         let mut first = String::new();
         if let Some(inode) = self.network {
             first += &format!("network={inode}\n");
@@ -99,12 +100,12 @@ impl<F: Copy> Transfer<F> {
         let length = first.len() + devices.iter().map(|(text, _)| text.len()).sum::<usize>();
         first = format!("hand-over={VERSION}\nlength={length}\n{first}");
         let control = self.control.iter().map(|control| control.socket).collect();
-        [(first, control)].into_iter().chain(devices).collect()
+        [(first.into(), control)].into_iter().chain(devices).collect()
     }
 }
 
 impl<F: Copy> TransferredDevice<F> {
-    fn render(&self) -> (String, Vec<F>) {
+    fn render(&self) -> (Zeroizing<String>, Vec<F>) {
         let (mut names, mut descriptors) = (vec!["uapi", "tun"], vec![self.uapi.socket, self.tun]);
         for (name, socket) in UDP.iter().zip(self.udp) {
             if let Some(socket) = socket {
@@ -115,12 +116,16 @@ impl<F: Copy> TransferredDevice<F> {
         let Self {
             name, configuration, ..
         } = self;
-        let text = format!(
-            "device={name}\nuapi={}\ndescriptors={}\nconfiguration={}\n{configuration}",
+        let head = format!(
+            "device={name}\nuapi={}\ndescriptors={}\nconfiguration={}\n",
             file(self.uapi.file),
             names.join(","),
             configuration.len(),
         );
+        // Once, for what a string grows out of is not wiped.
+        let mut text = Zeroizing::new(String::with_capacity(head.len() + configuration.len()));
+        text.push_str(&head);
+        text.push_str(configuration);
         (text, descriptors)
     }
 }
@@ -222,7 +227,7 @@ impl<F> TransferredDevice<F> {
                 has_v4.then(&mut next).transpose()?,
                 has_v6.then(&mut next).transpose()?,
             ],
-            configuration: configuration.into(),
+            configuration: Zeroizing::new(configuration.into()),
         })
     }
 }
@@ -379,7 +384,7 @@ mod tests {
             },
             tun: first + 1,
             udp,
-            configuration: configuration.into(),
+            configuration: Zeroizing::new(configuration.into()),
         };
         Transfer {
             network: Some(7),
@@ -397,6 +402,7 @@ mod tests {
 
     fn sent(transfer: &Transfer<u8>) -> (String, VecDeque<u8>) {
         let (texts, descriptors): (Vec<_>, Vec<_>) = transfer.render().into_iter().unzip();
-        (texts.concat(), descriptors.into_iter().flatten().collect())
+        let text = texts.iter().map(|text| text.as_str()).collect();
+        (text, descriptors.into_iter().flatten().collect())
     }
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::{
     handover::{
@@ -116,22 +117,39 @@ impl<'a> Offer<'a> {
 }
 
 fn receive(channel: &Channel<'_>) -> Result<Transfer<OwnedFd>, ReceiveError> {
-    let (mut bytes, mut descriptors) = (Vec::new(), VecDeque::new());
-    let mut chunk = vec![0; 64 * 1024];
+    let (mut bytes, mut descriptors) = (Secret::default(), VecDeque::new());
+    let mut chunk = Zeroizing::new(vec![0; 64 * 1024]);
     let mut measured = None;
     loop {
         let received = channel
             .receive(&mut chunk, &mut descriptors)
-            .map_err(|error| unheard(bytes.is_empty(), error))?;
-        bytes.extend_from_slice(&chunk[..received]);
+            .map_err(|error| unheard(bytes.0.is_empty(), error))?;
+        bytes.extend(&chunk[..received]);
         if measured.is_none() {
-            measured = format::measure(&bytes)?;
+            measured = format::measure(&bytes.0)?;
         }
         let Some((head, whole)) = measured else { continue };
-        if bytes.len() >= whole {
-            let text = std::str::from_utf8(&bytes[head..]).map_err(|_| FormatError::Line("configuration"))?;
+        if bytes.0.len() >= whole {
+            let text =
+                std::str::from_utf8(&bytes.0[head..]).map_err(|_| FormatError::Line("configuration"))?;
             return Ok(Transfer::parse(text, descriptors)?);
         }
+    }
+}
+
+/// Bytes with keys in them: what they grow out of is wiped.
+#[derive(Default)]
+struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    fn extend(&mut self, more: &[u8]) {
+        let needed = self.0.len() + more.len();
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(Vec::with_capacity(2 * needed));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+        self.0.extend_from_slice(more);
     }
 }
 

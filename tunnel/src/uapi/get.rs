@@ -72,21 +72,21 @@ impl fmt::Debug for Answer {
 /// Returns all of it at once.
 #[cfg(test)]
 pub(crate) fn render(device: &[&Device], ports: &impl Ports) -> String {
-    render_with(device, ports, false)
+    render_with(device, ports, false).to_string()
 }
 
 /// The same for a process that goes on with it: before an endpoint that was learned stands the one that was configured (of two
 /// lines the last one counts for who does not know that), and there is what was seen of replays.
-pub(crate) fn render_whole(device: &[&Device], ports: &impl Ports) -> String {
+pub(crate) fn render_whole(device: &[&Device], ports: &impl Ports) -> Zeroizing<String> {
     render_with(device, ports, true)
 }
 
-fn render_with(device: &[&Device], ports: &impl Ports, whole: bool) -> String {
+fn render_with(device: &[&Device], ports: &impl Ports, whole: bool) -> Zeroizing<String> {
     let mut answer = Answer::default();
     answer
         .write(device, ports, whole, usize::MAX)
         .expect("writing into a string cannot fail");
-    std::mem::take(&mut *answer.text.0)
+    answer.text.0
 }
 
 /// Text with keys in it: what it grows out of is wiped.

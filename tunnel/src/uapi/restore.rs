@@ -165,7 +165,7 @@ mod tests {
                 .collect();
             let mut device = Device::new(1420);
             let ports = restore(Instant::now(), &lines, &mut [&mut device]).unwrap();
-            assert_eq!(get::render_whole(&[&device], &ports), lines);
+            assert_eq!(*get::render_whole(&[&device], &ports), lines);
             assert!(
                 !get::render(&[&device], &ports).contains("newest"),
                 "no client sees it"

@@ -12,6 +12,7 @@ mod initiations;
 mod many;
 mod peers;
 mod reorder;
+mod secrets;
 mod sessions;
 mod shards;
 mod sim;

@@ -24,6 +24,9 @@ thread_local! {
     static HEAP: Cell<isize> = const { Cell::new(0) };
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
     static READINGS: Cell<usize> = const { Cell::new(0) };
+    /// What is looked for in memory that this thread frees, and in how many pieces it was.
+    static SOUGHT: Cell<&'static [u8]> = const { Cell::new(&[]) };
+    static FOUND: Cell<usize> = const { Cell::new(0) };
 }
 
 const START: Duration = Duration::from_secs(1_577_836_800);
@@ -51,6 +54,16 @@ pub(crate) fn step(time: Duration) {
 /// Returns the bytes this thread has on the heap, above what it had when the thread began or began to free for others.
 pub(crate) fn heap() -> isize {
     HEAP.get()
+}
+
+/// From now on these bytes are looked for in memory that this thread frees.
+pub(crate) fn seek(bytes: &'static [u8]) {
+    SOUGHT.set(bytes);
+}
+
+/// Returns in how many pieces of freed memory they were.
+pub(crate) fn found() -> usize {
+    FOUND.get()
 }
 
 /// Returns how often this thread allocated.
@@ -107,6 +120,19 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
+        let sought = SOUGHT.try_with(Cell::get).unwrap_or_default();
+        // SAFETY: so long is the piece, which is still this thread's.
+        let place = unsafe {
+            libc::memmem(
+                pointer.cast(),
+                layout.size(),
+                sought.as_ptr().cast(),
+                sought.len(),
+            )
+        };
+        if !sought.is_empty() && !place.is_null() {
+            FOUND.set(FOUND.get() + 1);
+        }
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
