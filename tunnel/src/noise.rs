@@ -121,6 +121,15 @@ struct Call {
     at: Instant,
     /// For how many answers it may still be taken to wait.
     left: u8,
+    /// Routes have changed since.
+    outdated: bool,
+}
+
+impl Call {
+    /// Returns when an answer is overdue, and the initiation is to be sent again because something has changed.
+    fn overdue_at(&self) -> Instant {
+        self.at + 2 * ANSWERED_BY_NOW
+    }
 }
 
 impl Noise {
@@ -205,11 +214,13 @@ impl Noise {
         self.initiate(now, force || overdue, scratch, send);
     }
 
-    /// Returns when another initiation is to be sent, for packets wait and none did when that under way was sent.
+    /// Returns when another initiation is to be sent, for packets wait, and none did when that under way was sent, or routes have
+    /// changed since.
     fn prompted_at(&self) -> Option<Instant> {
-        self.unprompted
-            .filter(|_| self.has_waiting())
-            .map(|at| at + ANSWERED_BY_NOW)
+        let unprompted = self.unprompted.map(|at| at + ANSWERED_BY_NOW);
+        let outdated = self.called.as_ref().filter(|call| call.outdated);
+        let at = unprompted.into_iter().chain(outdated.map(Call::overdue_at)).min();
+        at.filter(|_| self.has_waiting())
     }
 
     /// Returns whether packets could be encrypted at the last look.
@@ -270,6 +281,7 @@ impl Noise {
             index,
             at: now,
             left: ANSWERS,
+            outdated: false,
         });
         self.timers.traversed(now);
         self.ticks.initiated(now);
@@ -289,11 +301,12 @@ impl Noise {
         }
     }
 
-    /// Returns whether packets wait, and the newest initiation has had time for an answer: perhaps it could not be sent, or
-    /// not from an address where an answer arrives.
-    pub fn is_overdue(&self, now: Instant) -> bool {
-        let had_time = |call: &Call| now.saturating_duration_since(call.at) >= 2 * ANSWERED_BY_NOW;
-        self.has_waiting() && self.called.as_ref().is_some_and(had_time)
+    /// Routes or addresses of this machine have changed: perhaps the newest initiation could not be sent, or not from an address
+    /// where an answer arrives. If packets wait it is sent again, as soon as it has had time for an answer.
+    pub fn handle_routes(&mut self) {
+        if let Some(call) = &mut self.called {
+            call.outdated = true;
+        }
     }
 
     /// Reads a datagram from the network, which may be forged.

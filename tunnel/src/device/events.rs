@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     clock::{Moment, SUSPENDED},
-    device::{Device, Wire},
+    device::{Device, Wire, peers_mut},
     id::PeerId,
     noise::Noise,
     path::Path,
@@ -107,12 +107,12 @@ impl Device {
 
     /// Routes or addresses of this machine have changed: initiations that got no answer are sent again to peers for which
     /// packets wait, also before their time.
-    pub fn handle_routes(&mut self, now: Instant, wire: &mut impl Wire) {
-        for id in self.ids() {
-            let Some(peer) = self.peer_mut(id) else { continue };
-            if peer.noise.as_ref().is_some_and(|noise| noise.is_overdue(now)) {
-                peer.wants.handshake = true;
-                self.settle(now, id, wire);
+    pub fn handle_routes(&mut self, now: Instant) {
+        for (id, peer) in peers_mut(&mut self.peers) {
+            if let Some(noise) = &mut peer.noise {
+                noise.handle_routes();
+                self.schedule
+                    .note(id, noise.poll_timeout(now), &mut peer.scheduled);
             }
         }
     }

@@ -195,7 +195,7 @@ impl MainThread {
             if changed {
                 self.with_all_shards(pool, |all| {
                     for device in &mut all.devices {
-                        device.handle_routes(now, &mut all.sockets);
+                        device.handle_routes(now);
                     }
                 });
             }

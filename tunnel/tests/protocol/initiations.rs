@@ -145,14 +145,15 @@ fn packets_that_wait_try_again_when_routes_change() {
     let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
     a.know(&b, true);
     b.know(&a, false);
-    a.device.handle_routes(a.now, &mut a.kept);
+    a.device.handle_routes(a.now);
     assert_eq!(called(&mut a), [], "nothing waits");
     a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
     // It could not be sent, for the machine's address is not usable yet.
     assert_eq!(called(&mut a), [b.at]);
     for (wait, tries) in [(400, 0), (100, 1), (499, 0), (1, 1)] {
         a.wait(Duration::from_millis(wait));
-        a.device.handle_routes(a.now, &mut a.kept);
+        a.device.handle_routes(a.now);
+        a.catch_up();
         let sent: Vec<_> = a.kept.sent.iter().map(|(to, _)| *to).collect();
         assert_eq!(sent, vec![b.at; tries], "after {wait} ms");
         if wait > 1 {
@@ -162,8 +163,27 @@ fn packets_that_wait_try_again_when_routes_change() {
     converse(&mut a, &mut b);
     assert_eq!(b.delivered().len(), 1);
     a.wait(Duration::from_secs(2));
-    a.device.handle_routes(a.now, &mut a.kept);
+    a.device.handle_routes(a.now);
+    a.catch_up();
     assert_eq!(called(&mut a), [], "there is a session");
+}
+
+#[test]
+fn the_only_change_of_routes_is_not_forgotten_when_it_comes_soon_after_an_initiation() {
+    sim::freeze();
+    for after in [1, 50, 300, 499, 2000] {
+        let (mut a, b) = (Bench::quiet(1), Bench::quiet(2));
+        a.know(&b, true);
+        a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+        let start = a.now;
+        a.wait(Duration::from_millis(after));
+        a.device.handle_routes(a.now);
+        assert_eq!(called(&mut a), [b.at], "the first one");
+        let due = a.device.poll_timeout().unwrap();
+        a.wait(due.saturating_duration_since(a.now));
+        assert_eq!(called(&mut a), [b.at]);
+        assert_eq!(a.now - start, Duration::from_millis(after.max(500)));
+    }
 }
 
 #[test]
