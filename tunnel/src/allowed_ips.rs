@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     net::IpAddr,
 };
 
@@ -78,6 +79,18 @@ impl AllowedIps {
     /// Returns what belongs to `peer`, in order.
     pub fn of(&self, peer: PeerId) -> impl Iterator<Item = Prefix> + '_ {
         self.by_peer.get(&peer).into_iter().flatten().copied()
+    }
+
+    /// Returns all that it is made of, piece by piece: freeing it at once takes long when there is much of it.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = ()> + Send {
+        let mut nodes: Vec<Box<Node>> = [self.v4, self.v6].into_iter().flatten().collect();
+        let free_node = move || {
+            let node = nodes.pop()?;
+            nodes.extend(node.children.into_iter().flatten());
+            Some(())
+        };
+        let prefixes = self.by_peer.into_values().flatten();
+        iter::from_fn(free_node).chain(prefixes.map(drop))
     }
 
     fn slot(&mut self, family: IpAddr) -> &mut Slot {

@@ -29,6 +29,7 @@ use crate::{
     clock::Moment,
     device::{
         drops::{Answers, Udp},
+        remains::Remains,
         schedule::Schedule,
         sharding::Ids,
     },
@@ -44,6 +45,7 @@ use crate::{
 mod configure;
 mod drops;
 mod events;
+mod remains;
 mod schedule;
 mod sharding;
 
@@ -123,6 +125,8 @@ pub struct Device {
     looked_at_clocks: Option<Moment>,
     scratch: Vec<u8>,
     schedule: Schedule,
+    /// What is left of peers that were removed.
+    remains: Remains,
     /// How many more peers may be called while all threads wait.
     calls: usize,
     looks: u64,
@@ -156,6 +160,7 @@ impl Device {
             looked_at_clocks: None,
             scratch: vec![0; SCRATCH],
             schedule: Schedule::default(),
+            remains: Remains::default(),
             calls: schedule::calls(index),
             looks: 0,
         }
@@ -420,12 +425,13 @@ impl Device {
             }
             self.schedule.note(id, noise.poll_timeout(now), scheduled);
         }
+        self.remains.free();
         self.calls = schedule::calls(self.index);
     }
 
     /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.schedule.next()
+        self.schedule.next().into_iter().chain(self.remains.next()).min()
     }
 
     /// Sets which port datagrams leave from.

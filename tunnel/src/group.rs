@@ -50,6 +50,11 @@ impl Groups {
         };
     }
 
+    /// Returns all that they are made of, piece by piece.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Group> + Send {
+        self.0.into_values()
+    }
+
     /// Returns the group of a peer.
     pub(crate) fn of(&self, peer: PeerId) -> Option<&Group> {
         self.0.get(&peer)

@@ -326,7 +326,7 @@ fn set_device(
             device.iter_mut().for_each(|shard| shard.handle_mark());
         }
         DeviceLine::Eager(eager) => device.iter_mut().for_each(|shard| shard.set_eager(eager)),
-        DeviceLine::ReplacePeers => device.iter_mut().for_each(|shard| shard.remove_all_peers()),
+        DeviceLine::ReplacePeers => device.iter_mut().for_each(|shard| shard.remove_all_peers(now)),
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::{
     device::{
         Device, DeviceIdentity, Wire, peer_mut, peers_mut, schedule::Schedule, sharding::Ids, sticking,
     },
-    group::{Group, Groups},
+    group::Group,
     id::PeerId,
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
@@ -123,15 +123,16 @@ impl Device {
         }
     }
 
-    /// Removes all peers.
-    pub fn remove_all_peers(&mut self) {
-        self.keys.clear();
+    /// Removes all peers at once. What is left of them is freed step by step by [`Self::handle_timeout`].
+    pub fn remove_all_peers(&mut self, now: Instant) {
+        self.keys = Vec::new();
         self.ids = Ids::new(self.index);
-        self.peers.clear();
         self.schedule = Schedule::default();
-        self.by_key.clear();
-        self.allowed_ips = crate::allowed_ips::AllowedIps::default();
-        self.groups = Groups::default();
+        let Self { remains, .. } = self;
+        remains.add(now, std::mem::take(&mut self.groups).into_pieces());
+        remains.add(now, std::mem::take(&mut self.by_key).into_iter());
+        remains.add(now, std::mem::take(&mut self.allowed_ips).into_pieces());
+        remains.add(now, std::mem::take(&mut self.peers).into_iter());
     }
 
     /// Sets a peer's preshared key. A changed one ends its sessions: boringtun takes the key only at the start.

@@ -211,6 +211,47 @@ fn a_peer_without_a_session_takes_little_memory_and_none_in_threads_that_do_not_
     );
 }
 
+#[test]
+fn thousands_of_peers_are_removed_at_once_and_freed_step_by_step() {
+    let (mut hub, other) = (Bench::quiet(1), Bench::quiet(2));
+    let lines: Vec<String> = (1..=5000_u32)
+        .flat_map(|number| {
+            let [_, x, y, z] = number.to_be_bytes();
+            [
+                format!("public_key={number:064x}"),
+                format!("group=g{number}"),
+                format!("allowed_ip=172.{x}.{y}.{z}/32"),
+                format!("allowed_ip=fd00::{number:x}/128"),
+            ]
+        })
+        .collect();
+    let before = sim::heap();
+    hub.set(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let used = sim::heap() - before;
+
+    let frees = |hub: &mut Bench, work: &dyn Fn(&mut Bench)| {
+        let before = sim::frees();
+        work(hub);
+        sim::frees() - before
+    };
+    let at_once = frees(&mut hub, &|hub| hub.set(&["replace_peers=true"]));
+    assert!(at_once < 100, "{at_once} pieces are freed at once");
+    assert_eq!(hub.device.peers().count(), 0);
+    assert_eq!(hub.device.owner([172, 0, 0, 1].into()), None);
+    // Others come meanwhile.
+    hub.know(&other, false);
+    let mut steps = 0;
+    while hub.device.poll_timeout().is_some_and(|at| at <= hub.now) {
+        let freed = frees(&mut hub, &|hub| hub.device.handle_timeout(hub.now, &mut hub.kept));
+        assert!(freed <= 1000, "{freed} in step {steps}");
+        steps += 1;
+    }
+    assert!(steps > 100, "{steps} steps");
+    let left = sim::heap() - before;
+    assert!(left < used / 100, "{left} bytes of {used} are left");
+    assert_eq!(hub.peer().public, other.key());
+}
+
 /// Others that answer a hub's initiations, each at a port of its own.
 struct Crowd {
     peers: Vec<Tunn>,

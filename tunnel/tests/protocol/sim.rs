@@ -23,6 +23,7 @@ thread_local! {
     /// Bytes allocated and not freed by this thread.
     static HEAP: Cell<isize> = const { Cell::new(0) };
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static FREES: Cell<usize> = const { Cell::new(0) };
     static READINGS: Cell<usize> = const { Cell::new(0) };
     /// What is looked for in memory that this thread frees, and in how many pieces it was.
     static SOUGHT: Cell<&'static [u8]> = const { Cell::new(&[]) };
@@ -69,6 +70,11 @@ pub(crate) fn found() -> usize {
 /// Returns how often this thread allocated.
 pub(crate) fn allocations() -> usize {
     ALLOCATIONS.get()
+}
+
+/// Returns how often this thread freed memory.
+pub(crate) fn frees() -> usize {
+    FREES.get()
 }
 
 /// Returns how often this thread read the frozen clock.
@@ -120,6 +126,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
+        let _ = FREES.try_with(|number| number.set(number.get() + 1));
         let sought = SOUGHT.try_with(Cell::get).unwrap_or_default();
         // SAFETY: so long is the piece, which is still this thread's.
         let place = unsafe {
