@@ -91,11 +91,9 @@ impl Peer {
         self.noise.as_ref().is_some_and(Noise::has_waiting)
     }
 
-    /// Returns whether it wants something for which keys have to be agreed on, and can be reached.
+    /// Returns whether it wants something, and can be reached.
     pub(crate) fn is_waiting_to_be_called(&self) -> bool {
-        let Wants { handshake, keepalive } = self.wants;
-        let noise = self.noise.as_ref().filter(|_| self.endpoint.is_some());
-        noise.is_some_and(|noise| handshake || (keepalive && !noise.has_session()))
+        self.wants != Wants::default() && self.noise.is_some() && self.endpoint.is_some()
     }
 
     /// Returns how it is reached, if that is known.

@@ -211,6 +211,27 @@ fn a_peer_without_a_session_takes_little_memory_and_none_in_threads_that_do_not_
     );
 }
 
+/// Each costs a system call, and all threads wait.
+#[test]
+fn packets_have_their_turn_while_the_sessions_of_all_hear_of_another_port() {
+    let mut hub = star(100);
+    hub.catch_up();
+    hub.kept.sent.clear();
+    hub.device.handle_moved(hub.now, &mut hub.kept);
+    let mut heard = 0;
+    for step in 0.. {
+        let sent = std::mem::take(&mut hub.kept.sent);
+        assert!(sent.len() <= 8, "{} in step {step}", sent.len());
+        assert!(sent.iter().all(|(_, datagram)| datagram.len() == 32));
+        heard += sent.len();
+        if hub.device.poll_timeout().is_none_or(|at| at > hub.now) {
+            break;
+        }
+        hub.device.handle_timeout(hub.now, &mut hub.kept);
+    }
+    assert_eq!(heard, 100);
+}
+
 #[test]
 fn thousands_of_peers_are_removed_at_once_and_freed_step_by_step() {
     let (mut hub, other) = (Bench::quiet(1), Bench::quiet(2));
