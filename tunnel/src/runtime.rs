@@ -38,6 +38,7 @@ use crate::{
 pub mod adopt;
 mod mailbox;
 mod main_thread;
+mod pace;
 mod routes;
 mod shard;
 mod shard_io;

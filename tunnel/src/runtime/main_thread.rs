@@ -19,7 +19,8 @@ use crate::{
     link::{Link, Notifier},
     rtnetlink::Sender,
     runtime::{
-        End, INSPECTION, RuntimeError,
+        End, RuntimeError,
+        pace::Pace,
         routes::{Answers, RouteChanges},
         shard::Shard,
         sockets::{Settings, SocketSet},
@@ -44,7 +45,7 @@ pub(super) struct MainThread {
     pub(super) settings: Settings,
     notifier: Notifier,
     pub(super) server: Server,
-    inspected: Instant,
+    pace: Pace,
     suspicion: Suspicion,
     routes: RouteChanges,
 }
@@ -54,6 +55,8 @@ pub(super) struct MainThread {
 struct Ready {
     stop: bool,
     tun: bool,
+    /// The interface is gone.
+    gone: bool,
     links: bool,
     connection: bool,
     mailbox: bool,
@@ -87,7 +90,7 @@ impl MainThread {
             settings,
             notifier,
             server,
-            inspected: Instant::now(),
+            pace: Pace::new(Instant::now()),
             suspicion: Suspicion::new(),
             routes: RouteChanges::default(),
         }
@@ -164,13 +167,14 @@ impl MainThread {
             if !more {
                 self.shard.flush_network(now);
             }
-            if ready.links || now.saturating_duration_since(self.inspected) >= INSPECTION {
-                if self.notifier.clear() {
-                    self.routes.handle_change();
-                }
-                if let Some(end) = self.inspect(now, pool) {
-                    return Ok(end);
-                }
+            if ready.links && self.notifier.clear() {
+                self.routes.handle_change();
+                self.pace.want();
+            }
+            if (ready.gone || self.pace.is_due(now))
+                && let Some(end) = self.inspect(now, pool)
+            {
+                return Ok(end);
             }
             if self.shard.device.take_unasked() {
                 self.routes.handle_unasked();
@@ -273,10 +277,10 @@ impl MainThread {
         let mut ready = Ready {
             stop: is_ready(&fds[0]),
             tun: is_ready(&fds[1]),
-            links: is_ready(&fds[2])
-                || fds[1]
-                    .revents()
-                    .is_some_and(|events| events.contains(PollFlags::POLLERR)),
+            gone: fds[1]
+                .revents()
+                .is_some_and(|events| events.contains(PollFlags::POLLERR)),
+            links: is_ready(&fds[2]),
             connection: is_ready(&fds[3]),
             ..Ready::default()
         };
@@ -300,7 +304,7 @@ impl MainThread {
     /// moment.
     fn patience(&self) -> PollTimeout {
         let now = Instant::now();
-        let inspection = self.inspected + INSPECTION;
+        let inspection = self.pace.next();
         let due = self.shard.device.poll_timeout();
         let routes = self.routes.poll_timeout(now).unwrap_or(inspection);
         let clients = self.server.poll_timeout().unwrap_or(inspection);
@@ -314,7 +318,7 @@ impl MainThread {
 
     /// Follows what happened to the interface and to the socket's file.
     fn inspect(&mut self, now: Instant, pool: &WorkerPool) -> Option<End> {
-        self.inspected = now;
+        let clocks = self.pace.look(now);
         let Link::Present { up, mtu } = self.shard.io.tun.link() else {
             tracing::info!("interface removed");
             return Some(End::InterfaceGone);
@@ -324,7 +328,9 @@ impl MainThread {
             return Some(End::SocketGone);
         }
         let Shard { device, io, .. } = &mut self.shard;
-        device.handle_clock(now, Moment::now(), io);
+        if clocks {
+            device.handle_clock(now, Moment::now(), io);
+        }
         let mtu = mtu.unwrap_or_else(|| device.mtu());
         let changed = up != self.settings.up || up != io.sockets.is_some() || mtu != device.mtu();
         if changed {
