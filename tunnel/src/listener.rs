@@ -124,14 +124,17 @@ impl Listener {
             source,
         };
         let own = socket.local_addr().map_err(fail)?;
-        if own.as_pathname() != Some(path) {
+        let file = file_id(path).map_err(fail)?;
+        // There may be several ways to a folder: /var/run is /run.
+        let is_here = |own: &Path| file_id(own).is_ok_and(|own| own == file);
+        if !own.as_pathname().is_some_and(is_here) {
             let wrong = format!("WG_UAPI_FD listens on {own:?}");
             return Err(fail(io::Error::other(wrong)));
         }
         Ok(Self {
             socket,
             path: path.into(),
-            file: file_id(path).map_err(fail)?,
+            file,
             owned: true,
             forgiving_until: None,
             resting_until: None,

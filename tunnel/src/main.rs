@@ -48,7 +48,7 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// The interface to create; it exists until this process ends
+    /// The interface to create, with %d for the first number that is free; it exists until this process ends
     #[arg(required = true, value_name = "INTERFACE")]
     interface: Option<String>,
 
@@ -144,7 +144,7 @@ fn main() -> anyhow::Result<ExitCode> {
                     Runtime::create_with(&name, &args.socket_dir, options, inherited)?
                 }
             };
-            tracing::info!(name, "device started");
+            tracing::info!(name = runtime.name(), "device started");
             notify::ready();
             if let Some(background) = background {
                 background.ready(logs_wanted())?;

@@ -109,12 +109,16 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Makes the interface first, for the kernel gives a name once; then the socket.
+    /// Makes the interface first, for the kernel gives a name once; then the socket. The name is no pattern.
     pub fn create(name: &str, socket_folder: &path::Path, options: Options) -> Result<Self, RuntimeError> {
+        if name.contains('%') {
+            return Err(TunError::Name { name: name.into() }.into());
+        }
         Self::create_with(name, socket_folder, options, Inherited::default())
     }
 
-    /// Does the same with what is there already.
+    /// Does the same with what is there already. Another name than asked for is the interface's own, or that which the kernel made
+    /// of `%d` ([`Self::name`]).
     pub fn create_with(
         name: &str,
         socket_folder: &path::Path,
@@ -125,6 +129,10 @@ impl Runtime {
             Some(file) => Tun::inherit(file, name, options.offload)?,
             None => Tun::create(name, options.offload, options.threads > 1)?,
         };
+        let name = &tun.name().map_err(|source| TunError::SetUp {
+            name: name.into(),
+            source,
+        })?;
         tracing::info!(name, offloads = ?tun.offloads(), "interface created");
         let notifier = Notifier::new().map_err(RuntimeError::Notifier)?;
         let path = socket_folder.join(format!("{name}.sock"));
@@ -133,10 +141,10 @@ impl Runtime {
             None => Listener::bind(&path)?,
         };
         tun.keep(options.keep).map_err(|source| TunError::SetUp {
-            name: name.into(),
+            name: name.clone(),
             source,
         })?;
-        Self::new(name.into(), shards(options), tun, notifier, listener, options)
+        Self::new(name.clone(), shards(options), tun, notifier, listener, options)
     }
 
     fn new(
@@ -159,6 +167,11 @@ impl Runtime {
             Server::new(listener),
         );
         Ok(Self { name, main, pool })
+    }
+
+    /// Returns the name of its interface when it began.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Carries packets until it ends, or another process has taken over.

@@ -36,7 +36,9 @@ const QUEUE_LENGTH: u16 = 1000;
 #[derive(Debug, Error)]
 pub enum TunError {
     /// No interface can have this name.
-    #[error("no interface can be called {name:?}: 1 to 15 bytes without '/', ':', '%' and blanks")]
+    #[error(
+        "no interface can be called {name:?}: 1 to 15 bytes without '/', ':' and blanks, and '%' only in %d"
+    )]
     Name {
         /// The name.
         name: String,
@@ -107,13 +109,14 @@ pub struct Tun {
 
 impl Tun {
     /// Makes an interface, or attaches to one that was kept; with offloads as far as the kernel has them and `offload`
-    /// allows. A new one may have several `queues`, a kept one if its maker wanted that.
+    /// allows. A new one may have several `queues`, a kept one if its maker wanted that. For `%d` in the name the kernel puts the
+    /// first number that is free.
     pub fn create(name: &str, offload: bool, queues: bool) -> Result<Self, TunError> {
         let forbidden = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
         if name.is_empty()
             || name.len() >= libc::IFNAMSIZ
             || matches!(name, "." | "..")
-            || name.contains(forbidden)
+            || name.replacen("%d", "", 1).contains(forbidden)
         {
             return Err(TunError::Name { name: name.into() });
         }
@@ -125,8 +128,11 @@ impl Tun {
         match attach(&file, name, offload, true, &[queues]) {
             Ok(kind) => {
                 let tun = Self::with(file, kind, offload);
-                sys::set_link_mtu(name, DEFAULT_MTU)
-                    .and_then(|()| sys::set_queue_length(name, QUEUE_LENGTH))
+                tun.name()
+                    .and_then(|name| {
+                        sys::set_link_mtu(&name, DEFAULT_MTU)?;
+                        sys::set_queue_length(&name, QUEUE_LENGTH)
+                    })
                     .map_err(|source| TunError::SetUp {
                         name: name.into(),
                         source,
@@ -142,7 +148,7 @@ impl Tun {
         }
     }
 
-    /// Takes an interface that the process that started this one has made.
+    /// Takes an interface that the process that started this one has made. It keeps its name, whatever `name` was asked for.
     pub fn inherit(file: OwnedFd, name: &str, offload: bool) -> Result<Self, TunError> {
         let refused = |source| TunError::Create {
             name: name.into(),
@@ -150,14 +156,7 @@ impl Tun {
         };
         let tun = Self::adopt(file, offload).map_err(refused)?;
         let own = tun.name().map_err(refused)?;
-        if own != name {
-            let wrong = format!("WG_TUN_FD is the interface {own}");
-            return Err(refused(io::Error::other(wrong)));
-        }
-        sys::set_link_mtu(name, DEFAULT_MTU).map_err(|source| TunError::SetUp {
-            name: name.into(),
-            source,
-        })?;
+        sys::set_link_mtu(&own, DEFAULT_MTU).map_err(|source| TunError::SetUp { name: own, source })?;
         Ok(tun)
     }
 

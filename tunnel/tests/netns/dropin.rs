@@ -19,18 +19,18 @@ use tempfile::TempDir;
 use crate::world::{Engine, OURS, World, other, pipe, run, terminate, unique, wait_for};
 
 /// A name, and the process behind it, which ends with this.
-struct Named(String);
+pub(crate) struct Named(pub(crate) String);
 
 impl Named {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(unique())
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         format!("/var/run/wireguard/{}.sock", self.0).into()
     }
 
-    fn answers(&self) -> bool {
+    pub(crate) fn answers(&self) -> bool {
         UnixStream::connect(self.socket()).is_ok()
     }
 }
@@ -215,55 +215,6 @@ fn the_usual_limit_of_descriptors_does_for_many_devices_with_many_threads() {
         "{descriptors}: the limit is not reached at all"
     );
     assert!(terminate(&mut child, Signal::SIGTERM));
-}
-
-/// Makes an interface and a socket for `wg`, and leaves them to a program as wireguard-go takes them.
-const PARENT: &str = r#"
-import fcntl, os, socket, struct, sys
-name, program = sys.argv[1:]
-tun = os.open("/dev/net/tun", os.O_RDWR)
-fcntl.ioctl(tun, 0x400454ca, struct.pack("16sH22x", name.encode(), 0x1001))
-uapi = socket.socket(socket.AF_UNIX)
-uapi.bind("/var/run/wireguard/%s.sock" % name)
-uapi.listen(5)
-for number in tun, uapi.fileno():
-    os.set_inheritable(number, True)
-own = dict(os.environ, WG_TUN_FD=str(tun), WG_UAPI_FD=str(uapi.fileno()))
-os.execve(program, [program, "-f", name], own)
-"#;
-
-#[test]
-fn it_goes_on_with_an_interface_and_a_socket_that_were_opened_for_it() {
-    let (namespace, name) = (Namespace::new(), Named::new());
-    let mut child = namespace
-        .command("python3")
-        .args(["-c", PARENT, &name.0, OURS])
-        .stderr(Stdio::null())
-        .spawn();
-    let show = || namespace.command("wg").args(["show", &name.0]).succeeds();
-    wait_for("the device", || name.answers() && show());
-    assert!(
-        namespace
-            .run(&format!("ip link show {}", name.0))
-            .contains("mtu 1420")
-    );
-    assert!(terminate(&mut child, Signal::SIGTERM));
-    assert!(!name.socket().exists());
-    assert!(!namespace.run("ip -br link").contains(&name.0));
-}
-
-#[test]
-fn a_number_that_is_no_descriptor_is_refused() {
-    let (namespace, name) = (Namespace::new(), Named::new());
-    for (variable, value) in [("WG_TUN_FD", "77"), ("WG_TUN_FD", "x"), ("WG_UAPI_FD", "1")] {
-        let started = namespace
-            .command(OURS)
-            .args(["-f", &name.0])
-            .env(variable, value)
-            .output();
-        let said = String::from_utf8_lossy(&started.stderr).into_owned();
-        assert!(!started.status.success() && said.contains(variable), "{said}");
-    }
 }
 
 /// A resolvconf(8) that writes down what it is given.

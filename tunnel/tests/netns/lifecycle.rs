@@ -109,7 +109,7 @@ fn a_second_one_of_the_same_name_is_refused_and_the_first_goes_on() {
 #[test]
 fn a_name_no_interface_can_have_is_refused() {
     let world = alone();
-    for name in ["", "sixteen-letters-", "a/b", "wg%d", "a b"] {
+    for name in ["", "sixteen-letters-", "a/b", "wg%s", "wg%", "wg%d%d", "a b"] {
         let refused = world.a.try_run(&[OURS, name]);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(

@@ -12,6 +12,7 @@ mod declined;
 mod dropin;
 mod flood;
 mod handover;
+mod inherited;
 mod initiations;
 mod interop;
 mod kept;
