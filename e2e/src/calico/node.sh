@@ -89,8 +89,9 @@ wanted() { # KIND
 	done <"$nodes"
 }
 
-mkdir -p /run/calico
-while :; do
+# Makes everything as it is to be.
+keep() {
+	local link
 	read -r _ location mode address subnet mtu mac vtep _ < <(grep "^$me " "$nodes")
 	if [ "$vtep" != - ]; then
 		device
@@ -107,6 +108,27 @@ while :; do
 	for link in $(ip -o link show type veth | sed -nE 's/^[0-9]+: (veth[^@:]*).*/\1/p'); do
 		ip link set "$link" name "cali${link#veth}"
 	done
+}
+
+# Shows everything that matters to that.
+look() {
+	cat "$nodes"
+	ip -o link
+	ip -4 route show table main
+	ip -4 -o addr show dev $dev
+	ip -4 neigh show dev $dev
+	bridge fdb show dev $dev
+} 2>&1
+
+# What was found as it is to be is left alone until it looks otherwise: a lab has this loop on each of its nodes.
+mkdir -p /run/calico
+settled=
+while :; do
+	before=$(look)
+	if [ "$before" != "$settled" ]; then
+		keep
+		[ "$(look)" != "$before" ] || settled=$before
+	fi
 	touch /run/calico/ready
 	sleep 1
 done

@@ -50,14 +50,33 @@ align() { # PRIORITY SELECTOR TABLE PODS
 	done
 }
 
-mkdir -p /run/cloud
-while :; do
+# Makes everything as it is to be.
+keep() {
+	local link
 	align 512 "from all to" main "$(pods_in "$lan")"
 	[ -z "$device" ] || align 1536 from 2 "$(pods_in "$pods")"
 	# The plugin that stands in for the cloud's gives devices other names.
 	for link in $(ip -o link show type veth | sed -nE 's/^[0-9]+: (veth[^@:]*).*/\1/p'); do
 		ip link set "$link" name "eni${link#veth}"
 	done
+}
+
+# Shows everything that matters to that.
+look() {
+	ip -o link
+	ip -4 route show table main
+	ip -4 rule
+}
+
+# What was found as it is to be is left alone until it looks otherwise: a lab has this loop on each of its nodes.
+mkdir -p /run/cloud
+settled=
+while :; do
+	before=$(look)
+	if [ "$before" != "$settled" ]; then
+		keep
+		[ "$(look)" != "$before" ] || settled=$before
+	fi
 	touch /run/cloud/ready
 	sleep 1
 done
