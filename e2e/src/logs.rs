@@ -1,4 +1,5 @@
-//! What agents, operators and tunnels log at WARN and ERROR while a suite runs, and which test provoked it.
+//! What agents, operators and tunnels log at WARN and ERROR while a suite runs, what Events the operator writes, and which test
+//! provoked it.
 //!
 //! The files are read from the nodes' own folders while they are written: the kubelet removes those of a pod that is
 //! replaced, and a test that replaces pods must not thereby hide what they had to say.
@@ -16,8 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lab::Lab;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 
+use crate::{command::Cmd, lab::Lab};
+
+/// In the place of a test.
+const BEFORE: &str = "before the first test";
 /// How often the files are looked at. A container lives longer, and an open file outlives its name.
 const OFTEN: Duration = Duration::from_millis(200);
 
@@ -81,9 +87,13 @@ pub(crate) struct Unprovoked {
     pub(crate) starved: Vec<String>,
 }
 
-/// A line at WARN or ERROR.
+/// Instead of a container: what the operator says by an Event.
+const EVENT: &str = "an Event";
+
+/// A line at WARN or ERROR, or an Event.
 #[derive(Debug, Clone)]
 struct Line {
+    /// The node, or the kind and name of the Event's object.
     node: String,
     container: String,
     text: String,
@@ -106,8 +116,18 @@ struct State {
     folders: Vec<(String, PathBuf)>,
     open: BTreeMap<PathBuf, Tail>,
     during: &'static str,
+    begun: Vec<Begun>,
     ended: BTreeMap<&'static str, Instant>,
     lines: Vec<Line>,
+}
+
+/// When a test began.
+#[derive(Debug, Clone)]
+struct Begun {
+    test: &'static str,
+    at: Instant,
+    /// The same as Events have it (RFC 3339, in UTC, with microseconds): of two the earlier one sorts before the later one.
+    stamp: String,
 }
 
 /// A file that grows, and the end of it that is no whole line yet.
@@ -130,7 +150,8 @@ impl LogWatch {
         let mut state = State {
             folders: folders.collect(),
             open: BTreeMap::new(),
-            during: "before the first test",
+            during: BEFORE,
+            begun: vec![Begun::now(BEFORE)],
             ended: BTreeMap::new(),
             lines: Vec::new(),
         };
@@ -158,6 +179,24 @@ impl LogWatch {
         state.look();
         let before = std::mem::replace(&mut state.during, test);
         state.ended.insert(before, Instant::now());
+        state.begun.push(Begun::now(test));
+    }
+
+    /// Takes the Events that the operator has written since the beginning; the API server keeps them for an hour.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn take_events(&self, lab: &Lab) -> Result<()> {
+        let listed = lab.get(&["events", "--namespace", "default"])?;
+        let events = listed["items"].as_array().context("no list of Events")?;
+        let ours = events
+            .iter()
+            .filter(|event| event["reportingComponent"] == "spanwire-operator");
+        let mut state = lock(&self.state);
+        for event in ours {
+            state.enter_event(event)?;
+        }
+        Ok(())
     }
 
     /// Returns the lines that none of the tests provoked that ran when they were logged, or had run a moment before.
@@ -217,6 +256,13 @@ impl Provoked {
         Self { by, what }
     }
 
+    /// What the operator says by an Event.
+    #[must_use]
+    pub const fn event(by: &'static str, says: &'static str) -> Self {
+        let what = What::Line(EVENT, says);
+        Self { by, what }
+    }
+
     /// What agents and operators log of a test that takes away the API server, or what it grants them.
     #[must_use]
     pub const fn without_api_server(by: &'static str) -> Self {
@@ -237,6 +283,17 @@ impl Provoked {
     }
 }
 
+impl Begun {
+    fn now(test: &'static str) -> Self {
+        let stamp = Cmd::of(["date", "-u", "+%Y-%m-%dT%H:%M:%S.%6NZ"]).run();
+        Self {
+            test,
+            at: Instant::now(),
+            stamp: stamp.expect("date tells the time").trim_end().to_owned(),
+        }
+    }
+}
+
 impl Line {
     fn is_starved(&self) -> bool {
         let mut starved = STARVED.iter();
@@ -245,6 +302,25 @@ impl Line {
 }
 
 impl State {
+    /// Enters an Event as a line of the test in which it was written; nothing of one from before the first.
+    fn enter_event(&mut self, event: &Value) -> Result<()> {
+        let written = event["eventTime"].as_str().context("an Event without a time")?;
+        let mut begun = self.begun.iter().rev();
+        let Some(Begun { test, at, .. }) = begun.find(|begun| begun.stamp.as_str() <= written) else {
+            return Ok(());
+        };
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &event["involvedObject"];
+        self.lines.push(Line {
+            node: format!("{} {}", word(&object["kind"]), word(&object["name"])),
+            container: EVENT.to_owned(),
+            text: format!("{}: {}", word(&event["reason"]), word(&event["message"])),
+            during: test,
+            read: *at,
+        });
+        Ok(())
+    }
+
     /// Reads what has been written since the last time.
     fn look(&mut self) {
         for (node, folder) in &self.folders {
@@ -335,6 +411,8 @@ fn loud(line: &str) -> Option<&str> {
 mod tests {
     use std::io::Write as _;
 
+    use serde_json::json;
+
     use super::*;
 
     const WARN: &str =
@@ -398,6 +476,7 @@ mod tests {
             folders: Vec::new(),
             open: BTreeMap::new(),
             during: "a test",
+            begun: Vec::new(),
             ended: BTreeMap::new(),
             lines: vec![line("agent", slow), line("operator", slow), line("agent", WARN)],
         };
@@ -417,6 +496,45 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_a_line_of_the_test_in_which_it_was_written() {
+        let at = Instant::now();
+        let begun = |test, stamp: &str| Begun {
+            test,
+            at,
+            stamp: stamp.to_owned(),
+        };
+        let mut state = State {
+            folders: Vec::new(),
+            open: BTreeMap::new(),
+            during: "second",
+            begun: vec![
+                begun("first", "2026-01-01T00:00:10.000001Z"),
+                begun("second", "2026-01-01T00:00:20.000000Z"),
+            ],
+            ended: BTreeMap::new(),
+            lines: Vec::new(),
+        };
+        let event = |time: &str| {
+            json!({
+                "involvedObject": {"kind": "Peer", "name": "p"},
+                "eventTime": time, "reason": "Invalid", "message": "peer p: no",
+            })
+        };
+        for time in ["09.999999", "10.000001", "19.999999", "20.000000", "59.999999"] {
+            state
+                .enter_event(&event(&format!("2026-01-01T00:00:{time}Z")))
+                .unwrap();
+        }
+        let during: Vec<&str> = state.lines.iter().map(|line| line.during).collect();
+        assert_eq!(during, ["first", "first", "second", "second"], "one was before");
+        assert_eq!(state.lines[0].text, "Invalid: peer p: no");
+        let provoked = Provoked::event("first", "peer p");
+        assert!(provoked.explains(&state.lines[0], &BTreeMap::new()));
+        assert!(!provoked.explains(&state.lines[2], &BTreeMap::new()));
+        assert!(state.enter_event(&json!({})).is_err());
+    }
+
+    #[test]
     fn what_a_pod_wrote_is_read_though_its_file_is_removed() {
         let folder = std::env::temp_dir().join(format!("spanwire-logs-{}", std::process::id()));
         let container = folder.join("spanwire_agent-x_1234/agent");
@@ -433,6 +551,7 @@ mod tests {
             folders: vec![("a1".to_owned(), folder.clone())],
             open: BTreeMap::new(),
             during: "a test",
+            begun: Vec::new(),
             ended: BTreeMap::new(),
             lines: Vec::new(),
         };

@@ -28,7 +28,7 @@ pub type Test = (&'static str, fn(&Lab) -> Result<()>);
 const QUIET: &str = "no_program_warned_of_what_no_test_provoked";
 
 /// Brings up a lab, runs the tests in their order, and takes it down. What fails is tried again ([`again`]). At the end
-/// nothing may have been logged at WARN or ERROR but what is `provoked`.
+/// nothing may have been logged at WARN or ERROR, or said by an Event, but what is `provoked`.
 ///
 /// `LAB_KEEP=1` leaves the lab up, and uses one that is up; for work on a single test.
 pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test], provoked: &[Provoked]) -> ExitCode {
@@ -75,7 +75,13 @@ pub fn run(name: &str, scenario: &str, options: &Options, tests: &[Test], provok
     let provoked = provoked.to_vec();
     let watch = Arc::clone(&logs);
     let allowed = provoked.clone();
-    trials.push(Trial::test(QUIET, move || quiet(&watch.unprovoked(&allowed))));
+    let of_lab = Arc::clone(&lab);
+    trials.push(Trial::test(QUIET, move || {
+        watch
+            .take_events(&of_lab)
+            .map_err(|error| Failed::from(format!("{error:#}")))?;
+        quiet(&watch.unprovoked(&allowed))
+    }));
     let code = libtest_mimic::run(&arguments, trials).exit_code();
     print_longest(&mut times.lock().expect("no test panics while it holds the lock"));
     // Once more as the last lines: of a long output the end is what is looked at first.

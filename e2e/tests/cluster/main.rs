@@ -22,7 +22,7 @@ use spanwire_e2e::{Lab, Provoked, Spanwire, suite};
 
 /// What tests do on purpose that programs warn of.
 const PROVOKED: &[Provoked] = &[
-    Provoked::agent("bad_peers_are_refused_and_harm_nothing", "no.such.host.invalid"),
+    Provoked::agent(BAD_PEERS, "no.such.host.invalid"),
     // The node's own network is also that of the location it has left.
     Provoked::agent(
         "a_node_moves_to_a_location_of_its_own_and_back",
@@ -59,6 +59,18 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(REBOOTED, NO_CNI_YET),
     Provoked::agent(REBOOTED, NO_TUNNEL_YET),
     Provoked::without_api_server(REBOOTED),
+    Provoked::event(BAD_ANNOTATIONS, "InvalidField: node b2: annotation spanwire.dev/"),
+    Provoked::event(
+        BAD_ANNOTATIONS,
+        "ClaimRejected: node b2: annotation spanwire.dev/location-cidrs",
+    ),
+    Provoked::event(BAD_PEERS, "ClaimRejected: peer greedy: spec.allowedIPs"),
+    Provoked::event(BAD_PEERS, "ClaimRejected: peer thief: spec.allowedIPs"),
+    Provoked::event(BAD_PEERS, "ClaimRejected: peer twin: spec.publicKey"),
+    Provoked::event(
+        "bad_locations_are_refused_and_harm_nothing",
+        "ClaimRejected: location late: spec.cidrs",
+    ),
     // The Peer is there before the Secret that it names.
     Provoked::agent(PRESHARED, "cannot read a preshared key"),
 ];
@@ -66,6 +78,8 @@ const PROVOKED: &[Provoked] = &[
 const NO_CNI_YET: &str = "the CNI's device for";
 const NO_TUNNEL_YET: &str = "userspace WireGuard is not reached";
 
+const BAD_ANNOTATIONS: &str = "bad_annotations_are_reported_and_harm_nothing";
+const BAD_PEERS: &str = "bad_peers_are_refused_and_harm_nothing";
 const PRESHARED: &str = "a_peer_with_a_preshared_key_is_out_without_it";
 const RESTARTED: &str = "restarting_operator_and_api_server_loses_no_packet";
 const TUNNELS_ROLLED: &str = "rolling_the_tunnels_costs_a_handshake_each";
@@ -165,12 +179,9 @@ fn main() -> ExitCode {
             ),
             (PRESHARED, peers::preshared),
             ("kubectl_spanwire_connects_this_machine", peers::connects),
-            ("bad_peers_are_refused_and_harm_nothing", bad_input::peers),
+            (BAD_PEERS, bad_input::peers),
             ("bad_locations_are_refused_and_harm_nothing", bad_input::locations),
-            (
-                "bad_annotations_are_reported_and_harm_nothing",
-                bad_input::annotations,
-            ),
+            (BAD_ANNOTATIONS, bad_input::annotations),
             (
                 "an_agents_token_writes_only_its_own_node",
                 trust::token_is_bound_to_its_node,

@@ -16,6 +16,8 @@ const DEAD: &str = "where_a_vtep_is_no_member_address_each_line_of_defence_holds
 const INVERSE: &str = "and_without_all_of_them_the_plaintext_is_seen";
 const FORBIDDEN: &str = "what_a_host_forbids_is_named_with_its_rule";
 const CLASH: &str = "a_network_that_two_places_have_is_reported_and_harms_nothing_else";
+const NEIGHBOURS: &str = "with_neighbours_on_all_hosts_every_pod_reaches_every_pod";
+const CLAIMED: &str = "addresses_that_a_kubelet_claims_draw_nothing";
 const UNREADABLE: &str = "a_report_that_cannot_be_read_harms_nothing_else";
 
 /// What tests do on purpose that programs warn of.
@@ -29,6 +31,17 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(CLASH, "is connected here, too, by clash0"),
     Provoked::agent(UNREADABLE, "cannot be read, ignoring that part"),
     Provoked::operator(UNREADABLE, "cannot be read, ignoring that part"),
+    Provoked::event(UNREADABLE, "InvalidField: node c2: status.conditions["),
+    // Of a node that was made again the object before is there, which is said by each operator that starts.
+    Provoked::event(
+        NEIGHBOURS,
+        "ClaimRejected: node a3-old: status.addresses: 192.168.1.13/32",
+    ),
+    Provoked::event(
+        UNREADABLE,
+        "ClaimRejected: node a3-old: status.addresses: 192.168.1.13/32",
+    ),
+    Provoked::event(CLAIMED, "ClaimRejected: node c2: status.addresses: "),
 ];
 
 fn main() -> ExitCode {
@@ -46,10 +59,7 @@ fn main() -> ExitCode {
                 "without_spanwire_plaintext_crosses_the_internet",
                 neighbours::plaintext_before,
             ),
-            (
-                "with_neighbours_on_all_hosts_every_pod_reaches_every_pod",
-                neighbours::installs,
-            ),
+            (NEIGHBOURS, neighbours::installs),
             ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
             (
                 "with_neighbours_that_break_nothing_nothing_is_found",
@@ -58,7 +68,7 @@ fn main() -> ExitCode {
             (FORBIDDEN, neighbours::forbidden),
             ("what_a_kubelet_says_of_its_node_is_refused", attacks::annotations),
             ("leases_and_reports_of_others_are_refused", attacks::others),
-            ("addresses_that_a_kubelet_claims_draw_nothing", attacks::addresses),
+            (CLAIMED, attacks::addresses),
             ("locations_are_settled", neighbours::settled),
             (
                 "every_host_and_pod_answers_every_other_and_nothing_is_plain",
