@@ -11,6 +11,8 @@ use spanwire_cluster::{
 };
 use tokio::{sync::watch, time};
 
+use crate::services::refused;
+
 /// How often it is read, and the names in it resolved.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 /// The same until the API server has answered.
@@ -90,11 +92,6 @@ async fn read(client: &Client) -> Result<Option<String>, kube::Error> {
     }
 }
 
-/// Returns whether the API server answers that it will not say.
-fn refused(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,15 +146,5 @@ mod tests {
                 (news, expected.into_iter().map(str::to_owned).collect())
             );
         }
-    }
-
-    #[test]
-    fn an_api_server_that_is_away_has_refused_nothing() {
-        let answered = |code| {
-            let status = kube::core::Status::failure("no", "Reason").with_code(code);
-            refused(&kube::Error::Api(Box::new(status)))
-        };
-        assert!(answered(403));
-        assert!(!answered(429) && !answered(503));
     }
 }

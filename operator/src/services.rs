@@ -65,7 +65,7 @@ async fn poll(client: Client, named: bool, networks: watch::Sender<BTreeSet<Pref
 }
 
 /// Returns whether the API server answers that it will not say.
-fn refused(error: &kube::Error) -> bool {
+pub(crate) fn refused(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
 }
 
