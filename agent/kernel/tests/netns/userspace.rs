@@ -2,6 +2,7 @@
 //! socket. The stand-in knows `up` and `down` only.
 
 use std::{
+    fs,
     path::Path,
     process::{Child, Stdio},
     sync::{Arc, Mutex},
@@ -98,10 +99,20 @@ async fn stand_in(listener: UnixListener, name: LinkName, children: Arc<Mutex<Ve
 }
 
 impl Control {
-    /// Sends the processes that carry the device a signal.
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Has the processes that carry the device hang: none of their threads runs when this returns.
+    pub(crate) fn hang(&self) {
         for child in self.children.lock().unwrap().iter() {
-            kill(pid(child), signal).unwrap();
+            kill(pid(child), Signal::SIGSTOP).unwrap();
+            wait_until("the stop of every thread", Duration::from_secs(10), || {
+                has_stopped(child)
+            });
+        }
+    }
+
+    /// Has those that hang go on.
+    pub(crate) fn go_on(&self) {
+        for child in self.children.lock().unwrap().iter() {
+            kill(pid(child), Signal::SIGCONT).unwrap();
         }
     }
 
@@ -121,10 +132,26 @@ fn stop(children: &Mutex<Vec<Child>>) {
     for mut child in children.lock().unwrap().drain(..) {
         // SIGTERM lets it remove its socket.
         kill(pid(&child), Signal::SIGTERM).unwrap();
+        // One that hangs, of a test that has failed meanwhile, takes no signal but this and SIGKILL.
+        kill(pid(&child), Signal::SIGCONT).unwrap();
         child.wait().unwrap();
     }
 }
 
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap())
+}
+
+/// Returns whether every thread of a process is stopped: a signal is delivered to one of them, and another may still answer
+/// meanwhile (signal(7), proc(5)).
+fn has_stopped(child: &Child) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat"));
+        // The state follows the name, which stands in parentheses.
+        stat.is_ok_and(|stat| {
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| rest.starts_with(" T"))
+        })
+    })
 }

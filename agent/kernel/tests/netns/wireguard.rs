@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
 use spanwire_host::{
     LinkName, OwnershipConflict, PeerChange, PresharedKey, Step, WireGuard, WireGuardPeer, WireGuardSettings,
 };
@@ -441,7 +440,7 @@ fn a_tunnel_process_that_hangs_lacks_its_device_until_it_goes_on_and_the_device_
         lab.apply(vec![lab.add_link(), lab.up(), peer_set.clone()]).await;
         let index = || run(&format!("ip -o link show {name} | cut -d: -f1"));
         let before = index();
-        lab.control.as_ref().unwrap().signal(Signal::SIGSTOP);
+        lab.control.as_ref().unwrap().hang();
         assert_eq!(lab.device().await, None);
 
         let report = lab.kernel.apply(vec![lab.add_link()]).await;
@@ -456,7 +455,7 @@ fn a_tunnel_process_that_hangs_lacks_its_device_until_it_goes_on_and_the_device_
         let conflicts = lab.kernel.ownership_conflicts(Some(51_820)).await.unwrap();
         assert_eq!(conflicts, [silent], "nor is it said who has the port");
 
-        lab.control.as_ref().unwrap().signal(Signal::SIGCONT);
+        lab.control.as_ref().unwrap().go_on();
         // It was missing when it was read last, and is there when it is to be made.
         lab.apply(vec![lab.add_link(), peer_set]).await;
         let mut expected = device();
