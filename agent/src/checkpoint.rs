@@ -2,7 +2,7 @@
 //! the mesh, and the locations for which the tunnel is enforced.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use spanwire_core::{ApiServer, Snapshot, liveness::Judgement};
 use spanwire_crds::{LocationSlice, MeshNode, Peer};
-use spanwire_topology::LocationName;
+use spanwire_topology::{Doubt, LocationName, NodeName};
 use thiserror::Error;
 
 use crate::atomic_file::{self, FileError};
@@ -68,6 +68,8 @@ struct Body {
     #[serde(default)]
     forsaken: Vec<(String, String)>,
     #[serde(default)]
+    useless: Vec<(String, String)>,
+    #[serde(default)]
     cut: BTreeSet<String>,
     node: Option<MeshNode>,
     slices: Vec<LocationSlice>,
@@ -82,6 +84,7 @@ struct BodyRef<'a> {
     api_endpoints: &'a BTreeSet<SocketAddr>,
     lost: Vec<(String, String)>,
     forsaken: Vec<(String, String)>,
+    useless: Vec<(String, String)>,
     cut: Vec<String>,
     node: Option<&'a MeshNode>,
     slices: Vec<&'a LocationSlice>,
@@ -113,6 +116,13 @@ impl Checkpoint {
         Ok(Some(body.into()))
     }
 
+    /// The leaders from behind which nothing came. Of the others that were not used while they answered it shows again by itself.
+    fn useless(&self) -> impl Iterator<Item = &(LocationName, NodeName)> {
+        let answering = self.judgement.answering.iter();
+        let useless = answering.filter(|(_, doubt)| **doubt == Doubt::Useless);
+        useless.map(|(leader, _)| leader)
+    }
+
     /// Returns the bytes for [`Self::save`].
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
@@ -123,6 +133,7 @@ impl Checkpoint {
             api_endpoints: &self.api_server.endpoints,
             lost: texts(&self.judgement.lost),
             forsaken: texts(&self.judgement.forsaken),
+            useless: texts(self.useless()),
             cut: self.judgement.cut.iter().map(ToString::to_string).collect(),
             node: self.snapshot.node.as_deref(),
             slices: self.snapshot.slices.values().map(Arc::as_ref).collect(),
@@ -175,8 +186,12 @@ impl From<Body> for Checkpoint {
             judgement: Judgement {
                 lost: names(&body.lost),
                 forsaken: names(&body.forsaken),
-                // It has to show again.
-                answering: BTreeMap::new(),
+                answering: body
+                    .useless
+                    .iter()
+                    .filter_map(pair)
+                    .map(|leader| (leader, Doubt::Useless))
+                    .collect(),
                 unreached: BTreeSet::new(),
                 unheard: BTreeSet::new(),
                 silent: BTreeSet::new(),
@@ -187,16 +202,19 @@ impl From<Body> for Checkpoint {
     }
 }
 
-fn texts<A: ToString, B: ToString>(pairs: &BTreeSet<(A, B)>) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(a, b)| (a.to_string(), b.to_string()))
-        .collect()
+fn texts<'a, A: ToString + 'a, B: ToString + 'a>(
+    pairs: impl IntoIterator<Item = &'a (A, B)>,
+) -> Vec<(String, String)> {
+    let pairs = pairs.into_iter();
+    pairs.map(|(a, b)| (a.to_string(), b.to_string())).collect()
 }
 
 fn names<A: Ord + FromStr, B: Ord + FromStr>(pairs: &[(String, String)]) -> BTreeSet<(A, B)> {
-    let pair = |(a, b): &(String, String)| Some((a.parse().ok()?, b.parse().ok()?));
     pairs.iter().filter_map(pair).collect()
+}
+
+fn pair<A: FromStr, B: FromStr>((a, b): &(String, String)) -> Option<(A, B)> {
+    Some((a.parse().ok()?, b.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -232,6 +250,7 @@ mod tests {
             judgement: Judgement {
                 lost: [("a2".parse().unwrap(), "b".parse().unwrap())].into(),
                 forsaken: [("c".parse().unwrap(), "c1".parse().unwrap())].into(),
+                answering: [(("b".parse().unwrap(), "b1".parse().unwrap()), Doubt::Useless)].into(),
                 cut: ["a3".parse().unwrap()].into(),
                 ..Judgement::default()
             },

@@ -120,14 +120,18 @@ impl Outside {
     async fn keep(mut self, settings: Settings, mut before: Judgement) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         loop {
-            let ended = match Shell::open(settings, std::mem::take(&mut before)) {
-                Ok(shell) => shell.run(&mut self).await,
+            let ended = match Shell::open(settings, before.clone()) {
+                Ok(shell) => {
+                    let ended = shell.run(&mut self).await;
+                    before = self.judged.borrow().clone();
+                    ended
+                }
                 Err(error) => Err(error),
             };
             let Err(error) = ended else {
                 return;
             };
-            // As published: of what was judged nothing is known any more.
+            // As published meanwhile: what was judged may not hold any more, and is where the next one begins.
             self.judged.send_replace(Judgement::default());
             self.advised.send_replace(Heeded::new());
             self.failed.send_replace(Some(format!("{error:#}")));

@@ -50,6 +50,12 @@ impl Backoff {
         self.ended = Some(now);
     }
 
+    /// Records a failure that is over as soon as it is seen.
+    pub(super) fn handle_wait(&mut self, chance: f64, now: Instant) {
+        self.handle_failure(chance, now);
+        self.handle_ended(now);
+    }
+
     /// Records that there is nothing to wait for, though the failures are remembered.
     pub(super) fn handle_proved(&mut self, now: Instant) {
         if self.waits(now) {

@@ -122,7 +122,7 @@ pub(super) enum Gone {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choices {
     /// This node, where it leads.
-    me: Option<NodeName>,
+    pub(super) me: Option<NodeName>,
     /// Its own tunnels lead nowhere, whatever is heard: it lacks their device.
     lacks_tunnel: bool,
     /// The far side takes what it sends through another leader.

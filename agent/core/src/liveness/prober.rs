@@ -29,7 +29,7 @@ use std::{
 };
 
 use spanwire_host::Hop;
-use spanwire_topology::{Family, LocationName, NodeName};
+use spanwire_topology::{Doubt, Family, LocationName, NodeName};
 
 use crate::allowance::Allowance;
 
@@ -232,7 +232,8 @@ impl Prober {
         // Neighbours in number are far apart in time, however many there will be (the golden section).
         let place = (id as f64 * 0.618_033_988_75).fract();
         let next = now + self.settings.interval.mul_f64(place);
-        let was_lost = self.judgement.blames(&subject);
+        let was_lost = self.was_lost(&subject);
+        self.remember_useless(&subject, now);
         let may_expect = self.choices.groups && matches!(subject, Subject::Behind(..));
         let mut watch = Watch::new(subject, self.settings.threshold, now, next);
         watch.is_expected = may_expect && targets.iter().any(|target| self.heard.contains_key(target));
@@ -243,6 +244,35 @@ impl Prober {
         self.watches.insert(id, watch);
         self.timetable.insert((next, id));
         id
+    }
+
+    /// Returns whether something was taken for dead when it was judged last, in this process or the one before. All own tunnels to a
+    /// location were where it is reached through another leader of the own one.
+    fn was_lost(&self, subject: &Subject) -> bool {
+        let is_relayed = |location: &LocationName| {
+            let me = self.choices.me.clone();
+            me.is_some_and(|me| self.judgement.lost.contains(&(me, location.clone())))
+        };
+        let is_relayed = matches!(subject, Subject::Far(location, _) if is_relayed(location));
+        is_relayed || self.judgement.blames(subject)
+    }
+
+    /// Of what was found out before this process began it is not known when: the wait begins.
+    fn remember_useless(&mut self, subject: &Subject, now: Instant) {
+        if let Subject::Far(location, leader) = subject {
+            let key = (location.clone(), leader.clone());
+            if self.judgement.answering.get(&key) == Some(&Doubt::Useless) {
+                let chance = self.chance();
+                let useless = self.useless.entry(key);
+                useless
+                    .or_insert_with(|| Backoff::new(USELESS.0, USELESS.1))
+                    .handle_wait(chance, now);
+            }
+        }
+    }
+
+    fn chance(&mut self) -> f64 {
+        (self.random)() as f64 / u64::MAX as f64
     }
 
     /// Takes an answer. Returns whether it was one.
@@ -439,14 +469,11 @@ impl Prober {
         if waits || !is_useless || !self.answers(&Subject::Far(key.0.clone(), key.1.clone()), now) {
             return false;
         }
-        let (first, longest) = USELESS;
-        let chance = (self.random)() as f64 / u64::MAX as f64;
-        let known = self
-            .useless
-            .entry(key.clone())
-            .or_insert_with(|| Backoff::new(first, longest));
-        known.handle_failure(chance, now);
-        known.handle_ended(now);
+        let chance = self.chance();
+        let known = self.useless.entry(key.clone());
+        known
+            .or_insert_with(|| Backoff::new(USELESS.0, USELESS.1))
+            .handle_wait(chance, now);
         for (other, known) in &mut self.useless {
             let is_beside = other.0 == key.0 && *other != key;
             if is_beside && known.waited(now).is_some_and(|waited| waited >= AGAIN) {

@@ -531,6 +531,24 @@ fn an_agent_that_starts_while_a_leader_is_dead_goes_on_without_it_until_it_answe
     );
 }
 
+/// Its own tunnels are silent, so that it sends through the leader beside it.
+#[test]
+fn an_agent_that_starts_goes_on_relaying_until_its_own_tunnels_answer() {
+    let before = Judgement {
+        lost: [(name("a1"), name("b"))].into(),
+        ..Judgement::default()
+    };
+    let world = World::after(before, leader, |text, at, _| {
+        let is_own = text.starts_with("10.4.0") && !text.contains("through");
+        is_own && at < 20 * SECOND
+    });
+    let world = world.run(30 * SECOND);
+    assert_eq!(world.judgement, Judgement::default());
+    // Of its tunnels the first that answers is used first.
+    assert_eq!(world.unused(), ["b1", ""], "{:?}", world.changes);
+    assert!(world.changes[0].0 > 20 * SECOND, "{:?}", world.changes);
+}
+
 #[test]
 fn what_was_judged_of_leaders_that_are_none_any_more_is_forgotten() {
     let before = Judgement {

@@ -136,3 +136,34 @@ fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothin
     let world = world.run(600 * SECOND);
     assert!(world.changes.len() < 12, "{:?}", world.changes);
 }
+
+/// An agent starts while nothing comes from behind b1, which answers: with and without what the one before it had found out.
+#[test]
+fn an_agent_that_starts_leaves_a_leader_of_no_use_alone_for_as_long_as_after_a_trial() {
+    let without_groups = |judgement: &Judgement| Assignment {
+        groups: false,
+        ..leader(judgement)
+    };
+    for assignment in [leader, without_groups] {
+        let key = (name("b"), name("b1"));
+        let before = Judgement {
+            forsaken: [key.clone()].into(),
+            answering: [(key, Doubt::Useless)].into(),
+            ..Judgement::default()
+        };
+        let world = World::after(before, assignment, |text, _, judgement| {
+            let by_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+            text.starts_with("192.168") && by_b1
+        });
+        let world = world.run(60 * SECOND);
+        assert_eq!(world.unused(), ["", "b1"], "{:?}", world.changes);
+        let [(tried, _), (found_out, _)] = world.changes[..] else {
+            unreachable!("there are two");
+        };
+        assert!(
+            tried >= 30 * SECOND && found_out < tried + 2 * SECOND,
+            "{:?}",
+            world.changes
+        );
+    }
+}
