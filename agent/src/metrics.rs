@@ -13,8 +13,9 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use spanwire_core::liveness::{Subject, Trust};
-use spanwire_topology::LocationName;
+use spanwire_core::liveness::Subject;
+use spanwire_host::PeerStats;
+use spanwire_topology::{LocationName, NodeName};
 
 use crate::prober::Sight;
 
@@ -22,6 +23,14 @@ use crate::prober::Sight;
 struct OfLocation {
     location: String,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLeader {
+    location: String,
+    leader: String,
+}
+
+type Measured = Family<OfLeader, Gauge<f64, AtomicU64>>;
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -38,9 +47,12 @@ pub struct Metrics {
     pub ready: Gauge,
     links: Family<OfLocation, Gauge>,
     failovers: Family<OfLocation, Counter>,
-    rtt: Family<OfLocation, Gauge<f64, AtomicU64>>,
-    loss: Family<OfLocation, Gauge<f64, AtomicU64>>,
-    suspicion: Family<OfLocation, Gauge<f64, AtomicU64>>,
+    rtt: Measured,
+    loss: Measured,
+    suspicion: Measured,
+    handshake: Measured,
+    received: Family<OfLeader, Counter>,
+    sent: Family<OfLeader, Counter>,
     prober: Gauge<f64, AtomicU64>,
     seconds: Histogram,
 }
@@ -59,6 +71,9 @@ impl Default for Metrics {
             rtt: Family::default(),
             loss: Family::default(),
             suspicion: Family::default(),
+            handshake: Family::default(),
+            received: Family::default(),
+            sent: Family::default(),
             prober: Gauge::default(),
             // From a millisecond to two seconds.
             seconds: Histogram::new(exponential_buckets(0.001, 2.0, 12)),
@@ -101,7 +116,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "leader_rtt",
-            "Round-trip time to the leader of the location that is in use",
+            "Round-trip time by the leader that is in use towards the location",
             Unit::Seconds,
             self.rtt.clone(),
         );
@@ -114,6 +129,24 @@ impl Metrics {
             "leader_suspicion",
             "-log10 of the likelihood that it is as silent as now although it works",
             self.suspicion.clone(),
+        );
+        registry.register_with_unit(
+            "leader_handshake_age",
+            "Time since the last WireGuard handshake with the leader",
+            Unit::Seconds,
+            self.handshake.clone(),
+        );
+        registry.register_with_unit(
+            "leader_received",
+            "What came through the tunnel to the leader",
+            Unit::Bytes,
+            self.received.clone(),
+        );
+        registry.register_with_unit(
+            "leader_sent",
+            "What was sent into the tunnel to the leader",
+            Unit::Bytes,
+            self.sent.clone(),
         );
         registry.register(
             "prober_cpu_seconds",
@@ -149,27 +182,38 @@ impl Metrics {
         self.failovers.get_or_create(&OfLocation { location }).inc();
     }
 
-    /// Sets what is known of the leaders: towards each location of the first that is to be used.
-    pub fn sight(&self, sight: &Sight) {
+    /// Sets what is known of the leaders that are in use: of other locations through the own tunnels, else of the own one.
+    pub fn sight(&self, sight: &Sight, in_use: &BTreeSet<Subject>) {
         self.rtt.clear();
         self.loss.clear();
         self.suspicion.clear();
         self.prober.set(sight.processor.as_secs_f64());
-        let mut known = BTreeSet::new();
-        for seen in &sight.seen {
-            let (Subject::Far(location, _) | Subject::Through(_, location)) = &seen.subject else {
+        for seen in sight.seen.iter().filter(|seen| in_use.contains(&seen.subject)) {
+            let (Subject::Far(location, leader) | Subject::Through(leader, location)) = &seen.subject else {
                 continue;
             };
-            let is_used = matches!(seen.trust, Trust::Sound | Trust::Doubtful);
-            let Some(rtt) = seen.rtt.filter(|_| is_used && known.insert(location)) else {
-                continue;
-            };
-            let location = OfLocation {
-                location: location.to_string(),
-            };
-            self.rtt.get_or_create(&location).set(rtt.as_secs_f64());
-            self.loss.get_or_create(&location).set(seen.loss);
-            self.suspicion.get_or_create(&location).set(seen.suspicion);
+            let leader = OfLeader::new(location, leader);
+            // What never answered is not known to lose anything.
+            if let Some(rtt) = seen.rtt {
+                self.rtt.get_or_create(&leader).set(rtt.as_secs_f64());
+                self.loss.get_or_create(&leader).set(seen.loss);
+            }
+            self.suspicion.get_or_create(&leader).set(seen.suspicion);
+        }
+    }
+
+    /// Sets what WireGuard counts of the leaders of other locations.
+    pub fn tunnels(&self, tunnels: &[(LocationName, NodeName, PeerStats)]) {
+        self.handshake.clear();
+        self.received.clear();
+        self.sent.clear();
+        for (location, leader, stats) in tunnels {
+            let leader = OfLeader::new(location, leader);
+            if let Some(age) = stats.handshake {
+                self.handshake.get_or_create(&leader).set(age.as_secs_f64());
+            }
+            self.received.get_or_create(&leader).inc_by(stats.received);
+            self.sent.get_or_create(&leader).inc_by(stats.sent);
         }
     }
 
@@ -182,9 +226,16 @@ impl Metrics {
     }
 }
 
+impl OfLeader {
+    fn new(location: &LocationName, leader: &NodeName) -> Self {
+        let (location, leader) = (location.to_string(), leader.to_string());
+        Self { location, leader }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use spanwire_core::liveness::Seen;
+    use spanwire_core::liveness::{Seen, Trust};
 
     use super::*;
 
@@ -213,27 +264,43 @@ mod tests {
             deaths: 1,
         };
         let far = |leader: &str| Subject::Far("b".parse().unwrap(), leader.parse().unwrap());
-        metrics.sight(&Sight {
+        let sight = Sight {
             seen: vec![
-                seen(far("b1"), Trust::Lost, 1),
+                seen(far("b1"), Trust::Sound, 1),
                 seen(far("b2"), Trust::Sound, 2),
-                seen(far("b3"), Trust::Sound, 3),
+                seen(far("b3"), Trust::Lost, 3),
             ],
             ..Sight::default()
-        });
+        };
+        // The operator's order is not that of the names, and one that is dead may be all there is.
+        metrics.sight(&sight, &[far("b2"), far("b3")].into());
+        let stats = PeerStats {
+            handshake: Some(Duration::from_secs(71)),
+            received: 5,
+            sent: 7,
+            ..PeerStats::default()
+        };
+        let tunnels = ["b1", "b2"].map(|leader| ("b".parse().unwrap(), leader.parse().unwrap(), stats));
+        metrics.tunnels(&tunnels);
+        metrics.tunnels(&tunnels);
         let text = metrics.text();
         for line in [
             "spanwire_agent_failovers_total{location=\"b\"} 1",
-            "spanwire_agent_leader_rtt_seconds{location=\"b\"} 0.002",
-            "spanwire_agent_leader_loss{location=\"b\"} 0.25",
-            "spanwire_agent_leader_suspicion{location=\"b\"} 1.5",
+            "spanwire_agent_leader_rtt_seconds{location=\"b\",leader=\"b2\"} 0.002",
+            "spanwire_agent_leader_loss{location=\"b\",leader=\"b2\"} 0.25",
+            "spanwire_agent_leader_suspicion{location=\"b\",leader=\"b3\"} 1.5",
+            "spanwire_agent_leader_handshake_age_seconds{location=\"b\",leader=\"b1\"} 71.0",
+            "spanwire_agent_leader_received_bytes_total{location=\"b\",leader=\"b1\"} 5",
+            "spanwire_agent_leader_sent_bytes_total{location=\"b\",leader=\"b2\"} 7",
             "spanwire_agent_prober_cpu_seconds 0.0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
-        metrics.sight(&Sight::default());
+        assert!(!text.contains("leader_rtt_seconds{location=\"b\",leader=\"b1\"}"));
+        metrics.sight(&Sight::default(), &BTreeSet::new());
+        metrics.tunnels(&[]);
         metrics.links([]);
-        assert!(!metrics.text().contains("leader_rtt_seconds{"));
+        assert!(!metrics.text().contains(",leader="));
         assert!(!metrics.text().contains("link_up{location=\"b\""));
     }
 }

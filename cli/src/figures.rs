@@ -100,7 +100,11 @@ impl Figures {
         else {
             return;
         };
-        let Some((location, value)) = rest.split_once("\"} ") else {
+        // Of a leader there is a label more.
+        let Some((location, (_, value))) = rest
+            .split_once('"')
+            .and_then(|(location, rest)| Some((location, rest.split_once("} ")?)))
+        else {
             return;
         };
         let Ok(value) = value.trim().parse::<f64>() else {
@@ -115,8 +119,9 @@ impl Figures {
         let link = self.links.entry(location.to_owned()).or_default();
         match name {
             "link_up" => link.up = Some(value > 0.0),
-            "leader_rtt_seconds" => link.rtt = Some(value),
-            "leader_loss" => link.loss = Some(value),
+            // Of several leaders in use the worst counts.
+            "leader_rtt_seconds" => link.rtt = Some(link.rtt.map_or(value, |rtt| rtt.max(value))),
+            "leader_loss" => link.loss = Some(link.loss.map_or(value, |loss| loss.max(value))),
             // A counter of whole numbers.
             #[expect(
                 clippy::cast_possible_truncation,
@@ -252,7 +257,10 @@ mod tests {
     fn metrics_are_read_by_location() {
         let metrics = "spanwire_agent_build_info{version=\"1.2.3\"} 1\n# TYPE spanwire_agent_link_up gauge\nspanwire_agent_link_up{location=\"b\"} 1\n\
                        spanwire_agent_link_up{location=\"c\"} 0\nspanwire_agent_failovers_total{location=\"b\"} 2\n\
-                       spanwire_agent_leader_rtt_seconds{location=\"b\"} 0.0213\nspanwire_agent_leader_loss{location=\"b\"} 0.5\n\
+                       spanwire_agent_leader_rtt_seconds{location=\"b\",leader=\"b1\"} 0.0213\n\
+                       spanwire_agent_leader_rtt_seconds{location=\"b\",leader=\"b2\"} 0.0113\n\
+                       spanwire_agent_leader_loss{location=\"b\",leader=\"b1\"} 0.5\n\
+                       spanwire_agent_leader_handshake_age_seconds{location=\"b\",leader=\"b1\"} 7.0\n\
                        spanwire_agent_ready 1\nspanwire_agent_link_up{location=\"d\n# EOF\n";
         let figures = Figures::read(metrics, "");
         assert_eq!(figures.version.as_deref(), Some("1.2.3"));

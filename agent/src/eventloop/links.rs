@@ -19,8 +19,10 @@ impl EventLoop {
     /// Answers with the metrics, once the prober has said what it knows.
     pub(super) fn measure(&self, answer: oneshot::Sender<Response>) {
         let metrics = Arc::clone(&self.metrics);
+        metrics.tunnels(&self.state.leader_stats());
+        let in_use = self.state.in_use();
         self.see(move |sight| {
-            metrics.sight(&sight.unwrap_or_default());
+            metrics.sight(&sight.unwrap_or_default(), &in_use);
             // The client may have gone.
             let _gone = answer.send((true, metrics.text()));
         });

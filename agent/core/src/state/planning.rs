@@ -6,11 +6,11 @@ use std::{
 };
 
 use spanwire_topology::{
-    LeaderRole, LocationName, NodeName, Party, PublicKey, Reachability, TunnelPeer, plan,
+    LeaderRole, LocationName, NodeName, Party, PublicKey, Reachability, TunnelPeer, Via, plan,
 };
 
 use super::NodeState;
-use crate::liveness::Judgement;
+use crate::liveness::{Judgement, Subject};
 
 impl NodeState {
     /// Takes by which leaders packets arrive. Returns whether this node may have to change.
@@ -85,6 +85,27 @@ impl NodeState {
             role == Some(LeaderRole::Active) || peer.carries()
         };
         self.leaders_where(in_use)
+    }
+
+    /// Returns what is watched of the leaders that are in use towards each location: those of it that this node sends to through
+    /// its own tunnels, or the one of its own location by which it sends.
+    #[must_use]
+    pub fn in_use(&self) -> BTreeSet<Subject> {
+        let mut in_use = BTreeSet::new();
+        for (location, way) in &self.plan.ways {
+            if let Via::Hop { node, .. } = way {
+                in_use.insert(Subject::Through(node.clone(), location.clone()));
+            }
+        }
+        for peer in self.tunnel().into_iter().flat_map(|tunnel| tunnel.peers.values()) {
+            if let Party::Leader(location, node) = &peer.party
+                && peer.carries()
+                && self.plan.ways.get(location) == Some(&Via::Tunnel)
+            {
+                in_use.insert(Subject::Far(location.clone(), node.clone()));
+            }
+        }
+        in_use
     }
 
     fn leaders_where(

@@ -10,7 +10,10 @@ use spanwire_host::{Cni, LinkName, OtherLink, WireGuardPeer};
 use spanwire_topology::{Generation, Leader, LeaderRole, Location, Member};
 
 use super::*;
-use crate::{liveness::Judgement, target::PeerUpdates};
+use crate::{
+    liveness::{Judgement, Subject as Watched},
+    target::PeerUpdates,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -331,6 +334,8 @@ fn a_follower_has_no_device_and_needs_no_timer() {
     assert!(!state.handle_device(DeviceReading::default(), now));
     assert_eq!((state.leads(), state.poll_timeout(now)), (false, None));
     assert!(state.host().devices.is_empty());
+    let through = Watched::Through("a".parse().unwrap(), "b".parse().unwrap());
+    assert_eq!(state.in_use(), [through].into());
 }
 
 #[test]
@@ -495,6 +500,8 @@ fn what_is_observed_of_leaders_is_acted_upon_and_outlives_a_publication() {
         (receives(&state, 1), receives(&state, 3)),
         ((true, 5), (false, 1))
     );
+    let far = |leader: &str| [Watched::Far("a".parse().unwrap(), leader.parse().unwrap())].into();
+    assert_eq!(state.in_use(), far("a"));
 
     let mut seen = Reachability::default();
     seen.observe_far(a.clone(), "a".parse().unwrap(), false);
@@ -503,6 +510,7 @@ fn what_is_observed_of_leaders_is_acted_upon_and_outlives_a_publication() {
         (receives(&state, 1), receives(&state, 3)),
         ((false, 1), (true, 5))
     );
+    assert_eq!(state.in_use(), far("c"));
     assert!(!state.handle_reachability(seen.clone()), "no news");
     mesh.generation = Generation(8);
     state.handle_snapshot(&published(&mesh), now);
