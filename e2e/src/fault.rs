@@ -25,6 +25,9 @@ pub struct Fault {
     mend: fn(&Lab, &Roles) -> Result<()>,
 }
 
+/// The name of the fault that [`is_of_no_use`] shows.
+const FORWARDS_NOTHING: &str = "the leader forwards nothing";
+
 /// Everything that [`Fault::suffer`] can do.
 pub const FAULTS: [Fault; 9] = [
     Fault {
@@ -38,13 +41,13 @@ pub const FAULTS: [Fault; 9] = [
         mend: |lab, roles| tunnel(lab, roles, "-CONT"),
     },
     Fault {
-        name: "the leader forwards nothing",
+        name: FORWARDS_NOTHING,
+        // A drop in the hook that forwards would be seen by its agent, and mended.
         inflict: |lab, roles| {
-            filter(
-                lab,
-                &roles.leader,
-                "chain forward { type filter hook forward priority 200; drop; }",
-            )
+            let devices = "{ \"spanwire0\", \"flannel.1\" }";
+            let drop = format!("iifname {devices} oifname {devices} drop");
+            let chain = format!("chain out {{ type filter hook postrouting priority 0; {drop}; }}");
+            filter(lab, &roles.leader, &chain)
         },
         mend: |lab, roles| unfilter(lab, &roles.leader),
     },
@@ -215,6 +218,9 @@ impl Fault {
             thread::sleep(Duration::from_millis(500));
             (self.inflict)(lab, roles)?;
             thread::sleep(lasts);
+            if self.name == FORWARDS_NOTHING {
+                is_of_no_use(lab, roles)?;
+            }
             Ok(())
         });
         let during = match during {
@@ -301,6 +307,15 @@ impl Noticed {
         );
         Ok(())
     }
+}
+
+/// Asserts that the far leader does not use one that answers, and says why.
+fn is_of_no_use(lab: &Lab, roles: &Roles) -> Result<()> {
+    let links = ["curl", "-sS", "http://127.0.0.1:9477/debug/links"];
+    let links = lab.node(&roles.far)?.run(links)?;
+    let said = format!("forwards nothing: {} of b\n", roles.leader);
+    ensure!(links.contains(&said), "{} does not say so: {links}", roles.far);
+    Ok(())
 }
 
 fn tunnel(lab: &Lab, roles: &Roles, signal: &str) -> Result<()> {
