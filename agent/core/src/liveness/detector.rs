@@ -20,7 +20,7 @@
 //! * This process was not run for a while, or the whole machine was stopped: what it would have heard meanwhile it did not. Of all
 //!   probes on their way then one counts, so that who hardly gets to run sees the dead, too.
 //! * Nothing is learnt from misses that made a path be taken for dead, or that were before its first answer: a leader that was restarted a
-//!   few times, or whose first handshake was lost, would be trusted for longer.
+//!   few times, that hung and answered all of them in the end, or whose first handshake was lost, would be trusted for longer.
 //! * An answer that comes late proves that the path worked then, whatever had been concluded.
 
 mod odds;
@@ -160,9 +160,19 @@ impl Detector {
             None => self.odds.handle_run(ended),
             Some(answers) => {
                 *answers += 1;
-                self.lost = self.lost.filter(|answers| *answers < AGAIN);
+                if *answers >= AGAIN {
+                    self.handle_return();
+                }
             }
         }
+    }
+
+    /// Records that the path is trusted again. What it missed until then is settled, though answers to it may come yet: a process
+    /// that hung answers all that its queues have kept when it goes on.
+    fn handle_return(&mut self) {
+        self.lost = None;
+        self.run = 0;
+        self.rounds.retain(|probe| !probe.missed);
     }
 
     /// Takes the present time: probes that are due by now are missed.

@@ -13,7 +13,8 @@
 //!
 //! A leader of the own location that does not answer by the hop is worse than one through which nothing answers. The answers to what
 //! is asked through a leader come back through whichever leader the far side uses, so when one dies, none comes through
-//! the others either until the far side has noticed.
+//! the others either until the far side has noticed. One that has only just come back, and through which something answers already, is
+//! better than both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -321,6 +322,8 @@ enum Grade {
     OnProbation,
     Useless,
     Unproven,
+    /// The hop has only just come back, and something answers through it.
+    HopReturning,
     Blocked,
     HopOnProbation,
     Lost,
@@ -364,6 +367,7 @@ fn far(trust: Trust) -> Graded {
 fn other(hop: Trust, through: Trust) -> Graded {
     let grade = match (hop, through) {
         (Trust::Lost, _) => Grade::Lost,
+        (Trust::OnProbation, Trust::Sound | Trust::Doubtful | Trust::OnProbation) => Grade::HopReturning,
         (Trust::OnProbation | Trust::Useless, _) => Grade::HopOnProbation,
         (_, Trust::Lost) => Grade::Blocked,
         (_, Trust::OnProbation) => Grade::OnProbation,

@@ -281,6 +281,38 @@ fn a_leader_that_is_restarted_again_and_again_is_missed_as_fast_each_time() {
     }
 }
 
+/// A tunnel process that was stopped answers what its queues have kept when it goes on.
+#[test]
+fn a_leader_that_hangs_again_and_again_is_missed_as_fast_each_time_and_found_once() {
+    // Which of the thirty probes of a hang the queues keep: all, the first, the last, one of five.
+    let queues: [fn(u128) -> bool; 4] = [|_| true, |at| at < 1000, |at| at >= 2000, |at| at % 500 < 100];
+    // So many of the answers are taken at a time.
+    let batches = [1, 2, 5, 30];
+    let cases = (0..queues.len()).flat_map(|queue| batches.map(|batch| (queue, batch)));
+    for (queue, batch) in cases {
+        let what = format!("queue {queue}, {batch} at a time");
+        let path = Path::new(1, move |at, _| {
+            let into = at.as_millis() % 15_000;
+            let until = 3_000_u128.saturating_sub(into);
+            let is_well = at < 15 * SECOND || until == 0;
+            let later = MS * u32::try_from(until + into / 100 / batch).unwrap();
+            if is_well {
+                Some(2 * MS)
+            } else {
+                queues[queue](into).then_some(later)
+            }
+        });
+        let path = path.run(89 * SECOND);
+        assert_eq!(path.changes.len(), 10, "{what}: {:?}", path.changes);
+        for (at, lost) in &path.changes {
+            let since = at.as_millis() as u64 % 15_000;
+            let beginning = if *lost { 0 } else { 3_000 };
+            assert!(since - beginning < 500, "{what}: {at:?} {lost}");
+        }
+        assert!(path.detector.loss() < 0.001, "{what}: {}", path.detector.loss());
+    }
+}
+
 #[test]
 fn a_leader_whose_tunnel_came_up_late_is_missed_as_fast() {
     for begins in [0, 5, 60] {

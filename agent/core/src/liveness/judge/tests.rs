@@ -208,6 +208,37 @@ fn what_was_given_up_stays_so_while_the_other_only_falters_or_is_as_bad() {
     assert!(then(&[]).is_empty());
 }
 
+/// One that is not reached at all, or hands nothing on, cannot be better.
+#[test]
+fn a_leader_that_has_only_just_come_back_is_used_instead_of_one_that_is_lost_now() {
+    const BACK: Trust = Trust::OnProbation;
+    let (follower, leader) = (choices(None), choices(Some("a1")));
+    for now in ["hop a1", "b through a1"] {
+        for back in ["hop a2", "b through a2"] {
+            assert_eq!(
+                first(&follower, &[(now, LOST), (back, BACK)]),
+                ["a1"],
+                "{now}, {back}"
+            );
+            let before = judge(&follower, &[(back, BACK)], &Judgement::default());
+            assert_eq!(lost(&before), ["a2"]);
+            let then = judge(&follower, &[(now, LOST), (back, BACK)], &before);
+            assert_eq!(lost(&then), ["a1"], "{now}, {back}");
+        }
+        let both = [(now, LOST), ("hop a2", BACK), ("b through a2", BACK)];
+        assert_eq!(first(&follower, &both), ["a1"], "{now}");
+    }
+    for held in [BACK, Trust::Useless] {
+        let before = judge(&leader, &[("b1", held)], &Judgement::default());
+        assert_eq!(lost(&before), ["b1"]);
+        let then = judge(&leader, &[("b1", held), ("b2", LOST)], &before);
+        assert_eq!(lost(&then), ["b2"], "{held:?}");
+    }
+    // The answers come back through a1, until the far side has noticed.
+    let quiet = [("hop a1", BACK), ("b through a1", LOST), ("b through a2", LOST)];
+    assert_eq!(first(&follower, &quiet), ["a1"]);
+}
+
 #[test]
 fn what_never_answered_is_neither_given_up_nor_better_than_what_answers() {
     const NEVER: Trust = Trust::Unproven;

@@ -1,5 +1,6 @@
 //! In a world whose clock is simulated.
 
+mod hangs;
 mod members;
 mod useless;
 
@@ -96,8 +97,11 @@ struct World {
     start: Instant,
     now: Instant,
     rtt: Duration,
-    answers: BTreeMap<(Instant, u64), IpAddr>,
+    /// In the order of time, and of the questions.
+    answers: BTreeMap<(Instant, usize), (u64, IpAddr)>,
     silent: Silent,
+    /// Until when what answers at that time since the beginning, and hangs, keeps a question.
+    hangs: fn(&str, Duration) -> Option<Duration>,
     judgement: Judgement,
     /// When b came to be unreached or reached.
     unreached: Vec<(Duration, bool)>,
@@ -136,6 +140,7 @@ impl World {
             rtt: MS,
             answers: BTreeMap::new(),
             silent: Box::new(silent),
+            hangs: |_, _| None,
             judgement: before,
             unreached: Vec::new(),
             changes: Vec::new(),
@@ -164,11 +169,11 @@ impl World {
     }
 
     fn wake(&mut self) {
-        while let Some(((at, number), from)) = self.answers.pop_first() {
-            if at > self.now {
-                self.answers.insert((at, number), from);
+        while let Some(entry) = self.answers.first_entry() {
+            if entry.key().0 > self.now {
                 break;
             }
+            let (number, from) = entry.remove();
             // What was asked may not be watched any more.
             self.prober.handle_answer(from, number, self.now);
         }
@@ -177,8 +182,9 @@ impl World {
         while let Some(question) = self.prober.poll_question() {
             let text = text(&question);
             if !(self.silent)(&text, at, &self.judgement) {
-                self.answers
-                    .insert((self.now + self.rtt, question.number), question.target);
+                let taken = (self.hangs)(&text, at).map_or(self.now, |until| self.start + until);
+                let key = (taken + self.rtt, self.sent.len());
+                self.answers.insert(key, (question.number, question.target));
             }
             self.sent.push((at, text));
         }
@@ -506,10 +512,8 @@ fn what_is_watched_no_more_is_forgotten() {
     assert_eq!(world.prober.poll_timeout(), None);
     assert!(world.prober.seen(world.now).is_empty());
     // Late answers find nothing.
-    let ((_, number), from) = world
-        .answers
-        .pop_first()
-        .unwrap_or(((world.now, 1), name("10.0.0.2")));
+    let answer = world.answers.pop_first();
+    let (number, from) = answer.map_or((1, name("10.0.0.2")), |(_, answer)| answer);
     assert!(!world.prober.handle_answer(from, number, world.now));
 }
 
