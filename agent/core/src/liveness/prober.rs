@@ -13,6 +13,9 @@
 //! That is said to people, so it has to last for a moment, nothing behind its leaders may answer either, and the first answer from
 //! anywhere ends it. It is not remembered when the process ends: of what does not answer then it is not known whether it can.
 //!
+//! What is sent there is lost or refused until that answer, so its leaders are asked [more often](pace) for a while, as far as what all else is
+//! asked leaves of the ceiling. So it is not where another way reaches it: there the next one in order is used.
+//!
 //! # A leader that lives and is of no use
 //!
 //! That nothing comes back from behind a leader is seen only while it is used. Once it is not any more it would have to be used to
@@ -20,6 +23,7 @@
 //! the same do not try it at the same moment. They are not rare where the leader in use turns out to be of no use either: then a trial
 //! costs nothing, unless the other one has only just been found out ([`AGAIN`]): it may be the members that died.
 
+mod pace;
 mod watch;
 
 use std::{
@@ -57,9 +61,6 @@ const SHORTLY: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_millis(400);
 /// What is due so soon is asked together with what is due now: each time that a process wakes up costs.
 const EARLY: Duration = Duration::from_millis(20);
-/// How much of what may be sent in a second is for members of the own location, of which there may be hundreds: so the leaders are asked as
-/// often as without them.
-const SHARE_OF_MEMBERS: f64 = 0.1;
 /// How much of what may be sent in a second may be sent at once.
 const BURST: f64 = 0.1;
 
@@ -156,6 +157,8 @@ pub struct Prober {
     useless: BTreeMap<(LocationName, NodeName), Backoff>,
     /// Since when no way has reached a location.
     silent: BTreeMap<LocationName, Instant>,
+    /// How often the leaders of those are asked at first.
+    haste: Duration,
     judgement: Judgement,
     is_news: bool,
 }
@@ -191,6 +194,7 @@ impl Prober {
             heard: BTreeMap::new(),
             useless: BTreeMap::new(),
             silent: BTreeMap::new(),
+            haste: settings.interval,
             judgement: before,
             is_news: false,
         }
@@ -356,20 +360,6 @@ impl Prober {
         self.watches.values().map(seen).collect()
     }
 
-    /// Returns how often everything is asked now, but for members of the own location.
-    #[must_use]
-    pub fn interval(&self) -> Duration {
-        let rate = self.settings.rate() * (1.0 - if self.members > 0 { SHARE_OF_MEMBERS } else { 0.0 });
-        let least = (self.watches.len() - self.members) as f64 / rate;
-        self.settings.interval.max(Duration::from_secs_f64(least))
-    }
-
-    /// Returns how often each member of the own location is asked, while it answers.
-    fn interval_of_members(&self) -> Duration {
-        let least = self.members as f64 / (self.settings.rate() * SHARE_OF_MEMBERS);
-        self.settings.interval.max(Duration::from_secs_f64(least))
-    }
-
     fn notice_stall(&mut self, now: Instant) {
         let is_late = |(at, _): &(Instant, u64)| now >= *at + STALL;
         if !self.timetable.first().is_some_and(is_late) {
@@ -385,17 +375,18 @@ impl Prober {
 
     /// Asks once more, if that is due and may be done.
     fn ask(&mut self, id: u64, now: Instant) {
-        let (interval, seldom) = (self.interval(), self.interval_of_members());
+        let pace = |watch: &Watch| self.interval_of(watch, now);
+        let Some(interval) = self.watches.get(&id).map(pace) else {
+            return;
+        };
         let (allowed, may_again) = (self.allowance.left(now), self.allowance.next(now));
         let Some(watch) = self
             .watches
             .get_mut(&id)
-            .filter(|watch| watch.next <= now + EARLY)
+            .filter(|watch| watch.next <= now + EARLY.min(interval / 4))
         else {
             return;
         };
-        let is_seldom = watch.is_member() && !watch.is_doubtful_member();
-        let interval = if is_seldom { seldom } else { interval };
         if watch.targets.is_empty() {
             return watch.schedule(interval, now);
         }
@@ -530,6 +521,7 @@ impl Prober {
                 judgement.note_gone(location, gone);
             }
         }
+        self.haste = self.hasty_interval();
         if judgement != self.judgement {
             self.judgement = judgement;
             self.is_news = true;

@@ -1,5 +1,6 @@
 //! In a world whose clock is simulated.
 
+mod gone;
 mod hangs;
 mod members;
 mod useless;

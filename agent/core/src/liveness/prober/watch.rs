@@ -83,6 +83,16 @@ impl Watch {
         self.is_member() && self.detector.standing() == Standing::Doubtful
     }
 
+    /// How many questions it takes to ask it once.
+    pub(super) fn cost(&self) -> u32 {
+        let one = self.witness.is_some() && self.detector.standing() == Standing::Answers;
+        if one {
+            1
+        } else {
+            u32::try_from(self.targets.len()).unwrap_or(u32::MAX)
+        }
+    }
+
     pub(super) fn handle_targets(&mut self, way: Way, targets: Vec<IpAddr>) {
         if self.targets != targets {
             self.targets = targets;
