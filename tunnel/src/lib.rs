@@ -38,7 +38,9 @@
 //! | [`uapi`] | text into changes of a device, and back |
 //! | [`runtime`] | joins everything in a loop for each thread |
 //! | [`serve`] | several devices in one process |
+//! | [`alive`] | whether such a process answers, asked from another one |
 pub mod admission;
+pub mod alive;
 pub mod allowed_ips;
 pub mod clock;
 pub mod device;

@@ -1,4 +1,5 @@
-//! `spanwire-tunnel INTERFACE`: one WireGuard device; `spanwire-tunnel serve`: as many as are asked for.
+//! `spanwire-tunnel INTERFACE`: one WireGuard device; `spanwire-tunnel serve`: as many as are asked for; `spanwire-tunnel alive`:
+//! whether that one answers.
 
 use std::{
     env,
@@ -8,6 +9,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     thread,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -24,6 +26,7 @@ use nix::{
     unistd::getppid,
 };
 use spanwire_tunnel::{
+    alive,
     device::ShardIndex,
     handover::Exit,
     inherited::Inherited,
@@ -99,13 +102,32 @@ enum Command {
         #[arg(long, value_name = "PID")]
         end_with: Option<i32>,
     },
+
+    /// Ask the process at a control socket, and each of its devices, for an answer; fails when one has none
+    Alive {
+        /// The unix socket of `serve`
+        #[arg(long, value_name = "PATH")]
+        control: PathBuf,
+
+        /// For how many seconds to wait
+        #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
+        patience: u64,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    let serving = match args.command {
+        Some(Command::Alive { control, patience }) => {
+            alive::ask(&control, &args.socket_dir, Duration::from_secs(patience))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Serve { control, end_with }) => Some((control, end_with)),
+        None => None,
+    };
     let background = Background::of_this_process()?;
     let stays = args.foreground || env::var("WG_PROCESS_FOREGROUND").is_ok_and(|value| value == "1");
-    if args.command.is_none() && background.is_none() && !stays {
+    if serving.is_none() && background.is_none() && !stays {
         return daemon::start();
     }
     tracing_subscriber::fmt()
@@ -126,8 +148,8 @@ fn main() -> anyhow::Result<ExitCode> {
         keep: args.keep,
         threads: args.threads.map_or_else(cores, usize::from),
     };
-    let exit = match (args.command, args.interface) {
-        (Some(Command::Serve { control, end_with }), _) => {
+    let exit = match (serving, args.interface) {
+        (Some((control, end_with)), _) => {
             end_with.map_or(Ok(()), end_with_parent)?;
             serve::serve(&control, &args.socket_dir, options, args.take_over, stop.as_fd())?
         }

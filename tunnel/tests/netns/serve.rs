@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::world::{Engine, OURS, World, ends, terminate, wait_for};
@@ -58,6 +61,27 @@ impl Server {
         let link = self.world.a.run(&["ip", "-o", "link", "show", "dev", name]);
         facts.extend(link.split(':').next().map(str::to_owned));
         facts
+    }
+
+    /// What `alive` fails with; nothing where the process answers.
+    fn silence(&self, patience: &str) -> Option<String> {
+        let (control, sockets) = (self.control(), self.folder.path().join("wg"));
+        let (control, sockets) = (control.display().to_string(), sockets.display().to_string());
+        let asked = self.world.a.try_run(&[
+            OURS,
+            "alive",
+            "--control",
+            &control,
+            "--socket-dir",
+            &sockets,
+            "--patience",
+            patience,
+        ]);
+        (!asked.status.success()).then(|| String::from_utf8(asked.stderr).unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
     }
 
     fn configure(&self, name: &str, port: u16) {
@@ -301,6 +325,44 @@ fn down_removes_an_interface_that_is_kept_and_nothing_else_does() {
         assert_eq!(server.ask(&format!("down {name}")), ["ok"]);
         assert_eq!(server.has_link(name), stays, "{name}");
     }
+}
+
+#[test]
+fn a_process_that_answers_lives_and_one_that_was_stopped_does_not() {
+    let mut server = Server::new();
+    assert_eq!(server.silence("8"), None, "without a device");
+    for name in ["swone", "swtwo"] {
+        server.ask(&format!("up {name}"));
+    }
+    server.configure("swone", 7001);
+    let facts = server.facts("swone");
+    assert_eq!(server.silence("8"), None);
+    assert_eq!(server.facts("swone"), facts, "a question changes nothing");
+
+    server.signal(Signal::SIGSTOP);
+    let said = server.silence("1").unwrap();
+    assert!(said.contains("tunnel.sock in time"), "{said}");
+    server.signal(Signal::SIGCONT);
+    assert_eq!(server.silence("8"), None, "it goes on");
+
+    // In the middle of a hand-over nothing is answered; who asks then hears the process that goes on.
+    let mut taker = UnixStream::connect(server.control()).unwrap();
+    writeln!(taker, "hand-over 1").unwrap();
+    assert!(taker.read(&mut [0]).unwrap() > 0);
+    let said = server.silence("1").unwrap();
+    assert!(said.contains("tunnel.sock"), "{said}");
+    assert_eq!(
+        server.silence("60"),
+        None,
+        "it waits for the taker in vain, and goes on"
+    );
+    server.upgrade(&[]);
+    assert_eq!(server.silence("8"), None);
+
+    server.ask("down swone");
+    server.ask("down swtwo");
+    assert!(terminate(&mut server.process, Signal::SIGTERM));
+    assert!(server.silence("1").unwrap().contains("no answer at"));
 }
 
 #[test]
