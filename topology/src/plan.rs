@@ -129,6 +129,8 @@ pub struct Plan {
     pub masqueraded: BTreeSet<Prefix>,
     /// What lives on this node itself: its pods' prefixes, its addresses, on a leader its overlay addresses.
     pub own: BTreeSet<Prefix>,
+    /// The overlay addresses that the mesh has for this node, whatever its part: only a leader has them on a device.
+    pub overlay: BTreeSet<IpAddr>,
     /// On a leader: node addresses of other members of the own location, with a VXLAN of its own their pods too, to which packets
     /// that came out of the tunnel go through the hop, never bare onto the LAN; and what else those have that the hop does not reach, by another leader.
     pub returns: BTreeMap<Prefix, Via>,
@@ -309,6 +311,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             local: BTreeSet::new(),
             masqueraded: BTreeSet::new(),
             own: BTreeSet::new(),
+            overlay: BTreeSet::new(),
             returns: BTreeMap::new(),
             ways: BTreeMap::new(),
             leaders: Vec::new(),
@@ -346,6 +349,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
         mtus: mtus(&view),
         probes: probes::probes(&view, &receivers),
         own: own.into_iter().collect(),
+        overlay: view.member.overlay.clone(),
     }
 }
 

@@ -220,6 +220,7 @@ mod tests {
         };
         let plan = Plan {
             masqueraded: std::collections::BTreeSet::new(),
+            overlay: std::collections::BTreeSet::new(),
             me: "a2".parse().unwrap(),
             location: "a".parse().ok(),
             role: Role::Follower,

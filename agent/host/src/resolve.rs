@@ -367,14 +367,13 @@ fn returns(plan: &Plan, facts: &HostFacts, resolver: &Resolver<'_>) -> Vec<(Pref
         .collect()
 }
 
-/// Returns the device of the CNI that begins at the overlay address: programs that look for the node's address by themselves
-/// may find that of the newest device.
+/// Returns the device of the CNI that begins at an overlay address of this node: programs that look for the node's address by
+/// themselves may find that of the newest device. They keep to it when the node leads no more and the address is gone.
 fn overlay_for_node(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
-    let overlay = &plan.tunnel.as_ref()?.addresses;
     let mut links = facts.cni.links();
     links.find_map(|name| {
         let address = facts.links.get(name)?.tunnel_from?;
-        let (link, is_ours) = (name.clone(), overlay.contains(&address));
+        let (link, is_ours) = (name.clone(), plan.overlay.contains(&address));
         is_ours.then_some(Conflict::OverlayForNode { link, address })
     })
 }

@@ -1,5 +1,7 @@
 //! A CNI without its device, or with one that takes nothing from other locations.
 
+use std::net::IpAddr;
+
 use spanwire_host::{Cni, Conflict, HostFacts, Inventory, RouteKind, conflicts, hop_device, render};
 use spanwire_topology::{Family, Holder, Plan, Prefix};
 
@@ -115,25 +117,31 @@ fn flannels_wireguard_is_refused_by_name() {
 }
 
 #[test]
-fn a_cni_that_has_taken_the_overlay_address_for_the_nodes_is_named() {
-    let (plan, mut facts) = samples::leader();
-    let mut begins_at = |address: &str| {
-        let device = facts.links.get_mut(&link("flannel.1")).unwrap();
-        device.tunnel_from = Some(address.parse().unwrap());
-        conflicts(&plan, &facts)
-    };
-    assert_eq!(begins_at("192.168.1.1"), []);
-    let [conflict] = &begins_at("10.4.0.11")[..] else {
-        panic!("{:?}", begins_at("10.4.0.11"));
-    };
-    let text = conflict.to_string();
-    for part in [
-        "flannel.1",
-        "10.4.0.11",
-        "IP_AUTODETECTION_METHOD",
-        "--flannel-iface",
-    ] {
-        assert!(text.contains(part), "{text}");
+fn a_cni_that_has_taken_the_overlay_address_for_the_nodes_is_named_whatever_the_nodes_part() {
+    let nodes = [
+        (samples::leader(), "10.4.0.11"),
+        // It led when the CNI looked for its address.
+        (samples::follower(), "10.4.0.12"),
+        (samples::standby(), "10.4.0.13"),
+    ];
+    for ((plan, mut facts), overlay) in nodes {
+        let lan = facts.links[&link("eth0")].addresses.first().unwrap().0;
+        let mut begins_at = |address: IpAddr| {
+            let device = facts.links.get_mut(&link("flannel.1")).unwrap();
+            device.tunnel_from = Some(address);
+            conflicts(&plan, &facts)
+        };
+        assert_eq!(begins_at(lan), []);
+        // Of another node: that is some other fault.
+        assert_eq!(begins_at("10.4.0.21".parse().unwrap()), []);
+        let found = begins_at(overlay.parse().unwrap());
+        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let [text] = &texts[..] else {
+            panic!("{overlay}: {texts:?}");
+        };
+        for part in ["flannel.1", overlay, "IP_AUTODETECTION_METHOD", "--flannel-iface"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }
 

@@ -135,6 +135,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         masqueraded: BTreeSet::new(),
         local: prefixes(ALL_A),
         own: prefixes(own),
+        overlay: addresses(&[&name.replace('a', "10.4.0.1")]),
         returns: BTreeMap::new(),
         ways: BTreeMap::new(),
         leaders: Vec::new(),
