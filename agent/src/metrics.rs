@@ -1,6 +1,6 @@
 //! The metrics of the agent.
 
-use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, hash::Hash, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use spanwire_core::liveness::Subject;
 use spanwire_host::PeerStats;
-use spanwire_topology::{LocationName, NodeName};
+use spanwire_topology::{LocationName, NodeName, PeerName};
 
 use crate::prober::Sight;
 
@@ -28,6 +28,19 @@ struct OfLocation {
 struct OfLeader {
     location: String,
     leader: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPeer {
+    peer: String,
+}
+
+/// What WireGuard counts of each of the other ends of tunnels.
+#[derive(Clone)]
+struct Counted<L> {
+    handshake: Family<L, Gauge<f64, AtomicU64>>,
+    received: Family<L, Counter>,
+    sent: Family<L, Counter>,
 }
 
 type Measured = Family<OfLeader, Gauge<f64, AtomicU64>>;
@@ -50,9 +63,8 @@ pub struct Metrics {
     rtt: Measured,
     loss: Measured,
     suspicion: Measured,
-    handshake: Measured,
-    received: Family<OfLeader, Counter>,
-    sent: Family<OfLeader, Counter>,
+    leaders: Counted<OfLeader>,
+    attached: Counted<OfPeer>,
     prober: Gauge<f64, AtomicU64>,
     seconds: Histogram,
 }
@@ -71,9 +83,8 @@ impl Default for Metrics {
             rtt: Family::default(),
             loss: Family::default(),
             suspicion: Family::default(),
-            handshake: Family::default(),
-            received: Family::default(),
-            sent: Family::default(),
+            leaders: Counted::default(),
+            attached: Counted::default(),
             prober: Gauge::default(),
             // From a millisecond to two seconds.
             seconds: Histogram::new(exponential_buckets(0.001, 2.0, 12)),
@@ -130,24 +141,9 @@ impl Metrics {
             "-log10 of the likelihood that it is as silent as now although it works",
             self.suspicion.clone(),
         );
-        registry.register_with_unit(
-            "leader_handshake_age",
-            "Time since the last WireGuard handshake with the leader",
-            Unit::Seconds,
-            self.handshake.clone(),
-        );
-        registry.register_with_unit(
-            "leader_received",
-            "What came through the tunnel to the leader",
-            Unit::Bytes,
-            self.received.clone(),
-        );
-        registry.register_with_unit(
-            "leader_sent",
-            "What was sent into the tunnel to the leader",
-            Unit::Bytes,
-            self.sent.clone(),
-        );
+        self.leaders.register(registry, "leader", "the leader");
+        self.attached
+            .register(registry, "peer", "the Peer, which is attached here");
         registry.register(
             "prober_cpu_seconds",
             "How much of a processor watching the leaders has used",
@@ -202,19 +198,25 @@ impl Metrics {
         }
     }
 
-    /// Sets what WireGuard counts of the leaders of other locations.
-    pub fn tunnels(&self, tunnels: &[(LocationName, NodeName, PeerStats)]) {
-        self.handshake.clear();
-        self.received.clear();
-        self.sent.clear();
-        for (location, leader, stats) in tunnels {
-            let leader = OfLeader::new(location, leader);
-            if let Some(age) = stats.handshake {
-                self.handshake.get_or_create(&leader).set(age.as_secs_f64());
-            }
-            self.received.get_or_create(&leader).inc_by(stats.received);
-            self.sent.get_or_create(&leader).inc_by(stats.sent);
-        }
+    /// Sets what WireGuard counts of the leaders of other locations, and of Peers that are attached here.
+    pub fn tunnels(
+        &self,
+        leaders: &[(LocationName, NodeName, PeerStats)],
+        attached: &[(PeerName, PeerStats)],
+    ) {
+        let leaders = leaders.iter();
+        let leaders = leaders.map(|(location, leader, stats)| (OfLeader::new(location, leader), stats));
+        self.leaders.set(leaders);
+        let attached = attached.iter();
+        let attached = attached.map(|(peer, stats)| {
+            (
+                OfPeer {
+                    peer: peer.to_string(),
+                },
+                stats,
+            )
+        });
+        self.attached.set(attached);
     }
 
     /// Returns the text for Prometheus.
@@ -223,6 +225,51 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
         text
+    }
+}
+
+impl<L: Clone + Eq + Hash> Default for Counted<L> {
+    fn default() -> Self {
+        Self {
+            handshake: Family::default(),
+            received: Family::default(),
+            sent: Family::default(),
+        }
+    }
+}
+
+impl<L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static> Counted<L> {
+    fn register(&self, registry: &mut Registry, end: &str, whom: &str) {
+        registry.register_with_unit(
+            format!("{end}_handshake_age"),
+            format!("Time since the last WireGuard handshake with {whom}"),
+            Unit::Seconds,
+            self.handshake.clone(),
+        );
+        for (what, help, counter) in [
+            ("received", "What came through the tunnel from", &self.received),
+            ("sent", "What was sent into the tunnel to", &self.sent),
+        ] {
+            registry.register_with_unit(
+                format!("{end}_{what}"),
+                format!("{help} {whom}"),
+                Unit::Bytes,
+                counter.clone(),
+            );
+        }
+    }
+
+    fn set<'a>(&self, counted: impl Iterator<Item = (L, &'a PeerStats)>) {
+        self.handshake.clear();
+        self.received.clear();
+        self.sent.clear();
+        for (end, stats) in counted {
+            if let Some(age) = stats.handshake {
+                self.handshake.get_or_create(&end).set(age.as_secs_f64());
+            }
+            self.received.get_or_create(&end).inc_by(stats.received);
+            self.sent.get_or_create(&end).inc_by(stats.sent);
+        }
     }
 }
 
@@ -281,8 +328,9 @@ mod tests {
             ..PeerStats::default()
         };
         let tunnels = ["b1", "b2"].map(|leader| ("b".parse().unwrap(), leader.parse().unwrap(), stats));
-        metrics.tunnels(&tunnels);
-        metrics.tunnels(&tunnels);
+        let attached = [("laptop".parse().unwrap(), stats)];
+        metrics.tunnels(&tunnels, &attached);
+        metrics.tunnels(&tunnels, &attached);
         let text = metrics.text();
         for line in [
             "spanwire_agent_failovers_total{location=\"b\"} 1",
@@ -292,15 +340,17 @@ mod tests {
             "spanwire_agent_leader_handshake_age_seconds{location=\"b\",leader=\"b1\"} 71.0",
             "spanwire_agent_leader_received_bytes_total{location=\"b\",leader=\"b1\"} 5",
             "spanwire_agent_leader_sent_bytes_total{location=\"b\",leader=\"b2\"} 7",
+            "spanwire_agent_peer_handshake_age_seconds{peer=\"laptop\"} 71.0",
+            "spanwire_agent_peer_received_bytes_total{peer=\"laptop\"} 5",
             "spanwire_agent_prober_cpu_seconds 0.0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
         assert!(!text.contains("leader_rtt_seconds{location=\"b\",leader=\"b1\"}"));
         metrics.sight(&Sight::default(), &BTreeSet::new());
-        metrics.tunnels(&[]);
+        metrics.tunnels(&[], &[]);
         metrics.links([]);
-        assert!(!metrics.text().contains(",leader="));
+        assert!(!metrics.text().contains(",leader=") && !metrics.text().contains("{peer="));
         assert!(!metrics.text().contains("link_up{location=\"b\""));
     }
 }

@@ -6,6 +6,7 @@ use spanwire_core::{
     advice::{Heeded, Said},
     liveness::{Seen, Subject, Trust},
 };
+use spanwire_host::PeerStats;
 use spanwire_topology::{Doubt, NodeName};
 use tokio::sync::oneshot;
 
@@ -19,7 +20,7 @@ impl EventLoop {
     /// Answers with the metrics, once the prober has said what it knows.
     pub(super) fn measure(&self, answer: oneshot::Sender<Response>) {
         let metrics = Arc::clone(&self.metrics);
-        metrics.tunnels(&self.state.leader_stats());
+        metrics.tunnels(&self.state.leader_stats(), &self.state.attached_stats());
         let in_use = self.state.in_use();
         self.see(move |sight| {
             metrics.sight(&sight.unwrap_or_default(), &in_use);
@@ -35,15 +36,15 @@ impl EventLoop {
             .leader_stats()
             .into_iter()
             .map(|(location, leader, stats)| {
-                let handshake = stats.handshake.map_or("no handshake yet".to_owned(), |age| {
-                    format!("last handshake {} s ago", age.as_secs())
-                });
-                format!(
-                    "tunnel to {leader} of {location}: {handshake}, {} bytes received, {} sent\n",
-                    stats.received, stats.sent
-                )
+                let counted = counted(&stats);
+                format!("tunnel to {leader} of {location}: {counted}\n")
             });
-        let tunnels: String = tunnels.collect();
+        let attached = self.state.attached_stats().into_iter().map(|(peer, stats)| {
+            let counted = counted(&stats);
+            let from = stats.endpoint.map(|endpoint| format!(", at {endpoint}"));
+            format!("tunnel to peer {peer}: {counted}{}\n", from.unwrap_or_default())
+        });
+        let tunnels: String = tunnels.chain(attached).collect();
         let judgement = self.judgement.clone();
         let heeded = self.advice.clone();
         let refused = self.state.refused().clone();
@@ -90,6 +91,16 @@ impl EventLoop {
         let _ended = self.outlets.asks.try_send(sender);
         tokio::spawn(async move { then(receiver.await.ok()) });
     }
+}
+
+fn counted(stats: &PeerStats) -> String {
+    let handshake = stats.handshake.map_or("no handshake yet".to_owned(), |age| {
+        format!("last handshake {} s ago", age.as_secs())
+    });
+    format!(
+        "{handshake}, {} bytes received, {} sent",
+        stats.received, stats.sent
+    )
 }
 
 fn describe(sight: &Sight) -> String {

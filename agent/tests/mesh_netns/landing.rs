@@ -270,4 +270,13 @@ fn a_peer_reaches_the_whole_mesh_and_nothing_else_where_it_is_attached() {
     let seen = world.network.router.run("nft list chain inet seen input");
     assert!(seen.contains("packets 0 "), "in the LAN of a: {seen}");
     assert_dropped(&mut world, 3, 1);
+    let mut ask = |what: &str| world.node("a1").ask(what);
+    wait_until("the laptop to be counted", Duration::from_secs(60), || {
+        let links = ask("/debug/links");
+        let mut lines = links
+            .lines()
+            .filter(|line| line.starts_with("tunnel to peer laptop: last handshake "));
+        lines.any(|line| line.contains(", at 10.3.0.1:"))
+    });
+    assert!(ask("/metrics").contains("spanwire_agent_peer_received_bytes_total{peer=\"laptop\"} "));
 }

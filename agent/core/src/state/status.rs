@@ -8,7 +8,7 @@ use spanwire_crds::{
     conditions::{ConditionType, Finding, Reason, conditions},
 };
 use spanwire_host::{ClosedPort, Cni, Encapsulation, LinkName, PeerStats, hop_device, hop_in_use};
-use spanwire_topology::{Family, LocationName, NodeName, Party};
+use spanwire_topology::{Family, LocationName, NodeName, Party, PeerName};
 
 use super::{InMesh, NodeState, preshared, silent};
 use crate::trouble::Trouble;
@@ -84,6 +84,17 @@ impl NodeState {
         let stats = tunnels.filter_map(|(key, peer)| match &peer.party {
             Party::Leader(location, node) => Some((location.clone(), node.clone(), *self.peers.get(key)?)),
             Party::Peer(_) => None,
+        });
+        stats.collect()
+    }
+
+    /// Returns the counters of the tunnels to Peers that are attached here.
+    #[must_use]
+    pub fn attached_stats(&self) -> Vec<(PeerName, PeerStats)> {
+        let tunnels = self.tunnel().into_iter().flat_map(|tunnel| &tunnel.peers);
+        let stats = tunnels.filter_map(|(key, peer)| match &peer.party {
+            Party::Peer(name) => Some((name.clone(), *self.peers.get(key)?)),
+            Party::Leader(..) => None,
         });
         stats.collect()
     }
