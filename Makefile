@@ -11,7 +11,7 @@ check: setup ## The rules of the house: format, clippy, crates alone, layers, de
 
 test: ## All tests (26 min; cold 47)
 	@scripts/summary begin
-	@code=0; $(MAKE) --no-print-directory check prepare && scripts/tests units kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
+	@code=0; $(MAKE) --no-print-directory -j 2 check prepare && scripts/tests units kernel e2e || code=$$?; scripts/summary show $$code; exit $$code
 
 test-unit: setup ## Units, scenarios, properties, and the kernel in network namespaces; as root (6 min; cold 8)
 	@scripts/tests units
