@@ -87,7 +87,7 @@ pub(crate) fn intake(data: &[u8]) {
     let source = SocketAddr::from(([192, 0, 2, 7], 7));
     let size = usize::from(u16::from_be_bytes([*high, *low])).max(1);
     for datagram in rest.chunks(size) {
-        device.handle_datagram(now, source, *ecn, datagram, &mut wire);
+        device.handle_datagram(now, source, *ecn, &mut datagram.to_vec(), &mut wire);
         now += Duration::from_millis(100);
         device.handle_timeout(now, &mut wire);
         let mut packet = [datagram, &[0; PADDING]].concat();

@@ -42,7 +42,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub enum Verdict<'a> {
     /// A handshake initiation that claims to be from this peer.
     From(PublicKey),
-    /// A message for a session or handshake of the peer with this index.
+    /// A message for the session or handshake with this index.
     For(u32),
     /// Too many handshakes: send this cookie reply instead.
     Cookie(&'a [u8]),
@@ -52,12 +52,12 @@ pub enum Verdict<'a> {
     Unknown,
 }
 
-/// Returns which peer a message is for, if the message says so and costs no Diffie–Hellman operation before its sender
+/// Returns the receiver index of a message, if the message has one and costs no Diffie–Hellman operation before its sender
 /// is known.
 pub fn receiver(datagram: &[u8]) -> Option<u32> {
     match Tunn::parse_incoming_packet(datagram).ok()? {
-        Packet::PacketData(data) => Some(data.receiver_idx >> 8),
-        Packet::PacketCookieReply(reply) => Some(reply.receiver_idx >> 8),
+        Packet::PacketData(data) => Some(data.receiver_idx),
+        Packet::PacketCookieReply(reply) => Some(reply.receiver_idx),
         Packet::HandshakeInit(_) | Packet::HandshakeResponse(_) => None,
     }
 }
@@ -159,7 +159,7 @@ impl Admission {
     /// bounded by what this device has sent.
     pub fn admit_awaited(&self, datagram: &[u8]) -> Verdict<'static> {
         match self.open.verify_packet(None, datagram, &mut []) {
-            Ok(Packet::HandshakeResponse(response)) => Verdict::For(response.receiver_idx >> 8),
+            Ok(Packet::HandshakeResponse(response)) => Verdict::For(response.receiver_idx),
             _ => Verdict::Unknown,
         }
     }
@@ -193,7 +193,7 @@ impl Admission {
                     Err(_) => (Verdict::Unknown, LOOK),
                 }
             }
-            Ok(Packet::HandshakeResponse(response)) => (Verdict::For(response.receiver_idx >> 8), HANDSHAKE),
+            Ok(Packet::HandshakeResponse(response)) => (Verdict::For(response.receiver_idx), HANDSHAKE),
             Err(TunnResult::WriteToNetwork(cookie)) => (Verdict::Cookie(cookie), 0),
             _ => (Verdict::Unknown, 0),
         };

@@ -35,7 +35,8 @@ use crate::{
     },
     ecn,
     group::{Group, Groups},
-    id::PeerId,
+    id::{Addressee, PeerId},
+    index::Indices,
     key::{PrivateKey, PublicKey},
     noise::{Intake, Noise, Received, SCRATCH},
     path::Path,
@@ -105,6 +106,10 @@ pub struct Device {
     ids: Ids,
     /// Who has which id; ids are used again.
     keys: Vec<Option<PublicKey>>,
+    /// The receiver indices of those that this shard serves.
+    indices: Indices,
+    /// What was looked for last among them, which is what comes next mostly.
+    found: Option<(u32, PeerId)>,
     /// Those that this shard serves, by id. Those of other shards, and free ids, cost a pointer each.
     peers: Vec<Option<Box<Peer>>>,
     by_key: BTreeMap<PublicKey, PeerId>,
@@ -145,6 +150,8 @@ impl Device {
             identity: None,
             ids: Ids::new(index),
             keys: Vec::new(),
+            indices: index.indices(),
+            found: None,
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             allowed_ips: AllowedIps::default(),
@@ -258,31 +265,38 @@ impl Device {
     }
 
     /// Takes a datagram that came from `source`, whose outer header had these ECN bits. `Some` when it is admitted, but
-    /// its peer is that other shard's: [`Self::handle_admitted`] has to take it there.
+    /// its peer is that other shard's: [`Self::handle_admitted`] has to take it there. Its index may be another one
+    /// afterwards.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
         source: impl Into<Path>,
         outer: u8,
-        datagram: &[u8],
+        datagram: &mut [u8],
         wire: &mut impl Wire,
-    ) -> Option<(usize, PeerId)> {
+    ) -> Option<(usize, Addressee)> {
         let source = source.into();
-        let id = self.admit(now, source, datagram, wire)?;
-        if let Some(other) = self.index.other(id) {
-            return Some((other, id));
+        let to = self.admit(now, source, datagram, wire)?;
+        if let Some(other) = self.index.elsewhere(to) {
+            return Some((other, to));
         }
-        self.handle_admitted(now, source, outer, id, datagram, wire);
+        self.handle_admitted(now, source, outer, to, datagram, wire);
         None
     }
 
     /// Returns whose datagram it is, as far as can be seen without the peer.
-    fn admit(&mut self, now: Instant, source: Path, datagram: &[u8], wire: &mut impl Wire) -> Option<PeerId> {
+    fn admit(
+        &mut self,
+        now: Instant,
+        source: Path,
+        datagram: &[u8],
+        wire: &mut impl Wire,
+    ) -> Option<Addressee> {
         let entry = match (admission::receiver(datagram), &self.identity) {
             (Some(index), Some(_)) => Verdict::For(index),
             (None, Some(identity)) => {
                 let mut admission = identity.admission.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(noise) = awaits(&mut self.peers, datagram) {
+                if let Some(noise) = awaits(&self.indices, &mut self.peers, datagram) {
                     let verdict = admission.admit_awaited(datagram);
                     if verdict != Verdict::Unknown {
                         noise.note_answer();
@@ -295,9 +309,9 @@ impl Device {
             }
             (_, None) => Verdict::Unknown,
         };
-        let id = match entry {
-            Verdict::From(key) => self.by_key.get(&key).copied(),
-            Verdict::For(index) => Some(PeerId(index)),
+        let to = match entry {
+            Verdict::From(key) => self.by_key.get(&key).copied().map(Addressee::Peer),
+            Verdict::For(index) => Some(Addressee::Index(index)),
             Verdict::Cookie(reply) => {
                 wire.send(source.reversed(), reply);
                 return None;
@@ -308,10 +322,22 @@ impl Device {
             }
             Verdict::Unknown => None,
         };
-        if id.is_none() {
+        if to.is_none() {
             self.drops.unknown += 1;
         }
-        id
+        to
+    }
+
+    /// Returns who has an index. Mostly that is one comparison, for datagrams come in runs.
+    fn owner_of(&mut self, index: u32) -> Option<PeerId> {
+        match self.found {
+            Some((found, id)) if found == index => Some(id),
+            _ => {
+                let id = self.indices.owner(index)?;
+                self.found = Some((index, id));
+                Some(id)
+            }
+        }
     }
 
     /// Takes a datagram for or from this peer that [`Self::handle_datagram`] of any shard has admitted.
@@ -320,22 +346,30 @@ impl Device {
         now: Instant,
         source: Path,
         outer: u8,
-        id: PeerId,
-        datagram: &[u8],
+        to: Addressee,
+        datagram: &mut [u8],
         wire: &mut impl Wire,
     ) {
-        let Some(Peer {
-            noise: Some(noise),
-            endpoint,
-            configured,
-            local,
-            tx_bytes,
-            rx_bytes,
-            last_handshake,
-            wants,
-            scheduled,
-            ..
-        }) = peer_mut(&mut self.peers, id)
+        let id = match to {
+            Addressee::Peer(id) => Some(id),
+            Addressee::Index(index) => self.owner_of(index),
+        };
+        let found = id.and_then(|id| Some((id, peer_mut(&mut self.peers, id)?)));
+        let Some((
+            id,
+            Peer {
+                noise: Some(noise),
+                endpoint,
+                configured,
+                local,
+                tx_bytes,
+                rx_bytes,
+                last_handshake,
+                wants,
+                scheduled,
+                ..
+            },
+        )) = found
         else {
             self.drops.unknown += 1;
             return;
@@ -357,6 +391,8 @@ impl Device {
             Received::Rejected(error) => {
                 tracing::trace!(?error, source = %source.remote, "datagram rejected");
                 self.drops.rejected += 1;
+                // Perhaps the index is another peer's by now.
+                self.found = None;
                 if wants.handshake {
                     // Its session died with an earlier process perhaps: it does not wait until all others are called.
                     self.schedule.note_first(now, id, scheduled);
@@ -516,9 +552,13 @@ fn peers_mut(peers: &mut [Option<Box<Peer>>]) -> impl Iterator<Item = (PeerId, &
 }
 
 /// Returns the state of the peer whose initiation a datagram answers, if it says so and that one waits for it.
-fn awaits<'a>(peers: &'a mut [Option<Box<Peer>>], datagram: &[u8]) -> Option<&'a mut Noise> {
+fn awaits<'a>(
+    indices: &Indices,
+    peers: &'a mut [Option<Box<Peer>>],
+    datagram: &[u8],
+) -> Option<&'a mut Noise> {
     let index = admission::answered(datagram)?;
-    let noise = peer_mut(peers, PeerId(index >> 8))?.noise.as_mut()?;
+    let noise = peer_mut(peers, indices.owner(index)?)?.noise.as_mut()?;
     noise.expects(index).then_some(noise)
 }
 

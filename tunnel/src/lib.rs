@@ -30,7 +30,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`id`], [`path`], [`key`], [`prefix`], [`clock`] | values |
+//! | [`id`], [`index`], [`path`], [`key`], [`prefix`], [`clock`] | values |
 //! | [`allowed_ips`], [`group`], [`admission`], [`noise`], [`peer`], [`device`] | all protocol state. They know no socket, file or thread: bytes in, bytes out to a [`device::Wire`] |
 //! | [`offload`], [`ecn`], [`mod@unreachable`] | functions over packets: cutting, joining, congestion marks, ICMP errors |
 //! | [`tun`], [`udp`] with [`gso_queue`], [`link`], [`listener`], [`inherited`], [`notify`], the private `sys` and `rtnetlink` | the kernel |
@@ -49,6 +49,7 @@ pub mod group;
 pub mod gso_queue;
 pub mod handover;
 pub mod id;
+pub mod index;
 pub mod inherited;
 pub mod key;
 pub mod link;

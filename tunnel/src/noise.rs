@@ -15,6 +15,7 @@
 //! * Its preshared key is fixed, and its clock is the one at its birth: another one means a new `Tunn` (`renewal.rs`).
 //! * Making one costs an agreement on keys. It is made when there is something to say or to answer.
 //! * It agrees on keys with a public key of low order: everybody knows the secret then.
+//! * It counts indices up; those that are sent are drawn at random (`indexed.rs`).
 
 use std::{
     collections::VecDeque,
@@ -22,15 +23,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError};
+use boringtun::noise::{TunnResult, errors::WireGuardError};
 
 use crate::{
     admission::ephemeral,
     clock::Moment,
+    index::IndexSource,
     key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
-    noise::{renewal::TunnParameters, ticks::Ticks, timers::Timers},
+    noise::{indexed::IndexedTunn, renewal::TunnParameters, ticks::Ticks, timers::Timers},
 };
 
+mod indexed;
+mod macs;
 #[cfg(spanwire_null_cipher)]
 mod null;
 mod renewal;
@@ -57,6 +61,7 @@ const ANSWERS: u8 = 4;
 pub const SCRATCH: usize = 65_536 + 256;
 
 const DATA: u8 = 4;
+const COOKIE: u8 = 3;
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 
@@ -90,7 +95,7 @@ pub struct Intake<'a> {
 /// The protocol state shared with one peer.
 pub struct Noise {
     /// None as long as there have been no handshakes with these parameters: it has room for eight sessions, eleven kilobytes.
-    tunn: Option<Box<Tunn>>,
+    tunn: Option<Box<IndexedTunn>>,
     parameters: TunnParameters,
     /// When `tunn` began.
     born: Option<Moment>,
@@ -133,20 +138,20 @@ impl Call {
 }
 
 impl Noise {
-    /// Makes a fresh state under an index that no other peer of the device has.
+    /// Makes a fresh state, whose indices come from there.
     pub fn new(
         now: Instant,
         private: &PrivateKey,
         peer: PublicKey,
         preshared: Option<&PresharedKey>,
-        index: u32,
+        source: IndexSource,
         keepalive: u16,
     ) -> Self {
         let parameters = TunnParameters {
             private: private.clone(),
             peer,
             preshared: preshared.cloned(),
-            index,
+            source,
         };
         let mut timers = Timers::default();
         timers.set_interval(now, keepalive);
@@ -269,7 +274,7 @@ impl Noise {
             return;
         }
         let tunn = self.tunn(scratch);
-        if let TunnResult::WriteToNetwork(datagram) = tunn.format_handshake_initiation(scratch, force) {
+        if let Some(datagram) = tunn.initiate(now, force, scratch) {
             send(datagram);
             let index = index(datagram);
             self.note_initiation(now, index);
@@ -309,15 +314,16 @@ impl Noise {
         }
     }
 
-    /// Reads a datagram from the network, which may be forged.
+    /// Reads a datagram from the network, which may be forged. Its index may be another one afterwards.
     pub fn handle_datagram<'a>(
         &mut self,
         now: Instant,
-        datagram: &[u8],
+        datagram: &mut [u8],
         scratch: &'a mut [u8],
         send: &mut dyn FnMut(&[u8]),
     ) -> Intake<'a> {
         let kind = datagram.first().copied().unwrap_or(0);
+        let first = index(datagram);
         let refusal = match kind {
             DATA if field(datagram, 8).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) => {
                 Some(WireGuardError::InvalidCounter)
@@ -362,7 +368,7 @@ impl Noise {
                 established: false,
             };
         };
-        let received = match tunn.decapsulate(None, datagram, scratch) {
+        let received = match tunn.decapsulate(now, datagram, scratch) {
             TunnResult::Err(error) => Received::Rejected(error),
             TunnResult::WriteToNetwork(answer) => Received::Handshake(answer),
             TunnResult::WriteToTunnelV4(packet, source) => Received::Packet(packet, source.into()),
@@ -392,7 +398,7 @@ impl Noise {
             Received::Keepalive | Received::Packet(..) => {
                 self.timers
                     .received(now, matches!(received, Received::Packet(..)));
-                let confirmed = self.unconfirmed.is_some() && self.unconfirmed == index(datagram);
+                let confirmed = self.unconfirmed.is_some() && self.unconfirmed == first;
                 if confirmed {
                     self.unconfirmed = None;
                     self.timers.established(now, false);
@@ -425,7 +431,10 @@ impl Noise {
         if !self.ticks.is_held(now) {
             self.update(now, scratch, send);
         }
-        let age = self.tunn.as_deref().and_then(Tunn::time_since_last_handshake);
+        let age = self
+            .tunn
+            .as_deref()
+            .and_then(IndexedTunn::time_since_last_handshake);
         let had = std::mem::replace(&mut self.session, age.is_some());
         if had && !self.session {
             self.timers.reset();
@@ -462,7 +471,7 @@ impl Noise {
     /// Lets boringtun repeat a handshake and drop keys.
     fn update(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
         let Some(tunn) = &mut self.tunn else { return };
-        match tunn.update_timers(scratch) {
+        match tunn.update_timers(now, scratch) {
             TunnResult::WriteToNetwork(datagram) if datagram[0] == INITIATION => {
                 send(datagram);
                 let index = index(datagram);
@@ -531,16 +540,17 @@ impl std::fmt::Debug for Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{id::PeerId, index::Indices};
 
     #[test]
     fn a_counter_near_its_end_is_refused_before_boringtun_sees_it() {
         let now = Instant::now();
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
-        let mut noise = Noise::new(now, &me, other, None, 0, 0);
+        let mut noise = Noise::new(now, &me, other, None, Indices::new(0, 1).source(PeerId(0)), 0);
         let mut reject = |counter: u64| {
-            let datagram = [&[DATA, 0, 0, 0, 1, 0, 0, 0][..], &counter.to_le_bytes(), &[0; 16]].concat();
+            let mut datagram = [&[DATA, 0, 0, 0, 1, 0, 0, 0][..], &counter.to_le_bytes(), &[0; 16]].concat();
             let mut scratch = [0; 2048];
-            let intake = noise.handle_datagram(now, &datagram, &mut scratch, &mut |_| {});
+            let intake = noise.handle_datagram(now, &mut datagram, &mut scratch, &mut |_| {});
             let Received::Rejected(error) = intake.received else {
                 panic!("{intake:?}")
             };

@@ -192,12 +192,12 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool) -> io::Result<()> {
 const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
 
 /// Gives all sockets that share this one's port a program that picks the socket for each datagram: the one of the shard
-/// ([`crate::device::ShardIndex`]) that serves the peer whose id is in the message, the first for handshake
+/// ([`crate::index::shard`]) that serves the peer whose index is in the message, the first for handshake
 /// initiations. The sockets count in the order in which they were bound.
 ///
-/// A message's receiver index, of which the upper 24 bits are the peer's id, is in little-endian order behind the four
-/// bytes of the type, in a handshake response behind the sender's (WireGuard whitepaper, section 5.4). So the lowest
-/// byte of the id is the second byte of the index: at 4 + 1, or at 8 + 1 in a response.
+/// A message's receiver index is in little-endian order behind the four bytes of the type, in a handshake response behind
+/// the sender's (WireGuard whitepaper, section 5.4). So the byte that decides, the lowest but one, is at 4 + 1, or at 8 + 1
+/// in a response.
 pub(crate) fn steer(socket: &impl AsFd, shards: usize) -> io::Result<()> {
     let code = |class: u32, operation: u32, source: u32| (class | operation | source) as u16;
     let load = code(libc::BPF_LD, libc::BPF_B, libc::BPF_ABS);
@@ -220,13 +220,13 @@ pub(crate) fn steer(socket: &impl AsFd, shards: usize) -> io::Result<()> {
         step(equal, 3, 3, 0),
         // 3: a handshake response (2)? Then on, else (an initiation, or no message at all) to 9.
         step(equal, 2, 0, 5),
-        // 4: A = the lowest byte of the id in a response.
+        // 4: A = the byte that decides in a response.
         step(load, 9, 0, 0),
         // 5: to 7.
         step(jump, 1, 0, 0),
-        // 6: A = the lowest byte of the id in data and cookie replies.
+        // 6: A = the byte that decides in data and cookie replies.
         step(load, 5, 0, 0),
-        // 7: A = the shard that serves the peer, as `ShardIndex::of` has it.
+        // 7: A = the shard that serves the peer, as `index::shard` has it.
         step(modulo, shards, 0, 0),
         // 8: the socket with that number.
         step(give(libc::BPF_A), 0, 0, 0),

@@ -383,15 +383,16 @@ mod tests {
         let shards = all();
         for ip in ["127.0.0.1", "::1"] {
             let from = UdpSocket::bind((ip, 0)).unwrap();
-            for id in [0_u32, 1, 2, 3, 4, 5, 255, 256, 257, 1000, 0xff_ffff] {
-                let index = (id << 8 | 0xa5).to_le_bytes();
-                let want = [id as usize % 256 % SHARDS];
+            for upper in [0_u32, 1, 2, 3, 4, 5, 255, 256, 257, 1000, 0xff_ffff] {
+                let index = upper << 8 | 0xa5;
+                let want = [crate::index::shard(index, SHARDS)];
+                let index = index.to_le_bytes();
                 let data = [&[4, 0, 0, 0], &index[..], &[7; 24]].concat();
-                assert_eq!(receiver(&shards, &from, &data), want, "data for {id}");
+                assert_eq!(receiver(&shards, &from, &data), want, "data for {upper}");
                 let cookie = [&[3, 0, 0, 0], &index[..], &[7; 56]].concat();
-                assert_eq!(receiver(&shards, &from, &cookie), want, "cookie for {id}");
+                assert_eq!(receiver(&shards, &from, &cookie), want, "cookie for {upper}");
                 let response = [&[2, 0, 0, 0, 9, 9, 9, 9], &index[..], &[7; 80]].concat();
-                assert_eq!(receiver(&shards, &from, &response), want, "response for {id}");
+                assert_eq!(receiver(&shards, &from, &response), want, "response for {upper}");
             }
             for datagram in [&[1; 148][..], &[0; 60], &[9; 3], &[4, 0, 0, 0], b""] {
                 assert_eq!(receiver(&shards, &from, datagram), [0], "{datagram:?}");

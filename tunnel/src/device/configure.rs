@@ -9,6 +9,7 @@ use crate::{
     },
     group::Group,
     id::PeerId,
+    index::IndexSource,
     key::{PresharedKey, PrivateKey, PublicKey},
     noise::Noise,
     peer::{Peer, Wants},
@@ -49,7 +50,7 @@ impl Device {
                 (Some(identity), Some(noise)) => {
                     noise.set_private_key(now, &identity.private);
                 }
-                (Some(identity), None) => begin(now, identity, peer, id),
+                (Some(identity), None) => begin(now, identity, peer, self.indices.source(id)),
             }
         }
         let eager = self.eager;
@@ -86,7 +87,7 @@ impl Device {
             .is_some_and(|identity| identity.public == key)
     }
 
-    /// Adds a peer, or finds it. `None` when no more peers fit into the 24 bits that name them in messages.
+    /// Adds a peer, or finds it. `None` when there are as many as there may be.
     pub fn add_peer(&mut self, now: Instant, key: PublicKey) -> Option<PeerId> {
         if let Some(id) = self.peer(key) {
             return Some(id);
@@ -102,7 +103,7 @@ impl Device {
         if self.index.other(id).is_none() {
             let mut peer = Box::new(Peer::new(key));
             if let Some(identity) = &self.identity {
-                begin(now, identity, &mut peer, id);
+                begin(now, identity, &mut peer, self.indices.source(id));
             }
             self.peers[index] = Some(peer);
         }
@@ -245,13 +246,13 @@ pub(super) fn settle(peer: &mut Peer, now: Instant, up: bool, scratch: &mut [u8]
     }
 }
 
-fn begin(now: Instant, identity: &DeviceIdentity, peer: &mut Peer, id: PeerId) {
+fn begin(now: Instant, identity: &DeviceIdentity, peer: &mut Peer, source: IndexSource) {
     let mut noise = Noise::new(
         now,
         &identity.private,
         peer.public,
         peer.preshared.as_ref(),
-        id.0,
+        source,
         peer.keepalive,
     );
     noise.remember(peer.newest.take());

@@ -1,12 +1,15 @@
 //! How a device is split, so that several threads carry its packets without waiting for each other.
 //!
 //! Every shard has the same tables (who has which id, which addresses belong to whom), and the state of its own peers
-//! alone. Which those are follows from a peer's id, which also stands in every message that the peer sends
-//! ([`PeerId`]): the kernel can tell whose datagram it is.
+//! alone. Which those are follows from a peer's id, and from the receiver index in every message that the peer sends but
+//! for initiations ([`crate::index`]): the kernel can tell where a datagram belongs.
 
 use std::collections::BTreeSet;
 
-use crate::id::PeerId;
+use crate::{
+    id::{Addressee, PeerId},
+    index::{self, Indices},
+};
 
 /// Which shard of how many this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +41,28 @@ impl ShardIndex {
         self.of
     }
 
-    /// Returns which shard serves a peer. One byte of the id decides, for that is what the kernel reads.
+    /// Returns which shard serves a peer.
     pub fn of(self, id: PeerId) -> usize {
-        id.0 as usize % 256 % self.of
+        id.0 as usize % self.of
     }
 
     /// Returns which other shard serves a peer.
     pub fn other(self, id: PeerId) -> Option<usize> {
         Some(self.of(id)).filter(|shard| *shard != self.shard)
+    }
+
+    /// Returns which other shard serves whom a datagram is for.
+    pub(super) fn elsewhere(self, to: Addressee) -> Option<usize> {
+        let shard = match to {
+            Addressee::Peer(id) => self.of(id),
+            Addressee::Index(index) => index::shard(index, self.of),
+        };
+        Some(shard).filter(|shard| *shard != self.shard)
+    }
+
+    /// Returns the receiver indices of its peers, of which none is in use.
+    pub(super) fn indices(self) -> Indices {
+        Indices::new(self.shard, self.of)
     }
 }
 

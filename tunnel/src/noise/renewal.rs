@@ -15,8 +15,9 @@ use boringtun::noise::{Tunn, TunnResult, rate_limiter::RateLimiter};
 
 use crate::{
     clock::Moment,
+    index::IndexSource,
     key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
-    noise::{Initiation, Noise},
+    noise::{Initiation, Noise, indexed::IndexedTunn},
 };
 
 /// How far the wall clock may run ahead of a `Tunn`'s timestamps.
@@ -27,7 +28,7 @@ pub(super) struct TunnParameters {
     pub(super) private: PrivateKey,
     pub(super) peer: PublicKey,
     pub(super) preshared: Option<PresharedKey>,
-    pub(super) index: u32,
+    pub(super) source: IndexSource,
 }
 
 impl TunnParameters {
@@ -41,7 +42,8 @@ impl TunnParameters {
             self.peer.to_x25519(),
             self.preshared.as_ref().map(PresharedKey::bytes),
             None,
-            self.index,
+            // None of its indices is sent.
+            0,
             Some(unlimited(private)),
         )
     }
@@ -58,6 +60,15 @@ impl TunnParameters {
             tunn.set_static_private(self.private.to_x25519(), public, Some(unlimited(&self.private)));
         }
         tunn
+    }
+
+    fn index(&self, tunn: Tunn) -> Box<IndexedTunn> {
+        Box::new(IndexedTunn::new(
+            tunn,
+            self.source.clone(),
+            self.private.public(),
+            self.peer,
+        ))
     }
 
     /// Returns whether everybody knows the secret shared with this peer.
@@ -91,7 +102,7 @@ impl Noise {
     }
 
     /// Returns the `Tunn`, which is made if there is none.
-    pub(super) fn tunn(&mut self, scratch: &mut [u8]) -> &mut Tunn {
+    pub(super) fn tunn(&mut self, scratch: &mut [u8]) -> &mut IndexedTunn {
         let Self {
             tunn,
             born,
@@ -108,10 +119,10 @@ impl Noise {
                 if matches!(answer, TunnResult::WriteToNetwork(_)) {
                     *newest = Some((parameters.private.clone(), initiation));
                     *recorded = None;
-                    return Box::new(tunn);
+                    return parameters.index(tunn);
                 }
             }
-            Box::new(parameters.begin_after(newest.as_ref(), scratch))
+            parameters.index(parameters.begin_after(newest.as_ref(), scratch))
         })
     }
 
@@ -146,7 +157,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise::index;
+    use crate::{id::PeerId, index::Indices};
 
     #[test]
     fn a_wall_clock_that_jumps_ahead_makes_handshakes_start_over() {
@@ -158,16 +169,16 @@ mod tests {
         };
         let (moment, hour) = (Duration::from_millis(10), Duration::from_secs(3600));
         let (me, other) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]).public());
-        let mut noise = Noise::new(start, &me, other, None, 5, 0);
-        // A fresh `Tunn` begins with the first of its indices.
+        let mut noise = Noise::new(start, &me, other, None, Indices::new(0, 1).source(PeerId(5)), 0);
+        // A fresh `Tunn` begins with the first of its own indices, which are not those that are sent.
         let initiate = |noise: &mut Noise, now| {
-            let mut sent = Vec::new();
-            noise.initiate(now, true, &mut [0; 2048], &mut |datagram| {
-                sent.push(index(datagram))
-            });
-            sent
+            let mut sent = 0;
+            noise.initiate(now, true, &mut [0; 2048], &mut |_| sent += 1);
+            assert_eq!(sent, 1);
+            let newest = noise.tunn.as_ref().and_then(|tunn| tunn.calls[0].as_ref());
+            newest.map(|call| call.inner)
         };
-        assert_eq!(initiate(&mut noise, start), [Some(0x501)]);
+        assert_eq!(initiate(&mut noise, start), Some(1));
         let later = start + Duration::from_millis(10);
         assert!(!noise.handle_clock(later, after(moment, moment)));
         assert!(
@@ -178,18 +189,14 @@ mod tests {
             !noise.handle_clock(later, after(hour, hour)),
             "the machine was suspended, and boringtun knows"
         );
-        assert_eq!(initiate(&mut noise, later), [Some(0x502)]);
+        assert_eq!(initiate(&mut noise, later), Some(2));
         assert!(
             noise.handle_clock(later, after(hour, moment)),
             "a handshake was under way"
         );
-        assert_eq!(initiate(&mut noise, later), [Some(0x501)]);
+        assert_eq!(initiate(&mut noise, later), Some(1));
         noise.session = true;
         assert!(!noise.handle_clock(later, after(2 * hour, moment)));
-        assert_eq!(
-            initiate(&mut noise, later),
-            [Some(0x502)],
-            "a session is not given up"
-        );
+        assert_eq!(initiate(&mut noise, later), Some(2), "a session is not given up");
     }
 }

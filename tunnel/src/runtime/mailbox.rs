@@ -16,7 +16,7 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::{id::PeerId, offload::segment::ROOM, path::Path};
+use crate::{id::Addressee, offload::segment::ROOM, path::Path};
 
 /// Bytes that may wait for one shard: sixteen super-packets.
 const MOST_BYTES: usize = 1 << 20;
@@ -29,12 +29,7 @@ pub(super) enum Item {
     /// What was read from the interface, with its virtio-net header, if there are such.
     Packet,
     /// An admitted datagram.
-    Datagram {
-        /// For or from whom.
-        id: PeerId,
-        source: Path,
-        ecn: u8,
-    },
+    Datagram { to: Addressee, source: Path, ecn: u8 },
 }
 
 /// The items that wait for a shard, with their bytes.
@@ -163,7 +158,7 @@ mod tests {
     fn what_is_handed_over_arrives_in_order_and_wakes_once() {
         let (mailbox, mut mail) = (Mailbox::new().unwrap(), Mail::default());
         let datagram = Item::Datagram {
-            id: PeerId(7),
+            to: Addressee::Index(7),
             source: std::net::SocketAddr::from(([192, 0, 2, 1], 5)).into(),
             ecn: 3,
         };

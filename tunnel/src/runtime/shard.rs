@@ -116,11 +116,10 @@ impl Shard {
         let size = segment.unwrap_or(length).max(1);
         for start in (0..length).step_by(size) {
             let datagram = start..length.min(start + size);
-            let elsewhere =
-                self.device
-                    .handle_datagram(now, source, ecn, &self.buffer[datagram.clone()], &mut self.io);
-            if let Some((shard, id)) = elsewhere {
-                self.post(mailboxes, shard, Item::Datagram { id, source, ecn }, datagram);
+            let bytes = &mut self.buffer[datagram.clone()];
+            let elsewhere = self.device.handle_datagram(now, source, ecn, bytes, &mut self.io);
+            if let Some((shard, to)) = elsewhere {
+                self.post(mailboxes, shard, Item::Datagram { to, source, ecn }, datagram);
             }
         }
         length.div_ceil(size)
@@ -143,9 +142,10 @@ impl Shard {
                         carry(&mut self.device, &mut self.io, now, bytes, length);
                     }
                 }
-                Item::Datagram { id, source, ecn } => {
+                Item::Datagram { to, source, ecn } => {
+                    let datagram = &mut bytes[..length];
                     self.device
-                        .handle_admitted(now, source, ecn, id, &bytes[..length], &mut self.io);
+                        .handle_admitted(now, source, ecn, to, datagram, &mut self.io);
                 }
             }
         }

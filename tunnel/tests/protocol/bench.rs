@@ -186,8 +186,13 @@ impl Bench {
     }
 
     pub(crate) fn hear(&mut self, source: SocketAddr, datagram: &[u8]) {
-        self.device
-            .handle_datagram(self.now, source, ecn::NONE, datagram, &mut self.kept);
+        self.device.handle_datagram(
+            self.now,
+            source,
+            ecn::NONE,
+            &mut datagram.to_vec(),
+            &mut self.kept,
+        );
     }
 
     /// Takes a datagram that was sent to this address of the machine.
@@ -200,7 +205,7 @@ impl Bench {
                 ..Path::from(remote)
             },
             ecn::NONE,
-            datagram,
+            &mut datagram.to_vec(),
             &mut self.kept,
         );
     }

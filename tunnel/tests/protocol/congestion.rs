@@ -20,9 +20,9 @@ fn a_mark_goes_outside_and_one_made_on_the_way_comes_inside() {
     checksum::set_ipv4(&mut marked[..20]);
     a.emit(&marked);
     assert_eq!(a.kept.tos, ECT_0);
-    let (_, datagram) = a.kept.sent.remove(0);
+    let (_, mut datagram) = a.kept.sent.remove(0);
     b.device
-        .handle_datagram(b.now, a.at, CONGESTED, &datagram, &mut b.kept);
+        .handle_datagram(b.now, a.at, CONGESTED, &mut datagram, &mut b.kept);
     marked[1] = CONGESTED;
     checksum::set_ipv4(&mut marked[..20]);
     assert_eq!(b.delivered(), [marked]);
@@ -51,9 +51,9 @@ fn a_marked_packet_of_a_sender_that_knows_no_marks_is_dropped() {
     plain[1] = 0;
     a.emit(&plain);
     assert_eq!(a.kept.tos, 0);
-    let (_, datagram) = a.kept.sent.remove(0);
+    let (_, mut datagram) = a.kept.sent.remove(0);
     b.device
-        .handle_datagram(b.now, a.at, CONGESTED, &datagram, &mut b.kept);
+        .handle_datagram(b.now, a.at, CONGESTED, &mut datagram, &mut b.kept);
     assert!(b.delivered().is_empty());
     assert_eq!(b.device.drops().congested, 1);
 }

@@ -8,6 +8,7 @@ mod day;
 mod flood;
 mod groups;
 mod hostile;
+mod indices;
 mod initiations;
 mod many;
 mod peers;

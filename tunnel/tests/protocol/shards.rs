@@ -54,10 +54,11 @@ impl Split {
     /// Gives a datagram to some shard, which may not be its peer's; returns whether it had to be handed over.
     fn hear(&mut self, from: &Bench, datagram: &[u8]) -> bool {
         let (shard, now) = (self.turn(), self.bench.now);
-        let elsewhere = self.shards[shard].handle_datagram(now, from.at, ecn::NONE, datagram, &mut self.kept);
-        if let Some((other, id)) = elsewhere {
+        let (datagram, kept) = (&mut datagram.to_vec(), &mut self.kept);
+        let elsewhere = self.shards[shard].handle_datagram(now, from.at, ecn::NONE, datagram, kept);
+        if let Some((other, to)) = elsewhere {
             assert_ne!(other, shard);
-            self.shards[other].handle_admitted(now, from.at.into(), ecn::NONE, id, datagram, &mut self.kept);
+            self.shards[other].handle_admitted(now, from.at.into(), ecn::NONE, to, datagram, kept);
         }
         elsewhere.is_some()
     }
