@@ -92,24 +92,35 @@ pub struct Admission {
     quota: Quota,
 }
 
-/// What was done for handshakes in the current second.
+/// What was asked for in the current second, and what was done for it.
 struct Quota {
     per_second: u32,
     since: Instant,
-    spent: u32,
+    /// What all messages cost, or would have cost at least, had they not been answered with a cookie.
+    asked: u32,
+    /// Until when cookies are wanted: a second after that was asked for too much last, as by the kernel and wireguard-go.
+    /// So a flood that goes on gets nothing done at all.
+    loaded_until: Option<Instant>,
     /// What was admitted beyond `per_second`, by address.
     proven: BTreeMap<IpAddr, u32>,
 }
 
 impl Quota {
-    /// Returns whether this second's work is done.
-    fn is_spent(&mut self, now: Instant) -> bool {
+    /// Returns whether more is asked for than there is time for, or was within a second.
+    fn is_loaded(&mut self, now: Instant) -> bool {
         if now.saturating_duration_since(self.since) >= SECOND {
             self.since = now;
-            self.spent = 0;
+            self.asked = 0;
             self.proven.clear();
         }
-        self.spent >= self.per_second
+        if self.asked >= self.per_second {
+            self.loaded_until = Some(now + SECOND);
+        }
+        self.loaded_until.is_some_and(|until| now < until)
+    }
+
+    fn ask(&mut self, cost: u32) {
+        self.asked = self.asked.saturating_add(cost);
     }
 
     /// Returns whether there is time nevertheless for a message from this address.
@@ -149,7 +160,8 @@ impl Admission {
             quota: Quota {
                 per_second,
                 since: Instant::now(),
-                spent: 0,
+                asked: 0,
+                loaded_until: None,
                 proven: BTreeMap::new(),
             },
         }
@@ -173,10 +185,11 @@ impl Admission {
         is_peer: impl Fn(PublicKey) -> bool,
         scratch: &'a mut [u8],
     ) -> Verdict<'a> {
-        let loaded = self.quota.is_spent(now);
+        let loaded = self.quota.is_loaded(now);
         let limiter = if loaded { &self.guarded } else { &self.open };
         let verified = limiter.verify_packet(Some(self.origin(source)), datagram, scratch);
         if loaded && verified.is_ok() && !self.quota.admit(source.ip()) {
+            self.quota.ask(LOOK);
             return Verdict::TooMany;
         }
         let (verdict, cost) = match verified {
@@ -194,10 +207,10 @@ impl Admission {
                 }
             }
             Ok(Packet::HandshakeResponse(response)) => (Verdict::For(response.receiver_idx), HANDSHAKE),
-            Err(TunnResult::WriteToNetwork(cookie)) => (Verdict::Cookie(cookie), 0),
+            Err(TunnResult::WriteToNetwork(cookie)) => (Verdict::Cookie(cookie), LOOK),
             _ => (Verdict::Unknown, 0),
         };
-        self.quota.spent = self.quota.spent.saturating_add(cost);
+        self.quota.ask(cost);
         verdict
     }
 
@@ -220,6 +233,8 @@ impl std::fmt::Debug for Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
 
     fn initiation(to: &PrivateKey, from: &PrivateKey) -> Vec<u8> {
         let mut tunn = Tunn::new(from.to_x25519(), to.public().to_x25519(), None, None, 3, None);
@@ -285,11 +300,9 @@ mod tests {
         let mut admitted = |now, source: &str| {
             let source = source.parse().unwrap();
             let mut admit = || {
-                if quota.is_spent(now) {
-                    return quota.admit(source);
-                }
-                quota.spent += 1;
-                true
+                let admitted = !quota.is_loaded(now) || quota.admit(source);
+                quota.ask(LOOK);
+                admitted
             };
             (0..100).filter(|_| admit()).count()
         };
@@ -299,7 +312,37 @@ mod tests {
         assert_eq!(admitted(start, "2001:db8::1"), 20);
         assert_eq!(admitted(start, "2001:db8::2"), 0, "one customer has both");
         assert_eq!(admitted(start, "2001:db8:0:1::2"), 20);
-        assert_eq!(admitted(start + SECOND, "192.0.2.1"), 3 + 20);
+        // A second later there is still load, for more was asked for than the quota.
+        assert_eq!(admitted(start + SECOND - MOMENT, "192.0.2.3"), 20);
+        assert_eq!(admitted(start + SECOND, "192.0.2.1"), 20);
+    }
+
+    #[test]
+    fn load_ends_a_second_after_more_was_asked_for_than_there_is_time_for() {
+        let mut quota = Admission::limited(&PrivateKey::from([1; 32]), 10).quota;
+        let start = quota.since;
+        let mut ask = |at: Duration, count: u32| {
+            (0..count)
+                .filter(|_| {
+                    let loaded = quota.is_loaded(start + at);
+                    quota.ask(LOOK);
+                    loaded
+                })
+                .count()
+        };
+        assert_eq!(ask(Duration::ZERO, 9), 0);
+        assert_eq!(ask(SECOND / 2, 1), 0);
+        assert_eq!(ask(SECOND * 9 / 10, 5), 5, "ten were asked for");
+        // Another second has begun, in which few ask.
+        assert_eq!(ask(SECOND, 3), 3);
+        assert_eq!(ask(SECOND * 19 / 10 - MOMENT, 3), 3);
+        assert_eq!(ask(SECOND * 19 / 10, 3), 0, "a second after there were too many");
+        // A flood goes on: it is under load in each second from the first message on.
+        assert_eq!(ask(SECOND * 3, 20), 10);
+        for second in 4..9 {
+            assert_eq!(ask(SECOND * second - MOMENT, 10), 10, "in second {second}");
+            assert_eq!(ask(SECOND * second, 20), 20, "in second {second}");
+        }
     }
 
     #[test]
