@@ -11,7 +11,7 @@ use spanwire_testbed::wait_until;
 
 use crate::{
     interop::AT_ONCE,
-    world::{Engine, Side, World, other, terminate},
+    world::{Engine, Side, World, families, other, terminate},
 };
 
 /// Another address of the same network: the kernel never chooses it by itself.
@@ -41,7 +41,7 @@ fn written_to(engine: Engine, v6: bool) -> (World, IpAddr) {
 
 #[test]
 fn answers_and_what_follows_come_from_the_address_that_was_written_to() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let (world, address) = written_to(other(), v6);
         let World { a, b } = &world;
         let endpoint = SocketAddr::new(address, 51820).to_string();
@@ -55,7 +55,7 @@ fn answers_and_what_follows_come_from_the_address_that_was_written_to() {
 
 #[test]
 fn an_address_of_another_interface_is_answered_from() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::new(Engine::Ours, other());
         let World { a, b } = &world;
         let [address, net, bits] = if v6 {
@@ -82,7 +82,7 @@ fn an_address_of_another_interface_is_answered_from() {
 
 #[test]
 fn an_address_that_is_gone_is_not_insisted_on() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let (world, address) = written_to(other(), v6);
         let World { a, b } = &world;
         assert!(b.pings(a.inner[0], 3));
@@ -123,7 +123,7 @@ fn an_address_that_one_peer_cannot_be_sent_to_from_is_kept_for_the_others() {
 
 #[test]
 fn an_address_that_goes_for_a_moment_is_sent_from_again_as_soon_as_it_is_back() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let (world, address) = written_to(other(), v6);
         let World { a, b } = &world;
         // The other side is behind a filter that lets through only what it asked for.
@@ -219,7 +219,7 @@ impl SecondUplink {
 
 #[test]
 fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
         let second = SecondUplink::new(&world, v6);
@@ -239,10 +239,33 @@ fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
     }
 }
 
+/// The same, but it does not count from which address: by the first uplink packets would arrive as well.
+#[test]
+fn packets_go_on_when_a_better_route_by_another_uplink_appears() {
+    for v6 in families() {
+        let world = World::new(Engine::Ours, Engine::Ours);
+        let World { a, b } = &world;
+        let second = SecondUplink::new(&world, v6);
+        let SecondUplink { remote, .. } = second;
+        let first_hop = b.outer[usize::from(v6)];
+        a.namespace.run(&format!(
+            "ip route add {remote} via {first_hop} dev eth0 metric 20"
+        ));
+        b.know(a, None);
+        a.know(b, Some(remote.parse().unwrap()));
+        assert!(a.pings(b.inner[0], 2));
+        second.lead_to(a, remote, "main");
+        for _ in 0..3 {
+            wait_until("packets to arrive", AT_ONCE, || a.reaches(b.inner[0]));
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
 /// The same, but the better route was there before the peer wrote for the first time.
 #[test]
 fn a_peer_that_writes_by_another_uplink_than_the_routes_take_is_answered_from_theirs() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
         let second = SecondUplink::new(&world, v6);
@@ -259,7 +282,7 @@ fn a_peer_that_writes_by_another_uplink_than_the_routes_take_is_answered_from_th
 
 #[test]
 fn an_address_that_was_given_up_is_not_sent_from_again_because_a_peer_goes_on_to_write_to_it() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
         let second = SecondUplink::new(&world, v6);
@@ -283,7 +306,7 @@ fn an_address_that_was_given_up_is_not_sent_from_again_because_a_peer_goes_on_to
 
 #[test]
 fn another_mark_forgets_from_which_addresses_peers_are_written_to() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
         let second = SecondUplink::new(&world, v6);
@@ -357,7 +380,7 @@ fn an_address_that_leads_nowhere_any_more_is_given_up() {
 /// to send that would let it learn better.
 #[test]
 fn a_peer_that_alone_has_something_to_say_learns_another_address() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::joined(Engine::Ours, other(), v6);
         let World { a, b } = &world;
         assert!(a.pings(b.inner[0], 2));

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     traffic::transfer,
-    world::{Engine, Side, World, other, pipe, run, slowness, wait_for},
+    world::{Engine, Side, World, families, other, pipe, run, slowness, wait_for},
 };
 
 /// Below the five seconds after which WireGuard repeats a handshake, with room for a machine that is busy.
@@ -98,7 +98,7 @@ fn packets_of_every_length_arrive() {
 
 #[test]
 fn a_tunnel_wider_than_the_wire_is_fragmented_outside() {
-    for v6 in [false, true] {
+    for v6 in families() {
         assert_fragments(&World::joined(Engine::Ours, other(), v6));
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     traffic::transfer,
-    world::{Engine, Side, World, other},
+    world::{Engine, Side, World, families, other},
 };
 
 const MEGABYTES: u32 = 20;
@@ -104,7 +104,7 @@ fn a_wire_without_segmentation_carries_streams() {
 
 #[test]
 fn congestion_marks_of_packets_are_on_their_datagrams() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::joined(Engine::Ours, other(), v6);
         let World { a, b } = &world;
         a.run(&["nft", "add table inet t"]);

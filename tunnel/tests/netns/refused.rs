@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 use spanwire_testbed::Namespace;
 
-use crate::world::{Engine, Side, World, other, terminate, wait_for};
+use crate::world::{Engine, Side, World, families, other, terminate, wait_for};
 
 #[test]
 fn a_packet_for_no_peer_is_answered_with_icmp_unreachable_at_once() {
@@ -69,7 +69,7 @@ fn a_peer_whose_secret_everybody_knows_is_sent_nothing() {
 
 #[test]
 fn an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
-    for v6 in [false, true] {
+    for v6 in families() {
         becomes_no_storm(other(), v6, "56", Duration::from_secs(1));
     }
 }
@@ -77,7 +77,7 @@ fn an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
 /// Outside it is longer than the tunnel's MTU, so that it comes back as fragments.
 #[test]
 fn a_full_packet_for_an_endpoint_behind_the_tunnel_itself_makes_no_storm() {
-    for v6 in [false, true] {
+    for v6 in families() {
         becomes_no_storm(Engine::Ours, v6, "1392", Duration::ZERO);
     }
 }
@@ -148,7 +148,7 @@ fn a_forwarded_hosts_own_wireguard_is_not_taken_for_the_devices() {
 /// Each datagram for one is a packet for the other, eighty bytes longer.
 #[test]
 fn peers_whose_endpoints_are_behind_each_other_make_no_storm() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::joined(Engine::Ours, Engine::Ours, v6);
         let World { a, b } = &world;
         let mut c = Side::beside(b, Engine::Plain, 3, a);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::world::{Engine, Side, World, other, wait_for};
+use crate::world::{Engine, Side, World, families, other, wait_for};
 
 /// A flood of pings, all of which come back.
 fn floods(side: &Side, to: &str) -> bool {
@@ -12,7 +12,7 @@ fn floods(side: &Side, to: &str) -> bool {
 
 #[test]
 fn default_routes_of_both_families_lead_into_the_tunnel_but_for_what_has_its_mark() {
-    for v6 in [false, true] {
+    for v6 in families() {
         let world = World::joined(Engine::Ours, other(), v6);
         let World { a, b } = &world;
         let far: [IpAddr; 2] = ["192.168.99.7", "2001:db8:abab::7"].map(|far| far.parse().unwrap());

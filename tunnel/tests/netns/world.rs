@@ -67,6 +67,20 @@ fn subject() -> Engine {
     }
 }
 
+/// Whether IPv6 is outside, for tests that ask the same of both families: `SPANWIRE_WG_FAMILY` says which of them alone, by
+/// which `tests/conformance` finds out where only one passes.
+pub(crate) fn families() -> impl Iterator<Item = bool> {
+    let only = std::env::var("SPANWIRE_WG_FAMILY").ok();
+    let v6 = only.map(|family| match family.as_str() {
+        "IPv4" => false,
+        "IPv6" => true,
+        what => panic!("SPANWIRE_WG_FAMILY is IPv4 or IPv6, not {what}"),
+    });
+    [false, true]
+        .into_iter()
+        .filter(move |family| v6.is_none_or(|v6| v6 == *family))
+}
+
 /// Where a program is that `benches/tools` builds; the first test that asks waits for it, a minute or two once.
 fn built(program: &str) -> String {
     static FOLDER: OnceLock<String> = OnceLock::new();
