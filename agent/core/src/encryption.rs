@@ -5,7 +5,8 @@
 //!
 //! * WireGuard's, by the port and the first bytes of its datagram;
 //! * *plaintext*, where its source and its destination are addresses of members of two locations; where every node leads itself,
-//!   also of two nodes of one. What the CNI wraps is looked into (VXLAN, Geneve, IP in IP), and what it wraps it in is a packet too;
+//!   also of two nodes of one. What the CNI wraps is looked into (VXLAN, Geneve, IP in IP), what Spanwire's own VXLAN wraps, and what
+//!   it is wrapped in is a packet too;
 //! * nothing that counts.
 //!
 //! # What does not count
@@ -57,6 +58,8 @@ pub struct Watch {
     port: Option<u16>,
     /// The ports of all members'.
     ports: BTreeSet<u16>,
+    /// The UDP ports of VXLAN: those of CNIs, and that of the VXLAN between followers and leaders.
+    vxlans: [u16; 3],
     /// Where the API server is reached past the mesh.
     exempt: BTreeSet<SocketAddr>,
     /// Where leaders of other locations are reached.
@@ -168,6 +171,7 @@ impl Watch {
             hops: hops_to_leaders(plan, facts).into_values().collect(),
             port: tunnel.map(|tunnel| tunnel.listen_port),
             ports: with_key.map(|member| member.listen_port).collect(),
+            vxlans: [packet::VXLAN[0], packet::VXLAN[1], facts.owned.hop_port],
             exempt: facts.api_server.clone(),
             endpoints: endpoints.collect(),
             neighbours: neighbours(&places, mine, all()),
@@ -180,7 +184,8 @@ impl Watch {
     /// Returns which packets the kernel is to hand up of a part.
     #[must_use]
     pub fn filter(&self, part: Part) -> Vec<Instruction> {
-        filter::filter(part, self.port, |family| self.places.prefixes(family).collect())
+        let prefixes = |family| self.places.prefixes(family).collect();
+        filter::filter(part, self.port, &self.vxlans, prefixes)
     }
 
     /// Returns what a packet is. `relays` are the link-layer addresses of the other leaders of the own location on the device.
@@ -299,7 +304,7 @@ impl Watch {
                 None => return Content::CutOff,
             }
         }
-        let inner = if packet::VXLAN.contains(&udp.destination) {
+        let inner = if self.vxlans.contains(&udp.destination) {
             packet::in_vxlan(udp.payload).map(|inner| (inner, "VXLAN"))
         } else if udp.destination == packet::GENEVE {
             packet::in_geneve(udp.payload).map(|inner| (inner, "Geneve"))

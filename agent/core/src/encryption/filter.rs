@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use spanwire_topology::{Family, Prefix};
 
-use super::packet::{AUTHENTICATION, FRAGMENT, GENEVE, HOP_BY_HOP, IPV4, IPV6, OPTIONS, ROUTING, UDP, VXLAN};
+use super::packet::{AUTHENTICATION, FRAGMENT, GENEVE, HOP_BY_HOP, IPV4, IPV6, OPTIONS, ROUTING, UDP};
 
 /// The fields of `struct sock_filter`: what to do, how far to go on where it is so and where it is not, and the operand.
 pub type Instruction = (u16, u8, u8, u32);
@@ -51,15 +51,17 @@ pub enum Part {
 /// First and last of what is let through, of the first 32 bits of an address.
 type Range = (u32, u32);
 
-/// Returns the program that lets a part through, of a node whose WireGuard has this port, in a mesh that has these prefixes.
+/// Returns the program that lets a part through, of a node whose WireGuard has this port and on which VXLAN has these, in a mesh that
+/// has these prefixes.
 pub(super) fn filter(
     part: Part,
     port: Option<u16>,
+    vxlans: &[u16],
     prefixes: impl Fn(Family) -> Vec<Prefix>,
 ) -> Vec<Instruction> {
     let block = |family| match part {
         Part::Wireguard => wireguard(family, port),
-        Part::Rest => rest(family, port, &ranges(prefixes(family))),
+        Part::Rest => rest(family, port, vxlans, &ranges(prefixes(family))),
     };
     let (v4, v6) = (block(Family::V4), block(Family::V6));
     let over_v4 = u32::try_from(v4.len() + 2).unwrap_or(u32::MAX);
@@ -89,7 +91,7 @@ fn wireguard(family: Family, port: Option<u16>) -> Vec<Instruction> {
     program
 }
 
-fn rest(family: Family, port: Option<u16>, ranges: &[Range]) -> Vec<Instruction> {
+fn rest(family: Family, port: Option<u16>, vxlans: &[u16], ranges: &[Range]) -> Vec<Instruction> {
     let mut program = vec![load_protocol(family)];
     let wrapping: &[u8] = match family {
         Family::V4 => &[IPV4, IPV6],
@@ -104,8 +106,8 @@ fn rest(family: Family, port: Option<u16>, ranges: &[Range]) -> Vec<Instruction>
         udp.push(load_port(family, end));
         udp.extend(port.into_iter().flat_map(|port| when(port.into(), LEAVE)));
     }
-    for port in VXLAN.into_iter().chain([GENEVE]) {
-        udp.extend(when(port.into(), TAKE));
+    for port in vxlans.iter().chain([&GENEVE]) {
+        udp.extend(when(u32::from(*port), TAKE));
     }
     program.push((JUMP_EQUAL, 0, short(udp.len()), UDP.into()));
     program.extend(udp);

@@ -232,10 +232,15 @@ fn what_the_cni_wraps_is_looked_into() {
     let inner = ethernet(ME, GATEWAY, &pod_to_pod());
     // To an address that the mesh does not know.
     let to = |protocol, payload: &[u8]| ip("192.168.1.1", "198.51.100.4", protocol, payload);
-    for port in [8472, 4789] {
+    for port in [8472, 4789, 51_830] {
         let packet = to(17, &udp(9, port, &vxlan(&inner)));
         assert_eq!(leaving(&packet), "a b in VXLAN", "{port}");
     }
+    assert_eq!(
+        leaving(&to(17, &udp(9, 51_831, &vxlan(&inner)))),
+        "-",
+        "another port"
+    );
     assert_eq!(
         leaving(&to(17, &udp(9, 6081, &geneve(0x6558, 8, &inner)))),
         "a b in Geneve"
@@ -274,6 +279,24 @@ fn what_the_cni_wraps_is_looked_into() {
 }
 
 #[test]
+fn the_own_vxlan_is_known_by_the_port_that_it_has_here() {
+    let mesh = mesh(MeshMode::Leaders);
+    let plan = plan(&mesh, &"a1".parse().unwrap(), &Reachability::default());
+    let mut facts = facts();
+    facts.owned.hop_port = 4_999;
+    let watch = Watch::new(&mesh, &plan, &facts, &BTreeMap::new()).unwrap();
+    let wrapped = vxlan(&ethernet(ME, GATEWAY, &pod_to_pod()));
+    for (port, kind) in [(4_999, "a b in VXLAN"), (51_830, "-")] {
+        let packet = ip("192.168.1.1", "198.51.100.4", 17, &udp(9, port, &wrapped));
+        assert_eq!(
+            judged(&watch, &ethernet(ME, GATEWAY, &packet), true),
+            kind,
+            "{port}"
+        );
+    }
+}
+
+#[test]
 fn inside_the_location_packets_may_be_in_the_open() {
     let watch = watch();
     let inner = |packet: &[u8]| vxlan(&ethernet(ME, GATEWAY, packet));
@@ -289,9 +312,12 @@ fn inside_the_location_packets_may_be_in_the_open() {
         (&from_follower, "203.0.113.1", "203.0.113.2", true),
         (&back, "192.168.2.1", "192.168.1.1", false),
     ] {
-        let wrapped = ip(source, destination, 17, &udp(9, 8472, &inner(packet)));
-        let frame = ethernet(GATEWAY, ME, &wrapped);
-        assert_eq!(judged(&watch, &frame, outgoing), "-", "{source} {destination}");
+        for port in [8472, 51_830] {
+            let wrapped = ip(source, destination, 17, &udp(9, port, &inner(packet)));
+            let frame = ethernet(GATEWAY, ME, &wrapped);
+            let kind = judged(&watch, &frame, outgoing);
+            assert_eq!(kind, "-", "{source} {destination} {port}");
+        }
     }
     // Another leader takes it on, or has brought it; anyone else is on the way to another location.
     for (neighbour, kind) in [(RELAY, "-"), (GATEWAY, "a b")] {

@@ -29,7 +29,7 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
         "fd00:1::4",
         "2001:db8::1",
     ]);
-    let ports = || prop::sample::select(vec![51_820, 8472, 4789, 6081, 6443, 80, 4444]);
+    let ports = || prop::sample::select(vec![51_820, 8472, 4789, 51_830, 6081, 6443, 80, 4444]);
     let ends = prop_oneof![
         [v4.clone(), v4].prop_map(|ends| ends.map(str::to_owned)),
         [v6.clone(), v6].prop_map(|ends| ends.map(str::to_owned)),
