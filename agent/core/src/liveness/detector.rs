@@ -15,8 +15,8 @@
 //!
 //! # What must not go wrong
 //!
-//! * A path that never answered proves nothing: echo may be filtered on the way. It is not suspected, nor is one that answered
-//!   only a few times: how it loses is not known yet.
+//! * A path that never answered proves nothing: echo may be filtered on the way. It is not suspected. How one loses that answered only a
+//!   few times is not known yet: it is taken for the worst there is, so that it takes eight seconds at ten a second.
 //! * This process was not run for a while, or the whole machine was stopped: what it would have heard meanwhile it did not. Of all
 //!   probes on their way then one counts, so that who hardly gets to run sees the dead, too.
 //! * Nothing is learnt from misses that made a path be taken for dead, or that were before its first answer: a leader that was restarted a
@@ -37,7 +37,7 @@ use rtt::Rtt;
 /// The suspicion at which a path is taken for dead by default: on a path that works, wrong at one probe in a hundred
 /// million, that is once in four months at ten a second.
 pub const THRESHOLD: f64 = 8.0;
-/// A path that answered fewer probes is not suspected.
+/// How a path loses that answered fewer probes is not known.
 const ENOUGH: u32 = 10;
 /// However good a path was, fewer misses in a row are no reason: on the other side another program has the processor for a moment.
 const RUN: u32 = 4;
@@ -187,7 +187,7 @@ impl Detector {
         while self.rounds.front().is_some_and(|probe| probe.sent + LATE <= now) {
             self.rounds.pop_front();
         }
-        if self.answers < ENOUGH {
+        if self.answered.is_none() {
             return;
         }
         let suspicion = self.suspicion();
@@ -241,7 +241,11 @@ impl Detector {
     /// Returns -log10 of the likelihood that the path is silent as it is now although it works.
     #[must_use]
     pub fn suspicion(&self) -> f64 {
-        self.odds.suspicion(self.run)
+        if self.answers < ENOUGH {
+            Odds::least_suspicion(self.run)
+        } else {
+            self.odds.suspicion(self.run)
+        }
     }
 
     /// Returns the share of probes that were missed while the path was not taken for dead, from 0 to 1.

@@ -63,6 +63,11 @@ impl Odds {
         }
     }
 
+    /// Returns the same as [`Self::suspicion`] for the worst path that works.
+    pub(super) fn least_suspicion(run: u32) -> f64 {
+        -f64::from(run) * MOST.log10()
+    }
+
     /// Returns -log10 of the likelihood that a path which works misses so many in a row.
     pub(super) fn suspicion(&self, run: u32) -> f64 {
         if run == 0 {

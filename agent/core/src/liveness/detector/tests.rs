@@ -349,3 +349,31 @@ fn a_late_answer_counts_and_a_second_one_does_not() {
     detector.handle_answer(missed[2], at(25));
     assert_eq!(detector.standing(), Standing::Answers);
 }
+
+/// A leader that boots, answers a few times and loses its power again.
+#[test]
+fn a_path_that_answered_a_few_times_is_dead_after_seconds_and_none_of_it_is_learnt() {
+    for answers in [1, 3, 9] {
+        let path = Path::new(1, move |at, _| {
+            let alive = at < answers * INTERVAL || at > 30 * SECOND;
+            alive.then_some(MS)
+        });
+        let path = path.run(60 * SECOND);
+        let [(died, true), (back, false)] = path.changes[..] else {
+            panic!("{answers}: {:?}", path.changes);
+        };
+        assert!(died > 8 * SECOND && died < 10 * SECOND, "{answers}: {died:?}");
+        assert!(back < 30 * SECOND + 5 * INTERVAL, "{answers}: {back:?}");
+        assert!(path.detector.loss() < 0.01, "{answers}: {}", path.detector.loss());
+    }
+}
+
+/// Its first answers say little of how it loses.
+#[test]
+fn a_path_of_which_little_is_known_is_not_dead_for_losing_most() {
+    for seed in 0..200 {
+        let path = Path::new(seed, |_, chance| (chance.share() < 0.3).then_some(MS));
+        let path = path.run(4 * SECOND);
+        assert!(path.changes.is_empty(), "{seed}: {:?}", path.changes);
+    }
+}
