@@ -194,31 +194,44 @@ fn what_is_taken_from_a_firewall_is_back_and_what_decides_about_some_packets_dec
     });
 }
 
-#[test]
-fn who_masquerades_by_the_same_mark_or_all_does_not_touch_the_tunnels_datagrams() {
-    let mut world = World::new(true);
-    // As the CNI's portmap does for a pod with a host port, and where it can be seen; and as the VPC CNI of AWS, ip-masq-agent and
-    // people's own rules do with whatever leaves the cluster.
-    world.node("a1").host.run(
-        "iptables -t nat -A POSTROUTING -p udp -m mark --mark 0x2000/0x2000 -j MASQUERADE --to-ports 40000-40999
-         iptables -t nat -A POSTROUTING -j MASQUERADE --random-fully",
-    );
+/// As the CNI's portmap does for a pod with a host port, and where it can be seen; and as the VPC CNI of AWS, ip-masq-agent and
+/// people's own rules do with whatever leaves the cluster.
+const MASQUERADE: &str = "
+    iptables -t nat -A POSTROUTING -p udp -m mark --mark 0x2000/0x2000 -j MASQUERADE --to-ports 40000-40999
+    iptables -t nat -A POSTROUTING -j MASQUERADE --random-fully";
+
+/// The same by nft(8), as firewalld and people's own rules have it, for both families at once.
+const MASQUERADE_BY_NFT: &str = "nft -f - <<'END'
+    table inet theirs {
+      chain out {
+        type nat hook postrouting priority srcnat
+        meta l4proto udp mark and 0x2000 != 0 masquerade to :40000-40999
+        oifname eth0 masquerade fully-random
+      }
+    }
+END";
+
+/// Has a1 masquerade by these rules, and its first datagram be the first one of the connection with b1, for only that one meets
+/// a rule; then b1 has to see the source port of all of them as it was.
+fn datagrams_keep_their_port(mut world: World, family: &str, masquerade: &str) {
+    world.node("a1").host.run(masquerade);
     world.node("b1").host.nft(
         "table inet seen {
            chain input {
              type filter hook input priority raw
              udp dport 51820 udp sport != 51820 counter
+             meta nfproto ipv4 udp sport 51820 udp dport 51820 counter comment \"ipv4\"
+             meta nfproto ipv6 udp sport 51820 udp dport 51820 counter comment \"ipv6\"
            }
          }",
     );
-    // Only the first packet of a connection meets the rule, so it has to be one of a1's.
     let mesh = world.mesh_file();
     let near = world.node("a1");
     near.start_agent(&mesh);
     wait_until("the first datagram of a1", 10 * SECOND, || {
-        let tracked = near
-            .host
-            .run("conntrack -L -p udp --orig-port-src 51820 2>/dev/null || true");
+        let tracked = near.host.run(&format!(
+            "conntrack -L -f {family} -p udp --orig-port-src 51820 2>/dev/null || true"
+        ));
         tracked.contains("dport=51820")
     });
     for name in ["a2", "b1", "b2"] {
@@ -226,7 +239,27 @@ fn who_masquerades_by_the_same_mark_or_all_does_not_touch_the_tunnels_datagrams(
     }
     world.wait_for_pods();
     let seen = world.node("b1").host.run("nft list chain inet seen input");
-    assert!(seen.contains("packets 0 "), "{seen}");
+    let packets = |of: &str| {
+        let line = seen.lines().find(|line| line.contains(of)).unwrap();
+        !line.contains("packets 0 ")
+    };
+    assert!(!packets("sport != 51820"), "{seen}");
+    assert!(packets(&format!("comment \"{family}\"")), "{seen}");
+}
+
+#[test]
+fn who_masquerades_by_the_same_mark_or_all_does_not_touch_the_tunnels_datagrams() {
+    for masquerade in [MASQUERADE, MASQUERADE_BY_NFT] {
+        datagrams_keep_their_port(World::new(true), "ipv4", masquerade);
+    }
+}
+
+#[test]
+fn who_masquerades_in_ipv6_does_not_touch_the_tunnels_datagrams_either() {
+    let by_ip6tables = MASQUERADE.replace("iptables", "ip6tables");
+    for masquerade in [by_ip6tables.as_str(), MASQUERADE_BY_NFT] {
+        datagrams_keep_their_port(World::over_ipv6(), "ipv6", masquerade);
+    }
 }
 
 #[test]

@@ -91,11 +91,17 @@ impl World {
 
     /// The same where leaders reach each other by IPv6 alone; pods have IPv4.
     pub(crate) fn with_agents_over_ipv6() -> Self {
-        let network = testbed::World::two_locations(&[Family::V4, Family::V6]);
-        let mut world = Self::on(network, true);
-        world.publish_changed(mesh::reach_by_ipv6);
+        let mut world = Self::over_ipv6();
         let mesh = world.mesh_file();
         world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+        world
+    }
+
+    /// The same without agents.
+    pub(crate) fn over_ipv6() -> Self {
+        let network = testbed::World::two_locations(&[Family::V4, Family::V6]);
+        let world = Self::on(network, true);
+        world.publish_changed(mesh::reach_by_ipv6);
         world
     }
 
