@@ -112,6 +112,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_several_clusters_each_server_counts_and_a_name_that_is_not_resolved_keeps_what_it_was() {
+        let several = Ok(Some(
+            "clusters: [{cluster: {server: 'https://[2001:db8::9]:6443'}}, {cluster: {server: 'https://both'}}, \
+             {cluster: {server: 'https://198.51.100.7'}}]"
+                .to_owned(),
+        ));
+        let answers = |both: Option<[&'static str; 2]>| {
+            move |host: String, port: u16| async move {
+                let found = match host.parse::<std::net::IpAddr>() {
+                    Ok(address) => vec![address],
+                    Err(_) => both
+                        .ok_or_else(|| io::Error::other("no answer"))?
+                        .map(|address| address.parse().unwrap())
+                        .to_vec(),
+                };
+                Ok(found
+                    .into_iter()
+                    .map(|address| SocketAddr::new(address, port))
+                    .collect())
+            }
+        };
+        let mut info = Info::default();
+        for (both, news, expected) in [
+            (
+                None,
+                Some("both: no answer"),
+                "[2001:db8::9]:6443 198.51.100.7:443",
+            ),
+            (
+                Some(["192.0.2.1", "2001:db8::1"]),
+                None,
+                "[2001:db8::9]:6443 198.51.100.7:443 192.0.2.1:443 [2001:db8::1]:443",
+            ),
+            (
+                None,
+                Some("both: no answer"),
+                "[2001:db8::9]:6443 198.51.100.7:443 192.0.2.1:443 [2001:db8::1]:443",
+            ),
+            (
+                Some(["192.0.2.2", "192.0.2.1"]),
+                None,
+                "[2001:db8::9]:6443 198.51.100.7:443 192.0.2.1:443 192.0.2.2:443",
+            ),
+        ] {
+            let said = info.enter(several.clone(), answers(both)).await;
+            let expected: BTreeSet<SocketAddr> =
+                expected.split(' ').map(|text| text.parse().unwrap()).collect();
+            let found: BTreeSet<SocketAddr> = info.servers.addresses().collect();
+            assert_eq!((said.as_deref(), found), (news, expected));
+        }
+    }
+
+    #[tokio::test]
     async fn what_cannot_be_read_is_said_once_and_changes_nothing_and_what_is_gone_names_nothing() {
         let mut info = Info::default();
         let found = |info: &Info| {
