@@ -38,6 +38,29 @@ pub enum Conflict {
         /// Where that lives.
         location: LocationName,
     },
+    /// A route of the type `local` makes addresses of the mesh addresses of this machine.
+    #[error(
+        "{network} is a local route of this node (`ip route show table local`), so it takes for itself what goes from here or through \
+         here to {prefix} of location {location}{more}: remove that route (`ip route del local {network} dev {link} table local`), or \
+         narrow it to what is this node's own",
+        more = if *count > 1 {
+            format!(" and to {} more of the mesh's prefixes", count - 1)
+        } else {
+            String::new()
+        }
+    )]
+    Swallowed {
+        /// What the route is for.
+        network: Prefix,
+        /// Its device.
+        link: LinkName,
+        /// The first prefix of the mesh of which it takes something.
+        prefix: Prefix,
+        /// Where that lives.
+        location: LocationName,
+        /// How many there are.
+        count: usize,
+    },
     /// Addresses of nodes of another location lie in a network that is connected here.
     #[error(
         "{first}, {what} of location {location}, lies in {network}, which is connected here by {link}: from here it is \
@@ -240,6 +263,7 @@ impl Conflict {
         match self {
             Self::Connected { prefix, .. } | Self::Router { prefix, .. } => Some(*prefix),
             Self::Inside { .. }
+            | Self::Swallowed { .. }
             | Self::Overtaken { .. }
             | Self::Ipsec { .. }
             | Self::Nodes { .. }

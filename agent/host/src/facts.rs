@@ -22,6 +22,9 @@ pub struct HostFacts {
     pub public_key: Option<PublicKey>,
     /// Devices that are not Spanwire's, by name: with addresses and MTU.
     pub links: BTreeMap<LinkName, OtherLink>,
+    /// Networks of which every address is this machine's, by routes of the type `local` that others have made ("AnyIP"), each with its
+    /// device.
+    pub local_routes: BTreeMap<Prefix, LinkName>,
     /// How the CNI carries traffic inside the location.
     pub cni: Cni,
     /// The families that a device of flannel has carried since the agent started: without it they are not carried in another
@@ -76,6 +79,7 @@ impl HostFacts {
     /// Takes over what was found on the machine.
     pub fn handle_inventory(&mut self, inventory: Inventory) {
         self.links = inventory.links;
+        self.local_routes = inventory.local_routes;
         self.cni = inventory.cni;
         let is_flannel = matches!(self.cni, Cni::Overlay { .. });
         let carried = |family: &Family| is_flannel && self.carrier(*family).is_some();

@@ -18,6 +18,9 @@ pub struct Inventory {
     pub links: BTreeMap<LinkName, OtherLink>,
     /// How the CNI carries traffic inside the location.
     pub cni: Cni,
+    /// Networks of which every address is this machine's, by routes of the type `local` that others have made ("AnyIP"), each with its
+    /// device.
+    pub local_routes: BTreeMap<Prefix, LinkName>,
     /// The smallest MTU on the ways to the endpoints, or, with none of them reachable, on the default routes.
     pub underlay_mtu: Option<u32>,
     /// Rules of other programs.

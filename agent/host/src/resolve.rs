@@ -8,6 +8,7 @@
 
 mod connected;
 mod next_hop;
+mod swallowed;
 mod vxlan;
 
 use std::{
@@ -127,6 +128,7 @@ impl<'a> Resolved<'a> {
         conflicts.extend(stranded.values().cloned());
         let routed = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
         connected.report(routed, &mut conflicts);
+        conflicts.extend(swallowed::swallowed(plan, facts, &remote));
 
         let returns = returns(plan, facts, &resolver);
         let of_remote = remote.iter().filter_map(|(_, route)| route.next_hop.as_ref());

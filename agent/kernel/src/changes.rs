@@ -2,7 +2,8 @@
 //!
 //! The kernel notifies of every change of the machine; a pod that starts makes dozens. So what cannot matter is dropped
 //! here: our own changes (they carry the port of our socket), devices and addresses of pods, link-local addresses, devices
-//! of which only statistics changed, neighbours but for those on our own VXLAN device, routes outside of our tables except default ones, those to a LAN and Calico's to other nodes, rules for single addresses, nft
+//! of which only statistics changed, neighbours but for those on our own VXLAN device, routes outside of our tables except
+//! default ones, those to a LAN, Calico's to other nodes and those that make networks local, rules for single addresses, nft
 //! tables of others but for the chains by which they filter.
 
 use std::collections::BTreeMap;
@@ -156,6 +157,7 @@ impl Changes {
                     || route.prefix.is_some_and(|prefix| prefix.is_default())
                     || self.is_to_a_lan(&route)
                     || self.is_calicos(&route)
+                    || route::is_made_local(&route)
             }),
             RTM_NEWRULE | RTM_DELRULE => message
                 .parse::<RuleMessage>()

@@ -21,6 +21,9 @@ use crate::{
 /// The routing table `main`.
 const MAIN: TableId = TableId(254);
 
+/// The routing table `local`, into which Linux looks first.
+const LOCAL: TableId = TableId(255);
+
 impl Kernel {
     /// Takes the inventory of what is not Spanwire's, and of the ways to `endpoints` outside of the mesh. Of a node that
     /// `leads` also what filters packets for itself.
@@ -59,6 +62,10 @@ impl Kernel {
                 inventory.default_routes.insert(family);
             }
             defaults.extend(found);
+            let local = self.routes(family, LOCAL).await?;
+            inventory
+                .local_routes
+                .extend(made_local(&local, &devices, &addresses));
             self.enter_rules(&mut inventory, family).await?;
         }
         inventory.cni = cni(&devices, &inventory.links, calicos);
@@ -211,6 +218,25 @@ fn is_default(route: &route::ObservedRoute) -> bool {
 fn connected(route: &route::ObservedRoute) -> Option<(&route::ObservedRoute, u32, Prefix)> {
     let direct = route.kind == RouteType::Unicast && route.via.is_none();
     Some((route, route.device.filter(|_| direct)?, route.prefix?))
+}
+
+/// Returns the networks that routes of others make addresses of this machine, with their devices.
+fn made_local(
+    routes: &[route::ObservedRoute],
+    devices: &[link::Device],
+    addresses: &[address::Assigned],
+) -> Vec<(Prefix, LinkName)> {
+    let is_assigned = |prefix: &Prefix| {
+        let is_it = |assigned: &address::Assigned| Prefix::host(assigned.address) == *prefix;
+        prefix.is_host() && addresses.iter().any(is_it)
+    };
+    let made = |route: &route::ObservedRoute| {
+        let prefix = route.prefix.filter(|_| route::is_made_local(route))?;
+        let device = devices.iter().find(|device| Some(device.index) == route.device)?;
+        // Kernels before 4.18 do not say that they have made those for addresses of IPv6.
+        (!prefix.address().is_loopback() && !is_assigned(&prefix)).then(|| (prefix, device.name.clone()))
+    };
+    routes.iter().filter_map(made).collect()
 }
 
 /// Enters with which metric each device has its networks.

@@ -264,3 +264,48 @@ fn a_network_on_two_devices_stays_on_the_one_that_linux_prefers() {
     follower.host.run("ip link del twin1");
     world.wait_for_pods();
 }
+
+/// A host whose proxy answers for whole networks (AnyIP): Linux looks there before it looks into Spanwire's table.
+#[test]
+fn a_network_that_is_made_local_takes_what_it_covers_of_the_mesh_and_that_is_said_until_it_is_gone() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    // One that is no part of the mesh takes nothing, nor is it reached from there.
+    let leader = world.node("a1");
+    leader.host.run("ip route add local 203.0.113.0/24 dev lo");
+    wait_until("the network to be known", 5 * SECOND, || {
+        shows(leader, "nft list set inet spanwire private4", "203.0.113.0/24")
+    });
+    followers_reach_each_other(&mut world, "beside a network that is made local");
+    for (name, network, taken) in [
+        ("a2", "10.244.4.0/24", "10.244.4.0/24 of location b"),
+        ("a2", "10.244.4.2/32", "10.244.4.0/24 of location b"),
+        ("a1", "10.2.0.0/16", "10.2.0.3/32 of location b and to"),
+        ("a1", "10.4.0.3/32", "10.4.0.3/32 of location b"),
+    ] {
+        let node = world.node(name);
+        assert!(
+            node.ask("/metrics").contains("\nspanwire_agent_ready 1\n"),
+            "{network}"
+        );
+        node.host.run(&format!("ip route add local {network} dev lo"));
+        let said = format!(
+            "{network} is a local route of this node (`ip route show table local`), so it takes for itself what goes from here \
+             or through here to {taken}"
+        );
+        wait_until(&said, 5 * SECOND, || {
+            node.agent_log().contains(&said) && node.ask("/metrics").contains("\nspanwire_agent_ready 0\n")
+        });
+        let taken = network.split('/').next().unwrap().replace(".0.0", ".0.4");
+        assert!(
+            shows(node, &format!("ip route get {taken}"), "local"),
+            "the report is true"
+        );
+        node.host
+            .run(&format!("ip route del local {network} dev lo table local"));
+        wait_until("the end of it", 10 * SECOND, || {
+            node.ask("/metrics").contains("\nspanwire_agent_ready 1\n")
+        });
+        followers_reach_each_other(&mut world, network);
+    }
+}

@@ -96,6 +96,21 @@ pub(super) fn ranges(prefixes: impl Iterator<Item = Prefix>, family: Family) -> 
     flatten(known).into_iter().map(|(range, _)| range).collect()
 }
 
+/// Returns the addresses of a family in these prefixes and in none of `known`, in ascending ranges that do not touch. No prefix lies in
+/// one that is known.
+pub(super) fn outside(
+    prefixes: impl Iterator<Item = Prefix>,
+    known: impl Iterator<Item = Prefix>,
+    family: Family,
+) -> Vec<Range> {
+    let known = known.map(|prefix| (prefix, Class::Outside));
+    let all = prefixes.map(|prefix| (prefix, Class::Local)).chain(known);
+    let mut all: Vec<(Prefix, Class)> = all.filter(|(prefix, _)| prefix.family() == family).collect();
+    all.sort();
+    all.dedup();
+    flatten(all).into_iter().map(|(range, _)| range).collect()
+}
+
 /// Returns what WireGuard lets in, apart from what cannot be routed here.
 fn expected<'a>(plan: &'a Plan, resolved: &Resolved<'_>) -> impl Iterator<Item = &'a Prefix> {
     let refused: BTreeSet<Prefix> = resolved.conflicts.iter().filter_map(Conflict::prefix).collect();

@@ -8,7 +8,10 @@
 
 use spanwire_topology::{Family, Plan, Prefix};
 
-use super::{AddressRange, Words, chain, classes::ranges};
+use super::{
+    AddressRange, Words, chain,
+    classes::{outside, ranges},
+};
 use crate::{
     HostFacts,
     prefixes::Prefixes,
@@ -31,7 +34,7 @@ pub(super) struct Sets {
     here: Vec<AddressRange>,
     /// The sources of attached Peers.
     guests: Vec<AddressRange>,
-    /// Addresses of this machine that are not the mesh's, and the loopback ones.
+    /// Addresses of this machine that are not the mesh's, networks of them too, and the loopback ones.
     private: Vec<AddressRange>,
     /// What is on this machine, where nothing else is reached.
     own: Option<Vec<AddressRange>>,
@@ -46,17 +49,17 @@ impl Sets {
         let known: Prefixes = here.iter().copied().collect();
         let addresses = facts.links.values().flat_map(|link| &link.addresses);
         let hop = resolved.underlay.iter().map(|_| Underlay::ADDRESS.into());
-        let private: Vec<Prefix> = addresses
-            .map(|(address, _)| *address)
-            .chain(hop)
+        let addresses = addresses.map(|(address, _)| *address).chain(hop);
+        let all = addresses
             .map(Prefix::host)
-            .filter(|address| known.covering(address).is_none())
-            .chain(LOOPBACK.parse())
-            .collect();
+            .chain(facts.local_routes.keys().copied());
+        let private = all
+            .filter(|prefix| known.covering(prefix).is_none())
+            .chain(LOOPBACK.parse());
         Self {
+            private: outside(private, here.iter().copied(), family),
             here: ranges(here.into_iter(), family),
             guests: ranges(guests, family),
-            private: ranges(private.into_iter(), family),
             own: alone.then(own),
         }
     }

@@ -13,6 +13,7 @@ mod failover;
 mod firewall;
 mod ipsec;
 mod ipv6;
+mod local_routes;
 mod mtus;
 mod neighbours;
 mod netns;

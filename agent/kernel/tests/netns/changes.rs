@@ -34,6 +34,7 @@ fn what_others_do_to_ours_and_to_what_we_build_on_is_heard() {
             ..NftTable::default()
         })])
         .await;
+        run("ip link set lo up && ip -6 route add local fd07::/64 dev lo");
         let mut changes = lab.kernel.changes().unwrap();
         for command in [
             "ip link add eth1 type bridge",
@@ -45,6 +46,8 @@ fn what_others_do_to_ours_and_to_what_we_build_on_is_heard() {
             "ip route add throw 10.9.0.0/16 table 51830 proto 151",
             "ip route del throw 10.9.0.0/16 table 51830",
             "ip -6 route add fd09::/64 dev eth0 table 51831",
+            "ip route add local 10.7.0.0/16 dev lo",
+            "ip -6 route del local fd07::/64 dev lo",
             "ip rule add lookup 51830 pref 2100",
             "ip -6 rule add lookup 51830 pref 2115",
             "ip rule del pref 2100",

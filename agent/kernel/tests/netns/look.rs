@@ -179,3 +179,30 @@ fn calicos_device_is_seen_with_its_routes_to_blocks_and_no_others() {
         assert!(look.links[&link("vxlan.calico")].cni);
     });
 }
+
+#[test]
+fn networks_that_routes_of_others_make_local_are_seen_and_not_what_the_kernel_makes_of_addresses() {
+    lab(async |lab| {
+        run("ip link set lo up");
+        machine();
+        // As kube-proxy has its services in IPVS mode.
+        run("ip link add ipvs0 type bridge && ip addr add 10.96.0.1/32 dev ipvs0");
+        run("ip -6 addr add fd03::1/128 dev ipvs0 nodad");
+        let found = lab.kernel.inventory(&[], false).await.unwrap().local_routes;
+        assert_eq!(found, [].into());
+        run("ip route add local 203.0.113.0/24 dev lo");
+        run("ip route add local 10.9.9.9/32 dev eth0 proto 66");
+        run("ip -6 route add local 2001:db8:7::/48 dev lo");
+        // Another table has it, for what is marked alone.
+        run("ip route add local default dev lo table 100 && ip rule add fwmark 1 lookup 100");
+        run("ip route add 10.8.0.0/16 via 10.1.0.1");
+        let found = lab.kernel.inventory(&[], false).await.unwrap().local_routes;
+        let expected = [
+            ("203.0.113.0/24", "lo"),
+            ("10.9.9.9/32", "eth0"),
+            ("2001:db8:7::/48", "lo"),
+        ];
+        let expected = expected.map(|(network, device)| (p::<Prefix>(network), link(device)));
+        assert_eq!(found, expected.into());
+    });
+}
