@@ -11,6 +11,7 @@ use crate::{
     cluster::Reach,
     explain::Target,
     graph::Picture,
+    peer::DEFAULT_POOL,
     settings::Settings,
     showconf::ConfigFormat,
 };
@@ -163,14 +164,14 @@ pub enum Command {
     Peer(PeerCommand),
     /// Joins this Linux machine to the mesh as a Peer, until Ctrl-C: reaches pods and nodes of every location
     #[command(after_help = "Examples:
-  # With an address of 10.99.0.0/16 that is free, under the name of this machine; root has another kubeconfig than you
+  # With an address of 10.199.0.0/16 that is free, under the name of this machine; root has another kubeconfig than you
   sudo -E kubectl spanwire connect
 
   # Also to services, by the networks that the API server says they have
   sudo -E kubectl spanwire connect --service-cidr
 
   # By one location alone, with this address
-  sudo -E kubectl spanwire connect --location a --allowed-ip 10.99.0.7/32 --name laptop")]
+  sudo -E kubectl spanwire connect --location a --allowed-ip 10.199.0.7/32 --name laptop")]
     Connect(ConnectArgs),
     /// Says what Kilo's annotations and Peers are as Spanwire's; changes nothing
     #[command(
@@ -384,7 +385,7 @@ pub struct PeerAdd {
     #[arg(
         long,
         value_name = "NETWORK",
-        default_value = "10.99.0.0/16",
+        default_value = DEFAULT_POOL,
         conflicts_with = "allowed_ip"
     )]
     pub pool: Prefix,
@@ -455,7 +456,7 @@ pub struct ConnectArgs {
     #[arg(
         long,
         value_name = "NETWORK",
-        default_value = "10.99.0.0/16",
+        default_value = DEFAULT_POOL,
         conflicts_with = "allowed_ip"
     )]
     pub pool: Prefix,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
+use serde_json::Value;
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::Peer;
 use spanwire_topology::{Family, Mesh, Prefix};
@@ -11,6 +12,12 @@ use crate::{
     objects::{Kind, Objects},
     table::{joined, table},
 };
+
+/// From where a Peer gets its address where nothing else is named. It lies in no network that clusters have unless they are given
+/// another one: services and pods of kubeadm (10.96.0.0/12), k3s (10.42.0.0/15), flannel (10.244.0.0/16), kOps (100.64.0.0/10), Kubespray
+/// (10.233.0.0/16), OpenShift (10.128.0.0/14), Calico (192.168.0.0/16), the first networks of Cilium (10.0.0.0/8), Docker
+/// (172.17.0.0/16 and on), Kilo and the mesh itself (10.4.0.0/15).
+pub const DEFAULT_POOL: &str = "10.199.0.0/16";
 
 /// How many addresses of a pool are tried.
 const TRIED: u128 = 1 << 16;
@@ -39,10 +46,32 @@ pub fn free_address(objects: &Objects, pool: Prefix, beside: &[Prefix]) -> Resul
     candidates
         .find(|candidate| !taken.iter().any(|prefix| prefix.overlaps(candidate)))
         .ok_or_else(|| {
+            let whole = taken.iter().find(|prefix| prefix.covers(&pool));
+            let why = whole.map_or_else(String::new, |prefix| format!(", which lies in {prefix}"));
             format!(
-                "no address of {pool} is free; name another network with --pool, or one with --allowed-ip"
+                "no address of {pool} is free{why}; name another network with --pool, or one with --allowed-ip"
             )
         })
+}
+
+/// Returns what the operator has decided about a Peer that asks for these networks: that it is served with all of them, or why not.
+/// `None`: it has not decided.
+#[must_use]
+pub fn decided(status: &Value, asked: &[Prefix]) -> Option<Result<(), String>> {
+    let accepted = &status["accepted"];
+    let granted = accepted["allowedIPs"].as_array().into_iter().flatten();
+    let granted: Vec<Prefix> = granted.filter_map(|text| text.as_str()?.parse().ok()).collect();
+    if accepted["home"].is_string() && asked.iter().all(|prefix| granted.contains(prefix)) {
+        return Some(Ok(()));
+    }
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let mut refused: Vec<&Value> = conditions
+        .filter(|condition| condition["status"] == "False")
+        .collect();
+    // What is not granted is why a Peer is not ready, and stands behind that.
+    refused.sort_by_key(|condition| condition["type"] != "Accepted");
+    let message = refused.first()?["message"].as_str().unwrap_or_default();
+    Some(Err(message.to_owned()))
 }
 
 fn nth(base: IpAddr, offset: u128) -> Option<IpAddr> {
@@ -175,6 +204,89 @@ mod tests {
     use spanwire_topology::{decide, scenario::World};
 
     use super::*;
+
+    #[test]
+    fn the_default_pool_lies_in_no_network_that_clusters_have_by_default() {
+        let pool: Prefix = DEFAULT_POOL.parse().unwrap();
+        for network in [
+            "10.96.0.0/12",
+            "10.42.0.0/15",
+            "10.244.0.0/16",
+            "100.64.0.0/10",
+            "10.233.0.0/16",
+            "10.128.0.0/14",
+            "10.152.183.0/24",
+            "10.1.0.0/16",
+            "192.168.0.0/16",
+            "172.16.0.0/12",
+            "10.0.0.0/12",
+            "10.32.0.0/12",
+            "10.4.0.0/15",
+            "10.88.0.0/16",
+        ] {
+            assert!(!pool.overlaps(&network.parse().unwrap()), "{network}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_services_is_no_free_one() {
+        // As kubeadm has them.
+        let services = ["10.96.0.0/12".parse().unwrap()];
+        let within = "10.99.0.0/16".parse().unwrap();
+        let said = free_address(&objects(), within, &services).unwrap_err();
+        assert!(
+            said.contains("10.99.0.0/16 is free, which lies in 10.96.0.0/12"),
+            "{said}"
+        );
+        let free = free_address(&objects(), DEFAULT_POOL.parse().unwrap(), &services).unwrap();
+        assert_eq!(free.to_string(), "10.199.0.1/32");
+    }
+
+    #[test]
+    fn a_peer_is_served_with_all_that_it_asks_for_or_it_is_said_what_is_not_granted() {
+        let asked: Vec<Prefix> = ["10.99.0.1/32", "fd99::1/128"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let condition = |about: &str, status: &str, message: &str| json!({"type": about, "status": status, "message": message});
+        let ready = condition("Ready", "False", "was not accepted");
+        let accepted = condition("Accepted", "False", "overlaps 10.96.0.0/12");
+        // A Peer of which nothing is granted keeps its home, and may even be ready.
+        let with = |home: Option<&str>, allowed: &[&str], conditions: &[&Value]| {
+            decided(
+                &json!({"accepted": {"home": home, "allowedIPs": allowed}, "conditions": conditions}),
+                &asked,
+            )
+        };
+        let refused = Some(Err("overlaps 10.96.0.0/12".to_owned()));
+        assert_eq!(decided(&Value::Null, &asked), None);
+        assert_eq!(
+            with(Some("a"), &["10.99.0.1/32", "fd99::1/128"], &[]),
+            Some(Ok(()))
+        );
+        let attached = condition("Ready", "True", "has a tunnel with a");
+        assert_eq!(with(Some("a"), &[], &[&attached, &accepted]), refused);
+        assert_eq!(
+            with(Some("a"), &["10.99.0.1/32"], &[&attached, &accepted]),
+            refused
+        );
+        assert_eq!(with(None, &[], &[&ready, &accepted]), refused);
+        assert_eq!(
+            decided(&json!({"conditions": [ready, accepted]}), &asked),
+            refused
+        );
+        let homeless = condition("Ready", "False", "no location");
+        let all = ["10.99.0.1/32", "fd99::1/128"];
+        let whole = condition("Accepted", "True", "");
+        assert_eq!(
+            with(None, &all, &[&homeless, &whole]),
+            Some(Err("no location".to_owned()))
+        );
+        assert_eq!(
+            with(Some("a"), &["10.99.0.1/32"], &[&attached]),
+            None,
+            "half written"
+        );
+    }
 
     fn objects() -> Objects {
         let mut world = World::default();

@@ -157,7 +157,7 @@ pub(crate) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
         "items": item,
         "x-kubernetes-validations": [rule(
             "self.size() > 0",
-            "is empty; write the addresses that the peer sends from, like 10.99.0.7/32",
+            "is empty; write the addresses that the peer sends from, like 10.199.0.7/32",
         )],
     })
 }

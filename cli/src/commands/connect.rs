@@ -71,7 +71,8 @@ async fn connected(
     let objects = access.objects(&KINDS).await?;
     access.may_watch(&KINDS).await?;
     let services = services(access, args).await?;
-    let allowed = addresses(machine, args, &objects, &name, &services).await?;
+    let known = access.service_cidrs().await.unwrap_or_default();
+    let allowed = addresses(machine, args, &objects, &name, [&services, &known]).await?;
 
     let pair = KeyPair::generate()?;
     machine.set_key(pair.of_device());
@@ -83,7 +84,7 @@ async fn connected(
         "peer.spanwire.dev/{name} created, with {}",
         crate::table::joined(&allowed)
     ));
-    let mesh = accepted(access, &name).await?.published();
+    let mesh = accepted(access, &name, &allowed).await?.published();
     let mut session = Session::begin(access, machine, &name, pair.public, services, mesh).await?;
     session.go_on().await
 }
@@ -128,19 +129,19 @@ async fn services(access: &Access, args: &ConnectArgs) -> anyhow::Result<Vec<Pre
     Ok(known)
 }
 
-/// Returns the addresses that this machine is to have.
+/// Returns the addresses that this machine is to have: none of services, of those that are to be reached and of all that are known.
 async fn addresses(
     machine: &mut Machine,
     args: &ConnectArgs,
     objects: &Objects,
     name: &PeerName,
-    services: &[Prefix],
+    [services, known]: [&[Prefix]; 2],
 ) -> anyhow::Result<Vec<Prefix>> {
     let mesh = objects.published();
     let own = machine.other_addresses().await?;
     let allowed = match &args.allowed_ip[..] {
         [] => {
-            let networks = [&machine_networks(&own), services].concat();
+            let networks = [&machine_networks(&own), services, known].concat();
             vec![free_address(objects, args.pool, &networks).map_err(|problem| anyhow!(problem))?]
         }
         given => given.to_vec(),

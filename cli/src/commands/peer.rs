@@ -20,13 +20,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{secret, source::read};
 use crate::{
-    answer::{Answer, ListFormat, formatted},
+    answer::{Answer, ListFormat, Verdict, formatted},
     args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
     cluster::{Access, Reach, brief},
     colour::is_wanted,
     keypair::{self, KeyPair},
     objects::{Kind, Objects},
-    peer::{free_address, rows, text},
+    peer::{decided, free_address, rows, text},
     qr::picture,
     showconf::of_peer,
 };
@@ -34,6 +34,11 @@ use crate::{
 /// How long the operator is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 const KINDS: [Kind; 2] = [Kind::Peer, Kind::LocationSlice];
+
+/// The operator has decided, and the Peer does not have what it asks for.
+#[derive(Debug, thiserror::Error)]
+#[error("the Peer is not served: {0}")]
+struct NotServed(String);
 
 pub(super) async fn run(reach: &Reach, command: &PeerCommand) -> anyhow::Result<Answer> {
     match command {
@@ -105,7 +110,9 @@ async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
 
 async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
     let access = reach.connect().await?;
-    let wanted = Wanted::new(&access.objects(&KINDS).await?, args)?;
+    // Where they cannot be read, an address of a service is refused by the operator, which says so.
+    let services = access.service_cidrs().await.unwrap_or_default();
+    let wanted = Wanted::new(&access.objects(&KINDS).await?, &services, args)?;
     if args.dry_run {
         return Ok(Answer {
             text: serde_saphyr::to_string(&wanted.peer)?,
@@ -127,7 +134,7 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
     };
     let private = wanted.pair.as_ref().map(KeyPair::private);
     let keys = [private.as_deref(), preshared.as_deref()];
-    match configuration(&access, &wanted.name, keys).await {
+    match configuration(&access, &wanted, keys).await {
         Ok(config) => {
             write(file, &config)?;
             answer.text += &format!("wg-quick up {}\n", shown(&path));
@@ -136,8 +143,14 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
             }
         }
         Err(problem) => {
+            let refused = problem.is::<NotServed>();
             let kept = kept(file, keys, &path, &wanted.name, &format!("{problem:#}"))?;
             answer.notes.push(kept);
+            answer.verdict = if refused {
+                Verdict::Errors
+            } else {
+                Verdict::Warnings
+            };
         }
     }
     Ok(answer)
@@ -155,7 +168,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(objects: &Objects, args: &PeerAdd) -> anyhow::Result<Self> {
+    fn new(objects: &Objects, services: &[Prefix], args: &PeerAdd) -> anyhow::Result<Self> {
         let name: PeerName = args
             .name
             .parse()
@@ -166,7 +179,7 @@ impl Wanted {
             "there is a Peer {name} already; `kubectl spanwire peer remove {name}` removes it"
         );
         let allowed: Vec<Prefix> = match &args.allowed_ip[..] {
-            [] => vec![free_address(objects, args.pool, &[]).map_err(|problem| anyhow!(problem))?],
+            [] => vec![free_address(objects, args.pool, services).map_err(|problem| anyhow!(problem))?],
             given => given.to_vec(),
         };
         let (pair, key) = match args.public_key {
@@ -224,11 +237,11 @@ impl Wanted {
 /// Returns the file for wg-quick, with the private and the preshared key, once the Peer has been accepted.
 async fn configuration(
     access: &Access,
-    name: &PeerName,
+    wanted: &Wanted,
     [private, preshared]: [Option<&str>; 2],
 ) -> anyhow::Result<String> {
-    let objects = accepted(access, name).await?;
-    let config = of_peer(&objects.published(), name).map_err(|problem| anyhow!(problem))?;
+    let objects = accepted(access, &wanted.name, &wanted.allowed).await?;
+    let config = of_peer(&objects.published(), &wanted.name).map_err(|problem| anyhow!(problem))?;
     Ok(config.text(true, private, preshared))
 }
 
@@ -271,7 +284,8 @@ fn kept(
     });
     write(file, &text)?;
     Ok(format!(
-        "{why}; {} has the keys alone: once the Peer is accepted, `kubectl spanwire showconf peer {name}` shows the rest",
+        "{why}; {} has the keys alone: once the Peer is served, `kubectl spanwire showconf peer {name}` shows the rest, and \
+         `kubectl spanwire peer remove {name}` removes it",
         path.display()
     ))
 }
@@ -320,22 +334,16 @@ fn write(mut file: File, text: &str) -> anyhow::Result<()> {
 }
 
 /// Waits until the operator has decided, and returns what is published then.
-pub(super) async fn accepted(access: &Access, name: &PeerName) -> anyhow::Result<Objects> {
+pub(super) async fn accepted(access: &Access, name: &PeerName, asked: &[Prefix]) -> anyhow::Result<Objects> {
     let end = Instant::now() + PATIENCE;
     loop {
         let objects = access.objects(&KINDS).await?;
         let peer = objects.get(Kind::Peer, name.as_str());
         let status = &peer.with_context(|| format!("the Peer {name} was deleted meanwhile"))?["status"];
-        if status["accepted"]["home"].is_string() {
-            return Ok(objects);
-        }
-        let conditions = status["conditions"].as_array().into_iter().flatten();
-        let mut refused = conditions.filter(|condition| condition["status"] == "False");
-        if let Some(condition) = refused.next() {
-            bail!(
-                "the Peer is not served: {}",
-                condition["message"].as_str().unwrap_or_default()
-            );
+        match decided(status, asked) {
+            Some(Ok(())) => return Ok(objects),
+            Some(Err(why)) => return Err(NotServed(why).into()),
+            None => {}
         }
         ensure!(
             Instant::now() < end,

@@ -21,6 +21,7 @@ use spanwire_topology::PublicKey;
 
 use crate::{
     cli, create, ours,
+    peers::services_are_known,
     server::{Server, until},
     world::{Leader, POD, SOON, pings, run, tunnel},
 };
@@ -213,12 +214,25 @@ async fn refusals(scene: &Scene) {
         .await
         .unwrap();
 
+    services_are_known(&scene.server).await;
+    let said = refused(kubeconfig, &["--name", "x", "--pool", "10.96.0.0/16"]);
+    assert!(
+        said.contains("no address of 10.96.0.0/16 is free, which lies in 10.96.0.0/16"),
+        "{said}"
+    );
+
     // What the operator does not grant is said, and the Peer goes again.
     let running = scene.start();
     scene.created(None).await;
-    let condition = json!({"type": "Accepted", "status": "False", "reason": "PrefixTaken", "message": "it is another's",
-        "lastTransitionTime": "2026-01-01T00:00:00Z"});
-    scene.patch_status(json!({"conditions": [condition]})).await;
+    let condition = |about: &str, message: &str| {
+        json!({"type": about, "status": "False", "reason": "PrefixTaken", "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    };
+    let conditions = [
+        condition("Ready", "was not accepted"),
+        condition("Accepted", "it is another's"),
+    ];
+    scene.patch_status(json!({"conditions": conditions})).await;
     let (code, said) = running.end();
     assert!(
         code == 1 && said.contains("the Peer is not served: it is another's"),
@@ -230,7 +244,7 @@ async fn refusals(scene: &Scene) {
 async fn joins_and_follows(scene: &Scene) -> PublicKey {
     let mut running = scene.start();
     let (peer, key) = scene.created(None).await;
-    assert_eq!(peer.spec.allowed_ips, ["10.99.0.1/32"]);
+    assert_eq!(peer.spec.allowed_ips, ["10.199.0.1/32"]);
     assert!(
         peer.metadata
             .labels

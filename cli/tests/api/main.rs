@@ -14,6 +14,7 @@ mod connect;
 mod kubelet;
 mod map;
 mod page;
+mod peers;
 
 use std::{path::Path, thread};
 
@@ -245,7 +246,7 @@ async fn peers(server: &Server, folder: &Path) {
         api.get_opt("laptop").await.ok().flatten()
     })
     .await;
-    assert_eq!(peer.spec.allowed_ips, ["10.99.0.1/32"]);
+    assert_eq!(peer.spec.allowed_ips, ["10.199.0.1/32"]);
     let reference = json!({"name": "spanwire-preshared-keys", "key": "laptop"});
     assert_eq!(json!(peer.spec.preshared_key_secret_ref), reference);
     let secrets: Api<Secret> = Api::namespaced(server.client.clone(), "spanwire");
@@ -274,7 +275,7 @@ async fn peers(server: &Server, folder: &Path) {
     for line in [
         "PrivateKey = ",
         &format!("PresharedKey = {preshared}"),
-        "Address = 10.99.0.1/32",
+        "Address = 10.199.0.1/32",
         KEY[0],
         "Endpoint = 203.0.113.1:51820",
         "10.244.1.0/24",

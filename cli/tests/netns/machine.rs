@@ -31,7 +31,7 @@ fn packets_go_by_the_leader_that_is_named_and_another_one_takes_over_and_nothing
             .unwrap();
         wait_until("the pod answers by the first leader", SOON, || pings(POD));
         assert!(first.received() > 0 && second.received() == 0);
-        assert!(run("ip route get 10.244.1.1").contains("dev spanwire-peer table 51832 src 10.99.0.1"));
+        assert!(run("ip route get 10.244.1.1").contains("dev spanwire-peer table 51832 src 10.199.0.1"));
         let unreached = run("ip route get fd10::1 2>&1 || true");
         assert!(unreached.contains("No route to host"), "{unreached}");
 

@@ -19,7 +19,7 @@ use spanwire_topology::{Prefix, PublicKey};
 use tempfile::TempDir;
 
 /// The address of this machine in the mesh, and of the pod that each leader has.
-pub(crate) const OWN: &str = "10.99.0.1/32";
+pub(crate) const OWN: &str = "10.199.0.1/32";
 pub(crate) const POD: &str = "10.244.1.1";
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
