@@ -21,7 +21,7 @@ use spanwire_crds::names;
 use spanwire_topology::{ClusterFacts, Prefix};
 
 use crate::{
-    objects::{Kind, Objects},
+    objects::{Kind, Objects, Unlisted},
     settings::Settings,
 };
 
@@ -118,24 +118,35 @@ impl Access {
             let objects = self.list(&kind.path(), None).await;
             objects
                 .map(|objects| (*kind, objects))
-                .map_err(|error| explained(error, &format!("list {}", kind.plural()), *kind != Kind::Node))
+                .map_err(|error| unlisted(error, *kind))
         });
         let mut all = Objects::default();
         for (kind, objects) in futures::future::try_join_all(lists).await? {
-            for mut object in objects {
-                // The items of a list do not say what they are.
-                object["kind"] = kind.name().into();
-                let version = if kind == Kind::Node {
-                    "v1"
-                } else {
-                    names::API_VERSION
-                };
-                object["apiVersion"] = version.into();
-                let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-                all.insert(kind, name, object);
-            }
+            enter(&mut all, kind, objects);
         }
         Ok(all)
+    }
+
+    /// Returns the objects of those of these kinds that the user may list, and the others.
+    ///
+    /// # Errors
+    /// Where LocationSlices, in which the mesh is published, may not be listed, or the API server does not answer.
+    pub async fn listed(&self, kinds: &[Kind]) -> anyhow::Result<(Objects, Vec<Unlisted>)> {
+        let lists = kinds
+            .iter()
+            .map(|kind| async move { (*kind, self.list(&kind.path(), None).await) });
+        let (mut all, mut others) = (Objects::default(), Vec::new());
+        for (kind, found) in futures::future::join_all(lists).await {
+            match found {
+                Ok(objects) => enter(&mut all, kind, objects),
+                Err(kube::Error::Api(status)) if status.code == 403 && kind != Kind::LocationSlice => {
+                    let why = status.message.clone();
+                    others.push(Unlisted { kind, why });
+                }
+                Err(error) => return Err(unlisted(error, kind)),
+            }
+        }
+        Ok((all, others))
     }
 
     /// Returns the objects of a collection, page by page.
@@ -297,6 +308,25 @@ impl OperatorFacts {
         facts.api_endpoints.extend(&self.endpoints);
         facts
     }
+}
+
+fn enter(all: &mut Objects, kind: Kind, objects: Vec<Value>) {
+    for mut object in objects {
+        // The items of a list do not say what they are.
+        object["kind"] = kind.name().into();
+        let version = if kind == Kind::Node {
+            "v1"
+        } else {
+            names::API_VERSION
+        };
+        object["apiVersion"] = version.into();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        all.insert(kind, name, object);
+    }
+}
+
+fn unlisted(error: kube::Error, kind: Kind) -> anyhow::Error {
+    explained(error, &format!("list {}", kind.plural()), kind != Kind::Node)
 }
 
 fn arguments(deployment: &Value) -> Vec<String> {

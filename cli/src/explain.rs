@@ -344,7 +344,8 @@ impl Report {
         hops.map(|hop| hop.question.clone()).collect()
     }
 
-    /// Enters which way the kernels send the packets; returns why that is not known of some.
+    /// Enters which way the kernels send the packets; returns why that is not known of some. Where it is not known of a node on the
+    /// way, that is worth a look.
     pub fn compare(&mut self, ways: &Ways) -> Vec<String> {
         [&mut self.there, &mut self.back]
             .into_iter()
@@ -365,7 +366,7 @@ impl Way {
         let mut mtus = Vec::new();
         for hop in &mut self.hops {
             match ways.get(&hop.question) {
-                None => {}
+                None => self.verdict = self.verdict.max(Verdict::Warnings),
                 Some(Err(why)) => {
                     unknown.push(format!(
                         "which way the kernel of {} sends it is not known: {why}",
@@ -403,6 +404,9 @@ impl Way {
             self.remedy = Some(remedy);
         } else if self.hops.iter().all(|hop| hop.kernel.is_some()) {
             self.mtu = mtus.into_iter().min();
+        }
+        if !unknown.is_empty() {
+            self.verdict = self.verdict.max(Verdict::Warnings);
         }
         unknown
     }

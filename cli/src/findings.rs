@@ -10,13 +10,14 @@ use spanwire_cluster::observed::{Observable, Observed};
 use spanwire_crds::{
     Location, LocationSlice, MeshNode, Peer,
     conditions::{ConditionType, Reason},
+    names,
 };
 use spanwire_topology::{Severity as LintSeverity, lint};
 
 use crate::{
     answer::Verdict,
     figures::Figures,
-    objects::{Kind, Objects},
+    objects::{Kind, Objects, Unlisted},
 };
 
 mod said;
@@ -25,6 +26,9 @@ pub use said::said;
 
 /// The version of this program.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Shows what runs the agents.
+const OF_AGENTS: &str =
+    "kubectl get daemonsets --all-namespaces -o wide -l app.kubernetes.io/component=agent";
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -115,6 +119,32 @@ pub fn of_operator(deployments: &[Value]) -> Option<Finding> {
     );
     let next = format!("kubectl get pods -n {space} -o wide -l app.kubernetes.io/component=operator");
     Some(finding.with(next, "operatoraway"))
+}
+
+/// Returns that no agent can be asked, and why.
+#[must_use]
+pub fn of_no_agents(why: String) -> Finding {
+    let finding = Finding::new(Severity::Warning, "daemonset", "agent", "NoAgents", why);
+    finding.with(OF_AGENTS.to_owned(), "noagents")
+}
+
+/// Returns that objects of a kind are not known.
+#[must_use]
+pub fn of_unlisted(unlisted: &Unlisted) -> Finding {
+    let next = format!(
+        "kubectl auth can-i list {}.{}",
+        unlisted.kind.plural(),
+        names::GROUP
+    );
+    let finding = Finding {
+        severity: Severity::Warning,
+        object: "the rights of the user".to_owned(),
+        reason: "NotListed".to_owned(),
+        evidence: unlisted.to_string(),
+        next: String::new(),
+        page: String::new(),
+    };
+    finding.with(next, "notlisted")
 }
 
 /// Returns how bad findings are together.
@@ -310,7 +340,6 @@ fn of_versions(answers: &Answers, found: &mut Vec<Finding>) {
             of_versions.entry(version).or_default().push(node);
         }
     }
-    let next = "kubectl get daemonsets --all-namespaces -o wide -l app.kubernetes.io/component=agent";
     if of_versions.len() > 1 {
         let text = of_versions
             .iter()
@@ -320,7 +349,7 @@ fn of_versions(answers: &Answers, found: &mut Vec<Finding>) {
             text.collect::<Vec<_>>().join("; ")
         );
         let finding = Finding::new(Severity::Warning, "daemonset", "agent", "VersionSkew", text);
-        found.push(finding.with(next.to_owned(), "versionskew"));
+        found.push(finding.with(OF_AGENTS.to_owned(), "versionskew"));
     } else if let Some(version) = of_versions
         .keys()
         .next()
@@ -331,7 +360,7 @@ fn of_versions(answers: &Answers, found: &mut Vec<Finding>) {
              is not shown"
         );
         let finding = Finding::new(Severity::Note, "daemonset", "agent", "VersionSkew", text);
-        found.push(finding.with(next.to_owned(), "versionskew"));
+        found.push(finding.with(OF_AGENTS.to_owned(), "versionskew"));
     }
 }
 

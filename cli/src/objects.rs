@@ -95,6 +95,26 @@ impl Kind {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects(BTreeMap<Kind, BTreeMap<String, Value>>);
 
+/// A kind whose objects the user may not list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlisted {
+    /// The kind.
+    pub kind: Kind,
+    /// What the API server says.
+    pub why: String,
+}
+
+impl std::fmt::Display for Unlisted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = self.kind.plural();
+        write!(
+            f,
+            "{kind} are not listed, so what they say is not known: {}",
+            self.why
+        )
+    }
+}
+
 /// Something in an object that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unread {

@@ -1,8 +1,10 @@
 //! The mesh on one screen.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use spanwire_cluster::observed::Observed;
-use spanwire_crds::{Location, Peer};
+use spanwire_crds::{Location, LocationStatus, Peer};
 use spanwire_topology::{LeaderRole, Mesh};
 
 use crate::{
@@ -103,7 +105,18 @@ pub fn report(objects: &Objects, answers: &Answers, selected: Option<&[String]>)
     let shown = |name: &str| selected.is_none_or(|names| names.iter().any(|selected| selected == name));
     let locations: Vec<Observed<Location>> = objects.observed(Kind::Location);
     let peers: Vec<Observed<Peer>> = objects.observed(Kind::Peer);
-    let rows = locations.iter().filter(|location| shown(location.name()));
+    let of_objects = locations.iter().map(|location| {
+        let status = location.object.as_ref().and_then(|object| object.status.clone());
+        (location.name().to_owned(), status.unwrap_or_default())
+    });
+    // What is published is there, too, where Locations may not be listed.
+    let mut rows: BTreeMap<String, LocationStatus> = mesh
+        .locations
+        .keys()
+        .map(|name| (name.to_string(), LocationStatus::default()))
+        .collect();
+    rows.extend(of_objects);
+    let rows = rows.iter().filter(|(name, _)| shown(name));
     let peers = peers.iter().map(|peer| {
         let status = peer.object.as_ref().and_then(|peer| peer.status.as_ref());
         PeerRow {
@@ -114,7 +127,9 @@ pub fn report(objects: &Objects, answers: &Answers, selected: Option<&[String]>)
     });
     Report {
         generation: mesh.generation.0,
-        locations: rows.map(|location| location_row(location, &mesh)).collect(),
+        locations: rows
+            .map(|(name, status)| location_row(name, status, &mesh))
+            .collect(),
         links: links(&mesh, answers)
             .into_iter()
             .filter(|link| shown(&link.from))
@@ -129,23 +144,15 @@ fn ready(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition
     ready.map_or_else(|| "Unknown".to_owned(), |ready| ready.status.clone())
 }
 
-fn location_row(observed: &Observed<Location>, mesh: &Mesh) -> LocationRow {
-    let status = observed
-        .object
-        .as_ref()
-        .and_then(|location| location.status.clone())
-        .unwrap_or_default();
-    let decided = mesh
-        .locations
-        .iter()
-        .find(|(name, _)| name.as_str() == observed.name());
+fn location_row(name: &str, status: &LocationStatus, mesh: &Mesh) -> LocationRow {
+    let decided = mesh.locations.iter().find(|(known, _)| known.as_str() == name);
     let leaders = |role| {
         let all = decided.iter().flat_map(|(_, location)| &location.leaders);
         let of_role = all.filter(|leader| leader.role == role);
         of_role.map(|leader| leader.node.to_string()).collect()
     };
     LocationRow {
-        name: observed.name().to_owned(),
+        name: name.to_owned(),
         leaders: leaders(LeaderRole::Active),
         standby: leaders(LeaderRole::Standby),
         nodes: decided.map_or(0, |(_, location)| location.members.len()),
@@ -153,7 +160,7 @@ fn location_row(observed: &Observed<Location>, mesh: &Mesh) -> LocationRow {
             location.established.iter().filter(|other| *other != name).count()
         }),
         others: mesh.locations.len().saturating_sub(1),
-        endpoint: status.endpoint,
+        endpoint: status.endpoint.clone(),
         ready: ready(&status.conditions),
     }
 }

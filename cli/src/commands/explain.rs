@@ -8,22 +8,27 @@ use spanwire_topology::{Member, Mesh};
 
 use super::{
     live::{ask, ask_ways},
-    source::{Source, read},
+    source::{Source, read_listed},
 };
 use crate::{
-    answer::Answer,
+    answer::{Answer, Verdict},
     args::ExplainArgs,
     cluster::{Access, Reach},
     explain::{Report, Target, address, explain},
+    findings::Answers,
     objects::{Kind, Objects},
     ways::Question,
 };
 
 pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Answer> {
-    let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
-    let Source { access, objects } = read(reach, &args.filename, &kinds).await?;
+    let kinds = [Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
+    let Source {
+        access,
+        objects,
+        unlisted,
+    } = read_listed(reach, &args.filename, &kinds).await?;
     let access = access.as_ref();
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = unlisted.iter().map(ToString::to_string).collect();
     let (from, to) = addresses(access, &objects, &args.from, &args.to, args.ipv6, &mut notes).await?;
     let (report, more) = way_of(access, &objects, from, to).await?;
     notes.extend(more);
@@ -34,7 +39,11 @@ pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Ans
     Ok(Answer {
         text,
         notes,
-        verdict: report.verdict(),
+        verdict: if unlisted.is_empty() {
+            report.verdict()
+        } else {
+            report.verdict().max(Verdict::Warnings)
+        },
     })
 }
 
@@ -61,8 +70,11 @@ pub(super) async fn way_of(
 ) -> anyhow::Result<(Report, Vec<String>)> {
     let nodes = deciding(&objects.published(), from, to);
     let (answers, mut notes) = match access {
-        Some(access) => ask(access, &nodes).await,
-        None => Default::default(),
+        Some(access) => {
+            let (answers, unasked) = ask(access, &nodes).await;
+            (answers, unasked.into_iter().collect())
+        }
+        None => (Answers::new(), Vec::new()),
     };
     for (node, answer) in &answers {
         if let Err(why) = answer {

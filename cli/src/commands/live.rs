@@ -33,18 +33,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many agents are asked at a time.
 const AT_ONCE: usize = 32;
 
-/// Asks the agents of these nodes, all at once. A note says why none can be asked, where that is so.
-pub(super) async fn ask(access: &Access, nodes: &BTreeSet<String>) -> (Answers, Vec<String>) {
+/// Asks the agents of these nodes, all at once; also returns why none can be asked, where that is so.
+pub(super) async fn ask(access: &Access, nodes: &BTreeSet<String>) -> (Answers, Option<String>) {
     let pods = match agents(access).await {
         Ok(pods) => pods,
-        Err(note) => return (Answers::new(), vec![note]),
+        Err(why) => return (Answers::new(), Some(why)),
     };
     let asking = nodes.iter().map(|node| {
         let answer = patiently(access, pods.get(node), figures);
         async move { (node.clone(), answer.await) }
     });
     let answers = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
-    (answers, Vec::new())
+    (answers, None)
 }
 
 /// Asks which way the kernels of nodes send packets, each agent for all of its packets at once.

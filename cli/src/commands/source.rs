@@ -8,7 +8,7 @@ use spanwire_topology::{decide, scenario};
 use crate::{
     cluster::{Access, Reach},
     files,
-    objects::{Kind, Objects},
+    objects::{Kind, Objects, Unlisted},
 };
 
 /// What was read, and from where.
@@ -17,6 +17,8 @@ pub(super) struct Source {
     pub(super) access: Option<Access>,
     /// The objects.
     pub(super) objects: Objects,
+    /// The kinds that the user may not list, where the rest is of use.
+    pub(super) unlisted: Vec<Unlisted>,
 }
 
 /// Reads the objects of these kinds from the cluster, or all of the files where some are named.
@@ -24,9 +26,30 @@ pub(super) async fn read(reach: &Reach, files: &[PathBuf], kinds: &[Kind]) -> an
     if files.is_empty() {
         let access = reach.connect().await?;
         let objects = access.objects(kinds).await?;
-        let access = Some(access);
-        return Ok(Source { access, objects });
+        return Ok(Source {
+            access: Some(access),
+            objects,
+            unlisted: Vec::new(),
+        });
     }
+    of_files(files)
+}
+
+/// Reads the objects of those of these kinds from the cluster that the user may list, or all of the files where some are named.
+pub(super) async fn read_listed(reach: &Reach, files: &[PathBuf], kinds: &[Kind]) -> anyhow::Result<Source> {
+    if files.is_empty() {
+        let access = reach.connect().await?;
+        let (objects, unlisted) = access.listed(kinds).await?;
+        return Ok(Source {
+            access: Some(access),
+            objects,
+            unlisted,
+        });
+    }
+    of_files(files)
+}
+
+fn of_files(files: &[PathBuf]) -> anyhow::Result<Source> {
     let found = files::read(files)?;
     let objects = match &found.scenarios[..] {
         [] => found.objects,
@@ -44,5 +67,6 @@ pub(super) async fn read(reach: &Reach, files: &[PathBuf], kinds: &[Kind]) -> an
     Ok(Source {
         access: None,
         objects,
+        unlisted: Vec::new(),
     })
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     live::ask,
-    source::{Source, read},
+    source::{Source, read, read_listed},
 };
 use crate::{
     answer::{Answer, formatted},
@@ -19,8 +19,8 @@ use crate::{
     bundle,
     cluster::{Access, Reach},
     colour::{coloured, is_wanted},
-    findings::{Answers, Finding, findings, of_operator, said, verdict},
-    objects::Kind,
+    findings::{Answers, Finding, findings, of_no_agents, of_operator, of_unlisted, said, verdict},
+    objects::{Kind, Unlisted},
     status::{Report, asked, report},
 };
 
@@ -53,7 +53,7 @@ pub(super) async fn run(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answ
 }
 
 async fn look(access: &Access, args: &StatusArgs) -> anyhow::Result<(Report, Vec<String>)> {
-    let objects = access.objects(&KINDS).await?;
+    let (objects, unlisted) = access.listed(&KINDS).await?;
     let selected = match &args.selector {
         None => None,
         Some(selector) => {
@@ -63,9 +63,9 @@ async fn look(access: &Access, args: &StatusArgs) -> anyhow::Result<(Report, Vec
         }
     };
     let nodes = asked(&objects.published()).into_iter().collect();
-    let ((answers, mut notes), operator) = tokio::join!(ask(access, &nodes), operator(access));
+    let ((answers, unasked), operator) = tokio::join!(ask(access, &nodes), operator(access));
     let mut report = report(&objects, &answers, selected.as_deref());
-    add(operator, &mut report.findings, &mut notes);
+    let notes = add(operator, unasked, &unlisted, &mut report.findings);
     Ok((report, notes))
 }
 
@@ -76,12 +76,22 @@ async fn operator(access: &Access) -> Result<Option<Finding>, String> {
     Ok(of_operator(&found))
 }
 
-fn add(operator: Result<Option<Finding>, String>, found: &mut Vec<Finding>, notes: &mut Vec<String>) {
+/// Adds what is wrong besides, and what is not known; returns what is to be noted.
+fn add(
+    operator: Result<Option<Finding>, String>,
+    unasked: Option<String>,
+    unlisted: &[Unlisted],
+    found: &mut Vec<Finding>,
+) -> Vec<String> {
+    let mut notes = Vec::new();
     match operator {
         Ok(finding) => found.extend(finding),
         Err(note) => notes.push(note),
     }
+    found.extend(unasked.map(of_no_agents));
+    found.extend(unlisted.iter().map(of_unlisted));
     found.sort();
+    notes
 }
 
 fn name(object: &Value) -> Option<String> {
@@ -125,11 +135,16 @@ async fn watch(access: &Access, args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Result<Answer> {
-    let Source { access, objects } = read(reach, &args.filename, &KINDS).await?;
+    let Source {
+        access,
+        objects,
+        unlisted,
+    } = read_listed(reach, &args.filename, &KINDS).await?;
     let mut notes = Vec::new();
     let mesh = objects.published();
     for name in &args.locations {
-        let known = objects.get(Kind::Location, name).is_some();
+        let published = mesh.locations.keys().any(|location| location.as_str() == name);
+        let known = published || objects.get(Kind::Location, name).is_some();
         ensure!(
             known,
             "there is no location {name}; `kubectl get locations` shows them"
@@ -144,17 +159,13 @@ pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Resu
     let nodes: BTreeSet<String> = locations
         .flat_map(|(_, location)| location.members.keys().map(ToString::to_string))
         .collect();
-    let answers = match &access {
-        Some(access) => {
-            let (answers, unasked) = ask(access, &nodes).await;
-            notes.extend(unasked);
-            answers
-        }
-        None => Answers::new(),
+    let (answers, unasked) = match &access {
+        Some(access) => ask(access, &nodes).await,
+        None => Default::default(),
     };
     let mut found = findings(&objects, &answers);
     if let Some(access) = &access {
-        add(operator(access).await, &mut found, &mut notes);
+        notes.extend(add(operator(access).await, unasked, &unlisted, &mut found));
     }
     if !args.locations.is_empty() {
         found.retain(|finding| concerns(&finding.object, &args.locations, &nodes));
@@ -196,6 +207,7 @@ mod tests {
         let (locations, nodes) = (["a".to_owned()], BTreeSet::from(["a1".to_owned()]));
         let of = |object: &str| concerns(object, &locations, &nodes);
         assert!(of("location a") && of("meshnode a1") && of("the published mesh") && of("peer p"));
+        assert!(of("daemonset agent") && of("the rights of the user"));
         assert!(!of("location b") && !of("meshnode b1"));
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod explained;
+mod unknown;
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
