@@ -30,8 +30,8 @@ use crate::{
 
 /// How long an agent is waited for; it sends echo requests for a second and a half at most.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many agents are asked at a time.
-const AT_ONCE: usize = 32;
+/// How many agents are asked at a time: so many that the leaders of a hundred locations that do not answer are waited for once.
+const AT_ONCE: usize = 128;
 
 /// Asks the agents of these nodes, all at once; also returns why none can be asked, where that is so.
 pub(super) async fn ask(access: &Access, nodes: &BTreeSet<String>) -> (Answers, Option<String>) {
@@ -43,8 +43,7 @@ pub(super) async fn ask(access: &Access, nodes: &BTreeSet<String>) -> (Answers, 
         let answer = patiently(access, pods.get(node), figures);
         async move { (node.clone(), answer.await) }
     });
-    let answers = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
-    (answers, None)
+    (all(asking).await, None)
 }
 
 /// Asks which way the kernels of nodes send packets, each agent for all of its packets at once.
@@ -68,7 +67,7 @@ pub(super) async fn ask_ways(access: &Access, questions: Vec<Question>) -> Ways 
             questions.into_iter().zip(answers).collect::<Vec<_>>()
         }
     });
-    let answers: Vec<Vec<_>> = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
+    let answers: Vec<Vec<_>> = all(asking).await;
     answers.into_iter().flatten().collect()
 }
 
@@ -82,7 +81,7 @@ pub(super) async fn measure(access: &Access, pods: &Agents, legs: &[Leg]) -> Mea
             (leg.clone(), answer.and_then(|pages| parsed(&pages[0])))
         }
     });
-    stream::iter(asking).buffer_unordered(AT_ONCE).collect().await
+    all(asking).await
 }
 
 /// Has agents count for so long what is encrypted. The error says why no agent can be asked.
@@ -101,7 +100,15 @@ pub(super) async fn count(
             (node.clone(), answer.and_then(|pages| parsed(&pages[0])))
         }
     });
-    Ok(stream::iter(asking).buffer_unordered(AT_ONCE).collect().await)
+    Ok(all(asking).await)
+}
+
+/// Waits for all of these questions, many of them at a time.
+async fn all<T, C>(asking: impl IntoIterator<Item = impl Future<Output = T>>) -> C
+where
+    C: Default + Extend<T>,
+{
+    stream::iter(asking).buffer_unordered(AT_ONCE).collect().await
 }
 
 fn parsed<T: DeserializeOwned>((status, text): &Page) -> Result<T, String> {
@@ -197,4 +204,24 @@ async fn fetch(access: &Access, pod: &str, paths: &[String]) -> Result<Vec<Page>
         pages.push(connection.page(path).await?);
     }
     Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::pending};
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_hundred_agents_are_asked_before_one_of_them_has_answered() {
+        let asked = Cell::new(0);
+        let asking = (0..100).map(|_| async {
+            asked.set(asked.get() + 1);
+            pending::<()>().await;
+        });
+        let answers = all::<_, Vec<()>>(asking).now_or_never();
+        assert_eq!((answers, asked.get()), (None, 100));
+    }
 }

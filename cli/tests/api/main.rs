@@ -16,6 +16,7 @@ mod map;
 mod page;
 mod peers;
 mod rights;
+mod status;
 
 use std::{path::Path, thread};
 
@@ -27,6 +28,7 @@ use kube::{
 use serde_json::{Value, json};
 use spanwire_crds::{Location, LocationSlice, MeshNode, Peer};
 use spanwire_testbed::Command;
+use spanwire_topology::PublicKey;
 
 use server::{Server, until};
 
@@ -83,7 +85,13 @@ fn ours(kind: &str, name: &str, spec: Value, status: Option<Value>) -> Value {
 
 /// Two locations of one node each, as an operator has published them.
 async fn publish(server: &Server) {
-    for (index, (node, location)) in [("a1", "a"), ("b1", "b")].into_iter().enumerate() {
+    publish_all(server, &[("a1", "a"), ("b1", "b")]).await;
+}
+
+/// Locations of one node each, as an operator has published them.
+async fn publish_all(server: &Server, all: &[(&str, &str)]) {
+    for (index, &(node, location)) in all.iter().enumerate() {
+        let key = PublicKey::new([u8::try_from(index + 1).unwrap(); 32]).to_string();
         let (address, pods) = (format!("192.168.{index}.1"), format!("10.244.{index}.0/24"));
         create::<Node>(
             server,
@@ -107,14 +115,15 @@ async fn publish(server: &Server) {
             ),
         )
         .await;
-        let report = json!({"publicKey": KEY[index], "observedGeneration": 1, "conditions": ready});
+        let report = json!({"publicKey": key, "observedGeneration": 1, "conditions": ready});
         create::<MeshNode>(
             server,
             ours("MeshNode", node, json!({"location": location}), Some(report)),
         )
         .await;
-        let other = if location == "a" { "b" } else { "a" };
-        let head = json!({"location": location, "head": {"meshGeneration": 1, "established": [other],
+        let names = all.iter().map(|(_, name)| *name);
+        let others: Vec<&str> = names.filter(|name| *name != location).collect();
+        let head = json!({"location": location, "head": {"meshGeneration": 1, "established": others,
             "leaders": [{"node": node, "role": "Active"}], "memberSlices": [format!("{location}-m1")]}});
         create::<LocationSlice>(
             server,
@@ -122,7 +131,7 @@ async fn publish(server: &Server) {
         )
         .await;
         let member = json!({"node": node, "generation": 1, "addresses": [address], "prefixes": [pods],
-            "overlay": [format!("10.4.0.{}", index + 1)], "publicKey": KEY[index], "listenPort": 51820,
+            "overlay": [format!("10.4.0.{}", index + 1)], "publicKey": key, "listenPort": 51820,
             "endpoints": [format!("203.0.113.{}:51820", index + 1)]});
         let members = json!({"location": location, "members": [member]});
         create::<LocationSlice>(

@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream, try_join};
+use futures::try_join;
 
 use super::{
-    AT_ONCE, PATIENCE,
+    PATIENCE, all,
     connection::{Connection, Lines},
     fetch, in_time, parsed, within,
 };
@@ -110,5 +110,5 @@ async fn watch(
             (node.clone(), answer.and_then(|pages| parsed(&pages[0])))
         }
     });
-    stream::iter(watching).buffer_unordered(AT_ONCE).collect().await
+    all(watching).await
 }
