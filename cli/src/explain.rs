@@ -17,14 +17,18 @@ use crate::{
     ways::{KernelWay, NodeWay, PlannedWay, Question, Ways},
 };
 
+/// What an address is not that the mesh does not have.
+const NOT_OF_MESH: &str = "it is no address of a node, a pod, a Peer, or of the cidrs of a Location";
+
 /// The way of a packet and of the answer to it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// From where to where.
     pub there: Way,
-    /// The way of the answer.
-    pub back: Way,
+    /// The way of the answer; `None`: who answers is none of the mesh's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back: Option<Way>,
 }
 
 /// The way of one packet.
@@ -195,6 +199,12 @@ pub fn address(mesh: &Mesh, target: &Target, v6: bool) -> Result<IpAddr, String>
         .ok_or_else(|| format!("the mesh routes no address of {name}"))
 }
 
+/// Returns whether the mesh has an address.
+#[must_use]
+pub fn is_known(mesh: &Mesh, address: IpAddr) -> bool {
+    !GroundTruth::new([mesh]).hosts(address).is_empty()
+}
+
 /// Traces a packet and the answer to it. Each node plans with what its agent answered, or as if it had observed nothing.
 ///
 /// # Errors
@@ -221,9 +231,12 @@ pub fn explain(objects: &Objects, answers: &Answers, from: IpAddr, to: IpAddr) -
             (node.clone(), plan(&mesh, node, &observed))
         })
         .collect();
+    let there = way(&mesh, &ground, &plans, (from, to), false)?;
+    let answers = is_known(&mesh, to);
+    let back = answers.then(|| way(&mesh, &ground, &plans, (to, from), true));
     Ok(Report {
-        there: way(&mesh, &ground, &plans, (from, to), false)?,
-        back: way(&mesh, &ground, &plans, (to, from), true)?,
+        there,
+        back: back.transpose()?,
     })
 }
 
@@ -239,18 +252,18 @@ fn way(
             "{from} and {to} are of two families: name two addresses of one"
         ));
     }
-    let unknown = |address| {
-        format!(
-            "the mesh does not know {address}: it is no address of a node, a pod, a Peer, or of the cidrs of a Location"
-        )
-    };
-    let spot = ground.spot(from).ok_or_else(|| unknown(from))?;
-    let target = ground.spot(to).ok_or_else(|| unknown(to))?;
+    let spot = ground
+        .spot(from)
+        .ok_or_else(|| format!("the mesh does not know {from}: {NOT_OF_MESH}"))?;
+    let target = ground.spot(to);
     let trace = trace(ground, plans, &spot, to);
-    let (verdict, remedy) = judged(mesh, &trace, &spot, &target);
+    let (verdict, remedy) = match &target {
+        Some(target) => judged(mesh, &trace, &spot, target),
+        None => outside(&trace, to),
+    };
     Ok(Way {
         from: spot.to_string(),
-        to: target.to_string(),
+        to: target.map_or_else(|| to.to_string(), |target| target.to_string()),
         hops: hops(mesh, &trace, (from, to), answers),
         end: trace.verdict.to_string(),
         mtu: None,
@@ -287,6 +300,23 @@ fn hops(mesh: &Mesh, trace: &Trace, (from, to): (IpAddr, IpAddr), answers: bool)
         planned: PlannedWay::of(mesh, step),
     });
     steps.collect()
+}
+
+/// Returns how bad the end is of what goes to an address that the mesh does not have, and what to do.
+fn outside(trace: &Trace, to: IpAddr) -> (Verdict, Option<String>) {
+    let unknown = format!("the mesh does not have {to}: {NOT_OF_MESH}");
+    let remedy = "where it is to be reached through the mesh, name its network in `spec.cidrs` of the Location that has it";
+    match &trace.verdict {
+        End::Underlay(node) => (
+            Verdict::Warnings,
+            Some(format!(
+                "{unknown}. {node} sends it by its own routes and those of its CNI, and nothing of the mesh encrypts it; {remedy}"
+            )),
+        ),
+        End::Arrived(_) | End::Dropped(..) | End::Misdelivered(..) | End::Loop => {
+            (Verdict::Errors, Some(format!("{unknown}; {remedy}")))
+        }
+    }
 }
 
 /// Returns how bad the end is, and what to do.
@@ -334,21 +364,28 @@ impl Report {
     /// Returns the worse of both ways.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        self.there.verdict.max(self.back.verdict)
+        let back = self.back.as_ref().map(|back| back.verdict);
+        self.there.verdict.max(back.unwrap_or_default())
+    }
+
+    /// Returns what the nodes on both ways do.
+    pub fn hops(&self) -> impl Iterator<Item = &Hop> {
+        let back = self.back.iter().flat_map(|back| &back.hops);
+        self.there.hops.iter().chain(back)
     }
 
     /// Returns what the agents of the nodes on both ways are to be asked.
     #[must_use]
     pub fn questions(&self) -> Vec<Question> {
-        let hops = self.there.hops.iter().chain(&self.back.hops);
-        hops.map(|hop| hop.question.clone()).collect()
+        self.hops().map(|hop| hop.question.clone()).collect()
     }
 
     /// Enters which way the kernels send the packets; returns why that is not known of some. Where it is not known of a node on the
     /// way, that is worth a look.
     pub fn compare(&mut self, ways: &Ways) -> Vec<String> {
-        [&mut self.there, &mut self.back]
+        [&mut self.there]
             .into_iter()
+            .chain(&mut self.back)
             .flat_map(|way| way.compare(ways))
             .collect()
     }
@@ -356,7 +393,11 @@ impl Report {
     /// Returns the report for people.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("{}\nThe answer:\n{}", self.there.text(), self.back.text())
+        let back = self.back.as_ref().map_or_else(
+            || "its way is not known: it begins outside of the mesh\n".to_owned(),
+            Way::text,
+        );
+        format!("{}\nThe answer:\n{back}", self.there.text())
     }
 }
 

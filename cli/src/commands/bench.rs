@@ -69,12 +69,7 @@ fn streams(course: &Course) -> anyhow::Result<[Stream; 2]> {
 
 /// Returns the nodes that packets and answers pass.
 fn nodes(course: &Course) -> Vec<String> {
-    let hops = course
-        .explained
-        .there
-        .hops
-        .iter()
-        .chain(&course.explained.back.hops);
+    let hops = course.explained.hops();
     let mut known = BTreeSet::new();
     hops.map(|hop| hop.node.clone())
         .filter(|node| known.insert(node.clone()))

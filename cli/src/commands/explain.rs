@@ -13,8 +13,8 @@ use super::{
 use crate::{
     answer::{Answer, Verdict},
     args::ExplainArgs,
-    cluster::{Access, Reach},
-    explain::{Report, Target, address, explain},
+    cluster::{Access, Reach, brief},
+    explain::{Report, Target, address, explain, is_known},
     findings::Answers,
     objects::{Kind, Objects},
     ways::Question,
@@ -132,28 +132,70 @@ async fn of_target(
             pick(&found, v6).ok_or_else(|| anyhow!("pod {namespace}/{name} has no address yet"))
         }
         (Target::Service(namespace, name), Some(access)) => {
-            let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-            let of = format!("kubernetes.io/service-name={name}");
-            let slices = access
-                .list(&path, Some(&of))
-                .await
-                .with_context(|| format!("service {namespace}/{name}"))?;
-            let endpoints = slices
-                .iter()
-                .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
-            let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false);
-            let addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok());
-            let found: Vec<IpAddr> = addresses.collect();
-            if found.len() > 1 {
-                notes.push(format!(
-                    "service {namespace}/{name} has {} endpoints, of which this is one",
-                    found.len()
-                ));
-            }
-            pick(&found, v6).ok_or_else(|| anyhow!("service {namespace}/{name} has no ready endpoint"))
+            of_service(access, (namespace, name), v6, notes).await
+        }
+        (Target::Address(address), Some(access)) if !is_known(&objects.published(), *address) => {
+            let services = match access.list("/api/v1/services", None).await {
+                Ok(services) => services,
+                Err(error) => {
+                    notes.push(format!(
+                        "whether {address} is that of a service is not known: {}",
+                        brief(&error)
+                    ));
+                    return Ok(*address);
+                }
+            };
+            let Some((namespace, name)) = services.iter().find_map(|service| named(service, *address)) else {
+                return Ok(*address);
+            };
+            notes.push(format!(
+                "{address} is that of the service {namespace}/{name}: the node that sends replaces it by that of an endpoint"
+            ));
+            of_service(access, (namespace, name), address.is_ipv6(), notes).await
         }
         _ => address(&objects.published(), target, v6).map_err(|problem| anyhow!(problem)),
     }
+}
+
+/// Returns the namespace and the name of a service that has this address.
+fn named(service: &Value, address: IpAddr) -> Option<(&str, &str)> {
+    let (spec, metadata) = (&service["spec"], &service["metadata"]);
+    let listed = [&spec["clusterIPs"], &spec["externalIPs"]];
+    let listed = listed.into_iter().filter_map(Value::as_array).flatten();
+    let balanced = service["status"]["loadBalancer"]["ingress"].as_array();
+    let balanced = balanced.into_iter().flatten().map(|ingress| &ingress["ip"]);
+    let mut all = listed.chain(balanced).filter_map(Value::as_str);
+    // A headless one has "None".
+    let has = all.any(|text| text.parse() == Ok(address));
+    has.then_some((metadata["namespace"].as_str()?, metadata["name"].as_str()?))
+}
+
+/// Returns the address of an endpoint of a service that is ready.
+async fn of_service(
+    access: &Access,
+    (namespace, name): (&str, &str),
+    v6: bool,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<IpAddr> {
+    let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    let of = format!("kubernetes.io/service-name={name}");
+    let slices = access
+        .list(&path, Some(&of))
+        .await
+        .with_context(|| format!("service {namespace}/{name}"))?;
+    let endpoints = slices
+        .iter()
+        .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false);
+    let addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok());
+    let found: Vec<IpAddr> = addresses.collect();
+    if found.len() > 1 {
+        notes.push(format!(
+            "service {namespace}/{name} has {} endpoints, of which this is one",
+            found.len()
+        ));
+    }
+    pick(&found, v6).ok_or_else(|| anyhow!("service {namespace}/{name} has no ready endpoint"))
 }
 
 fn texts(list: &Value, field: &str) -> Vec<IpAddr> {
@@ -166,4 +208,25 @@ fn texts(list: &Value, field: &str) -> Vec<IpAddr> {
 fn pick(found: &[IpAddr], v6: bool) -> Option<IpAddr> {
     let of_family = found.iter().find(|address| address.is_ipv6() == v6);
     of_family.or(found.first()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_service_has_its_cluster_external_and_balanced_addresses() {
+        let service = json!({"metadata": {"namespace": "shop", "name": "payments"},
+            "spec": {"clusterIPs": ["10.96.0.10", "fd96::a"], "externalIPs": ["198.51.100.7"]},
+            "status": {"loadBalancer": {"ingress": [{"hostname": "x"}, {"ip": "203.0.113.9"}]}}});
+        let has = |address: &str| named(&service, address.parse().unwrap());
+        for address in ["10.96.0.10", "fd96::a", "198.51.100.7", "203.0.113.9"] {
+            assert_eq!(has(address), Some(("shop", "payments")), "{address}");
+        }
+        assert_eq!(has("10.96.0.11"), None);
+        let headless = json!({"metadata": {"namespace": "n", "name": "s"}, "spec": {"clusterIPs": ["None"]}});
+        assert_eq!(named(&headless, "10.96.0.10".parse().unwrap()), None);
+    }
 }

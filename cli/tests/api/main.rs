@@ -16,6 +16,7 @@ mod map;
 mod page;
 mod peers;
 mod rights;
+mod services;
 mod status;
 
 use std::{path::Path, thread};
@@ -187,6 +188,7 @@ async fn every_command_reads_a_cluster() {
     );
 
     rights::some_kinds_are_shown_to_those_who_may_not_list_all(&server, folder.path()).await;
+    services::explain_knows_the_address_of_a_service(&server, folder.path()).await;
     join_by(&server, "198.51.100.9:6443").await;
     plans(&run, folder.path());
     peers(&server, folder.path()).await;
