@@ -247,9 +247,9 @@ pub struct DiagnoseArgs {
 /// The arguments of `explain`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct ExplainArgs {
-    /// Where the packet begins: an address, a node, pod/NAMESPACE/NAME, location/NAME, peer/NAME
+    /// Where the packet begins: an address, a node, pod/NAMESPACE/NAME, service/NAMESPACE/NAME, location/NAME, peer/NAME
     pub from: Target,
-    /// Where it is to go: the same, or service/NAMESPACE/NAME
+    /// Where it is to go: the same
     pub to: Target,
     /// Where a name has addresses of both families, take those of IPv6
     #[arg(short = '6', long)]

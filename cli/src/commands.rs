@@ -16,11 +16,14 @@ mod status;
 mod until;
 mod verify;
 
+use std::io::{IsTerminal as _, Write as _};
+
 use clap::CommandFactory as _;
 
 use crate::{
     answer::Answer,
     args::{Args, Command, MigrateCommand, VerifyCommand},
+    colour::{coloured, is_wanted},
 };
 
 /// Does what the command line asks for.
@@ -53,4 +56,18 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
             })
         }
     }
+}
+
+/// Writes an answer to the standard output, and its notes to the standard error.
+pub fn show(answer: &Answer) {
+    for note in &answer.notes {
+        // There is no other place to say it.
+        let _ = writeln!(std::io::stderr(), "note: {note}");
+    }
+    let mut out = std::io::stdout();
+    let colours = is_wanted(out.is_terminal(), std::env::var_os("NO_COLOR").as_deref());
+    let coloured = colours.then(|| coloured(&answer.text));
+    let text = coloured.as_ref().unwrap_or(&answer.text);
+    // Who reads may have read enough.
+    let _ = out.write_all(text.as_bytes());
 }

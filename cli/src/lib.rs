@@ -55,4 +55,4 @@ pub mod ways;
 
 mod commands;
 
-pub use commands::run;
+pub use commands::{run, show};

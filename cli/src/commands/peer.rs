@@ -18,7 +18,7 @@ use spanwire_crds::{Peer, PresharedKeySecretRef};
 use spanwire_topology::{PeerName, Prefix, SecretKeyRef};
 use tokio::time::{Instant, sleep};
 
-use super::{secret, source::read};
+use super::{secret, show, source::read};
 use crate::{
     answer::{Answer, ListFormat, Verdict, formatted},
     args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
@@ -86,15 +86,15 @@ async fn list(reach: &Reach, args: &PeerList) -> anyhow::Result<Answer> {
 async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
     let access = reach.connect().await?;
     let peers: Api<Peer> = Api::all(access.client.clone());
-    let mut answer = Answer::default();
+    let (mut answer, mut failed) = (Answer::default(), Vec::new());
     for name in &args.names {
-        let failed = |error: kube::Error| anyhow!("peer {name}: {}", brief(&error));
-        // The answer to a deletion does not say what was deleted.
-        let there = peers.get_opt(name).await.map_err(failed)?;
-        peers
-            .delete(name, &DeleteParams::default())
-            .await
-            .map_err(failed)?;
+        let there = match removed(&peers, name).await {
+            Ok(there) => there,
+            Err(error) => {
+                failed.push(format!("peer {name}: {}", brief(&error)));
+                continue;
+            }
+        };
         answer.text += &format!("peer.spanwire.dev/{name} deleted\n");
         let reference = there.and_then(|peer| peer.spec.preshared_key_secret_ref);
         answer.notes.extend(reference.map(|PresharedKeySecretRef { name: secret, key }| {
@@ -105,7 +105,19 @@ async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {
             )
         }));
     }
-    Ok(answer)
+    if failed.is_empty() {
+        return Ok(answer);
+    }
+    show(&answer);
+    bail!(failed.join("\nerror: "))
+}
+
+/// Deletes a Peer, and returns what it was.
+async fn removed(peers: &Api<Peer>, name: &str) -> Result<Option<Peer>, kube::Error> {
+    // The answer to a deletion does not say what was deleted.
+    let there = peers.get_opt(name).await?;
+    peers.delete(name, &DeleteParams::default()).await?;
+    Ok(there)
 }
 
 async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {

@@ -324,4 +324,19 @@ async fn peers(server: &Server, folder: &Path) {
     );
     let (code, said) = run(&["peer", "remove", "laptop"]);
     assert!(code == 1 && said.contains("not found"), "{code} {said}");
+    for name in ["one", "two"] {
+        let spec = json!({"publicKey": KEY[0], "allowedIPs": ["192.168.50.0/24"]});
+        create::<Peer>(server, ours("Peer", name, spec, None)).await;
+    }
+    let (code, said) = run(&["peer", "remove", "one", "laptop", "two", "phone"]);
+    assert_eq!(code, 1, "{said}");
+    for part in [
+        "peer.spanwire.dev/one deleted\n",
+        "error: peer laptop: ",
+        "peer.spanwire.dev/two deleted\n",
+        "error: peer phone: ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(run(&["peer", "list", "-o", "name"]), (0, String::new()));
 }
