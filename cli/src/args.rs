@@ -79,7 +79,10 @@ pub enum Command {
   kubectl spanwire diagnose a edge
 
   # What was read, to send to those who help; keys are left out
-  kubectl spanwire diagnose --bundle spanwire.json")]
+  kubectl spanwire diagnose --bundle spanwire.json
+
+  # The same, by those who help
+  kubectl spanwire diagnose -f spanwire.json")]
     Diagnose(DiagnoseArgs),
     /// Shows the way of a packet, hop by hop, and of the answer to it
     #[command(after_help = "Examples:
@@ -216,7 +219,7 @@ pub struct StatusArgs {
     /// Show it again every two seconds, in place
     #[arg(short, long, conflicts_with = "filename")]
     pub watch: bool,
-    /// Read files instead of the cluster, as `plan` does; what agents measure is unknown then
+    /// Read files instead of the cluster, as `plan` does; what agents measure is what a bundle has of it
     #[arg(short, long, value_name = "FILE")]
     pub filename: Vec<PathBuf>,
     /// Show the Locations with these labels alone
@@ -233,10 +236,11 @@ pub struct DiagnoseArgs {
     /// Look at these locations alone
     #[arg(value_name = "LOCATION")]
     pub locations: Vec<String>,
-    /// Read files instead of the cluster, as `plan` does; agents are not asked then
+    /// Read files instead of the cluster, as `plan` does; what agents answer is what a bundle has of it
     #[arg(short, long, value_name = "FILE")]
     pub filename: Vec<PathBuf>,
-    /// Write what was read to a new file, without keys
+    /// Write to a new file what helps those who are asked for help: objects, what agents answer, the operator's settings; keys are
+    /// left out. -f takes it in place of the cluster
     #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
     /// How to write it

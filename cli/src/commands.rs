@@ -1,6 +1,7 @@
 //! Reads what a command needs, and has it answered.
 
 mod bench;
+mod bundle;
 mod connect;
 mod explain;
 mod live;

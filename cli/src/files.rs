@@ -13,7 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use self::unused::without_unused;
-use crate::objects::Objects;
+use crate::{bundle, cluster::OperatorFacts, findings::Answers, objects::Objects};
 
 /// Why a file cannot be read.
 #[derive(Debug, Error)]
@@ -38,6 +38,10 @@ pub struct Found {
     pub others: usize,
     /// Scenarios, each with its file.
     pub scenarios: Vec<(String, String)>,
+    /// What agents answered when a bundle was written.
+    pub answers: Answers,
+    /// What is known of the operator where a bundle was written.
+    pub operator: OperatorFacts,
 }
 
 /// Reads files, every `*.yaml`, `*.yml` and `*.json` of folders, and `-` for the standard input. A file with another ending is
@@ -94,8 +98,12 @@ fn is_document(path: &Path) -> bool {
 pub fn documents(found: &mut Found, file: &str, text: &str) -> Result<(), FileError> {
     let documents = parsed(text).map_err(|error| FileError::Yaml(file.to_owned(), Box::new(error)))?;
     for (index, document) in documents.into_iter().enumerate() {
+        let wrong = |problem| FileError::Document(file.to_owned(), index + 1, problem);
+        if document["operator"].is_object() {
+            found.answers.append(&mut bundle::answers(&document));
+            found.operator = bundle::operator_facts(&document).map_err(wrong)?;
+        }
         for object in items(document) {
-            let wrong = |problem| FileError::Document(file.to_owned(), index + 1, problem);
             if !found.objects.add(object).map_err(wrong)? {
                 found.others += 1;
             }

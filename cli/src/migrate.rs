@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use spanwire_crds::{annotations, names};
+use spanwire_crds::{
+    annotations::{self, KILO},
+    names,
+};
 
 use crate::table::joined;
 
@@ -20,9 +23,6 @@ pub struct Report {
     /// What means something else here, or cannot be taken over.
     pub notes: Vec<String>,
 }
-
-/// What Kilo's annotations begin with.
-const KILO: &str = "kilo.squat.ai/";
 
 /// Reads Nodes and Kilo's Peers.
 #[must_use]

@@ -15,6 +15,8 @@ use crate::problem::FieldProblem;
 
 /// What all keys begin with.
 pub const PREFIX: &str = "spanwire.dev/";
+/// What all keys of Kilo begin with.
+pub const KILO: &str = "kilo.squat.ai/";
 /// The location of the node.
 pub const LOCATION: &str = "spanwire.dev/location";
 /// Where its WireGuard is reached from outside: host:port, several separated by commas.

@@ -13,7 +13,9 @@ use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 pub use felix::{FelixConfiguration, FelixSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use location::location;
-pub use node::{Node, NodeAddress, NodeCondition, NodeInfo, NodeOptions, NodeSpec, NodeStatus, boot, node};
+pub use node::{
+    CONTROL_PLANE, Node, NodeAddress, NodeCondition, NodeInfo, NodeOptions, NodeSpec, NodeStatus, boot, node,
+};
 pub use peer::peer;
 pub use report::{Report, report};
 use spanwire_topology::{Created, Keepalive};

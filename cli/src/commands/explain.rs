@@ -21,11 +21,12 @@ use crate::{
 };
 
 pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Answer> {
-    let kinds = [Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
+    let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
     let Source {
         access,
         objects,
         unlisted,
+        ..
     } = read_listed(reach, &args.filename, &kinds).await?;
     let access = access.as_ref();
     let mut notes: Vec<String> = unlisted.iter().map(ToString::to_string).collect();

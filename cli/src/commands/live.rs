@@ -2,6 +2,7 @@
 
 mod connection;
 mod follow;
+mod pages;
 mod transfer;
 
 use std::{
@@ -17,6 +18,7 @@ use tokio::time::timeout;
 use self::connection::{Connection, Page};
 pub(super) use self::{
     follow::{Asking, Said, follow},
+    pages::pages,
     transfer::{Agents, transfer},
 };
 use crate::{

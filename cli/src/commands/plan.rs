@@ -21,8 +21,10 @@ pub(super) async fn run(reach: &Reach, args: &PlanArgs) -> anyhow::Result<Answer
         return differences(reach, found, args).await;
     }
     let objects = found.objects;
-    let cluster = args.settings.facts(None);
-    let reading = objects.read(&args.settings, cluster, &Objects::default());
+    // Of a bundle the operator's settings are known.
+    let settings = args.settings.clone().over(found.operator.settings.clone());
+    let cluster = found.operator.facts(&settings);
+    let reading = objects.read(&settings, cluster, &Objects::default());
     let mut notes = of_others(found.others);
     if !reading.assumed.is_empty() {
         notes.push(format!(

@@ -8,6 +8,7 @@ use spanwire_topology::{decide, scenario};
 use crate::{
     cluster::{Access, Reach},
     files,
+    findings::Answers,
     objects::{Kind, Objects, Unlisted},
 };
 
@@ -19,6 +20,8 @@ pub(super) struct Source {
     pub(super) objects: Objects,
     /// The kinds that the user may not list, where the rest is of use.
     pub(super) unlisted: Vec<Unlisted>,
+    /// What agents answered, of which a bundle among the files has it.
+    pub(super) answers: Answers,
 }
 
 /// Reads the objects of these kinds from the cluster, or all of the files where some are named.
@@ -30,6 +33,7 @@ pub(super) async fn read(reach: &Reach, files: &[PathBuf], kinds: &[Kind]) -> an
             access: Some(access),
             objects,
             unlisted: Vec::new(),
+            answers: Answers::new(),
         });
     }
     of_files(files)
@@ -44,6 +48,7 @@ pub(super) async fn read_listed(reach: &Reach, files: &[PathBuf], kinds: &[Kind]
             access: Some(access),
             objects,
             unlisted,
+            answers: Answers::new(),
         });
     }
     of_files(files)
@@ -68,5 +73,6 @@ fn of_files(files: &[PathBuf]) -> anyhow::Result<Source> {
         access: None,
         objects,
         unlisted: Vec::new(),
+        answers: found.answers,
     })
 }

@@ -10,16 +10,16 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::{
+    bundle,
     live::ask,
     source::{Source, read, read_listed},
 };
 use crate::{
     answer::{Answer, formatted},
     args::{DiagnoseArgs, StatusArgs},
-    bundle,
     cluster::{Access, Reach},
     colour::{coloured, is_wanted},
-    findings::{Answers, Finding, findings, of_no_agents, of_operator, of_unlisted, said, verdict},
+    findings::{Finding, findings, of_no_agents, of_operator, of_unlisted, said, verdict},
     objects::{Kind, Unlisted},
     status::{Report, asked, report},
 };
@@ -43,7 +43,7 @@ pub(super) async fn run(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answ
         look(&reach.connect().await?, args).await?
     } else {
         let source = read(reach, &args.filename, &KINDS).await?;
-        (report(&source.objects, &Answers::new(), None), Vec::new())
+        (report(&source.objects, &source.answers, None), Vec::new())
     };
     Ok(Answer {
         text: formatted(&report, args.output, |wide| report.text(wide))?,
@@ -139,6 +139,7 @@ pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Resu
         access,
         objects,
         unlisted,
+        answers: mut of_file,
     } = read_listed(reach, &args.filename, &KINDS).await?;
     let mut notes = Vec::new();
     let mesh = objects.published();
@@ -161,7 +162,10 @@ pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Resu
         .collect();
     let (answers, unasked) = match &access {
         Some(access) => ask(access, &nodes).await,
-        None => Default::default(),
+        None => {
+            of_file.retain(|node, _| nodes.contains(node));
+            (of_file, None)
+        }
     };
     let mut found = findings(&objects, &answers);
     if let Some(access) = &access {
@@ -171,9 +175,7 @@ pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Resu
         found.retain(|finding| concerns(&finding.object, &args.locations, &nodes));
     }
     if let Some(path) = &args.bundle {
-        let archive = bundle::archive(&objects, &answers, &found)?;
-        write_bundle(path, &archive)?;
-        notes.push(format!("{} has what was read, without keys", path.display()));
+        bundle::write(path, access.as_ref(), objects, &answers, &found, &mut notes).await?;
     }
     Ok(Answer {
         text: formatted(&found, args.output, |wide| said(&found, wide))?,
@@ -189,13 +191,6 @@ fn concerns(object: &str, locations: &[String], nodes: &BTreeSet<String>) -> boo
         Some(("meshnode" | "node", name)) => nodes.contains(name),
         _ => true,
     }
-}
-
-fn write_bundle(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    let mut file =
-        std::fs::File::create_new(path).with_context(|| format!("cannot make {}", path.display()))?;
-    file.write_all(text.as_bytes())?;
-    Ok(())
 }
 
 #[cfg(test)]

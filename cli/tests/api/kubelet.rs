@@ -37,6 +37,8 @@ pub(crate) struct Agents(Arc<Mutex<BTreeMap<String, Agent>>>);
 pub(crate) struct Agent {
     metrics: String,
     links: String,
+    /// Pages besides, by their paths.
+    pub(crate) pages: BTreeMap<&'static str, String>,
     silent: bool,
     /// When it said for the first time what it says now.
     pub(crate) answered: Option<Instant>,
@@ -178,6 +180,10 @@ impl Agents {
             }
             if request.starts_with("GET /metrics ") {
                 return Some(agent.metrics.clone());
+            }
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            if let Some(page) = agent.pages.get(path) {
+                return Some(page.clone());
             }
             assert!(request.starts_with("GET /debug/links "), "{request}");
             agent.answered.get_or_insert_with(Instant::now);

@@ -10,6 +10,7 @@ mod server;
 mod world;
 
 mod browser;
+mod bundle;
 mod connect;
 mod kubelet;
 mod map;

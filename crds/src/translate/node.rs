@@ -14,7 +14,7 @@ use crate::{FieldProblem, annotations};
 /// The labels of nodes of the control plane. The admission plugin NodeRestriction keeps kubelets from setting labels of
 /// `node-role.kubernetes.io/` (Kubernetes enhancement 279): kubeadm, k3s and RKE2 set the first; older ones the second; RKE the
 /// third. The kubelets of MicroK8s set the last when they register; the chart's policy keeps them from setting it later.
-const CONTROL_PLANE: [&str; 4] = [
+pub const CONTROL_PLANE: [&str; 4] = [
     "node-role.kubernetes.io/control-plane",
     "node-role.kubernetes.io/master",
     "node-role.kubernetes.io/controlplane",
