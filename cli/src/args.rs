@@ -176,12 +176,15 @@ pub enum Command {
   # By one location alone, with this address
   sudo -E kubectl spanwire connect --location a --allowed-ip 10.199.0.7/32 --name laptop")]
     Connect(ConnectArgs),
-    /// Says what Kilo's annotations and Peers are as Spanwire's; changes nothing
+    /// Writes a script that has Spanwire take over what Kilo does; changes nothing itself
     #[command(
         subcommand,
         after_help = "Examples:
-  # A script to read and to run, in an order that never leaves both in charge of a node
-  kubectl spanwire migrate kilo > migrate.sh"
+  # A script to read, in an order that never leaves both in charge of a node
+  kubectl spanwire migrate kilo > migrate.sh
+
+  # And to run, which can be done again where it ended with an error
+  bash migrate.sh"
     )]
     Migrate(MigrateCommand),
     /// Writes the completion script for a shell
@@ -486,6 +489,12 @@ pub enum MigrateCommand {
 /// The arguments of `migrate kilo`.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub struct MigrateArgs {
+    /// The chart of Spanwire, as helm takes it: a folder, an archive, an address
+    #[arg(long, value_name = "CHART", default_value = "charts/spanwire")]
+    pub chart: String,
+    /// The image by which Kilo's devices are removed from the nodes, with a shell and `ip` [default: that of Kilo's DaemonSet]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
     /// How to write it
     #[arg(short, long)]
     pub output: Option<Format>,

@@ -1,6 +1,9 @@
 //! What Kilo's annotations and Peers are as Spanwire's, and what of them means something else here.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+mod kilo;
+mod script;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,6 +12,7 @@ use spanwire_crds::{
     names,
 };
 
+pub use self::{kilo::DaemonSet, script::Installation};
 use crate::table::joined;
 
 /// What is to be written, and what is to be known.
@@ -16,6 +20,10 @@ use crate::table::joined;
 pub struct Report {
     /// The annotations, by node.
     pub annotations: BTreeMap<String, BTreeMap<String, String>>,
+    /// What of Kilo runs, and how its devices are removed.
+    pub kilo: Option<Kilo>,
+    /// The values of the chart by which Spanwire has what Kilo has.
+    pub values: Vec<String>,
     /// The Peers, as objects.
     pub peers: Vec<Value>,
     /// The Peers that have a preshared key.
@@ -24,24 +32,87 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Reads Nodes and Kilo's Peers.
-#[must_use]
-pub fn report<'a>(
-    nodes: impl IntoIterator<Item = &'a Value>,
-    peers: impl IntoIterator<Item = &'a Value>,
-) -> Report {
+/// Kilo as it runs, and what removes its devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kilo {
+    /// Its DaemonSets.
+    pub daemon_sets: Vec<DaemonSet>,
+    /// Its devices.
+    pub devices: BTreeSet<String>,
+    /// The namespace in which they are removed.
+    pub namespace: String,
+    /// The image by which they are removed, which has a shell and `ip`.
+    pub image: String,
+    /// The Secrets by which that is pulled.
+    pub pull_secrets: Vec<String>,
+}
+
+/// What is read of a cluster with Kilo.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found<'a> {
+    /// The Nodes.
+    pub nodes: &'a [Value],
+    /// Kilo's Peers.
+    pub peers: &'a [Value],
+    /// The DaemonSets.
+    pub daemon_sets: &'a [Value],
+}
+
+/// Returns what is to be done. `image` removes Kilo's devices; `None`: that of Kilo.
+///
+/// # Errors
+/// What has to be done before, since no script can.
+pub fn report(found: &Found<'_>, image: Option<&str>) -> Result<Report, String> {
     let mut report = Report::default();
-    for node in nodes {
-        report.node(node);
+    let sets: Vec<DaemonSet> = found.daemon_sets.iter().filter_map(DaemonSet::of).collect();
+    let port = sets.first().map_or("51820", DaemonSet::port);
+    for node in found.nodes {
+        report.node(node, port);
     }
-    for peer in peers {
+    for peer in found.peers {
         report.peer(peer);
     }
-    report
+    if sets.is_empty() && report.annotations.is_empty() && report.peers.is_empty() {
+        return Ok(report);
+    }
+    if let Some(set) = sets.iter().find(|set| set.is_cni()) {
+        let shared = shared(found.nodes, set.topology_label());
+        if let Some((location, nodes)) = shared {
+            return Err(format!(
+                "Kilo is the CNI of this cluster (the DaemonSet {}/{} has no --cni=false): without it pods of {} do not reach each other, \
+                 which are nodes of one location{}. Spanwire is no CNI. Have another one installed first",
+                set.namespace,
+                set.name,
+                joined(&nodes),
+                location.map(|name| format!(", {name}")).unwrap_or_default()
+            ));
+        }
+        report.notes.push(
+            "Kilo is the CNI: its bridges and their configuration stay on the nodes, and nodes that are new get none".to_owned(),
+        );
+    }
+    report.of_kilo(sets, image)?;
+    Ok(report)
+}
+
+/// Returns a location that several nodes are of, and these, where there is one.
+fn shared(nodes: &[Value], label: &str) -> Option<(Option<String>, Vec<String>)> {
+    let mut locations: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
+    for node in nodes {
+        let meta = &node["metadata"];
+        let location = meta["annotations"][format!("{KILO}location")].as_str();
+        let location = location
+            .or_else(|| meta["labels"][label].as_str())
+            .map(str::to_owned);
+        let name = meta["name"].as_str().unwrap_or_default().to_owned();
+        locations.entry(location).or_default().push(name);
+    }
+    locations.into_iter().find(|(_, nodes)| nodes.len() > 1)
 }
 
 impl Report {
-    fn node(&mut self, node: &Value) {
+    fn node(&mut self, node: &Value, port: &str) {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         let found = node["metadata"]["annotations"].as_object().into_iter().flatten();
         let found: BTreeMap<String, String> = found
@@ -81,19 +152,19 @@ impl Report {
             annotations::LISTEN_PORT,
             said.listen_port.map(|port| port.to_string()),
         );
-        self.meanings(name, &kilos);
+        self.meanings(name, &kilos, port);
         if !write.is_empty() {
             self.annotations.insert(name.to_owned(), write);
         }
     }
 
     /// What a value means to Kilo and not to Spanwire.
-    fn meanings(&mut self, name: &str, kilos: &BTreeMap<String, String>) {
+    fn meanings(&mut self, name: &str, kilos: &BTreeMap<String, String>, port: &str) {
         let of = |key: &str| kilos.get(&format!("{KILO}{key}"));
         let mut note = |text: String| self.notes.push(format!("node {name}: {text}"));
         if of("force-endpoint").is_some() {
             note(format!(
-                "the port of {KILO}force-endpoint is Kilo's; Spanwire listens on 51820 unless {} says otherwise, and the \
+                "the port of {KILO}force-endpoint is Kilo's; Spanwire listens on {port} unless {} says otherwise, and the \
                  router must forward to that",
                 annotations::LISTEN_PORT
             ));
@@ -158,57 +229,64 @@ impl Report {
         self.peers.push(json!({"apiVersion": names::API_VERSION, "kind": "Peer", "metadata": {"name": name}, "spec": ours}));
     }
 
-    /// Returns a script for people to read, and to run.
-    #[must_use]
-    pub fn text(&self) -> String {
-        if self.annotations.is_empty() && self.peers.is_empty() {
-            return "# Nothing of Kilo's was found.\n".to_owned();
+    /// Enters Kilo itself.
+    fn of_kilo(&mut self, sets: Vec<DaemonSet>, image: Option<&str>) -> Result<(), String> {
+        let first = sets.first();
+        let image = image.or_else(|| first.map(|set| set.image.as_str()));
+        let image = image.ok_or(
+            "no DaemonSet runs Kilo, so it is not known by which image its devices can be removed: name one that has a shell and `ip` with \
+             --image, which also shows that they are gone",
+        )?;
+        let devices = sets.iter().map(|set| set.interface().to_owned());
+        let mut devices: BTreeSet<String> = devices.collect();
+        if devices.is_empty() {
+            devices.insert(kilo::INTERFACE.to_owned());
         }
-        let mut text = "# 1. Spanwire's annotations; Kilo does not look at them, so it goes on.\n".to_owned();
-        for (node, set) in &self.annotations {
-            let set = set.iter().map(|(key, value)| format!("{key}={value}"));
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "kubectl annotate node {node} {}",
-                set.collect::<Vec<_>>().join(" ")
-            );
+        if let Some(odd) = devices.iter().find(|device| !script::is_plain(device)) {
+            return Err(format!(
+                "{odd} is no name of a device; look at --interface of Kilo's DaemonSet"
+            ));
         }
-        text += "\n# 2. Kilo out: until 3 is done locations reach each other as they would without it. Take kilo0, its routes and\n\
-                 #    its rules off each node; a reboot does that too.\n\
-                 kubectl -n kube-system delete daemonset kilo\n\
-                 \n# 3. Spanwire in: helm install spanwire charts/spanwire --namespace spanwire --create-namespace\n";
-        if !self.peers.is_empty() {
-            text += "\n# 4. The Peers. On their machines the keys and endpoints of leaders change: kubectl spanwire showconf peer NAME\n\
-                     ";
-            text += &self.secret();
-            text += "kubectl apply -f - <<EOF\n";
-            let documents = self
-                .peers
-                .iter()
-                .filter_map(|peer| serde_saphyr::to_string(peer).ok());
-            text += &documents.collect::<Vec<_>>().join("---\n");
-            text += "EOF\n";
+        for set in &sets {
+            let (device, subnet) = (set.interface(), set.subnet());
+            self.notes.push(format!(
+                "{device} has addresses of {subnet}, which nodes do not keep: Spanwire gives them others, of 10.4.0.0/16 unless the chart's \
+                 value overlay says otherwise. What names a node by such an address has to be changed"
+            ));
+            if set.is_full() {
+                self.notes.push(
+                    "Kilo's --mesh-granularity=full has nodes of one location talk by WireGuard; here they do where their Location says \
+                     `mesh: Nodes`"
+                        .to_owned(),
+                );
+            }
+            if !set.cleans_up() {
+                self.notes.push(
+                    "with --clean-up=false Kilo leaves its iptables rules and ip rules on the nodes when it ends; a reboot removes them"
+                        .to_owned(),
+                );
+            }
         }
-        text
+        self.values = first.map(DaemonSet::values).unwrap_or_default();
+        self.kilo = Some(Kilo {
+            namespace: first
+                .map_or("kube-system", |set| set.namespace.as_str())
+                .to_owned(),
+            image: image.to_owned(),
+            pull_secrets: first.map(|set| set.pull_secrets.clone()).unwrap_or_default(),
+            daemon_sets: sets,
+            devices,
+        });
+        Ok(())
     }
 
-    /// The command that carries preshared keys over, without showing them.
-    fn secret(&self) -> String {
-        if self.preshared.is_empty() {
-            return String::new();
+    /// Returns what is written for people: the script, where there is something to do.
+    #[must_use]
+    pub fn text(&self, installation: &Installation) -> String {
+        if self.kilo.is_none() {
+            return "# Nothing of Kilo's was found.\n".to_owned();
         }
-        let file = |name: &String| {
-            format!(
-                " \\\n  --from-file={name}=<(kubectl get peers.kilo.squat.ai {name} -o jsonpath='{{.spec.presharedKey}}')"
-            )
-        };
-        let files: String = self.preshared.iter().map(file).collect();
-        format!(
-            "# Their preshared keys, by bash, without showing them.\n\
-             kubectl -n spanwire create secret generic {}{files}\n",
-            names::PRESHARED_KEYS
-        )
+        self.script(installation)
     }
 }
 
@@ -220,6 +298,35 @@ mod tests {
         json!({"metadata": {"name": "a1", "annotations": annotations}})
     }
 
+    fn daemon_set(arguments: &[&str]) -> Value {
+        json!({"metadata": {"namespace": "kilo", "name": "kg"},
+            "spec": {"template": {"spec": {"containers": [{"image": "squat/kilo:1", "args": arguments}]}}}})
+    }
+
+    fn of(nodes: &[Value], peers: &[Value], sets: &[Value]) -> Result<Report, String> {
+        let daemon_sets = sets;
+        report(
+            &Found {
+                nodes,
+                peers,
+                daemon_sets,
+            },
+            None,
+        )
+    }
+
+    fn text(report: &Report) -> String {
+        report.text(&Installation {
+            namespace: "mesh".to_owned(),
+            chart: "charts/spanwire".to_owned(),
+        })
+    }
+
+    fn line_of(text: &str, part: &str) -> usize {
+        let found = text.lines().position(|line| line.contains(part));
+        found.unwrap_or_else(|| panic!("{part}: {text}"))
+    }
+
     #[test]
     fn annotations_become_ours_and_what_stands_already_stays() {
         let node = node(json!({
@@ -228,7 +335,7 @@ mod tests {
             "kilo.squat.ai/persistent-keepalive": "25", "spanwire.dev/persistent-keepalive": "10",
             "kilo.squat.ai/allowed-location-ips": "172.20.0.5/24", "example.com/other": "x",
         }));
-        let report = report([&node], []);
+        let report = of(&[node], &[], &[daemon_set(&["--port=51821"])]).unwrap();
         let expected = [
             ("spanwire.dev/endpoint", "203.0.113.11:51820"),
             ("spanwire.dev/internal-ip", "-"),
@@ -242,7 +349,8 @@ mod tests {
             "GCP_West becomes gcp-west",
             "presence of this key",
             "force-internal-ip hides",
-            "force-endpoint is Kilo's",
+            "force-endpoint is Kilo's; Spanwire listens on 51821",
+            "kilo0 has addresses of 10.4.0.0/16",
         ] {
             assert!(
                 report.notes.iter().any(|note| note.contains(said)),
@@ -257,26 +365,94 @@ mod tests {
         let peer = json!({"metadata": {"name": "p"}, "spec": {
             "publicKey": "k", "allowedIPs": ["10.99.0.1/32"], "presharedKey": "the-secret", "persistentKeepalive": 0,
             "endpoint": {"dnsOrIP": {"ip": "2001:db8::1"}, "port": 51820}}});
-        let report = report([], [&peer]);
+        let report = of(&[], &[peer], &[daemon_set(&[])]).unwrap();
         let spec = json!({"publicKey": "k", "allowedIPs": ["10.99.0.1/32"], "endpoint": "[2001:db8::1]:51820",
             "presharedKeySecretRef": {"name": "spanwire-preshared-keys", "key": "p"}});
         assert_eq!(report.peers[0]["spec"], spec);
         assert!(report.notes[0].contains("goes into the Secret spanwire-preshared-keys"));
-        let text = report.text();
-        let carried = "create secret generic spanwire-preshared-keys \\\n  --from-file=p=<(kubectl get peers.kilo.squat.ai p -o";
-        assert!(text.contains(carried) && !text.contains("the-secret"), "{text}");
-        let without = super::report(
-            [],
-            [&json!({"metadata": {"name": "p"}, "spec": {"publicKey": "k"}})],
+        let script = text(&report);
+        assert!(
+            script.contains("kubectl -n mesh create secret generic spanwire-preshared-keys")
+                && !script.contains("the-secret"),
+            "{script}"
         );
-        assert!(!without.text().contains("secret"));
+        let without = [json!({"metadata": {"name": "p"}, "spec": {"publicKey": "k"}})];
+        assert!(!text(&of(&[], &without, &[daemon_set(&[])]).unwrap()).contains("secret"));
+    }
+
+    #[test]
+    fn what_an_object_says_is_no_command_of_the_script() {
+        let peer = json!({"metadata": {"name": "p"}, "spec": {"allowedIPs": [],
+            "publicKey": "$(touch /tmp/x)\nEND_OF_PEERS\ntouch /tmp/y"}});
+        let script = text(&of(&[], &[peer], &[daemon_set(&[])]).unwrap());
+        let (_, peers) = script.split_once("<<'END_OF_PEERS'\n").unwrap();
+        let ends = peers.lines().filter(|line| *line == "END_OF_PEERS").count();
+        let (inside, _) = peers.split_once("\nEND_OF_PEERS\n").unwrap();
+        assert!(ends == 1 && inside.contains("touch /tmp/y"), "{script}");
+        let odd = of(&[], &[], &[daemon_set(&["--interface=x;reboot"])]);
+        assert!(odd.unwrap_err().contains("no name of a device"));
+    }
+
+    #[test]
+    fn kilo_is_out_of_every_node_before_spanwire_is_in() {
+        let sets = [daemon_set(&["--interface=wg7", "--port=51821"])];
+        let script = text(&of(&[], &[], &sets).unwrap());
+        let order = [
+            "set -euo pipefail",
+            "may delete daemonsets.apps -n kilo",
+            "kubectl -n kilo delete daemonset kg",
+            "ip link delete wg7",
+            "rollout status daemonset/kilo-removal",
+            "helm upgrade --install spanwire charts/spanwire --namespace mesh --create-namespace",
+            "--set listenPort=51821",
+        ];
+        assert!(order.map(|part| line_of(&script, part)).is_sorted(), "{script}");
+        let commented = script
+            .lines()
+            .filter(|line| line.starts_with('#') && line.contains("helm install"));
+        assert_eq!(commented.count(), 0, "{script}");
+    }
+
+    #[test]
+    fn what_no_script_can_do_is_refused() {
+        let nodes = |locations: [&str; 2]| {
+            let node = |(index, location): (usize, &str)| json!({"metadata": {"name": format!("n{index}"), "annotations": {"kilo.squat.ai/location": location}}});
+            locations.into_iter().enumerate().map(node).collect::<Vec<_>>()
+        };
+        let why = of(&nodes(["a", "a"]), &[], &[daemon_set(&[])]).unwrap_err();
+        assert!(
+            why.contains("kilo/kg has no --cni=false")
+                && why.contains("n0,n1")
+                && why.contains("location, a."),
+            "{why}"
+        );
+        assert!(of(&nodes(["a", "a"]), &[], &[daemon_set(&["--cni=false"])]).is_ok());
+        let single = of(&nodes(["a", "b"]), &[], &[daemon_set(&[])]).unwrap();
+        assert!(
+            single.notes.iter().any(|note| note.contains("its bridges")),
+            "{:?}",
+            single.notes
+        );
+        // Kilo was deleted, and left its devices.
+        let why = of(&nodes(["a", "b"]), &[], &[]).unwrap_err();
+        assert!(why.contains("--image"), "{why}");
+        let found = Found {
+            nodes: &nodes(["a", "b"]),
+            ..Found::default()
+        };
+        let kilo = report(&found, Some("busybox")).unwrap().kilo.unwrap();
+        assert_eq!(
+            (kilo.image.as_str(), kilo.namespace.as_str()),
+            ("busybox", "kube-system")
+        );
+        assert_eq!(kilo.devices, ["kilo0".to_owned()].into());
     }
 
     #[test]
     fn a_cluster_without_kilo_has_nothing_to_migrate() {
         let node = node(json!({"spanwire.dev/location": "a"}));
-        let report = report([&node], []);
+        let report = of(&[node], &[], &[]).unwrap();
         assert_eq!(report, Report::default());
-        assert!(report.text().starts_with("# Nothing"));
+        assert!(text(&report).starts_with("# Nothing"));
     }
 }

@@ -3,30 +3,43 @@
 use crate::{
     answer::{Answer, formatted},
     args::MigrateArgs,
-    cluster::{Reach, brief},
-    migrate::report,
+    cluster::{Reach, explained},
+    migrate::{Found, Installation, report},
 };
 
+const NODES: &str = "/api/v1/nodes";
 const PEERS: &str = "/apis/kilo.squat.ai/v1alpha1/peers";
+const DAEMON_SETS: &str = "/apis/apps/v1/daemonsets";
 
 pub(super) async fn kilo(reach: &Reach, args: &MigrateArgs) -> anyhow::Result<Answer> {
     let access = reach.connect().await?;
-    let nodes = access.objects(&[crate::objects::Kind::Node]).await?;
-    let mut notes = Vec::new();
-    let peers = match access.list(PEERS, None).await {
-        Ok(peers) => peers,
-        // Kilo is not installed, or is without Peers.
-        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-        Err(error) => {
-            notes.push(format!("Kilo's Peers cannot be read: {}", brief(&error)));
-            Vec::new()
+    // With less than all of it the script would leave something out.
+    let list = async |path: &str, what: &str| {
+        let found = access.list(path, None).await;
+        match found {
+            // Kilo is not installed, or is without Peers.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+            found => found.map_err(|error| explained(error, &format!("list {what}"), false)),
         }
     };
-    let report = report(nodes.of(crate::objects::Kind::Node).map(|(_, node)| node), &peers);
-    notes.extend(report.notes.iter().cloned());
+    let (nodes, peers, daemon_sets) = tokio::try_join!(
+        list(NODES, "nodes"),
+        list(PEERS, "peers.kilo.squat.ai"),
+        list(DAEMON_SETS, "daemonsets")
+    )?;
+    let found = Found {
+        nodes: &nodes,
+        peers: &peers,
+        daemon_sets: &daemon_sets,
+    };
+    let report = report(&found, args.image.as_deref()).map_err(anyhow::Error::msg)?;
+    let installation = Installation {
+        namespace: access.namespace.clone(),
+        chart: args.chart.clone(),
+    };
     Ok(Answer {
-        text: formatted(&report, args.output, |_| report.text())?,
-        notes,
+        text: formatted(&report, args.output, |_| report.text(&installation))?,
+        notes: report.notes.clone(),
         ..Answer::default()
     })
 }

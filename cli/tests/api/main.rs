@@ -14,6 +14,7 @@ mod bundle;
 mod connect;
 mod kubelet;
 mod map;
+mod migrate;
 mod page;
 mod peers;
 mod rights;
@@ -184,7 +185,12 @@ async fn every_command_reads_a_cluster() {
     );
     let (code, said) = run(&["migrate", "kilo"]);
     assert!(
-        code == 0 && said.contains("kubectl annotate node a1 spanwire.dev/leader=true"),
+        code == 1 && said.contains("no DaemonSet runs Kilo") && said.contains("--image"),
+        "{code} {said}"
+    );
+    let (code, said) = run(&["migrate", "kilo", "--image", "busybox"]);
+    assert!(
+        code == 0 && said.contains("kubectl annotate --overwrite node a1 spanwire.dev/leader=true"),
         "{code} {said}"
     );
 
