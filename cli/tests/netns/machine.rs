@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, os::unix::net::UnixListener, time::Duration};
 use spanwire_host::Owned;
 use spanwire_testbed::wait_until;
 
-use crate::world::{POD, SOON, World, pings, run, world};
+use crate::world::{POD, SOON, World, by_kernel, pings, run, world};
 
 /// What Spanwire has made here, as `ip` shows it.
 fn traces() -> String {
@@ -96,12 +96,21 @@ fn a_killed_one_leaves_nothing_open_and_the_next_start_removes_what_it_left() {
         wait_until("the pod answers", SOON, || pings(POD));
         // As the kernel does it when the process is killed: descriptors are closed, and the child gets its signal.
         drop(machine);
-        wait_until("the device goes with its process", SOON, || {
-            !run("ip -o link show").contains("spanwire-peer")
-        });
+        if by_kernel() {
+            let before = leader.received();
+            assert!(pings(POD), "the kernel's WireGuard goes on");
+            assert!(leader.received() > before, "it goes in the open");
+            leader.forget(&world.pair.public);
+            assert!(!pings(POD), "it is revoked at the other end");
+            leader.know(&world.pair.public);
+        } else {
+            wait_until("the device goes with its process", SOON, || {
+                !run("ip -o link show").contains("spanwire-peer")
+            });
+            assert!(!pings(POD), "it goes in the open");
+        }
         let left = traces();
         assert!(left.contains("unreachable 10.244.1.0/24"), "{left}");
-        assert!(!pings(POD), "it goes in the open");
 
         let mut next = world.open().await;
         assert!(next.clean().await.unwrap(), "it found nothing");
@@ -173,6 +182,12 @@ fn a_device_that_another_program_removes_and_a_process_that_ends_come_again() {
             }
         }
         assert!(pings(POD));
+        if by_kernel() {
+            // There is no process.
+            machine.close().await.unwrap();
+            assert_eq!(traces(), "");
+            return;
+        }
 
         let control = run("grep -lz end-with /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 || true");
         let folder = world.folder.path().display().to_string();
@@ -203,8 +218,7 @@ fn a_node_of_a_mesh_is_refused_and_so_is_a_second_one() {
     world(async |world: &World| {
         let first = world.open().await;
         let open = async || {
-            let tunnel = crate::world::tunnel();
-            let opened = spanwire_cli::machine::Machine::open(world.folder.path(), Some(&tunnel)).await;
+            let opened = world.try_open().await;
             format!("{:#}", opened.err().unwrap())
         };
         let said = open().await;

@@ -65,10 +65,17 @@ impl World {
     }
 
     pub(crate) async fn open(&self) -> Machine {
-        let opened = Machine::open(self.folder.path(), Some(&tunnel())).await;
-        let mut machine = opened.unwrap();
+        let mut machine = self.try_open().await.unwrap();
+        if by_kernel() {
+            assert_eq!(machine.wireguard(), "the kernel's WireGuard");
+        }
         machine.set_key(self.pair.of_device());
         machine
+    }
+
+    pub(crate) async fn try_open(&self) -> anyhow::Result<Machine> {
+        let tunnel = (!by_kernel()).then(tunnel);
+        Machine::open(self.folder.path(), tunnel.as_deref()).await
     }
 
     /// What the machine is to have, with everything behind this leader.
@@ -155,6 +162,11 @@ impl Leader {
         self.host
             .run(&format!("wg set {} peer {machine} remove", self.device));
     }
+}
+
+/// Whether the kernel's WireGuard carries the packets of this machine, as where no tunnel is named; else `spanwire-tunnel` does.
+pub(crate) fn by_kernel() -> bool {
+    std::env::var_os("SPANWIRE_TEST_BACKEND").is_some_and(|backend| backend == "kernel")
 }
 
 /// Runs lines of shell on this machine.
