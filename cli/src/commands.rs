@@ -20,6 +20,7 @@ mod verify;
 use std::io::{IsTerminal as _, Write as _};
 
 use clap::CommandFactory as _;
+use clap_complete::Shell;
 
 use crate::{
     answer::Answer,
@@ -48,14 +49,10 @@ pub async fn run(args: Args) -> anyhow::Result<Answer> {
         Command::Peer(command) => peer::run(&args.reach, &command).await,
         Command::Connect(connect) => connect::run(&args.reach, &connect).await,
         Command::Migrate(MigrateCommand::Kilo(kilo)) => migrate::kilo(&args.reach, &kilo).await,
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "kubectl-spanwire", &mut script);
-            Ok(Answer {
-                text: String::from_utf8(script)?,
-                ..Answer::default()
-            })
-        }
+        Command::Completion { shell } => Ok(Answer {
+            text: completion(shell)?,
+            ..Answer::default()
+        }),
     }
 }
 
@@ -71,4 +68,18 @@ pub fn show(answer: &Answer) {
     let text = coloured.as_ref().unwrap_or(&answer.text);
     // Who reads may have read enough.
     let _ = out.write_all(text.as_bytes());
+}
+
+/// Returns the completion script for a shell.
+fn completion(shell: Shell) -> anyhow::Result<String> {
+    // The script for bash takes a dash in the name for another thing in one place than in another, and knows no flag of any command.
+    let name = if shell == Shell::Bash {
+        "kubectl_spanwire"
+    } else {
+        "kubectl-spanwire"
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), name, &mut script);
+    let script = String::from_utf8(script)?;
+    Ok(script.replace("-o default kubectl_spanwire", "-o default kubectl-spanwire"))
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod completion;
+
 use std::{
     collections::BTreeSet,
     ffi::OsString,

@@ -12,6 +12,7 @@ mod world;
 mod browser;
 mod bundle;
 mod connect;
+mod flags;
 mod kubelet;
 mod map;
 mod migrate;

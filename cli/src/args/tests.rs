@@ -1,0 +1,94 @@
+//! The command line is read as it is explained.
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn every_command_has_examples() {
+    fn check(command: &clap::Command) {
+        for command in command.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(help.starts_with("Examples:"), "{}", command.get_name());
+            check(command);
+        }
+    }
+    check(&Args::command());
+}
+
+/// The words of the command lines in a text of examples; what goes into a pipe or a file is another program's.
+fn examples(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let ours = lines.filter_map(|line| {
+        let (_, words) = line
+            .split_once("kubectl spanwire ")
+            .or_else(|| line.split_once("kubectl-spanwire "))?;
+        words.split(['|', '>']).next()
+    });
+    ours.map(|words| words.split_whitespace().map(str::to_owned).collect())
+        .collect()
+}
+
+#[test]
+fn examples_are_command_lines() {
+    fn check(command: &clap::Command, count: &mut usize) {
+        for command in command.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            for words in examples(&help.unwrap_or_default()) {
+                let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+                let words = words.iter().map(|word| if word == "KEY" { key } else { word });
+                let all: Vec<&str> = ["kubectl-spanwire"].into_iter().chain(words).collect();
+                if let Err(problem) = Args::try_parse_from(&all) {
+                    panic!("{all:?}: {problem}");
+                }
+                *count += 1;
+            }
+            check(command, count);
+        }
+    }
+    let mut count = 0;
+    check(&Args::command(), &mut count);
+    assert!(count > 40, "{count}");
+}
+
+#[test]
+fn a_measurement_takes_seconds_and_not_minutes() {
+    let read = |seconds| Args::try_parse_from(["kubectl-spanwire", "bench", "a", "b", "--seconds", seconds]);
+    assert!(["1", "30"].into_iter().all(|seconds| read(seconds).is_ok()));
+    assert!(["0", "31", "x"].into_iter().all(|seconds| read(seconds).is_err()));
+}
+
+#[test]
+fn the_networks_of_services_are_named_or_left_to_the_api_server() {
+    let read = |words: &[&str]| {
+        let all = ["kubectl-spanwire", "connect"].iter().chain(words);
+        let Command::Connect(args) = Args::try_parse_from(all).unwrap().command else {
+            panic!("it is another command")
+        };
+        args.service_cidr.map(|cidrs| cidrs.len())
+    };
+    assert_eq!(read(&[]), None);
+    assert_eq!(read(&["--service-cidr"]), Some(0));
+    assert_eq!(read(&["--service-cidr", "--location", "a"]), Some(0));
+    assert_eq!(
+        read(&["--service-cidr", "10.96.0.0/12", "--service-cidr", "fd96::/112"]),
+        Some(2)
+    );
+}
+
+#[test]
+fn flags_of_kubectl_may_stand_behind_the_command() {
+    let args =
+        Args::try_parse_from(["kubectl-spanwire", "plan", "-f", "x", "-n", "s", "--context", "c"]).unwrap();
+    assert_eq!(
+        (args.reach.namespace.as_str(), args.reach.context.as_deref()),
+        ("s", Some("c"))
+    );
+    assert!(Args::try_parse_from(["kubectl-spanwire", "plan"]).is_err());
+}
