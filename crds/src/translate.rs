@@ -1,6 +1,7 @@
 //! From Kubernetes objects to facts. Every translation is total: what cannot be read is set aside and reported, the
 //! rest of the object counts.
 
+mod cni;
 mod felix;
 mod location;
 pub mod networks;
@@ -10,6 +11,7 @@ mod report;
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
+pub use cni::{NodeAddressOfCni, Seeker, addresses_of_cnis};
 pub use felix::{FelixConfiguration, FelixSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use location::location;

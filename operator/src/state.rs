@@ -32,6 +32,7 @@ mod felix;
 mod former;
 mod liveness;
 mod mesh_nodes;
+mod mistaken;
 mod mute;
 mod networks;
 mod records;
@@ -132,6 +133,8 @@ pub struct OperatorState {
     degraded: BTreeSet<NodeName>,
     /// Nodes whose agents name members that do not answer them.
     unanswered: BTreeSet<NodeName>,
+    /// Nodes that their CNI knows by an overlay address, and what to say of it.
+    mistaken: BTreeMap<NodeName, String>,
     /// What nodes had until a short while ago.
     former: former::Former,
     /// Nodes whose agents have not reported.
@@ -544,21 +547,6 @@ impl OperatorState {
         if !self.publication.handle_slice(&change.key, before, now) {
             self.published = None;
             self.dirty = true;
-        }
-    }
-
-    fn note_turned(&mut self) {
-        let turned = self.liveness.take_turned();
-        self.dirty |= !turned.is_empty();
-        self.urgent |= !turned.is_empty();
-        self.stale.extend(turned);
-        for node in self.liveness.take_vouched() {
-            // Of a node whose kubelet speaks for it, too, nothing changes.
-            if self.nodes.get(&node).is_some_and(|record| !record.ready) {
-                self.dirty = true;
-                self.urgent = true;
-                self.stale.insert(node);
-            }
         }
     }
 }

@@ -54,7 +54,24 @@ impl OperatorState {
             self.assignments.unsettle(name.clone());
         }
         self.note_faults(&name);
+        self.note_address_of_cni(&name);
         self.stale.insert(name);
+    }
+
+    /// Follows up on nodes that have come to seem alive, or not to.
+    pub(super) fn note_turned(&mut self) {
+        let turned = self.liveness.take_turned();
+        self.dirty |= !turned.is_empty();
+        self.urgent |= !turned.is_empty();
+        self.stale.extend(turned);
+        for node in self.liveness.take_vouched() {
+            // Of a node whose kubelet speaks for it, too, nothing changes.
+            if self.nodes.get(&node).is_some_and(|record| !record.ready) {
+                self.dirty = true;
+                self.urgent = true;
+                self.stale.insert(node);
+            }
+        }
     }
 
     /// Follows up on a MeshNode that came, changed or went.

@@ -10,7 +10,7 @@ use spanwire_crds::{
     annotations::{INTERNAL_IP, LOCATION_CIDRS, key_found},
     conditions::{ConditionType, is_known},
     publication::MANAGED_LABEL,
-    translate::{self, Node, NodeOptions, Report},
+    translate::{self, Node, NodeAddressOfCni, NodeOptions, Report},
 };
 use spanwire_topology::{LocationFact, LocationName, NodeFact, NodeName, PeerFact, PeerName, Prefix};
 
@@ -71,6 +71,8 @@ pub(crate) struct NodeRecord {
     pub(crate) boot: Option<String>,
     /// What it says of its pod networks, which count unless a CNI says it elsewhere.
     pub(crate) pod_cidrs: BTreeSet<Prefix>,
+    /// By which addresses CNIs know it, where it has none of them itself.
+    pub(crate) addresses_of_cnis: Vec<NodeAddressOfCni>,
     /// The annotation that names its addresses, if one does.
     pub(crate) internal_key: &'static str,
     /// The annotation that names networks of its location, if one does.
@@ -204,6 +206,7 @@ pub(crate) fn node(
         ready: translated.fact.alive,
         boot: translate::boot(&object),
         pod_cidrs: translated.fact.prefixes.clone(),
+        addresses_of_cnis: translate::addresses_of_cnis(&object),
         internal_key: found(INTERNAL_IP),
         cidrs_key: found(LOCATION_CIDRS),
         problems: bounded(translated.problems),

@@ -227,6 +227,7 @@ impl OperatorState {
         let degraded = self.degraded_members();
         let unanswered = self.unanswered_leaders(decision);
         let dropped = self.leaders_dropped_by_felix(decision);
+        let mistaken = self.mistaken_members();
         let unrenewed = self.unrenewed();
         let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
         for (name, record) in self.locations.objects() {
@@ -240,6 +241,7 @@ impl OperatorState {
             let elected = self.elected(location);
             let mut degraded = degraded.get(name).cloned().unwrap_or_default();
             degraded.extend(dropped.get(name).into_iter().flatten().copied());
+            degraded.extend(mistaken.get(name).into_iter().flatten().copied());
             let connected = self.connected(name, location, &decision.mesh);
             let connected = through_leaders(connected, location, &degraded);
             degraded.extend(unanswered.get(name).into_iter().flatten().copied());

@@ -16,7 +16,7 @@ fn configuration(name: &str, spec: &Value) -> Felix {
     serde_json::from_value(object).unwrap()
 }
 
-fn connected_world() -> World {
+pub(crate) fn connected_world() -> World {
     let mut world = World::with(Options {
         link: "mesh0".to_owned(),
         ..world::options()

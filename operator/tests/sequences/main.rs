@@ -10,6 +10,7 @@ mod handover;
 mod incremental;
 mod kept;
 mod leases;
+mod mistaken;
 mod networks;
 mod truth;
 mod unreadable;
