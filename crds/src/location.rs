@@ -56,8 +56,9 @@ pub struct LocationSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub masquerade: bool,
     /// How its followers and leaders hand packets of the mesh to each other. Auto: by a VXLAN of Spanwire's own where pod networks
-    /// are the addresses of Pods, as in clouds that deliver by who owns an address, else as CNI. CNI: as the CNI carries packets
-    /// between nodes, or by the LAN as it is where the CNI has no device for that. VXLAN: by that VXLAN, UDP port 51830.
+    /// are the addresses of Pods or Cilium's, or where its nodes are a cloud's and no agent has found a device of the CNI between them when
+    /// it gets its first leaders; else as CNI. CNI: as the CNI carries packets between nodes, or by the LAN as it is where the CNI has
+    /// no device for that. VXLAN: by that VXLAN, UDP port 51830.
     #[serde(default, skip_serializing_if = "Hop::is_auto")]
     pub hop: Hop,
     /// The networks in which its nodes have their addresses. A node that claims another address gets all but that one.

@@ -1,6 +1,7 @@
 //! From Kubernetes objects to facts. Every translation is total: what cannot be read is set aside and reported, the
 //! rest of the object counts.
 
+mod cloud;
 mod cni;
 mod felix;
 mod location;

@@ -17,7 +17,7 @@ use spanwire_crds::{
     Location, LocationSlice, MeshNode, Peer,
     translate::{Node, NodeOptions},
 };
-use spanwire_topology::ClusterFacts;
+use spanwire_topology::{ClusterFacts, HopMode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -115,6 +115,7 @@ async fn operate(
             services: run.services(connection.service),
             pods: run.pod_cidr.into_iter().collect(),
             pods_reported: false,
+            hop: HopMode::Cni,
             default_location: Some(run.default_location),
             tunnel_only: run.tunnel_only,
         },

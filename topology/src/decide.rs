@@ -6,6 +6,7 @@
 //! 3. Every location elects its leaders, keeping incumbents. While no node that may lead is alive they stay: it is more
 //!    likely that the way to the API server is cut than that all died, and without them it could never come back. A leader that
 //!    is doubtful stays until another node is not. Roles move in stages: who takes over is connected before, and who is relieved stays connected for a while.
+//!    A location that does not say how its followers and leaders hand packets to each other gets what suits its nodes.
 //! 4. Pairs of locations whose leaders both report the link become established, and stay so when one has no node any more.
 //! 5. Peers get a home, the one they had where it still serves.
 //! 6. What differs from the decision before gets a new generation.
@@ -14,6 +15,7 @@
 
 mod established;
 mod handover;
+mod hop;
 mod kept;
 mod limits;
 mod members;
@@ -33,6 +35,7 @@ use crate::{
     elect,
 };
 use handover::Standing;
+use hop::Seen;
 use kept::Kept;
 use limits::{Limits, Ranges};
 use members::MemberUpdate;
@@ -72,12 +75,7 @@ pub fn decide(facts: &Facts, previous: &Mesh) -> Decision {
         &mut rejected,
     );
 
-    // A CNI without a network for each node has no device between nodes: the cloud delivers what an address is for to its owner.
-    let hop = match cluster.pods_reported {
-        true => HopMode::Vxlan,
-        false => HopMode::Cni,
-    };
-    let (locations, leaving) = locations(&kept, previous, &places, &objects, &denied, members, hop);
+    let (locations, leaving) = locations(&kept, previous, &places, &objects, &denied, members, cluster.hop);
     let mut mesh = Mesh {
         generation,
         locations,
@@ -123,8 +121,8 @@ fn same(mesh: &Mesh, previous: &Mesh) -> bool {
         && mesh.peers == previous.peers
 }
 
-/// Returns every location with its settings, members and leaders, and which of these are about to leave. `hop` is the hop of those
-/// that name none.
+/// Returns every location with its settings, members and leaders, and which of these are about to leave. `hop` is what the source of
+/// pod networks asks of those that name none.
 fn locations<'a>(
     kept: &'a Kept<'_>,
     previous: &'a Mesh,
@@ -149,6 +147,7 @@ fn locations<'a>(
         let site = &mut sites[node.site];
         let candidate = place::candidate(node, member.get(), site.fact, &site.incumbents);
         site.propose(node, candidate);
+        site.seen.enter(node.fact);
         let by = ClaimantRef::Node(node.name);
         let granted = node
             .fact
@@ -171,7 +170,7 @@ fn locations<'a>(
         } else {
             &site.candidates
         };
-        let mut settings = settings(site.fact, hop);
+        let mut settings = settings(site.fact, site.seen.hop(hop, before));
         settings.cidrs = site.cidrs.into_iter().chain(granted).collect();
         let members = together(site.members, before.map(|before| &before.members));
         let elected = elect(candidates, incumbents(site.name), seats(site.fact));
@@ -248,6 +247,8 @@ struct Site<'a> {
     /// Incumbents that are not.
     silent: Vec<Candidate<'a>>,
     cidrs: Vec<Prefix>,
+    /// By which the hop is chosen.
+    seen: Seen,
     members: Vec<(&'a NodeName, MemberUpdate<'a>)>,
 }
 
@@ -260,6 +261,7 @@ impl<'a> Site<'a> {
             candidates: Vec::new(),
             silent: Vec::new(),
             cidrs: Vec::new(),
+            seen: Seen::default(),
             members: Vec::new(),
         }
     }

@@ -50,6 +50,9 @@ pub struct ClusterFacts {
     /// The pod networks of nodes are the addresses of their pods, which their kubelets report: nothing allocates networks of
     /// which a part is known to be for pods, and a node's own address goes before what another node says of its pods.
     pub pods_reported: bool,
+    /// The hop that the source of pod networks asks for in locations that name none: a VXLAN where what carries pods takes nothing from
+    /// other locations.
+    pub hop: HopMode,
     /// The name of the location of nodes about which nothing says anything.
     pub default_location: Option<LocationName>,
     /// Every pair of locations is established from the start: no traffic between two is ever plaintext.
@@ -67,6 +70,7 @@ impl Default for ClusterFacts {
             services: BTreeSet::new(),
             pods: BTreeSet::new(),
             pods_reported: false,
+            hop: HopMode::Cni,
             default_location: None,
             tunnel_only: false,
         }
@@ -218,6 +222,10 @@ pub struct NodeFact {
     pub doubtful: bool,
     /// It is marked unschedulable, or is being drained.
     pub cordoned: bool,
+    /// It is a machine of a cloud that delivers by who owns an address, as its `spec.providerID` says.
+    pub cloud: bool,
+    /// Its agent has found how the CNI carries packets between nodes.
+    pub carried: bool,
     /// It was leaving its part as a leader ([`Decision::leaving`](crate::Decision::leaving)), and is waited for no longer.
     pub released: bool,
     /// What its agent, being a leader, reports of its tunnels to other locations: up or not.
@@ -245,7 +253,7 @@ pub struct LocationFact {
     pub cidrs: BTreeSet<Prefix>,
     /// What comes from elsewhere to `cidrs` is to get the leader's own address there.
     pub masquerade: bool,
-    /// How followers and leaders are to hand packets to each other. `None`: as suits where pod networks come from.
+    /// How followers and leaders are to hand packets to each other. `None`: as suits where pod networks come from, and its nodes.
     pub hop: Option<HopMode>,
     /// The networks within which its nodes have their addresses, public ones too. Empty: private addresses of any network.
     pub node_cidrs: BTreeSet<Prefix>,

@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! overlay 10.4.0.0/16                  # also: automatic POOLS, listen-port N, api-server ADDRESS:PORT, services NETWORKS,
-//!                                      # pod-ranges NETWORKS, default-location NAME
+//!                                      # pod-ranges NETWORKS, default-location NAME, hop vxlan
 //! location paris mode=nodes active=2 standby=0 cidrs=192.168.10.0/24 endpoint=vpn.example.com:51820
 //! node a1 region=paris addresses=192.168.10.1 pods=10.244.1.0/24 key=1 up=berlin
 //! node a1 dead                         # the same node again: only what is named changes; `pods=` empties
 //! node a1 former=192.168.10.7          # what it had until a short while ago
 //! node a1 doubtful                     # its Lease as a leader is not renewed; `trusted` ends that
+//! node a1 cloud carried                # of a cloud, with a CNI that has a device between nodes; `carried=no` ends that
 //! peer laptop key=100 allowed=10.99.0.1/32 location=paris preshared=SECRET/KEY
 //! remove node a1                       # or location, or peer
 //! decide                               # prints what was rejected, and who is leaving; `node a1 released` lets it go

@@ -8,7 +8,7 @@ use kube::Resource;
 use serde::Deserialize;
 use spanwire_topology::{Created, Endpoint, EndpointError, Field, Labels, LocationName, NodeFact};
 
-use super::{Fields, Translated, created};
+use super::{Fields, Translated, cloud, created};
 use crate::{FieldProblem, annotations};
 
 /// The labels of nodes of the control plane. The admission plugin NodeRestriction keeps kubelets from setting labels of
@@ -50,6 +50,9 @@ pub struct NodeSpec {
     /// The networks of its pods.
     #[serde(rename = "podCIDRs", default)]
     pub pod_cidrs: Vec<String>,
+    /// Which machine it is, where a cloud has named it.
+    #[serde(rename = "providerID", default)]
+    pub provider_id: String,
     /// It is cordoned.
     #[serde(default)]
     pub unschedulable: bool,
@@ -196,6 +199,7 @@ pub fn node(node: &Node, options: &NodeOptions) -> Translated<NodeFact> {
         listen_port: said.listen_port,
         alive: ready,
         cordoned: node.spec.unschedulable || drained(node),
+        cloud: cloud::is_of_a_cloud(&node.spec.provider_id),
         ..NodeFact::default()
     };
     Translated {

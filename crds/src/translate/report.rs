@@ -24,6 +24,8 @@ pub struct Report {
     pub public_key: Option<PublicKey>,
     /// The addresses of the CNI's device.
     pub hop: BTreeSet<IpAddr>,
+    /// It has found how the CNI carries packets between nodes.
+    pub carried: bool,
     /// The largest packet on the ways to other locations.
     pub mtu: Option<u16>,
     /// Whether its tunnels to other locations are up.
@@ -53,6 +55,7 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
             .as_ref()
             .and_then(|key| fields.one("status.publicKey", key)),
         hop: hops(&mut fields, &status.hop_addresses),
+        carried: status.cni.is_some(),
         mtu: status.mtu,
         links: status
             .links
@@ -135,6 +138,7 @@ impl Report {
     pub fn complete(&self, fact: &mut NodeFact) {
         fact.public_key = if self.retired { None } else { self.public_key };
         fact.hop.clone_from(&self.hop);
+        fact.carried = self.carried;
         fact.mtu = self.mtu;
         fact.links.clone_from(&self.links);
     }

@@ -23,6 +23,7 @@ impl OperatorState {
         fact.alive = known.alive;
         fact.doubtful = known.doubtful;
         fact.hop.clone_from(&known.hop);
+        fact.carried = known.carried;
         fact.mtu = known.mtu;
         fact.links.clone_from(&known.links);
         fact.released = known.released;

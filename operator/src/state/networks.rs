@@ -28,7 +28,7 @@ use spanwire_crds::{
     FieldProblem,
     translate::networks::{NodeNetworks, object_kind},
 };
-use spanwire_topology::{NodeFact, NodeName, PodSource, PodSources, Prefix, cover};
+use spanwire_topology::{HopMode, NodeFact, NodeName, PodSource, PodSources, Prefix, cover};
 
 use super::{OperatorState, records::NodeRecord, unreadable::Fault};
 
@@ -356,6 +356,11 @@ impl OperatorState {
             changed = self.facts.nodes.keys().cloned().collect();
         }
         self.facts.cluster.pods_reported = counts == PodSource::Pods;
+        self.facts.cluster.hop = match counts {
+            // Without a network for each node the CNI has no device between nodes, and Cilium's takes nothing from other locations.
+            PodSource::Pods | PodSource::Cilium => HopMode::Vxlan,
+            PodSource::Calico | PodSource::Nodes => HopMode::Cni,
+        };
         for name in changed {
             let Some(mut fact) = self.facts.nodes.remove(&name) else {
                 continue;

@@ -250,7 +250,7 @@ impl OperatorState {
                 elected,
                 connected,
                 accepted,
-                self.pod_networks(location),
+                self.pod_networks(name, location),
             ];
             findings.extend(unrenewed.get(name).map(|unrenewed| self.lease_renewed(unrenewed)));
             let previous = record.status.as_ref();

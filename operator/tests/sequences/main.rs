@@ -7,6 +7,7 @@ mod answers;
 mod established;
 mod felix;
 mod handover;
+mod hops;
 mod incremental;
 mod kept;
 mod leases;

@@ -30,7 +30,7 @@ fn options(sources: PodSources) -> Options {
 }
 
 /// The cluster of six nodes, of whose CNI nothing is known yet.
-fn world_of(sources: PodSources) -> World {
+pub(crate) fn world_of(sources: PodSources) -> World {
     let mut world = World::with(options(sources));
     for change in world::cluster() {
         world.apply(change);
@@ -62,7 +62,7 @@ fn block(name: &str, node: &str, cidr: &str, state: &str) -> ObservedNetworks {
     observed.into()
 }
 
-fn cilium_node(name: &str, networks: &[&str]) -> ObservedNetworks {
+pub(crate) fn cilium_node(name: &str, networks: &[&str]) -> ObservedNetworks {
     let mut object: Value = serde_json::from_str(CILIUM_NODE).unwrap();
     object["metadata"]["name"] = json!(name);
     object["spec"]["ipam"]["podCIDRs"] = json!(networks);

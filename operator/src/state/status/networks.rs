@@ -1,7 +1,7 @@
 //! The condition that says where pod networks come from.
 
 use spanwire_crds::conditions::{ConditionType, Finding, Reason};
-use spanwire_topology::{Location, NodeName, PodSource};
+use spanwire_topology::{HopMode, Location, LocationName, NodeName, PodSource};
 
 use super::{NAMED, OperatorState, finding};
 
@@ -47,12 +47,31 @@ fn reason(source: PodSource, named: bool) -> (Reason, String) {
     (reason, format!("from {from}: {why}"))
 }
 
+/// Returns why a location that does not say it has a VXLAN.
+const fn why_vxlan(source: PodSource) -> &'static str {
+    match source {
+        PodSource::Pods => "the LAN delivers by who owns an address",
+        PodSource::Cilium => "Cilium's own device takes nothing from other locations",
+        PodSource::Calico | PodSource::Nodes => {
+            "its nodes are a cloud's (spec.providerID), and no agent had found a device of the CNI between them when it got its first leaders"
+        }
+    }
+}
+
 impl OperatorState {
-    /// Where the pod networks of a location come from.
-    pub(super) fn pod_networks(&self, location: &Location) -> Finding {
+    /// Where the pod networks of a location come from, and what follows for its hop.
+    pub(super) fn pod_networks(&self, name: &LocationName, location: &Location) -> Finding {
         let about = ConditionType::PodNetworks;
         let (source, named) = self.networks.counts();
-        let (reason, text) = reason(source, named);
+        let (reason, mut text) = reason(source, named);
+        let fact = self.facts.locations.get(name);
+        let is_auto = fact.is_none_or(|fact| fact.hop.is_none());
+        if is_auto && location.settings.hop == HopMode::Vxlan {
+            let why = why_vxlan(source);
+            text = format!(
+                "{text}; followers and leaders hand packets to each other over a VXLAN of Spanwire's own (spec.hop: Auto), for {why}"
+            );
+        }
         let without = |node: &&NodeName| {
             let ready = self.nodes.get(node).is_some_and(|record| record.ready);
             let none = |fact: &spanwire_topology::NodeFact| fact.prefixes.is_empty();

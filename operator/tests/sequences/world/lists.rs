@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kube::{ResourceExt as _, runtime::watcher::Event};
-use spanwire_crds::{LocationSlice, LocationSliceSpec, MeshNodeSpec, SliceMember, translate::Node};
+use spanwire_crds::{
+    LocationSlice, LocationSliceSpec, MeshNodeSpec, MeshNodeStatus, SliceMember, translate::Node,
+};
 use spanwire_operator::batch::Write;
 
 use super::{World, now};
@@ -27,6 +29,17 @@ impl World {
         let object = serde_json::json!({"metadata": {"name": name, "uid": "u"}, "spec": 4});
         let observed = serde_json::from_value(object).unwrap();
         self.state.handle_location(Event::Delete(observed));
+    }
+
+    /// What the agent of a node has reported.
+    pub(crate) fn reported(&self, name: &str) -> MeshNodeStatus {
+        self.reports[name].clone()
+    }
+
+    /// A cloud has named its machine.
+    pub(crate) fn is_machine(&mut self, name: &str, provider_id: &str) {
+        self.nodes.get_mut(name).unwrap()["spec"]["providerID"] = serde_json::json!(provider_id);
+        self.send_node(name);
     }
 
     /// A list of Nodes that is complete and has none.
