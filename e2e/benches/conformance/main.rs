@@ -74,7 +74,7 @@ fn main() -> Result<ExitCode> {
     })?;
     let mut failed: Vec<String> = spanwire
         .iter()
-        .flat_map(|(_, run)| run.again.failed_names())
+        .flat_map(|(_, run)| run.first.failed_and_not_passed_in(&run.again))
         .collect();
     failed.sort();
     let without = if failed.is_empty() {
@@ -135,7 +135,7 @@ struct Twice {
 
 fn first(lab: &Lab, args: &Args, set: Set) -> Result<Twice> {
     let first = trial(args, set.name()).run(lab, &set.selection(args))?;
-    let tried = first.passed + first.failed.len();
+    let tried = first.passed.len() + first.failed.len();
     ensure!(tried > 0, "no test was run: {:?}", first.unfinished);
     let failed = first.failed_names();
     let again = if failed.is_empty() {
@@ -168,7 +168,7 @@ fn trial(args: &Args, name: &str) -> Trial {
 
 fn row(args: &Args, set: Set, run: Twice, without: &Outcome) -> Row {
     let verdict = |name: &String| {
-        if !run.again.failed.contains_key(name) {
+        if run.again.passed.contains(name) {
             Verdict::SecondTry
         } else if without.failed.contains_key(name) {
             Verdict::WithoutSpanwire
@@ -181,7 +181,7 @@ fn row(args: &Args, set: Set, run: Twice, without: &Outcome) -> Row {
         cni: args.cni_name(),
         set: set.name(),
         is_conformance: set == Set::Conformance,
-        passed: run.first.passed,
+        passed: run.first.passed.len(),
         took: run.first.took,
         failed: failed
             .map(|(name, why)| (name.clone(), why.clone(), verdict(name)))

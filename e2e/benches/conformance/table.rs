@@ -7,7 +7,7 @@ use anyhow::Result;
 /// Whose failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It failed twice, and passes in one location without Spanwire.
+    /// It did not pass when it was tried again, and is not known to fail in one location without Spanwire.
     Ours,
     /// It fails in one location without Spanwire, too.
     WithoutSpanwire,
@@ -78,7 +78,10 @@ fn line(row: &Row) -> String {
 fn list(row: &Row) -> String {
     let mut text = String::new();
     for (verdict, what) in [
-        (Verdict::Ours, "fail, and pass in one location without Spanwire"),
+        (
+            Verdict::Ours,
+            "fail, and did not in one location without Spanwire",
+        ),
         (
             Verdict::WithoutSpanwire,
             "fail in one location without Spanwire, too",

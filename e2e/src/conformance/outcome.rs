@@ -1,6 +1,11 @@
 //! What became of tests: read from the report that Ginkgo writes.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -8,8 +13,8 @@ use serde::Deserialize;
 /// What became of the tests of one run.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// How many passed.
-    pub passed: usize,
+    /// What passed, by name.
+    pub passed: BTreeSet<String>,
     /// What failed, by name, with the first line of why.
     pub failed: BTreeMap<String, String>,
     /// What found that it cannot be run here, by name, with what it said.
@@ -88,7 +93,10 @@ impl Outcome {
                 let said = spec.failure.message.lines().next().unwrap_or_default();
                 let said: String = said.chars().take(300).collect();
                 match spec.state.as_str() {
-                    "passed" => outcome.passed += usize::from(is_test),
+                    "passed" if is_test => {
+                        outcome.passed.insert(spec.name());
+                    }
+                    "passed" => {}
                     "skipped" | "pending" if said.is_empty() => {}
                     "skipped" | "pending" => {
                         outcome.declined.insert(spec.name(), said);
@@ -111,12 +119,21 @@ impl Outcome {
 
     /// Returns patterns that match the names of what failed and nothing else.
     pub fn failed_names(&self) -> Vec<String> {
-        // Ginkgo puts the name of the suite before that of the test.
-        self.failed
-            .keys()
-            .map(|name| format!(" {}$", escaped(name)))
-            .collect()
+        self.failed.keys().map(|name| pattern(name)).collect()
     }
+
+    /// Returns the same of what failed and has not passed in a later run. One that declined then, or was not reached, has
+    /// shown nothing.
+    pub fn failed_and_not_passed_in(&self, later: &Self) -> Vec<String> {
+        let failed = self.failed.keys();
+        let not_passed = failed.filter(|name| !later.passed.contains(*name));
+        not_passed.map(|name| pattern(name)).collect()
+    }
+}
+
+/// Returns a pattern for the name of a test: Ginkgo puts that of the suite before it.
+fn pattern(name: &str) -> String {
+    format!(" {}$", escaped(name))
 }
 
 /// Returns a regular expression that matches a text alone.
@@ -147,7 +164,7 @@ mod tests {
     #[test]
     fn a_report_says_what_passed_failed_and_declined() {
         let outcome = outcome();
-        assert_eq!(outcome.passed, 1);
+        assert_eq!(outcome.passed, ["[sig-network] Proxy works".to_owned()].into());
         let failed: Vec<_> = outcome.failed.into_iter().collect();
         let name = "[sig-network] DNS should resolve (all) [Conformance]";
         assert_eq!(failed, [(name.to_owned(), "failed: no answer".to_owned())]);
@@ -163,5 +180,29 @@ mod tests {
             patterns,
             [r" \[sig-network\] DNS should resolve \(all\) \[Conformance\]$"]
         );
+    }
+
+    #[test]
+    fn what_declines_or_is_not_reached_when_it_is_tried_again_has_not_passed() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let failed = |names: &[&str]| {
+            let failed = names.iter();
+            failed
+                .map(|name| ((*name).to_owned(), "failed: no".to_owned()))
+                .collect()
+        };
+        let first = Outcome {
+            failed: failed(&["declines", "fails", "is never reached", "passes"]),
+            ..Outcome::default()
+        };
+        let again = Outcome {
+            passed: names(&["passes"]),
+            failed: failed(&["fails"]),
+            declined: failed(&["declines"]),
+            unfinished: vec!["Suite Timeout Elapsed".to_owned()],
+            ..Outcome::default()
+        };
+        let patterns = first.failed_and_not_passed_in(&again);
+        assert_eq!(patterns, [" declines$", " fails$", " is never reached$"]);
     }
 }
