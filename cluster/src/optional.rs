@@ -123,6 +123,25 @@ pub fn felix(client: &Client) -> BoxStream<'static, OptionalEvent<Observed<Felix
     of_kind::<FelixConfiguration, _>(client, FELIX_DEFINITION, lost)
 }
 
+/// The definition of Calico's blocks where Calico keeps its objects in the group of its own API, without a server for that. These are
+/// not read.
+const OTHER_BLOCKS: &str = "blockaffinities.projectcalico.org";
+
+/// Returns whether Calico has a kind of blocks that is not read, now and when that changes. The stream never ends.
+#[must_use]
+pub fn other_blocks(client: &Client) -> BoxStream<'static, bool> {
+    let lost = "whether Calico keeps its blocks there is not known";
+    let kind = "BlockAffinity of projectcalico.org".to_owned();
+    let is_there = async |gate| match gate {
+        Gate::Open => Some(true),
+        Gate::Closed => Some(false),
+        // What is known stays.
+        Gate::Refused => None,
+    };
+    let found = defined(client.clone(), OTHER_BLOCKS, kind, lost).filter_map(is_there);
+    found.chain(stream::pending()).boxed()
+}
+
 /// What follows where a source of pod networks is refused.
 const NO_NETWORKS: &str = "pod networks are not taken from there";
 
@@ -240,7 +259,7 @@ fn defined(
         let news = gate.filter(|gate| known != Some(*gate));
         if let Some(gate) = news {
             if gate == Gate::Open {
-                tracing::info!(kind, "its definition is there, watching its objects");
+                tracing::info!(kind, "its definition is there");
             } else if known == Some(Gate::Open) && gate == Gate::Closed {
                 tracing::info!(kind, "its definition is gone, and with it its objects");
             }

@@ -86,6 +86,8 @@ pub enum Reason {
     PodAddresses,
     /// A node has none.
     NoPodNetwork,
+    /// Calico may keep its blocks where they are not read.
+    BlocksElsewhere,
     /// The node's firewall drops what comes to WireGuard's port.
     WireGuardPortClosed,
     /// The API server does not take the Lease of a leader.
@@ -164,6 +166,7 @@ impl Reason {
             Self::NodePodCIDRs => "NodePodCIDRs",
             Self::PodAddresses => "PodAddresses",
             Self::NoPodNetwork => "NoPodNetwork",
+            Self::BlocksElsewhere => "BlocksElsewhere",
             Self::WireGuardPortClosed => "WireGuardPortClosed",
             Self::LeaseRefused => "LeaseRefused",
             Self::LeaseNotRenewed => "LeaseNotRenewed",

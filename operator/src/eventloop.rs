@@ -50,6 +50,8 @@ pub struct Outlets {
     pub networks: BoxStream<'static, (PodSource, SourceEvent)>,
     /// What is observed of how Calico's Felix is configured.
     pub felix: BoxStream<'static, OptionalEvent<Observed<FelixConfiguration>>>,
+    /// Whether Calico has a kind of blocks that is not read.
+    pub other_blocks: BoxStream<'static, bool>,
     /// Whether Pods are to be observed.
     pub want_pods: watch::Sender<bool>,
     /// Writes to the API server.
@@ -140,6 +142,10 @@ impl EventLoop {
                 }
                 Some(event) = self.outlets.felix.next() => {
                     self.state.handle_felix(event);
+                    self.take_events();
+                }
+                Some(there) = self.outlets.other_blocks.next() => {
+                    self.state.handle_other_blocks(there);
                     self.take_events();
                 }
                 Some((notice, result)) = self.notifying.next() => self.notified(&notice, result),

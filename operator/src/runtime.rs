@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::coordination::v1::Lease;
 use prometheus_client::registry::Registry;
 use spanwire_cluster::{
@@ -17,7 +17,7 @@ use spanwire_crds::{
     Location, LocationSlice, MeshNode, Peer,
     translate::{Node, NodeOptions},
 };
-use spanwire_topology::{ClusterFacts, HopMode};
+use spanwire_topology::{ClusterFacts, HopMode, PodSource};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -142,6 +142,11 @@ async fn operate(
         events: watches(client.clone(), namespace),
         networks: NetworkWatches::of(&client, &sources, want_pods.subscribe()),
         felix: optional::felix(&client),
+        other_blocks: if sources.contains(PodSource::Calico) {
+            optional::other_blocks(&client)
+        } else {
+            futures::stream::pending().boxed()
+        },
         want_pods,
         writer: ApiWriter::new(client.clone(), identity.clone()).of_installation(installation.clone()),
         leads,

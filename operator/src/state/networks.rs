@@ -43,6 +43,8 @@ pub(super) struct Networks {
     /// The source that counted in the last decision.
     counts: Option<PodSource>,
     pods: Gathered,
+    /// Calico has a kind of blocks that is not read.
+    other_blocks: bool,
     /// Nodes with more networks than count.
     excess: BTreeMap<NodeName, FieldProblem>,
 }
@@ -144,6 +146,18 @@ impl Networks {
     pub(super) fn counts(&self) -> (PodSource, bool) {
         let counts = self.counts.unwrap_or(PodSource::Nodes);
         (counts, self.sources.is_named())
+    }
+
+    /// Returns whether pods may have networks of blocks that are not read, so that what counts is wrong.
+    pub(super) fn may_miss_blocks(&self) -> bool {
+        let (source, named) = self.counts();
+        let instead = match source {
+            PodSource::Calico => !self.of_cnis.get(&source).is_some_and(Source::is_used),
+            PodSource::Nodes => !named,
+            // What pods and Cilium have they say themselves.
+            PodSource::Cilium | PodSource::Pods => false,
+        };
+        self.other_blocks && instead
     }
 
     /// Returns the networks of a node by the source that counts; `None` where that is the Node itself.
@@ -322,6 +336,12 @@ impl OperatorState {
         } else {
             self.dirty |= changed || faulty;
         }
+    }
+
+    /// Handles whether Calico has a kind of blocks that is not read.
+    pub fn handle_other_blocks(&mut self, there: bool) {
+        self.dirty |= self.networks.other_blocks != there;
+        self.networks.other_blocks = there;
     }
 
     /// Returns whether Pods are to be observed.

@@ -17,7 +17,7 @@ use crate::{
 
 /// Everything that is granted, sorted: where, of what, what. docs/threat-model.md says what follows from it.
 const GRANTED: &str = "\
-cluster apiextensions.k8s.io/customresourcedefinitions [felixconfigurations.crd.projectcalico.org blockaffinities.crd.projectcalico.org ciliumnodes.cilium.io]: list watch
+cluster apiextensions.k8s.io/customresourcedefinitions [felixconfigurations.crd.projectcalico.org blockaffinities.crd.projectcalico.org blockaffinities.projectcalico.org ciliumnodes.cilium.io]: list watch
 cluster apiextensions.k8s.io/customresourcedefinitions [locations.spanwire.dev locationslices.spanwire.dev meshnodes.spanwire.dev peers.spanwire.dev]: patch
 cluster cilium.io/ciliumnodes: list watch
 cluster coordination.k8s.io/leases [spanwire-operator]: list

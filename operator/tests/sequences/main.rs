@@ -4,6 +4,7 @@
 
 mod addresses;
 mod answers;
+mod blocks;
 mod established;
 mod felix;
 mod handover;

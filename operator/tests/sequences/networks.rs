@@ -40,7 +40,7 @@ pub(crate) fn world_of(sources: PodSources) -> World {
 }
 
 /// The same, where there is no kind of a CNI.
-fn world_without_cni() -> World {
+pub(crate) fn world_without_cni() -> World {
     let mut world = world_of(PodSources::auto());
     for source in [PodSource::Calico, PodSource::Cilium] {
         world
@@ -51,7 +51,7 @@ fn world_without_cni() -> World {
     world
 }
 
-fn block(name: &str, node: &str, cidr: &str, state: &str) -> ObservedNetworks {
+pub(crate) fn block(name: &str, node: &str, cidr: &str, state: &str) -> ObservedNetworks {
     let mut object: Value = serde_json::from_str(BLOCK).unwrap();
     object["metadata"]["name"] = json!(name);
     object["metadata"]["uid"] = json!(format!("uid of {name}"));
@@ -118,7 +118,7 @@ impl World {
             .handle_networks(PodSource::Calico, begins, now(0).monotonic);
     }
 
-    fn list_calico(&mut self, objects: Vec<ObservedNetworks>) {
+    pub(crate) fn list_calico(&mut self, objects: Vec<ObservedNetworks>) {
         let events = [Event::Init]
             .into_iter()
             .chain(objects.into_iter().map(Event::InitApply))

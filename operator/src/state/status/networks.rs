@@ -72,6 +72,14 @@ impl OperatorState {
                 "{text}; followers and leaders hand packets to each other over a VXLAN of Spanwire's own (spec.hop: Auto), for {why}"
             );
         }
+        if self.networks.may_miss_blocks() {
+            let message = format!(
+                "there is blockaffinities.projectcalico.org, where Calico may keep its blocks, which Spanwire reads in crd.projectcalico.org \
+                 alone, and there are none there: set podNetworks of the chart to pods, or to nodes where Calico allocates from \
+                 spec.podCIDRs; pod networks are taken {text}"
+            );
+            return finding(about, false, Reason::BlocksElsewhere, message);
+        }
         let without = |node: &&NodeName| {
             let ready = self.nodes.get(node).is_some_and(|record| record.ready);
             let none = |fact: &spanwire_topology::NodeFact| fact.prefixes.is_empty();
