@@ -80,7 +80,7 @@ fn the_indices_of_a_peers_sessions_have_nothing_in_common() {
         );
         let near = |pair: &&[u32]| pair[0].abs_diff(pair[1]) < 1 << 16;
         let counted = indices.windows(2).filter(near).count();
-        assert!(counted <= 2, "one is told from the next: {indices:x?}");
+        assert!(counted <= 2, "one follows from the next: {indices:x?}");
     }
 }
 
