@@ -310,7 +310,7 @@ impl OperatorFacts {
     }
 }
 
-fn enter(all: &mut Objects, kind: Kind, objects: Vec<Value>) {
+pub(crate) fn enter(all: &mut Objects, kind: Kind, objects: Vec<Value>) {
     for mut object in objects {
         // The items of a list do not say what they are.
         object["kind"] = kind.name().into();

@@ -15,6 +15,8 @@ pub struct Figures {
     pub links: BTreeMap<String, LinkFigures>,
     /// The tunnels to leaders, in the order of the answer.
     pub tunnels: Vec<TunnelFigures>,
+    /// The tunnels to Peers that are attached to its location, by name.
+    pub peers: BTreeMap<String, PeerFigures>,
     /// The locations of which nothing answers any more.
     pub unreached: Vec<String>,
     /// The locations to which packets are refused for that.
@@ -59,6 +61,15 @@ pub struct TunnelFigures {
     pub sent: u64,
 }
 
+/// What WireGuard counts of a tunnel to a Peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerFigures {
+    /// How many seconds ago the last handshake was; `None`: there was none.
+    pub handshake: Option<u64>,
+    /// Where it was heard last.
+    pub at: Option<String>,
+}
+
 impl Figures {
     /// Reads the two answers.
     #[must_use]
@@ -68,7 +79,9 @@ impl Figures {
             figures.metric(line);
         }
         for line in links.lines() {
-            if let Some(tunnel) = tunnel(line) {
+            if let Some((name, peer)) = peer(line) {
+                figures.peers.insert(name, peer);
+            } else if let Some(tunnel) = tunnel(line) {
                 figures.tunnels.push(tunnel);
             } else if let Some(location) = line.strip_prefix("reached by no way: ") {
                 figures.unreached.push(location.to_owned());
@@ -218,15 +231,33 @@ fn tunnel(line: &str) -> Option<TunnelFigures> {
     let (parties, counts) = line.strip_prefix("tunnel to ")?.split_once(": ")?;
     let (leader, location) = parties.split_once(" of ")?;
     let mut counts = counts.split(", ");
-    let handshake = counts.next()?.strip_prefix("last handshake ");
-    let number = |text: Option<&str>| text?.split(' ').next()?.parse().ok();
     Some(TunnelFigures {
         location: location.to_owned(),
         leader: leader.to_owned(),
-        handshake: number(handshake),
+        handshake: handshake(counts.next()?),
         received: number(counts.next()).unwrap_or_default(),
         sent: number(counts.next()).unwrap_or_default(),
     })
+}
+
+fn peer(line: &str) -> Option<(String, PeerFigures)> {
+    let (name, counts) = line.strip_prefix("tunnel to peer ")?.split_once(": ")?;
+    let mut counts = counts.split(", ");
+    let figures = PeerFigures {
+        handshake: handshake(counts.next()?),
+        at: counts
+            .find_map(|part| part.strip_prefix("at "))
+            .map(str::to_owned),
+    };
+    Some((name.to_owned(), figures))
+}
+
+fn handshake(text: &str) -> Option<u64> {
+    number(text.strip_prefix("last handshake "))
+}
+
+fn number(text: Option<&str>) -> Option<u64> {
+    text?.split(' ').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -251,6 +282,16 @@ mod tests {
             sent: 234_567,
         };
         assert_eq!(figures.tunnels, [tunnel]);
+        let peer = PeerFigures {
+            handshake: Some(12),
+            at: Some("203.0.113.9:40112".to_owned()),
+        };
+        assert_eq!(figures.peers, [("laptop".to_owned(), peer)].into());
+        let figures = Figures::read(
+            "",
+            "tunnel to peer tv: no handshake yet, 0 bytes received, 296 sent\n",
+        );
+        assert_eq!(figures.peers["tv"], PeerFigures::default());
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! Peers: which address a new one may have, and how they are listed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde::Serialize;
 use serde_json::Value;
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::Peer;
-use spanwire_topology::{Family, Mesh, Prefix};
+use spanwire_topology::{Family, LocationName, Mesh, Prefix};
 
 use crate::{
+    figures::PeerFigures,
+    findings::Answers,
     objects::{Kind, Objects},
     table::{joined, table},
 };
@@ -133,11 +138,57 @@ pub struct Row {
     pub accepted: String,
     /// The status of its condition Ready.
     pub ready: String,
+    /// How many seconds ago the last handshake with it was, the latest of the leaders that it is attached to.
+    pub handshake_seconds: Option<u64>,
+    /// Where that leader heard it last.
+    pub heard_at: Option<String>,
+    /// There has been no handshake with any of these leaders; `None`: one of them does not say.
+    pub never: Option<bool>,
 }
 
-/// Returns the Peers as a list.
+impl Row {
+    /// Takes what leaders say of its tunnel, as far as they say anything.
+    fn observe(&mut self, leaders: &[Option<&PeerFigures>]) {
+        let known = leaders.iter().flatten();
+        let latest = known
+            .filter_map(|peer| Some((peer.handshake?, peer.at.as_ref())))
+            .min();
+        self.handshake_seconds = latest.map(|(age, _)| age);
+        self.heard_at = latest.and_then(|(_, at)| at.cloned());
+        let all_say = !leaders.is_empty() && leaders.iter().all(Option::is_some);
+        self.never = (latest.is_some() || all_say).then_some(latest.is_none());
+    }
+
+    fn handshake(&self) -> String {
+        match (self.handshake_seconds, self.never) {
+            (Some(age), _) => format!("{age} s ago"),
+            (None, Some(true)) => "never".to_owned(),
+            (None, _) => "?".to_owned(),
+        }
+    }
+}
+
+/// Returns the leaders that know of the Peers' tunnels: the first active one of each location that one is attached to.
 #[must_use]
-pub fn rows(objects: &Objects) -> Vec<Row> {
+pub fn attached_to(objects: &Objects) -> BTreeSet<String> {
+    let mesh = objects.published();
+    let attachments = rows(objects, &Answers::new())
+        .into_iter()
+        .flat_map(|row| row.attachments);
+    attachments
+        .filter_map(|location| leader(&mesh, &location))
+        .collect()
+}
+
+fn leader(mesh: &Mesh, location: &str) -> Option<String> {
+    let location = mesh.locations.get(&location.parse::<LocationName>().ok()?)?;
+    location.active().next().map(ToString::to_string)
+}
+
+/// Returns the Peers as a list, with what agents answered of them.
+#[must_use]
+pub fn rows(objects: &Objects, answers: &Answers) -> Vec<Row> {
+    let mesh = objects.published();
     let row = |observed: Observed<Peer>| {
         let name = observed.name().to_owned();
         let peer = observed.object?;
@@ -151,8 +202,13 @@ pub fn rows(objects: &Objects) -> Vec<Row> {
         };
         let (accepted, ready) = (of("Accepted"), of("Ready"));
         let decided = status.accepted.unwrap_or_default();
-        Some(Row {
-            name,
+        let of_leader = |location: &String| {
+            let figures = answers.get(&leader(&mesh, location)?)?.as_ref().ok()?;
+            figures.peers.get(&name)
+        };
+        let said: Vec<_> = decided.attachments.iter().map(of_leader).collect();
+        let mut row = Row {
+            name: name.clone(),
             home: decided.home,
             attachments: decided.attachments,
             allowed_ips: peer.spec.allowed_ips,
@@ -160,7 +216,12 @@ pub fn rows(objects: &Objects) -> Vec<Row> {
             public_key: peer.spec.public_key,
             accepted,
             ready,
-        })
+            handshake_seconds: None,
+            heard_at: None,
+            never: None,
+        };
+        row.observe(&said);
+        Some(row)
     };
     objects
         .observed::<Peer>(Kind::Peer)
@@ -181,13 +242,24 @@ pub fn text(rows: &[Row], wide: bool) -> String {
             joined(&row.allowed_ips),
             row.accepted.clone(),
             row.ready.clone(),
+            row.handshake(),
+            dash(&row.heard_at),
         ];
         if wide {
             cells.extend([dash(&row.endpoint), row.public_key.clone()]);
         }
         cells
     });
-    let mut heading = vec!["PEER", "HOME", "ATTACHED TO", "ALLOWED IPS", "ACCEPTED", "READY"];
+    let mut heading = vec![
+        "PEER",
+        "HOME",
+        "ATTACHED TO",
+        "ALLOWED IPS",
+        "ACCEPTED",
+        "READY",
+        "HANDSHAKE",
+        "HEARD AT",
+    ];
     if wide {
         heading.extend(["ENDPOINT", "PUBLIC KEY"]);
     }

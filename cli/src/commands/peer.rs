@@ -18,15 +18,16 @@ use spanwire_crds::{Peer, PresharedKeySecretRef};
 use spanwire_topology::{PeerName, Prefix, SecretKeyRef};
 use tokio::time::{Instant, sleep};
 
-use super::{secret, show, source::read};
+use super::{live::ask, secret, show, source::read};
 use crate::{
     answer::{Answer, ListFormat, Verdict, formatted},
     args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
-    cluster::{Access, Reach, brief},
+    cluster::{Access, Reach, brief, enter},
     colour::is_wanted,
+    findings::Answers,
     keypair::{self, KeyPair},
     objects::{Kind, Objects},
-    peer::{decided, free_address, rows, text},
+    peer::{attached_to, decided, free_address, rows, text},
     qr::picture,
     showconf::of_peer,
 };
@@ -49,25 +50,25 @@ pub(super) async fn run(reach: &Reach, command: &PeerCommand) -> anyhow::Result<
 }
 
 async fn list(reach: &Reach, args: &PeerList) -> anyhow::Result<Answer> {
-    let objects = if args.filename.is_empty() {
+    let mut notes = Vec::new();
+    let (objects, answers) = if args.filename.is_empty() {
         let access = reach.connect().await?;
-        match &args.selector {
-            None => access.objects(&[Kind::Peer]).await?,
-            Some(selector) => {
-                let found = access.list(&Kind::Peer.path(), Some(selector)).await;
-                let found = found.map_err(|error| anyhow!("-l {selector}: {}", brief(&error)))?;
-                let mut objects = Objects::default();
-                for peer in found {
-                    let name = peer["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-                    objects.insert(Kind::Peer, name, peer);
-                }
-                objects
+        let objects = listed(&access, args, &mut notes).await?;
+        let leaders = attached_to(&objects);
+        let answers = match leaders.is_empty() || args.output == Some(ListFormat::Name) {
+            true => Answers::new(),
+            false => {
+                let (answers, unasked) = ask(&access, &leaders).await;
+                notes.extend(unasked);
+                answers
             }
-        }
+        };
+        (objects, answers)
     } else {
-        read(reach, &args.filename, &KINDS).await?.objects
+        let source = read(reach, &args.filename, &KINDS).await?;
+        (source.objects, source.answers)
     };
-    let rows = rows(&objects);
+    let rows = rows(&objects, &answers);
     let text = match args.output {
         Some(ListFormat::Name) => rows
             .iter()
@@ -79,8 +80,31 @@ async fn list(reach: &Reach, args: &PeerList) -> anyhow::Result<Answer> {
     };
     Ok(Answer {
         text,
+        notes,
         ..Answer::default()
     })
+}
+
+/// Returns the Peers, and what is published where that may be read: by it is known which leaders to ask.
+async fn listed(access: &Access, args: &PeerList, notes: &mut Vec<String>) -> anyhow::Result<Objects> {
+    let mut objects = match &args.selector {
+        None => access.objects(&[Kind::Peer]).await?,
+        Some(selector) => {
+            let found = access.list(&Kind::Peer.path(), Some(selector)).await;
+            let found = found.map_err(|error| anyhow!("-l {selector}: {}", brief(&error)))?;
+            let mut objects = Objects::default();
+            enter(&mut objects, Kind::Peer, found);
+            objects
+        }
+    };
+    match access.list(&Kind::LocationSlice.path(), None).await {
+        Ok(slices) => enter(&mut objects, Kind::LocationSlice, slices),
+        Err(error) => notes.push(format!(
+            "when leaders heard the Peers is not known: {}",
+            brief(&error)
+        )),
+    }
+    Ok(objects)
 }
 
 async fn remove(reach: &Reach, args: &PeerRemove) -> anyhow::Result<Answer> {

@@ -111,6 +111,11 @@ impl Agents {
         });
     }
 
+    /// Has the agent of a node say this of its links.
+    pub(crate) fn links(&self, node: &str, links: String) {
+        self.of(node, |agent| agent.links = links);
+    }
+
     /// Has the agent of a node say nothing any more.
     pub(crate) fn silence(&self, node: &str) {
         self.of(node, |agent| agent.silent = true);

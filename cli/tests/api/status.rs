@@ -1,12 +1,14 @@
 //! `status`: the program, an API server, and agents of which some say nothing.
 
+use serde_json::json;
+use spanwire_crds::Peer;
 use spanwire_testbed::wait_until;
 
 use crate::{
-    cli,
+    KEY, cli, create,
     kubelet::{Agents, Other},
     map::SOON,
-    publish_all,
+    ours, publish_all,
     server::Server,
 };
 
@@ -86,4 +88,56 @@ async fn what_agents_that_are_silent_measure_is_unknown_and_the_rest_is_shown() 
             _ => assert_eq!((far, link), (format!("{}1", row[1]).as_str(), "up"), "{row:?}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_listed_with_when_and_where_a_leader_heard_them_last() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    publish_all(&server, &ALL[..2]).await;
+    let (agents, _kubelet) = Agents::start(&server, &["a1", "b1"]).await;
+    for (name, attachments) in [
+        ("both", json!(["a", "b"])),
+        ("never", json!(["a"])),
+        ("unknown", json!(["b"])),
+    ] {
+        let spec = json!({"publicKey": KEY[0], "allowedIPs": ["192.168.50.0/24"]});
+        let accepted = json!({"publicKey": KEY[0], "home": "a", "attachments": attachments});
+        let peer = ours("Peer", name, spec, Some(json!({"accepted": accepted})));
+        create::<Peer>(&server, peer).await;
+    }
+    let at = |age: u32, port: u16| {
+        format!(
+            "tunnel to peer both: last handshake {age} s ago, 5 bytes received, 7 sent, at 203.0.113.9:{port}\n"
+        )
+    };
+    agents.links(
+        "a1",
+        at(71, 1) + "tunnel to peer never: no handshake yet, 0 bytes received, 296 sent\n",
+    );
+    agents.links("b1", at(12, 2));
+    let run = |words: &[&str]| cli(&server.kubeconfig, folder.path(), words);
+    let mut last = String::new();
+    wait_until("both agents to have answered", SOON, || {
+        last = run(&["peer", "list"]).1;
+        last.contains("12 s ago")
+    });
+    let ends = |name: &str| {
+        let line = last.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .rev()
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(ends("both"), "203.0.113.9:2 ago", "{last}");
+    assert_eq!(ends("never"), "- never", "{last}");
+    assert_eq!(ends("unknown"), "- ?", "{last}");
+    agents.silence("a1");
+    wait_until("an agent is silent", SOON, || {
+        let said = run(&["peer", "list", "-o", "json"]).1;
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+        let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap().clone();
+        row("never")["never"].is_null() && row("both")["handshakeSeconds"] == 12
+    });
 }
