@@ -156,10 +156,11 @@ async fn a_bundle_says_what_it_lacks() {
     let notes = bundle["notes"].to_string();
     for lack in [
         "the bundle has no Nodes",
-        "agents are not asked",
         "the operator's settings cannot be read",
     ] {
         assert!(notes.contains(lack), "{lack}: {notes}");
     }
+    let findings = bundle["findings"].to_string();
+    assert!(findings.contains("agents are not asked"), "{findings}");
     assert_eq!(bundle["items"].as_array().unwrap().len(), 8, "{text}");
 }

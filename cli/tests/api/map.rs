@@ -344,9 +344,13 @@ async fn the_map_opens_the_browser_where_there_is_a_display_and_says_what_it_may
         "{code} {said}"
     );
     let api: Api<Location> = Api::all(server.client.clone());
-    api.delete("b", &kube::api::DeleteParams::default())
-        .await
-        .unwrap();
+    let params = kube::api::DeleteParams::default();
+    api.delete("b", &params).await.unwrap();
+    // While it is published it is there.
+    let slices: Api<LocationSlice> = Api::all(server.client.clone());
+    for slice in ["b-head", "b-m1"] {
+        slices.delete(slice, &params).await.unwrap();
+    }
     let mut page = Page::open(&map).await;
     page.until("b is gone", "mesh", |mesh| {
         (mesh["locations"].as_array()?.len() == 1).then_some(())
