@@ -16,7 +16,8 @@
 //! # What must not go wrong
 //!
 //! * A path that never answered proves nothing: echo may be filtered on the way. It is not suspected. How one loses that answered only a
-//!   few times is not known yet: it is taken for the worst there is, so that it takes eight seconds at ten a second.
+//!   few times is not known yet: it is taken for the worst there is, so that it takes eight seconds at ten a second. Where an answer now and
+//!   then says nothing of the next one ([`Detector::new_by_chance`]) it is not suspected at all.
 //! * This process was not run for a while, or the whole machine was stopped: what it would have heard meanwhile it did not. Of all
 //!   probes on their way then one counts, so that who hardly gets to run sees the dead, too.
 //! * Nothing is learnt from misses that made a path be taken for dead, or that were before its first answer: a leader that was restarted a
@@ -78,6 +79,8 @@ pub struct Detector {
     odds: Odds,
     /// While it is taken for dead: how often it has answered again.
     lost: Option<u32>,
+    /// A few answers may have come by chance.
+    is_by_chance: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +110,17 @@ impl Detector {
             rtt: Rtt::default(),
             odds: Odds::default(),
             lost: None,
+            is_by_chance: false,
+        }
+    }
+
+    /// Returns the same for a path that may have answered a few times though it does not work: not suspected until it has answered
+    /// often enough.
+    #[must_use]
+    pub fn new_by_chance(threshold: f64) -> Self {
+        Self {
+            is_by_chance: true,
+            ..Self::new(threshold)
         }
     }
 
@@ -187,7 +201,8 @@ impl Detector {
         while self.rounds.front().is_some_and(|probe| probe.sent + LATE <= now) {
             self.rounds.pop_front();
         }
-        if self.answered.is_none() {
+        let enough = if self.is_by_chance { ENOUGH } else { 1 };
+        if self.answers < enough {
             return;
         }
         let suspicion = self.suspicion();

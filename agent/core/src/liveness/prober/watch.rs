@@ -52,11 +52,16 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(subject: Subject, threshold: f64, now: Instant, next: Instant) -> Self {
+        // Without groups of peers, what is behind a leader, or beyond one, answers for a moment while leaders change, and then no more.
+        let detector = match subject {
+            Subject::Far(..) | Subject::Hop(_) | Subject::Member(_) => Detector::new(threshold),
+            Subject::Behind(..) | Subject::Through(..) => Detector::new_by_chance(threshold),
+        };
         Self {
             subject,
             way: Way::FromOverlay,
             targets: Vec::new(),
-            detector: Detector::new(threshold),
+            detector,
             witness: None,
             rotation: 0,
             silent: 0,

@@ -167,3 +167,19 @@ fn an_agent_that_starts_leaves_a_leader_of_no_use_alone_for_as_long_as_after_a_t
         );
     }
 }
+
+/// As while the leaders of both sides change: a few answers to what was asked before.
+#[test]
+fn without_groups_a_leader_from_behind_which_a_few_answers_came_by_chance_is_used_on() {
+    let without_groups = |judgement: &Judgement| Assignment {
+        groups: false,
+        ..leader(judgement)
+    };
+    let world = World::new(without_groups, |text, at, judgement| {
+        let by_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        let is_dead = text == "10.4.0.11" && at > 10 * SECOND;
+        is_dead || (text.starts_with("192.168") && at > 10 * SECOND && (by_b1 || at > 11_000 * MS))
+    });
+    let world = world.run(60 * SECOND);
+    assert_eq!(world.unused(), ["b1"], "{:?}", world.changes);
+}
