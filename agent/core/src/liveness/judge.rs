@@ -278,7 +278,11 @@ impl Choices {
                     through
                 }
             });
-            let answered = far.contains(&Trust::Lost);
+            // By others that may be no leaders any more it answered through those beside this one.
+            let mut beside = self.hops.iter().filter(|_| self.towards.contains(location));
+            let answered = far.contains(&Trust::Lost)
+                || beside
+                    .any(|leader| trust(&Subject::Through(leader.clone(), location.clone())) == Trust::Lost);
             let best = far.iter().copied().chain(through).min()?;
             let gone = match best {
                 Trust::Lost => Gone::Lost,

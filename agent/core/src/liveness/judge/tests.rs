@@ -175,6 +175,19 @@ fn a_location_is_unheard_when_what_was_heard_of_it_is_lost_and_the_rest_never_an
     );
     let never = [("b1", NEVER), ("b2", NEVER), ("b through a2", NEVER)];
     assert_eq!(gone(&leader, &never), None, "echo requests may be filtered");
+    let by_others = [("b1", NEVER), ("b2", NEVER), ("b through a2", LOST)];
+    assert_eq!(
+        gone(&leader, &by_others),
+        unheard,
+        "the leaders that answered are none any more"
+    );
+    let beside = [
+        ("b1", NEVER),
+        ("b2", NEVER),
+        ("b through a2", NEVER),
+        ("hop a2", LOST),
+    ];
+    assert_eq!(gone(&leader, &beside), None, "that says nothing of b");
     assert_eq!(
         gone(&leader, &[("b1", LOST), ("b2", NEVER)]),
         None,
