@@ -239,7 +239,7 @@ impl Prober {
         let was_lost = self.was_lost(&subject);
         self.remember_useless(&subject, now);
         let may_expect = self.choices.groups && matches!(subject, Subject::Behind(..));
-        let mut watch = Watch::new(subject, self.settings.threshold, now, next);
+        let mut watch = Watch::new(subject, self.settings.threshold, self.choices.groups, now, next);
         watch.is_expected = may_expect && targets.iter().any(|target| self.heard.contains_key(target));
         if was_lost {
             watch.detector.handle_lost_before();

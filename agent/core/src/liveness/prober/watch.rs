@@ -51,11 +51,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(subject: Subject, threshold: f64, now: Instant, next: Instant) -> Self {
+    pub(super) fn new(subject: Subject, threshold: f64, groups: bool, now: Instant, next: Instant) -> Self {
         // Without groups of peers, what is behind a leader, or beyond one, answers for a moment while leaders change, and then no more.
-        let detector = match subject {
-            Subject::Far(..) | Subject::Hop(_) | Subject::Member(_) => Detector::new(threshold),
-            Subject::Behind(..) | Subject::Through(..) => Detector::new_by_chance(threshold),
+        let is_beyond = matches!(subject, Subject::Behind(..) | Subject::Through(..));
+        let detector = if is_beyond && !groups {
+            Detector::new_by_chance(threshold)
+        } else {
+            Detector::new(threshold)
         };
         Self {
             subject,

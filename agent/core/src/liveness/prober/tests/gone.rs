@@ -119,3 +119,17 @@ fn locations_that_are_away_together_are_asked_within_the_ceiling_and_no_other_is
     assert!((120..=145).contains(&of_one), "{of_one} instead of 100");
     assert!(world.changes.is_empty(), "{:?}", world.changes);
 }
+
+/// A leader that has only just come into use, and then all of them are gone.
+#[test]
+fn a_few_answers_from_behind_a_leader_keep_a_location_from_being_unreached_for_seconds_alone() {
+    let world = World::new(leader, |text, at, _| {
+        let is_behind = text.starts_with("192.168");
+        is_far(text) && (at > 10 * SECOND || is_behind && at > 600 * MS)
+    });
+    let world = world.run(30 * SECOND);
+    let [(at, true)] = world.unreached[..] else {
+        panic!("{:?}", world.unreached)
+    };
+    assert!(at > 10 * SECOND && at < 12 * SECOND, "{at:?}");
+}
