@@ -17,7 +17,7 @@
 //!
 //! * A path that never answered proves nothing: echo may be filtered on the way. It is not suspected. How one loses that answered only a
 //!   few times is not known yet: it is taken for the worst there is, so that it takes eight seconds at ten a second. Where an answer now and
-//!   then says nothing of the next one ([`Detector::new_by_chance`]) it is not suspected at all.
+//!   then says nothing of the next one ([`Detector::handle_chance`]) it is not suspected at all.
 //! * This process was not run for a while, or the whole machine was stopped: what it would have heard meanwhile it did not. Of all
 //!   probes on their way then one counts, so that who hardly gets to run sees the dead, too.
 //! * Nothing is learnt from misses that made a path be taken for dead, or that were before its first answer: a leader that was restarted a
@@ -114,14 +114,10 @@ impl Detector {
         }
     }
 
-    /// Returns the same for a path that may have answered a few times though it does not work: not suspected until it has answered
+    /// Says whether the path may have answered a few times though it does not work. Then it is not suspected until it has answered
     /// often enough.
-    #[must_use]
-    pub fn new_by_chance(threshold: f64) -> Self {
-        Self {
-            is_by_chance: true,
-            ..Self::new(threshold)
-        }
+    pub fn handle_chance(&mut self, is_by_chance: bool) {
+        self.is_by_chance = is_by_chance;
     }
 
     /// Records that the path was taken for dead before anything is known of it here.

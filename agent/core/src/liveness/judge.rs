@@ -267,10 +267,18 @@ impl Choices {
                 .iter()
                 .map(|leader| trust(&Subject::Far(location.clone(), leader.clone())))
                 .collect();
-            let hops = self.hops.iter().filter(|_| self.towards.contains(location));
-            let through = hops.map(|leader| {
-                let through = trust(&Subject::Through(leader.clone(), location.clone()));
-                if trust(&Subject::Hop(leader.clone())) == Trust::Lost {
+            let beside = self.hops.iter().filter(|_| self.towards.contains(location));
+            let beside: Vec<(Trust, Trust)> = beside
+                .map(|leader| {
+                    let through = Subject::Through(leader.clone(), location.clone());
+                    (trust(&Subject::Hop(leader.clone())), trust(&through))
+                })
+                .collect();
+            // What answered through a leader beside this one may have been leaders that are none any more.
+            let answered =
+                far.contains(&Trust::Lost) || beside.iter().any(|(_, through)| *through == Trust::Lost);
+            let through = beside.into_iter().map(|(hop, through)| {
+                if hop == Trust::Lost {
                     Trust::Lost
                 } else if through == Trust::Unproven && !self.groups {
                     Trust::Sound
@@ -278,11 +286,6 @@ impl Choices {
                     through
                 }
             });
-            // By others that may be no leaders any more it answered through those beside this one.
-            let mut beside = self.hops.iter().filter(|_| self.towards.contains(location));
-            let answered = far.contains(&Trust::Lost)
-                || beside
-                    .any(|leader| trust(&Subject::Through(leader.clone(), location.clone())) == Trust::Lost);
             let best = far.iter().copied().chain(through).min()?;
             let gone = match best {
                 Trust::Lost => Gone::Lost,

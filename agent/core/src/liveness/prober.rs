@@ -210,7 +210,7 @@ impl Prober {
                 .remove(&subject)
                 .unwrap_or_else(|| self.begin(subject.clone(), &targets, now));
             if let Some(watch) = self.watches.get_mut(&id) {
-                watch.handle_targets(way, targets);
+                watch.handle_targets(way, targets, assignment.groups);
             }
             self.ids.insert(subject, id);
         }
@@ -239,7 +239,7 @@ impl Prober {
         let was_lost = self.was_lost(&subject);
         self.remember_useless(&subject, now);
         let may_expect = self.choices.groups && matches!(subject, Subject::Behind(..));
-        let mut watch = Watch::new(subject, self.settings.threshold, self.choices.groups, now, next);
+        let mut watch = Watch::new(subject, self.settings.threshold, now, next);
         watch.is_expected = may_expect && targets.iter().any(|target| self.heard.contains_key(target));
         if was_lost {
             watch.detector.handle_lost_before();

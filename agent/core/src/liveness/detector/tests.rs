@@ -371,7 +371,7 @@ fn a_path_that_answered_a_few_times_is_dead_after_seconds_and_none_of_it_is_lear
 #[test]
 fn a_path_that_may_answer_by_chance_is_not_dead_for_having_answered_a_few_times() {
     let mut path = Path::new(1, |at, _| (at < 9 * INTERVAL).then_some(MS));
-    path.detector = Detector::new_by_chance(THRESHOLD);
+    path.detector.handle_chance(true);
     let path = path.run(60 * SECOND);
     assert!(path.changes.is_empty(), "{:?}", path.changes);
 }

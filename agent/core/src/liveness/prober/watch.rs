@@ -51,19 +51,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(subject: Subject, threshold: f64, groups: bool, now: Instant, next: Instant) -> Self {
-        // Without groups of peers, what is behind a leader, or beyond one, answers for a moment while leaders change, and then no more.
-        let is_beyond = matches!(subject, Subject::Behind(..) | Subject::Through(..));
-        let detector = if is_beyond && !groups {
-            Detector::new_by_chance(threshold)
-        } else {
-            Detector::new(threshold)
-        };
+    pub(super) fn new(subject: Subject, threshold: f64, now: Instant, next: Instant) -> Self {
         Self {
             subject,
             way: Way::FromOverlay,
             targets: Vec::new(),
-            detector,
+            detector: Detector::new(threshold),
             witness: None,
             rotation: 0,
             silent: 0,
@@ -100,7 +93,11 @@ impl Watch {
         }
     }
 
-    pub(super) fn handle_targets(&mut self, way: Way, targets: Vec<IpAddr>) {
+    /// Takes whom to ask and how, and whether leaders have groups of peers. Without them, what is behind a leader, or beyond one, answers
+    /// for a moment while leaders change, and then no more.
+    pub(super) fn handle_targets(&mut self, way: Way, targets: Vec<IpAddr>, groups: bool) {
+        let is_beyond = matches!(self.subject, Subject::Behind(..) | Subject::Through(..));
+        self.detector.handle_chance(is_beyond && !groups);
         if self.targets != targets {
             self.targets = targets;
             self.witness = None;

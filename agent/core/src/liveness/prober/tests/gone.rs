@@ -133,3 +133,28 @@ fn a_few_answers_from_behind_a_leader_keep_a_location_from_being_unreached_for_s
     };
     assert!(at > 10 * SECOND && at < 12 * SECOND, "{at:?}");
 }
+
+/// An agent knows what its WireGuard has a moment after it begins to watch.
+#[test]
+fn groups_that_are_known_later_count_from_then_on() {
+    let mut world = World::new(
+        |judgement| Assignment {
+            groups: false,
+            ..leader(judgement)
+        },
+        |text, at, _| {
+            let is_behind = text.starts_with("192.168");
+            is_far(text) && (at > 10 * SECOND || is_behind && at > 600 * MS)
+        },
+    )
+    .run(SECOND);
+    world.assignment = leader;
+    let judgement = world.judgement.clone();
+    world.prober.handle_assignment(&leader(&judgement), world.now);
+    let world = world.run(29 * SECOND);
+    assert!(
+        matches!(world.unreached[..], [(_, true)]),
+        "{:?}",
+        world.unreached
+    );
+}
