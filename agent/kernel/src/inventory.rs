@@ -21,9 +21,6 @@ use crate::{
 /// The routing table `main`.
 const MAIN: TableId = TableId(254);
 
-/// The routing table `local`, into which Linux looks first.
-const LOCAL: TableId = TableId(255);
-
 impl Kernel {
     /// Takes the inventory of what is not Spanwire's, and of the ways to `endpoints` outside of the mesh. Of a node that
     /// `leads` also what filters packets for itself.
@@ -62,7 +59,7 @@ impl Kernel {
                 inventory.default_routes.insert(family);
             }
             defaults.extend(found);
-            let local = self.routes(family, LOCAL).await?;
+            let local = self.routes(family, route::LOCAL).await?;
             inventory
                 .local_routes
                 .extend(made_local(&local, &devices, &addresses));

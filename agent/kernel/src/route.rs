@@ -116,13 +116,14 @@ pub(crate) fn is_calicos(route: &ObservedRoute, device: &str) -> bool {
     to_a_node && !is_wide && (of_its_own || matches!(route.protocol, FELIX | BIRD))
 }
 
+/// The routing table `local`, into which Linux looks first (`RT_TABLE_LOCAL`).
+pub(crate) const LOCAL: TableId = TableId(255);
+
 /// Whether it makes what it is for addresses of this machine, and is none of those that the kernel itself makes for addresses of devices.
 pub(crate) fn is_made_local(route: &ObservedRoute) -> bool {
-    /// `RT_TABLE_LOCAL` (include/uapi/linux/rtnetlink.h).
-    const LOCAL: u32 = 255;
-    /// `RTPROT_KERNEL`.
+    /// `RTPROT_KERNEL` (include/uapi/linux/rtnetlink.h).
     const KERNEL: u8 = 2;
-    route.table == LOCAL && route.kind == RouteType::Local && route.protocol != KERNEL
+    route.table == LOCAL.0 && route.kind == RouteType::Local && route.protocol != KERNEL
 }
 
 /// Length of `struct rtmsg` (include/uapi/linux/rtnetlink.h).
