@@ -194,6 +194,22 @@ impl SecondUplink {
         Self { near, far, remote }
     }
 
+    /// The same, which comes to have a better route to `remote` than the first one while packets flow.
+    fn appears(world: &World, v6: bool) -> Self {
+        let World { a, b } = world;
+        let second = Self::new(world, v6);
+        let Self { remote, .. } = second;
+        let first_hop = b.outer[usize::from(v6)];
+        a.namespace.run(&format!(
+            "ip route add {remote} via {first_hop} dev eth0 metric 20"
+        ));
+        b.know(a, None);
+        a.know(b, Some(remote.parse().unwrap()));
+        assert!(a.pings(b.inner[0], 2));
+        second.lead_to(a, remote, "main");
+        second
+    }
+
     /// Has `a` reach an address by it, in the main table or another.
     fn lead_to(&self, a: &Side, address: &str, table: &str) {
         let Self { far, .. } = self;
@@ -222,16 +238,7 @@ fn a_better_route_by_another_uplink_takes_what_is_sent_to_its_address() {
     for v6 in families() {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
-        let second = SecondUplink::new(&world, v6);
-        let SecondUplink { remote, .. } = second;
-        let first_hop = b.outer[usize::from(v6)];
-        a.namespace.run(&format!(
-            "ip route add {remote} via {first_hop} dev eth0 metric 20"
-        ));
-        b.know(a, None);
-        a.know(b, Some(remote.parse().unwrap()));
-        assert!(a.pings(b.inner[0], 2));
-        second.lead_to(a, remote, "main");
+        let second = SecondUplink::appears(&world, v6);
         wait_until("the address of the better route", AT_ONCE, || {
             a.reaches(b.inner[0])
         });
@@ -245,16 +252,7 @@ fn packets_go_on_when_a_better_route_by_another_uplink_appears() {
     for v6 in families() {
         let world = World::new(Engine::Ours, Engine::Ours);
         let World { a, b } = &world;
-        let second = SecondUplink::new(&world, v6);
-        let SecondUplink { remote, .. } = second;
-        let first_hop = b.outer[usize::from(v6)];
-        a.namespace.run(&format!(
-            "ip route add {remote} via {first_hop} dev eth0 metric 20"
-        ));
-        b.know(a, None);
-        a.know(b, Some(remote.parse().unwrap()));
-        assert!(a.pings(b.inner[0], 2));
-        second.lead_to(a, remote, "main");
+        SecondUplink::appears(&world, v6);
         for _ in 0..3 {
             wait_until("packets to arrive", AT_ONCE, || a.reaches(b.inner[0]));
             thread::sleep(Duration::from_millis(300));

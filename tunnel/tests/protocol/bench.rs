@@ -268,6 +268,17 @@ pub(crate) fn pair() -> (Bench, Bench) {
     (a, b)
 }
 
+/// Two devices of which the first has called the second, and what that answers, which has not arrived yet.
+pub(crate) fn answered() -> (Bench, Bench, Vec<u8>) {
+    let (mut a, mut b) = (Bench::new(1), Bench::quiet(2));
+    b.know(&a, false);
+    a.know(&b, true);
+    let (_, call) = a.kept.sent.remove(0);
+    b.hear(a.at, &call);
+    let (_, answer) = b.kept.sent.remove(0);
+    (a, b, answer)
+}
+
 /// Returns an IPv4 packet whose length is `20 + payload`.
 pub(crate) fn packet(source: &str, destination: &str, payload: usize) -> Vec<u8> {
     let mut packet = vec![0x45; 20];

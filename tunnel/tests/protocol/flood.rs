@@ -7,7 +7,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use spanwire_tunnel::key::PrivateKey;
 
 use crate::{
-    bench::{Bench, converse, packet, pair},
+    bench::{Bench, answered, converse, packet, pair},
     sim,
 };
 
@@ -155,18 +155,13 @@ fn two_thousand_peers_that_are_called_at_once_are_all_heard_through_a_flood() {
 #[test]
 fn forged_answers_do_not_use_up_what_is_kept_for_the_real_one() {
     sim::freeze();
-    let (mut a, mut b) = (Bench::new(1), Bench::quiet(2));
-    b.know(&a, false);
-    a.know(&b, true);
-    let (_, call) = a.kept.sent.remove(0);
-    b.hear(a.at, &call);
-    let (_, answer) = b.kept.sent.remove(0);
+    let (mut a, b, answer) = answered();
     let spoofed = Stranger::new(&a).initiation();
     for number in 0..FLOOD {
         a.hear(address(number), &spoofed);
     }
     // The index is in the open; what it takes to pass the first look is not.
-    let forged = [&[2, 0, 0, 0, 9, 9, 9, 9], &call[4..8], &[7; 80]].concat();
+    let forged = [&[2, 0, 0, 0, 9, 9, 9, 9], &answer[8..12], &[7; 80]].concat();
     for _ in 0..10 {
         a.hear(b.at, &forged);
     }

@@ -10,7 +10,7 @@ use boringtun::noise::{TunnResult, rate_limiter::RateLimiter};
 use spanwire_tunnel::key::PublicKey;
 
 use crate::{
-    bench::{Bench, converse, packet, pair},
+    bench::{Bench, answered, converse, packet, pair},
     sim,
 };
 
@@ -103,12 +103,7 @@ fn data_under_another_index_is_dropped_and_counted() {
 #[test]
 fn a_response_under_another_index_is_dropped_and_counted() {
     sim::freeze();
-    let (mut a, mut b) = (Bench::new(1), Bench::quiet(2));
-    b.know(&a, false);
-    a.know(&b, true);
-    let (_, call) = a.kept.sent.remove(0);
-    b.hear(a.at, &call);
-    let (_, response) = b.kept.sent.remove(0);
+    let (mut a, b, response) = answered();
     for mut other in misdirected(&response, SECOND) {
         sign(&mut other, a.key());
         a.hear(b.at, &other);
