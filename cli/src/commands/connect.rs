@@ -70,9 +70,8 @@ async fn connected(
     registration::remove_left(access, machine, &name, own.as_deref()).await?;
     let objects = access.objects(&KINDS).await?;
     access.may_watch(&KINDS).await?;
-    let services = services(access, args).await?;
-    let known = access.service_cidrs().await.unwrap_or_default();
-    let allowed = addresses(machine, args, &objects, &name, [&services, &known]).await?;
+    let (services, taken) = services(access.service_cidrs().await, args)?;
+    let allowed = addresses(machine, args, &objects, &name, &taken).await?;
 
     let pair = KeyPair::generate()?;
     machine.set_key(pair.of_device());
@@ -112,36 +111,39 @@ async fn leave(machine: &mut Machine, registration: Option<Registration>) -> any
     closed
 }
 
-/// Returns the networks of services that are to be reached.
-async fn services(access: &Access, args: &ConnectArgs) -> anyhow::Result<Vec<Prefix>> {
-    let Some(named) = &args.service_cidr else {
-        return Ok(Vec::new());
-    };
-    if !named.is_empty() {
-        return Ok(named.clone());
+/// Returns the networks of services that are to be reached, and all of which no address may be taken.
+fn services(
+    known: Result<Vec<Prefix>, kube::Error>,
+    args: &ConnectArgs,
+) -> anyhow::Result<(Vec<Prefix>, Vec<Prefix>)> {
+    match args.service_cidr.as_deref() {
+        None => Ok((Vec::new(), known.unwrap_or_default())),
+        Some([]) => {
+            let known =
+                known.map_err(|error| explained(error, "list servicecidrs of networking.k8s.io", false))?;
+            ensure!(
+                !known.is_empty(),
+                "this API server does not say which networks services have; name them: --service-cidr 10.96.0.0/12"
+            );
+            Ok((known.clone(), known))
+        }
+        Some(named) => Ok((named.to_vec(), [named, &known.unwrap_or_default()].concat())),
     }
-    let known = access.service_cidrs().await;
-    let known = known.map_err(|error| explained(error, "list servicecidrs of networking.k8s.io", false))?;
-    ensure!(
-        !known.is_empty(),
-        "this API server does not say which networks services have; name them: --service-cidr 10.96.0.0/12"
-    );
-    Ok(known)
 }
 
-/// Returns the addresses that this machine is to have: none of services, of those that are to be reached and of all that are known.
+/// Returns the addresses that this machine is to have, none of these networks of services among them.
 async fn addresses(
     machine: &mut Machine,
     args: &ConnectArgs,
     objects: &Objects,
     name: &PeerName,
-    [services, known]: [&[Prefix]; 2],
+    services: &[Prefix],
 ) -> anyhow::Result<Vec<Prefix>> {
     let mesh = objects.published();
     let own = machine.other_addresses().await?;
     let allowed = match &args.allowed_ip[..] {
         [] => {
-            let networks = [&machine_networks(&own), services, known].concat();
+            let networks = [&machine_networks(&own), services].concat();
             vec![free_address(objects, args.pool, &networks).map_err(|problem| anyhow!(problem))?]
         }
         given => given.to_vec(),
