@@ -48,10 +48,12 @@ const STARVED: [(&str, &str); 5] = [
 
 /// What agents and operators say while the API server is away, starts, or no longer lets them do their work. What exactly
 /// fails first, and why, depends on the moment.
-const REFUSED: [&str; 10] = [
+const REFUSED: [&str; 11] = [
     "watch failed, backing off",
     "renewing the leader's Lease failed",
     "renewing the lease failed",
+    // Nor is it refused where packets are dropped on the way.
+    "renewing the lease timed out",
     // It is no longer the leader, and starts again.
     "the operator ends",
     "writing the status failed",
