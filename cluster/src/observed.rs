@@ -12,6 +12,8 @@
 //! counts as a whole: a part of it could mean more than was asked for. Of a status what cannot be read is set aside, and the
 //! rest counts. What was set aside is named.
 
+mod fields;
+
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use k8s_openapi::{
@@ -29,10 +31,12 @@ use serde_json::{Map, Value};
 use spanwire_crds::{
     FieldProblem, Location, LocationSlice, MeshNode, Peer,
     translate::{
-        FelixConfiguration, Node,
-        networks::{BlockAffinity, CiliumNode, Pod},
+        FelixConfiguration, FelixSpec, Node, NodeSpec, NodeStatus,
+        networks::{BlockAffinity, BlockAffinitySpec, CiliumNode, CiliumNodeSpec, Pod, PodSpec, PodStatus},
     },
 };
+
+use self::fields::fields_of;
 
 /// A kind whose objects can be observed.
 pub trait Observable:
@@ -40,19 +44,29 @@ pub trait Observable:
 {
     /// What it has besides metadata, as far as that is used.
     const PARTS: &'static [&'static str] = &["spec", "status"];
-    /// The fields of its spec and of its status that are used; `None`: all that the type has.
-    const USED: Option<&'static [&'static str]> = None;
+
+    /// Returns the fields of its spec, and of its status, that are used; `None`: all that there are.
+    #[must_use]
+    fn used(_part: &str) -> Option<Fields> {
+        None
+    }
+}
+
+/// The names of fields.
+pub type Fields = &'static [&'static str];
+
+/// Returns the fields of the spec or of the status.
+fn fields_of_part<Spec: DeserializeOwned, Status: DeserializeOwned>(part: &str) -> Fields {
+    match part {
+        "status" => fields_of::<Status>(),
+        _ => fields_of::<Spec>(),
+    }
 }
 
 impl Observable for Node {
-    const USED: Option<&'static [&'static str]> = Some(&[
-        "podCIDRs",
-        "unschedulable",
-        "taints",
-        "addresses",
-        "conditions",
-        "nodeInfo",
-    ]);
+    fn used(part: &str) -> Option<Fields> {
+        Some(fields_of_part::<NodeSpec, NodeStatus>(part))
+    }
 }
 impl Observable for MeshNode {}
 impl Observable for Location {}
@@ -67,17 +81,24 @@ impl Observable for CustomResourceDefinition {
     const PARTS: &'static [&'static str] = &[];
 }
 impl Observable for BlockAffinity {
-    const USED: Option<&'static [&'static str]> = Some(&["cidr", "node", "state", "deleted", "type"]);
+    fn used(part: &str) -> Option<Fields> {
+        Some(fields_of_part::<BlockAffinitySpec, ()>(part))
+    }
 }
 impl Observable for Pod {
-    const USED: Option<&'static [&'static str]> = Some(&["nodeName", "hostNetwork", "podIPs", "phase"]);
+    fn used(part: &str) -> Option<Fields> {
+        Some(fields_of_part::<PodSpec, PodStatus>(part))
+    }
 }
 impl Observable for CiliumNode {
-    const USED: Option<&'static [&'static str]> = Some(&["ipam"]);
+    fn used(part: &str) -> Option<Fields> {
+        Some(fields_of_part::<CiliumNodeSpec, ()>(part))
+    }
 }
 impl Observable for FelixConfiguration {
-    const USED: Option<&'static [&'static str]> =
-        Some(&["bpfEnabled", "bpfL3IfacePattern", "bpfDataIfacePattern"]);
+    fn used(part: &str) -> Option<Fields> {
+        Some(fields_of_part::<FelixSpec, ()>(part))
+    }
 }
 
 /// What is used of the metadata of any object.
@@ -220,7 +241,7 @@ impl<'de, K: Observable> Visitor<'de> for ObjectVisitor<K> {
             match key.as_str() {
                 "metadata" => metadata = map.next_value_seed(Kept(&METADATA))?,
                 part if K::PARTS.contains(&part) => {
-                    let part = match K::USED {
+                    let part = match K::used(part) {
                         Some(used) => Value::Object(map.next_value_seed(Kept(used))?),
                         None => map.next_value()?,
                     };

@@ -88,7 +88,7 @@ fn metadata_that_nothing_uses_is_not_looked_at_and_of_the_rest_each_field_counts
             "labels": {"a": "b", "c": 4}, "annotations": {"x": ["y"]}, "generation": "many", "ownerReferences": [7],
             "managedFields": [{"manager": "m", "time": NEVER, "fieldsV1": deep}],
         },
-        "spec": {"podCIDRs": ["10.244.1.0/24"], "providerID": 4, "podCIDR": 7},
+        "spec": {"podCIDRs": ["10.244.1.0/24"], "externalID": 4, "podCIDR": 7},
         "status": {
             "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": NEVER}],
             "capacity": {"cpu": "1e99999"}, "images": [4],
@@ -101,6 +101,45 @@ fn metadata_that_nothing_uses_is_not_looked_at_and_of_the_rest_each_field_counts
     assert_eq!(node.spec.pod_cidrs, ["10.244.1.0/24"]);
     assert_eq!(node.status.conditions[0].status, "True");
     assert_eq!(node.metadata.creation_timestamp, Some(Time(Timestamp::MAX)));
+}
+
+#[test]
+fn all_that_a_type_has_is_taken_and_nothing_else() {
+    let observed: Observed<Node> = read(json!({
+        "metadata": {"name": "a1"},
+        "spec": {
+            "podCIDRs": ["10.244.1.0/24"], "providerID": "aws:///eu-west-1a/i-0123", "unschedulable": true,
+            "taints": [{"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}],
+        },
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "nodeInfo": {"bootID": "b", "machineID": 7},
+        },
+    }));
+    let node = observed.object.unwrap();
+    let (spec, status) = (node.spec, node.status);
+    assert_eq!(spec.provider_id, "aws:///eu-west-1a/i-0123");
+    assert_eq!(
+        (spec.pod_cidrs.len(), spec.unschedulable, spec.taints.len()),
+        (1, true, 1)
+    );
+    assert_eq!((status.addresses.len(), status.conditions.len()), (1, 1));
+    assert_eq!(status.info.boot_id, "b");
+
+    let used = |fields: Option<Fields>| fields.unwrap().to_vec();
+    assert_eq!(
+        used(BlockAffinity::used("spec")),
+        ["cidr", "node", "state", "deleted", "type"]
+    );
+    assert_eq!(used(BlockAffinity::used("status")), [""; 0]);
+    assert_eq!(used(Pod::used("spec")), ["nodeName", "hostNetwork"]);
+    assert_eq!(used(Pod::used("status")), ["phase", "podIPs"]);
+    assert_eq!(used(CiliumNode::used("spec")), ["ipam"]);
+    let felix = used(FelixConfiguration::used("spec"));
+    for field in ["bpfEnabled", "bpfL3IfacePattern", "bpfDataIfacePattern"] {
+        assert!(felix.contains(&field), "{felix:?}");
+    }
 }
 
 #[test]

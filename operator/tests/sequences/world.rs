@@ -17,6 +17,7 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt as _, runtime::watcher::Event};
 use serde_json::json;
+use spanwire_cluster::observed::Observed;
 use spanwire_crds::{
     Link, Location, LocationSlice, LocationSpec, MeshNode, MeshNodeSpec, MeshNodeStatus, Peer,
     publication::{MANAGED_LABEL, assemble},
@@ -211,7 +212,7 @@ impl World {
             }
             Change::Node(name, None) => {
                 if let Some(node) = self.nodes.remove(&name) {
-                    self.state.handle_node(Event::Delete(read(node).into()));
+                    self.state.handle_node(Event::Delete(read(node)));
                 }
             }
             Change::Annotate(name, key, value) => {
@@ -256,7 +257,7 @@ impl World {
 
     fn send_node(&mut self, name: &str) {
         let node = read(self.nodes[name].clone());
-        self.state.handle_node(Event::Apply(node.into()));
+        self.state.handle_node(Event::Apply(node));
     }
 
     /// What an agent reports lies in its MeshNode; before the operator has made one, as if the agent had.
@@ -572,7 +573,8 @@ impl World {
     }
 }
 
-fn read(node: serde_json::Value) -> Node {
+/// As the watch delivers it.
+fn read(node: serde_json::Value) -> Observed<Node> {
     serde_json::from_value(node).unwrap()
 }
 
