@@ -196,6 +196,7 @@ impl From<Body> for Checkpoint {
                 unheard: BTreeSet::new(),
                 silent: BTreeSet::new(),
                 dead: BTreeSet::new(),
+                idle: BTreeSet::new(),
                 cut: body.cut.iter().filter_map(|name| name.parse().ok()).collect(),
             },
         }

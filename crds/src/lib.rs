@@ -26,9 +26,12 @@ pub mod translate;
 
 pub use location::{Hop, Leaders, Location, LocationSpec, LocationStatus, Mode};
 pub use mesh_node::{
-    Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus, SilentMember, UnkeyedPeer,
+    AvoidedLeader, Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus, SilentMember,
+    UnkeyedPeer,
 };
 pub use peer::{AcceptedPeer, Peer, PeerSpec, PeerStatus, PresharedKeySecretRef};
 pub use problem::FieldProblem;
-pub use schema::{LONGEST_CAUSE, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, definitions, files};
+pub use schema::{
+    LONGEST_CAUSE, MOST_AVOIDED_LEADERS, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, definitions, files,
+};
 pub use slice::{Head, LocationSlice, LocationSliceSpec, Role, SliceLeader, SliceMember, SliceSettings};

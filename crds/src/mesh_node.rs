@@ -110,6 +110,12 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::silent_members")]
     pub silent_members: Vec<SilentMember>,
+    /// The leaders that this node has not used for some seconds because another does better: of its own location those that answer it
+    /// and through which nothing arrives, and, where it leads itself, those of other locations that do not answer it, or hand
+    /// nothing on there. Nothing is lost while another is used instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::avoided_leaders")]
+    pub avoided_leaders: Vec<AvoidedLeader>,
     /// No trace of Spanwire is left on the node, as `spec.retire` asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
@@ -140,6 +146,21 @@ pub struct SilentMember {
     /// Since when, what of it is not reached, and what would help.
     #[schemars(length(max = schema::LONGEST_CAUSE))]
     pub cause: String,
+}
+
+/// A leader that a node does not use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct AvoidedLeader {
+    /// The location that it leads.
+    #[schemars(length(max = 63))]
+    pub location: String,
+    /// The leader.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// Of a leader of the node's own location: the other location at which nothing arrives through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub towards: Option<String>,
 }
 
 /// The implementation of WireGuard in use.

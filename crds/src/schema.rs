@@ -21,6 +21,9 @@ pub const MOST_UNKEYED_PEERS: usize = 256;
 /// How many nodes that a leader does not reach its MeshNode names at most.
 pub const MOST_SILENT_MEMBERS: usize = 64;
 
+/// How many leaders that a node does not use its MeshNode names at most.
+pub const MOST_AVOIDED_LEADERS: usize = 64;
+
 /// The longest cause of these, in bytes; the schema counts characters.
 pub const LONGEST_CAUSE: usize = 1024;
 
@@ -302,6 +305,15 @@ pub(crate) fn silent_members(generator: &mut SchemaGenerator) -> Schema {
         "items": generator.subschema_for::<crate::SilentMember>(),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["node"],
+    })
+}
+
+/// Returns the schema of the leaders that a node does not use.
+pub(crate) fn avoided_leaders(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": MOST_AVOIDED_LEADERS,
+        "items": generator.subschema_for::<crate::AvoidedLeader>(),
     })
 }
 

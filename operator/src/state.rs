@@ -26,6 +26,7 @@
 //! * Everything dead: when no node of a location that may lead it seems to be alive, its leaders stay (`decide`).
 
 mod answers;
+mod avoided;
 mod batch;
 mod facts;
 mod felix;
@@ -131,6 +132,8 @@ pub struct OperatorState {
     faulty: BTreeSet<NodeName>,
     /// Nodes whose agents say that packets may be lost there.
     degraded: BTreeSet<NodeName>,
+    /// What agents report of leaders that they do not use, and what came of it.
+    avoidance: avoided::Avoidance,
     /// Nodes whose agents name members that do not answer them.
     unanswered: BTreeSet<NodeName>,
     /// Nodes that their CNI knows by an overlay address, and what to say of it.
@@ -294,6 +297,7 @@ impl OperatorState {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.dirty |= self.networks.handle_timeout(now);
         self.notice_mute(now);
+        self.notice_avoided(now);
         let changed = self.former.handle_timeout(now);
         self.dirty |= !changed.is_empty();
         self.stale.extend(changed);
@@ -317,6 +321,7 @@ impl OperatorState {
             self.usage.poll_timeout(),
             self.networks.poll_timeout(),
             self.mute.poll_timeout(),
+            self.poll_avoided(),
             self.former.poll_timeout(),
         ];
         timeouts.into_iter().flatten().min()
@@ -373,6 +378,7 @@ impl OperatorState {
             self.facts.remember(&previous);
             self.succeed(&previous, now.monotonic);
         }
+        self.hear_witnesses(&previous, now);
         self.refresh(&previous, now.monotonic);
         let decision = decide(&self.facts, &previous);
         self.appoint(&decision.mesh, now.monotonic);

@@ -218,7 +218,8 @@ pub struct NodeFact {
     pub mtu: Option<u16>,
     /// It runs: where it leads, its Lease is fresh; else its Node is Ready.
     pub alive: bool,
-    /// Its agent has not renewed its Lease as a leader, or says that it could not: others go before it.
+    /// Its agent has not renewed its Lease as a leader, or says that it could not, or nothing got through it when it led: others
+    /// go before it.
     pub doubtful: bool,
     /// It is marked unschedulable, or is being drained.
     pub cordoned: bool,

@@ -1,9 +1,11 @@
 //! The state of a node: everything observed, and what follows from it.
 
+mod avoided;
 mod counting;
 mod planning;
 mod preshared;
 mod silent;
+mod spells;
 mod status;
 mod troubles;
 mod unreached;
@@ -57,6 +59,7 @@ pub struct NodeState {
     reachability: Reachability,
     unreached: unreached::Unreached,
     silent: silent::Silent,
+    avoided: avoided::Avoidance,
     plan: Plan,
     facts: HostFacts,
     routable: BTreeSet<Family>,
@@ -109,6 +112,7 @@ impl NodeState {
             reachability: Reachability::default(),
             unreached: unreached::Unreached::default(),
             silent: silent::Silent::default(),
+            avoided: avoided::Avoidance::default(),
             facts: HostFacts {
                 owned,
                 settled: enforced.clone(),
@@ -287,6 +291,7 @@ impl NodeState {
             self.fights.handle_timeout(now),
             self.unreached.handle_timeout(now),
             self.silent.handle_timeout(now),
+            self.avoided.handle_timeout(now),
         ];
         if is_news.contains(&true) {
             self.gather_troubles();
@@ -309,6 +314,7 @@ impl NodeState {
             self.fights.poll_timeout(),
             self.unreached.poll_timeout(),
             self.silent.poll_timeout(),
+            self.avoided.poll_timeout(),
         ];
         others.into_iter().flatten().min()
     }

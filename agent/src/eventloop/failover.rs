@@ -51,6 +51,11 @@ impl EventLoop {
             self.state.handle_silent(&self.judgement, Timestamp::now(), now);
             self.wake_by_state(now);
         }
+        let not_used = (&self.judgement.idle, &self.judgement.forsaken);
+        if not_used != (&before.idle, &before.forsaken) || self.judgement.dead != before.dead {
+            self.state.handle_avoided(&self.judgement, Timestamp::now(), now);
+            self.wake_by_state(now);
+        }
         let now_gone = (&self.judgement.unreached, &self.judgement.unheard);
         if now_gone != (&before.unreached, &before.unheard) {
             if self

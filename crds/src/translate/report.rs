@@ -10,7 +10,7 @@ use spanwire_topology::{Endpoint, LocationName, NodeFact, NodeName, PeerName, Pu
 
 use super::{Fields, Translated};
 use crate::{
-    FieldProblem, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, MeshNodeStatus,
+    FieldProblem, MOST_AVOIDED_LEADERS, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, MeshNodeStatus,
     conditions::{ConditionType, Reason},
 };
 
@@ -40,6 +40,19 @@ pub struct Report {
     pub unkeyed: BTreeMap<PeerName, String>,
     /// Of a leader: the nodes of its location that do not answer it, and what follows; bounded likewise.
     pub silent: BTreeMap<NodeName, String>,
+    /// The leaders that the node does not use.
+    pub avoided: BTreeSet<Avoided>,
+}
+
+/// A leader that a node does not use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Avoided {
+    /// The location that it leads.
+    pub location: LocationName,
+    /// The leader.
+    pub leader: NodeName,
+    /// Of a leader of the node's own location: the one at which nothing arrives through it.
+    pub towards: Option<LocationName>,
 }
 
 /// Returns what the agent says.
@@ -88,11 +101,29 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
                 Some((node, bounded(&entry.cause, 2 * LONGEST)))
             })
             .collect(),
+        avoided: status
+            .avoided_leaders
+            .iter()
+            .take(MOST_AVOIDED_LEADERS)
+            .filter_map(|entry| avoided(&mut fields, entry))
+            .collect(),
     };
     Translated {
         fact,
         problems: fields.problems,
     }
+}
+
+fn avoided(fields: &mut Fields, entry: &crate::AvoidedLeader) -> Option<Avoided> {
+    const FIELD: &str = "status.avoidedLeaders";
+    Some(Avoided {
+        location: fields.one(FIELD, &entry.location)?,
+        leader: fields.one(FIELD, &entry.node)?,
+        towards: match &entry.towards {
+            Some(towards) => Some(fields.one(FIELD, towards)?),
+            None => None,
+        },
+    })
 }
 
 /// Returns the first addresses that a device of another node can have. Linux refuses a route by any other, and the nodes that
@@ -200,6 +231,40 @@ mod tests {
         assert!(said[&"a2".parse::<NodeName>().unwrap()].chars().count() <= 2 * LONGEST + 1);
         assert_eq!(said.len(), MOST_SILENT_MEMBERS - 1, "one is no name");
         assert!(read.problems[0].to_string().starts_with("status.silentMembers"));
+    }
+
+    #[test]
+    fn which_leaders_are_avoided_is_read_one_by_one_and_in_bounds() {
+        let entry = |location: &str, node: &str, towards: Option<&str>| crate::AvoidedLeader {
+            location: location.to_owned(),
+            node: node.to_owned(),
+            towards: towards.map(str::to_owned),
+        };
+        let mut avoided_leaders = vec![
+            entry("b", "b1", None),
+            entry("a", "a1", Some("b")),
+            entry("No name", "a1", None),
+            entry("a", "a1", Some("No name")),
+        ];
+        let many = (0..MOST_AVOIDED_LEADERS).map(|number| entry("c", &format!("c{number}"), None));
+        avoided_leaders.extend(many);
+        let read = report(&MeshNodeStatus {
+            avoided_leaders,
+            ..MeshNodeStatus::default()
+        });
+        let known = |location: &str, leader: &str, towards: Option<&str>| Avoided {
+            location: location.parse().unwrap(),
+            leader: leader.parse().unwrap(),
+            towards: towards.map(|towards| towards.parse().unwrap()),
+        };
+        let said = &read.fact.avoided;
+        assert!(said.contains(&known("b", "b1", None)) && said.contains(&known("a", "a1", Some("b"))));
+        assert_eq!(
+            (said.len(), read.problems.len()),
+            (MOST_AVOIDED_LEADERS - 2, 2),
+            "two are no names"
+        );
+        assert!(read.problems[0].to_string().starts_with("status.avoidedLeaders"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod cut;
 mod gone;
+mod idle;
 mod map;
 mod silent;
 
@@ -27,6 +28,7 @@ const GAP: Duration = Duration::from_secs(4);
 
 const CUT: &str = "pods that the leader does not reach get theirs by the other one";
 const MAP: &str = "the map shows that a leader is gone around";
+const IDLE: &str = "a leader that forwards nothing for long is replaced";
 const GONE: &str = "all leaders of a location lose power";
 
 fn main() -> ExitCode {
@@ -42,9 +44,10 @@ fn main() -> ExitCode {
             .map(|(fault, test)| (fault.name, test)),
     );
     tests.push((MAP, map::says_who_is_gone_around));
+    tests.push((IDLE, idle::replaced));
     tests.push((NO_API_SERVER.name, silent::replaced));
     tests.push((GONE, gone::refused));
-    let others = [CUT, MAP, NO_API_SERVER.name, GONE];
+    let others = [CUT, MAP, IDLE, NO_API_SERVER.name, GONE];
     let faults = FAULTS.iter().map(|fault| fault.name).chain(others);
     let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
     suite::run(

@@ -118,6 +118,8 @@ impl OperatorState {
         let degraded = report.is_some_and(|report| report.degraded.is_some());
         let unanswered = report.is_some_and(|report| !report.silent.is_empty());
         let refused = report.is_some_and(|report| report.lease_refused.is_some());
+        let avoids = report.is_some_and(|report| !report.avoided.is_empty());
+        self.avoidance.handle_report(&name, avoids);
         for (names, is_one) in [
             (&mut self.degraded, degraded),
             (&mut self.unanswered, unanswered),
@@ -169,7 +171,8 @@ impl OperatorState {
             let lingers = self.liveness.lingers(&name);
             let alive = record
                 .is_some_and(|record| (lingers && record.ready) || self.liveness.alive(&name, record.ready));
-            let doubtful = lingers || (self.refused.contains(&name) && !self.liveness.leads(&name));
+            let refused = self.refused.contains(&name) && !self.liveness.leads(&name);
+            let doubtful = lingers || refused || self.avoidance.rests(&name);
             let counts = self.counts(&name);
             let published = self.report(&name).is_none().then(|| published(&name, previous));
             let Some(fact) = self.facts.nodes.get_mut(&name) else {

@@ -229,6 +229,7 @@ impl OperatorState {
         let dropped = self.leaders_dropped_by_felix(decision);
         let mistaken = self.mistaken_members();
         let unrenewed = self.unrenewed();
+        let avoided = self.avoided_by_location();
         let (mut statuses, mut writes) = (BTreeMap::new(), Vec::new());
         for (name, record) in self.locations.objects() {
             let location = decision.mesh.locations.get(name).unwrap_or(&nothing);
@@ -242,7 +243,8 @@ impl OperatorState {
             let mut degraded = degraded.get(name).cloned().unwrap_or_default();
             degraded.extend(dropped.get(name).into_iter().flatten().copied());
             degraded.extend(mistaken.get(name).into_iter().flatten().copied());
-            let connected = self.connected(name, location, &decision.mesh);
+            let avoided = avoided.get(name).map_or(&[][..], Vec::as_slice);
+            let connected = self.connected(name, location, &decision.mesh, avoided);
             let connected = through_leaders(connected, location, &degraded);
             degraded.extend(unanswered.get(name).into_iter().flatten().copied());
             let mut findings = vec![
@@ -362,7 +364,10 @@ impl OperatorState {
                 spanwire_topology::LeaderRole::Standby => format!("{} stands by", leader.node),
             };
             let leaders: Vec<String> = location.leaders.iter().take(LEADERS).map(leader).collect();
-            (true, Reason::Elected, leaders.join(", "))
+            let resting = self.resting(|node| location.members.contains_key(node));
+            let resting = resting.into_iter().take(NAMED);
+            let texts: Vec<String> = std::iter::once(leaders.join(", ")).chain(resting).collect();
+            (true, Reason::Elected, texts.join("; "))
         };
         finding(ConditionType::LeaderElected, holds, reason, message)
     }

@@ -77,7 +77,7 @@ fn in_a_cloud_without_a_device_of_the_cni_it_is_a_vxlan_from_the_first_leaders_o
     let mut report = world.reported("n1");
     report.cni = Some("flannel-vxlan".to_owned());
     report.hop_addresses = vec!["10.244.1.0".to_owned()];
-    world.apply(Change::Report("n1".to_owned(), report));
+    world.apply(Change::Report("n1".to_owned(), Box::new(report)));
     world.is_machine("n4", "aws:///eu-central-1a/i-0");
     world.settle();
     assert_eq!(
@@ -103,7 +103,7 @@ fn in_a_cloud_where_the_cni_has_a_device_it_is_that() {
     for number in 1..=6 {
         let mut report = world.reported(&format!("n{number}"));
         report.cni = Some("calico-direct".to_owned());
-        world.apply(Change::Report(format!("n{number}"), report));
+        world.apply(Change::Report(format!("n{number}"), Box::new(report)));
     }
     world.settle();
     assert_eq!(

@@ -109,7 +109,7 @@ fn history(seed: u64) -> Vec<Change> {
             public_key: Some(PublicKey::new([key; 32]).to_string()),
             ..MeshNodeStatus::default()
         };
-        Change::Report(format!("n{number}"), status)
+        Change::Report(format!("n{number}"), Box::new(status))
     };
     let name = |number: u8| format!("n{number}");
     let changes = [

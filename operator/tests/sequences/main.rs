@@ -4,6 +4,7 @@
 
 mod addresses;
 mod answers;
+mod avoided;
 mod blocks;
 mod established;
 mod felix;
@@ -435,12 +436,12 @@ fn lists_without_mesh_nodes_or_reports_take_no_key_and_no_leader() {
         public_key: Some(new.clone()),
         ..MeshNodeStatus::default()
     };
-    world.apply(Change::Report("n1".to_owned(), status));
+    world.apply(Change::Report("n1".to_owned(), Box::new(status)));
     world.settle();
     assert_eq!(world.keys()["n1"], new, "what is reported counts");
     world.apply(Change::Node("n1".to_owned(), None));
     world.settle();
-    world.apply(Change::Report("n1".to_owned(), MeshNodeStatus::default()));
+    world.apply(Change::Report("n1".to_owned(), Box::default()));
     world.apply(Change::Node("n1".to_owned(), Some((1, "left"))));
     world.settle();
     assert_eq!(world.keys().get("n1"), None, "another node by that name");
@@ -462,10 +463,10 @@ fn a_retired_node_is_taken_back_by_the_next_operator_alone() {
     world.retire(&node);
     world.apply(Change::Report(
         node.clone(),
-        MeshNodeStatus {
+        Box::new(MeshNodeStatus {
             retired: true,
             ..MeshNodeStatus::default()
-        },
+        }),
     ));
     world.settle();
     assert!(

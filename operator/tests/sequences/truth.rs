@@ -28,7 +28,7 @@ fn what_a_node_cannot_carry_stands_on_its_location_and_names_the_node() {
             conditions: vec![serde_json::from_value(condition).unwrap()],
             ..Default::default()
         };
-        Change::Report(node.to_owned(), status)
+        Change::Report(node.to_owned(), Box::new(status))
     };
     let number = |node: &str| node[1..].parse::<u8>().unwrap();
     let conditions = |world: &World| ["Ready", "Connected"].map(|about| world.condition("left", about).0);
@@ -88,7 +88,7 @@ fn a_node_from_which_no_agent_reports_stands_on_its_location_after_a_minute() {
         observed_generation: Some(1),
         ..Default::default()
     };
-    world.apply(Change::Report("n7".to_owned(), status));
+    world.apply(Change::Report("n7".to_owned(), Box::new(status)));
     assert_eq!(ready(&mut world, 126).0, "True");
 }
 
@@ -105,7 +105,7 @@ fn a_node_whose_agent_follows_nothing_since_it_booted_stands_on_its_location_aft
             observed_generation: world.mesh_node("n7")["metadata"]["generation"].as_i64(),
             ..Default::default()
         };
-        world.apply(Change::Report("n7".to_owned(), status));
+        world.apply(Change::Report("n7".to_owned(), Box::new(status)));
     };
     let ready = |world: &mut World, second| {
         world.renew(second);
@@ -162,7 +162,7 @@ fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_aliv
             silent_members: silent.collect(),
             ..Default::default()
         };
-        Change::Report(by.to_owned(), status)
+        Change::Report(by.to_owned(), Box::new(status))
     };
     let said = format!("node {left}: {follower} has not answered");
     for (by, silent, expected) in [
@@ -391,7 +391,7 @@ fn a_peer_without_its_preshared_key_is_not_ready_by_the_word_of_its_leader_alone
             unkeyed_peers: peers.iter().map(unkeyed).collect(),
             ..Default::default()
         };
-        Change::Report(node.to_owned(), status)
+        Change::Report(node.to_owned(), Box::new(status))
     };
     world.put_peer("laptop", spec(Some("laptop")));
     let refused = format!("left does not talk to it: node {leader}: there is no Secret keys");

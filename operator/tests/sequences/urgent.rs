@@ -15,7 +15,7 @@ fn reported(number: u8) -> Change {
         public_key: Some(PublicKey::new([number; 32]).to_string()),
         ..MeshNodeStatus::default()
     };
-    Change::Report(format!("n{number}"), status)
+    Change::Report(format!("n{number}"), Box::new(status))
 }
 
 /// The member of the left location that is no leader.

@@ -42,7 +42,7 @@ pub(crate) enum Change {
     /// A kubelet names the boot that its machine is in.
     Boot(String, &'static str),
     /// An agent reports.
-    Report(String, MeshNodeStatus),
+    Report(String, Box<MeshNodeStatus>),
     Link(String, &'static str, bool),
     /// A user writes a Location.
     Location(Box<Location>),
@@ -58,7 +58,7 @@ pub(crate) fn cluster() -> Vec<Change> {
             public_key: Some(PublicKey::new([number; 32]).to_string()),
             ..MeshNodeStatus::default()
         };
-        changes.push(Change::Report(name, status));
+        changes.push(Change::Report(name, Box::new(status)));
     }
     changes
 }
@@ -87,7 +87,7 @@ pub(crate) fn split(changes: &[Change], seed: u64) -> Vec<Change> {
                 steps.push(Change::Node(name.clone(), Some((*number, "elsewhere"))));
                 steps.push(Change::Node(name.clone(), None));
             }
-            Change::Report(name, _) => steps.push(Change::Report(name.clone(), MeshNodeStatus::default())),
+            Change::Report(name, _) => steps.push(Change::Report(name.clone(), Box::default())),
             Change::Node(..)
             | Change::Annotate(..)
             | Change::Cordon(..)
@@ -233,7 +233,7 @@ impl World {
                 self.send_node(&name);
             }
             Change::Report(name, status) => {
-                self.reports.insert(name.clone(), status);
+                self.reports.insert(name.clone(), *status);
                 self.send_report(&name);
             }
             Change::Link(name, location, up) => {

@@ -76,6 +76,8 @@ pub struct Judgement {
     pub silent: BTreeSet<NodeName>,
     /// Leaders of other locations that have answered and are taken for dead. Nothing is chosen by it.
     pub dead: BTreeSet<(LocationName, NodeName)>,
+    /// Those of `lost` that answer by the hop, and through which nothing arrives. Nothing is chosen by it.
+    pub idle: BTreeSet<(NodeName, LocationName)>,
 }
 
 impl Judgement {
@@ -211,6 +213,10 @@ impl Choices {
             };
             judgement.lost.extend(worse);
         }
+        let is_idle = |(leader, _): &&(NodeName, LocationName)| {
+            self.me.as_ref() != Some(leader) && trust(&Subject::Hop(leader.clone())) <= Trust::Doubtful
+        };
+        judgement.idle = judgement.lost.iter().filter(is_idle).cloned().collect();
         judgement.cut = self.cut(trust, before);
         judgement.silent = self.silent(trust);
         judgement

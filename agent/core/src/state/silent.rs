@@ -1,13 +1,9 @@
 //! Nodes of the own location that do not answer by the hop.
 //!
-//! A leader reports those that it does not reach, another node that none of its leaders answers. It is reported when it has lasted,
-//! and its end when that has: a node that boots, or a path that comes and goes, would have leaders write to the API server each
-//! time.
+//! A leader reports those that it does not reach, another node that none of its leaders answers: each [when it has
+//! lasted](super::spells).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use spanwire_crds::{
@@ -16,64 +12,11 @@ use spanwire_crds::{
 };
 use spanwire_topology::{NodeName, Via};
 
-use super::NodeState;
+use super::{NodeState, spells::Spells};
 use crate::{liveness::Judgement, trouble::Trouble};
 
-/// For so long a node has to be silent, or to answer again, before that is reported.
-const CALM: Duration = Duration::from_secs(5);
-
 /// Each node that does not answer, or did not until just now.
-#[derive(Debug, Default)]
-pub(super) struct Silent(BTreeMap<NodeName, Spell>);
-
-#[derive(Clone, Copy, Debug)]
-struct Spell {
-    since: Timestamp,
-    /// It lasts, and is reported.
-    is_reported: bool,
-    /// When that changes, unless it is otherwise again before.
-    due: Option<Instant>,
-}
-
-impl Silent {
-    fn handle_observed(&mut self, silent: &BTreeSet<NodeName>, wall: Timestamp, now: Instant) {
-        for node in silent {
-            let spell = self.0.entry(node.clone()).or_insert(Spell {
-                since: wall,
-                is_reported: false,
-                due: Some(now + CALM),
-            });
-            spell.due = spell.due.filter(|_| !spell.is_reported);
-        }
-        self.0
-            .retain(|node, spell| spell.is_reported || silent.contains(node));
-        for (_, spell) in self.0.iter_mut().filter(|(node, _)| !silent.contains(*node)) {
-            spell.due.get_or_insert(now + CALM);
-        }
-    }
-
-    /// Takes the present time. Returns whether there is anything else to report.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
-        let is_due = |spell: &Spell| spell.due.is_some_and(|due| due <= now);
-        let is_news = self.0.values().any(is_due);
-        self.0.retain(|_, spell| !(is_due(spell) && spell.is_reported));
-        for spell in self.0.values_mut().filter(|spell| is_due(spell)) {
-            (spell.is_reported, spell.due) = (true, None);
-        }
-        is_news
-    }
-
-    /// Returns when to call [`Self::handle_timeout`] again.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.0.values().filter_map(|spell| spell.due).min()
-    }
-
-    /// Returns what is to be reported: each node with since when it is silent.
-    fn reported(&self) -> impl Iterator<Item = (&NodeName, Timestamp)> {
-        let reported = self.0.iter().filter(|(_, spell)| spell.is_reported);
-        reported.map(|(node, spell)| (node, spell.since))
-    }
-}
+pub(super) type Silent = Spells<NodeName>;
 
 impl NodeState {
     /// Takes which nodes of the own location do not answer, with the present time. What follows from it comes with [`Self::handle_timeout`].

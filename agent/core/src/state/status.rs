@@ -72,6 +72,7 @@ impl NodeState {
             ..MeshNodeStatus::default()
         };
         if !self.retire {
+            status.avoided_leaders = self.avoided_leaders();
             self.describe(&mut status);
         }
         Some(status)

@@ -1,3 +1,4 @@
+mod avoided;
 mod conditions;
 mod preshared;
 mod silent;
@@ -54,6 +55,15 @@ fn published(mesh: &Mesh) -> Snapshot {
         peers: BTreeMap::new(),
         node: Some(Arc::new(MeshNode::new("a", MeshNodeSpec::default()))),
     }
+}
+
+/// The state of a node of [`mesh`], with a first outcome.
+fn state_of(me: &str, mesh: &Mesh, now: Instant) -> NodeState {
+    let mut state = NodeState::new(me.parse().unwrap(), Owned::default(), BTreeSet::new());
+    state.handle_snapshot(&published(mesh), now);
+    state.handle_survey(survey(), now);
+    state.handle_outcome(Outcome::default(), now);
+    state
 }
 
 fn member(number: u8) -> Member {

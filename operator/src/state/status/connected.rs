@@ -1,6 +1,9 @@
 //! Whether a location has its tunnels with all others: by which leader, and between which leaders where not.
 
-use spanwire_crds::conditions::{ConditionType, Finding, Reason};
+use spanwire_crds::{
+    conditions::{ConditionType, Finding, Reason},
+    translate::Avoided,
+};
 use spanwire_topology::{Leader, LeaderRole, Location, LocationName, Mesh, NodeName};
 
 use super::{NAMED, OperatorState, finding, list};
@@ -18,7 +21,14 @@ enum Way<'a> {
 }
 
 impl OperatorState {
-    pub(super) fn connected(&self, name: &LocationName, location: &Location, mesh: &Mesh) -> Finding {
+    /// `avoided`: which nodes of the location do not use which leaders.
+    pub(super) fn connected(
+        &self,
+        name: &LocationName,
+        location: &Location,
+        mesh: &Mesh,
+        avoided: &[(&NodeName, &Avoided)],
+    ) -> Finding {
         let about = ConditionType::Connected;
         let led = mesh
             .locations
@@ -33,8 +43,15 @@ impl OperatorState {
         let (mut direct, mut detours, mut stopped, mut waiting) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (other, there) in &others {
+            let established = location.established.contains(*other);
             match self.way((name, location), (other, there)) {
-                Way::Direct => direct.push(*other),
+                Way::Direct => {
+                    let around = self.ways_around((name, location), (other, there), avoided);
+                    match around.is_empty() || !established {
+                        true => direct.push(*other),
+                        false => detours.extend(around),
+                    }
+                }
                 Way::StandBy(through) if location.established.contains(*other) => detours.push(format!(
                     "no tunnel between {here} and {other} ({}), whose traffic goes through {}",
                     active(there),
@@ -74,6 +91,43 @@ impl OperatorState {
         finding(about, false, Reason::WaitingForTunnel, parts.join("; "))
     }
 
+    /// Returns how the traffic with another location goes around what does not carry it, although there are tunnels: leaders of the
+    /// two that do not use one another, and those through which others here get nothing. What one side alone says of a leader may be
+    /// that it is about to fail, which all other locations would repeat.
+    fn ways_around(
+        &self,
+        (name, location): (&LocationName, &Location),
+        (other, there): (&LocationName, &Location),
+        avoided: &[(&NodeName, &Avoided)],
+    ) -> Vec<String> {
+        let instead = |node: &NodeName, of: &LocationName, leaders: &Location| {
+            let mut leaders = leaders.leaders.iter().map(|leader| &leader.node);
+            let used = leaders.find(|leader| !self.avoids(node, of, leader));
+            used.map_or_else(String::new, |used| format!(", and uses {used}"))
+        };
+        let mut ways = Vec::new();
+        for (
+            node,
+            Avoided {
+                location: of,
+                leader,
+                towards,
+            },
+        ) in avoided
+        {
+            if of == other && acts(location, node) && acts(there, leader) {
+                if self.avoids(leader, name, node) || self.is_blamed(leader) {
+                    let used = instead(node, of, there);
+                    ways.push(format!("{node} gets nothing through {leader} of {other}{used}"));
+                }
+            } else if of == name && towards.as_ref() == Some(other) && acts(location, leader) {
+                let used = instead(node, of, location);
+                ways.push(format!("{node} gets nothing to {other} through {leader}{used}"));
+            }
+        }
+        ways
+    }
+
     /// Returns what carries the traffic of a location with another one, as its leaders report it. What one reported last that is not
     /// alive says nothing; where none is, those of the other one say whether they reach it.
     fn way<'a>(
@@ -109,6 +163,10 @@ impl OperatorState {
             Way::StandBy(through.into_iter().map(|leader| &leader.node).collect())
         }
     }
+}
+
+fn acts(location: &Location, node: &NodeName) -> bool {
+    location.active().any(|active| active == node)
 }
 
 /// Returns the active leaders of a location; with `mesh: Nodes` there are as many as nodes.

@@ -69,6 +69,38 @@ fn a_follower_gives_up_the_leader_that_does_not_answer_or_does_not_forward() {
 }
 
 #[test]
+fn of_the_leaders_beside_that_are_given_up_it_is_known_through_which_nothing_arrives_though_they_answer() {
+    let idle = |choices: &Choices, unsound: &[(&str, Trust)], before: &Judgement| {
+        let idle = judge(choices, unsound, before).idle;
+        idle.iter().map(|(node, _)| node.to_string()).collect::<Vec<_>>()
+    };
+    let (follower, nothing) = (choices(None), Judgement::default());
+    assert_eq!(idle(&follower, &[("b through a1", LOST)], &nothing), ["a1"]);
+    let dead = [("hop a1", LOST), ("b through a1", LOST)];
+    assert!(
+        idle(&follower, &dead, &nothing).is_empty(),
+        "it may have no power"
+    );
+    let filtered = [("hop a1", Trust::Unproven), ("b through a1", LOST)];
+    assert!(
+        idle(&follower, &filtered, &nothing).is_empty(),
+        "it has never answered"
+    );
+    let all = [("b through a1", LOST), ("b through a2", LOST)];
+    assert!(idle(&follower, &all, &nothing).is_empty(), "none is better");
+    let before = judge(&follower, &[("b through a1", LOST)], &nothing);
+    let returning = [("b through a1", Trust::OnProbation)];
+    assert_eq!(idle(&follower, &returning, &before), ["a1"]);
+    assert!(idle(&follower, &[], &before).is_empty());
+    let leader = choices(Some("a1"));
+    assert_eq!(idle(&leader, &[("b through a2", LOST)], &nothing), ["a2"]);
+    let own = [("b1", LOST), ("b2", LOST)];
+    let judgement = judge(&leader, &own, &nothing);
+    assert_eq!(lost(&judgement), ["a1"]);
+    assert!(judgement.idle.is_empty(), "of itself its links tell");
+}
+
+#[test]
 fn of_the_leaders_elsewhere_that_are_given_up_it_is_known_which_answer() {
     let leader = choices(Some("a1"));
     for (trust, doubt) in [

@@ -12,15 +12,6 @@ fn observe(state: &mut NodeState, silent: &[&str], now: Instant) {
     state.handle_silent(&judgement, Timestamp::UNIX_EPOCH, now);
 }
 
-/// The state of a node of [`mesh`], with a first outcome.
-fn state_of(me: &str, mesh: &Mesh, now: Instant) -> NodeState {
-    let mut state = NodeState::new(me.parse().unwrap(), Owned::default(), BTreeSet::new());
-    state.handle_snapshot(&published(mesh), now);
-    state.handle_survey(survey(), now);
-    state.handle_outcome(Outcome::default(), now);
-    state
-}
-
 /// What stands in the status: its conditions that are false, each with its message, and the silent members.
 fn said(state: &mut NodeState) -> (Vec<(String, String)>, Vec<String>) {
     let status = state.poll_status(Timestamp::UNIX_EPOCH).unwrap();

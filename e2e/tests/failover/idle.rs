@@ -1,0 +1,53 @@
+//! A leader that lives, answers everyone, and hands nothing on.
+
+use anyhow::{Result, ensure};
+use spanwire_e2e::{
+    Lab,
+    expect::{SOON, all_reach_all, condition, leader},
+    fault::{Fault, Roles, noticing},
+    wait_until,
+};
+
+use crate::GAP;
+
+/// While it is gone around both locations say so, and when that lasts another node leads, with a new one on stand-by. It goes on to
+/// lead nothing when it forwards again, and the location says until when and why.
+pub(crate) fn replaced(lab: &Lab) -> Result<()> {
+    let roles = Roles::now(lab)?;
+    let fault = Fault::named("the leader forwards nothing")?;
+    let noticed = fault.during(lab, &roles, || {
+        noticing(lab, &roles, || {
+            is_said(lab, &roles)?;
+            wait_until("another leader is published", SOON, || {
+                Ok(leader(lab, "b")? == roles.standby)
+            })
+        })
+    })?;
+    noticed.recovered()?;
+    let gap = noticed.gap();
+    ensure!(gap < GAP, "nothing arrived for {gap:?}: {:?}", noticed.paths);
+    lab.wait_mesh_ready()?;
+    let (status, message) = condition(lab, &["location", "b"], "LeaderElected")?;
+    let rests = format!("{} is not to lead until ", roles.leader);
+    ensure!(status == "True" && message.contains(&rests), "{message}");
+    let leaders = lab.get(&["location", "b"])?["status"]["leaders"].clone();
+    ensure!(
+        leaders == serde_json::json!([roles.standby, roles.follower]),
+        "{leaders}"
+    );
+    all_reach_all(lab)
+}
+
+fn is_said(lab: &Lab, roles: &Roles) -> Result<()> {
+    let (old, new) = (&roles.leader, &roles.standby);
+    for (location, said) in [
+        ("b", format!("through {old}, and uses {new}")),
+        ("a", format!("gets nothing through {old} of b, and uses {new}")),
+    ] {
+        wait_until(&format!("{location} says who is gone around"), SOON, || {
+            let (status, message) = condition(lab, &["location", location], "Ready")?;
+            Ok(status == "False" && message.contains(&said))
+        })?;
+    }
+    Ok(())
+}
