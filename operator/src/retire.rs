@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 use spanwire_cluster::observed::Observed;
-use spanwire_crds::MeshNode;
+use spanwire_crds::{MeshNode, MeshNodeStatus};
 
 use crate::{elector, installation::Installation, rival::Rivals};
 
@@ -51,10 +51,11 @@ pub async fn retire(
     // An operator that leads would still give work to the agents; one that does not hold the Lease does not.
     elector::seize(&client, installation, identity, wait + STILL).await?;
     tracing::info!(nodes = nodes.len(), "asking every agent to remove all traces");
-    // Without a key there never was an agent to wait for.
+    // Where none has reported there is no agent to wait for; one that has no key, as with a full disk, has made all the rest.
     let met = |node: &&Observed<MeshNode>| {
         let status = node.object.as_ref().and_then(|node| node.status.as_ref());
-        status.is_some_and(|status| status.public_key.is_some() || status.retired)
+        let follows = |status: &MeshNodeStatus| status.observed_generation.is_some();
+        status.is_some_and(|status| status.public_key.is_some() || status.retired || follows(status))
     };
     // There may be one where that cannot be read; whether it did as asked cannot be read either.
     let unreadable: Vec<&Observed<MeshNode>> = nodes.iter().filter(|node| node.object.is_none()).collect();

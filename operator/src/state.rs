@@ -469,22 +469,7 @@ impl OperatorState {
             .collect();
         let mut mesh =
             publication::assemble(slices.map(|(name, record)| (name.as_str(), &record.spec)), peers);
-        // LocationSlices can be deleted by mistake; what was established stays so.
-        for (name, record) in self.locations.objects() {
-            let Some(status) = record
-                .status
-                .as_ref()
-                .filter(|status| !status.established.is_empty())
-            else {
-                continue;
-            };
-            let known = status.established.iter().filter_map(|name| name.parse().ok());
-            mesh.locations
-                .entry(name.clone())
-                .or_default()
-                .established
-                .extend(known);
-        }
+        self.restore_established(&mut mesh);
         self.suspect_reports();
         mesh
     }

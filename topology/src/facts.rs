@@ -198,7 +198,8 @@ pub struct NodeFact {
     pub former: BTreeSet<IpAddr>,
     /// It is labelled as a node of the control plane, which no kubelet can do by itself.
     pub control_plane: bool,
-    /// Since when its kubelet is silent or not ready. `None`: it is ready.
+    /// Since when its kubelet is silent or not ready, as the node controller has it; the end of all time where it does not say so yet.
+    /// `None`: it is ready.
     pub down_since: Option<Created>,
     /// What it says that could not be read.
     pub unread: BTreeSet<Field>,

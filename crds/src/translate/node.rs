@@ -30,6 +30,9 @@ const DRAINED: [&str; 4] = [
     "karpenter.sh/disruption",
 ];
 
+/// The taints of a node that is not ready, or of which nothing is heard.
+const DOWN: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
 /// A Kubernetes Node with the fields that Spanwire reads and no others, so that nothing else is ever in memory.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "k8s_openapi::api::core::v1::Node")]
@@ -66,6 +69,9 @@ pub struct NodeSpec {
 pub struct Taint {
     /// What it is about.
     pub key: String,
+    /// Since when it is there.
+    #[serde(rename = "timeAdded", default)]
+    pub added: Option<String>,
 }
 
 /// What Spanwire reads of the status of a Node.
@@ -108,9 +114,6 @@ pub struct NodeCondition {
     pub kind: String,
     /// True, False or Unknown.
     pub status: String,
-    /// Since when; only that of a node that is not ready counts.
-    #[serde(rename = "lastTransitionTime", default)]
-    pub since: Option<String>,
 }
 
 /// How Nodes are read.
@@ -287,16 +290,16 @@ fn ready(node: &Node) -> bool {
     conditions.any(|condition| condition.kind == "Ready" && condition.status == "True")
 }
 
-/// Returns since when a node is not ready, as its condition says; else since it was made, as it never was.
+/// Returns since when a node is not ready, as the node controller says by its taints. Its condition says that too, but whoever may write
+/// the status of Nodes, as some CNIs may, would choose the time. Until the controller has noticed it is not known to be down.
 fn down_since(node: &Node) -> Created {
-    let mut conditions = node.status.conditions.iter();
-    let since = conditions
-        .find(|condition| condition.kind == "Ready")
-        .and_then(|ready| {
-            let since: Timestamp = ready.since.as_ref()?.parse().ok()?;
-            Some(Created(since.as_second()))
-        });
-    since.unwrap_or_else(|| created(&node.metadata))
+    let taints = node.spec.taints.iter();
+    let taints = taints.filter(|taint| DOWN.contains(&taint.key.as_str()));
+    let times = taints.filter_map(|taint| {
+        let added: Timestamp = taint.added.as_ref()?.parse().ok()?;
+        Some(Created(added.as_second()))
+    });
+    times.max().unwrap_or(Created(i64::MAX))
 }
 
 #[cfg(test)]
@@ -392,26 +395,34 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_not_ready_says_since_when() {
-        let since = |conditions: Value| {
+    fn since_when_a_node_is_down_is_said_by_the_node_controller_and_not_by_who_writes_its_status() {
+        let long_ago = "2020-01-01T00:00:00Z";
+        let since = |ready: &str, taints: Value| {
+            let conditions = json!([{"type": "Ready", "status": ready, "lastTransitionTime": long_ago}]);
             let object = json!({
-                "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"conditions": conditions},
+                "metadata": {"creationTimestamp": long_ago},
+                "spec": {"taints": taints}, "status": {"conditions": conditions},
             });
             read(object).fact.down_since.map(|since| since.0)
         };
-        let ready = |status: &str, time: &str| json!([{"type": "Ready", "status": status, "lastTransitionTime": time}]);
-        assert_eq!(since(ready("True", "2026-01-02T00:00:00Z")), None);
-        assert_eq!(
-            since(ready("Unknown", "2026-01-02T00:00:00Z")),
-            Some(1_767_312_000)
-        );
-        let made = Some(1_767_225_600);
-        assert_eq!(
-            since(ready("Unknown", "2026-01-02T00:00:00+99:99")),
-            made,
-            "a time that cannot be read"
-        );
-        assert_eq!(since(json!([])), made, "it never was ready");
+        let taint = |key: &str, added: &str| {
+            let key = format!("node.kubernetes.io/{key}");
+            json!({"key": key, "effect": "NoExecute", "timeAdded": added})
+        };
+        let down = taint("unreachable", "2026-01-02T00:00:00Z");
+        assert_eq!(since("True", json!([down])), None);
+        assert_eq!(since("Unknown", json!([down])), Some(1_767_312_000));
+        let both = json!([taint("not-ready", "2026-01-01T00:00:00Z"), down]);
+        assert_eq!(since("False", both), Some(1_767_312_000));
+        let unknown = Some(i64::MAX);
+        for taints in [
+            json!([]),
+            json!([taint("unschedulable", long_ago)]),
+            json!([taint("unreachable", "2026-01-02T00:00:00+99:99")]),
+            json!([{"key": "node.kubernetes.io/unreachable"}]),
+        ] {
+            assert_eq!(since("Unknown", taints.clone()), unknown, "{taints}");
+        }
     }
 
     #[test]

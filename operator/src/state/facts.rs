@@ -219,10 +219,14 @@ impl OperatorState {
         leads && !self.appointed.contains_key(name)
     }
 
-    /// What the agent of a node reports, where it does.
+    /// What the agent of a node reports, where it does. One that follows its MeshNode and names no key has none, as where its disk is full
+    /// or its key is damaged, so its node has no tunnel and cannot lead.
     fn report(&self, name: &NodeName) -> Option<&Report> {
-        let report = self.mesh_nodes.get(name).map(|record| &record.report);
-        report.filter(|report| report.retired || report.public_key.is_some())
+        let record = self.mesh_nodes.get(name);
+        let reports = |record: &&MeshNodeRecord| {
+            record.seen.is_some() || record.report.retired || record.report.public_key.is_some()
+        };
+        record.filter(reports).map(|record| &record.report)
     }
 }
 

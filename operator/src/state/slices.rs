@@ -91,6 +91,26 @@ pub(super) struct SliceWrites {
 }
 
 impl OperatorState {
+    /// Takes what was established from the Locations, too: LocationSlices can be deleted by mistake. Where no head at all is left, a location
+    /// that had only that is named by those that were established with it.
+    pub(super) fn restore_established(&self, mesh: &mut Mesh) {
+        let slices = self.slices.objects();
+        let is_headless = !slices.values().any(|record| record.spec.head.is_some());
+        let mut restore = |name: &LocationName, other: &LocationName| {
+            let location = mesh.locations.entry(name.clone()).or_default();
+            location.established.insert(other.clone());
+        };
+        for (name, record) in self.locations.objects() {
+            let established = record.status.iter().flat_map(|status| &status.established);
+            for other in established.filter_map(|other| other.parse().ok()) {
+                restore(name, &other);
+                if is_headless {
+                    restore(&other, name);
+                }
+            }
+        }
+    }
+
     /// The writes of the slices that are not as they are to be. Only locations are rendered that were decided otherwise
     /// than when their slices were found to be right, or whose slices changed since.
     pub(super) fn slice_writes(&mut self, mesh: &Mesh) -> SliceWrites {

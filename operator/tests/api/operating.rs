@@ -234,16 +234,20 @@ async fn nodes_are_retired_once_and_taken_back_by_the_next_installation() {
     let mut running = operator(&server, "one");
     node(client, "l1", 1, "left").await;
     node(client, "l2", 2, "left").await;
+    node(client, "l3", 3, "left").await;
     let mesh_nodes: Api<MeshNode> = Api::all(client.clone());
-    for name in ["l1", "l2"] {
+    for name in ["l1", "l2", "l3"] {
         until("the node has a MeshNode", async || {
             mesh_nodes.get_opt(name).await.unwrap()
         })
         .await;
-        report(client, name, 1, &[]).await;
     }
+    report(client, "l1", 1, &[]).await;
+    report(client, "l2", 1, &[]).await;
+    // Its agent has rules and routes, and no room on its disk for a key.
+    status_of(&mesh_nodes, "l3", serde_json::json!({"observedGeneration": 1})).await;
     let mut retire = start(&server, &["retire", "--wait=20", "--identity=hook"], "retire.log");
-    for name in ["l1", "l2"] {
+    for name in ["l1", "l2", "l3"] {
         until("the agent is asked", async || {
             mesh_nodes.get(name).await.ok().filter(|node| node.spec.retire)
         })
@@ -258,7 +262,7 @@ async fn nodes_are_retired_once_and_taken_back_by_the_next_installation() {
     );
     let ended = tokio::task::spawn_blocking(move || running.wait()).await.unwrap();
     assert!(!ended, "an operator that lost its Lease ends");
-    for name in ["l1", "l2"] {
+    for name in ["l1", "l2", "l3"] {
         assert!(
             mesh_nodes.get(name).await.unwrap().spec.retire,
             "no operator took it back"

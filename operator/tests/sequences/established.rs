@@ -62,6 +62,29 @@ fn what_was_established_outlives_the_location_until_a_person_removes_what_is_lef
 }
 
 #[test]
+fn a_location_without_nodes_is_remembered_when_every_slice_is_deleted_while_the_operator_is_away() {
+    let mut world = established();
+    let nodes = ["n4", "n5", "n6"];
+    for node in nodes {
+        world.apply(Change::Node(node.to_owned(), None));
+    }
+    world.settle();
+    assert!(!world.locations().contains("right"), "its head alone is left");
+    world.list_no_slices();
+    world.restart();
+    world.settle();
+    assert_eq!(world.established("left"), ["right"]);
+    for (number, node) in (4..).zip(nodes) {
+        world.apply(Change::Node(node.to_owned(), Some((number, "right"))));
+    }
+    world.settle();
+    assert_eq!(
+        (world.established("left"), world.established("right")),
+        (vec!["right".to_owned()], vec!["left".to_owned()])
+    );
+}
+
+#[test]
 fn with_tunnel_only_a_location_is_known_to_have_no_other_way_before_any_of_its_nodes_is() {
     let mut options = world::options();
     options.cluster.tunnel_only = true;

@@ -448,6 +448,35 @@ fn lists_without_mesh_nodes_or_reports_take_no_key_and_no_leader() {
 }
 
 #[test]
+fn a_node_that_follows_and_has_no_key_any_more_leads_nothing_and_is_reached_where_it_says() {
+    let mut world = World::of(&world::cluster());
+    let leader = world.leaders()["left"][0].clone();
+    let mut status = world.reported(&leader);
+    status.public_key = None;
+    status.observed_generation = Some(1);
+    status.hop_addresses = vec!["10.244.9.0".to_owned()];
+    world.apply(Change::Report(leader.clone(), Box::new(status.clone())));
+    world.settle();
+    assert_eq!(world.keys().get(&leader), None);
+    assert!(!world.leaders()["left"].contains(&leader));
+    let hop = |world: &World| {
+        let mesh = world.mesh();
+        let location = &mesh.locations[&"left".parse().unwrap()];
+        location.members[&leader.parse().unwrap()].hop.clone()
+    };
+    assert_eq!(hop(&world), ["10.244.9.0".parse().unwrap()].into());
+
+    // A MeshNode that was deleted says nothing: its agent may have all it had.
+    world.list_no_mesh_nodes();
+    world.settle();
+    assert_eq!(hop(&world), ["10.244.9.0".parse().unwrap()].into());
+    status.public_key = Some(PublicKey::new([77; 32]).to_string());
+    world.apply(Change::Report(leader.clone(), Box::new(status)));
+    world.settle();
+    assert!(world.keys().contains_key(&leader));
+}
+
+#[test]
 fn a_cluster_without_slices_gets_them_again_as_they_were() {
     let mut world = World::of(&world::cluster());
     let before = (world.members(), world.leaders(), world.overlays());
