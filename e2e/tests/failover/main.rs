@@ -7,6 +7,7 @@ mod gone;
 mod idle;
 mod map;
 mod silent;
+mod upkeep;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -28,6 +29,7 @@ const GAP: Duration = Duration::from_secs(4);
 
 const CUT: &str = "pods that the leader does not reach get theirs by the other one";
 const MAP: &str = "the map shows that a leader is gone around";
+const REBOOTED: &str = "leaders that are cordoned and rebooted in turn lose no packet";
 const IDLE: &str = "a leader that forwards nothing for long is replaced";
 const GONE: &str = "all leaders of a location lose power";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ("every_pod_reaches_every_pod", installs),
         ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
         (CUT, cut::handed_to_the_other_leader),
+        (REBOOTED, upkeep::rebooted),
     ];
     tests.extend(
         FAULTS
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
     tests.push((IDLE, idle::replaced));
     tests.push((NO_API_SERVER.name, silent::replaced));
     tests.push((GONE, gone::refused));
-    let others = [CUT, MAP, IDLE, NO_API_SERVER.name, GONE];
+    let others = [CUT, REBOOTED, MAP, IDLE, NO_API_SERVER.name, GONE];
     let faults = FAULTS.iter().map(|fault| fault.name).chain(others);
     let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
     suite::run(
