@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use spanwire_e2e::{
     Lab, Machine, Ping, Profile,
     defences::{Names, Trial, leader_and_follower},
-    expect::{FAST, all_reach_all, node_ip, pod_ip},
+    expect::{FAST, SOON, all_reach_all, condition, node_ip, pod_ip},
     plaintext::{Watch, nothing_plain},
+    wait_until,
 };
 
 /// In another location.
@@ -147,6 +148,66 @@ pub(crate) fn unguarded(lab: &Lab) -> Result<()> {
         last - enforced
     );
     Ok(())
+}
+
+/// A site is given up and comes back as new machines, while no tunnel with it can come up: what is for it stays where it was when its last
+/// Node went. The same without what was known of it is seen at the beginning: with the port blocked packets are in the open.
+pub(crate) fn registered_again(lab: &Lab) -> Result<()> {
+    let site = ["c1", "c2"];
+    let said = site.map(|node| Ok::<_, anyhow::Error>((node, said_of(lab, node)?)));
+    let said: Vec<(&str, Vec<String>)> = said.into_iter().collect::<Result<_>>()?;
+    for node in site {
+        lab.crash(node)?;
+        for file in ["key", "ledger.json", "guard.nft"] {
+            lab.forget(node, &format!("spanwire/{file}"))?;
+        }
+    }
+    lab.kubectl(["delete", "node", "c1", "c2"])?;
+    let locations = || lab.get(&["locations"]).map(|list| list["items"].to_string());
+    wait_until("location c is gone", SOON, || {
+        Ok(!locations()?.contains("\"name\":\"c\""))
+    })?;
+    lab.block_udp(51820)?;
+    for (node, annotations) in &said {
+        lab.reboot(node)?;
+        wait_until(&format!("{node} is registered"), SOON, || {
+            let words = ["annotate", "node", node].into_iter();
+            lab.kubectl(words.chain(annotations.iter().map(String::as_str)))
+                .map(|_| true)
+        })?;
+    }
+    lab.wait_ready()?;
+    wait_until("c is known to have been in the tunnel", SOON, || {
+        let (status, message) = condition(lab, &["location", "c"], "Connected")?;
+        Ok(status == "False" && message.contains("the tunnel with a is down between c1"))
+    })?;
+    nothing_plain(lab, || {
+        for (from, to) in [("a2", "c1"), ("a2", "c2"), ("c2", "a1"), ("c1", "b2")] {
+            for sender in [lab.pod_on(from)?, lab.node(from)?] {
+                for far in [pod_ip(lab, to)?, node_ip(lab, to)?] {
+                    let words = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", &far.to_string()];
+                    let answered = sender.finish(words)?.code == 0;
+                    ensure!(!answered, "{from} reaches {far} of {to}");
+                }
+            }
+        }
+        Ok(())
+    })?;
+    lab.heal()?;
+    lab.wait_mesh_ready()?;
+    nothing_plain(lab, || all_reach_all(lab))
+}
+
+/// What people have annotated a node with, as `kubectl annotate` takes it.
+fn said_of(lab: &Lab, node: &str) -> Result<Vec<String>> {
+    let found = lab.get(&["node", node])?;
+    let annotations = found["metadata"]["annotations"].as_object().context("none")?;
+    let ours = annotations
+        .iter()
+        .filter(|(key, _)| key.starts_with("spanwire.dev/"));
+    Ok(ours
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect())
 }
 
 pub(crate) fn inverse(lab: &Lab) -> Result<()> {

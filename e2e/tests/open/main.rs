@@ -19,6 +19,7 @@ const DEAD: &str = "without_an_agent_each_line_of_defence_holds_alone";
 const CNI: &str = "a_cni_that_starts_again_and_a_wide_network_let_nothing_out";
 const REBOOTS: &str = "rebooted_nodes_with_a_guard_let_nothing_out";
 const UNGUARDED: &str = "a_node_that_boots_without_a_guard_is_plain_until_its_agent_runs_and_not_after";
+const AGAIN: &str = "a_site_that_is_deleted_and_registers_again_is_in_the_tunnel_or_nowhere";
 const INVERSE: &str = "without_all_of_it_the_plaintext_is_seen";
 
 /// What tests do on purpose that programs warn of.
@@ -42,6 +43,10 @@ const PROVOKED: &[Provoked] = &[
     Provoked::agent(UNGUARDED, "no IPv4 way to"),
     Provoked::agent(UNGUARDED, "userspace WireGuard is not reached"),
     Provoked::agent(UNGUARDED, "other programs change nf_tables so often"),
+    Provoked::agent(AGAIN, "the CNI's device for IPv4 is missing on this node"),
+    Provoked::agent(AGAIN, "no IPv4 way to"),
+    Provoked::agent(AGAIN, "userspace WireGuard is not reached"),
+    Provoked::agent(AGAIN, "other programs change nf_tables so often"),
     Provoked::agent(INVERSE, "repaired what another program had changed"),
 ];
 
@@ -71,6 +76,7 @@ fn main() -> ExitCode {
             (CNI, absence::cni),
             (REBOOTS, absence::reboots),
             (UNGUARDED, absence::unguarded),
+            (AGAIN, absence::registered_again),
             (INVERSE, absence::inverse),
             ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
         ],
