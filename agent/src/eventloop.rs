@@ -26,7 +26,7 @@ use futures::StreamExt as _;
 use k8s_openapi::jiff::Timestamp;
 use spanwire_cluster::backoff::{Backoff, jittered};
 use spanwire_core::{
-    ApiServer, NodeState, Outcome, Snapshot, Trouble,
+    ApiServer, Following, NodeState, Outcome, Snapshot, Trouble,
     advice::Heeded,
     liveness::{Assignment, Judgement},
 };
@@ -124,8 +124,7 @@ pub struct EventLoop {
     unresolved: BTreeSet<DnsName>,
     /// The source has not answered yet, and may still do so in time.
     is_expectant: bool,
-    /// The last snapshot that was followed, or what the checkpoint has before there is one.
-    before: Option<Arc<Snapshot>>,
+    following: Following,
     snapshot: Option<Arc<Snapshot>>,
     /// Which leaders are not used.
     judgement: Judgement,
@@ -180,6 +179,7 @@ impl EventLoop {
         outlets: Outlets,
     ) -> Self {
         Self {
+            following: Following::new(me.clone(), checkpoint),
             me,
             state,
             storage,
@@ -187,7 +187,6 @@ impl EventLoop {
             metrics: Arc::default(),
             unresolved: BTreeSet::new(),
             is_expectant: true,
-            before: checkpoint,
             snapshot: None,
             judgement: Judgement::default(),
             advice: Heeded::new(),
@@ -215,7 +214,7 @@ impl EventLoop {
     /// # Errors
     /// When the reconciler has ended.
     pub async fn enforce(&mut self, reports: &mut mpsc::Receiver<Report>) -> anyhow::Result<()> {
-        let Some(snapshot) = self.before.clone() else {
+        let Some(snapshot) = self.following.followed().cloned() else {
             return Ok(());
         };
         self.take_snapshot(snapshot, true);
@@ -323,10 +322,19 @@ impl EventLoop {
     /// There is another snapshot. One that comes from the checkpoint need not be written there again.
     fn take_snapshot(&mut self, snapshot: Arc<Snapshot>, from_checkpoint: bool) {
         let now = Self::now();
-        let (snapshot, unpublished) = snapshot.or_before(self.before.as_deref(), &self.me);
-        let changed = self.state.handle_unpublished(unpublished) | self.state.handle_snapshot(&snapshot, now);
-        self.before = Some(Arc::clone(&snapshot));
+        let followed = self.following.handle_shown(snapshot, now);
+        let snapshot = followed.snapshot;
+        let is_news = self.state.handle_unpublished(followed.unpublished);
+        let changed = is_news | self.state.handle_snapshot(&snapshot, now);
         self.snapshot = Some(snapshot);
+        if followed.gives_in {
+            tracing::warn!(
+                "what the API server shows is older than what this node followed, and is followed now"
+            );
+        }
+        if self.state.handle_older(followed.refused) {
+            self.log_troubles();
+        }
         if !from_checkpoint {
             self.checkpoint_later(now);
         }
@@ -400,6 +408,9 @@ impl EventLoop {
     fn take_timeout(&mut self) {
         let now = Self::now();
         self.take_due();
+        if let Some(shown) = self.following.handle_timeout(now) {
+            self.take_snapshot(shown, false);
+        }
         self.log_troubles();
         if due(self.checkpoint_at, now) && self.saving.is_none() {
             self.save();
@@ -460,7 +471,7 @@ impl EventLoop {
         self.reconciled_at = Some(now);
         if self.state.retired() {
             self.checkpoint_at = None;
-            self.before = None;
+            self.following.forget();
             self.changes = None;
             self.suspect = true;
             (self.reconcile_at, self.device_at) = (None, None);
@@ -530,7 +541,8 @@ impl EventLoop {
     fn wake_at(&self) -> Option<Instant> {
         let jobs = [self.reconcile_at, self.device_at];
         let jobs = jobs.into_iter().filter(|_| self.busy.is_none());
-        jobs.chain([self.checkpoint_at]).flatten().min()
+        let others = [self.checkpoint_at, self.following.poll_timeout()];
+        jobs.chain(others).flatten().min()
     }
 
     fn stimulate(&mut self, now: Instant) {

@@ -28,6 +28,7 @@ pub mod encryption;
 pub mod endpoints;
 pub mod enforcement;
 pub mod fights;
+pub mod following;
 pub mod liveness;
 pub mod preshared;
 pub mod snapshot;
@@ -36,6 +37,7 @@ pub mod target;
 pub mod trouble;
 
 pub use api_server::ApiServer;
+pub use following::Following;
 pub use snapshot::Snapshot;
 pub use state::NodeState;
 pub use target::{DeviceReading, Outcome, PeerUpdates, Survey, Target};

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use spanwire_host::{ClosedPort, Conflict, OwnershipConflict, Step};
 use spanwire_topology::{LocationName, NodeName};
 
-use crate::fights::Fight;
+use crate::{fights::Fight, following::PATIENCE};
 
 /// How many steps, or locations, a text names.
 const NAMED: usize = 6;
@@ -16,6 +16,8 @@ const NAMED: usize = 6;
 pub enum Trouble {
     /// The cluster publishes nothing of this node any more, and the node keeps to the decision before.
     Unpublished,
+    /// The API server shows older objects than those that the node follows, this one first; the node keeps to the newer ones.
+    Older(String),
     /// The machine cannot have a part of the plan.
     Conflict(Conflict),
     /// Another program uses what is Spanwire's.
@@ -95,6 +97,7 @@ impl Trouble {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unpublished => "Unpublished",
+            Self::Older(_) => "Older",
             Self::Conflict(_) => "Conflict",
             Self::Ownership(_) => "OwnershipConflict",
             Self::ClosedPort(_) => "WireGuardPortClosed",
@@ -130,6 +133,7 @@ impl Trouble {
         match self {
             // What a node that is to lead lacks without a key is a conflict of its own.
             Self::Unpublished
+            | Self::Older(_)
             | Self::Clock { .. }
             | Self::Key { .. }
             | Self::Storage(_)
@@ -167,6 +171,13 @@ impl fmt::Display for Trouble {
                 "no LocationSlice has this node any more; it goes on as it was decided before. Are the LocationSlices \
                  deleted, and does the operator run? To clear the node uninstall the chart, or run `spanwire-agent \
                  cleanup` on it",
+            ),
+            Self::Older(first) => write!(
+                f,
+                "the API server shows an older {first} than this node follows; the node keeps to what is newer until that is \
+                 shown, for {} seconds at most, and follows the older one then. Does the API server lag behind, or was it \
+                 restored from a backup?",
+                PATIENCE.as_secs()
             ),
             Self::Conflict(conflict) => conflict.fmt(f),
             Self::Ownership(conflict) => conflict.fmt(f),

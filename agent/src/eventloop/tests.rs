@@ -1,5 +1,7 @@
 //! The loop beside a reconciler that has done everything at once, on a clock that stands still while anything goes on.
 
+mod older;
+
 use std::{cell::RefCell, path::PathBuf, rc::Rc};
 
 use futures::stream;

@@ -25,6 +25,8 @@ pub(super) struct Known {
     pub(super) undone: Option<Vec<Trouble>>,
     /// Why the checkpoint is not written.
     pub(super) storage: Option<Trouble>,
+    /// That the source shows what is older than what is followed.
+    pub(super) older: Option<Trouble>,
     /// Why no leader is watched.
     pub(super) unwatched: Option<Trouble>,
     /// What is wrong with the clock.

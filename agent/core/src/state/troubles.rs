@@ -28,6 +28,17 @@ impl NodeState {
         self.gather_troubles();
     }
 
+    /// Takes the first object of which the source shows an older one than is followed, while it does. Returns whether that is news.
+    pub fn handle_older(&mut self, first: Option<String>) -> bool {
+        let trouble = first.map(Trouble::Older);
+        let is_news = self.status.older != trouble;
+        if is_news {
+            self.status.older = trouble;
+            self.gather_troubles();
+        }
+        is_news
+    }
+
     /// Takes why no leader is watched; `None` when they are.
     pub fn handle_unwatched(&mut self, cause: Option<String>) {
         self.status.unwatched = cause.map(Trouble::Unwatched);
@@ -60,6 +71,7 @@ impl NodeState {
         let conflicts = self.conflicts.get_or_init(|| conflicts(&self.plan, &self.facts));
         let conflicts = conflicts.iter().cloned().map(Trouble::Conflict);
         let others = [
+            self.status.older.clone(),
             self.status.storage.clone(),
             self.status.unwatched.clone(),
             self.status.clock.clone(),
