@@ -94,7 +94,7 @@ struct Args {
 enum Command {
     /// Wait on a control socket and create devices on demand
     Serve {
-        /// The unix socket that takes the lines `up NAME`, `down NAME` and `list`
+        /// The unix socket that takes the lines `up NAME`, `down NAME`, `list` and `await-end`
         #[arg(long, value_name = "PATH")]
         control: PathBuf,
 

@@ -6,8 +6,12 @@
 //! up NAME      there shall be a device with this name (and is one already, perhaps)
 //! down NAME    there shall be none
 //! list         the names of all devices, one a line, before the `ok`
+//! await-end    the `ok` comes when this process is asked to end
 //! hand-over 1  another process wants all devices and this socket; the answer is described in [`crate::handover`]
 //! ```
+//!
+//! Asked to end, by SIGTERM or SIGINT, the process ends its devices at once, unless a client waits to hear of that: then it goes on for
+//! [`NOTICE`], in which others can turn to another way, or another process take the devices over.
 //!
 //! A device lives as long as the process, whichever client asked for it and whether that is still connected. Each has a thread of its
 //! own, so that one that fails takes no other along.
@@ -54,6 +58,10 @@ use crate::{
 /// The agent holds one connection; people may connect beside it.
 const MAX_CLIENTS: usize = 16;
 
+/// How long devices go on when a client has heard that they are about to end. Others notice within half a second that nothing
+/// answers any more, and have the rest to act upon it; it is well below the grace period of the chart's pods.
+pub const NOTICE: Duration = Duration::from_secs(2);
+
 /// The control socket cannot be served.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -84,6 +92,23 @@ struct Running {
     thread: JoinHandle<Option<Runtime>>,
 }
 
+/// A connection to the control socket.
+#[derive(Debug)]
+struct Client {
+    lines: Lines,
+    /// It waits to hear that this process is about to end.
+    awaits_end: bool,
+}
+
+/// What there is something to do for.
+#[derive(Debug)]
+struct Ready {
+    stop: bool,
+    listener: bool,
+    /// Each client.
+    clients: Vec<bool>,
+}
+
 /// All devices of this process.
 #[derive(Debug)]
 struct Devices {
@@ -92,7 +117,8 @@ struct Devices {
     running: BTreeMap<String, Running>,
 }
 
-/// Serves the control socket until `stop` is readable, then ends all devices; or until another process has them. With
+/// Serves the control socket until `stop` is readable, and for [`NOTICE`] more where a client waits to hear of that, then ends all
+/// devices; or until another process has them. With
 /// `take_over`, begins with those of the process that serves it now, if there is one.
 pub fn serve(
     control: &Path,
@@ -117,43 +143,69 @@ pub fn serve(
     };
     tracing::info!(control = %control.display(), "serving the control socket");
     notify::ready();
-    let mut clients: Vec<Lines> = Vec::new();
+    let mut clients: Vec<Client> = Vec::new();
+    let mut ends_at = None;
     loop {
-        let ready = wait(stop, &listener, &clients).map_err(ServeError::Poll)?;
-        if ready[0] {
+        let ready = wait(stop, ends_at, &listener, &clients).map_err(ServeError::Poll)?;
+        let now = Instant::now();
+        if ready.stop && devices.carry() && notify_end(&mut clients) {
+            tracing::info!("asked to end: going on for a moment, until others have turned to another way");
+            ends_at = Some(now + NOTICE);
+        }
+        if ends_at.map_or(ready.stop, |at| at <= now) {
             return Ok(Exit::Ended);
         }
-        let now = Instant::now();
-        if let Some(request) = devices.handle_clients(now, &ready[2..], &mut clients)
+        if let Some(request) = devices.handle_clients(now, &ready.clients, &mut clients)
             && devices.hand_over(request, &listener)
         {
             listener.own(false);
             return Ok(Exit::HandedOver);
         }
-        if ready[1]
+        if ends_at.is_some() {
+            notify_end(&mut clients);
+        }
+        if ready.listener
             && let Some(stream) = listener.accept()
         {
             if clients.len() >= MAX_CLIENTS {
                 clients.remove(0);
             }
-            clients.push(Lines::new(stream, now));
+            clients.push(Client {
+                lines: Lines::new(stream, now),
+                awaits_end: false,
+            });
         }
     }
 }
 
-/// Waits for something to do; returns what is ready: `stop`, the listener, and each of the clients.
-fn wait(stop: BorrowedFd<'_>, listener: &Listener, clients: &[Lines]) -> io::Result<Vec<bool>> {
+/// Answers the clients that wait to hear that this process is about to end. Returns whether there are any.
+fn notify_end(clients: &mut [Client]) -> bool {
+    let mut any = false;
+    for client in clients {
+        // One that is gone is noticed when it is read from.
+        any |= std::mem::take(&mut client.awaits_end) && client.lines.answer("ok\n").is_ok();
+    }
+    any
+}
+
+/// Waits for something to do, or for the end that is due; once there is one, `stop` has been heard.
+fn wait(
+    stop: BorrowedFd<'_>,
+    ends_at: Option<Instant>,
+    listener: &Listener,
+    clients: &[Client],
+) -> io::Result<Ready> {
     let now = Instant::now();
-    let mut fds = vec![
-        PollFd::new(stop, PollFlags::POLLIN),
-        PollFd::new(listener.as_fd(), listener.interest(now)),
-    ];
-    fds.extend(
-        clients
-            .iter()
-            .map(|client| PollFd::new(client.as_fd(), client.interest())),
-    );
-    let patience = listener.rests_until(now).map_or(PollTimeout::NONE, |until| {
+    let mut fds = vec![PollFd::new(listener.as_fd(), listener.interest(now))];
+    fds.extend(clients.iter().map(|client| {
+        let lines = &client.lines;
+        PollFd::new(lines.as_fd(), lines.interest())
+    }));
+    if ends_at.is_none() {
+        fds.push(PollFd::new(stop, PollFlags::POLLIN));
+    }
+    let until = listener.rests_until(now).into_iter().chain(ends_at).min();
+    let patience = until.map_or(PollTimeout::NONE, |until| {
         let left = until.saturating_duration_since(now).as_micros();
         PollTimeout::try_from(left.div_ceil(1000)).unwrap_or(PollTimeout::ZERO)
     });
@@ -161,19 +213,38 @@ fn wait(stop: BorrowedFd<'_>, listener: &Listener, clients: &[Lines]) -> io::Res
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(fds.iter().map(|fd| fd.any().unwrap_or(true)).collect())
+    let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
+    Ok(Ready {
+        listener: ready.next().unwrap_or(false),
+        clients: ready.by_ref().take(clients.len()).collect(),
+        stop: ready.next().unwrap_or(false),
+    })
 }
 
 impl Devices {
+    /// Returns whether there is any device.
+    fn carry(&mut self) -> bool {
+        self.remove_finished();
+        !self.running.is_empty()
+    }
+
     /// Answers clients that are ready, and forgets those whose connection is over. One of them may want to take over.
-    fn handle_clients(&mut self, now: Instant, ready: &[bool], clients: &mut Vec<Lines>) -> Option<Request> {
+    fn handle_clients(&mut self, now: Instant, ready: &[bool], clients: &mut Vec<Client>) -> Option<Request> {
         let mut ready = ready.iter();
         let mut request = None;
         clients.retain_mut(|client| {
             if !ready.next().copied().unwrap_or(false) {
                 return true;
             }
-            match client.handle_ready(now, Duration::MAX, |line| self.handle_line(line)) {
+            let Client { lines, awaits_end } = client;
+            let handled = lines.handle_ready(now, Duration::MAX, |line| {
+                if line == "await-end" {
+                    *awaits_end = true;
+                    return Reply::More;
+                }
+                self.handle_line(line)
+            });
+            match handled {
                 Ok(()) => return true,
                 Err(Over::Closed) => {}
                 Err(Over::HandOver(asked)) => request = Some(asked),
@@ -209,7 +280,7 @@ impl Devices {
                 }
                 names + "ok\n"
             }
-            _ => "error the commands are: up NAME, down NAME, list\n".into(),
+            _ => "error the commands are: up NAME, down NAME, list, await-end\n".into(),
         };
         Reply::Answer(answer)
     }

@@ -160,6 +160,12 @@ impl Lines {
         }
     }
 
+    /// Sends an answer that the client has been waiting for.
+    pub fn answer(&mut self, text: &str) -> Result<(), Over> {
+        self.outgoing.extend_from_slice(text.as_bytes());
+        self.flush()
+    }
+
     /// Reads what is there; returns whether the other side has ended.
     fn fill(&mut self) -> Result<bool, Over> {
         let before = self.incoming.len();

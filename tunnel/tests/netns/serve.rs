@@ -7,13 +7,14 @@ use std::{
     path::PathBuf,
     process::{Child, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use spanwire_tunnel::serve::NOTICE;
 use tempfile::TempDir;
 
 use crate::world::{Engine, OURS, World, ends, terminate, wait_for};
@@ -219,6 +220,55 @@ fn sigterm_removes_everything() {
     server.ask("up swone");
     assert!(terminate(&mut server.process, Signal::SIGTERM));
     assert!(!server.has_link("swone") && !server.socket("swone").exists() && !server.control().exists());
+}
+
+#[test]
+fn who_waits_for_the_end_hears_of_it_while_devices_go_on() {
+    let mut server = Server::new();
+    let await_end = |server: &Server| {
+        let mut client = UnixStream::connect(server.control()).unwrap();
+        client.write_all(b"await-end\n").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client
+    };
+    let heard = |client: &mut UnixStream| {
+        let mut line = [0; 3];
+        client.read_exact(&mut line).map(|()| line == *b"ok\n")
+    };
+    // Without a device there is nothing to wait for.
+    let mut client = await_end(&server);
+    server.ask("list");
+    assert!(terminate(&mut server.process, Signal::SIGTERM));
+    assert!(heard(&mut client).is_err());
+
+    server.process = spawn(&server.world, &server.folder, &[]);
+    server.ask("up swone");
+    let (mut first, mut second) = (await_end(&server), await_end(&server));
+    server.ask("list");
+    let asked = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert!(heard(&mut first).unwrap() && heard(&mut second).unwrap());
+    // Who comes later hears it at once.
+    assert!(heard(&mut await_end(&server)).unwrap());
+    assert_eq!(server.ask("list"), ["swone", "ok"]);
+    assert!(server.has_link("swone"), "it goes on");
+    assert!(ends(&mut server.process));
+    let time = asked.elapsed();
+    assert!(
+        time >= NOTICE && time < NOTICE + Duration::from_secs(20),
+        "{time:?}"
+    );
+    assert!(!server.has_link("swone"));
+
+    // In that time another process can take over.
+    server.process = spawn(&server.world, &server.folder, &[]);
+    server.ask("up swone");
+    let mut client = await_end(&server);
+    server.ask("list");
+    server.signal(Signal::SIGTERM);
+    assert!(heard(&mut client).unwrap());
+    server.upgrade(&[]);
+    assert_eq!(server.ask("list"), ["swone", "ok"]);
 }
 
 #[test]
