@@ -108,6 +108,8 @@ pub struct Inlets {
     pub judgements: watch::Receiver<Judgement>,
     /// What leaders of other locations say.
     pub advice: watch::Receiver<Heeded>,
+    /// Whether the process of the tunnels is about to end.
+    pub draining: watch::Receiver<bool>,
     /// Why none is watched, where that is so.
     pub failures: watch::Receiver<Option<String>>,
     /// Why the API server does not take the leader's Lease, where that is so.
@@ -189,7 +191,7 @@ impl EventLoop {
             is_expectant: true,
             snapshot: None,
             judgement: Judgement::default(),
-            advice: Heeded::new(),
+            advice: Heeded::default(),
             last_reported: (None, None),
             last_given: None,
             logged: BTreeSet::new(),
@@ -287,6 +289,10 @@ impl EventLoop {
                 Ok(()) = inlets.advice.changed() => {
                     let advice = inlets.advice.borrow_and_update().clone();
                     self.take_advice(advice);
+                }
+                Ok(()) = inlets.draining.changed() => {
+                    let draining = *inlets.draining.borrow_and_update();
+                    self.take_draining(draining);
                 }
                 Ok(()) = inlets.failures.changed() => {
                     self.state.handle_unwatched(inlets.failures.borrow_and_update().clone());

@@ -14,6 +14,7 @@ pub mod causes;
 pub mod checkpoint;
 pub mod cleanup;
 pub mod clock;
+pub mod draining;
 pub mod encryption;
 pub mod eventloop;
 pub mod guard;

@@ -81,7 +81,7 @@ pub fn start(settings: Settings, before: Judgement) -> io::Result<Ends> {
     let (assignments, assigned) = watch::channel(Arc::default());
     let (judged, judgements) = watch::channel(before.clone());
     let (keys, key) = watch::channel(None);
-    let (advised, advice) = watch::channel(Heeded::new());
+    let (advised, advice) = watch::channel(Heeded::default());
     let (failed, failures) = watch::channel(None);
     let (asks, asked) = mpsc::channel(4);
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -133,7 +133,7 @@ impl Outside {
             };
             // As published meanwhile: what was judged may not hold any more, and is where the next one begins.
             self.judged.send_replace(Judgement::default());
-            self.advised.send_replace(Heeded::new());
+            self.advised.send_replace(Heeded::default());
             self.failed.send_replace(Some(format!("{error:#}")));
             sleep(backoff.wait()).await;
         }

@@ -19,7 +19,7 @@ use crate::{
     api_server::Sources,
     args::{Args, Source},
     checkpoint::Checkpoint,
-    clock,
+    clock, draining,
     eventloop::{EventLoop, Inlets, Outlets, Preshared, Storage},
     guard::Guard,
     kubelet,
@@ -71,6 +71,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         owners: receivers.owner,
     };
     let source = connect_source(&args, &me, before.api_server, written, receivers.secrets).await?;
+    let (drained, draining) = watch::channel(false);
+    tokio::spawn(draining::watch(args.paths.tunnel_socket.clone(), drained));
     let inlets = Inlets {
         snapshots: source.snapshots,
         reports,
@@ -81,6 +83,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         clock: source.clock,
         judgements: prober.judgements,
         advice: prober.advice,
+        draining,
         failures: prober.failures,
         refusals: source.refusals,
     };

@@ -9,6 +9,8 @@
 //!
 //! Where the WireGuard of one of two leaders has no groups it takes a source from one leader alone, and what comes by another one
 //! is lost. So leaders say which ones they use ([`Advice`]), which may be old or a lie like all else here, and chooses no other ways.
+//!
+//! A leader whose tunnels are about to end still works, and says so. It is passed by where another one can be used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +23,8 @@ pub struct Advice {
     pub uses: BTreeSet<NodeName>,
     /// Its WireGuard knows groups of peers: it takes what the others send, too.
     pub groups: bool,
+    /// Its tunnels are about to end.
+    pub draining: bool,
 }
 
 /// Why a node, as a leader, does not use a leader of another location that answers it.
@@ -44,6 +48,10 @@ pub struct Reachability {
     answering: BTreeMap<(LocationName, NodeName), Doubt>,
     /// What the leaders of other locations say to this one, which is a leader.
     advice: BTreeMap<(LocationName, NodeName), Advice>,
+    /// The leaders of other locations whose tunnels are about to end.
+    draining: BTreeSet<(LocationName, NodeName)>,
+    /// Those of this node are.
+    is_draining: bool,
     /// The locations that this node, as a leader, reaches by no way.
     unreached: BTreeSet<LocationName>,
     /// The other nodes of the own location that this node, as a leader, does not reach.
@@ -85,6 +93,18 @@ impl Reachability {
         let is_news = self.advice != advice;
         self.advice = advice;
         is_news
+    }
+
+    /// Records which leaders of other locations say that their tunnels are about to end. Returns whether that is news.
+    pub fn observe_draining(&mut self, leaders: BTreeSet<(LocationName, NodeName)>) -> bool {
+        let is_news = self.draining != leaders;
+        self.draining = leaders;
+        is_news
+    }
+
+    /// Records whether the tunnels of this node are about to end. Returns whether that is news.
+    pub fn observe_own_end(&mut self, draining: bool) -> bool {
+        std::mem::replace(&mut self.is_draining, draining) != draining
     }
 
     /// Records which locations this node, as a leader, reaches by no way at all: by no leader over there, and by none of its own
@@ -132,6 +152,18 @@ impl Reachability {
         self.forsaken.is_empty() || !self.forsaken.contains(&(location.clone(), leader.clone()))
     }
 
+    /// Returns whether the tunnels of a leader of another location are about to end.
+    #[must_use]
+    pub fn drains(&self, location: &LocationName, leader: &NodeName) -> bool {
+        !self.draining.is_empty() && self.draining.contains(&(location.clone(), leader.clone()))
+    }
+
+    /// Returns whether those of this node are.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
     /// Returns why this node, as a leader, does not use a leader of another location that answers; `None` where it uses it, or has no
     /// answer.
     #[must_use]
@@ -154,7 +186,7 @@ impl Reachability {
     /// Returns whether the published leaders of other locations are to be used, whatever is observed of each.
     #[must_use]
     pub(crate) fn keeps_published_leaders(&self) -> bool {
-        self.forsaken.is_empty() && self.advice.is_empty()
+        self.forsaken.is_empty() && self.advice.is_empty() && self.draining.is_empty()
     }
 
     /// Returns the leaders of the own location that cannot be used, each with the location towards which.
@@ -207,6 +239,11 @@ mod tests {
         assert!(seen.observe_advice(advice.clone()) && !seen.observe_advice(advice));
         assert_eq!(seen.advice(&far.0, &far.1), Some(&Advice::default()));
         assert!(seen.observe_advice(BTreeMap::new()));
+        assert!(seen.observe_draining([far.clone()].into()) && !seen.observe_draining([far.clone()].into()));
+        assert!(seen.drains(&far.0, &far.1) && !seen.drains(&name("near"), &far.1));
+        assert!(seen.observe_draining(BTreeSet::new()));
+        assert!(seen.observe_own_end(true) && !seen.observe_own_end(true) && seen.is_draining());
+        assert!(seen.observe_own_end(false));
         assert_eq!(seen, Reachability::default());
     }
 
@@ -266,6 +303,52 @@ mod tests {
         assert_eq!(ways(&seen), [first, first].map(Clone::clone), "none is better");
         seen.observe(first.clone(), name("near"), false);
         assert_eq!(ways(&seen), [first, second].map(Clone::clone));
+    }
+
+    #[test]
+    fn leaders_whose_tunnels_are_about_to_end_are_passed_by_where_another_one_works() {
+        let mesh = mesh();
+        let [here, far] = ["here", "far"].map(name::<LocationName>);
+        let leaders: Vec<NodeName> = mesh.locations[&here]
+            .leaders
+            .iter()
+            .map(|leader| leader.node.clone())
+            .collect();
+        let [me, other] = [&leaders[0], &leaders[1]];
+        let mut seen = Reachability::default();
+        let way = |seen: &Reachability| match plan(&mesh, me, seen).ways[&far].clone() {
+            Via::Tunnel => me.clone(),
+            Via::Hop { node, .. } => node,
+            Via::Unreachable => panic!("it is reached"),
+        };
+        seen.observe_own_end(true);
+        assert_eq!(way(&seen), *other);
+        seen.observe(other.clone(), far.clone(), false);
+        assert_eq!(way(&seen), *me, "the other one does not work");
+
+        // From `far`, whose one leader sees two of `here`.
+        let receiver = |seen: &Reachability| {
+            let [from] = &mesh.locations[&far].leaders[..] else {
+                panic!("one leads")
+            };
+            let in_use = plan(&mesh, &from.node, seen).in_use();
+            in_use[&here].iter().next().unwrap().clone()
+        };
+        let key = |leader: &NodeName| (here.clone(), leader.clone());
+        let mut seen = Reachability::default();
+        assert_eq!(receiver(&seen), *me);
+        seen.observe_draining([key(me)].into());
+        assert_eq!(receiver(&seen), *other);
+        seen.observe_draining([key(me), key(other)].into());
+        assert_eq!(receiver(&seen), *me, "it still works");
+        seen.observe_far(here.clone(), me.clone(), false);
+        assert_eq!(receiver(&seen), *other);
+        seen.observe_draining([key(other)].into());
+        assert_eq!(
+            receiver(&seen),
+            *other,
+            "what ends later is better than what is lost"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What leaders of different locations say to each other: which leaders of the other location they use.
+//! What leaders of different locations say to each other: which leaders of the other location they use, and that their own tunnels are
+//! about to end.
 //!
 //! [`Advisor`] decides what is said to whom and when, and what of what is heard counts. It is given the time, random numbers and the
 //! node's key, and has neither a socket nor a clock.
@@ -31,15 +32,21 @@ pub use message::LENGTH;
 pub use partners::{Partner, Partners};
 pub use seal::OwnKey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_topology::{Advice, LocationName, NodeName};
 
 /// The UDP port on which leaders hear each other, through the tunnels alone.
 pub const PORT: u16 = 9479;
 
-/// What counts of what is said, by who says it.
-pub type Heeded = BTreeMap<(LocationName, NodeName), Advice>;
+/// What counts of what is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heeded {
+    /// What each leader says of those that it uses.
+    pub advice: BTreeMap<(LocationName, NodeName), Advice>,
+    /// The leaders whose tunnels are about to end.
+    pub draining: BTreeSet<(LocationName, NodeName)>,
+}
 
 #[cfg(test)]
 mod tests;

@@ -51,6 +51,8 @@ pub struct HostFacts {
     pub groups: bool,
     /// The WireGuard device that this node is to have cannot be made now.
     pub lacks_tunnel: bool,
+    /// The process of the tunnels is about to end: what goes by this node is to go by others first.
+    pub draining: bool,
     /// What others filter forwarded packets by.
     pub filters: Arc<Vec<Filter>>,
     /// What others filter packets for this machine by; only of a leader.

@@ -78,10 +78,27 @@ impl EventLoop {
     /// Leaders of other locations say something else.
     pub(super) fn take_advice(&mut self, advice: Heeded) {
         let now = Self::now();
+        for (location, leader) in advice.draining.difference(&self.advice.draining) {
+            tracing::info!(%leader, %location, "the leader of the location says that its tunnels are about to end; another gets what is for there");
+        }
         self.advice = advice;
-        tracing::debug!(advice = ?self.advice, "leaders of other locations say which ones of this location they use");
+        tracing::debug!(advice = ?self.advice, "leaders of other locations say something else");
         if self.state.handle_reachability(self.reachability()) {
             self.reconcile_by(now);
+        }
+    }
+
+    /// The process of the tunnels is about to end, or is not any more.
+    pub(super) fn take_draining(&mut self, draining: bool) {
+        if self.state.handle_draining(draining) {
+            self.reconcile_by(Self::now());
+            if draining {
+                tracing::info!(
+                    "the process of the tunnels is about to end; other leaders of the location take over"
+                );
+            } else {
+                tracing::info!("the process of the tunnels is not about to end any more");
+            }
         }
     }
 
@@ -94,7 +111,8 @@ impl EventLoop {
             reachability.observe_far(location.clone(), leader.clone(), false);
         }
         reachability.observe_answering(self.judgement.answering.clone());
-        reachability.observe_advice(self.advice.clone());
+        reachability.observe_advice(self.advice.advice.clone());
+        reachability.observe_draining(self.advice.draining.clone());
         reachability.observe_cut(self.judgement.cut.clone());
         reachability
     }

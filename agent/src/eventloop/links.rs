@@ -126,11 +126,12 @@ fn describe_advice(sight: &Sight, heeded: &Heeded) -> String {
             leader,
             advice,
         } = said;
-        let counts = heeded.contains_key(&(location.clone(), leader.clone()));
+        let key = (location.clone(), leader.clone());
+        let counts = heeded.advice.contains_key(&key) || heeded.draining.contains(&key);
         let uses: Vec<&str> = advice.uses.iter().map(NodeName::as_str).collect();
         let _ = writeln!(
             text,
-            "advice of {leader} of {location}{}: uses {}{}",
+            "advice of {leader} of {location}{}: uses {}{}{}",
             if counts { "" } else { ", which changes nothing" },
             if uses.is_empty() {
                 "none of them".to_owned()
@@ -139,6 +140,11 @@ fn describe_advice(sight: &Sight, heeded: &Heeded) -> String {
             },
             if advice.groups {
                 "; takes what others send, too"
+            } else {
+                ""
+            },
+            if advice.draining {
+                "; its tunnels are about to end"
             } else {
                 ""
             },
@@ -231,23 +237,29 @@ mod tests {
             advice: Advice {
                 uses: uses.iter().map(|node| node.parse().unwrap()).collect(),
                 groups,
+                draining: leader == "b3",
             },
         };
         let sight = Sight {
-            said: vec![said("b1", &["a1", "a2"], false), said("b2", &[], true)],
+            said: vec![
+                said("b1", &["a1", "a2"], false),
+                said("b2", &[], true),
+                said("b3", &["a1"], true),
+            ],
             deaf: Some("no such device".to_owned()),
             ..Sight::default()
         };
-        let first = &sight.said[0];
-        let heeded = [(
-            (first.location.clone(), first.leader.clone()),
-            first.advice.clone(),
-        )];
+        let key = |said: &Said| (said.location.clone(), said.leader.clone());
+        let heeded = Heeded {
+            advice: [(key(&sight.said[0]), sight.said[0].advice.clone())].into(),
+            draining: [key(&sight.said[2])].into(),
+        };
         assert_eq!(
-            describe_advice(&sight, &heeded.into()),
+            describe_advice(&sight, &heeded),
             "no leader of another location can be heard: no such device\n\
              advice of b1 of b: uses a1, a2\n\
-             advice of b2 of b, which changes nothing: uses none of them; takes what others send, too\n"
+             advice of b2 of b, which changes nothing: uses none of them; takes what others send, too\n\
+             advice of b3 of b: uses a1; takes what others send, too; its tunnels are about to end\n"
         );
     }
 }

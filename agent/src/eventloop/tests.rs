@@ -229,7 +229,8 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
     let (_queries, queries) = mpsc::channel(1);
     let (_api_server, api_server) = watch::channel(ApiServer::default());
     let (_clock, clock) = watch::channel(None);
-    let (_advised, advice) = watch::channel(BTreeMap::new());
+    let (_advised, advice) = watch::channel(Heeded::default());
+    let (_drained, draining) = watch::channel(false);
     let others = Others {
         snapshots,
         announced,
@@ -257,6 +258,7 @@ async fn beside(checkpoint: Option<Snapshot>, test: impl AsyncFnOnce(&Others)) {
             clock,
             judgements,
             advice,
+            draining,
             failures,
             refusals,
         };

@@ -1,13 +1,14 @@
 //! A leader that fails: its agent says nothing, and no publication names another one.
 
 mod advice;
+mod draining;
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use spanwire_testbed::{Family, lan, wait_until};
+use spanwire_testbed::{Family, Ping, lan, wait_until};
 
 use crate::{
     wireguard::{Backend, backend},
@@ -58,13 +59,26 @@ pub(crate) fn world() -> World {
     world
 }
 
-/// Does this while pods ping each other, and says how much they missed. At the end all is answered again.
+/// Does this while pods ping each other, who are not to miss much. At the end all is answered again.
 pub(crate) fn missed(
     world: &mut World,
     what: &str,
     ways: &[(&'static str, &'static str)],
     fault: impl FnOnce(&mut World),
 ) {
+    let gaps = gaps(world, what, ways, fault);
+    for ((from, to), gap) in ways.iter().zip(gaps) {
+        assert!(gap < late(), "{what}: {from} to {to} missed {gap:?}");
+    }
+}
+
+/// Does this while pods ping each other, and returns how much of the time each missed. At the end all is answered again.
+fn gaps(
+    world: &mut World,
+    what: &str,
+    ways: &[(&'static str, &'static str)],
+    fault: impl FnOnce(&mut World),
+) -> Vec<Duration> {
     let begin = |(from, to): &(&'static str, &'static str)| (*from, *to, world.node(from).pod.start_ping(to));
     let pings: Vec<_> = ways.iter().map(begin).collect();
     let begun = Instant::now();
@@ -77,14 +91,15 @@ pub(crate) fn missed(
             "{what}: {from} does not reach {to}"
         );
     }
-    for (from, to, ping) in pings {
+    let gap = |(from, to, ping): (&str, &str, Ping)| {
         let (sent, returned) = ping.stop();
         let missed = sent - returned;
         // Where the machine is busy ping sends less often than it should.
         let gap = begun.elapsed() * missed / sent;
         eprintln!("{what}: {from} to {to} missed {missed} of {sent}, {gap:?}");
-        assert!(gap < late(), "{what}: {from} to {to} missed {gap:?}");
-    }
+        gap
+    };
+    pings.into_iter().map(gap).collect()
 }
 
 /// Cuts what the leaders of two nodes send each other by the internet.

@@ -242,6 +242,13 @@ impl Node {
         tunnel.wait().unwrap();
     }
 
+    /// Asks the process that serves the devices to end, and waits until it has.
+    pub(crate) fn stop_tunnel(&mut self) {
+        self.signal_tunnel("TERM");
+        let mut tunnel = self.tunnel.take().unwrap();
+        assert!(tunnel.wait().unwrap().success());
+    }
+
     /// Stops the process that serves the devices, or lets it go on.
     pub(crate) fn signal_tunnel(&self, signal: &str) {
         let pid = self.tunnel.as_ref().unwrap().id();

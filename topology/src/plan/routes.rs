@@ -152,7 +152,10 @@ impl<'v, 'a> Ways<'v, 'a> {
             let usable = |lead: &usize| reachability.usable(view.leads[*lead].node, location);
             let said = said(view, reachability, receivers, site);
             let named = |lead: usize| view.leads[lead].node;
-            let published = order().find(usable);
+            // A leader whose own tunnels are about to end passes by itself where it can.
+            let stays = |lead: &usize| !reachability.is_draining() || Some(*lead) != view.lead;
+            let staying = order().filter(stays).find(usable);
+            let published = staying.or_else(|| order().find(usable));
             let is_taken =
                 |lead: usize| said.is_empty() || said.iter().any(|uses| uses.contains(named(lead)));
             let is_taken_by_all = |lead: &usize| said.iter().all(|uses| uses.contains(named(*lead)));

@@ -84,8 +84,8 @@ impl Allowed {
 }
 
 /// Returns for every leader who is sent what it carries: the leader itself, or where this node cannot use it, the first of
-/// its location in the published order that it can use. What is observed may be wrong: of leaders that all seem lost the
-/// published one is left.
+/// its location in the published order that it can use, and whose tunnels are not about to end where there is one. What is observed
+/// may be wrong: of leaders that all seem lost the published one is left.
 ///
 /// A location whose name is the lower of the two follows what the leaders of the other one say: it takes the first of the same order
 /// that says that it uses this node, one that has only just come back too, where those before it that are usable say that they do not.
@@ -114,13 +114,18 @@ pub(super) fn receivers(view: &View<'_>, reachability: &Reachability) -> Vec<usi
 fn receiver(
     view: &View<'_>,
     reachability: &Reachability,
-    candidates: impl Iterator<Item = usize> + Clone,
+    mut candidates: impl Iterator<Item = usize> + Clone,
 ) -> Option<usize> {
     let named = |lead: usize| (view.sites[view.leads[lead].site].name, view.leads[lead].node);
-    let usable = |lead: &usize| {
+    let works = |lead: &usize| {
         let (location, leader) = named(*lead);
         reachability.far_usable(location, leader)
     };
+    let stays = |lead: &usize| {
+        let (location, leader) = named(*lead);
+        !reachability.drains(location, leader)
+    };
+    let usable = |lead: &usize| works(lead) && stays(lead);
     let says = |lead: usize| {
         let (location, leader) = named(lead);
         // The lower location follows.
@@ -132,9 +137,13 @@ fn receiver(
         let (location, leader) = named(lead);
         reachability.doubt(location, leader)
     };
-    let first = candidates.clone().find(usable)?;
+    let Some(first) = candidates.clone().find(usable) else {
+        // Those that are about to end are better than none.
+        return candidates.find(works);
+    };
     let refusal = says(first).filter(|_| !uses_me(&first));
-    let may_be_used = |lead: &usize| usable(lead) || doubt(*lead) == Some(Doubt::Returning);
+    let returns = |lead: &usize| doubt(*lead) == Some(Doubt::Returning) && stays(lead);
+    let may_be_used = |lead: &usize| usable(lead) || returns(lead);
     // Without a word of the first usable one those behind it are not asked.
     let last = if refusal.is_none() { Some(first) } else { None };
     let mut until = candidates

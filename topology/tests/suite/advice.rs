@@ -32,6 +32,7 @@ pub(crate) fn heard(said: &Said, node: &NodeName) -> BTreeMap<(LocationName, Nod
         let advice = Advice {
             uses: uses.get(here).cloned().unwrap_or_default(),
             groups: *groups,
+            draining: false,
         };
         ((location.clone(), leader.clone()), advice)
     });

@@ -219,7 +219,11 @@ pub(crate) fn suspicion(mesh: &Mesh, node: &NodeName, seed: u64) -> Reachability
         .flat_map(|location| location.members.keys());
     let cut = members.filter(|other| coin(seed, &format!("{node} cut off from {other}")));
     seen.observe_cut(cut.cloned().collect());
-    seen.observe_advice(lies(mesh, node, seed));
+    let lies = lies(mesh, node, seed);
+    let draining = lies.iter().filter(|(_, advice)| advice.draining);
+    seen.observe_draining(draining.map(|(leader, _)| leader.clone()).collect());
+    seen.observe_own_end(coin(seed, &format!("{node} is about to end")));
+    seen.observe_advice(lies);
     let forsaken = seen.forsaken();
     let answering = forsaken.filter_map(|(location, leader)| {
         let heads = |text: &str| coin(seed, &format!("{leader} {text} {node}"));
@@ -246,6 +250,7 @@ fn lies(mesh: &Mesh, node: &NodeName, seed: u64) -> BTreeMap<(LocationName, Node
             let advice = Advice {
                 uses: said.map(|other| (*other).clone()).collect(),
                 groups: heads("any of you"),
+                draining: heads("I am about to end"),
             };
             if heads("I say something") {
                 lies.insert((name.clone(), leader.clone()), advice);

@@ -87,7 +87,7 @@ impl Advisor {
             sending: Allowance::new(RATE, BURST),
             wake: None,
             datagrams: VecDeque::new(),
-            heeded: BTreeMap::new(),
+            heeded: Heeded::default(),
             is_news: false,
         }
     }
@@ -119,7 +119,8 @@ impl Advisor {
         }
         let is_news_to = |location: &LocationName| {
             let uses = |partners: &Partners| partners.uses.get(location).cloned();
-            before.groups != partners.groups || uses(&before) != uses(partners)
+            let own = |partners: &Partners| (partners.groups, partners.draining);
+            own(&before) != own(partners) || uses(&before) != uses(partners)
         };
         for talk in self.talks.values_mut() {
             if is_news_to(&talk.partner.location) {
@@ -172,6 +173,7 @@ impl Advisor {
                 let advice = Advice {
                     uses: uses.cloned().collect(),
                     groups: content.groups,
+                    draining: content.draining,
                 };
                 let until = now + Duration::from_secs(content.seconds.into());
                 talk.said = Some((advice, until));
@@ -225,6 +227,7 @@ impl Advisor {
             echo,
             seconds: u8::try_from(lasting.as_secs()).unwrap_or(u8::MAX),
             groups: self.partners.groups,
+            draining: self.partners.draining,
             uses: names(uses, &talk.partner.node),
         };
         let datagram = seal(pair, own.public(), stamp, &content);
@@ -244,7 +247,7 @@ impl Advisor {
     }
 
     /// Returns what leaders of other locations say, where that is news. What is of no use is not among it: where both sides know groups
-    /// of peers each takes what the other sends, whichever leader that uses.
+    /// of peers each takes what the other sends, whichever leader that uses. That one's tunnels are about to end always is.
     pub fn poll_advice(&mut self) -> Option<Heeded> {
         std::mem::take(&mut self.is_news).then(|| self.heeded.clone())
     }
@@ -283,12 +286,17 @@ impl Advisor {
             talk.said.take_if(is_over);
         }
         let own_groups = self.partners.groups;
-        let heeded = self.talks.values().filter_map(|talk| {
-            let (advice, _) = talk.said.as_ref()?;
-            let key = (talk.partner.location.clone(), talk.partner.node.clone());
-            (!(own_groups && advice.groups)).then(|| (key, advice.clone()))
-        });
-        let heeded = heeded.collect();
+        let mut heeded = Heeded::default();
+        for talk in self.talks.values() {
+            let Some((advice, _)) = &talk.said else { continue };
+            let key = || (talk.partner.location.clone(), talk.partner.node.clone());
+            if !(own_groups && advice.groups) {
+                heeded.advice.insert(key(), advice.clone());
+            }
+            if advice.draining {
+                heeded.draining.insert(key());
+            }
+        }
         if heeded != self.heeded {
             self.heeded = heeded;
             self.is_news = true;

@@ -9,7 +9,7 @@
 //! | 64..80 | sealed: the session of the receiver that it repeats, 0 where it knows none |
 //! | 80..88 | the counter that it repeats |
 //! | 88 | for how many seconds it counts |
-//! | 89 | 1: the sender's WireGuard knows groups of peers; other bits are to be ignored |
+//! | 89 | 1: the sender's WireGuard knows groups of peers; 2: its tunnels are about to end; other bits are to be ignored |
 //! | 90 | how many leaders follow, at most four |
 //! | 91..96 | to be ignored |
 //! | 96..128 | the leaders of the receiver's location that the sender uses, each by 8 bytes of a hash of its name |
@@ -25,6 +25,7 @@ const HEADER: usize = 64;
 const BODY: usize = 64;
 const NAMES: usize = 32;
 const GROUPS: u8 = 1;
+const DRAINING: u8 = 2;
 
 /// How long a message is, in bytes.
 pub const LENGTH: usize = HEADER + BODY + TAG;
@@ -49,6 +50,7 @@ pub(super) struct Content {
     pub(super) echo: Stamp,
     pub(super) seconds: u8,
     pub(super) groups: bool,
+    pub(super) draining: bool,
     /// The leaders in use, the most important first.
     pub(super) uses: Vec<u64>,
 }
@@ -74,7 +76,8 @@ pub(super) fn seal(pair: &Pair, sender: PublicKey, stamp: Stamp, content: &Conte
     put(&mut datagram, 40, stamp);
     put(&mut datagram, 64, content.echo);
     datagram[88] = content.seconds;
-    datagram[89] = if content.groups { GROUPS } else { 0 };
+    let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+    datagram[89] = bit(content.groups, GROUPS) | bit(content.draining, DRAINING);
     datagram[90] = content.uses.len().min(MOST_NAMES) as u8;
     let (header, rest) = datagram.split_at_mut(HEADER);
     let (body, tag) = rest.split_at_mut(BODY);
@@ -100,6 +103,7 @@ pub(super) fn open(pair: &Pair, datagram: &Datagram) -> Option<(Stamp, Content)>
         echo: self::stamp(body, 0),
         seconds: body[88 - HEADER],
         groups: body[89 - HEADER] & GROUPS != 0,
+        draining: body[89 - HEADER] & DRAINING != 0,
         uses: names.map(|name| number(name, 0)).collect(),
     };
     Some((stamp, content))

@@ -15,6 +15,8 @@ pub struct Partners {
     pub link: Option<LinkName>,
     /// Its own WireGuard knows groups of peers.
     pub groups: bool,
+    /// Its own tunnels are about to end.
+    pub draining: bool,
     /// The leaders of its location, itself included.
     pub own: BTreeSet<NodeName>,
     /// The leaders of other locations by their keys.
@@ -64,6 +66,7 @@ impl Partners {
         Self {
             link: Some(facts.owned.link.clone()),
             groups: facts.groups,
+            draining: facts.draining,
             own: siblings.chain([plan.me.clone()]).collect(),
             leaders: leaders.collect(),
             uses: plan.in_use(),

@@ -10,9 +10,9 @@ use std::{
 };
 
 use spanwire_host::HostFacts;
-use spanwire_topology::{Advice, LocationName, NodeName, PublicKey, Reachability, plan, scenario::World};
+use spanwire_topology::{Advice, NodeName, PublicKey, Reachability, plan, scenario::World};
 
-use super::{Advisor, LENGTH, OwnKey, Partner, Partners, Said};
+use super::{Advisor, Heeded, LENGTH, OwnKey, Partner, Partners, Said};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// More than any message takes.
@@ -72,6 +72,7 @@ impl Leader {
         let partners = Partners {
             link: None,
             groups,
+            draining: false,
             own: [number, number + 1].map(node).into(),
             leaders: others.iter().map(partner).collect(),
             uses: BTreeMap::new(),
@@ -94,6 +95,11 @@ impl Leader {
 
     fn uses(&mut self, location: &str, leaders: &[&str], now: Instant) {
         self.partners.uses.insert(name(location), names(leaders));
+        self.advisor.handle_partners(&self.partners, now);
+    }
+
+    fn drains(&mut self, draining: bool, now: Instant) {
+        self.partners.draining = draining;
         self.advisor.handle_partners(&self.partners, now);
     }
 
@@ -185,9 +191,12 @@ fn what_is_heard_is_news_once_and_of_use_where_one_of_the_two_has_no_groups() {
         let advice = Advice {
             uses: names(&["a1"]),
             groups: groups[1],
+            draining: false,
         };
-        let heeded: BTreeMap<(LocationName, NodeName), Advice> =
-            [((name("b"), name("b11")), advice.clone())].into();
+        let heeded = Heeded {
+            advice: [((name("b"), name("b11")), advice.clone())].into(),
+            ..Heeded::default()
+        };
         let expected = (groups != [true, true]).then_some(heeded);
         assert_eq!(leaders[0].advisor.poll_advice(), expected, "{groups:?}");
         let said = Said {
@@ -202,6 +211,36 @@ fn what_is_heard_is_news_once_and_of_use_where_one_of_the_two_has_no_groups() {
 }
 
 #[test]
+fn that_tunnels_are_about_to_end_is_heard_at_once_whatever_their_kind_and_until_it_is_taken_back() {
+    for groups in [[true, true], [true, false], [false, true], [false, false]] {
+        let mut now = Instant::now();
+        let mut leaders = [
+            Leader::new(1, &[11], groups[0], now),
+            Leader::new(11, &[1], groups[1], now),
+        ];
+        run(&mut leaders, &mut now, 5 * SECOND);
+        leaders[0].advisor.poll_advice();
+        leaders[1].drains(true, now);
+        run(&mut leaders, &mut now, Duration::from_millis(10));
+        let draining = |leader: &mut Leader| leader.advisor.poll_advice().map(|heeded| heeded.draining);
+        let b11 = (name("b"), name("b11"));
+        assert_eq!(draining(&mut leaders[0]), Some([b11].into()), "{groups:?}");
+        assert!(leaders[0].advisor.said()[0].advice.draining);
+        run(&mut leaders, &mut now, 10 * SECOND);
+        assert_eq!(draining(&mut leaders[0]), None, "it goes on");
+        leaders[1].drains(false, now);
+        run(&mut leaders, &mut now, Duration::from_millis(10));
+        assert_eq!(draining(&mut leaders[0]), Some(BTreeSet::new()));
+        // Who has said it and is silent since may be there no more.
+        leaders[1].drains(true, now);
+        run(&mut leaders, &mut now, SECOND);
+        leaders[0].advisor.poll_advice().unwrap();
+        run(&mut leaders[..1], &mut now, 5 * SECOND);
+        assert_eq!(draining(&mut leaders[0]), Some(BTreeSet::new()));
+    }
+}
+
+#[test]
 fn who_is_silent_is_forgotten() {
     let ([one, other], mut now) = pair();
     let mut leaders = [one, other];
@@ -212,12 +251,12 @@ fn who_is_silent_is_forgotten() {
     assert!(leaders[0].hears(11).is_some(), "three messages may be lost");
     run(&mut leaders[..1], &mut now, 2 * SECOND);
     assert_eq!(leaders[0].hears(11), None);
-    assert_eq!(leaders[0].advisor.poll_advice(), Some(BTreeMap::new()));
+    assert_eq!(leaders[0].advisor.poll_advice(), Some(Heeded::default()));
     // Also one that does not lead any more.
     run(&mut leaders, &mut now, SECOND);
     leaders[0].advisor.poll_advice().unwrap();
     leaders[0].advisor.handle_partners(&Partners::default(), now);
-    assert_eq!(leaders[0].advisor.poll_advice(), Some(BTreeMap::new()));
+    assert_eq!(leaders[0].advisor.poll_advice(), Some(Heeded::default()));
     assert_eq!(leaders[0].advisor.poll_timeout(), None);
 }
 

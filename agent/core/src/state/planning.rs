@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use spanwire_crds::Backend;
 use spanwire_topology::{
     LeaderRole, LocationName, NodeName, Party, PublicKey, Reachability, TunnelPeer, Via, plan,
 };
@@ -16,6 +17,7 @@ impl NodeState {
     /// Takes by which leaders packets arrive. Returns whether this node may have to change.
     pub fn handle_reachability(&mut self, mut reachability: Reachability) -> bool {
         reachability.observe_unreached(self.unreached.refused());
+        reachability.observe_own_end(self.facts.draining);
         if self.reachability == reachability {
             return false;
         }
@@ -26,6 +28,14 @@ impl NodeState {
             self.follow_plan();
         }
         changed
+    }
+
+    /// Takes whether the process of the tunnels is about to end. Returns whether this node may have to change.
+    pub fn handle_draining(&mut self, draining: bool) -> bool {
+        // Where the kernel carries the tunnels that process may end as it likes.
+        let draining = draining && self.status.backend == Some(Backend::Userspace);
+        let changed = self.handle_facts(|facts| facts.draining = draining);
+        changed | self.handle_reachability(self.reachability.clone())
     }
 
     /// Makes the plan. Returns whether it is another one.

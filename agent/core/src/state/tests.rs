@@ -468,6 +468,21 @@ fn a_node_that_the_cluster_forgot_goes_on_and_says_so() {
 }
 
 #[test]
+fn a_leader_says_that_the_process_of_its_tunnels_is_about_to_end_where_one_carries_them() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    assert!(!state.handle_draining(true), "the kernel carries them");
+    let identity = Some((PublicKey::new([1; 32]), spanwire_crds::Backend::Userspace));
+    let survey = Survey { identity, ..survey() };
+    state.handle_survey(survey, now);
+    let says = |state: &NodeState| state.assignment().partners.draining;
+    assert!(!says(&state));
+    assert!(state.handle_draining(true) && !state.handle_draining(true));
+    assert!(says(&state));
+    assert!(state.handle_draining(false) && !says(&state));
+}
+
+#[test]
 fn the_device_is_wanted_with_the_mtu_of_the_way_out() {
     let now = Instant::now();
     let mut state = state(&snapshot(true), now);

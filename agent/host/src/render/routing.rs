@@ -52,7 +52,10 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
         let last = bare(last(route.holder));
         let mut route = route;
         let is_tunnelled = tunnelled.binary_search(prefix).is_ok();
-        if facts.lacks_tunnel && (is_tunnelled || route.holder == Holder::Overlay) {
+        let is_overlay = route.holder == Holder::Overlay;
+        if (facts.lacks_tunnel && (is_tunnelled || is_overlay))
+            || (is_overlay && withholds(plan, facts, route))
+        {
             // What a hop brought goes no further: the leader that it would go to may lack its tunnel, too.
             return_table.push((key(owned.return_table, prefix, LAST_METRIC), last.clone()));
         } else if is_tunnelled && route.next_hop != Some(NextHop::Tunnel) {
@@ -129,6 +132,18 @@ pub(super) fn own_sources_only(plan: &Plan, route: &ResolvedRoute<'_>) -> bool {
 fn stands_in(plan: &Plan, facts: &HostFacts) -> bool {
     let takes_on = |location| plan.takes_on(location, facts.groups);
     facts.public_key.is_some() && plan.ways.keys().any(takes_on)
+}
+
+/// Whether the own tunnels are about to end, and another leader takes what begins here. Of a standby leader the overlay address alone
+/// goes into its tunnels anyway.
+fn drains(plan: &Plan, facts: &HostFacts) -> bool {
+    facts.draining && plan.role == Role::Leader(LeaderRole::Active) && stands_in(plan, facts)
+}
+
+/// Whether the echo requests by which others look for a way to a location get no answer here: the tunnels are about to end, another
+/// leader takes what begins here, and the senders are to find that one, too. All else goes on.
+fn withholds(plan: &Plan, facts: &HostFacts, route: &ResolvedRoute<'_>) -> bool {
+    drains(plan, facts) && plan.takes_on(route.location, facts.groups)
 }
 
 /// Returns what goes into the own tunnels when a hop brought it, besides what goes there anyway; in order.
@@ -274,7 +289,8 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
         }
         // What a leader asks from there is to show whether its own tunnels work, whatever way the rest takes.
         let by_hop = plan.role == Role::Leader(LeaderRole::Standby) || stands_in(plan, facts);
-        let by_hop = by_hop && facts.tunnels(family);
+        // What a leader that drains says from there passes by the routes that withhold answers.
+        let by_hop = by_hop && facts.tunnels(family) && !drains(plan, facts);
         for overlay in own_overlay(plan, family).into_iter().filter(|_| by_hop) {
             let from_overlay = RuleSelector {
                 from: Some(Prefix::host(overlay)),

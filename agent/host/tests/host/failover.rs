@@ -90,7 +90,10 @@ fn facts(number: u8, groups: bool) -> HostFacts {
 /// What a node observes: of everything each time a bit of a number.
 fn observed(mut bits: u64) -> Reachability {
     let mut seen = Reachability::default();
-    seen.observe_advice(lies(bits));
+    let lies = lies(bits);
+    let draining = lies.iter().filter(|(_, advice)| advice.draining);
+    seen.observe_draining(draining.map(|(leader, _)| leader.clone()).collect());
+    seen.observe_advice(lies);
     let mut bit = || {
         let bit = bits & 1 == 0;
         bits >>= 1;
@@ -104,6 +107,7 @@ fn observed(mut bits: u64) -> Reachability {
     }
     let cut = NODES.into_iter().filter(|_| !bit());
     seen.observe_cut(cut.map(|(_, of, _)| node(of)).collect());
+    seen.observe_own_end(!bit());
     seen
 }
 
@@ -117,6 +121,7 @@ fn lies(bits: u64) -> BTreeMap<(LocationName, NodeName), Advice> {
         let advice = Advice {
             uses: uses.map(|(_, other, _)| node(other)).collect(),
             groups: said >> 9 & 1 == 0,
+            draining: said >> 11 & 1 == 0,
         };
         (said >> 10 & 1 == 0).then(|| ((location(own), node(leader)), advice))
     });
@@ -209,8 +214,13 @@ proptest! {
             .into_iter()
             .zip(bits)
             .map(|(of, bits)| {
-                let plan = plan(&mesh(), &node(of.1), &observed(bits));
-                (node(of.1), render(&plan, &facts(of.2, groups)))
+                let seen = observed(bits);
+                let plan = plan(&mesh(), &node(of.1), &seen);
+                let facts = HostFacts {
+                    draining: seen.is_draining(),
+                    ..facts(of.2, groups)
+                };
+                (node(of.1), render(&plan, &facts))
             })
             .collect();
         let apart = (1..=8).flat_map(|from| (1..=8).map(move |to| (from, to)));
@@ -401,6 +411,47 @@ fn a_follower_and_a_leader_that_is_cut_off_change_routes_and_no_more() {
         }
         assert_eq!(added, rules, "{of}: {steps:?}");
         assert!(routes > 5, "{of}: {steps:?}");
+    }
+}
+
+/// What begins on it goes by the one beside it at once. Followers are to notice, and lose nothing before.
+#[test]
+fn a_leader_that_drains_goes_on_with_what_a_hop_brings_and_withholds_answers_to_those_that_ask_through_it() {
+    let hosts = |draining: bool| {
+        let mut seen = Reachability::default();
+        seen.observe_own_end(draining);
+        let plan = plan(&mesh(), &node("a1"), &seen);
+        let facts = HostFacts {
+            draining,
+            ..facts(1, true)
+        };
+        render(&plan, &facts)
+    };
+    let (before, draining) = (hosts(false), hosts(true));
+    let brought = |address: [u8; 4]| Packet {
+        iif: Some(link("flannel.1")),
+        from: Some(lan(4)),
+        ..Packet::to(IpAddr::from(address))
+    };
+    let from_overlay = |address: [u8; 4]| Packet {
+        from: Some(IpAddr::from([10, 4, 0, 1])),
+        ..Packet::to(IpAddr::from(address))
+    };
+    let by = |host: &Host, packet: &Packet| match lookup(host, packet) {
+        Some(RouteKind::Unicast { dev, .. }) => dev.to_string(),
+        other => format!("{other:?}"),
+    };
+    for far in [5, 6, 8] {
+        let (pod, leader) = ([10, 244, far, 7], [10, 4, 0, far]);
+        let own = Packet::to(IpAddr::from(pod));
+        assert_eq!(by(&before, &own), "spanwire0");
+        assert_eq!(by(&draining, &own), "flannel.1");
+        for host in [&before, &draining] {
+            assert_eq!(by(host, &brought(pod)), "spanwire0");
+            assert_eq!(by(host, &from_overlay(leader)), "spanwire0", "it can speak");
+        }
+        assert_eq!(by(&before, &brought(leader)), "spanwire0");
+        assert_eq!(by(&draining, &brought(leader)), "Some(Blackhole)");
     }
 }
 

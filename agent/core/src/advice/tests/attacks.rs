@@ -126,6 +126,34 @@ fn what_a_leader_said_before_it_started_again_does_not_count_after_what_it_says_
 }
 
 #[test]
+fn that_tunnels_are_about_to_end_is_not_heard_again_from_what_was_recorded_or_forged() {
+    let (mut pair, mut now, _) = recorded();
+    pair[0].advisor.poll_advice();
+    let draining = |pair: &mut [Leader; 2]| pair[0].advisor.poll_advice().map(|heeded| heeded.draining);
+    pair[1].drains(true, now);
+    let ([said], later) = (&pair[1].sent(now)[..], now + SECOND) else {
+        panic!("it says so once")
+    };
+    let (_, said) = *said;
+    // The bit, of which the seal does not let anyone change one.
+    let mut forged = said;
+    forged[89] ^= 2;
+    pair[0].advisor.handle_datagram(address(11), &forged, now);
+    assert_eq!(draining(&mut pair), None);
+    pair[0].advisor.handle_datagram(address(11), &said, now);
+    assert_eq!(draining(&mut pair).map(|leaders| leaders.len()), Some(1));
+    now = later;
+    pair[1].drains(false, now);
+    run(&mut pair, &mut now, MOMENT);
+    assert_eq!(draining(&mut pair), Some(BTreeSet::new()));
+    for _ in 0..8 {
+        pair[0].advisor.handle_datagram(address(11), &said, now);
+        assert_eq!(draining(&mut pair), None);
+        now += SECOND / 4;
+    }
+}
+
+#[test]
 fn what_is_held_back_for_long_changes_nothing() {
     let (mut pair, mut now, _) = recorded();
     let held = news(&mut pair, now);
