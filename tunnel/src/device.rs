@@ -16,7 +16,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
@@ -31,6 +31,7 @@ use crate::{
         drops::{Answers, Udp},
         remains::Remains,
         schedule::Schedule,
+        sending::{counted, sticking},
         sharding::Ids,
     },
     ecn,
@@ -40,7 +41,7 @@ use crate::{
     key::{PrivateKey, PublicKey},
     noise::{Intake, Noise, Received, SCRATCH},
     path::Path,
-    peer::{Local, Peer, Wants},
+    peer::{Peer, Wants},
 };
 
 mod configure;
@@ -48,6 +49,7 @@ mod drops;
 mod events;
 mod remains;
 mod schedule;
+mod sending;
 mod sharding;
 
 pub use drops::Drops;
@@ -229,6 +231,11 @@ impl Device {
         }
         let padded = padded(length, self.mtu, || wire.route_mtu(now, destination));
         buffer[length..padded].fill(0);
+        if !self.up {
+            // The interface is up again, which this device follows in a moment.
+            noise.keep(&buffer[..padded]);
+            return;
+        }
         let ready = if noise.is_stale(now) {
             if noise.is_unheard(now) {
                 local.doubt();
@@ -276,6 +283,10 @@ impl Device {
         wire: &mut impl Wire,
     ) -> Option<(usize, Addressee)> {
         let source = source.into();
+        if !self.up {
+            self.drops.down += 1;
+            return None;
+        }
         let to = self.admit(now, source, datagram, wire)?;
         if let Some(other) = self.index.elsewhere(to) {
             return Some((other, to));
@@ -350,6 +361,10 @@ impl Device {
         datagram: &mut [u8],
         wire: &mut impl Wire,
     ) {
+        if !self.up {
+            self.drops.down += 1;
+            return;
+        }
         let id = match to {
             Addressee::Peer(id) => Some(id),
             Addressee::Index(index) => self.owner_of(index),
@@ -425,9 +440,15 @@ impl Device {
         self.schedule.note(id, noise.poll_timeout(now), scheduled);
     }
 
-    /// Does what has become due: what takes long step by step, between which packets are to have their turn.
+    /// Does what has become due: what takes long step by step, between which packets are to have their turn. While the device is
+    /// down no peer has anything due.
     pub fn handle_timeout(&mut self, now: Instant, wire: &mut impl Wire) {
-        for id in self.schedule.take_due(now) {
+        let due = if self.up {
+            self.schedule.take_due(now)
+        } else {
+            Vec::new()
+        };
+        for id in due {
             let Some(peer) = peer_mut(&mut self.peers, id) else {
                 continue;
             };
@@ -467,7 +488,8 @@ impl Device {
 
     /// Returns when [`Self::handle_timeout`] wants to be called next; it may be a little early.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.schedule.next().into_iter().chain(self.remains.next()).min()
+        let scheduled = self.schedule.next().filter(|_| self.up);
+        scheduled.into_iter().chain(self.remains.next()).min()
     }
 
     /// Sets which port datagrams leave from.
@@ -560,27 +582,4 @@ fn awaits<'a>(
     let index = admission::answered(datagram)?;
     let noise = peer_mut(peers, indices.owner(index)?)?.noise.as_mut()?;
     noise.expects(index).then_some(noise)
-}
-
-/// Sends to one peer from the address that it last wrote to, unless it does not answer, and counts the bytes.
-fn sticking<'a>(
-    now: Instant,
-    wire: &'a mut impl Wire,
-    remote: SocketAddr,
-    configured: Option<SocketAddr>,
-    local: &'a mut Local,
-    tx_bytes: &'a mut u64,
-) -> impl FnMut(&[u8]) + 'a {
-    move |datagram| {
-        let path = local.choose(now, remote, configured, datagram);
-        counted(wire, path, tx_bytes)(datagram);
-    }
-}
-
-/// Sends this way and counts the bytes.
-fn counted<'a>(wire: &'a mut impl Wire, to: Path, tx_bytes: &'a mut u64) -> impl FnMut(&[u8]) + 'a {
-    move |datagram| {
-        *tx_bytes += datagram.len() as u64;
-        wire.send(to, datagram);
-    }
 }

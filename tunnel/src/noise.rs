@@ -211,9 +211,6 @@ impl Noise {
         scratch: &mut [u8],
         send: &mut dyn FnMut(&[u8]),
     ) {
-        if self.parameters.is_weak() {
-            return;
-        }
         self.keep(packet);
         let overdue = self.prompted_at().is_some_and(|at| at <= now);
         self.initiate(now, force || overdue, scratch, send);
@@ -479,8 +476,7 @@ impl Noise {
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) => {
                 self.ticks.clear();
-                self.waiting.clear();
-                self.waiting_bytes = 0;
+                self.discard_waiting();
             }
             // A keepalive, and what cannot be.
             TunnResult::WriteToNetwork(_)
@@ -489,6 +485,11 @@ impl Noise {
             | TunnResult::WriteToTunnelV4(..)
             | TunnResult::WriteToTunnelV6(..) => {}
         }
+    }
+
+    pub(super) fn discard_waiting(&mut self) {
+        self.waiting.clear();
+        self.waiting_bytes = 0;
     }
 
     fn seal(&mut self, now: Instant, packet: &[u8], scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
@@ -502,8 +503,11 @@ impl Noise {
         self.parameters.is_weak() || ephemeral(handshake).is_none_or(is_low_order)
     }
 
-    /// Keeps the newest packets that fit.
-    fn keep(&mut self, packet: &[u8]) {
+    /// Keeps a padded packet from the tunnel until there is a session: the newest that fit.
+    pub fn keep(&mut self, packet: &[u8]) {
+        if self.parameters.is_weak() {
+            return;
+        }
         self.waiting_bytes += packet.len();
         self.waiting.push_back(packet.to_vec());
         while self.waiting.len() > WAITING_PACKETS || self.waiting_bytes > WAITING_BYTES {

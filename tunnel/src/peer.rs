@@ -177,6 +177,12 @@ impl Local {
         self.given_up = None;
     }
 
+    /// The device was down: what is sent next is no repetition.
+    pub(crate) fn rest(&mut self) {
+        self.called = None;
+        self.unanswered = 0;
+    }
+
     /// The peer has not answered what was sent to it: perhaps it is out of reach from the address that it wrote to last.
     pub(crate) fn doubt(&mut self) {
         self.addr = None;

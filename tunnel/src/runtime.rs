@@ -11,7 +11,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     path, thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -263,7 +263,7 @@ fn shards(options: Options) -> Vec<Device> {
         .map(|index| {
             let mut device = Device::shard(index, usize::from(DEFAULT_MTU));
             device.set_copy_dscp(options.copy_dscp);
-            device.handle_down();
+            device.handle_down(Instant::now());
             device
         })
         .collect()

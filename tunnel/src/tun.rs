@@ -30,7 +30,7 @@ pub const MARK: &str = "spanwire-tunnel";
 /// What WireGuard's own tools assume: 1500 less the worst of its overheads.
 pub const DEFAULT_MTU: u16 = 1420;
 /// The kernel's default of 500 drops packets in bursts.
-const QUEUE_LENGTH: u16 = 1000;
+pub(crate) const QUEUE_LENGTH: u16 = 1000;
 
 /// An interface cannot be made.
 #[derive(Debug, Error)]

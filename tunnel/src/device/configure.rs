@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Instant};
 
 use crate::{
     device::{
-        Device, DeviceIdentity, Wire, peer_mut, peers_mut, schedule::Schedule, sharding::Ids, sticking,
+        Device, DeviceIdentity, Wire, peer_mut, peers_mut, schedule::Schedule, sending::sticking,
+        sharding::Ids,
     },
     group::Group,
     id::PeerId,

@@ -25,6 +25,8 @@ pub struct Drops {
     /// Datagrams of this device that came back from the interface, for their way leads into the tunnel itself; and those of other
     /// tunnels that went round until no hops were left.
     pub looped: u64,
+    /// Datagrams that were received before the interface went down and would have been worked on after.
+    pub down: u64,
     /// Datagrams that are no WireGuard message for this device.
     pub unknown: u64,
     /// Handshake messages that there was no time for, from addresses that had their share.

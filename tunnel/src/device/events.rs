@@ -13,9 +13,13 @@ use crate::{
 
 impl Device {
     /// The interface came up, and what is sent leaves from now on: to peers that are to be kept alive or for which packets
-    /// wait, and, when the device is eager ([`Self::set_eager`]), to all.
+    /// wait (those that came before the device could send), and, when it is eager ([`Self::set_eager`]), to all.
     pub fn handle_up(&mut self, now: Instant, wire: &mut impl Wire) {
         self.up = true;
+        let peers = self.peers.iter_mut().flatten();
+        for noise in peers.filter_map(|peer| peer.noise.as_mut()) {
+            noise.start(now);
+        }
         let eager = self.eager;
         self.prompt(now, wire, |peer| {
             let alive = peer.has_session();
@@ -26,9 +30,17 @@ impl Device {
         });
     }
 
-    /// The interface went down: nothing leaves any more.
-    pub fn handle_down(&mut self) {
+    /// The interface went down: nothing leaves any more, and all keys, handshakes and waiting packets are dropped, as by the
+    /// kernel's WireGuard (`wg_stop`).
+    pub fn handle_down(&mut self, now: Instant) {
         self.up = false;
+        for peer in self.peers.iter_mut().flatten() {
+            peer.wants = Wants::default();
+            peer.local.rest();
+            if let Some(noise) = &mut peer.noise {
+                noise.stop(now);
+            }
+        }
     }
 
     /// Starts a handshake with every peer with an endpoint, for this process goes on with what another one had: the other

@@ -141,6 +141,17 @@ impl Noise {
         self.renew(now);
     }
 
+    /// The interface came up. A keepalive that was due before is not sent late.
+    pub fn start(&mut self, now: Instant) {
+        self.timers.traversed(now);
+    }
+
+    /// Forgets all keys, handshakes and waiting packets, for the interface went down.
+    pub fn stop(&mut self, now: Instant) {
+        self.renew(now);
+        self.discard_waiting();
+    }
+
     /// Begins again with everything but replays; returns whether there were keys or handshakes.
     fn renew(&mut self, now: Instant) -> bool {
         (self.tunn, self.born) = (None, None);

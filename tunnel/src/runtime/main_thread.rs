@@ -350,8 +350,9 @@ impl AllShards<'_> {
         if sockets.settings.up && !up {
             tracing::info!("interface down");
             sockets.close();
+            sockets.discard_packets();
             for device in devices.iter_mut() {
-                device.handle_down();
+                device.handle_down(now);
             }
         }
         sockets.settings.up = up;

@@ -12,7 +12,7 @@ use crate::{
     offload::coalesce::Coalescer,
     path::Path,
     rtnetlink::{OwnAddresses, RouteMtus},
-    tun::Tun,
+    tun::{QUEUE_LENGTH, Tun},
     udp::{Gone, UdpSockets},
 };
 
@@ -87,6 +87,16 @@ impl ShardIo {
     pub(super) fn close(&mut self) {
         self.flush_network();
         self.sockets = None;
+    }
+
+    /// Drops what the kernel has from the interface, which went down. There may be more packets when it is up again.
+    pub(super) fn discard_packets(&mut self) {
+        let mut head = [0; 64];
+        for _ in 0..QUEUE_LENGTH {
+            if !matches!(self.tun.read(&mut head), Ok(Some(_))) {
+                break;
+            }
+        }
     }
 
     /// Sends what was gathered for the network.

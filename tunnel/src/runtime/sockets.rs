@@ -128,6 +128,14 @@ impl SocketSet<'_> {
         }
     }
 
+    /// Drops what the kernel has for all shards from the interface.
+    pub(super) fn discard_packets(&mut self) {
+        self.io.discard_packets();
+        for other in &mut self.others {
+            other.io.discard_packets();
+        }
+    }
+
     /// Stops listening.
     pub(super) fn close(&mut self) {
         self.io.close();

@@ -33,6 +33,30 @@ fn a_device_that_has_nothing_to_say_is_silent_and_the_first_packet_waits_for_not
 }
 
 #[test]
+fn a_device_that_is_down_sends_and_counts_nothing_and_forgets_what_waited() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    let listens = || a.run(&["ss", "-uln"]).contains(":51820");
+    a.know(b, Some(b.outer[0]));
+    assert!(!a.reaches(b.inner[0]), "the other side does not know this one");
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    // It is followed within a second.
+    thread::sleep(Duration::from_millis(1200));
+    let sent = a.peer_dump()[SENT].clone();
+    a.wg(&["peer", &b.public, "persistent-keepalive", "1"]);
+    // An initiation would be repeated by then.
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(a.peer_dump()[SENT], sent, "it is down");
+    a.wg(&["peer", &b.public, "persistent-keepalive", "off"]);
+    a.run(&["ip", "link", "set", &a.device, "up"]);
+    wait_for("the port to open again", listens);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(a.peer_dump()[SENT], sent, "the ping is of the time before");
+    b.know(a, None);
+    assert!(a.pings(b.inner[0], 1));
+}
+
+#[test]
 fn endpoints_set_while_an_address_is_still_checked_for_duplicates_come_to_work() {
     for engine in [Engine::Ours, other()] {
         let world = World::new(Engine::Ours, engine);

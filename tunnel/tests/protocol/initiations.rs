@@ -33,7 +33,7 @@ fn a_device_is_silent_until_there_is_a_packet() {
         "endpoint=192.0.2.9:9",
     ]);
     a.set(&[&format!("private_key={}", "08".repeat(32)), "listen_port=4000"]);
-    a.device.handle_down();
+    a.device.handle_down(a.now);
     a.device.handle_up(a.now, &mut a.kept);
     a.wait(Duration::from_secs(60));
     assert_eq!(first_bytes(&a), [0; 0]);
@@ -111,7 +111,7 @@ fn packets_start_no_more_than_one_handshake() {
 #[test]
 fn who_is_to_be_kept_alive_is_called_when_that_is_set_and_when_the_device_comes_up() {
     let (mut a, b) = (Bench::quiet(1), Bench::quiet(2));
-    a.device.handle_down();
+    a.device.handle_down(a.now);
     a.know(&b, true);
     a.set(&[
         &format!("public_key={}", b.key()),
@@ -208,4 +208,64 @@ fn a_learned_endpoint_that_never_answers_is_given_up_for_the_configured_one() {
     a.wait(Duration::from_millis(5333));
     converse(&mut a, &mut b);
     assert_eq!((a.peer().endpoint, b.delivered().len()), (Some(b.at), 1));
+}
+
+#[test]
+fn a_device_that_is_down_sends_and_counts_nothing_and_forgets_its_sessions() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    b.know(&a, false);
+    a.set(&[
+        &format!("public_key={}", b.key()),
+        "persistent_keepalive_interval=1",
+    ]);
+    converse(&mut a, &mut b);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+    b.emit(&packet("10.0.2.1", "10.0.1.1", 8));
+    let (_, late) = b.kept.sent.remove(0);
+    let counted = a.peer().tx_bytes;
+    a.device.handle_down(a.now);
+    a.hear(b.at, &late);
+    for _ in 0..30 {
+        a.wait(Duration::from_secs(1));
+    }
+    assert_eq!(first_bytes(&a), [0; 0]);
+    assert_eq!((a.peer().tx_bytes, a.delivered().len()), (counted, 0));
+    assert_eq!(a.device.poll_timeout(), None, "nothing is due while it is down");
+    a.device.handle_up(a.now, &mut a.kept);
+    assert_eq!(first_bytes(&a), [INITIATION], "a keepalive takes a session");
+    a.hear(b.at, &late);
+    assert_eq!(a.delivered().len(), 0, "the keys are dropped");
+    b.now = a.now;
+    converse(&mut a, &mut b);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+}
+
+#[test]
+fn what_waited_when_the_device_went_down_is_not_sent_and_what_came_before_it_could_send_is() {
+    sim::freeze();
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(called(&mut a), [b.at]);
+    a.device.handle_down(a.now);
+    b.know(&a, false);
+    a.device.handle_up(a.now, &mut a.kept);
+    a.wait(Duration::from_secs(20));
+    assert_eq!(
+        called(&mut a),
+        [],
+        "the packet is dropped, and no initiation repeated"
+    );
+    a.device.handle_down(a.now);
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(called(&mut a), []);
+    a.device.handle_up(a.now, &mut a.kept);
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
 }
