@@ -30,9 +30,10 @@ use crate::{
     clock::Moment,
     index::IndexSource,
     key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
-    noise::{indexed::IndexedTunn, renewal::TunnParameters, ticks::Ticks, timers::Timers},
+    noise::{calls::Calls, indexed::IndexedTunn, renewal::TunnParameters, ticks::Ticks, timers::Timers},
 };
 
+mod calls;
 mod indexed;
 mod macs;
 #[cfg(spanwire_null_cipher)]
@@ -45,17 +46,11 @@ mod timers;
 const WAITING_PACKETS: usize = 128;
 const WAITING_BYTES: usize = 64 * 1024;
 
-/// An answer that takes longer than around the world is lost, or there was no peer to answer.
-const ANSWERED_BY_NOW: Duration = Duration::from_millis(250);
-
 /// Counters from here on are never accepted: 2^64 - 2^13 - 1, as the paper says.
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
 /// A peer is answered at most 50 initiations a second, as by the kernel (INITIATIONS_PER_SECOND).
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// So many answers to an initiation are worked on whatever else there is to do.
-const ANSWERS: u8 = 4;
 
 /// Room for the largest datagram in either direction, with more than boringtun asks for.
 pub const SCRATCH: usize = 65_536 + 256;
@@ -111,30 +106,9 @@ pub struct Noise {
     session: bool,
     /// Our index in the newest session that the peer began and has not used yet.
     unconfirmed: Option<u32>,
-    /// When an initiation was sent for which no packet waited, if that is the one under way.
-    unprompted: Option<Instant>,
-    /// The newest initiation, while there is no answer.
-    called: Option<Call>,
+    calls: Calls,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
-}
-
-/// An initiation that was sent.
-struct Call {
-    /// Our index in it.
-    index: u32,
-    at: Instant,
-    /// For how many answers it may still be taken to wait.
-    left: u8,
-    /// Routes have changed since.
-    outdated: bool,
-}
-
-impl Call {
-    /// Returns when an answer is overdue, and the initiation is to be sent again because something has changed.
-    fn overdue_at(&self) -> Instant {
-        self.at + 2 * ANSWERED_BY_NOW
-    }
 }
 
 impl Noise {
@@ -166,8 +140,7 @@ impl Noise {
             ticks: Ticks::new(now),
             session: false,
             unconfirmed: None,
-            unprompted: None,
-            called: None,
+            calls: Calls::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
         }
@@ -212,17 +185,16 @@ impl Noise {
         send: &mut dyn FnMut(&[u8]),
     ) {
         self.keep(packet);
-        let overdue = self.prompted_at().is_some_and(|at| at <= now);
-        self.initiate(now, force || overdue, scratch, send);
+        if !force && self.prompted_at().is_some_and(|at| at <= now) {
+            self.initiate_again(now, scratch, send);
+        } else {
+            self.initiate(now, force, scratch, send);
+        }
     }
 
-    /// Returns when another initiation is to be sent, for packets wait, and none did when that under way was sent, or routes have
-    /// changed since.
+    /// Returns when another initiation is to be sent for packets that wait, before it is time to repeat that under way.
     fn prompted_at(&self) -> Option<Instant> {
-        let unprompted = self.unprompted.map(|at| at + ANSWERED_BY_NOW);
-        let outdated = self.called.as_ref().filter(|call| call.outdated);
-        let at = unprompted.into_iter().chain(outdated.map(Call::overdue_at)).min();
-        at.filter(|_| self.has_waiting())
+        self.calls.poll_timeout().filter(|_| self.has_waiting())
     }
 
     /// Returns whether packets could be encrypted at the last look.
@@ -266,49 +238,60 @@ impl Noise {
 
     /// Starts a handshake; with `force` even when one is under way.
     pub fn initiate(&mut self, now: Instant, force: bool, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
-        self.refresh(now, scratch, send);
-        if self.parameters.is_weak() {
-            return;
-        }
-        let tunn = self.tunn(scratch);
-        if let Some(datagram) = tunn.initiate(now, force, scratch) {
-            send(datagram);
-            let index = index(datagram);
-            self.note_initiation(now, index);
+        if self.send_initiation(now, force, scratch, send) {
+            self.ticks.initiated(now);
         }
     }
 
+    /// Sends an initiation before it is time to repeat that under way, which is repeated in its time all the same: this one may
+    /// be lost as well.
+    fn initiate_again(&mut self, now: Instant, scratch: &mut [u8], send: &mut dyn FnMut(&[u8])) {
+        if self.send_initiation(now, true, scratch, send) {
+            self.ticks.initiated_again(now);
+        }
+    }
+
+    fn send_initiation(
+        &mut self,
+        now: Instant,
+        force: bool,
+        scratch: &mut [u8],
+        send: &mut dyn FnMut(&[u8]),
+    ) -> bool {
+        self.refresh(now, scratch, send);
+        if self.parameters.is_weak() {
+            return false;
+        }
+        let tunn = self.tunn(scratch);
+        let Some(datagram) = tunn.initiate(now, force, scratch) else {
+            return false;
+        };
+        send(datagram);
+        let index = index(datagram);
+        self.note_initiation(now, index);
+        true
+    }
+
     fn note_initiation(&mut self, now: Instant, index: Option<u32>) {
-        self.called = index.map(|index| Call {
-            index,
-            at: now,
-            left: ANSWERS,
-            outdated: false,
-        });
+        self.calls.sent(now, index, self.has_waiting());
         self.timers.traversed(now);
-        self.ticks.initiated(now);
-        self.unprompted = self.waiting.is_empty().then_some(now);
     }
 
     /// Returns whether the newest initiation waits for an answer with this index.
     pub fn expects(&self, index: u32) -> bool {
-        let waits = |call: &Call| call.index == index && call.left > 0;
-        self.called.as_ref().is_some_and(waits)
+        self.calls.expects(index)
     }
 
     /// Such an answer came and passed the first look. Forged ones may come before the real one; a few are waited for.
     pub fn note_answer(&mut self) {
-        if let Some(call) = &mut self.called {
-            call.left = call.left.saturating_sub(1);
-        }
+        self.calls.note_answer();
     }
 
     /// Routes or addresses of this machine have changed: perhaps the newest initiation could not be sent, or not from an address
-    /// where an answer arrives. If packets wait it is sent again, as soon as it has had time for an answer.
-    pub fn handle_routes(&mut self) {
-        if let Some(call) = &mut self.called {
-            call.outdated = true;
-        }
+    /// where an answer arrives. If packets wait it is sent again, as soon as it has had time for an answer, and once more when
+    /// they have settled: of initiations that waited for a neighbour and left in one go, the first is answered, and may be forgotten.
+    pub fn handle_routes(&mut self, now: Instant) {
+        self.calls.handle_routes(now);
     }
 
     /// Reads a datagram from the network, which may be forged. Its index may be another one afterwards.
@@ -387,7 +370,7 @@ impl Noise {
                     self.recorded = None;
                 }
                 if kind == RESPONSE {
-                    self.called = None;
+                    self.calls.answered();
                     self.timers.established(now, true);
                 }
                 kind == RESPONSE
@@ -405,7 +388,7 @@ impl Noise {
         };
         if established {
             self.session = true;
-            self.unprompted = None;
+            self.calls.established();
             self.ticks.established();
         }
         Intake {
@@ -437,9 +420,13 @@ impl Noise {
             self.timers.reset();
         }
         let due = self.timers.handle_timeout(now);
+        let repeat = self.ticks.is_repetition_due(now);
         let overdue = self.prompted_at().is_some_and(|at| at <= now);
-        if overdue || due.handshake || self.ticks.is_repetition_due(now) {
-            self.initiate(now, overdue, scratch, send);
+        if repeat || due.handshake {
+            // boringtun counts from the newest initiation, which may not be the one that is repeated.
+            self.initiate(now, repeat || overdue, scratch, send);
+        } else if overdue {
+            self.initiate_again(now, scratch, send);
         }
         if due.keepalive {
             self.send_keepalive(now, scratch, send);
@@ -473,6 +460,7 @@ impl Noise {
                 send(datagram);
                 let index = index(datagram);
                 self.note_initiation(now, index);
+                self.ticks.initiated(now);
             }
             TunnResult::Err(WireGuardError::ConnectionExpired) => {
                 self.ticks.clear();

@@ -127,8 +127,8 @@ pub(crate) struct Local {
     pub(crate) given_up: Option<Path>,
     /// When the first initiation was sent since an authentic message came.
     called: Option<Instant>,
-    /// Initiations sent since the peer sent anything that proves that it receives what is sent to it.
-    unanswered: u32,
+    /// Whether an initiation was sent since the peer sent anything that proves that it receives what is sent to it.
+    unanswered: bool,
 }
 
 impl Local {
@@ -137,7 +137,7 @@ impl Local {
     pub(crate) fn received(&mut self, before: Option<SocketAddr>, source: Path, datagram: &[u8]) -> bool {
         self.called = None;
         if datagram.first() != Some(&INITIATION) {
-            self.unanswered = 0;
+            self.unanswered = false;
         }
         if before == Some(source.remote) && self.addr == source.local && self.interface == source.interface {
             self.adrift = false;
@@ -180,7 +180,7 @@ impl Local {
     /// The device was down: what is sent next is no repetition.
     pub(crate) fn rest(&mut self) {
         self.called = None;
-        self.unanswered = 0;
+        self.unanswered = false;
     }
 
     /// The peer has not answered what was sent to it: perhaps it is out of reach from the address that it wrote to last.
@@ -188,32 +188,34 @@ impl Local {
         self.addr = None;
     }
 
-    /// Returns how this datagram is to be sent to a peer with this endpoint, which was learned if another is configured. When an
-    /// initiation is repeated, it and what follows are sent from wherever the kernel chooses, as by the kernel's WireGuard
-    /// (`wg_expired_retransmit_handshake`); the first one after a rest is not. Every other initiation that gets no answer
-    /// goes to the configured endpoint: a peer whose address was not usable yet writes from one that leads nowhere.
+    /// Returns how this datagram is to be sent to a peer with this endpoint, which was learned if another is configured, and how
+    /// else. When an initiation is repeated, it and what follows are sent from wherever the kernel chooses, as by the kernel's
+    /// WireGuard (`wg_expired_retransmit_handshake`); the first one after a rest is not. An initiation that follows one
+    /// without an answer goes to the configured endpoint as well: a peer whose address was not usable yet writes from one that
+    /// leads nowhere. The copy that arrives second is a replay, and gets no answer.
     pub(crate) fn choose(
         &mut self,
         now: Instant,
         remote: SocketAddr,
         configured: Option<SocketAddr>,
         datagram: &[u8],
-    ) -> Path {
+    ) -> (Path, Option<Path>) {
+        let mut other = None;
         if datagram.first() == Some(&INITIATION) {
             let called = *self.called.get_or_insert(now);
             if now.saturating_duration_since(called) >= REPEATED_AFTER {
                 self.doubt();
             }
-            self.unanswered = self.unanswered.wrapping_add(1);
-            if self.unanswered.is_multiple_of(2)
-                && let Some(remote) = configured.filter(|configured| *configured != remote)
-            {
-                return Path::from(remote);
+            if std::mem::replace(&mut self.unanswered, true) {
+                other = configured
+                    .filter(|configured| *configured != remote)
+                    .map(Path::from);
             }
         }
-        Path {
+        let path = Path {
             local: self.addr,
             ..Path::from(remote)
-        }
+        };
+        (path, other)
     }
 }

@@ -118,11 +118,11 @@ impl Device {
     }
 
     /// Routes or addresses of this machine have changed: initiations that got no answer are sent again to peers for which
-    /// packets wait, also before their time.
+    /// packets wait, also before their time, and again when nothing has changed for a second.
     pub fn handle_routes(&mut self, now: Instant) {
         for (id, peer) in peers_mut(&mut self.peers) {
             if let Some(noise) = &mut peer.noise {
-                noise.handle_routes();
+                noise.handle_routes(now);
                 self.schedule
                     .note(id, noise.poll_timeout(now), &mut peer.scheduled);
             }

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, time::Instant};
 
 use crate::{device::Wire, path::Path, peer::Local};
 
-/// Sends to one peer from the address that it last wrote to, unless it does not answer, and counts the bytes.
+/// Sends to one peer from the address that it last wrote to, unless it does not answer, and counts the bytes. An initiation that
+/// is repeated goes to two endpoints perhaps.
 pub(super) fn sticking<'a>(
     now: Instant,
     wire: &'a mut impl Wire,
@@ -14,8 +15,10 @@ pub(super) fn sticking<'a>(
     tx_bytes: &'a mut u64,
 ) -> impl FnMut(&[u8]) + 'a {
     move |datagram| {
-        let path = local.choose(now, remote, configured, datagram);
-        counted(wire, path, tx_bytes)(datagram);
+        let (path, other) = local.choose(now, remote, configured, datagram);
+        for path in [Some(path), other].into_iter().flatten() {
+            counted(wire, path, tx_bytes)(datagram);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     clock::Moment,
     index::IndexSource,
     key::{PresharedKey, PrivateKey, PublicKey, is_low_order},
-    noise::{Initiation, Noise, indexed::IndexedTunn},
+    noise::{Initiation, Noise, calls::Calls, indexed::IndexedTunn},
 };
 
 /// How far the wall clock may run ahead of a `Tunn`'s timestamps.
@@ -159,8 +159,7 @@ impl Noise {
         self.ticks.refreshed(now);
         self.session = false;
         self.unconfirmed = None;
-        self.unprompted = None;
-        self.called = None;
+        self.calls = Calls::default();
         self.ticks.clear()
     }
 }

@@ -69,6 +69,13 @@ impl Ticks {
         });
     }
 
+    /// Records that another initiation went out before it was time to repeat the one before, which is not put off by that.
+    pub(crate) fn initiated_again(&mut self, now: Instant) {
+        if self.is_repetition_due(now) || self.initiation.is_none() {
+            self.initiated(now);
+        }
+    }
+
     /// Keys were agreed on; both sides know it unless this is the answering one.
     pub(crate) fn keyed(&mut self, now: Instant) {
         self.keyed = Some(now);
