@@ -40,6 +40,8 @@ pub enum Link {
         up: bool,
         /// Its MTU; `None` when it cannot be known.
         mtu: Option<usize>,
+        /// Whether it is in another network namespace than this process.
+        elsewhere: bool,
     },
 }
 
@@ -94,20 +96,20 @@ pub(crate) fn read(name: &str) -> Link {
     Link::Present {
         up: sys::link_is_up(name).unwrap_or(true),
         mtu: sys::link_mtu(name).ok(),
+        elsewhere: false,
     }
 }
 
-/// Returns what an interface in another network namespace is like. It counts as up, for it carries packets as before. To
-/// look into the namespace takes CAP_SYS_ADMIN; no descriptor is kept that would keep the namespace.
-pub(crate) fn read_in(namespace: &OwnedFd, name: &str) -> Link {
-    let look = || {
+/// Asks something in another network namespace, which takes CAP_SYS_ADMIN; `None` where it cannot be entered. No descriptor is
+/// kept that would keep the namespace.
+pub(crate) fn within<T: Send>(namespace: &OwnedFd, ask: impl FnOnce() -> T + Send) -> Option<T> {
+    let enter_and_ask = || {
         setns(namespace, CloneFlags::CLONE_NEWNET).ok()?;
-        sys::link_mtu(name).ok()
+        Some(ask())
     };
     // A thread of its own, which ends there: this one stays where it is.
-    let mtu = thread::scope(|scope| {
-        let looking = thread::Builder::new().spawn_scoped(scope, look);
-        looking.ok()?.join().ok().flatten()
-    });
-    Link::Present { up: true, mtu }
+    thread::scope(|scope| {
+        let asking = thread::Builder::new().spawn_scoped(scope, enter_and_ask);
+        asking.ok()?.join().ok().flatten()
+    })
 }

@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 use crate::{
@@ -222,10 +223,21 @@ impl Tun {
     pub fn link(&self) -> Link {
         match (self.name(), self.place()) {
             (Err(_), _) => Link::Gone,
-            (Ok(name), Ok(Place::Elsewhere(namespace))) => link::read_in(&namespace, &name),
+            (Ok(name), Ok(Place::Elsewhere(namespace))) => Link::Present {
+                up: self.is_up(),
+                mtu: link::within(&namespace, || sys::link_mtu(&name).ok()).flatten(),
+                elsewhere: true,
+            },
             // Kernels before 5.2 do not say where it is: as long as there is one of that name, it is that.
             (Ok(name), Ok(Place::Here) | Err(_)) => link::read(&name),
         }
+    }
+
+    /// Returns whether the interface is up: only then the kernel lets it be written to. That can be asked without any privilege,
+    /// and wherever it is.
+    fn is_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|writable| writable > 0)
     }
 
     /// Returns whether the interface is in the network namespace of this process.

@@ -48,6 +48,8 @@ pub(super) struct MainThread {
     pace: Pace,
     suspicion: Suspicion,
     routes: RouteChanges,
+    /// The interface is down, and where the kernel does not notify this process that it comes up.
+    awaits_up: bool,
 }
 
 /// What the poll found.
@@ -57,6 +59,8 @@ struct Ready {
     tun: bool,
     /// The interface is gone.
     gone: bool,
+    /// The interface that was awaited is up.
+    up: bool,
     links: bool,
     connection: bool,
     mailbox: bool,
@@ -93,6 +97,7 @@ impl MainThread {
             pace: Pace::new(Instant::now()),
             suspicion: Suspicion::new(),
             routes: RouteChanges::default(),
+            awaits_up: false,
         }
     }
 
@@ -169,6 +174,9 @@ impl MainThread {
             }
             if ready.links && self.notifier.clear() {
                 self.routes.handle_change();
+                self.pace.want();
+            }
+            if ready.up {
                 self.pace.want();
             }
             if (ready.gone || self.pace.is_due(now))
@@ -250,7 +258,10 @@ impl MainThread {
         let Shard { io, .. } = &self.shard;
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds: [_; FIXED + MAX_SOCKETS + MAX_CLIENTS + MAIL] = std::array::from_fn(|_| readable(stop));
-        fds[1] = readable(io.tun.as_fd());
+        // A tun is writable while it is up.
+        let mut events = PollFlags::POLLIN;
+        events.set(PollFlags::POLLOUT, self.awaits_up);
+        fds[1] = PollFd::new(io.tun.as_fd(), events);
         fds[2] = readable(self.notifier.as_fd());
         let listener = self.server.listener();
         fds[3] = PollFd::new(listener.as_fd(), listener.interest(Instant::now()));
@@ -274,12 +285,13 @@ impl MainThread {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let of_tun = fds[1].revents().unwrap_or(PollFlags::empty());
+        let is_in = |event| of_tun.contains(event);
         let mut ready = Ready {
             stop: is_ready(&fds[0]),
             tun: is_ready(&fds[1]),
-            gone: fds[1]
-                .revents()
-                .is_some_and(|events| events.contains(PollFlags::POLLERR)),
+            gone: is_in(PollFlags::POLLERR),
+            up: is_in(PollFlags::POLLOUT),
             links: is_ready(&fds[2]),
             connection: is_ready(&fds[3]),
             ..Ready::default()
@@ -319,10 +331,11 @@ impl MainThread {
     /// Follows what happened to the interface and to the socket's file.
     fn inspect(&mut self, now: Instant, pool: &WorkerPool) -> Option<End> {
         let clocks = self.pace.look(now);
-        let Link::Present { up, mtu } = self.shard.io.tun.link() else {
+        let Link::Present { up, mtu, elsewhere } = self.shard.io.tun.link() else {
             tracing::info!("interface removed");
             return Some(End::InterfaceGone);
         };
+        self.awaits_up = elsewhere && !up;
         if !self.server.listener_mut().inspect(now) {
             tracing::info!("UAPI socket removed");
             return Some(End::SocketGone);

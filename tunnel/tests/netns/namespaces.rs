@@ -72,6 +72,36 @@ fn move_inside(side: &crate::world::Side) -> Namespace {
 }
 
 #[test]
+fn up_and_down_are_followed_where_the_interface_was_moved() {
+    let world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &world;
+    let listens = || a.run(&["ss", "-uln"]).contains(":51820");
+    let peer = b.inner[0].to_string();
+    assert!(a.pings(b.inner[0], 1));
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    wait_for("the port to close", || !listens());
+    let inside = Namespace::new();
+    let pid = inside.pid().to_string();
+    a.run(&["ip", "link", "set", &a.device, "netns", &pid]);
+    thread::sleep(Duration::from_millis(1200));
+    assert!(!listens(), "it is down as before");
+    inside.run(&format!("ip addr add {}/24 dev {}", a.inner[0], a.device));
+    for _ in 0..2 {
+        inside.run(&format!("ip link set {} up", a.device));
+        wait_for("the port to open", listens);
+        wait_for("the tunnel from the other namespace", || {
+            reaches(&inside, &peer, "56")
+        });
+        let sent = || a.peer_dump()[6].clone();
+        inside.run(&format!("ip link set {} down", a.device));
+        wait_for("the port to close", || !listens());
+        let before = sent();
+        assert!(!b.reaches(a.inner[0]), "it is down");
+        assert_eq!(sent(), before);
+    }
+}
+
+#[test]
 fn devices_whose_interfaces_are_in_each_others_namespaces_end_with_these() {
     let mut world = World::joined(Engine::Ours, other(), false);
     let World { a, b } = &mut world;
