@@ -1,6 +1,7 @@
 //! What others do to the tunnel interface: up, down, another MTU, renamed, moved, removed; and to the routes of its sockets.
 
 use std::{
+    ffi::c_int,
     fs, io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -13,11 +14,11 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
     sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, socket,
     },
 };
 
-use crate::sys;
+use crate::{rtnetlink, sys};
 
 pub(crate) mod alias;
 
@@ -45,6 +46,15 @@ pub enum Link {
     },
 }
 
+/// Where links or routes have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// In the network namespace of this process.
+    pub here: bool,
+    /// In another one.
+    pub elsewhere: bool,
+}
+
 /// Tells when links and routes have to be read again. Of the kernel's notifications only the arrival counts; the state is read afterwards.
 #[derive(Debug)]
 pub struct Notifier {
@@ -65,18 +75,41 @@ impl Notifier {
         Ok(Self { socket })
     }
 
-    /// Discards the notifications that have arrived; returns whether there were any.
-    pub fn clear(&self) -> bool {
-        let mut buffer = [0; 4096];
-        let mut any = false;
-        // ENOBUFS only says that some notifications were lost; one is enough.
-        while matches!(
-            recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()),
-            Ok(1..) | Err(Errno::ENOBUFS)
-        ) {
-            any = true;
+    /// Subscribes in this namespace as well, of which no descriptor is kept, and perhaps in some others; for `None` in none but its
+    /// own. Takes CAP_NET_BROADCAST.
+    pub(crate) fn follow_elsewhere(&self, namespace: Option<&OwnedFd>) -> io::Result<()> {
+        if let Some(namespace) = namespace {
+            // It has a number already when the interface was moved there from here.
+            let _ = rtnetlink::number(namespace);
         }
-        any
+        sys::listen_everywhere(&self.socket, namespace.is_some())
+    }
+
+    /// Discards the notifications that have arrived; returns where something has changed.
+    pub fn clear(&self) -> Changes {
+        let mut buffer = [0; 4096];
+        let mut changes = Changes::default();
+        loop {
+            let mut control = nix::cmsg_space!(c_int);
+            let mut parts = [io::IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::empty();
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+                // What comes from another namespace has that one's number with it.
+                Ok(message) if message.bytes > 0 => {
+                    let numbered = message.cmsgs().is_ok_and(|mut all| all.next().is_some());
+                    changes.elsewhere |= numbered;
+                    changes.here |= !numbered;
+                }
+                // Some notifications were lost; one is enough.
+                Err(Errno::ENOBUFS) => {
+                    changes = Changes {
+                        here: true,
+                        elsewhere: true,
+                    }
+                }
+                Ok(_) | Err(_) => return changes,
+            }
+        }
     }
 }
 

@@ -8,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily as Family, RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidMessage},
     route::{RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
@@ -117,6 +118,18 @@ impl RouteSocket {
     }
 }
 
+/// Has this network namespace know another one by a number, without which nothing is notified from there.
+pub(crate) fn number(namespace: &OwnedFd) -> io::Result<()> {
+    let mut request = NsidMessage::default();
+    request.attributes = vec![
+        NsidAttribute::Fd(namespace.as_raw_fd().cast_unsigned()),
+        NsidAttribute::Id(-1),
+    ];
+    RouteSocket::open()?
+        .ask(RouteNetlinkMessage::NewNsId(request), NLM_F_ACK)
+        .map(drop)
+}
+
 /// What the kernel's choice of a route depends on besides the addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sender {
@@ -171,10 +184,14 @@ impl OwnAddresses {
     }
 }
 
-/// The MTUs of routes, asked again after a second.
+/// The MTUs of routes, asked again after a second, and when routes have changed.
 #[derive(Debug, Default)]
 pub(crate) struct RouteMtus {
-    asked: Option<Instant>,
+    since: Option<Instant>,
+    /// Questions of this second.
+    questions: usize,
+    /// How often routes had changed when these were asked.
+    changes: u32,
     known: BTreeMap<IpAddr, Option<usize>>,
 }
 
@@ -182,22 +199,31 @@ pub(crate) struct RouteMtus {
 const MOST_MTUS: usize = 256;
 
 impl RouteMtus {
-    /// Returns the MTU of the route to a destination, unless it has none, or there were too many questions.
-    pub(crate) fn to(&mut self, now: Instant, destination: IpAddr) -> Option<usize> {
+    /// Returns the MTU of the route to a destination, which `ask` finds out, unless it has none, or there were too many questions.
+    /// Routes have changed so often by now.
+    pub(crate) fn to(
+        &mut self,
+        now: Instant,
+        changes: u32,
+        destination: IpAddr,
+        ask: impl FnOnce() -> Option<usize>,
+    ) -> Option<usize> {
         let is_old = |at| now.saturating_duration_since(at) >= SECOND;
-        if self.asked.is_none_or(is_old) {
-            self.asked = Some(now);
+        if self.since.is_none_or(is_old) {
+            (self.since, self.questions) = (Some(now), 0);
+            self.known.clear();
+        }
+        if std::mem::replace(&mut self.changes, changes) != changes {
             self.known.clear();
         }
         if let Some(mtu) = self.known.get(&destination) {
             return *mtu;
         }
-        if self.known.len() >= MOST_MTUS {
+        if self.questions >= MOST_MTUS {
             return None;
         }
-        let mtu = RouteSocket::open()
-            .ok()
-            .and_then(|mut socket| socket.mtu(destination));
+        self.questions += 1;
+        let mtu = ask();
         self.known.insert(destination, mtu);
         mtu
     }
@@ -245,6 +271,32 @@ mod tests {
                 assert!(socket.is_own(own, interfaces) && !socket.is_own(foreign, interfaces));
             }
         }
+    }
+
+    #[test]
+    fn the_mtu_of_a_route_is_asked_once_a_second_unless_routes_change() {
+        let start = Instant::now();
+        let (mut mtus, mut asked) = (RouteMtus::default(), 0);
+        let one = "192.0.2.1".parse().unwrap();
+        let ms = Duration::from_millis;
+        for (after, changes, questions) in [(0, 0, 1), (999, 0, 1), (999, 1, 2), (999, 1, 2), (1000, 1, 3)] {
+            let mut ask = || {
+                asked += 1;
+                Some(1300)
+            };
+            assert_eq!(mtus.to(start + ms(after), changes, one, &mut ask), Some(1300));
+            assert_eq!(asked, questions, "after {after} ms");
+        }
+        // Changes without end do not make more questions of it.
+        let mut asked = 0;
+        for changes in 2..10_000 {
+            let mut ask = || {
+                asked += 1;
+                Some(1300)
+            };
+            mtus.to(start + ms(1500), changes, one, &mut ask);
+        }
+        assert_eq!(asked, MOST_MTUS - 1);
     }
 
     #[test]

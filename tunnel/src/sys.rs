@@ -155,6 +155,22 @@ pub(crate) fn set_link_mtu(name: &str, mtu: u16) -> io::Result<()> {
     call(&control()?, libc::SIOCSIFMTU, &mut request)
 }
 
+/// Has a netlink socket receive notifications of all network namespaces that its own has a number for, or of its own alone.
+pub(crate) fn listen_everywhere(socket: &impl AsFd, everywhere: bool) -> io::Result<()> {
+    let value = c_int::from(everywhere);
+    // SAFETY: the kernel reads an int, which lives.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_LISTEN_ALL_NSID,
+            (&raw const value).cast(),
+            std::mem::size_of::<c_int>() as libc::socklen_t,
+        )
+    };
+    checked(result).map(drop)
+}
+
 /// Sets how many packets wait in an interface for its reader.
 pub(crate) fn set_queue_length(name: &str, packets: u16) -> io::Result<()> {
     let mut request = request(name)?;

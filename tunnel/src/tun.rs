@@ -14,13 +14,17 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 
 use crate::{
-    link::{self, Link, alias, network},
+    link::{self, Link, Notifier, alias, network},
     offload::{coalesce::Joins, vnet},
     sys::{self, TunKind},
 };
@@ -106,6 +110,8 @@ pub struct Tun {
     offloads: TunOffloads,
     /// Whether there may be more of this interface.
     queues: bool,
+    /// How often routes may have changed where it is, counted for all queues together.
+    route_changes: Arc<AtomicU32>,
 }
 
 impl Tun {
@@ -173,6 +179,7 @@ impl Tun {
         Self {
             offloads: settle(&file, kind.vnet, offload),
             queues: kind.queues,
+            route_changes: Arc::default(),
             file,
         }
     }
@@ -191,7 +198,7 @@ impl Tun {
         };
         sys::tun_set_interface(&file, &self.name()?, kind, false)?;
         sys::tun_set_queue(&file, false)?;
-        Ok(Self { file, ..*self })
+        Ok(self.with_file(file))
     }
 
     /// Has the kernel give packets to this queue, and take them from it.
@@ -201,8 +208,44 @@ impl Tun {
 
     /// Duplicates the queue's descriptor.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let file = self.file.try_clone()?;
-        Ok(Self { file, ..*self })
+        Ok(self.with_file(self.file.try_clone()?))
+    }
+
+    fn with_file(&self, file: File) -> Self {
+        Self {
+            file,
+            route_changes: Arc::clone(&self.route_changes),
+            ..*self
+        }
+    }
+
+    /// Records that routes where the interface is may have changed.
+    pub(crate) fn note_route_change(&self) {
+        self.route_changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often they may have.
+    pub(crate) fn route_changes(&self) -> u32 {
+        self.route_changes.load(Ordering::Relaxed)
+    }
+
+    /// Asks something in the network namespace of the interface; `None` where that cannot be entered.
+    pub(crate) fn ask_there<T: Send>(&self, ask: impl FnOnce() -> T + Send) -> Option<T> {
+        match self.place() {
+            Ok(Place::Elsewhere(namespace)) => link::within(&namespace, ask),
+            Ok(Place::Here) | Err(_) => Some(ask()),
+        }
+    }
+
+    /// Has a notifier notified of what changes in the network namespace of the interface, if that is another one.
+    pub(crate) fn follow_there(&self, notifier: &Notifier) {
+        let elsewhere = self.place().ok().and_then(|place| match place {
+            Place::Elsewhere(namespace) => Some(namespace),
+            Place::Here => None,
+        });
+        if let Err(error) = notifier.follow_elsewhere(elsewhere.as_ref()) {
+            tracing::debug!(%error, "changes in the network namespace of the interface are looked for once a second");
+        }
     }
 
     /// Sets whether the interface stays, with its addresses and routes, when this process ends, however it does.

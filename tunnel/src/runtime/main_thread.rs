@@ -16,7 +16,7 @@ use crate::{
     clock::{Moment, Suspicion},
     device::Device,
     handover::protocol::Request,
-    link::{Link, Notifier},
+    link::{Changes, Link, Notifier},
     rtnetlink::Sender,
     runtime::{
         End, RuntimeError,
@@ -48,8 +48,8 @@ pub(super) struct MainThread {
     pace: Pace,
     suspicion: Suspicion,
     routes: RouteChanges,
-    /// The interface is down, and where the kernel does not notify this process that it comes up.
-    awaits_up: bool,
+    /// The interface is in another network namespace.
+    elsewhere: bool,
 }
 
 /// What the poll found.
@@ -59,7 +59,7 @@ struct Ready {
     tun: bool,
     /// The interface is gone.
     gone: bool,
-    /// The interface that was awaited is up.
+    /// The interface is up, and was down.
     up: bool,
     links: bool,
     connection: bool,
@@ -97,7 +97,7 @@ impl MainThread {
             pace: Pace::new(Instant::now()),
             suspicion: Suspicion::new(),
             routes: RouteChanges::default(),
-            awaits_up: false,
+            elsewhere: false,
         }
     }
 
@@ -146,6 +146,9 @@ impl MainThread {
                 device.handle_clock(now, Moment::now(), io);
                 pool.wake();
             }
+            if ready.links {
+                self.follow_changes();
+            }
             let more = ready.tun && self.shard.read_tun(now, pool.mailboxes());
             for which in (0..MAX_SOCKETS).filter(|which| ready.network[*which]) {
                 self.shard.read_network(now, which, pool.mailboxes());
@@ -172,10 +175,6 @@ impl MainThread {
             if !more {
                 self.shard.flush_network(now);
             }
-            if ready.links && self.notifier.clear() {
-                self.routes.handle_change();
-                self.pace.want();
-            }
             if ready.up {
                 self.pace.want();
             }
@@ -190,6 +189,18 @@ impl MainThread {
             if self.routes.is_due(now) {
                 self.follow_routes(now, pool);
             }
+        }
+    }
+
+    /// Follows the kernel's notifications, before packets are read that came after them.
+    fn follow_changes(&mut self) {
+        let Changes { here, elsewhere } = self.notifier.clear();
+        if here {
+            self.routes.handle_change();
+        }
+        if here || elsewhere {
+            self.shard.io.tun.note_route_change();
+            self.pace.want();
         }
     }
 
@@ -258,9 +269,9 @@ impl MainThread {
         let Shard { io, .. } = &self.shard;
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds: [_; FIXED + MAX_SOCKETS + MAX_CLIENTS + MAIL] = std::array::from_fn(|_| readable(stop));
-        // A tun is writable while it is up.
+        // A tun is writable while it is up. Wherever it is, this process notices.
         let mut events = PollFlags::POLLIN;
-        events.set(PollFlags::POLLOUT, self.awaits_up);
+        events.set(PollFlags::POLLOUT, self.elsewhere && !self.settings.up);
         fds[1] = PollFd::new(io.tun.as_fd(), events);
         fds[2] = readable(self.notifier.as_fd());
         let listener = self.server.listener();
@@ -335,7 +346,9 @@ impl MainThread {
             tracing::info!("interface removed");
             return Some(End::InterfaceGone);
         };
-        self.awaits_up = elsewhere && !up;
+        if std::mem::replace(&mut self.elsewhere, elsewhere) != elsewhere {
+            self.shard.io.tun.follow_there(&self.notifier);
+        }
         if !self.server.listener_mut().inspect(now) {
             tracing::info!("UAPI socket removed");
             return Some(End::SocketGone);

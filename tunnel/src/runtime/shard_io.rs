@@ -11,7 +11,7 @@ use crate::{
     gso_queue::{Batch, GsoQueue},
     offload::coalesce::Coalescer,
     path::Path,
-    rtnetlink::{OwnAddresses, RouteMtus},
+    rtnetlink::{OwnAddresses, RouteMtus, RouteSocket},
     tun::{QUEUE_LENGTH, Tun},
     udp::{Gone, UdpSockets},
 };
@@ -153,7 +153,11 @@ impl Wire for ShardIo {
     }
 
     fn route_mtu(&mut self, now: Instant, destination: IpAddr) -> Option<usize> {
-        self.route_mtus.to(now, destination)
+        let Self { tun, route_mtus, .. } = self;
+        let ask = || RouteSocket::open().ok()?.mtu(destination);
+        route_mtus.to(now, tun.route_changes(), destination, || {
+            tun.ask_there(ask).flatten()
+        })
     }
 }
 

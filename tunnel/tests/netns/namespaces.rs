@@ -59,7 +59,7 @@ fn the_interface_carries_packets_from_another_namespace_until_it_is_removed_ther
 }
 
 /// Puts the interface of ours into a namespace of its own, where it has its addresses and is up.
-fn move_inside(side: &crate::world::Side) -> Namespace {
+pub(crate) fn move_inside(side: &crate::world::Side) -> Namespace {
     let inside = Namespace::new();
     let pid = inside.pid().to_string();
     side.run(&["ip", "link", "set", &side.device, "netns", &pid]);

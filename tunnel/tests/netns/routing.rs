@@ -1,8 +1,11 @@
 //! How packets come into the tunnel: by rules and marks, and from sockets that are bound to it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, thread, time::Duration};
 
-use crate::world::{Engine, Side, World, families, other, wait_for};
+use crate::{
+    namespaces::move_inside,
+    world::{Engine, Side, World, families, other, wait_for},
+};
 
 /// A flood of pings, all of which come back.
 fn floods(side: &Side, to: &str) -> bool {
@@ -97,5 +100,39 @@ fn packets_are_padded_up_to_the_mtu_of_the_route_they_take() {
             b.received() - before == 1299 + 32
         });
         a.run(&["ip", "route", "del", &to, "dev", &a.device]);
+    }
+}
+
+/// As the self-test has it: sockets here, the interface elsewhere, and a packet right behind a change.
+#[test]
+fn the_mtu_of_a_route_where_the_interface_was_moved_counts_at_once() {
+    let world = World::joined(Engine::Ours, other(), false);
+    let World { a, b } = &world;
+    let inside = move_inside(a);
+    inside.run(&format!("ip link set {} mtu 1300", a.device));
+    wait_for("the tunnel from the other namespace", || {
+        b.inner.iter().all(|to| {
+            let ping = inside.command("ping").args(["-q", "-c", "1", "-W", "2"]);
+            ping.arg(to.to_string()).succeeds()
+        })
+    });
+    // The MTU of the interface is looked at once a second.
+    thread::sleep(Duration::from_millis(1200));
+    for (to, header) in [(b.inner[0], 28), (b.inner[1], 48)] {
+        let ping = || {
+            let before = b.received();
+            let length = (1297 - header).to_string();
+            let ping = inside
+                .command("ping")
+                .args(["-q", "-c", "1", "-W", "2", "-s", &length]);
+            assert!(ping.arg(to.to_string()).succeeds());
+            b.received() - before
+        };
+        for _ in 0..3 {
+            assert_eq!(ping(), 1300 + 32, "{to}");
+            inside.run(&format!("ip route add {to} dev {} mtu 1299", a.device));
+            assert_eq!(ping(), 1299 + 32, "{to}");
+            inside.run(&format!("ip route del {to} dev {}", a.device));
+        }
     }
 }
