@@ -4,17 +4,23 @@
 //! it ends instead, it has said on standard error why.
 
 use std::{
-    env, fs,
+    env,
+    ffi::CString,
+    fs,
     io::{self, Read, Write},
     os::{
         fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
     },
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::Context;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::{
+    sys::prctl::set_name,
+    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid},
+};
 
 /// Set for the second process.
 const MARK: &str = "SPANWIRE_TUNNEL_DAEMON";
@@ -47,6 +53,16 @@ pub(crate) fn start() -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Gives this process the name by which ps(1) and pgrep(1) know it, which is otherwise that of the link it was executed by.
+fn call_this_process(program: &Path) {
+    let name = program.file_name().unwrap_or_default();
+    if let Ok(name) = CString::new(name.as_bytes())
+        && let Err(error) = set_name(&name)
+    {
+        tracing::debug!(%error, "cannot name this process");
+    }
+}
+
 /// The second process, which has to say when it is ready.
 pub(crate) struct Background(UnixStream);
 
@@ -56,6 +72,8 @@ impl Background {
         if env::var_os(MARK).is_none() {
             return Ok(None);
         }
+        let name = env::args_os().next().unwrap_or_default();
+        call_this_process(Path::new(&name));
         // It leads no group, for it was started by the first.
         setsid().context("cannot leave the terminal")?;
         let standard = nix::unistd::dup(io::stdin()).context("cannot answer the first process")?;

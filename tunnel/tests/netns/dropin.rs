@@ -68,6 +68,35 @@ fn it_goes_on_in_the_background_as_soon_as_it_can_be_configured() {
     wait_for("the process in the background to end", || !name.socket().exists());
 }
 
+/// Returns by what names the kernel knows the processes that were started with this word.
+fn names_of_processes(word: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let with_word = processes.filter(|process| {
+        let line = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+        line.split('\0').any(|part| part == word)
+    });
+    with_word
+        .filter_map(|process| fs::read_to_string(process.join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_process_in_the_background_has_the_name_of_its_program() {
+    let (namespace, folder) = (Namespace::new(), TempDir::new().unwrap());
+    let link = folder.path().join("wireguard-go");
+    std::os::unix::fs::symlink(OURS, &link).unwrap();
+    for (program, want) in [
+        (OURS, "spanwire-tunnel"),
+        (link.to_str().unwrap(), "wireguard-go"),
+    ] {
+        let name = Named::new();
+        let started = namespace.command(program).arg(&name.0).output();
+        assert!(started.status.success(), "{started:?}");
+        assert_eq!(names_of_processes(&name.0), [want]);
+    }
+}
+
 #[test]
 fn what_hinders_it_is_said_before_it_goes_into_the_background() {
     let (namespace, name) = (Namespace::new(), Named::new());
