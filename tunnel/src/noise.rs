@@ -203,8 +203,8 @@ impl Noise {
     }
 
     /// Returns whether the peer has begun the only session there is, and has not used it: perhaps it has not got the answer.
-    pub fn is_unconfirmed(&self) -> bool {
-        !self.session && self.unconfirmed.is_some()
+    pub fn is_unconfirmed(&self, now: Instant) -> bool {
+        !self.session && self.unconfirmed.is_some() && self.ticks.has_keys(now)
     }
 
     /// Returns whether packets wait for a session.

@@ -112,7 +112,8 @@ impl Device {
             tracing::debug!(peer = ?peer.public, local = ?path.local, "not written to from this address any more");
             peer.local.give_up(path);
             peer.wants.keepalive |= peer.has_session();
-            peer.wants.handshake |= peer.noise.as_ref().is_some_and(Noise::is_unconfirmed);
+            let begun = |noise: &Noise| noise.is_unconfirmed(now);
+            peer.wants.handshake |= peer.noise.as_ref().is_some_and(begun);
             self.settle(now, id, wire);
         }
     }

@@ -81,6 +81,11 @@ impl Ticks {
         self.keyed = Some(now);
     }
 
+    /// Returns whether the keys of the newest session may be used.
+    pub(crate) fn has_keys(&self, now: Instant) -> bool {
+        self.keyed.is_some_and(|since| now < since + REJECT_AFTER_TIME)
+    }
+
     /// Records that a session is known to both sides: nothing has to be repeated.
     pub(crate) fn established(&mut self) {
         self.initiation = None;

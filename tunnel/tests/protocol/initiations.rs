@@ -364,3 +364,21 @@ fn what_waited_when_the_device_went_down_is_not_sent_and_what_came_before_it_cou
     converse(&mut a, &mut b);
     assert_eq!(b.delivered().len(), 1);
 }
+
+#[test]
+fn a_session_that_was_begun_long_ago_and_never_used_causes_no_initiation_when_an_address_is_lost() {
+    for (age, calls) in [(1, 1), (170, 1), (181, 0), (600, 0), (3 * 86_400, 0)] {
+        sim::freeze();
+        let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+        a.know(&b, true);
+        b.know(&a, true);
+        b.emit(&packet("10.0.2.1", "10.0.1.1", 8));
+        let (_, initiation) = b.kept.sent.remove(0);
+        a.hear_at("192.0.2.1".parse().unwrap(), b.at, &initiation);
+        // The answer is lost.
+        a.kept.sent.clear();
+        a.wait(Duration::from_secs(age));
+        a.device.handle_lost(a.now, &|_| true, &mut a.kept);
+        assert_eq!(called(&mut a).len(), calls, "after {age} s");
+    }
+}
