@@ -163,7 +163,13 @@ impl Tun {
         };
         let tun = Self::adopt(file, offload).map_err(refused)?;
         let own = tun.name().map_err(refused)?;
-        sys::set_link_mtu(&own, DEFAULT_MTU).map_err(|source| TunError::SetUp { name: own, source })?;
+        match tun.ask_there(|| sys::set_link_mtu(&own, DEFAULT_MTU)) {
+            Some(set) => set.map_err(|source| TunError::SetUp { name: own, source })?,
+            None => tracing::warn!(
+                name = own,
+                "the interface keeps its MTU, for its network namespace cannot be entered"
+            ),
+        }
         Ok(tun)
     }
 

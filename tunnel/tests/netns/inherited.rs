@@ -80,6 +80,35 @@ fn it_goes_on_with_an_interface_and_a_socket_that_were_opened_for_it() {
     }
 }
 
+/// A namesake is where it was.
+#[test]
+fn an_interface_that_was_opened_and_moved_to_another_namespace_gets_its_mtu_there() {
+    let (namespace, inside, name) = (Namespace::new(), Namespace::new(), Named::new());
+    fs::create_dir_all("/var/run/wireguard").unwrap();
+    let moving = r#"
+os.system("ip link set %s netns %s" % (name, os.environ["INTO"]))
+os.system("ip link add %s mtu 1300 type veth peer name namesake" % name)
+uapi = socket."#;
+    let parent = PARENT.replace("\nuapi = socket.", moving);
+    let command = namespace
+        .command("python3")
+        .args(["-c", &parent, &name.0, "/var/run/wireguard", OURS, "-f", &name.0])
+        .env("INTO", inside.pid().to_string());
+    let mut child = start(command, true).unwrap();
+    let show = || namespace.command("wg").args(["show", &name.0]).succeeds();
+    wait_for("the device", || name.answers() && show());
+    let mtu = |namespace: &Namespace| namespace.run(&format!("ip link show {}", name.0));
+    assert!(mtu(&inside).contains("mtu 1420"), "{}", mtu(&inside));
+    assert!(mtu(&namespace).contains("mtu 1300"), "{}", mtu(&namespace));
+    namespace.run(&format!("wg set {} listen-port 51820", name.0));
+    let listens = || namespace.run("ss -uln").contains(":51820");
+    namespace.run(&format!("ip link set {} up", name.0));
+    assert!(!listens());
+    inside.run(&format!("ip link set {} up", name.0));
+    wait_for("the port to open", listens);
+    assert!(terminate(&mut child, Signal::SIGTERM));
+}
+
 #[test]
 fn a_socket_of_another_place_is_refused() {
     let (namespace, name, folder) = (Namespace::new(), unique(), TempDir::new().unwrap());
