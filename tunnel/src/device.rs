@@ -255,6 +255,7 @@ impl Device {
             let to = Path {
                 local: local.addr,
                 hops,
+                peer: local.peer,
                 ..Path::from(remote)
             };
             wire.commit(to, tos, sealed);

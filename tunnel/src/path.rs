@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::id::PeerId;
+
 /// Where a datagram comes from or goes to, and which of this machine's addresses it is written to or from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path {
@@ -13,6 +15,8 @@ pub struct Path {
     pub interface: u32,
     /// How many routers may pass what is sent on; zero leaves it to the kernel, and stands for what came.
     pub hops: u8,
+    /// Which peer's it is, of what is sent; none for what came.
+    pub peer: Option<PeerId>,
 }
 
 impl Path {
@@ -29,6 +33,7 @@ impl From<SocketAddr> for Path {
             local: None,
             interface: 0,
             hops: 0,
+            peer: None,
         }
     }
 }

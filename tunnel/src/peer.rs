@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    id::PeerId,
     key::{PresharedKey, PublicKey},
     noise::{Initiation, Noise},
     path::Path,
@@ -30,7 +31,7 @@ pub struct Peer {
     pub last_handshake: Option<SystemTime>,
     /// Bytes of authentic datagrams received.
     pub rx_bytes: u64,
-    /// Bytes of datagrams sent.
+    /// Bytes of datagrams that the kernel took.
     pub tx_bytes: u64,
     /// The protocol, as soon as the device has a private key.
     pub(crate) noise: Option<Noise>,
@@ -50,13 +51,16 @@ pub(crate) struct Wants {
 }
 
 impl Peer {
-    pub(crate) fn new(public: PublicKey) -> Self {
+    pub(crate) fn new(id: PeerId, public: PublicKey) -> Self {
         Self {
             public,
             preshared: None,
             endpoint: None,
             configured: None,
-            local: Local::default(),
+            local: Local {
+                peer: Some(id),
+                ..Local::default()
+            },
             keepalive: 0,
             last_handshake: None,
             rx_bytes: 0,
@@ -113,6 +117,8 @@ const INITIATION: u8 = 1;
 /// Which of this machine's addresses a peer's last authentic message was sent to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Local {
+    /// Whose it is.
+    pub(crate) peer: Option<PeerId>,
     /// None also since the endpoint was configured, and while the peer does not answer.
     pub(crate) addr: Option<IpAddr>,
     /// By which interface that came in; zero when it is not known.
@@ -158,6 +164,7 @@ impl Local {
         let local = source.local.filter(|_| self.given_up != Some(source));
         Path {
             local,
+            peer: self.peer,
             ..source.reversed()
         }
     }
@@ -207,15 +214,16 @@ impl Local {
                 self.doubt();
             }
             if std::mem::replace(&mut self.unanswered, true) {
-                other = configured
-                    .filter(|configured| *configured != remote)
-                    .map(Path::from);
+                other = configured.filter(|configured| *configured != remote);
             }
         }
-        let path = Path {
-            local: self.addr,
+        let to = |remote, local| Path {
+            local,
+            peer: self.peer,
             ..Path::from(remote)
         };
+        let path = to(remote, self.addr);
+        let other = other.map(|remote| to(remote, None));
         (path, other)
     }
 }

@@ -61,6 +61,25 @@ impl Gone {
     }
 }
 
+/// What of a batch could not be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsent {
+    /// How many datagrams.
+    pub datagrams: usize,
+    /// How long they are together.
+    pub bytes: usize,
+}
+
+impl Unsent {
+    /// All of it.
+    pub fn all(batch: &Batch<'_>) -> Self {
+        Self {
+            datagrams: batch.each().len(),
+            bytes: batch.datagrams.len(),
+        }
+    }
+}
+
 /// Sockets bound to one port. A family that the machine does not have is left out.
 #[derive(Debug)]
 pub struct UdpSockets {
@@ -207,13 +226,13 @@ impl UdpSockets {
             .try_for_each(|socket| Ok(setsockopt(socket, sockopt::Mark, &mark)?))
     }
 
-    /// Sends datagrams, in one call if kernel, device and path allow; returns how many could not be sent.
-    pub fn send(&mut self, batch: Batch<'_>) -> usize {
+    /// Sends datagrams, in one call if kernel, device and path allow; returns what could not be sent.
+    pub fn send(&mut self, batch: Batch<'_>) -> Unsent {
         let remote = batch.to.remote;
         if batch.datagrams.len() > batch.size && self.offloads.gso && !is_refused(&mut self.refused, remote) {
             let segment = u16::try_from(batch.size).ok();
             match self.send_from(&batch, batch.datagrams, segment) {
-                Ok(()) => return 0,
+                Ok(()) => return Unsent::default(),
                 // EIO: the device cannot compute checksums. The others: a datagram does not fit the path's MTU (the last
                 // since Linux 6.13); alone, it is sent in fragments.
                 Err(error)
@@ -227,18 +246,19 @@ impl UdpSockets {
                 }
                 Err(error) => {
                     tracing::trace!(to = %remote, %error, "cannot send");
-                    return batch.each().len();
+                    return Unsent::all(&batch);
                 }
             }
         }
-        let mut lost = 0;
+        let mut unsent = Unsent::default();
         for datagram in batch.each() {
             if let Err(error) = self.send_from(&batch, datagram, None) {
                 tracing::trace!(to = %remote, %error, "cannot send");
-                lost += 1;
+                unsent.datagrams += 1;
+                unsent.bytes += datagram.len();
             }
         }
-        lost
+        unsent
     }
 
     /// Sends from the batch's own address, or, when that is not possible any more, from the one that the kernel chooses.
@@ -437,13 +457,13 @@ mod tests {
         let mut clone = first.try_clone().unwrap();
         let to = UdpSocket::bind("127.0.0.1:0").unwrap();
         to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let lost = clone.send(Batch {
+        let unsent = clone.send(Batch {
             to: to.local_addr().unwrap().into(),
             tos: 0,
             datagrams: b"hello",
             size: 5,
         });
         let (_, source) = to.recv_from(&mut [0; 9]).unwrap();
-        assert_eq!((lost, source.port()), (0, first.port()));
+        assert_eq!((unsent, source.port()), (Unsent::default(), first.port()));
     }
 }

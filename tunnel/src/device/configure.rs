@@ -102,7 +102,7 @@ impl Device {
         self.keys[index] = Some(key);
         self.by_key.insert(key, id);
         if self.index.other(id).is_none() {
-            let mut peer = Box::new(Peer::new(key));
+            let mut peer = Box::new(Peer::new(id, key));
             if let Some(identity) = &self.identity {
                 begin(now, identity, &mut peer, self.indices.source(id));
             }

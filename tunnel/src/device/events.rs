@@ -118,6 +118,17 @@ impl Device {
         }
     }
 
+    /// So many bytes that were sent to a peer did not leave. Returns whether it is a peer of this shard.
+    pub fn handle_unsent(&mut self, now: Instant, id: PeerId, bytes: u64) -> bool {
+        if self.index.other(id).is_some() {
+            return false;
+        }
+        if let Some(peer) = self.peer_mut(id) {
+            peer.tx_bytes = peer.tx_bytes.saturating_sub(bytes);
+        }
+        true
+    }
+
     /// Routes or addresses of this machine have changed: initiations that got no answer are sent again to peers for which
     /// packets wait, also before their time, and again when nothing has changed for a second.
     pub fn handle_routes(&mut self, now: Instant) {

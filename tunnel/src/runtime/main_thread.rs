@@ -173,7 +173,7 @@ impl MainThread {
             device.handle_timeout(now, io);
             // What is left of a turn that did not empty the interface goes with the packets of the next.
             if !more {
-                self.shard.flush_network(now);
+                self.flush_network(now, pool);
             }
             if ready.up {
                 self.pace.want();
@@ -236,7 +236,23 @@ impl MainThread {
                 }
             });
         }
+        self.flush_network(now, pool);
+    }
+
+    /// Sends what was gathered for the network, some of it perhaps for peers of other shards.
+    fn flush_network(&mut self, now: Instant, pool: &WorkerPool) {
         self.shard.flush_network(now);
+        let unsent = std::mem::take(&mut self.shard.io.unsent);
+        if unsent.is_empty() {
+            return;
+        }
+        self.with_all_shards(pool, |all| {
+            for device in &mut all.devices {
+                for (peer, bytes) in &unsent {
+                    device.handle_unsent(now, *peer, *bytes);
+                }
+            }
+        });
     }
 
     /// Returns what routes for the device's datagrams depend on.

@@ -41,7 +41,7 @@ impl Shard {
         }
     }
 
-    /// Sends what was gathered for the network. Peers are not written to any more from addresses that turned out to be
+    /// Sends what was gathered for the network, and does not count what could not be sent. Peers are not written to any more from addresses that turned out to be
     /// gone.
     pub(super) fn flush_network(&mut self, now: Instant) {
         self.io.flush_network();
@@ -50,6 +50,10 @@ impl Shard {
             self.device.handle_lost(now, &|path| gone.has(path), &mut self.io);
             self.io.flush_network();
         }
+        let Self { device, io, .. } = self;
+        // What is for peers of other shards, the first thread sends at times.
+        io.unsent
+            .retain(|peer, bytes| !device.handle_unsent(now, *peer, *bytes));
     }
 
     /// Takes packets from the interface until it is empty or the network has to have its turn; returns `true` when more

@@ -1,6 +1,7 @@
 //! What a shard writes to: its queue of the interface, its sockets, and what gathers packets for them.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, UdpSocket},
     time::Instant,
@@ -9,11 +10,12 @@ use std::{
 use crate::{
     device::Wire,
     gso_queue::{Batch, GsoQueue},
+    id::PeerId,
     offload::coalesce::Coalescer,
     path::Path,
     rtnetlink::{OwnAddresses, RouteMtus, RouteSocket},
     tun::{QUEUE_LENGTH, Tun},
-    udp::{Gone, UdpSockets},
+    udp::{Gone, UdpSockets, Unsent},
 };
 
 /// Which shard has the queue of the interface that a shard writes to.
@@ -41,6 +43,8 @@ pub(super) struct ShardIo {
     own: OwnAddresses,
     route_mtus: RouteMtus,
     pub(super) lost: Lost,
+    /// Bytes for peers that could not be sent.
+    pub(super) unsent: BTreeMap<PeerId, u64>,
 }
 
 /// What was not taken.
@@ -65,6 +69,7 @@ impl ShardIo {
             own: OwnAddresses::default(),
             route_mtus: RouteMtus::default(),
             lost: Lost::default(),
+            unsent: BTreeMap::new(),
         }
     }
 
@@ -101,8 +106,9 @@ impl ShardIo {
 
     /// Sends what was gathered for the network.
     pub(super) fn flush_network(&mut self) {
-        self.to_network
-            .flush(&mut |batch| dispatch(&mut self.sockets, &mut self.lost, batch));
+        let mut send =
+            |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, &mut self.unsent, batch);
+        self.to_network.flush(&mut send);
     }
 
     /// Returns the addresses of this machine from which nothing could be sent since the last call.
@@ -134,7 +140,8 @@ impl Wire for ShardIo {
     }
 
     fn commit(&mut self, to: Path, tos: u8, length: usize) {
-        let mut send = |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, batch);
+        let mut send =
+            |batch: Batch<'_>| dispatch(&mut self.sockets, &mut self.lost, &mut self.unsent, batch);
         self.to_network.commit(to, tos, length, &mut send);
     }
 
@@ -161,9 +168,22 @@ impl Wire for ShardIo {
     }
 }
 
-fn dispatch(sockets: &mut Option<UdpSockets>, lost: &mut Lost, batch: Batch<'_>) {
-    if let Some(sockets) = sockets {
-        lost.datagrams += sockets.send(batch) as u64;
+fn dispatch(
+    sockets: &mut Option<UdpSockets>,
+    lost: &mut Lost,
+    unsent: &mut BTreeMap<PeerId, u64>,
+    batch: Batch<'_>,
+) {
+    let peer = batch.to.peer;
+    let Unsent { datagrams, bytes } = match sockets {
+        Some(sockets) => sockets.send(batch),
+        None => Unsent::all(&batch),
+    };
+    if datagrams > 0 {
+        lost.datagrams += datagrams as u64;
+        if let Some(peer) = peer {
+            *unsent.entry(peer).or_default() += bytes as u64;
+        }
     }
 }
 

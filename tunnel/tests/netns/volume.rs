@@ -48,3 +48,33 @@ fn many_streams_and_floods_of_datagrams_arrive_in_a_tunnel_with_a_huge_mtu() {
         assert!(bytes.is_some_and(|bytes| bytes > 1_000_000), "{bytes:?}: {said}");
     }
 }
+
+#[test]
+fn what_could_not_be_sent_is_not_counted() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    let sent = || a.peer_dump()[6].parse::<u64>().unwrap();
+    let wire = |change: &str| {
+        for address in a.outer {
+            let net = format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
+            a.run(&["ip", "addr", change, &net, "dev", "eth0"]);
+        }
+    };
+    wire("del");
+    b.know(a, None);
+    a.know(b, Some(b.outer[0]));
+    assert!(!a.reaches(b.inner[0]), "there is no route");
+    assert_eq!(sent(), 0, "an initiation that could not leave");
+    wire("add");
+    wait_for("the tunnel", || a.reaches(b.inner[0]));
+    wire("del");
+    let before = sent();
+    let to = b.inner[0].to_string();
+    a.try_run(&[
+        "ping", "-q", "-c", "20", "-i", "0.01", "-W", "0.3", "-s", "1000", &to,
+    ]);
+    assert_eq!(sent(), before, "packets that could not leave");
+    wire("add");
+    wait_for("the tunnel", || a.reaches(b.inner[0]));
+    assert!(sent() > before);
+}
