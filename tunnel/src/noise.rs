@@ -294,6 +294,13 @@ impl Noise {
         self.calls.handle_routes(now);
     }
 
+    /// What was sent last did not leave. If that was an initiation, the next change of routes finds it overdue.
+    pub fn handle_unsent(&mut self) {
+        if !self.session {
+            self.calls.handle_unsent();
+        }
+    }
+
     /// Reads a datagram from the network, which may be forged. Its index may be another one afterwards.
     pub fn handle_datagram<'a>(
         &mut self,

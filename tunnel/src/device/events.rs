@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     clock::{Moment, SUSPENDED},
-    device::{Device, Wire, peers_mut},
+    device::{Device, Wire, peer_mut, peers_mut},
     id::PeerId,
     noise::Noise,
     path::Path,
@@ -123,8 +123,13 @@ impl Device {
         if self.index.other(id).is_some() {
             return false;
         }
-        if let Some(peer) = self.peer_mut(id) {
+        if let Some(peer) = peer_mut(&mut self.peers, id) {
             peer.tx_bytes = peer.tx_bytes.saturating_sub(bytes);
+            if let Some(noise) = &mut peer.noise {
+                noise.handle_unsent();
+                self.schedule
+                    .note(id, noise.poll_timeout(now), &mut peer.scheduled);
+            }
         }
         true
     }

@@ -31,11 +31,16 @@ struct Call {
     left: u8,
     /// Routes have changed since.
     outdated: bool,
+    /// It did not leave.
+    unsent: bool,
 }
 
 impl Call {
     /// Returns when an answer is overdue, and the initiation is to be sent again because something has changed.
     fn overdue_at(&self) -> Instant {
+        if self.unsent {
+            return self.at;
+        }
         self.at + 2 * ANSWERED_BY_NOW
     }
 }
@@ -48,6 +53,7 @@ impl Calls {
             at: now,
             left: ANSWERS,
             outdated: false,
+            unsent: false,
         });
         self.unprompted = (!prompted).then_some(now);
     }
@@ -72,6 +78,13 @@ impl Calls {
     pub(super) fn note_answer(&mut self) {
         if let Some(call) = &mut self.newest {
             call.left = call.left.saturating_sub(1);
+        }
+    }
+
+    /// The newest one did not leave: there is no answer to wait for.
+    pub(super) fn handle_unsent(&mut self) {
+        if let Some(call) = &mut self.newest {
+            call.unsent = true;
         }
     }
 

@@ -382,3 +382,35 @@ fn a_session_that_was_begun_long_ago_and_never_used_causes_no_initiation_when_an
         assert_eq!(called(&mut a).len(), calls, "after {age} s");
     }
 }
+
+#[test]
+fn a_call_that_could_not_leave_is_sent_again_as_soon_as_routes_change() {
+    sim::freeze();
+    let ms = Duration::from_millis;
+    let (mut a, mut b) = (Bench::quiet(1), Bench::quiet(2));
+    a.know(&b, true);
+    b.know(&a, false);
+    let id = a.device.peer(b.key()).unwrap();
+    a.emit(&packet("10.0.1.1", "10.0.2.1", 8));
+    assert_eq!(called(&mut a), [b.at]);
+    assert!(a.device.handle_unsent(a.now, id, 148));
+    assert_eq!(a.peer().tx_bytes, 0);
+    a.wait(ms(10));
+    assert_eq!(called(&mut a), [], "nothing has changed");
+    a.device.handle_routes(a.now);
+    a.catch_up();
+    let call = std::mem::take(&mut a.kept.sent);
+    assert_eq!(call.len(), 1);
+    // This one has left, and the answer may be under way.
+    a.wait(ms(10));
+    a.device.handle_routes(a.now);
+    a.catch_up();
+    assert_eq!(called(&mut a), []);
+    a.kept.sent = call;
+    converse(&mut a, &mut b);
+    assert_eq!(b.delivered().len(), 1);
+    let counted = a.peer().tx_bytes;
+    assert!(counted > 148);
+    a.device.handle_unsent(a.now, id, 100);
+    assert_eq!(a.peer().tx_bytes, counted - 100);
+}
