@@ -364,16 +364,24 @@ fn a_hundred_and_thirty_thousand_allowed_ips_go_in_and_come_out() {
     let world = World::new(Engine::Ours, Engine::Ours);
     let side = &world.a;
     let peer = pipe(&["wg", "pubkey"], &base64(1)).trim().to_owned();
-    let mut config = format!("[Peer]\nPublicKey = {peer}\n");
-    for number in 0..130_560_u32 {
-        let [_, high, middle, low] = number.to_be_bytes();
-        config += &format!("AllowedIPs = 10.{high}.{middle}.{low}/32\n");
+    // IPv4 alone, and half of each family in the place of that.
+    for (verb, of_v4) in [("addconf", 130_560), ("setconf", 65_280)] {
+        let mut config = format!("[Peer]\nPublicKey = {peer}\n");
+        for number in 0..130_560_u32 {
+            let [_, high, middle, low] = number.to_be_bytes();
+            config += &if number < of_v4 {
+                format!("AllowedIPs = 10.{high}.{middle}.{low}/32\n")
+            } else {
+                format!("AllowedIPs = 2001:db8:{high:x}:{middle:x}::{low:x}/128\n")
+            };
+        }
+        side.command(&["wg", verb, &side.device, "/dev/stdin"])
+            .input(config)
+            .run();
+        let shown = side.run(&["wg", "show", &side.device, "allowed-ips"]);
+        assert_eq!(shown.split_whitespace().count(), 1 + 130_560);
+        assert_eq!(shown.matches("/32").count(), of_v4 as usize, "{verb}");
     }
-    side.command(&["wg", "addconf", &side.device, "/dev/stdin"])
-        .input(config)
-        .run();
-    let shown = side.run(&["wg", "show", &side.device, "allowed-ips"]);
-    assert_eq!(shown.split_whitespace().count(), 1 + 130_560);
 }
 
 #[test]

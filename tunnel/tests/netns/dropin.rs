@@ -339,3 +339,72 @@ fn wg_quick_sets_up_a_way_for_everything_and_takes_it_down() {
     }
     assert!(!a.run(&["ip", "-br", "link"]).contains(&name.0));
 }
+
+/// As a distribution's unit calls it: found in the search path.
+#[test]
+fn wg_quick_finds_it_by_its_name_and_syncconf_changes_peers_while_sessions_go_on() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    let (name, folder) = (Named::new(), TempDir::new().unwrap());
+    let file = folder.path().join(format!("{}.conf", name.0));
+    let private = run(&["wg", "genkey"]);
+    let public = pipe(&["wg", "pubkey"], &private);
+    let [gone, new] = [1, 2].map(|_| pipe(&["wg", "pubkey"], &run(&["wg", "genkey"])));
+    let interface = format!(
+        "[Interface]\nPrivateKey = {}\nListenPort = 51830\n",
+        private.trim()
+    );
+    let peer = |key: &str, rest: &str| format!("[Peer]\nPublicKey = {}\n{rest}\n", key.trim());
+    let endpoint = format!("Endpoint = {}:51820", b.outer[0]);
+    let of_b = peer(&b.public, &format!("AllowedIPs = {}/32\n{endpoint}", b.inner[0]));
+    let address = "Address = 10.88.0.1/24\n";
+    let configuration = format!(
+        "{interface}{address}{of_b}{}",
+        peer(&gone, "AllowedIPs = 10.9.0.0/24")
+    );
+    fs::write(&file, configuration).unwrap();
+    b.wg(&["peer", public.trim(), "allowed-ips", "10.88.0.1/32"]);
+    b.run(&["ip", "route", "add", "10.88.0.0/24", "dev", &b.device]);
+    a.run(&["ip", "link", "set", &a.device, "down"]);
+    let programs = Path::new(OURS).parent().unwrap().display();
+    let quick = |verb: &str| {
+        a.command(&["wg-quick", verb, file.to_str().unwrap()])
+            .env("WG_QUICK_USERSPACE_IMPLEMENTATION", "spanwire-tunnel")
+            .env("PATH", format!("{programs}:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .run()
+    };
+    quick("up");
+    assert_eq!(names_of_processes(&name.0), ["spanwire-tunnel"]);
+    assert!(a.pings(b.inner[0], 2));
+    let show = |what: &str| a.run(&["wg", "show", &name.0, what]);
+    let handshakes = show("latest-handshakes");
+    let session = handshakes
+        .lines()
+        .find(|line| line.starts_with(&b.public))
+        .unwrap();
+    let more = format!(
+        "AllowedIPs = {}/32, 10.7.0.0/24\nPersistentKeepalive = 7\n{endpoint}",
+        b.inner[0]
+    );
+    let changed = format!(
+        "{interface}{}{}",
+        peer(&b.public, &more),
+        peer(&new, "AllowedIPs = 10.9.0.0/24")
+    );
+    let sync = ["wg", "syncconf", &name.0, "/dev/stdin"];
+    a.command(&sync).input(changed).run();
+    assert!(show("latest-handshakes").contains(session), "the session goes on");
+    let allowed = show("allowed-ips");
+    assert!(
+        allowed.contains("10.7.0.0/24") && !allowed.contains(gone.trim()),
+        "{allowed}"
+    );
+    assert!(
+        allowed.contains(&format!("{}\t10.9.0.0/24", new.trim())),
+        "{allowed}"
+    );
+    assert!(show("persistent-keepalive").contains(&format!("{}\t7", b.public)));
+    assert!(a.pings(b.inner[0], 2));
+    quick("down");
+    wait_for("the process to end", || !name.socket().exists());
+}

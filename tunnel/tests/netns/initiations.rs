@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spanwire_testbed::wait_until;
+
 use crate::{
     interop::AT_ONCE,
     world::{Engine, World, other, slowness, wait_for},
@@ -57,6 +59,34 @@ fn a_device_that_is_down_sends_and_counts_nothing_and_forgets_what_waited() {
 }
 
 #[test]
+fn who_is_to_be_kept_alive_is_called_when_the_interface_comes_up_or_the_private_key_is_set_after() {
+    let world = World::new(Engine::Ours, other());
+    let World { a, b } = &world;
+    let listens = || a.run(&["ss", "-uln"]).contains(":51820");
+    let sends = || wait_until("a keepalive", AT_ONCE, || a.peer_dump()[SENT] != "0");
+    for has_key in [true, false] {
+        a.run(&["ip", "link", "set", &a.device, "down"]);
+        // It is followed within a second.
+        thread::sleep(Duration::from_millis(1200));
+        a.know(b, Some(b.outer[0]));
+        if !has_key {
+            a.wg(&["private-key", "/dev/null"]);
+        }
+        a.wg(&["peer", &b.public, "persistent-keepalive", "1"]);
+        assert_eq!(a.peer_dump()[SENT], "0", "it is down");
+        a.run(&["ip", "link", "set", &a.device, "up"]);
+        wait_for("the port to open again", listens);
+        if !has_key {
+            thread::sleep(Duration::from_millis(300));
+            assert_eq!(a.peer_dump()[SENT], "0", "it has no key");
+            a.wg_with_stdin(&["private-key", "/dev/stdin"], &a.private);
+        }
+        sends();
+        a.wg(&["peer", &b.public, "remove"]);
+    }
+}
+
+#[test]
 fn endpoints_set_while_an_address_is_still_checked_for_duplicates_come_to_work() {
     for engine in [Engine::Ours, other()] {
         let world = World::new(Engine::Ours, engine);
@@ -86,5 +116,9 @@ fn endpoints_set_while_an_address_is_still_checked_for_duplicates_come_to_work()
                 b.endpoint()
             );
         }
+        eprintln!(
+            "with {engine:?}: the first ping comes back after {:?}",
+            start.elapsed()
+        );
     }
 }
