@@ -339,6 +339,8 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arriv
     // SAFETY: the kernel has written `msg_namelen` bytes of an address into the storage.
     let source = unsafe { SockAddr::new(from, message.msg_namelen) };
     let source = source.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    // From a link-local address can be sent to where the interface is known, which a link-local remote has with it.
+    let local = local.filter(|local| !is_link_local(*local) || has_scope(source));
     Ok(Arrival {
         source,
         length,
@@ -355,8 +357,16 @@ fn usable_v4(addr: Ipv4Addr) -> Option<IpAddr> {
 }
 
 fn usable_v6(addr: Ipv6Addr) -> Option<IpAddr> {
-    let unusable = addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local();
+    let unusable = addr.is_unspecified() || addr.is_multicast();
     (!unusable).then_some(addr.into())
+}
+
+pub(crate) fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+}
+
+fn has_scope(addr: SocketAddr) -> bool {
+    matches!(addr, SocketAddr::V6(addr) if addr.scope_id() != 0)
 }
 
 /// What the sender says of a datagram's IP header.

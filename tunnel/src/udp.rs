@@ -274,7 +274,10 @@ impl UdpSockets {
         let sent = sys::send(socket, &to, from, datagrams, segment, header);
         let Some(from) = from else { return sent };
         let whom = match sent.as_ref().map_err(io::Error::raw_os_error) {
-            Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL)) => None,
+            // Another interface may have the same link-local one.
+            Err(Some(libc::EINVAL | libc::EADDRNOTAVAIL)) => {
+                Some(remote).filter(|_| sys::is_link_local(from))
+            }
             Err(Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Some(remote),
             _ => return sent,
         };

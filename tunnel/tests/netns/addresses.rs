@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use spanwire_testbed::wait_until;
 
 use crate::{
+    conformance::{ask, hex},
     interop::AT_ONCE,
     world::{Engine, Side, World, families, other, terminate},
 };
@@ -78,6 +79,50 @@ fn an_address_of_another_interface_is_answered_from() {
         assert!(a.pings(b.inner[0], 2));
         assert_eq!(b.endpoint(), SocketAddr::new(address, 51820).to_string());
     }
+}
+
+#[test]
+fn a_link_local_address_that_was_written_to_is_answered_from_until_it_is_gone() {
+    let world = World::new(Engine::Ours, Engine::Plain);
+    let World { a, b } = &world;
+    let address = "fe80::99/64";
+    for (side, address, preferred) in [
+        (a, "fe80::1/64", "forever"),
+        (a, address, "0"),
+        (b, "fe80::2/64", "forever"),
+    ] {
+        side.run(&[
+            "ip",
+            "addr",
+            "add",
+            address,
+            "dev",
+            "eth0",
+            "nodad",
+            "preferred_lft",
+            preferred,
+        ]);
+    }
+    a.know(b, None);
+    b.know(a, None);
+    let link = b.run(&["ip", "-o", "link", "show", "eth0"]);
+    let (interface, _) = link.split_once(':').unwrap();
+    let endpoint = format!("[fe80::99%{interface}]:51820");
+    let set = format!("set=1\npublic_key={}\nendpoint={endpoint}\n\n", hex(&a.public));
+    assert_eq!(ask(b, &set), "errno=0\n\n");
+    let of_b = || {
+        let state = ask(b, "get=1\n\n");
+        let line = state.lines().find_map(|line| line.strip_prefix("endpoint="));
+        line.unwrap().to_owned()
+    };
+    assert!(b.pings(a.inner[0], 3));
+    assert_eq!(of_b(), endpoint, "the answer came from elsewhere");
+    assert!(a.pings(b.inner[1], 3));
+    assert_eq!(of_b(), endpoint);
+    a.run(&["ip", "addr", "del", address, "dev", "eth0"]);
+    assert!(a.pings(b.inner[0], 3), "nothing leaves without the address");
+    let other = of_b();
+    assert!(other.starts_with("[fe80::") && other != endpoint, "{other}");
 }
 
 #[test]
