@@ -11,6 +11,7 @@ use axum::{
     http::StatusCode,
     routing::{MethodRouter, get},
 };
+use spanwire_host::{Protocol, Transport};
 use spanwire_kernel::Packet;
 use tokio::{
     net::TcpListener,
@@ -139,7 +140,8 @@ async fn encryption(
     }
 }
 
-/// Reads what the path says of a packet: `?hop&answer` of one that a hop brings and that answers another. Older agents do not read that.
+/// Reads what the path says of a packet: `?hop&answer` of one that a hop brings and that answers another, and what it carries. Older
+/// agents do not read that.
 fn packet(from: &str, to: &str, by: Option<&str>, query: Option<&str>) -> Result<Packet, String> {
     let (source, destination) = addresses(from, to)?;
     if by.is_some_and(|by| by != "tunnel") {
@@ -149,10 +151,41 @@ fn packet(from: &str, to: &str, by: Option<&str>, query: Option<&str>) -> Result
     Ok(Packet {
         source,
         destination,
+        transport: transport(query.unwrap_or_default())?,
         from_tunnel: by.is_some(),
         from_hop: says("hop"),
         answers: says("answer"),
     })
+}
+
+/// Reads what a packet carries: `?protocol=tcp&sport=443`, `?protocol=udp&dport=53`, `?protocol=icmp`.
+fn transport(query: &str) -> Result<Option<Transport>, String> {
+    let value = |name: &str| {
+        let mut parts = query.split('&').filter_map(|part| part.split_once('='));
+        parts.find(|(found, _)| *found == name).map(|(_, value)| value)
+    };
+    let port = |name: &str| match value(name).map(|text| (text, text.parse::<u16>())) {
+        None => Ok(None),
+        Some((_, Ok(port))) if port > 0 => Ok(Some(port)),
+        Some((text, _)) => Err(format!("{name}={text} is no number from 1 to 65535")),
+    };
+    let (source_port, destination_port) = (port("sport")?, port("dport")?);
+    let has_port = source_port.or(destination_port).is_some();
+    let Some(protocol) = value("protocol") else {
+        return match has_port {
+            true => Err("a port is one of protocol=tcp or protocol=udp".to_owned()),
+            false => Ok(None),
+        };
+    };
+    let protocol: Protocol = protocol.parse()?;
+    if has_port && !protocol.has_ports() {
+        return Err(format!("packets of {} have no ports", protocol.name()));
+    }
+    Ok(Some(Transport {
+        protocol,
+        source_port,
+        destination_port,
+    }))
 }
 
 async fn ask(queries: mpsc::Sender<Query>, request: Request) -> (StatusCode, String) {
@@ -220,7 +253,7 @@ mod tests {
         let text = fetch(address, "/debug/way/fd00::1/fd00::2/tunnel").await;
         assert!(
             text.contains(
-                "source: fd00::1, destination: fd00::2, from_tunnel: true, from_hop: false, answers: false"
+                "source: fd00::1, destination: fd00::2, transport: None, from_tunnel: true, from_hop: false, answers: false"
             ),
             "{text}"
         );
@@ -236,12 +269,40 @@ mod tests {
             text.contains("from_tunnel: false, from_hop: true, answers: true"),
             "{text}"
         );
+        for (query, carried) in [
+            (
+                "protocol=tcp&dport=443",
+                "Tcp, source_port: None, destination_port: Some(443)",
+            ),
+            (
+                "hop&answer&protocol=udp&sport=53",
+                "Udp, source_port: Some(53), destination_port: None",
+            ),
+            ("protocol=icmp", "Icmp, source_port: None, destination_port: None"),
+        ] {
+            let text = fetch(address, &format!("/debug/way/10.0.0.1/10.0.0.2?{query}")).await;
+            assert!(text.contains(carried), "{text}");
+        }
         let text = fetch(address, "/debug/encryption/60").await;
         assert!(text.ends_with("Encryption(60)"), "{text}");
         for (path, why) in [
             ("/debug/way/10.0.0.1/x", "x is no address"),
             ("/debug/way/10.0.0.1/fd00::2", "two families"),
             ("/debug/way/10.0.0.1/10.0.0.2/wg0", "`tunnel`"),
+            ("/debug/way/10.0.0.1/10.0.0.2?protocol=sctp", "sctp is none of"),
+            ("/debug/way/10.0.0.1/10.0.0.2?dport=80", "protocol=tcp"),
+            (
+                "/debug/way/10.0.0.1/10.0.0.2?protocol=icmp&dport=80",
+                "icmp have no ports",
+            ),
+            (
+                "/debug/way/10.0.0.1/10.0.0.2?protocol=tcp&dport=0",
+                "dport=0 is no number",
+            ),
+            (
+                "/debug/way/10.0.0.1/10.0.0.2?protocol=tcp&sport=65536",
+                "sport=65536 is no number",
+            ),
             ("/debug/ping/10.0.0.1/x", "x is no address"),
             ("/debug/ping/fd00::1/10.0.0.2", "two families"),
             ("/debug/encryption/0", "0 is no number of seconds from 1 to 60"),

@@ -12,6 +12,7 @@
 mod judging;
 mod matching;
 mod names;
+mod transport;
 mod walk;
 
 use std::{
@@ -26,6 +27,7 @@ pub use judging::{Judgement, Passing, Place, Stage, judge};
 use matching::holds;
 pub use matching::{Match, More, Sample, State};
 pub use names::{ChainName, Direction, Pass, TableFamily};
+pub use transport::{Protocol, Transport};
 use walk::Walk;
 pub use walk::{Dropper, Fate, FilterRule, MarkChange, Verdict};
 

@@ -36,7 +36,8 @@ pub use diff::diff;
 pub use facts::HostFacts;
 pub use firewall::{
     ChainName, Direction, Dropper, Elsewhere, Fate, Filter, FilterRule, Judgement, MarkChange, Match, More,
-    Pass, Passage, Passing, Place, Sample, Stage, State, TableFamily, Unread, Verdict, judge,
+    Pass, Passage, Passing, Place, Protocol, Sample, Stage, State, TableFamily, Transport, Unread, Verdict,
+    judge,
 };
 pub use inventory::{Cni, CniRoute, Encapsulation, Inventory, OtherLink, PeerStats};
 pub use ipsec::IpsecPolicy;

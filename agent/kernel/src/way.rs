@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use nix::{errno::Errno, libc::RTM_GETROUTE};
-use spanwire_host::{Judgement, LinkName, Passing, judge};
+use spanwire_host::{Judgement, LinkName, Passing, Transport, judge};
 use spanwire_topology::{Family, MacAddress, Prefix, PublicKey};
 
 use crate::{
@@ -28,6 +28,8 @@ pub struct Packet {
     pub source: IpAddr,
     /// Where it is to go.
     pub destination: IpAddr,
+    /// What it carries above IP; `None`: that is not known.
+    pub transport: Option<Transport>,
     /// It has come out of Spanwire's tunnel.
     pub from_tunnel: bool,
     /// It has come by the hop from another node of the location.
@@ -106,6 +108,7 @@ impl Kernel {
         let mut passing = Passing {
             source: packet.source,
             destination: packet.destination,
+            transport: packet.transport,
             answers: packet.answers,
             incoming: incoming.map(|device| device.name.clone()),
             from_bridge: incoming.is_some_and(|device| device.kind == "bridge"),
@@ -175,7 +178,11 @@ impl Kernel {
                 }
             }
         };
-        let origin = (packet.source, incoming);
+        let origin = Origin {
+            source: packet.source,
+            incoming,
+            transport: packet.transport,
+        };
         let route = match get(&mut self.route, packet.destination, Some(origin)).await? {
             Ok(route) if route.kind == RouteType::Local => return Ok((Way::Here, incoming)),
             Ok(route) => route,
@@ -222,12 +229,21 @@ impl Kernel {
     }
 }
 
-/// Asks for the route of a packet; the inner error says why it has none. `origin` is its sender and, where it is forwarded,
-/// the index of the device that it comes in by.
+/// What a route may depend on besides the destination.
+struct Origin {
+    /// The sender.
+    source: IpAddr,
+    /// The index of the device that it comes in by, where it is forwarded.
+    incoming: Option<u32>,
+    /// What it carries.
+    transport: Option<Transport>,
+}
+
+/// Asks for the route of a packet; the inner error says why it has none.
 async fn get(
     socket: &mut Socket,
     destination: IpAddr,
-    origin: Option<(IpAddr, Option<u32>)>,
+    origin: Option<Origin>,
 ) -> Result<Result<ObservedRoute, String>, ReadError> {
     let host = Prefix::host(destination);
     let mut message = RouteMessage::default();
@@ -240,10 +256,21 @@ async fn get(
     message
         .attributes
         .push(RouteAttribute::Destination(destination.into()));
-    if let Some((source, incoming)) = origin {
+    if let Some(origin) = origin {
         message.header.source_prefix_length = host.length();
-        message.attributes.push(RouteAttribute::Source(source.into()));
-        message.attributes.extend(incoming.map(RouteAttribute::Iif));
+        let attributes = &mut message.attributes;
+        attributes.push(RouteAttribute::Source(origin.source.into()));
+        attributes.extend(origin.incoming.map(RouteAttribute::Iif));
+        if let Some(Transport {
+            protocol,
+            source_port,
+            destination_port,
+        }) = origin.transport
+        {
+            attributes.push(RouteAttribute::IpProto(protocol.number(host.family())));
+            attributes.extend(source_port.map(RouteAttribute::Sport));
+            attributes.extend(destination_port.map(RouteAttribute::Dport));
+        }
     }
     match socket.get(&Request::new(RTM_GETROUTE, 0, &message)).await {
         Ok(messages) => Ok(match messages.iter().find_map(observe) {

@@ -75,8 +75,8 @@ impl EventLoop {
             hop: self.state.hop_device(Family::of(packet.source)),
             answer: sender,
         };
-        self.pass_on(job, receiver, answer, |way| match way {
-            Some((way, judged)) => (true, format!("{}\n", described(&way, judged.as_ref()))),
+        self.pass_on(job, receiver, answer, move |way| match way {
+            Some((way, judged)) => (true, format!("{}\n", described(packet, &way, judged.as_ref()))),
             None => (false, "the machine has not been worked with yet\n".to_owned()),
         });
     }
@@ -116,8 +116,9 @@ fn count_for(watch: Watch, seconds: u64, mut answer: oneshot::Sender<Response>) 
     });
 }
 
-/// Returns the way of a packet in JSON: `{"here": true}`, `{"nowhere": WHY}`, or how it leaves; and what firewalls do with it.
-fn described(way: &Way, judged: Option<&Judged>) -> Value {
+/// Returns the way of a packet in JSON: `{"here": true}`, `{"nowhere": WHY}`, or how it leaves; what firewalls do with it; and what it was taken
+/// to carry.
+fn described(packet: Packet, way: &Way, judged: Option<&Judged>) -> Value {
     let mut described = match way {
         Way::Here => json!({"here": true}),
         Way::Nowhere(why) => json!({"nowhere": why}),
@@ -132,6 +133,9 @@ fn described(way: &Way, judged: Option<&Judged>) -> Value {
     };
     if let Some(judged) = judged {
         described["firewall"] = ruling(judged);
+    }
+    if let Some(transport) = packet.transport {
+        described["packet"] = transport.to_string().into();
     }
     described
 }

@@ -5,11 +5,11 @@
 
 use std::{fmt, net::IpAddr};
 
-use spanwire_topology::MacAddress;
+use spanwire_topology::{Family, MacAddress};
 
 use super::{
     ChainName, Direction, Dropper, Elsewhere, Filter, FilterRule, More, Pass, Sample, State, TableFamily,
-    Verdict, matching::holds, walk::DEEPEST,
+    Transport, Verdict, matching::holds, walk::DEEPEST,
 };
 use crate::LinkName;
 
@@ -51,6 +51,8 @@ pub struct Passing {
     pub source: IpAddr,
     /// Its destination.
     pub destination: IpAddr,
+    /// What it carries above IP; `None`: that is not known.
+    pub transport: Option<Transport>,
     /// It answers another one.
     pub answers: bool,
     /// The device that it comes in by; `None`: it begins here.
@@ -191,9 +193,13 @@ impl Passing {
                 .is_some()
                 .then_some(self.via.unwrap_or(self.destination)),
             link_source: self.link_source,
+            source_port: self.transport.and_then(|transport| transport.source_port),
+            destination_port: self.transport.and_then(|transport| transport.destination_port),
         };
+        let family = Family::of(self.source);
         Some(Sample {
             ends: Some((self.source, self.destination)),
+            protocol: self.transport.map(|transport| transport.protocol.number(family)),
             way_back: self.way_back.clone(),
             more,
             ..Sample::new(pass)

@@ -181,6 +181,10 @@ pub struct More {
     pub next_hop: Option<IpAddr>,
     /// The link-layer address that it comes from.
     pub link_source: Option<MacAddress>,
+    /// The port that it comes from.
+    pub source_port: Option<u16>,
+    /// The port that it goes to.
+    pub destination_port: Option<u16>,
 }
 
 impl Sample {
@@ -254,9 +258,9 @@ pub(super) fn holds(found: &Match, sample: &Sample) -> Option<bool> {
                 return Some(false);
             }
             let port = if *source {
-                sample.datagram_from
+                sample.datagram_from.or(sample.more.source_port)
             } else {
-                sample.datagram_to
+                sample.datagram_to.or(sample.more.destination_port)
             }?;
             let inside = |(first, last): &(u16, u16)| *first <= port && port <= *last;
             Some(ranges.iter().any(inside) != *not)

@@ -16,8 +16,16 @@ use crate::{
     watched::HEADER,
 };
 
-/// The extensions that match connections, marks, ways back, and what is for this machine.
-pub(super) const MATCHES: [&str; 6] = ["conntrack", "state", "mark", "connmark", "rpfilter", "addrtype"];
+/// The extensions that match connections, marks, ways back, what is for this machine, and ports.
+pub(super) const MATCHES: [&str; 7] = [
+    "conntrack",
+    "state",
+    "mark",
+    "connmark",
+    "rpfilter",
+    "addrtype",
+    "multiport",
+];
 
 /// What the extensions of a rule say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,6 +107,7 @@ pub(super) fn matched(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
         .or_else(|| marks::extension(name, revision, info))
         .or_else(|| way_back(name, revision, info))
         .or_else(|| for_here(name, revision, info))
+        .or_else(|| multiport(name, revision, info))
 }
 
 /// What the match `addrtype` asks of destinations: struct `xt_addrtype_info_v1` of linux/netfilter/xt_addrtype.h.
@@ -112,6 +121,55 @@ fn for_here(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
         Some((0, LOCAL, flags)) if flags & !INVERT_DESTINATION == 0 => Match::ForHere { not: flags != 0 },
         _ => Match::Unknown,
     })
+}
+
+/// What the match `multiport` asks: struct `xt_multiport_v1` of linux/netfilter/xt_multiport.h. Which protocol it is for its rule says
+/// besides.
+fn multiport(name: &str, revision: u32, info: &[u8]) -> Option<Match> {
+    (name == "multiport").then(|| ports(revision, info).unwrap_or(Match::Unknown))
+}
+
+fn ports(revision: u32, info: &[u8]) -> Option<Match> {
+    const SOURCE: u8 = 0;
+    const DESTINATION: u8 = 1;
+    const EITHER: u8 = 2;
+    const PORTS: usize = 2;
+    const FLAGS: usize = 32;
+    const INVERT: usize = 47;
+    if revision != 1 {
+        return None;
+    }
+    let (kind, count) = (*info.first()?, usize::from(*info.get(1)?));
+    let port = |index: usize| {
+        let at = PORTS + 2 * index;
+        Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?))
+    };
+    let mut ranges = Vec::new();
+    let mut index = 0;
+    while index < count.min(FLAGS / 2) {
+        let first = port(index)?;
+        // This one is the first of a range, and the next one the last.
+        let is_range = *info.get(FLAGS + index)? != 0;
+        index += usize::from(is_range);
+        ranges.push((first, port(index)?));
+        index += 1;
+    }
+    let not = *info.get(INVERT)? != 0;
+    let one = |source, not| Match::Port {
+        protocol: None,
+        source,
+        ranges: ranges.clone(),
+        not,
+    };
+    match kind {
+        SOURCE => Some(one(true, not)),
+        DESTINATION => Some(one(false, not)),
+        EITHER => Some(Match::Any {
+            of: vec![vec![one(true, false)], vec![one(false, false)]],
+            not,
+        }),
+        _ => None,
+    }
 }
 
 /// What the match `rpfilter` asks: struct xt_rpfilter_info of linux/netfilter/xt_rpfilter.h, with `XT_RPFILTER_LOOSE` and

@@ -426,27 +426,41 @@ fn extension(bytes: &[u8], protocol: u8) -> Option<Option<Match>> {
     Some(match name.as_str() {
         "comment" => None,
         // struct xt_udp of linux/netfilter/xt_tcpudp.h: ranges of source and destination ports, what is inverted.
-        "udp" => {
-            let ports = |at: usize| Some((port(info, at)?, port(info, at + 2)?));
-            let inverted = *info.get(8)?;
-            let part = |source: bool, at: usize, bit: u8| {
-                let range = ports(at)?;
-                let all = range == (0, u16::MAX);
-                let found = Match::Port {
-                    protocol: Some(protocol),
-                    source,
-                    ranges: vec![range],
-                    not: inverted & bit != 0,
-                };
-                Some((!all).then_some(found))
-            };
-            match (part(true, 0, 1)?, part(false, 4, 2)?) {
-                (None, found) | (found, None) => found,
-                (Some(_), Some(_)) => Some(Match::Unknown),
+        "udp" => ports(info, protocol, *info.get(8)?)?,
+        // struct xt_tcp there: the same ranges, an option, the flags that are looked at, those of them that are set, what is
+        // inverted.
+        "tcp" => {
+            let plain = *info.get(8)? == 0 && *info.get(9)? == 0;
+            if plain {
+                ports(info, protocol, *info.get(11)?)?
+            } else {
+                Some(Match::Unknown)
             }
         }
         name if MATCHES.contains(&name) => matched(name, revision, info),
         _ => Some(Match::Unknown),
+    })
+}
+
+/// Returns what is asked of ports; inner `None` where they may be any.
+fn ports(info: &[u8], protocol: u8, inverted: u8) -> Option<Option<Match>> {
+    let part = |source: bool, at: usize, bit: u8| {
+        let range = (port(info, at)?, port(info, at + 2)?);
+        let all = range == (0, u16::MAX);
+        let found = Match::Port {
+            protocol: Some(protocol),
+            source,
+            ranges: vec![range],
+            not: inverted & bit != 0,
+        };
+        Some((!all).then_some(found))
+    };
+    Some(match (part(true, 0, 1)?, part(false, 4, 2)?) {
+        (None, found) | (found, None) => found,
+        (Some(source), Some(destination)) => Some(Match::Any {
+            of: vec![vec![source, destination]],
+            not: false,
+        }),
     })
 }
 

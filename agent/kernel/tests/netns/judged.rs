@@ -1,6 +1,6 @@
 //! What firewalls do with a packet by the agent's reading of their rules, and what becomes of it.
 
-use spanwire_host::{Judgement, Place};
+use spanwire_host::{Judgement, Place, Protocol, Transport};
 use spanwire_kernel::{Judged, Packet, Way};
 use spanwire_testbed::Namespace;
 
@@ -43,12 +43,35 @@ impl Scene {
         let _finished = self.left.try_run("ping -n -c 1 -W 0.3 10.2.0.2");
         seen() != before
     }
+
+    /// Whether what begins a connection to a port, or a datagram, comes from the left to the right.
+    fn carries(&self, protocol: Protocol, port: u16) -> bool {
+        let seen = || self.right.run("nft list chain ip arrived come");
+        let before = seen();
+        let address = match protocol {
+            Protocol::Tcp => format!("TCP:10.2.0.2:{port},connect-timeout=0.3"),
+            Protocol::Udp | Protocol::Icmp => format!("UDP:10.2.0.2:{port}"),
+        };
+        // Nothing listens there.
+        let _refused = self.left.try_run(&format!("echo x | socat -t 0 - {address}"));
+        seen() != before
+    }
 }
 
 async fn judged(lab: &mut Lab, source: &str, destination: &str, answers: bool) -> Judgement {
+    judged_of(lab, None, (source, destination), answers).await
+}
+
+async fn judged_of(
+    lab: &mut Lab,
+    transport: Option<Transport>,
+    (source, destination): (&str, &str),
+    answers: bool,
+) -> Judgement {
     let packet = Packet {
         source: p(source),
         destination: p(destination),
+        transport,
         from_tunnel: false,
         from_hop: false,
         answers,
@@ -183,6 +206,95 @@ fn what_is_said_of_a_forwarded_packet_is_what_becomes_of_it() {
     });
 }
 
+/// Rules, a protocol with a port, and what is said of such a packet from the left to the right.
+const CARRYING: &[(&str, (Protocol, u16), &str)] = &[
+    (
+        "iptables -P FORWARD DROP; iptables -A FORWARD -p tcp --dport 443 -j ACCEPT",
+        (Protocol::Tcp, 443),
+        "accepted",
+    ),
+    (
+        "iptables -P FORWARD DROP; iptables -A FORWARD -p tcp --dport 443 -j ACCEPT",
+        (Protocol::Tcp, 80),
+        "dropped at forward by the policy of the chain FORWARD (ip filter)",
+    ),
+    (
+        "iptables -P FORWARD DROP; iptables -A FORWARD -p tcp --dport 443 -j ACCEPT",
+        (Protocol::Udp, 443),
+        "dropped at forward by the policy of the chain FORWARD (ip filter)",
+    ),
+    (
+        "iptables -A FORWARD -p udp -m multiport --dports 53,100:200 -m comment --comment names -j DROP",
+        (Protocol::Udp, 150),
+        "dropped at forward by rule N of the chain FORWARD (ip filter) \"names\"",
+    ),
+    (
+        "iptables -A FORWARD -p udp -m multiport --dports 53,100:200 -j DROP",
+        (Protocol::Udp, 99),
+        "accepted",
+    ),
+    (
+        "iptables -A FORWARD -p tcp -m multiport --ports 443,8443 -j DROP",
+        (Protocol::Tcp, 443),
+        "dropped at forward by rule N of the chain FORWARD (ip filter)",
+    ),
+    (
+        "iptables-legacy -A FORWARD -p tcp --dport 443 -j DROP",
+        (Protocol::Tcp, 443),
+        "dropped at forward by a rule of the chain FORWARD (iptables-legacy's table ip filter)",
+    ),
+    (
+        "iptables-legacy -A FORWARD -p tcp --dport 443 -j DROP",
+        (Protocol::Tcp, 444),
+        "accepted",
+    ),
+    (
+        "iptables-legacy -A FORWARD -p tcp --tcp-flags ALL ALL --dport 443 -j DROP",
+        (Protocol::Tcp, 443),
+        "unknown at forward by a rule of the chain FORWARD (iptables-legacy's table ip filter)",
+    ),
+    (
+        "nft 'add table ip t; add chain ip t f { type filter hook forward priority 5; policy drop; }'
+         nft 'add rule ip t f meta l4proto { tcp, udp } th dport { 53, 443 } accept'",
+        (Protocol::Udp, 53),
+        "accepted",
+    ),
+    (
+        "nft 'add table ip t; add chain ip t f { type filter hook forward priority 5; policy drop; }'
+         nft 'add rule ip t f meta l4proto { tcp, udp } th dport { 53, 443 } accept'",
+        (Protocol::Tcp, 54),
+        "dropped at forward by the policy of the chain f (ip t)",
+    ),
+];
+
+#[test]
+fn what_is_said_of_a_packet_to_a_port_is_what_becomes_of_it() {
+    lab(async |lab| {
+        let scene = Scene::new();
+        scene.right.nft(
+            "table ip arrived { chain come { type filter hook prerouting priority -400; ip protocol { tcp, udp } counter; }; }",
+        );
+        for (rules, (protocol, port), expected) in CARRYING {
+            run(rules);
+            let transport = Transport {
+                protocol: *protocol,
+                source_port: None,
+                destination_port: Some(*port),
+            };
+            let ends = ("10.1.0.2", "10.2.0.2");
+            let judgement = judged_of(lab, Some(transport), ends, false).await;
+            assert_eq!(said(&judgement), *expected, "{rules}, {transport}");
+            let came = scene.carries(*protocol, *port);
+            match &judgement {
+                Judgement::Accepted => assert!(came, "{rules}, {transport}"),
+                Judgement::Dropped(_) => assert!(!came, "{rules}, {transport}"),
+                Judgement::Unknown(_) => {}
+            }
+            run("nft flush ruleset; iptables-legacy -F; iptables-legacy -P FORWARD ACCEPT");
+        }
+    });
+}
+
 #[test]
 fn what_begins_or_ends_here_meets_other_chains_and_an_answer_is_known_as_one() {
     lab(async |lab| {
@@ -227,6 +339,7 @@ fn what_begins_or_ends_here_meets_other_chains_and_an_answer_is_known_as_one() {
         let packet = Packet {
             source: p("10.1.0.2"),
             destination: p("10.3.0.1"),
+            transport: None,
             from_tunnel: false,
             from_hop: false,
             answers: false,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spanwire_host::{PeerChange, Step};
+use spanwire_host::{PeerChange, Protocol, Step, Transport};
 use spanwire_kernel::{Packet, Way, WayOut};
 use spanwire_testbed::wait_until;
 use spanwire_topology::PublicKey;
@@ -16,6 +16,7 @@ fn packet(source: &str, destination: &str) -> Packet {
     Packet {
         source: p(source),
         destination: p(destination),
+        transport: None,
         from_tunnel: false,
         from_hop: false,
         answers: false,
@@ -141,6 +142,48 @@ fn what_goes_nowhere_says_why() {
         )
         .await;
         assert!(why.contains("no tunnel"), "{why}");
+    });
+}
+
+#[test]
+fn rules_on_protocols_and_ports_decide_where_these_are_known() {
+    lab(async |lab| {
+        node();
+        let carrying = |protocol, destination_port| {
+            Some(Transport {
+                protocol,
+                source_port: None,
+                destination_port,
+            })
+        };
+        for (from, to, own) in [
+            ("10.244.1.7", "198.51.100.1", ""),
+            ("fd10:1::7", "2001:db8:9::1", "-6 "),
+        ] {
+            run(&format!(
+                "ip {own}rule add pref 100 ipproto tcp dport 443 prohibit"
+            ));
+            let echo = if own.is_empty() { "icmp" } else { "ipv6-icmp" };
+            run(&format!("ip {own}rule add pref 101 ipproto {echo} prohibit"));
+            for (transport, refused) in [
+                (None, false),
+                (carrying(Protocol::Tcp, Some(443)), true),
+                (carrying(Protocol::Tcp, Some(80)), false),
+                (carrying(Protocol::Udp, Some(443)), false),
+                (carrying(Protocol::Icmp, None), true),
+            ] {
+                let asked = Packet {
+                    transport,
+                    ..packet(from, to)
+                };
+                let way = lab.kernel.way(&asked).await.unwrap();
+                assert_eq!(
+                    matches!(way, Way::Nowhere(_)),
+                    refused,
+                    "{transport:?} to {to}: {way:?}"
+                );
+            }
+        }
     });
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     MarkChange,
-    firewall::{Match, TableFamily, tests::rule},
+    firewall::{Match, Protocol, TableFamily, tests::rule},
 };
 
 fn link(name: &str) -> LinkName {
@@ -17,6 +17,7 @@ fn transit() -> Passing {
     Passing {
         source: address("10.244.1.2"),
         destination: address("10.244.2.2"),
+        transport: None,
         answers: false,
         incoming: Some(link("flannel.1")),
         from_bridge: false,
@@ -392,4 +393,55 @@ fn what_is_known_of_the_one_packet_decides() {
         ..transit()
     };
     assert!(matches!(judge(&strange, &drops(back)), Judgement::Unknown(_)));
+}
+
+#[test]
+fn rules_on_protocols_and_ports_decide_where_these_are_known() {
+    let port = |protocol, source, port| Match::Port {
+        protocol,
+        source,
+        ranges: vec![(port, port)],
+        not: false,
+    };
+    let carrying = |protocol, source_port, destination_port| Passing {
+        transport: Some(Transport {
+            protocol,
+            source_port,
+            destination_port,
+        }),
+        ..transit()
+    };
+    let web = carrying(Protocol::Tcp, None, Some(443));
+    let answer = carrying(Protocol::Tcp, Some(443), None);
+    let name = carrying(Protocol::Udp, None, Some(53));
+    let echo = carrying(Protocol::Icmp, None, None);
+    let open = |found: Match| forwarding(chain("t", 0, true, vec![rule(1, vec![found], Verdict::Accept)]));
+    // The other port of a connection is not known, nor what stands where an echo request has none.
+    for (found, expected) in [
+        (tcp(), ["accepted", "accepted", "dropped", "dropped"]),
+        (
+            port(Some(6), false, 443),
+            ["accepted", "unknown", "dropped", "dropped"],
+        ),
+        (
+            port(Some(6), false, 80),
+            ["dropped", "unknown", "dropped", "dropped"],
+        ),
+        (
+            port(Some(6), true, 443),
+            ["unknown", "accepted", "dropped", "dropped"],
+        ),
+        (
+            port(None, false, 53),
+            ["dropped", "unknown", "accepted", "unknown"],
+        ),
+    ] {
+        let judged = [&web, &answer, &name, &echo].map(|packet| said(judge(packet, &open(found.clone()))));
+        for (judged, expected) in judged.iter().zip(expected) {
+            assert!(
+                judged.starts_with(expected),
+                "{found:?}: {judged}, not {expected}"
+            );
+        }
+    }
 }
