@@ -2,18 +2,22 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{
+    Args as ClapArgs, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use clap_complete::Shell;
+use spanwire_host::Protocol;
 use spanwire_topology::{Endpoint, LocationName, PeerName, Prefix, PublicKey};
 
 use crate::{
     answer::{Format, ListFormat},
     cluster::Reach,
-    explain::Target,
     graph::Picture,
     peer::DEFAULT_POOL,
     settings::Settings,
     showconf::ConfigFormat,
+    target::Target,
 };
 
 const EXIT_CODES: &str = "Exit codes:
@@ -88,6 +92,9 @@ pub enum Command {
     #[command(after_help = "Examples:
   # From a pod to a node, and back
   kubectl spanwire explain pod/shop/cart-0 b2
+
+  # From a pod to the port 5432 of a service of the same namespace
+  kubectl spanwire explain -n shop pod/cart-0 svc/db --port 5432
 
   # From a node to a service, to another location, to a Peer
   kubectl spanwire explain a2 service/shop/payments
@@ -198,6 +205,14 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it names pods or services, which have a namespace.
+    #[must_use]
+    pub const fn names_objects(&self) -> bool {
+        matches!(self, Self::Explain(_) | Self::Ping(_) | Self::Bench(_))
+    }
+}
+
 /// The arguments of `plan`.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub struct PlanArgs {
@@ -251,13 +266,25 @@ pub struct DiagnoseArgs {
     pub output: Option<Format>,
 }
 
+fn protocols() -> impl TypedValueParser<Value = Protocol> {
+    PossibleValuesParser::new(Protocol::ALL.map(Protocol::name)).try_map(|name| name.parse::<Protocol>())
+}
+
 /// The arguments of `explain`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct ExplainArgs {
-    /// Where the packet begins: an address, a node, pod/NAMESPACE/NAME, service/NAMESPACE/NAME, location/NAME, peer/NAME
+    /// Where the packet begins: an address, node/NAME, pod/NAME, service/NAME (both of the namespace -n, or of another one as
+    /// pod/NAMESPACE/NAME), location/NAME, peer/NAME; or the name alone of a node, a location or a Peer
     pub from: Target,
     /// Where it is to go: the same
     pub to: Target,
+    /// What the packet carries, for what rules decide by that: tcp, udp, or icmp (an echo request) [default: that is left open, and
+    /// tcp with --port]
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocols(), conflicts_with = "filename")]
+    pub protocol: Option<Protocol>,
+    /// The port that it goes to; of a service one of its own ports
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "filename")]
+    pub port: Option<u16>,
     /// Where a name has addresses of both families, take those of IPv6
     #[arg(short = '6', long)]
     pub ipv6: bool,
@@ -274,7 +301,7 @@ pub struct ExplainArgs {
 pub struct PingArgs {
     /// Where it begins: a node, location/NAME, or an address of a node
     pub from: Target,
-    /// Who answers: an address, a node, pod/NAMESPACE/NAME, location/NAME, peer/NAME, service/NAMESPACE/NAME
+    /// Who answers: an address, a node, pod/NAME, location/NAME, peer/NAME, service/NAME
     pub to: Target,
     /// Where a name has addresses of both families, take those of IPv6
     #[arg(short = '6', long)]

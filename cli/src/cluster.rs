@@ -25,6 +25,9 @@ use crate::{
     settings::Settings,
 };
 
+/// The namespace that Spanwire is installed in where none is named.
+const INSTALLED_IN: &str = "spanwire";
+
 /// How the cluster is reached.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Cluster")]
@@ -35,9 +38,13 @@ pub struct Reach {
     /// The context of the kubeconfig
     #[arg(long, value_name = "NAME", global = true)]
     pub context: Option<String>,
-    /// The namespace that Spanwire is installed in
-    #[arg(short, long, value_name = "NAME", default_value = "spanwire", global = true)]
-    pub namespace: String,
+    /// The namespace of the pods and services that are named [default: that of the context]; for a command that names none, that
+    /// which Spanwire is installed in
+    #[arg(short, long, value_name = "NAME", global = true)]
+    pub namespace: Option<String>,
+    /// The namespace that Spanwire is installed in [default: spanwire]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub spanwire_namespace: Option<String>,
 }
 
 /// The API server, as the user reaches it.
@@ -47,6 +54,8 @@ pub struct Access {
     pub client: Client,
     /// The namespace that Spanwire is installed in.
     pub namespace: String,
+    /// That of pods and services which are named without one.
+    pub of_objects: String,
     /// The API server, as the kubeconfig names it.
     pub server: String,
     /// Where connections to it go, as host and port: there, or to the proxy that is in front of it.
@@ -69,6 +78,19 @@ pub struct OperatorFacts {
 }
 
 impl Reach {
+    /// Returns what this is for a command that names nothing with a namespace: `-n` is that of Spanwire.
+    #[must_use]
+    pub fn without_objects(mut self) -> Self {
+        let named = self.namespace.take();
+        self.spanwire_namespace = self.spanwire_namespace.or(named);
+        self
+    }
+
+    fn installed_in(&self) -> String {
+        let named = self.spanwire_namespace.clone();
+        named.unwrap_or_else(|| INSTALLED_IN.to_owned())
+    }
+
     /// Makes a client.
     ///
     /// # Errors
@@ -97,7 +119,11 @@ impl Reach {
             443
         };
         Ok(Access {
-            namespace: self.namespace.clone(),
+            namespace: self.installed_in(),
+            of_objects: self
+                .namespace
+                .clone()
+                .unwrap_or_else(|| config.default_namespace.clone()),
             server: config.cluster_url.to_string(),
             gate: (
                 host.trim_matches(['[', ']']).to_owned(),
@@ -239,7 +265,7 @@ impl Access {
             Ok(found) => match found.first().map(arguments) {
                 None => known.notes.push(format!(
                     "the namespace {space} has no operator, so its settings are taken for the defaults; name Spanwire's \
-                     namespace with -n"
+                     namespace with --spanwire-namespace"
                 )),
                 Some(arguments) => match Settings::of_operator(&arguments) {
                     Ok(settings) => known.settings = settings,

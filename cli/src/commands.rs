@@ -33,22 +33,27 @@ use crate::{
 /// # Errors
 /// Why it could not be done.
 pub async fn run(args: Args) -> anyhow::Result<Answer> {
+    let reach = if args.command.names_objects() {
+        args.reach
+    } else {
+        args.reach.without_objects()
+    };
     match args.command {
-        Command::Plan(plan) => plan::run(&args.reach, &plan).await,
-        Command::Status(status) => status::run(&args.reach, &status).await,
-        Command::Diagnose(diagnose) => status::diagnose(&args.reach, &diagnose).await,
-        Command::Explain(explain) => explain::run(&args.reach, &explain).await,
-        Command::Ping(ping) => ping::run(&args.reach, &ping).await,
-        Command::Bench(bench) => bench::run(&args.reach, &bench).await,
+        Command::Plan(plan) => plan::run(&reach, &plan).await,
+        Command::Status(status) => status::run(&reach, &status).await,
+        Command::Diagnose(diagnose) => status::diagnose(&reach, &diagnose).await,
+        Command::Explain(explain) => explain::run(&reach, &explain).await,
+        Command::Ping(ping) => ping::run(&reach, &ping).await,
+        Command::Bench(bench) => bench::run(&reach, &bench).await,
         Command::Verify(VerifyCommand::Encryption(encryption)) => {
-            verify::encryption(&args.reach, &encryption).await
+            verify::encryption(&reach, &encryption).await
         }
-        Command::Graph(graph) => published::graph(&args.reach, &graph).await,
-        Command::Map(map) => map::run(&args.reach, &map).await,
-        Command::Showconf(showconf) => published::showconf(&args.reach, &showconf).await,
-        Command::Peer(command) => peer::run(&args.reach, &command).await,
-        Command::Connect(connect) => connect::run(&args.reach, &connect).await,
-        Command::Migrate(MigrateCommand::Kilo(kilo)) => migrate::kilo(&args.reach, &kilo).await,
+        Command::Graph(graph) => published::graph(&reach, &graph).await,
+        Command::Map(map) => map::run(&reach, &map).await,
+        Command::Showconf(showconf) => published::showconf(&reach, &showconf).await,
+        Command::Peer(command) => peer::run(&reach, &command).await,
+        Command::Connect(connect) => connect::run(&reach, &connect).await,
+        Command::Migrate(MigrateCommand::Kilo(kilo)) => migrate::kilo(&reach, &kilo).await,
         Command::Completion { shell } => Ok(Answer {
             text: completion(shell)?,
             ..Answer::default()

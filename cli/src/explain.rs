@@ -14,7 +14,7 @@ use crate::{
     findings::Answers,
     firewall::Firewall,
     objects::{Kind, Objects},
-    ways::{KernelWay, NodeWay, PlannedWay, Question, Ways},
+    ways::{KernelWay, NodeWay, Packet, PlannedWay, Question, Ways},
 };
 
 /// What an address is not that the mesh does not have.
@@ -39,6 +39,9 @@ pub struct Way {
     pub from: String,
     /// Where it is to go.
     pub to: String,
+    /// What it carries; `None`: that is left open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet: Option<String>,
     /// The nodes that see it.
     pub hops: Vec<Hop>,
     /// How it ends.
@@ -85,118 +88,15 @@ pub struct Hop {
 }
 
 impl Hop {
+    /// Whether what its firewalls do depends on what is left open.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.firewall.as_ref().is_some_and(Firewall::is_in_doubt)
+    }
+
     fn drops(&self) -> bool {
         self.firewall.as_ref().is_some_and(Firewall::drops)
     }
-}
-
-/// What a name on the command line may mean.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// An address.
-    Address(IpAddr),
-    /// A pod, with its namespace.
-    Pod(String, String),
-    /// A service, with its namespace.
-    Service(String, String),
-    /// A node.
-    Node(String),
-    /// A location: its first active leader.
-    Location(String),
-    /// A Peer.
-    Peer(String),
-    /// A node, a location or a Peer, whichever has the name.
-    Any(String),
-}
-
-impl std::str::FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let parts: Vec<&str> = text.split('/').collect();
-        let own = |name: &&str| (*name).to_owned();
-        Ok(match &parts[..] {
-            [name] if !name.is_empty() => Self::Any(own(name)),
-            ["pod" | "pods", name] => Self::Pod("default".to_owned(), own(name)),
-            ["pod" | "pods", namespace, name] => Self::Pod(own(namespace), own(name)),
-            ["service" | "svc" | "services", name] => Self::Service("default".to_owned(), own(name)),
-            ["service" | "svc" | "services", namespace, name] => Self::Service(own(namespace), own(name)),
-            ["node" | "nodes", name] => Self::Node(own(name)),
-            ["location" | "loc" | "locations", name] => Self::Location(own(name)),
-            ["peer" | "swp" | "peers", name] => Self::Peer(own(name)),
-            _ => {
-                return Err(
-                    "is none of: an address, NODE, node/NAME, pod/NAME, pod/NAMESPACE/NAME, service/NAME, \
-                     service/NAMESPACE/NAME, location/NAME, peer/NAME"
-                        .to_owned(),
-                );
-            }
-        })
-    }
-}
-
-/// Returns an address of a node, a location or a Peer; `v6` picks the family where there is a choice.
-///
-/// # Errors
-/// Where the mesh has nothing of this name, or it has no address.
-pub fn address(mesh: &Mesh, target: &Target, v6: bool) -> Result<IpAddr, String> {
-    let member = |name: &str| {
-        let members = mesh
-            .locations
-            .values()
-            .flat_map(|location| location.members.iter());
-        members.into_iter().find(|(node, _)| node.as_str() == name)
-    };
-    let of_node = |name: &str| {
-        let (_, member) = member(name)?;
-        let pods = member.prefixes.iter().map(|prefix| prefix.address());
-        Some(member.addresses.iter().copied().chain(pods).collect::<Vec<_>>())
-    };
-    let of_location = |name: &str| {
-        let (_, location) = mesh.locations.iter().find(|(known, _)| known.as_str() == name)?;
-        Some(
-            location
-                .active()
-                .next()
-                .and_then(|leader| of_node(leader.as_str()))
-                .unwrap_or_default(),
-        )
-    };
-    let of_peer = |name: &str| {
-        let (_, peer) = mesh.peers.iter().find(|(known, _)| known.as_str() == name)?;
-        Some(
-            peer.allowed_ips
-                .iter()
-                .map(|prefix| prefix.address())
-                .collect::<Vec<_>>(),
-        )
-    };
-    let (name, found) = match target {
-        Target::Address(address) => return Ok(*address),
-        Target::Pod(_, name) | Target::Service(_, name) => {
-            return Err(format!("{name}: only a cluster knows its address"));
-        }
-        Target::Node(name) => (name, of_node(name)),
-        Target::Location(name) => (name, of_location(name)),
-        Target::Peer(name) => (name, of_peer(name)),
-        Target::Any(name) => (
-            name,
-            of_node(name)
-                .or_else(|| of_location(name))
-                .or_else(|| of_peer(name)),
-        ),
-    };
-    let found = found.ok_or_else(|| {
-        format!("the mesh has nothing of the name {name}; `kubectl get locations,meshnodes,peers` shows what it has")
-    })?;
-    let of_family = found.iter().find(|address| address.is_ipv6() == v6);
-    of_family
-        .or(found.first())
-        .copied()
-        .ok_or_else(|| format!("the mesh routes no address of {name}"))
 }
 
 /// Returns whether the mesh has an address.
@@ -209,7 +109,7 @@ pub fn is_known(mesh: &Mesh, address: IpAddr) -> bool {
 ///
 /// # Errors
 /// Where the mesh does not know the sender.
-pub fn explain(objects: &Objects, answers: &Answers, from: IpAddr, to: IpAddr) -> Result<Report, String> {
+pub fn explain(objects: &Objects, answers: &Answers, packet: Packet) -> Result<Report, String> {
     let mesh = objects.published();
     let kernel = objects
         .observed::<MeshNode>(Kind::MeshNode)
@@ -231,9 +131,9 @@ pub fn explain(objects: &Objects, answers: &Answers, from: IpAddr, to: IpAddr) -
             (node.clone(), plan(&mesh, node, &observed))
         })
         .collect();
-    let there = way(&mesh, &ground, &plans, (from, to), false)?;
-    let answers = is_known(&mesh, to);
-    let back = answers.then(|| way(&mesh, &ground, &plans, (to, from), true));
+    let there = way(&mesh, &ground, &plans, packet, false)?;
+    let answers = is_known(&mesh, packet.to);
+    let back = answers.then(|| way(&mesh, &ground, &plans, packet.answer(), true));
     Ok(Report {
         there,
         back: back.transpose()?,
@@ -244,9 +144,10 @@ fn way(
     mesh: &Mesh,
     ground: &GroundTruth<'_>,
     plans: &Plans,
-    (from, to): (IpAddr, IpAddr),
+    packet: Packet,
     answers: bool,
 ) -> Result<Way, String> {
+    let Packet { from, to, transport } = packet;
     if from.is_ipv4() != to.is_ipv4() {
         return Err(format!(
             "{from} and {to} are of two families: name two addresses of one"
@@ -264,7 +165,8 @@ fn way(
     Ok(Way {
         from: spot.to_string(),
         to: target.map_or_else(|| to.to_string(), |target| target.to_string()),
-        hops: hops(mesh, &trace, (from, to), answers),
+        packet: transport.map(|transport| transport.to_string()),
+        hops: hops(mesh, &trace, packet, answers),
         end: trace.verdict.to_string(),
         mtu: None,
         remedy,
@@ -272,7 +174,7 @@ fn way(
     })
 }
 
-fn hops(mesh: &Mesh, trace: &Trace, (from, to): (IpAddr, IpAddr), answers: bool) -> Vec<Hop> {
+fn hops(mesh: &Mesh, trace: &Trace, packet: Packet, answers: bool) -> Vec<Hop> {
     use spanwire_topology::Via;
     let steps = trace.steps.iter().map(|step| Hop {
         node: step.node.to_string(),
@@ -296,7 +198,7 @@ fn hops(mesh: &Mesh, trace: &Trace, (from, to): (IpAddr, IpAddr), answers: bool)
         kernel: None,
         differs: None,
         firewall: None,
-        question: Question::of(step, from, to, answers),
+        question: Question::of(step, packet, answers),
         planned: PlannedWay::of(mesh, step),
     });
     steps.collect()
@@ -414,13 +316,23 @@ impl Way {
                         hop.node
                     ));
                 }
-                Some(Ok(NodeWay { kernel, firewall })) => {
+                Some(Ok(NodeWay {
+                    kernel,
+                    firewall,
+                    packet,
+                })) => {
                     hop.kernel = Some(kernel.to_string());
                     hop.differs = hop.planned.differs(kernel);
                     hop.firewall.clone_from(firewall);
                     if firewall.is_none() && !matches!(kernel, KernelWay::Nowhere { .. }) {
                         unknown.push(format!(
                             "what the firewall of {} does with it is not known: its agent is of an older version",
+                            hop.node
+                        ));
+                    }
+                    if packet.is_none() && self.packet.is_some() {
+                        unknown.push(format!(
+                            "what {} does by protocol and port is not known: its agent is of an older version",
                             hop.node
                         ));
                     }
@@ -459,7 +371,8 @@ impl Way {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{} to {}\n", self.from, self.to);
+        let packet = self.packet.as_ref().map(|packet| format!(", {packet}"));
+        let mut text = format!("{} to {}{}\n", self.from, self.to, packet.unwrap_or_default());
         for (index, hop) in self.hops.iter().enumerate() {
             let encrypted = match hop.encrypted {
                 Some(true) => "  [encrypted]",
@@ -495,24 +408,5 @@ impl Way {
             let _ = writeln!(text, "  {remedy}");
         }
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_is_an_address_a_name_or_a_kind_with_a_name() {
-        let of = |text: &str| text.parse::<Target>();
-        assert_eq!(of("10.0.0.1"), Ok(Target::Address("10.0.0.1".parse().unwrap())));
-        assert_eq!(of("fd00::1"), Ok(Target::Address("fd00::1".parse().unwrap())));
-        assert_eq!(of("a1"), Ok(Target::Any("a1".to_owned())));
-        assert_eq!(of("pod/x"), Ok(Target::Pod("default".to_owned(), "x".to_owned())));
-        assert_eq!(of("svc/n/x"), Ok(Target::Service("n".to_owned(), "x".to_owned())));
-        assert_eq!(of("location/a"), Ok(Target::Location("a".to_owned())));
-        for bad in ["", "gizmo/x", "node/x/y", "a/b/c/d"] {
-            assert!(of(bad).unwrap_err().contains("node/NAME"), "{bad}");
-        }
     }
 }

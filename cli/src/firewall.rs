@@ -59,6 +59,12 @@ impl Firewall {
         self.verdict == Ruling::Dropped
     }
 
+    /// Whether a rule decides by what is not known of the packet.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.verdict == Ruling::Unknown && self.why.is_none()
+    }
+
     /// Returns what to do about a packet that ends at this node.
     #[must_use]
     pub fn remedy(&self, node: &str) -> String {
@@ -151,6 +157,7 @@ mod tests {
         ] {
             let firewall = read(text);
             assert!(!firewall.drops(), "{text}");
+            assert_eq!(firewall.is_in_doubt(), said.ends_with("do not say"), "{text}");
             assert_eq!(firewall.to_string(), said);
         }
     }

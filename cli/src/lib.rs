@@ -7,6 +7,7 @@
 //! | [`cluster`], [`settings`] | what is read from the API server; the settings of the operator |
 //! | [`plan`], [`changes`] | what would be decided, and what differs from now |
 //! | [`status`], [`findings`], [`figures`] | the mesh on one screen; what is wrong; what agents answer |
+//! | [`target`], [`services`] | what is named on the command line, and its addresses; the endpoints and ports of a service |
 //! | [`explain`], [`ways`] | the way of a packet, as planned and as kernels route it |
 //! | [`ping`] | how long a way is, as agents measure it |
 //! | [`mod@bench`] | how much goes over it, and what that costs the nodes |
@@ -47,10 +48,12 @@ pub mod peer;
 pub mod ping;
 pub mod plan;
 pub mod qr;
+pub mod services;
 pub mod settings;
 pub mod showconf;
 pub mod status;
 pub mod table;
+pub mod target;
 pub mod ways;
 
 mod commands;

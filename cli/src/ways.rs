@@ -6,12 +6,37 @@ use std::{
     net::IpAddr,
 };
 
-use crate::firewall::Firewall;
 use serde::Deserialize;
+use spanwire_host::Transport;
 use spanwire_topology::{
     Mesh, Party, Via,
     trace::{Action, Arrival, TraceStep},
 };
+
+use crate::firewall::Firewall;
+
+/// A packet, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its sender.
+    pub from: IpAddr,
+    /// Where it is to go.
+    pub to: IpAddr,
+    /// What it carries; `None`: that is left open.
+    pub transport: Option<Transport>,
+}
+
+impl Packet {
+    /// Returns the answer to it.
+    #[must_use]
+    pub fn answer(self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
+            transport: self.transport.map(Transport::answer),
+        }
+    }
+}
 
 /// What the agent of a node is asked: which way its kernel sends a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +53,8 @@ pub struct Question {
     pub from_hop: bool,
     /// It answers another one.
     pub answers: bool,
+    /// What it carries; `None`: that is left open.
+    pub transport: Option<Transport>,
 }
 
 /// What agents answered; an error says why there is no answer.
@@ -41,6 +68,8 @@ pub struct NodeWay {
     pub kernel: KernelWay,
     /// What its firewalls do with it; older agents do not say so, nor does any of what goes nowhere.
     pub firewall: Option<Firewall>,
+    /// What it was taken to carry; older agents do not look at that.
+    pub packet: Option<String>,
 }
 
 /// Where a kernel sends a packet.
@@ -90,14 +119,15 @@ pub enum PlannedWay {
 impl Question {
     /// Returns the question that a step of a packet's way raises.
     #[must_use]
-    pub fn of(step: &TraceStep, from: IpAddr, to: IpAddr, answers: bool) -> Self {
+    pub fn of(step: &TraceStep, packet: Packet, answers: bool) -> Self {
         Self {
             node: step.node.to_string(),
-            from,
-            to,
+            from: packet.from,
+            to: packet.to,
             from_tunnel: step.arrival == Arrival::Tunnel,
             from_hop: step.arrival == Arrival::Hop,
             answers,
+            transport: packet.transport,
         }
     }
 
@@ -105,13 +135,25 @@ impl Question {
     #[must_use]
     pub fn path(&self) -> String {
         let by = if self.from_tunnel { "/tunnel" } else { "" };
-        let query = match (self.from_hop, self.answers) {
-            (false, false) => "",
-            (true, false) => "?hop",
-            (false, true) => "?answer",
-            (true, true) => "?hop&answer",
-        };
-        format!("/debug/way/{}/{}{by}{query}", self.from, self.to)
+        let mut query: Vec<String> = Vec::new();
+        query.extend(self.from_hop.then(|| "hop".to_owned()));
+        query.extend(self.answers.then(|| "answer".to_owned()));
+        if let Some(transport) = self.transport {
+            query.push(format!("protocol={}", transport.protocol.name()));
+            let ports = [
+                ("sport", transport.source_port),
+                ("dport", transport.destination_port),
+            ];
+            let known = ports.iter().filter_map(|(name, port)| Some((name, (*port)?)));
+            query.extend(known.map(|(name, port)| format!("{name}={port}")));
+        }
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!(
+            "/debug/way/{}/{}{by}{mark}{}",
+            self.from,
+            self.to,
+            query.join("&")
+        )
     }
 }
 
@@ -229,6 +271,8 @@ impl fmt::Display for KernelWay {
 
 #[cfg(test)]
 mod tests {
+    use spanwire_host::Protocol;
+
     use super::*;
 
     fn read(text: &str) -> KernelWay {
@@ -248,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_agent_is_told_by_what_a_packet_comes_and_whether_it_answers_another() {
-        let path = |from_tunnel, from_hop, answers| {
+        let path_of = |from_tunnel, from_hop, answers, transport| {
             let question = Question {
                 node: "a1".to_owned(),
                 from: "10.0.0.1".parse().unwrap(),
@@ -256,9 +300,11 @@ mod tests {
                 from_tunnel,
                 from_hop,
                 answers,
+                transport,
             };
             question.path()
         };
+        let path = |from_tunnel, from_hop, answers| path_of(from_tunnel, from_hop, answers, None);
         assert_eq!(path(false, false, false), "/debug/way/10.0.0.1/10.0.0.2");
         assert_eq!(
             path(true, false, true),
@@ -266,6 +312,19 @@ mod tests {
         );
         assert_eq!(path(false, true, false), "/debug/way/10.0.0.1/10.0.0.2?hop");
         assert_eq!(path(false, true, true), "/debug/way/10.0.0.1/10.0.0.2?hop&answer");
+        let asked = Transport {
+            protocol: Protocol::Tcp,
+            source_port: None,
+            destination_port: Some(443),
+        };
+        assert_eq!(
+            path_of(false, false, false, Some(asked)),
+            "/debug/way/10.0.0.1/10.0.0.2?protocol=tcp&dport=443"
+        );
+        assert_eq!(
+            path_of(true, false, true, Some(asked.answer())),
+            "/debug/way/10.0.0.1/10.0.0.2/tunnel?answer&protocol=tcp&sport=443"
+        );
     }
 
     #[test]

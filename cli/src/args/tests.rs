@@ -87,8 +87,61 @@ fn flags_of_kubectl_may_stand_behind_the_command() {
     let args =
         Args::try_parse_from(["kubectl-spanwire", "plan", "-f", "x", "-n", "s", "--context", "c"]).unwrap();
     assert_eq!(
-        (args.reach.namespace.as_str(), args.reach.context.as_deref()),
-        ("s", Some("c"))
+        (args.reach.namespace.as_deref(), args.reach.context.as_deref()),
+        (Some("s"), Some("c"))
     );
     assert!(Args::try_parse_from(["kubectl-spanwire", "plan"]).is_err());
+}
+
+/// The namespace of what is named, and Spanwire's, where they are said.
+fn namespaces(words: &[&str]) -> (Option<String>, Option<String>) {
+    let all = ["kubectl-spanwire"].iter().chain(words);
+    let args = Args::try_parse_from(all).unwrap();
+    let reach = if args.command.names_objects() {
+        args.reach
+    } else {
+        args.reach.without_objects()
+    };
+    (reach.namespace, reach.spanwire_namespace)
+}
+
+#[test]
+fn the_namespace_is_that_of_what_is_named_and_where_nothing_is_that_of_spanwire() {
+    let some = |name: &str| Some(name.to_owned());
+    for words in [
+        ["explain", "pod/a", "svc/b"],
+        ["ping", "a", "svc/b"],
+        ["bench", "a", "b"],
+    ] {
+        assert_eq!(
+            namespaces(&[&words[..], &["-n", "shop"]].concat()),
+            (some("shop"), None)
+        );
+        let both = ["-n", "shop", "--spanwire-namespace", "mesh"];
+        assert_eq!(
+            namespaces(&[&words[..], &both].concat()),
+            (some("shop"), some("mesh"))
+        );
+    }
+    assert_eq!(namespaces(&["status", "-n", "mesh"]), (None, some("mesh")));
+    assert_eq!(
+        namespaces(&["status", "--spanwire-namespace", "mesh"]),
+        (None, some("mesh"))
+    );
+    assert_eq!(namespaces(&["status"]), (None, None));
+}
+
+#[test]
+fn what_a_packet_carries_is_named_for_a_cluster_alone() {
+    let read = |words: &[&str]| {
+        let all = ["kubectl-spanwire", "explain", "a", "b"].iter().chain(words);
+        Args::try_parse_from(all).is_ok()
+    };
+    assert!(
+        read(&["--protocol", "tcp", "--port", "443"])
+            && read(&["--protocol", "icmp"])
+            && read(&["--port", "1"])
+    );
+    assert!(!read(&["--protocol", "sctp"]) && !read(&["--port", "0"]) && !read(&["--port", "65536"]));
+    assert!(!read(&["--port", "443", "-f", "x"]) && !read(&["--protocol", "udp", "-f", "x"]));
 }

@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{bail, ensure};
 use serde_json::json;
+use spanwire_host::Protocol;
 
 use super::{
+    explain::Named,
     live::transfer,
     ping::{Course, course},
 };
@@ -18,7 +20,14 @@ use crate::{
 };
 
 pub(super) async fn run(reach: &Reach, args: &BenchArgs) -> anyhow::Result<Answer> {
-    let course = course(reach, &args.from, &args.to, args.ipv6).await?;
+    let named = Named {
+        from: &args.from,
+        to: &args.to,
+        v6: args.ipv6,
+        // The port is chosen when it is sent.
+        transport: Some(Protocol::Tcp.into()),
+    };
+    let course = course(reach, &named).await?;
     let mut notes = course.notes.clone();
     let streams = streams(&course)?;
     let nodes = nodes(&course);

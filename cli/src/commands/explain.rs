@@ -1,10 +1,14 @@
 //! `explain`.
 
+mod ends;
+
 use std::{collections::BTreeSet, net::IpAddr};
 
-use anyhow::{Context as _, anyhow};
-use serde_json::Value;
+use anyhow::{anyhow, ensure};
+use spanwire_host::{Protocol, Transport};
 use spanwire_topology::{Member, Mesh};
+
+pub(super) use self::ends::{Ends, Named, ends};
 
 use super::{
     live::{ask, ask_ways},
@@ -13,14 +17,15 @@ use super::{
 use crate::{
     answer::{Answer, Verdict},
     args::ExplainArgs,
-    cluster::{Access, Reach, brief},
-    explain::{Report, Target, address, explain, is_known},
+    cluster::{Access, Reach},
+    explain::{Hop, Report, explain},
     findings::Answers,
     objects::{Kind, Objects},
-    ways::Question,
+    ways::{Packet, Question},
 };
 
 pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Answer> {
+    let transport = transport(args)?;
     let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
     let Source {
         access,
@@ -30,9 +35,20 @@ pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Ans
     } = read_listed(reach, &args.filename, &kinds).await?;
     let access = access.as_ref();
     let mut notes: Vec<String> = unlisted.iter().map(ToString::to_string).collect();
-    let (from, to) = addresses(access, &objects, &args.from, &args.to, args.ipv6, &mut notes).await?;
-    let (report, more) = way_of(access, &objects, from, to).await?;
+    let named = Named {
+        from: &args.from,
+        to: &args.to,
+        v6: args.ipv6,
+        transport,
+    };
+    let found = ends(access, &objects, &named, &mut notes).await?;
+    let (report, more) = way_of(access, &objects, &found).await?;
     notes.extend(more);
+    if transport.is_none() && report.hops().any(Hop::is_in_doubt) {
+        let hint =
+            "a firewall decides by what is left open here: --protocol and --port say what the packet carries";
+        notes.push(hint.to_owned());
+    }
     let text = match args.output {
         None => report.text(),
         Some(format) => crate::answer::formatted(&report, Some(format), |_| report.text())?,
@@ -48,28 +64,31 @@ pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Ans
     })
 }
 
-/// Returns an address of each target, of one family where they have one in common.
-pub(super) async fn addresses(
-    access: Option<&Access>,
-    objects: &Objects,
-    from: &Target,
-    to: &Target,
-    v6: bool,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<(IpAddr, IpAddr)> {
-    let from = of_target(access, objects, from, v6, notes).await?;
-    let to = of_target(access, objects, to, from.is_ipv6(), notes).await?;
-    Ok((from, to))
+/// Returns what the packet is to carry, as the flags say it. A port is one of TCP where no protocol is named.
+fn transport(args: &ExplainArgs) -> anyhow::Result<Option<Transport>> {
+    let protocol = args.protocol.or(args.port.map(|_| Protocol::Tcp));
+    let Some(protocol) = protocol else {
+        return Ok(None);
+    };
+    ensure!(
+        args.port.is_none() || protocol.has_ports(),
+        "packets of {} have no ports: leave --port away, or name tcp or udp",
+        protocol.name()
+    );
+    Ok(Some(Transport {
+        protocol,
+        source_port: None,
+        destination_port: args.port,
+    }))
 }
 
 /// Returns the way of a packet and of the answer to it, and what is not known of them.
 pub(super) async fn way_of(
     access: Option<&Access>,
     objects: &Objects,
-    from: IpAddr,
-    to: IpAddr,
+    ends: &Ends,
 ) -> anyhow::Result<(Report, Vec<String>)> {
-    let nodes = deciding(&objects.published(), from, to);
+    let nodes = deciding(&objects.published(), ends.from, ends.to);
     let (answers, mut notes) = match access {
         Some(access) => {
             let (answers, unasked) = ask(access, &nodes).await;
@@ -84,7 +103,12 @@ pub(super) async fn way_of(
             ));
         }
     }
-    let mut report = explain(objects, &answers, from, to).map_err(|problem| anyhow!(problem))?;
+    let packet = Packet {
+        from: ends.from,
+        to: ends.to,
+        transport: ends.transport,
+    };
+    let mut report = explain(objects, &answers, packet).map_err(|problem| anyhow!(problem))?;
     if let Some(access) = access {
         // Of those that have just not answered, one note is enough.
         let answering = |question: &Question| answers.get(&question.node).is_some_and(Result::is_ok);
@@ -112,122 +136,4 @@ fn deciding(mesh: &Mesh, from: IpAddr, to: IpAddr) -> BTreeSet<String> {
         nodes.extend(leaders.map(|leader| leader.node.to_string()));
     }
     nodes
-}
-
-async fn of_target(
-    access: Option<&Access>,
-    objects: &Objects,
-    target: &Target,
-    v6: bool,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<IpAddr> {
-    match (target, access) {
-        (Target::Pod(namespace, name), Some(access)) => {
-            let path = format!("/api/v1/namespaces/{namespace}/pods");
-            let pod = access
-                .get(&path, name)
-                .await
-                .with_context(|| format!("pod {namespace}/{name}"))?;
-            let pod = pod.ok_or_else(|| anyhow!("there is no pod {namespace}/{name}"))?;
-            let found = texts(&pod["status"]["podIPs"], "ip");
-            pick(&found, v6).ok_or_else(|| anyhow!("pod {namespace}/{name} has no address yet"))
-        }
-        (Target::Service(namespace, name), Some(access)) => {
-            of_service(access, (namespace, name), v6, notes).await
-        }
-        (Target::Address(address), Some(access)) if !is_known(&objects.published(), *address) => {
-            let services = match access.list("/api/v1/services", None).await {
-                Ok(services) => services,
-                Err(error) => {
-                    notes.push(format!(
-                        "whether {address} is that of a service is not known: {}",
-                        brief(&error)
-                    ));
-                    return Ok(*address);
-                }
-            };
-            let Some((namespace, name)) = services.iter().find_map(|service| named(service, *address)) else {
-                return Ok(*address);
-            };
-            notes.push(format!(
-                "{address} is that of the service {namespace}/{name}: the node that sends replaces it by that of an endpoint"
-            ));
-            of_service(access, (namespace, name), address.is_ipv6(), notes).await
-        }
-        _ => address(&objects.published(), target, v6).map_err(|problem| anyhow!(problem)),
-    }
-}
-
-/// Returns the namespace and the name of a service that has this address.
-fn named(service: &Value, address: IpAddr) -> Option<(&str, &str)> {
-    let (spec, metadata) = (&service["spec"], &service["metadata"]);
-    let listed = [&spec["clusterIPs"], &spec["externalIPs"]];
-    let listed = listed.into_iter().filter_map(Value::as_array).flatten();
-    let balanced = service["status"]["loadBalancer"]["ingress"].as_array();
-    let balanced = balanced.into_iter().flatten().map(|ingress| &ingress["ip"]);
-    let mut all = listed.chain(balanced).filter_map(Value::as_str);
-    // A headless one has "None".
-    let has = all.any(|text| text.parse() == Ok(address));
-    has.then_some((metadata["namespace"].as_str()?, metadata["name"].as_str()?))
-}
-
-/// Returns the address of an endpoint of a service that is ready.
-async fn of_service(
-    access: &Access,
-    (namespace, name): (&str, &str),
-    v6: bool,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<IpAddr> {
-    let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-    let of = format!("kubernetes.io/service-name={name}");
-    let slices = access
-        .list(&path, Some(&of))
-        .await
-        .with_context(|| format!("service {namespace}/{name}"))?;
-    let endpoints = slices
-        .iter()
-        .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
-    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false);
-    let addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok());
-    let found: Vec<IpAddr> = addresses.collect();
-    if found.len() > 1 {
-        notes.push(format!(
-            "service {namespace}/{name} has {} endpoints, of which this is one",
-            found.len()
-        ));
-    }
-    pick(&found, v6).ok_or_else(|| anyhow!("service {namespace}/{name} has no ready endpoint"))
-}
-
-fn texts(list: &Value, field: &str) -> Vec<IpAddr> {
-    let items = list.as_array().into_iter().flatten();
-    items
-        .filter_map(|item| item[field].as_str()?.parse().ok())
-        .collect()
-}
-
-fn pick(found: &[IpAddr], v6: bool) -> Option<IpAddr> {
-    let of_family = found.iter().find(|address| address.is_ipv6() == v6);
-    of_family.or(found.first()).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_service_has_its_cluster_external_and_balanced_addresses() {
-        let service = json!({"metadata": {"namespace": "shop", "name": "payments"},
-            "spec": {"clusterIPs": ["10.96.0.10", "fd96::a"], "externalIPs": ["198.51.100.7"]},
-            "status": {"loadBalancer": {"ingress": [{"hostname": "x"}, {"ip": "203.0.113.9"}]}}});
-        let has = |address: &str| named(&service, address.parse().unwrap());
-        for address in ["10.96.0.10", "fd96::a", "198.51.100.7", "203.0.113.9"] {
-            assert_eq!(has(address), Some(("shop", "payments")), "{address}");
-        }
-        assert_eq!(has("10.96.0.11"), None);
-        let headless = json!({"metadata": {"namespace": "n", "name": "s"}, "spec": {"clusterIPs": ["None"]}});
-        assert_eq!(named(&headless, "10.96.0.10".parse().unwrap()), None);
-    }
 }

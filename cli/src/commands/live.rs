@@ -169,7 +169,8 @@ pub(super) async fn agents(access: &Access) -> Result<Agents, String> {
         })?;
     if pods.is_empty() {
         return Err(format!(
-            "the namespace {} has no agent, so what agents measure is unknown; name Spanwire's namespace with -n",
+            "the namespace {} has no agent, so what agents measure is unknown; name Spanwire's namespace with \
+             --spanwire-namespace",
             access.namespace
         ));
     }

@@ -3,23 +3,30 @@
 use std::net::IpAddr;
 
 use anyhow::{anyhow, bail, ensure};
+use spanwire_host::Protocol;
 use spanwire_topology::Mesh;
 
 use super::{
-    explain::{addresses, way_of},
+    explain::{Ends, Named, ends, way_of},
     live::{Agents, agents, measure},
 };
 use crate::{
     answer::{Answer, Verdict, formatted},
     args::PingArgs,
     cluster::{Access, Reach},
-    explain::{Report, Target},
+    explain::Report,
     objects::Kind,
     ping::{Leg, MeasuredLeg, legs, node_of, report, text},
 };
 
 pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer> {
-    let course = course(reach, &args.from, &args.to, args.ipv6).await?;
+    let named = Named {
+        from: &args.from,
+        to: &args.to,
+        v6: args.ipv6,
+        transport: Some(Protocol::Icmp.into()),
+    };
+    let course = course(reach, &named).await?;
     let mut notes = course.notes.clone();
     let (rows, more, verdict) = course.measured().await;
     notes.extend(more);
@@ -44,18 +51,19 @@ pub(super) struct Course {
 }
 
 /// Finds what is to be measured between two targets, of which the first is a node.
-pub(super) async fn course(reach: &Reach, from: &Target, to: &Target, v6: bool) -> anyhow::Result<Course> {
+pub(super) async fn course(reach: &Reach, named: &Named<'_>) -> anyhow::Result<Course> {
     let access = reach.connect().await?;
     let kinds = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
     let objects = access.objects(&kinds).await?;
     let mesh = objects.published();
     let mut notes = Vec::new();
-    let (from, to) = addresses(Some(&access), &objects, from, to, v6, &mut notes).await?;
+    let found = ends(Some(&access), &objects, named, &mut notes).await?;
+    let Ends { from, to, .. } = found;
     ensure!(
         node_of(&mesh, from).is_some(),
         "{from} is no address of a node: agents send from their own nodes alone, so name a node or a location"
     );
-    let (explained, more) = way_of(Some(&access), &objects, from, to).await?;
+    let (explained, more) = way_of(Some(&access), &objects, &found).await?;
     notes.extend(more);
     let legs = legs(&mesh, &explained.there, from, to);
     if legs.is_empty() {

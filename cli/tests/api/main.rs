@@ -16,6 +16,7 @@ mod flags;
 mod kubelet;
 mod map;
 mod migrate;
+mod named;
 mod page;
 mod peers;
 mod rights;

@@ -2,19 +2,28 @@
 
 use serde_json::json;
 use spanwire_cli::{
-    answer::Verdict::{Clean, Errors},
+    answer::Verdict::{Clean, Errors, Warnings},
     explain::{Report, explain},
     findings::Answers,
-    ways::{NodeWay, Ways},
+    ways::{NodeWay, Packet, Ways},
 };
+use spanwire_host::{Protocol, Transport};
 use spanwire_topology::PublicKey;
 
 use crate::{HEALTHY, cluster};
 
 /// A packet of a2 to b1, with what the agent of a1, by which it goes, says of its firewall.
 fn explained(answer: &str) -> Report {
+    let (report, notes) = explained_of(None, answer);
+    assert_eq!(notes, Vec::<String>::new());
+    report
+}
+
+/// One that carries this, of which the agents of a2 and b1 do not say that they look at it; with what is not known of it.
+fn explained_of(transport: Option<Transport>, answer: &str) -> (Report, Vec<String>) {
     let (from, to) = ("192.168.1.2".parse().unwrap(), "192.168.2.1".parse().unwrap());
-    let mut report = explain(&cluster(HEALTHY, &[]), &Answers::new(), from, to).unwrap();
+    let packet = Packet { from, to, transport };
+    let mut report = explain(&cluster(HEALTHY, &[]), &Answers::new(), packet).unwrap();
     let ways = report.questions().into_iter().map(|question| {
         let out = |device: &str, tunnel: bool, via: Option<&str>| {
             json!({"device": device, "tunnel": tunnel, "via": via, "table": 51830, "mtu": 1420, "peer": null})
@@ -31,6 +40,9 @@ fn explained(answer: &str) -> Report {
             _ => json!({"here": true}),
         };
         way["firewall"] = json!({"verdict": "accepted"});
+        if question.node == "a1" {
+            way["packet"] = json!(question.transport.map(|transport| transport.to_string()));
+        }
         if question.node == "a1" && !question.answers {
             way["firewall"] = serde_json::from_str(answer).unwrap();
         }
@@ -38,8 +50,7 @@ fn explained(answer: &str) -> Report {
     });
     let ways: Ways = ways.collect();
     let notes = report.compare(&ways);
-    assert_eq!(notes, Vec::<String>::new());
-    report
+    (report, notes)
 }
 
 #[test]
@@ -76,4 +87,28 @@ fn explain_names_the_first_node_whose_firewall_drops_a_packet() {
     );
     let newer = serde_json::from_str::<NodeWay>(r#"{"here": true, "firewall": null}"#).unwrap();
     assert_eq!(newer.firewall, None);
+}
+
+#[test]
+fn explain_says_what_a_packet_carries_and_which_agents_do_not_look_at_that() {
+    let web = Transport {
+        destination_port: Some(443),
+        ..Protocol::Tcp.into()
+    };
+    let (report, notes) = explained_of(Some(web), r#"{"verdict": "accepted"}"#);
+    let text = report.text();
+    for line in [
+        "a2/192.168.1.2 to b1/192.168.2.1, tcp to port 443\n",
+        "a2/192.168.1.2, tcp from port 443\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let older = |node: &str| {
+        notes
+            .iter()
+            .filter(|note| note.starts_with(&format!("what {node} does by protocol")))
+            .count()
+    };
+    assert_eq!([older("a2"), older("a1"), older("b1")], [2, 0, 2], "{notes:?}");
+    assert_eq!(report.verdict(), Warnings);
 }
