@@ -1,6 +1,9 @@
 //! What a command answers, and how it ends.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
+use spanwire_crds::names::GROUP;
 
 /// How a command ended, as its exit code says it. Where it could not be done the code is 1, and 2 where the command line
 /// cannot be read.
@@ -41,7 +44,7 @@ pub struct Answer {
     pub verdict: Verdict,
 }
 
-/// How an answer is written.
+/// How an answer is written that has a table with more columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// A table with more columns.
@@ -52,15 +55,25 @@ pub enum Format {
     Yaml,
 }
 
-impl Format {
-    /// Returns whether a program is to read it.
-    #[must_use]
-    pub const fn is_for_programs(self) -> bool {
-        !matches!(self, Self::Wide)
+/// How an answer is written for a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DataFormat {
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl From<DataFormat> for Format {
+    fn from(format: DataFormat) -> Self {
+        match format {
+            DataFormat::Json => Self::Json,
+            DataFormat::Yaml => Self::Yaml,
+        }
     }
 }
 
-/// How a list of objects is written.
+/// How an answer about objects is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ListFormat {
     /// A table with more columns.
@@ -69,7 +82,7 @@ pub enum ListFormat {
     Json,
     /// YAML.
     Yaml,
-    /// Their names, as kubectl takes them.
+    /// The names of the objects, as kubectl takes them.
     Name,
 }
 
@@ -83,6 +96,44 @@ impl ListFormat {
             Self::Yaml => Some(Format::Yaml),
             Self::Name => None,
         }
+    }
+}
+
+/// Returns the name of an object like `location c`, as kubectl prints it and takes it; `None`: it is none.
+#[must_use]
+pub fn name_of(object: &str) -> Option<String> {
+    let (kind, name) = object.split_once(' ')?;
+    let group = match kind {
+        "node" => "",
+        "location" | "peer" | "meshnode" | "locationslice" => GROUP,
+        _ => return None,
+    };
+    let dot = if group.is_empty() { "" } else { "." };
+    Some(format!("{kind}{dot}{group}/{name}"))
+}
+
+/// Returns the names of objects like `location c`, one a line, each once.
+#[must_use]
+pub fn names(objects: &[String]) -> String {
+    let mut known = BTreeSet::new();
+    let names = objects.iter().filter_map(|object| name_of(object));
+    let once = names.filter(|name| known.insert(name.clone()));
+    once.map(|name| name + "\n").collect()
+}
+
+/// Returns a report about objects in a machine's format, as the names of `objects`, or as `text` writes it for people.
+///
+/// # Errors
+/// Where it has no such form.
+pub fn of_objects<T: Serialize>(
+    report: &T,
+    format: Option<ListFormat>,
+    objects: &[String],
+    text: impl FnOnce(bool) -> String,
+) -> anyhow::Result<String> {
+    match format {
+        Some(ListFormat::Name) => Ok(names(objects)),
+        other => formatted(report, other.and_then(ListFormat::format), text),
     }
 }
 
@@ -101,4 +152,26 @@ pub fn formatted<T: Serialize>(
         Some(Format::Json) => serde_json::to_string_pretty(report)? + "\n",
         Some(Format::Yaml) => serde_saphyr::to_string(report)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_kubectl_each_once_and_what_is_no_object_has_none() {
+        let objects = [
+            "location a",
+            "peer p",
+            "location a",
+            "node a1",
+            "meshnode a1",
+            "the published mesh",
+        ];
+        let objects = objects.map(str::to_owned);
+        assert_eq!(
+            names(&objects),
+            "location.spanwire.dev/a\npeer.spanwire.dev/p\nnode/a1\nmeshnode.spanwire.dev/a1\n"
+        );
+    }
 }

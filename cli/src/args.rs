@@ -11,7 +11,7 @@ use spanwire_host::Protocol;
 use spanwire_topology::{Endpoint, LocationName, PeerName, Prefix, PublicKey};
 
 use crate::{
-    answer::{Format, ListFormat},
+    answer::{DataFormat, Format, ListFormat},
     cluster::Reach,
     graph::Picture,
     peer::DEFAULT_POOL,
@@ -72,8 +72,9 @@ pub enum Command {
   # Again every two seconds, with what goes over each link
   kubectl spanwire status --watch
 
-  # The locations with this label, for a program
-  kubectl spanwire status -l tier=edge -o json")]
+  # The locations with this label, for a program, and by their names, for kubectl
+  kubectl spanwire status -l tier=edge -o json
+  kubectl spanwire status -l tier=edge -o name")]
     Status(StatusArgs),
     /// Says what is wrong, with the evidence, the next command and the page that explains it
     #[command(after_help = "Examples:
@@ -223,9 +224,9 @@ pub struct PlanArgs {
     /// Apply the files to what the cluster has, without changing it, and show what differs
     #[arg(long)]
     pub diff: bool,
-    /// How to write it
+    /// How to write it; names are those of the locations and Peers, with --diff of the objects that would change
     #[arg(short, long)]
-    pub output: Option<Format>,
+    pub output: Option<ListFormat>,
     /// The settings that decide.
     #[command(flatten)]
     pub settings: Settings,
@@ -243,9 +244,9 @@ pub struct StatusArgs {
     /// Show the Locations with these labels alone
     #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "filename")]
     pub selector: Option<String>,
-    /// How to write it
+    /// How to write it; names are those of the locations, without what agents measure
     #[arg(short, long)]
-    pub output: Option<Format>,
+    pub output: Option<ListFormat>,
 }
 
 /// The arguments of `diagnose`.
@@ -261,9 +262,9 @@ pub struct DiagnoseArgs {
     /// left out. -f takes it in place of the cluster
     #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
-    /// How to write it
+    /// How to write it; names are those of the objects to look at
     #[arg(short, long)]
-    pub output: Option<Format>,
+    pub output: Option<ListFormat>,
 }
 
 fn protocols() -> impl TypedValueParser<Value = Protocol> {
@@ -293,7 +294,7 @@ pub struct ExplainArgs {
     pub filename: Vec<PathBuf>,
     /// How to write it
     #[arg(short, long)]
-    pub output: Option<Format>,
+    pub output: Option<DataFormat>,
 }
 
 /// The arguments of `ping`.
@@ -308,7 +309,7 @@ pub struct PingArgs {
     pub ipv6: bool,
     /// How to write it
     #[arg(short, long)]
-    pub output: Option<Format>,
+    pub output: Option<DataFormat>,
 }
 
 /// The arguments of `bench`.
@@ -559,7 +560,7 @@ pub struct MigrateArgs {
     pub image: Option<String>,
     /// How to write it
     #[arg(short, long)]
-    pub output: Option<Format>,
+    pub output: Option<DataFormat>,
 }
 
 #[cfg(test)]

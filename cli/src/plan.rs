@@ -241,6 +241,17 @@ impl Report {
         }
     }
 
+    /// Returns the objects that it is about, like `location a`: the locations and Peers, or what would change where that was asked for.
+    #[must_use]
+    pub fn objects(&self) -> Vec<String> {
+        if let Some(changes) = &self.changes {
+            return changes.iter().map(|change| change.object.clone()).collect();
+        }
+        let locations = self.locations.iter().map(|row| format!("location {}", row.name));
+        let peers = self.peers.iter().map(|row| format!("peer {}", row.name));
+        locations.chain(peers).collect()
+    }
+
     /// Returns the report for people; `wide` with every node.
     #[must_use]
     pub fn text(&self, wide: bool) -> String {

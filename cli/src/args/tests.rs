@@ -145,3 +145,62 @@ fn what_a_packet_carries_is_named_for_a_cluster_alone() {
     assert!(!read(&["--protocol", "sctp"]) && !read(&["--port", "0"]) && !read(&["--port", "65536"]));
     assert!(!read(&["--port", "443", "-f", "x"]) && !read(&["--protocol", "udp", "-f", "x"]));
 }
+
+#[test]
+fn a_format_that_a_command_has_not_is_refused_and_the_error_names_those_that_it_has() {
+    for (words, refused, has) in [
+        (
+            &["explain", "a", "b"][..],
+            &["name", "wide"][..],
+            "[possible values: json, yaml]",
+        ),
+        (
+            &["ping", "a", "b"],
+            &["name", "wide"],
+            "[possible values: json, yaml]",
+        ),
+        (
+            &["migrate", "kilo"],
+            &["name", "wide"],
+            "[possible values: json, yaml]",
+        ),
+        (
+            &["bench", "a", "b"],
+            &["name"],
+            "[possible values: wide, json, yaml]",
+        ),
+        (
+            &["verify", "encryption"],
+            &["name"],
+            "[possible values: wide, json, yaml]",
+        ),
+        (
+            &["graph"],
+            &["name", "json"],
+            "[possible values: text, dot, mermaid, svg]",
+        ),
+        (&["showconf", "node", "a"], &["name"], "json, yaml]"),
+        (&["status"], &["svg"], "[possible values: wide, json, yaml, name]"),
+        (
+            &["diagnose"],
+            &["svg"],
+            "[possible values: wide, json, yaml, name]",
+        ),
+        (
+            &["plan", "-f", "x"],
+            &["svg"],
+            "[possible values: wide, json, yaml, name]",
+        ),
+        (
+            &["peer", "list"],
+            &["svg"],
+            "[possible values: wide, json, yaml, name]",
+        ),
+    ] {
+        for format in refused {
+            let all = [&["kubectl-spanwire"], words, &["-o", format]].concat();
+            let said = Args::try_parse_from(&all).unwrap_err().to_string();
+            assert!(said.contains(has), "{all:?}: {said}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use super::{
     source::{Source, read_listed},
 };
 use crate::{
-    answer::{Answer, Verdict},
+    answer::{Answer, Verdict, formatted},
     args::ExplainArgs,
     cluster::{Access, Reach},
     explain::{Hop, Report, explain},
@@ -49,10 +49,7 @@ pub(super) async fn run(reach: &Reach, args: &ExplainArgs) -> anyhow::Result<Ans
             "a firewall decides by what is left open here: --protocol and --port say what the packet carries";
         notes.push(hint.to_owned());
     }
-    let text = match args.output {
-        None => report.text(),
-        Some(format) => crate::answer::formatted(&report, Some(format), |_| report.text())?,
-    };
+    let text = formatted(&report, args.output.map(Into::into), |_| report.text())?;
     Ok(Answer {
         text,
         notes,

@@ -38,7 +38,9 @@ pub(super) async fn kilo(reach: &Reach, args: &MigrateArgs) -> anyhow::Result<An
         chart: args.chart.clone(),
     };
     Ok(Answer {
-        text: formatted(&report, args.output, |_| report.text(&installation))?,
+        text: formatted(&report, args.output.map(Into::into), |_| {
+            report.text(&installation)
+        })?,
         notes: report.notes.clone(),
         ..Answer::default()
     })

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{live::ask, secret, show, source::read};
 use crate::{
-    answer::{Answer, ListFormat, Verdict, formatted},
+    answer::{Answer, ListFormat, Verdict, of_objects},
     args::{PeerAdd, PeerCommand, PeerList, PeerRemove},
     cluster::{Access, Reach, brief, enter},
     colour::is_wanted,
@@ -69,17 +69,9 @@ async fn list(reach: &Reach, args: &PeerList) -> anyhow::Result<Answer> {
         (source.objects, source.answers)
     };
     let rows = rows(&objects, &answers);
-    let text = match args.output {
-        Some(ListFormat::Name) => rows
-            .iter()
-            .map(|row| format!("peer.spanwire.dev/{}\n", row.name))
-            .collect(),
-        other => formatted(&rows, other.and_then(ListFormat::format), |wide| {
-            text(&rows, wide)
-        })?,
-    };
+    let peers: Vec<String> = rows.iter().map(|row| format!("peer {}", row.name)).collect();
     Ok(Answer {
-        text,
+        text: of_objects(&rows, args.output, &peers, |wide| text(&rows, wide))?,
         notes,
         ..Answer::default()
     })

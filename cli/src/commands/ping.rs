@@ -31,7 +31,7 @@ pub(super) async fn run(reach: &Reach, args: &PingArgs) -> anyhow::Result<Answer
     let (rows, more, verdict) = course.measured().await;
     notes.extend(more);
     Ok(Answer {
-        text: formatted(&rows, args.output, |_| text(&rows))?,
+        text: formatted(&rows, args.output.map(Into::into), |_| text(&rows))?,
         notes,
         verdict,
     })

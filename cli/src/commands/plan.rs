@@ -4,7 +4,7 @@ use anyhow::{anyhow, bail, ensure};
 use spanwire_topology::{decide, scenario};
 
 use crate::{
-    answer::{Answer, formatted},
+    answer::{Answer, of_objects},
     args::PlanArgs,
     cluster::Reach,
     files::{self, Found},
@@ -65,7 +65,7 @@ fn of_scenario(found: &Found, args: &PlanArgs) -> anyhow::Result<Answer> {
     let report = of_decision(&decide(&world.facts, &world.mesh), &world.facts, &[], None);
     let text = |wide| format!("{said}\n# In the end:\n{}", report.text(wide));
     Ok(Answer {
-        text: formatted(&report, args.output, text)?,
+        text: of_objects(&report, args.output, &report.objects(), text)?,
         verdict: report.verdict(),
         ..Answer::default()
     })
@@ -78,7 +78,7 @@ fn of_tests(_: &scenario::World, words: &[&str]) -> Option<String> {
 
 fn answer(report: &Report, notes: Vec<String>, args: &PlanArgs) -> anyhow::Result<Answer> {
     Ok(Answer {
-        text: formatted(report, args.output, |wide| report.text(wide))?,
+        text: of_objects(report, args.output, &report.objects(), |wide| report.text(wide))?,
         notes,
         verdict: report.verdict(),
     })

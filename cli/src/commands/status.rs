@@ -15,7 +15,7 @@ use super::{
     source::{Source, read, read_listed},
 };
 use crate::{
-    answer::{Answer, formatted},
+    answer::{Answer, ListFormat, formatted, names, of_objects},
     args::{DiagnoseArgs, StatusArgs},
     cluster::{Access, Reach},
     colour::{coloured, is_wanted},
@@ -32,12 +32,14 @@ const KINDS: [Kind; 4] = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::Loca
 
 pub(super) async fn run(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answer> {
     if args.watch {
-        let for_people = args.output.is_none_or(|format| !format.is_for_programs());
         ensure!(
-            for_people,
+            matches!(args.output, None | Some(ListFormat::Wide)),
             "--watch is for people: leave -o away, or write -o wide"
         );
         watch(&reach.connect().await?, args).await?;
+    }
+    if args.output == Some(ListFormat::Name) {
+        return names_of_locations(reach, args).await;
     }
     let (report, notes) = if args.filename.is_empty() {
         look(&reach.connect().await?, args).await?
@@ -46,27 +48,52 @@ pub(super) async fn run(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answ
         (report(&source.objects, &source.answers, None), Vec::new())
     };
     Ok(Answer {
-        text: formatted(&report, args.output, |wide| report.text(wide))?,
+        text: formatted(&report, args.output.and_then(ListFormat::format), |wide| {
+            report.text(wide)
+        })?,
         notes,
         verdict: verdict(&report.findings),
     })
 }
 
+/// Returns the locations by their names. No agent is asked for that, and nothing is judged.
+async fn names_of_locations(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answer> {
+    let kinds = [Kind::Location, Kind::LocationSlice];
+    let source = read_listed(reach, &args.filename, &kinds).await?;
+    let selected = match &source.access {
+        Some(access) => selected(access, args).await?,
+        None => None,
+    };
+    let report = report(&source.objects, &source.answers, selected.as_deref());
+    let locations = report
+        .locations
+        .iter()
+        .map(|row| format!("location {}", row.name));
+    Ok(Answer {
+        text: names(&locations.collect::<Vec<_>>()),
+        notes: source.unlisted.iter().map(ToString::to_string).collect(),
+        ..Answer::default()
+    })
+}
+
 async fn look(access: &Access, args: &StatusArgs) -> anyhow::Result<(Report, Vec<String>)> {
     let (objects, unlisted) = access.listed(&KINDS).await?;
-    let selected = match &args.selector {
-        None => None,
-        Some(selector) => {
-            let found = access.list(&Kind::Location.path(), Some(selector)).await;
-            let found = found.with_context(|| format!("-l {selector}"))?;
-            Some(found.iter().filter_map(name).collect::<Vec<_>>())
-        }
-    };
+    let selected = selected(access, args).await?;
     let nodes = asked(&objects.published()).into_iter().collect();
     let ((answers, unasked), operator) = tokio::join!(ask(access, &nodes), operator(access));
     let mut report = report(&objects, &answers, selected.as_deref());
     let notes = add(operator, unasked, &unlisted, &mut report.findings);
     Ok((report, notes))
+}
+
+/// Returns the Locations that are to be shown; `None`: all.
+async fn selected(access: &Access, args: &StatusArgs) -> anyhow::Result<Option<Vec<String>>> {
+    let Some(selector) = &args.selector else {
+        return Ok(None);
+    };
+    let found = access.list(&Kind::Location.path(), Some(selector)).await;
+    let found = found.with_context(|| format!("-l {selector}"))?;
+    Ok(Some(found.iter().filter_map(name).collect()))
 }
 
 /// Returns what is wrong with the operator; an error is for those who may not read its Deployment.
@@ -178,10 +205,16 @@ pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Resu
         bundle::write(path, access.as_ref(), objects, &answers, &found, &mut notes).await?;
     }
     Ok(Answer {
-        text: formatted(&found, args.output, |wide| said(&found, wide))?,
+        text: of_objects(&found, args.output, &objects_of(&found), |wide| {
+            said(&found, wide)
+        })?,
         notes,
         verdict: verdict(&found),
     })
+}
+
+fn objects_of(found: &[Finding]) -> Vec<String> {
+    found.iter().map(|finding| finding.object.clone()).collect()
 }
 
 /// Returns whether an object is one of these locations or nodes, or of all.

@@ -119,3 +119,38 @@ async fn what_cannot_be_read_is_an_error_that_names_the_file() {
         "{broken:#}"
     );
 }
+
+#[tokio::test]
+async fn names_are_written_as_kubectl_takes_them() {
+    let of = async |command: &str, case: &str| {
+        let folder = here().join("cases").join(case);
+        let words = [command, "-o", "name", "-f", folder.to_str().unwrap()];
+        answer(&words.map(str::to_owned)).await.unwrap()
+    };
+    let status = of("status", "status-broken").await;
+    assert!(
+        status.text.starts_with("location.spanwire.dev/a\n"),
+        "{}",
+        status.text
+    );
+    assert_eq!(status.verdict, Verdict::Clean, "a list of names judges nothing");
+    let diagnose = of("diagnose", "diagnose-broken").await;
+    assert!(
+        diagnose.text.contains("meshnode.spanwire.dev/"),
+        "{}",
+        diagnose.text
+    );
+    assert_eq!(diagnose.verdict, Verdict::Errors);
+    let plan = of("plan", "plan-three-locations").await;
+    let lines: Vec<&str> = plan.text.lines().collect();
+    let expected = [
+        "location.spanwire.dev/a",
+        "location.spanwire.dev/b",
+        "location.spanwire.dev/c",
+    ];
+    assert_eq!(lines[..3], expected, "{}", plan.text);
+    for answer in [&status, &diagnose, &plan] {
+        let plain = |line: &str| line.split('/').count() == 2 && !line.contains(' ');
+        assert!(answer.text.lines().all(plain), "{}", answer.text);
+    }
+}

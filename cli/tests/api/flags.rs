@@ -137,6 +137,21 @@ async fn locations_are_selected_by_labels_and_the_cluster_by_its_context() {
     };
     let b = || vec!["b".to_owned()];
     assert_eq!(names("tier=edge"), (b(), b()));
+    let listed = |words: &[&str]| cli(&server.kubeconfig, folder.path(), words);
+    let one = "location.spanwire.dev/b\n".to_owned();
+    assert_eq!(
+        listed(&["status", "-l", "tier=edge", "-o", "name"]),
+        (0, one.clone())
+    );
+    assert_eq!(
+        listed(&["status", "-o", "name"]),
+        (0, format!("location.spanwire.dev/a\n{one}"))
+    );
+    let (code, said) = listed(&["status", "--watch", "-o", "name"]);
+    assert!(
+        code == 1 && said.contains("--watch is for people"),
+        "{code} {said}"
+    );
     assert_eq!(names("tier!=edge"), (vec!["a".to_owned()], vec!["a".to_owned()]));
 
     let text = fs::read_to_string(&server.kubeconfig).unwrap();

@@ -232,6 +232,13 @@ fn plans(run: &dyn Fn(&[&str]) -> (i32, String), folder: &Path) {
         code == 5 && said.contains("location a   cidrs   -     172.20.0.0/24"),
         "{code} {said}"
     );
+    assert_eq!(
+        run(&["plan", "-f", file, "--diff", "-o", "name"])
+            .1
+            .lines()
+            .last(),
+        Some("location.spanwire.dev/a")
+    );
     std::fs::write(file, other.replace("172.20.0.0/24", "10.244.1.0/24")).unwrap();
     let (code, said) = run(&["plan", "-f", file, "--diff"]);
     assert!(

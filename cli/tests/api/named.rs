@@ -58,7 +58,7 @@ async fn shop(server: &Server) {
 /// Writes a kubeconfig whose context has this namespace.
 fn with_namespace(kubeconfig: &Path, folder: &Path, namespace: &str) -> std::path::PathBuf {
     let text = std::fs::read_to_string(kubeconfig).unwrap();
-    let mut config: Value = serde_saphyr::from_str(&text).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
     config["contexts"][0]["context"]["namespace"] = json!(namespace);
     let path = folder.join("with-namespace");
     std::fs::write(&path, config.to_string()).unwrap();
