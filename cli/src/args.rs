@@ -235,7 +235,7 @@ pub struct PlanArgs {
 /// The arguments of `status`.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub struct StatusArgs {
-    /// Show it again every two seconds, in place
+    /// Show it again every two seconds; on a terminal in place, as much as fits, and with -o wide all of it, one block after another
     #[arg(short, long, conflicts_with = "filename")]
     pub watch: bool,
     /// Read files instead of the cluster, as `plan` does; what agents measure is what a bundle has of it

@@ -22,7 +22,7 @@ use crate::{
 
 mod said;
 
-pub use said::said;
+pub use said::{entries, said};
 
 /// The version of this program.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -149,6 +149,8 @@ impl Map {
     ) -> &Shown {
         let mesh = objects.published();
         let mut report = report(objects, answers, None);
+        // The others are not asked: a page for each of many locations asks often.
+        report.keep_first_leaders();
         self.compare(&mut report, since);
         self.shown.enter(Part::Mesh, &view(&mesh, &report));
         let links: Vec<Link> = links(&mesh, &report);

@@ -1,11 +1,15 @@
 //! The mesh on one screen.
 
+mod screen;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use spanwire_cluster::observed::Observed;
 use spanwire_crds::{Location, LocationStatus, Peer};
-use spanwire_topology::{LeaderRole, Mesh};
+use spanwire_topology::{LeaderRole, Location as InMesh, Mesh, NodeName};
+
+pub use self::screen::Size;
 
 use crate::{
     figures::{Figures, TunnelFigures},
@@ -22,7 +26,7 @@ pub struct Report {
     pub generation: u64,
     /// The locations.
     pub locations: Vec<LocationRow>,
-    /// From each location with a leader to each other one.
+    /// From each location to each other one, by each of its active leaders: by location, and then by leader as published.
     pub links: Vec<LinkRow>,
     /// The Peers.
     pub peers: Vec<PeerRow>,
@@ -52,7 +56,7 @@ pub struct LocationRow {
     pub ready: String,
 }
 
-/// The way from one location to another, as its first active leader measures it. What is not known is left out.
+/// The way from one location to another, as an active leader of it measures it. What is not known is left out.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkRow {
@@ -165,9 +169,9 @@ fn location_row(name: &str, status: &LocationStatus, mesh: &Mesh) -> LocationRow
     }
 }
 
-/// Returns the leaders whose agents are asked: the first active one of each location.
+/// Returns the first active leader of each location.
 #[must_use]
-pub fn asked(mesh: &Mesh) -> Vec<String> {
+pub fn first_leaders(mesh: &Mesh) -> Vec<String> {
     let firsts = mesh
         .locations
         .values()
@@ -175,22 +179,31 @@ pub fn asked(mesh: &Mesh) -> Vec<String> {
     firsts.map(ToString::to_string).collect()
 }
 
+/// Returns all active leaders.
+#[must_use]
+pub fn active_leaders(mesh: &Mesh) -> Vec<String> {
+    let all = mesh.locations.values().flat_map(InMesh::active);
+    all.map(ToString::to_string).collect()
+}
+
 fn links(mesh: &Mesh, answers: &Answers) -> Vec<LinkRow> {
     let mut rows = Vec::new();
+    let figures = |leader: &NodeName| answers.get(leader.as_str())?.as_ref().ok();
     for (from, location) in &mesh.locations {
-        let Some(leader) = location.active().next() else {
-            continue;
-        };
-        let figures = answers
-            .get(leader.as_str())
-            .and_then(|answer| answer.as_ref().ok());
+        let leaders: Vec<_> = location
+            .active()
+            .map(|leader| (leader, figures(leader)))
+            .collect();
         for (to, far) in mesh
             .locations
             .iter()
             .filter(|(to, far)| *to != from && !far.leaders.is_empty())
         {
             let order: Vec<String> = far.leaders.iter().map(|leader| leader.node.to_string()).collect();
-            rows.push(link(from.as_str(), to.as_str(), leader.as_str(), figures, &order));
+            let by = |(leader, figures): &(&NodeName, Option<&Figures>)| {
+                link(from.as_str(), to.as_str(), leader.as_str(), *figures, &order)
+            };
+            rows.extend(leaders.iter().map(by));
         }
     }
     rows
@@ -221,6 +234,12 @@ fn link(from: &str, to: &str, leader: &str, figures: Option<&Figures>, order: &[
 }
 
 impl Report {
+    /// Leaves of the links from one location to another the one that its first active leader measures.
+    pub fn keep_first_leaders(&mut self) {
+        self.links
+            .dedup_by(|row, first| (&row.from, &row.to) == (&first.from, &first.to));
+    }
+
     /// Enters how much went over each link since the report before, so many seconds ago.
     pub fn compare(&mut self, before: &Self, seconds: f64) {
         for link in &mut self.links {
@@ -239,55 +258,68 @@ impl Report {
     /// Returns the report for people.
     #[must_use]
     pub fn text(&self, wide: bool) -> String {
-        let dash = || "-".to_owned();
-        let locations = self.locations.iter().map(|row| {
-            vec![
-                row.name.clone(),
-                few(&row.leaders),
-                few(&row.standby),
-                row.nodes.to_string(),
-                format!("{} of {}", row.established, row.others),
-                row.endpoint.clone().unwrap_or_else(dash),
-                row.ready.clone(),
-            ]
-        });
-        let heading = [
-            "LOCATION",
-            "LEADERS",
-            "STANDBY",
-            "NODES",
-            "ESTABLISHED",
-            "ENDPOINT",
-            "READY",
+        let mut parts = vec![
+            of_locations(&self.locations.iter().collect::<Vec<_>>()),
+            of_links(&self.links.iter().collect::<Vec<_>>()),
+            of_peers(&self.peers.iter().collect::<Vec<_>>()),
+            said(&self.findings, wide),
         ];
-        let mut parts = vec![table(&heading, &locations.collect::<Vec<_>>())];
-        let rates = self.links.iter().any(|link| link.receiving.is_some());
-        let heading = [
-            "FROM",
-            "TO",
-            "BY",
-            "LINK",
-            "HANDSHAKE",
-            "RTT",
-            "LOSS",
-            if rates { "IN/S" } else { "IN" },
-            if rates { "OUT/S" } else { "OUT" },
-            "FAILOVERS",
-        ];
-        let links: Vec<_> = self.links.iter().map(|link| cells(link, rates)).collect();
-        parts.push(table(&heading, &links));
-        let peers = self.peers.iter().map(|row| {
-            let home = row.home.clone().unwrap_or_else(dash);
-            vec![row.name.clone(), home, row.ready.clone()]
-        });
-        parts.push(table(&["PEER", "HOME", "READY"], &peers.collect::<Vec<_>>()));
-        parts.push(said(&self.findings, wide));
         if self.locations.is_empty() {
             parts.insert(0, "There is no location.\n".to_owned());
         }
         parts.retain(|part| !part.is_empty());
         parts.join("\n")
     }
+}
+
+fn of_locations(rows: &[&LocationRow]) -> String {
+    let heading = [
+        "LOCATION",
+        "LEADERS",
+        "STANDBY",
+        "NODES",
+        "ESTABLISHED",
+        "ENDPOINT",
+        "READY",
+    ];
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.name.clone(),
+            few(&row.leaders),
+            few(&row.standby),
+            row.nodes.to_string(),
+            format!("{} of {}", row.established, row.others),
+            row.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
+            row.ready.clone(),
+        ]
+    });
+    table(&heading, &cells.collect::<Vec<_>>())
+}
+
+fn of_links(rows: &[&LinkRow]) -> String {
+    let rates = rows.iter().any(|link| link.receiving.is_some());
+    let heading = [
+        "FROM",
+        "TO",
+        "BY",
+        "LINK",
+        "HANDSHAKE",
+        "RTT",
+        "LOSS",
+        if rates { "IN/S" } else { "IN" },
+        if rates { "OUT/S" } else { "OUT" },
+        "FAILOVERS",
+    ];
+    let cells: Vec<_> = rows.iter().map(|link| cells(link, rates)).collect();
+    table(&heading, &cells)
+}
+
+fn of_peers(rows: &[&PeerRow]) -> String {
+    let cells = rows.iter().map(|row| {
+        let home = row.home.clone().unwrap_or_else(|| "-".to_owned());
+        vec![row.name.clone(), home, row.ready.clone()]
+    });
+    table(&["PEER", "HOME", "READY"], &cells.collect::<Vec<_>>())
 }
 
 fn cells(link: &LinkRow, rates: bool) -> Vec<String> {

@@ -33,7 +33,7 @@ use crate::{
     findings::Answers,
     map::{Map, Shown},
     objects::Objects,
-    status::asked,
+    status::first_leaders,
 };
 
 /// How often an agent is asked; more seldom where there are many.
@@ -184,7 +184,9 @@ impl Gathering {
     fn ask(&mut self) {
         let nodes: BTreeSet<String> = {
             let published = self.published.borrow_and_update();
-            asked(&published.objects.published()).into_iter().collect()
+            first_leaders(&published.objects.published())
+                .into_iter()
+                .collect()
         };
         self.agents.retain(|node, _| nodes.contains(node));
         self.answers.retain(|node, _| nodes.contains(node));

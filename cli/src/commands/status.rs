@@ -1,10 +1,8 @@
 //! `status` and `diagnose`.
 
-use std::{
-    collections::BTreeSet,
-    io::{IsTerminal as _, Write as _},
-    time::{Duration, Instant},
-};
+mod watch;
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -18,14 +16,10 @@ use crate::{
     answer::{Answer, ListFormat, formatted, names, of_objects},
     args::{DiagnoseArgs, StatusArgs},
     cluster::{Access, Reach},
-    colour::{coloured, is_wanted},
     findings::{Finding, findings, of_no_agents, of_operator, of_unlisted, said, verdict},
     objects::{Kind, Unlisted},
-    status::{Report, asked, report},
+    status::{Report, active_leaders, report},
 };
-
-/// How often `--watch` looks.
-const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is read for both; Nodes are not.
 const KINDS: [Kind; 4] = [Kind::Location, Kind::Peer, Kind::MeshNode, Kind::LocationSlice];
@@ -36,7 +30,8 @@ pub(super) async fn run(reach: &Reach, args: &StatusArgs) -> anyhow::Result<Answ
             matches!(args.output, None | Some(ListFormat::Wide)),
             "--watch is for people: leave -o away, or write -o wide"
         );
-        watch(&reach.connect().await?, args).await?;
+        watch::watch(&reach.connect().await?, args).await?;
+        return Ok(Answer::default());
     }
     if args.output == Some(ListFormat::Name) {
         return names_of_locations(reach, args).await;
@@ -79,7 +74,7 @@ async fn names_of_locations(reach: &Reach, args: &StatusArgs) -> anyhow::Result<
 async fn look(access: &Access, args: &StatusArgs) -> anyhow::Result<(Report, Vec<String>)> {
     let (objects, unlisted) = access.listed(&KINDS).await?;
     let selected = selected(access, args).await?;
-    let nodes = asked(&objects.published()).into_iter().collect();
+    let nodes = active_leaders(&objects.published()).into_iter().collect();
     let ((answers, unasked), operator) = tokio::join!(ask(access, &nodes), operator(access));
     let mut report = report(&objects, &answers, selected.as_deref());
     let notes = add(operator, unasked, &unlisted, &mut report.findings);
@@ -123,42 +118,6 @@ fn add(
 
 fn name(object: &Value) -> Option<String> {
     object["metadata"]["name"].as_str().map(str::to_owned)
-}
-
-/// Shows it again and again in place, until it is interrupted or nothing reads it.
-async fn watch(access: &Access, args: &StatusArgs) -> anyhow::Result<()> {
-    let colours = is_wanted(
-        std::io::stdout().is_terminal(),
-        std::env::var_os("NO_COLOR").as_deref(),
-    );
-    let mut before: Option<(Instant, Report)> = None;
-    loop {
-        let now = Instant::now();
-        let shown = match look(access, args).await {
-            Ok((mut report, notes)) => {
-                if let Some((then, before)) = &before {
-                    report.compare(before, (now - *then).as_secs_f64());
-                }
-                let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
-                let text = report.text(args.output.is_some()) + &notes;
-                before = Some((now, report));
-                text
-            }
-            // An API server that is away comes back.
-            Err(error) => format!("error: {error:#}\n"),
-        };
-        let mut screen = String::from("\x1b[H");
-        let shown = if colours { coloured(&shown) } else { shown };
-        for line in shown.lines() {
-            // Each line takes the place of the one that was there.
-            screen += line;
-            screen += "\x1b[K\n";
-        }
-        screen += "\x1b[J";
-        let mut out = std::io::stdout();
-        out.write_all(screen.as_bytes()).and_then(|()| out.flush())?;
-        tokio::time::sleep(INTERVAL).await;
-    }
 }
 
 pub(super) async fn diagnose(reach: &Reach, args: &DiagnoseArgs) -> anyhow::Result<Answer> {

@@ -11,8 +11,17 @@ const FEW: usize = 6;
 /// found of several objects of a kind is said once, with the next command for the first of them.
 #[must_use]
 pub fn said(findings: &[Finding], wide: bool) -> String {
-    let mut text = String::new();
-    for Group { first, names } in groups(findings) {
+    let mut text = entries(findings, wide).concat();
+    if findings.iter().all(|finding| finding.severity == Severity::Note) {
+        text += "Nothing is wrong.\n";
+    }
+    text
+}
+
+/// Returns the same, each with its lines, without the one that says that nothing is wrong.
+#[must_use]
+pub fn entries(findings: &[Finding], wide: bool) -> Vec<String> {
+    let entry = |Group { first, names }| {
         let mark = match first.severity {
             Severity::Error => "ERROR",
             Severity::Warning => "WARNING",
@@ -28,15 +37,14 @@ pub fn said(findings: &[Finding], wide: bool) -> String {
             next,
             ..
         } = first;
-        text += &format!("{mark}: {object}: {reason}\n  {evidence}\n  next: {next}\n");
-        if wide {
-            text += &format!("  see:  {}\n", first.page);
-        }
-    }
-    if findings.iter().all(|finding| finding.severity == Severity::Note) {
-        text += "Nothing is wrong.\n";
-    }
-    text
+        let page = if wide {
+            format!("  see:  {}\n", first.page)
+        } else {
+            String::new()
+        };
+        format!("{mark}: {object}: {reason}\n  {evidence}\n  next: {next}\n{page}")
+    };
+    groups(findings).into_iter().map(entry).collect()
 }
 
 /// Findings that differ in nothing but the object.

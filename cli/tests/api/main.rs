@@ -22,6 +22,7 @@ mod peers;
 mod rights;
 mod services;
 mod status;
+mod watch;
 
 use std::{path::Path, thread};
 
