@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use serde_json::Value;
 use spanwire_cluster::observed::Observed;
@@ -138,6 +139,10 @@ pub struct Row {
     pub accepted: String,
     /// The status of its condition Ready.
     pub ready: String,
+    /// The locations that are connected with it, as its status has them.
+    pub connected_to: Vec<String>,
+    /// When its last handshake was, as its status has it: as it was when that changed.
+    pub last_handshake: Option<String>,
     /// How many seconds ago the last handshake with it was, the latest of the leaders that it is attached to.
     pub handshake_seconds: Option<u64>,
     /// Where that leader heard it last.
@@ -201,6 +206,7 @@ pub fn rows(objects: &Objects, answers: &Answers) -> Vec<Row> {
             condition.map_or_else(|| "Unknown".to_owned(), |condition| condition.status.clone())
         };
         let (accepted, ready) = (of("Accepted"), of("Ready"));
+        let last_handshake = status.last_handshake.map(|Time(time)| time.to_string());
         let decided = status.accepted.unwrap_or_default();
         let of_leader = |location: &String| {
             let figures = answers.get(&leader(&mesh, location)?)?.as_ref().ok()?;
@@ -216,6 +222,8 @@ pub fn rows(objects: &Objects, answers: &Answers) -> Vec<Row> {
             public_key: peer.spec.public_key,
             accepted,
             ready,
+            connected_to: status.connected_to,
+            last_handshake,
             handshake_seconds: None,
             heard_at: None,
             never: None,
@@ -242,6 +250,7 @@ pub fn text(rows: &[Row], wide: bool) -> String {
             joined(&row.allowed_ips),
             row.accepted.clone(),
             row.ready.clone(),
+            joined(&row.connected_to),
             row.handshake(),
             dash(&row.heard_at),
         ];
@@ -257,6 +266,7 @@ pub fn text(rows: &[Row], wide: bool) -> String {
         "ALLOWED IPS",
         "ACCEPTED",
         "READY",
+        "CONNECTED TO",
         "HANDSHAKE",
         "HEARD AT",
     ];

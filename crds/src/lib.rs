@@ -26,12 +26,13 @@ pub mod translate;
 
 pub use location::{Hop, Leaders, Location, LocationSpec, LocationStatus, Mode};
 pub use mesh_node::{
-    AvoidedLeader, Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus, SilentMember,
-    UnkeyedPeer,
+    AttachedPeer, AvoidedLeader, Backend, HopInUse, HopReason, Link, MeshNode, MeshNodeSpec, MeshNodeStatus,
+    SilentMember, UnkeyedPeer,
 };
 pub use peer::{AcceptedPeer, Peer, PeerSpec, PeerStatus, PresharedKeySecretRef};
 pub use problem::FieldProblem;
 pub use schema::{
-    LONGEST_CAUSE, MOST_AVOIDED_LEADERS, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, definitions, files,
+    LONGEST_CAUSE, MOST_ATTACHED_PEERS, MOST_AVOIDED_LEADERS, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS,
+    definitions, files,
 };
 pub use slice::{Head, LocationSlice, LocationSliceSpec, Role, SliceLeader, SliceMember, SliceSettings};

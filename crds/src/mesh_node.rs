@@ -1,6 +1,6 @@
 //! The MeshNode: what the operator tells one agent, and what that agent reports.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,10 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::unkeyed_peers")]
     pub unkeyed_peers: Vec<UnkeyedPeer>,
+    /// Of a leader: the Peers attached to it with which it has had a handshake, and whether they are connected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::attached_peers")]
+    pub attached_peers: Vec<AttachedPeer>,
     /// Of a leader: the nodes of its location that have not answered it for some seconds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::silent_members")]
@@ -135,6 +139,21 @@ pub struct UnkeyedPeer {
     /// Why, and what would help.
     #[schemars(length(max = schema::LONGEST_CAUSE))]
     pub cause: String,
+}
+
+/// A Peer that a leader has a tunnel to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachedPeer {
+    /// The Peer.
+    #[schemars(length(max = 253))]
+    pub peer: String,
+    /// It is connected: from a handshake on, until there has been none for a quarter of an hour. WireGuard makes one every two minutes
+    /// while packets go, those of a keepalive too. A Peer to which neither side sends keepalives looks like one that is gone
+    /// while it has nothing to say; one that comes and goes is taken for connected longer each time, up to four hours.
+    pub connected: bool,
+    /// When its last handshake was, as it was when `connected` changed. It is not written again at each handshake.
+    pub last_handshake: Time,
 }
 
 /// A node of its location that a leader does not reach.

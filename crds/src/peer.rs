@@ -1,6 +1,6 @@
 //! The Peer: a WireGuard party outside the cluster.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,7 @@ use crate::schema;
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
+    printcolumn(name = "Connected", type_ = "string", json_path = ".status.connectedTo"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -83,6 +84,16 @@ pub struct PeerStatus {
     /// What of the spec stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted: Option<AcceptedPeer>,
+    /// The locations whose first active leader is connected with it, as that leader reports: from a handshake on, until there has been none
+    /// for a quarter of an hour. A Peer to which neither side sends keepalives looks like one that is gone while it has nothing to
+    /// say; one that comes and goes is taken for connected longer each time, up to four hours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(max = 63)))]
+    pub connected_to: Vec<String>,
+    /// When the last handshake was, as it was when that changed. It is not written again at each handshake; `kubectl spanwire peer list`
+    /// asks the leaders for the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handshake: Option<Time>,
     /// Accepted, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

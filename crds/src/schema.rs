@@ -18,6 +18,9 @@ use crate::{Location, LocationSlice, MeshNode, Peer, conditions::LONGEST_MESSAGE
 /// How many Peers without their preshared key a MeshNode names at most.
 pub const MOST_UNKEYED_PEERS: usize = 256;
 
+/// How many Peers that are attached to a leader its MeshNode names at most.
+pub const MOST_ATTACHED_PEERS: usize = 512;
+
 /// How many nodes that a leader does not reach its MeshNode names at most.
 pub const MOST_SILENT_MEMBERS: usize = 64;
 
@@ -292,6 +295,17 @@ pub(crate) fn unkeyed_peers(generator: &mut SchemaGenerator) -> Schema {
         "type": "array",
         "maxItems": MOST_UNKEYED_PEERS,
         "items": generator.subschema_for::<crate::UnkeyedPeer>(),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["peer"],
+    })
+}
+
+/// Returns the schema of the Peers that a leader has tunnels to: a map from the Peer.
+pub(crate) fn attached_peers(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": MOST_ATTACHED_PEERS,
+        "items": generator.subschema_for::<crate::AttachedPeer>(),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["peer"],
     })

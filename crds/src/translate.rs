@@ -20,7 +20,7 @@ pub use node::{
     CONTROL_PLANE, Node, NodeAddress, NodeCondition, NodeInfo, NodeOptions, NodeSpec, NodeStatus, boot, node,
 };
 pub use peer::peer;
-pub use report::{Avoided, Report, report};
+pub use report::{Attached, Avoided, Report, report};
 use spanwire_topology::{Created, Keepalive};
 
 use crate::FieldProblem;

@@ -1,6 +1,7 @@
 //! The liveness of peers and of the locations behind them.
 
 mod assignment;
+mod attached;
 mod backoff;
 #[cfg(test)]
 mod chance;
@@ -13,6 +14,7 @@ mod sessions;
 mod stimulus;
 
 pub use assignment::Assignment;
+pub use attached::{Attached, AttachedPeers};
 pub use connectivity::Connectivity;
 pub use detector::{Detector, Round, Standing, THRESHOLD};
 pub use judge::{Judgement, Subject, Trust};

@@ -1,5 +1,6 @@
 //! The state of a node: everything observed, and what follows from it.
 
+mod attached;
 mod avoided;
 mod counting;
 mod planning;
@@ -34,7 +35,7 @@ use crate::{
     endpoints::Endpoints,
     enforcement::Enforcement,
     fights::{Fights, Repaired, Subject, subjects},
-    liveness::{Assignment, Connectivity, Missing, Sessions, Stimulus},
+    liveness::{Assignment, AttachedPeers, Connectivity, Missing, Sessions, Stimulus},
     preshared::PresharedKeys,
     snapshot::Snapshot,
     target::{DeviceReading, Outcome, Survey, Target},
@@ -70,6 +71,7 @@ pub struct NodeState {
     preshared: PresharedKeys,
     connectivity: Connectivity,
     missing: Missing,
+    attached: AttachedPeers,
     enforcement: Enforcement,
     fights: Fights,
     /// The priority of the rule that looks up Spanwire's table, as it was last given to the reconciler.
@@ -125,6 +127,7 @@ impl NodeState {
             preshared: PresharedKeys::default(),
             connectivity: Connectivity::default(),
             missing: Missing::default(),
+            attached: AttachedPeers::default(),
             enforcement: Enforcement::new(enforced),
             fights: Fights::default(),
             place: None,
@@ -231,6 +234,7 @@ impl NodeState {
         self.endpoints.handle_stats(&peers, now);
         self.connectivity.handle_sessions(&self.sessions, now);
         self.missing.handle_sessions(&self.sessions, now);
+        self.attached.handle_sessions(&self.sessions, &peers, now);
         self.peers = peers;
         if self.unconnected() != self.assignment().unconnected {
             self.assignment.take();

@@ -96,14 +96,16 @@ async fn peers_are_listed_with_when_and_where_a_leader_heard_them_last() {
     let folder = tempfile::tempdir().unwrap();
     publish_all(&server, &ALL[..2]).await;
     let (agents, _kubelet) = Agents::start(&server, &["a1", "b1"]).await;
-    for (name, attachments) in [
-        ("both", json!(["a", "b"])),
-        ("never", json!(["a"])),
-        ("unknown", json!(["b"])),
+    for (name, attachments, connected) in [
+        ("both", json!(["a", "b"]), json!(["b"])),
+        ("never", json!(["a"]), json!([])),
+        ("unknown", json!(["b"]), json!([])),
     ] {
         let spec = json!({"publicKey": KEY[0], "allowedIPs": ["192.168.50.0/24"]});
         let accepted = json!({"publicKey": KEY[0], "home": "a", "attachments": attachments});
-        let peer = ours("Peer", name, spec, Some(json!({"accepted": accepted})));
+        let status =
+            json!({"accepted": accepted, "connectedTo": connected, "lastHandshake": "2026-01-01T00:00:00Z"});
+        let peer = ours("Peer", name, spec, Some(status));
         create::<Peer>(&server, peer).await;
     }
     let at = |age: u32, port: u16| {
@@ -131,6 +133,8 @@ async fn peers_are_listed_with_when_and_where_a_leader_heard_them_last() {
             .join(" ")
     };
     assert_eq!(ends("both"), "203.0.113.9:2 ago", "{last}");
+    let both = last.lines().find(|line| line.starts_with("both")).unwrap();
+    assert!(both.contains("Unknown   b              12 s ago"), "{last}");
     assert_eq!(ends("never"), "- never", "{last}");
     assert_eq!(ends("unknown"), "- ?", "{last}");
     agents.silence("a1");
@@ -138,6 +142,8 @@ async fn peers_are_listed_with_when_and_where_a_leader_heard_them_last() {
         let said = run(&["peer", "list", "-o", "json"]).1;
         let rows: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
         let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap().clone();
+        assert_eq!(row("both")["connectedTo"], json!(["b"]));
+        assert_eq!(row("both")["lastHandshake"], "2026-01-01T00:00:00Z");
         row("never")["never"].is_null() && row("both")["handshakeSeconds"] == 12
     });
 }

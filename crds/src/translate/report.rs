@@ -5,12 +5,13 @@ use std::{
     net::IpAddr,
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use spanwire_topology::{Endpoint, LocationName, NodeFact, NodeName, PeerName, PublicKey};
 
 use super::{Fields, Translated};
 use crate::{
-    FieldProblem, MOST_AVOIDED_LEADERS, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS, MeshNodeStatus,
+    FieldProblem, MOST_ATTACHED_PEERS, MOST_AVOIDED_LEADERS, MOST_SILENT_MEMBERS, MOST_UNKEYED_PEERS,
+    MeshNodeStatus,
     conditions::{ConditionType, Reason},
 };
 
@@ -38,6 +39,8 @@ pub struct Report {
     pub lease_refused: Option<String>,
     /// Of a leader: the Peers that it does not talk to for want of their preshared keys, and why; bounded likewise.
     pub unkeyed: BTreeMap<PeerName, String>,
+    /// Of a leader: the Peers with which it has had a handshake; bounded likewise.
+    pub attached: BTreeMap<PeerName, Attached>,
     /// Of a leader: the nodes of its location that do not answer it, and what follows; bounded likewise.
     pub silent: BTreeMap<NodeName, String>,
     /// The leaders that the node does not use.
@@ -53,6 +56,15 @@ pub struct Avoided {
     pub leader: NodeName,
     /// Of a leader of the node's own location: the one at which nothing arrives through it.
     pub towards: Option<LocationName>,
+}
+
+/// What a leader says of a Peer that is attached to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// It is connected.
+    pub connected: bool,
+    /// When its last handshake was, as it was when that changed.
+    pub handshake: Timestamp,
 }
 
 /// Returns what the agent says.
@@ -90,6 +102,19 @@ pub fn report(status: &MeshNodeStatus) -> Translated<Report> {
                 let peer = fields.one("status.unkeyedPeers", &entry.peer)?;
                 // It names the object, and what to do.
                 Some((peer, bounded(&entry.cause, 2 * LONGEST)))
+            })
+            .collect(),
+        attached: status
+            .attached_peers
+            .iter()
+            .take(MOST_ATTACHED_PEERS)
+            .filter_map(|entry| {
+                let peer = fields.one("status.attachedPeers", &entry.peer)?;
+                let attached = Attached {
+                    connected: entry.connected,
+                    handshake: entry.last_handshake.0,
+                };
+                Some((peer, attached))
             })
             .collect(),
         silent: status
@@ -177,6 +202,8 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
     use crate::Link;
 
@@ -207,6 +234,25 @@ mod tests {
         );
         assert!(said[1].1.chars().count() <= 2 * LONGEST + 1);
         assert!(read.problems[0].to_string().starts_with("status.unkeyedPeers"));
+    }
+
+    #[test]
+    fn which_peers_are_connected_is_said_by_name_and_in_bounds() {
+        let attached = |peer: &str| crate::AttachedPeer {
+            peer: peer.to_owned(),
+            connected: true,
+            last_handshake: Time(Timestamp::UNIX_EPOCH),
+        };
+        let mut peers = vec![attached("laptop"), attached("No name")];
+        peers.extend((0..MOST_ATTACHED_PEERS).map(|number| attached(&format!("p{number}"))));
+        let read = report(&MeshNodeStatus {
+            attached_peers: peers,
+            ..MeshNodeStatus::default()
+        });
+        let said = &read.fact.attached;
+        assert!(said[&"laptop".parse::<PeerName>().unwrap()].connected);
+        assert_eq!(said.len(), MOST_ATTACHED_PEERS - 1, "one is no name");
+        assert!(read.problems[0].to_string().starts_with("status.attachedPeers"));
     }
 
     #[test]

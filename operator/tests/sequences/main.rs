@@ -4,6 +4,7 @@
 
 mod addresses;
 mod answers;
+mod attached;
 mod avoided;
 mod blocks;
 mod established;

@@ -56,6 +56,7 @@ impl NodeState {
         self.follow_preshared();
         let leaders: BTreeSet<PublicKey> = self.leaders().into_values().flatten().collect();
         self.missing.handle_plan(&leaders);
+        self.follow_attached();
         self.sessions.handle_leaders(leaders);
         self.connectivity
             .handle_plan(self.leaders_in_use(), self.plan.location.clone());

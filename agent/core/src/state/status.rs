@@ -75,6 +75,7 @@ impl NodeState {
         };
         if !self.retire {
             status.avoided_leaders = self.avoided_leaders();
+            status.attached_peers = self.attached_peers();
             self.describe(&mut status);
         }
         Some(status)

@@ -1,3 +1,4 @@
+mod attached;
 mod avoided;
 mod conditions;
 mod preshared;

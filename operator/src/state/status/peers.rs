@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use spanwire_crds::{
-    PeerStatus,
+    AcceptedPeer, PeerStatus,
     conditions::{ConditionType, Finding, Reason, conditions},
     publication::accepted,
 };
@@ -32,8 +33,23 @@ impl OperatorState {
             ];
             let previous = record.status.clone().unwrap_or_default();
             let generation = record.revision.generation;
+            let accepted = peer.map(accepted);
+            // Of a Peer with another key the last handshake is another one's.
+            let is_same = |before: &AcceptedPeer| {
+                accepted
+                    .as_ref()
+                    .is_some_and(|now| now.public_key == before.public_key)
+            };
+            let before = previous
+                .last_handshake
+                .clone()
+                .filter(|_| previous.accepted.as_ref().is_some_and(is_same));
+            let (connected_to, handshake) = self.heard(name, peer, &decision.mesh, now);
+            let before = before.map(|Time(before)| before);
             let status = PeerStatus {
-                accepted: peer.map(accepted),
+                connected_to,
+                last_handshake: handshake.max(before).map(Time),
+                accepted,
                 conditions: conditions(findings, &previous.conditions, generation, now.wall),
             };
             if record.status.as_ref() != Some(&status) {
@@ -52,6 +68,32 @@ impl OperatorState {
         }
         self.peer_statuses = statuses;
         (followed, rest)
+    }
+
+    /// Returns the locations that are connected with a Peer, and when its last handshake was, as the leaders report that it is attached to.
+    /// What others say of it means nothing, nor does a time that has not come yet.
+    fn heard(
+        &self,
+        name: &PeerName,
+        peer: Option<&Peer>,
+        mesh: &Mesh,
+        now: Now,
+    ) -> (Vec<String>, Option<Timestamp>) {
+        let attachments = peer.into_iter().flat_map(|peer| &peer.attachments);
+        let said = attachments.filter_map(|location| {
+            let leader = mesh.locations.get(location)?.active().next()?;
+            let attached = self.mesh_nodes.get(leader)?.report.attached.get(name)?;
+            Some((location, leader, *attached))
+        });
+        let mut connected = Vec::new();
+        let mut last: Option<Timestamp> = None;
+        for (location, leader, attached) in said {
+            if attached.connected && self.is_alive(leader) {
+                connected.push(location.to_string());
+            }
+            last = last.max(Some(attached.handshake).filter(|handshake| *handshake <= now.wall));
+        }
+        (connected, last)
     }
 
     /// Whether the Peer has its tunnels.

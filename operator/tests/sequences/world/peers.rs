@@ -61,6 +61,10 @@ impl World {
         (found.status.clone(), found.message.clone())
     }
 
+    pub(crate) fn status_of_peer(&self, name: &str) -> &PeerStatus {
+        self.peers[name].status.as_ref().unwrap()
+    }
+
     pub(crate) fn condition_of_peer(&self, name: &str, about: &str) -> &Condition {
         let conditions = &self.peers[name].status.as_ref().unwrap().conditions;
         let mut conditions = conditions.iter();

@@ -7,7 +7,7 @@ use spanwire_topology::SecretKeyRef;
 use super::*;
 use crate::preshared::Unread;
 
-const LAPTOP: PublicKey = PublicKey::new([99; 32]);
+pub(super) const LAPTOP: PublicKey = PublicKey::new([99; 32]);
 
 fn reference() -> SecretKeyRef {
     "keys/laptop".parse().unwrap()
@@ -18,7 +18,7 @@ fn preshared(byte: u8) -> PresharedKey {
 }
 
 /// The mesh with a Peer of location `a` that is reached at an address, with a preshared key or without one.
-fn with_laptop(has_key: bool) -> Snapshot {
+pub(super) fn with_laptop(has_key: bool) -> Snapshot {
     let accepted = AcceptedPeer {
         public_key: LAPTOP.to_string(),
         allowed_ips: vec!["10.99.0.1/32".to_owned()],
