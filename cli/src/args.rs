@@ -8,7 +8,7 @@ use clap::{
 };
 use clap_complete::Shell;
 use spanwire_host::Protocol;
-use spanwire_topology::{Endpoint, LocationName, PeerName, Prefix, PublicKey};
+use spanwire_topology::{Endpoint, LocationName, NodeName, PeerName, Prefix, PublicKey};
 
 use crate::{
     answer::{DataFormat, Format, ListFormat},
@@ -154,7 +154,10 @@ pub enum Command {
   kubectl spanwire showconf node a1 -o wg
 
   # What the machine of a Peer needs, but for its private key
-  kubectl spanwire showconf peer laptop")]
+  kubectl spanwire showconf peer laptop
+
+  # The same where a2 has become the first leader of its location
+  kubectl spanwire showconf peer laptop --leader a2")]
     Showconf(ShowconfArgs),
     /// Adds, lists and removes Peers: WireGuard parties outside the cluster
     #[command(
@@ -386,6 +389,9 @@ pub struct ShowconfArgs {
     pub of: Device,
     /// Its name
     pub name: String,
+    /// Of a Peer: the leader that it is to talk to instead of the first one of its location; can be given more than once
+    #[arg(long, value_name = "NODE")]
+    pub leader: Vec<NodeName>,
     /// How to write it
     #[arg(short, long, default_value = "wg-quick")]
     pub output: ConfigFormat,
@@ -410,6 +416,9 @@ pub enum PeerCommand {
     #[command(after_help = "Examples:
   # A laptop: makes a key pair here, writes laptop.conf
   kubectl spanwire peer add laptop --location a
+
+  # With a file for each leader that may take over, to change to when one has
+  kubectl spanwire peer add laptop --location a --all-leaders
 
   # A phone, which scans what is in the file
   kubectl spanwire peer add phone --qr
@@ -475,6 +484,9 @@ pub struct PeerAdd {
     /// The file for wg-quick, which must not be there yet [default: NAME.conf]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Write a file for each other leader that may take the place of the present one, too: NAME.LEADER/NAME.conf
+    #[arg(long, conflicts_with = "dry_run")]
+    pub all_leaders: bool,
     /// Show what is in the file as a QR code, too, which WireGuard on a phone scans
     #[arg(long, conflicts_with_all = ["public_key", "dry_run"])]
     pub qr: bool,

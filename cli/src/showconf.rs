@@ -11,6 +11,8 @@ use spanwire_topology::{
     Reachability, SecretKeyRef, plan,
 };
 
+use crate::table::joined;
+
 /// How often the machine of a Peer without an endpoint writes to its leaders, which keeps the way through NAT open.
 pub const KEEPALIVE: Keepalive = Keepalive(25);
 
@@ -64,6 +66,22 @@ pub struct Party {
     /// Where the preshared key is that both ends need.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preshared_key_secret_ref: Option<PresharedKeySecretRef>,
+    /// The other leaders of its location, with which a Peer talks instead where one of them becomes the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_leaders: Vec<OtherLeader>,
+}
+
+/// A leader that may take the place of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherLeader {
+    /// Its node.
+    pub name: String,
+    /// Its key.
+    pub public_key: String,
+    /// Where it is reached; `None`: it has to begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
 }
 
 fn party(
@@ -81,6 +99,7 @@ fn party(
         endpoint: endpoint.map(ToString::to_string),
         allowed_ips: allowed.iter().map(ToString::to_string).collect(),
         persistent_keepalive: keepalive.map(|keepalive| keepalive.0),
+        other_leaders: Vec::new(),
     }
 }
 
@@ -229,27 +248,61 @@ fn ways(location: &Location, able: &[(&NodeName, &Member, PublicKey)]) -> Vec<(N
     ways
 }
 
-/// Returns what the machine of a Peer needs: a party for each location that it is attached to.
+/// Returns what the machine of a Peer needs: a party for each location that it is attached to, the first leader of it, or, where one is
+/// among `instead`, that one.
 ///
 /// # Errors
-/// Where there is no such Peer, or no location has a tunnel for it.
-pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
+/// Where there is no such Peer, no location has a tunnel for it, or one of `instead` is no leader of such a location.
+pub fn of_peer(mesh: &Mesh, name: &PeerName, instead: &[NodeName]) -> Result<Config, String> {
     let attachments = attachments(mesh, name)?;
+    let able = || attachments.iter().flat_map(|attachment| &attachment.leaders);
+    if let Some(stranger) = instead
+        .iter()
+        .find(|node| !able().any(|(leader, _)| leader == *node))
+    {
+        return Err(format!(
+            "{stranger} leads no location that the Peer {name} is attached to; leaders of these are {}",
+            joined(able().map(|(leader, _)| leader))
+        ));
+    }
     let peer = mesh.peers.get(name);
     let peer = peer.ok_or_else(|| format!("no Peer {name} is accepted"))?;
     // Behind NAT it is the Peer that has to keep the way open.
     let keepalive = peer.endpoint.is_none().then_some(KEEPALIVE);
-    let of_location = |attachment: Attachment| {
-        let (leader, key) = attachment.leaders.first()?;
-        let way = attachment.ways.first().filter(|(node, _)| node == leader);
-        Some(party(
+    let of_location = |attachment: &Attachment| {
+        let mut leaders = attachment.leaders.iter();
+        let chosen = leaders.clone().find(|(leader, _)| instead.contains(leader));
+        let (leader, key) = chosen.or(leaders.next())?;
+        // What stands in front of a location leads to the one that leads.
+        let front = mesh
+            .locations
+            .get(&attachment.location)?
+            .settings
+            .endpoint
+            .as_ref();
+        let way = |node: &NodeName| {
+            let mut ways = attachment.ways.iter().filter(|(of, _)| of == node);
+            front.or_else(|| ways.next().map(|(_, endpoint)| endpoint))
+        };
+        let others = attachment.leaders.iter().filter(|(other, _)| other != leader);
+        let others = others.map(|(other, key)| OtherLeader {
+            name: other.to_string(),
+            public_key: key.to_string(),
+            endpoint: way(other).map(ToString::to_string),
+        });
+        let other_leaders = others.collect();
+        let party = party(
             format!("leader {}/{leader}", attachment.location),
             *key,
-            way.map(|(_, endpoint)| endpoint),
-            attachment.allowed_ips,
+            way(leader),
+            attachment.allowed_ips.clone(),
             keepalive,
             peer.preshared.as_ref(),
-        ))
+        );
+        Some(Party {
+            other_leaders,
+            ..party
+        })
     };
     Ok(Config {
         // A network is what lies behind it, and no address of its device.
@@ -261,7 +314,7 @@ pub fn of_peer(mesh: &Mesh, name: &PeerName) -> Result<Config, String> {
             .collect(),
         listen_port: peer.endpoint.as_ref().map(|endpoint| endpoint.port),
         public_key: Some(peer.public_key.to_string()),
-        peers: attachments.into_iter().filter_map(of_location).collect(),
+        peers: attachments.iter().filter_map(of_location).collect(),
     })
 }
 
@@ -305,8 +358,38 @@ impl Config {
             if let Some(seconds) = peer.persistent_keepalive {
                 let _ = writeln!(text, "PersistentKeepalive = {seconds}");
             }
+            for OtherLeader {
+                name,
+                public_key,
+                endpoint,
+            } in &peer.other_leaders
+            {
+                let endpoint = endpoint
+                    .as_ref()
+                    .map(|endpoint| format!(", Endpoint = {endpoint}"));
+                let endpoint = endpoint.unwrap_or_default();
+                let _ = writeln!(
+                    text,
+                    "# when {name} leads instead: PublicKey = {public_key}{endpoint}"
+                );
+            }
         }
         text
+    }
+
+    /// Returns the same without the leaders that may take the place of others.
+    #[must_use]
+    pub fn of_present_leaders(mut self) -> Self {
+        for peer in &mut self.peers {
+            peer.other_leaders.clear();
+        }
+        self
+    }
+
+    /// Returns the leaders that may take the place of others.
+    pub fn other_leaders(&self) -> impl Iterator<Item = &str> {
+        let others = self.peers.iter().flat_map(|peer| &peer.other_leaders);
+        others.map(|other| other.name.as_str())
     }
 
     /// Returns the configuration in a format, without a private key.

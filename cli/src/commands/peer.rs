@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 use spanwire_crds::{Peer, PresharedKeySecretRef};
-use spanwire_topology::{PeerName, Prefix, SecretKeyRef};
+use spanwire_topology::{NodeName, PeerName, Prefix, SecretKeyRef};
 use tokio::time::{Instant, sleep};
 
 use super::{live::ask, secret, show, source::read};
@@ -29,7 +29,7 @@ use crate::{
     objects::{Kind, Objects},
     peer::{attached_to, decided, free_address, rows, text},
     qr::picture,
-    showconf::of_peer,
+    showconf::{Config, of_peer},
 };
 
 /// How long the operator is waited for.
@@ -162,12 +162,18 @@ async fn add(reach: &Reach, args: &PeerAdd) -> anyhow::Result<Answer> {
     };
     let private = wanted.pair.as_ref().map(KeyPair::private);
     let keys = [private.as_deref(), preshared.as_deref()];
-    match configuration(&access, &wanted, keys).await {
-        Ok(config) => {
-            write(file, &config)?;
+    match configurations(&access, &wanted, args.all_leaders).await {
+        Ok(configs) => {
+            let text = |config: &Config| config.text(true, keys[0], keys[1]);
+            write(file, &text(&configs.present))?;
             answer.text += &format!("wg-quick up {}\n", shown(&path));
+            for (leader, config) in configs.others {
+                let path = beside(&path, &leader)?;
+                write(create(&path)?, &text(&config))?;
+                answer.text += &format!("when {leader} leads: wg-quick up {}\n", shown(&path));
+            }
             if args.qr {
-                drawn(&config, &mut answer);
+                drawn(&text(&configs.present.of_present_leaders()), &mut answer);
             }
         }
         Err(problem) => {
@@ -262,15 +268,40 @@ impl Wanted {
     }
 }
 
-/// Returns the file for wg-quick, with the private and the preshared key, once the Peer has been accepted.
-async fn configuration(
-    access: &Access,
-    wanted: &Wanted,
-    [private, preshared]: [Option<&str>; 2],
-) -> anyhow::Result<String> {
-    let objects = accepted(access, &wanted.name, &wanted.allowed).await?;
-    let config = of_peer(&objects.published(), &wanted.name).map_err(|problem| anyhow!(problem))?;
-    Ok(config.text(true, private, preshared))
+/// What the machine of a Peer needs.
+struct Configurations {
+    /// With the present leaders.
+    present: Config,
+    /// By each leader that may take the place of one of them, with that one.
+    others: Vec<(NodeName, Config)>,
+}
+
+/// Returns what the machine of the Peer needs, once that has been accepted; of other leaders where that is asked for.
+async fn configurations(access: &Access, wanted: &Wanted, all: bool) -> anyhow::Result<Configurations> {
+    let mesh = accepted(access, &wanted.name, &wanted.allowed).await?.published();
+    let with =
+        |instead: &[NodeName]| of_peer(&mesh, &wanted.name, instead).map_err(|problem| anyhow!(problem));
+    let present = with(&[])?;
+    let others = present.other_leaders().filter(|_| all);
+    let others = others.map(|leader| {
+        let leader: NodeName = leader.parse()?;
+        let config = with(std::slice::from_ref(&leader))?;
+        Ok((leader, config))
+    });
+    Ok(Configurations {
+        others: others.collect::<anyhow::Result<_>>()?,
+        present,
+    })
+}
+
+/// Returns the file for another leader: of the same name, which is that of the device, in a folder of its own.
+fn beside(path: &Path, leader: &NodeName) -> anyhow::Result<PathBuf> {
+    let mut folder = path.with_extension("").into_os_string();
+    folder.push(format!(".{leader}"));
+    let folder = PathBuf::from(folder);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let name = path.file_name();
+    Ok(folder.join(name.with_context(|| format!("{} is no file", path.display()))?))
 }
 
 /// Adds the picture of a configuration that a phone reads.

@@ -1,6 +1,6 @@
 //! `graph` and `showconf`: what is published, and nothing else.
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 
 use super::source::read;
 use crate::{
@@ -25,6 +25,10 @@ pub(super) async fn graph(reach: &Reach, args: &GraphArgs) -> anyhow::Result<Ans
 pub(super) async fn showconf(reach: &Reach, args: &ShowconfArgs) -> anyhow::Result<Answer> {
     let mesh = read(reach, &args.filename, &KINDS).await?.objects.published();
     let name = &args.name;
+    ensure!(
+        args.leader.is_empty() || args.of == Device::Peer,
+        "--leader is for the device of a Peer: a node has one with all others"
+    );
     let bad = |error: &dyn std::fmt::Display| format!("{name:?} {error}");
     let config = match args.of {
         Device::Node => name
@@ -34,7 +38,7 @@ pub(super) async fn showconf(reach: &Reach, args: &ShowconfArgs) -> anyhow::Resu
         Device::Peer => name
             .parse()
             .map_err(|error| bad(&error))
-            .and_then(|peer| of_peer(&mesh, &peer)),
+            .and_then(|peer| of_peer(&mesh, &peer, &args.leader)),
     };
     Ok(Answer {
         text: config

@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use spanwire_crds::Peer;
+use spanwire_crds::{LocationSlice, Peer};
 
 use crate::{
     cli, create, publish,
@@ -134,4 +134,90 @@ async fn a_peer_that_does_not_get_its_addresses_is_no_success_and_the_reason_is_
         code == 4 && said.contains(&format!("the Peer is not served: {taken}")),
         "{code} {said}"
     );
+}
+
+/// Gives the location a another leader, which stands by.
+async fn stand_by(server: &Server) {
+    let slices: Api<LocationSlice> = Api::all(server.client.clone());
+    let head = slices.get("a-head").await.unwrap().spec.head.unwrap();
+    let mut head = json!(head);
+    head["leaders"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"node": "a2", "role": "Standby"}));
+    let members = slices.get("a-m1").await.unwrap().spec.members;
+    let mut members = json!(members);
+    let mut other = members[0].clone();
+    other["node"] = json!("a2");
+    other["addresses"] = json!(["192.168.0.2"]);
+    other["prefixes"] = json!(["10.244.9.0/24"]);
+    other["overlay"] = json!(["10.4.0.9"]);
+    other["publicKey"] = json!(OTHER_KEY);
+    other["endpoints"] = json!(["203.0.113.9:51820"]);
+    members.as_array_mut().unwrap().push(other);
+    for (name, spec) in [
+        ("a-head", json!({"head": head})),
+        ("a-m1", json!({"members": members})),
+    ] {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        slices.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+}
+
+const OTHER_KEY: &str = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_has_a_file_for_each_leader_that_may_take_over() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    publish(&server).await;
+    stand_by(&server).await;
+    let granted = |peer: &Peer| {
+        json!({"accepted": {"publicKey": peer.spec.public_key, "allowedIPs": peer.spec.allowed_ips, "home": "a",
+            "attachments": ["a"]}})
+    };
+    let (code, said, config) = added(
+        &server,
+        folder.path(),
+        &["--all-leaders", "--location", "a"],
+        granted,
+    )
+    .await;
+    assert!(
+        code == 0 && said.contains("wg-quick up ./laptop.conf\n"),
+        "{code} {said}"
+    );
+    assert!(
+        said.contains("when a2 leads: wg-quick up laptop.a2/laptop.conf"),
+        "{said}"
+    );
+    let path = folder.path().join("laptop.a2/laptop.conf");
+    let other = std::fs::read_to_string(&path).unwrap();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    let line = |text: &str, name: &str| {
+        let found = text.lines().find(|line| line.starts_with(name));
+        found.unwrap_or_else(|| panic!("{name}: {text}")).to_owned()
+    };
+    for same in [
+        "PrivateKey = ",
+        "Address = ",
+        "AllowedIPs = ",
+        "PersistentKeepalive = ",
+    ] {
+        assert_eq!(line(&config, same), line(&other, same));
+    }
+    assert_eq!(line(&config, "Endpoint"), "Endpoint = 203.0.113.1:51820");
+    assert_eq!(line(&other, "Endpoint"), "Endpoint = 203.0.113.9:51820");
+    assert_eq!(line(&other, "PublicKey"), format!("PublicKey = {OTHER_KEY}"));
+    let comment = format!("# when a2 leads instead: PublicKey = {OTHER_KEY}, Endpoint = 203.0.113.9:51820");
+    assert_eq!(line(&config, "# when"), comment);
+    assert!(
+        line(&other, "# when").starts_with("# when a1 leads instead: "),
+        "{other}"
+    );
+    // Without the flag there is one file.
+    std::fs::remove_dir_all(folder.path().join("laptop.a2")).unwrap();
+    let (code, ..) = added(&server, folder.path(), &["--location", "a"], granted).await;
+    assert!(code == 0 && !folder.path().join("laptop.a2").exists());
 }
