@@ -186,9 +186,13 @@ impl Figures {
         let answering = self.answering.iter();
         let answering = answering.filter_map(|(of, doubt)| Some((named(of)?, *doubt)));
         reachability.observe_answering(answering.collect());
-        let advice = self.advice.iter();
+        // What a leader that knows groups says counts besides where this one knows none, which its lines do not tell.
+        let alone = |advice: &Advice| advice.draining && advice.groups;
+        let advice = self.advice.iter().filter(|(_, advice)| !alone(advice));
         let advice = advice.filter_map(|(of, advice)| Some((named(of)?, advice.clone())));
         reachability.observe_advice(advice.collect());
+        let draining = self.advice.iter().filter(|(_, advice)| advice.draining);
+        reachability.observe_draining(draining.filter_map(|(of, _)| named(of)).collect());
         let refused = self.refused.iter().filter_map(|location| location.parse().ok());
         reachability.observe_unreached(refused.collect());
         let cut = self.cut.iter().filter_map(|node| node.parse().ok());
@@ -214,16 +218,21 @@ fn doubt(line: &str) -> Option<((String, String), Doubt)> {
     Some((leader(of)?, doubt))
 }
 
-/// `advice of b1 of b: uses a1, a2; takes what others send, too`, where it does not say that it changes nothing.
+/// `advice of b1 of b: uses a1, a2; takes what others send, too; its tunnels are about to end`, of which each part but the first may
+/// be missing, where it does not say that it changes nothing.
 fn advice(line: &str) -> Option<((String, String), Advice)> {
     let (of, said) = line.strip_prefix("advice of ")?.split_once(": uses ")?;
     let of = leader(of).filter(|(_, location)| !location.contains(','))?;
-    let (uses, groups) = match said.split_once(';') {
-        Some((uses, _)) => (uses, true),
-        None => (said, false),
+    let mut parts = said.split("; ");
+    let uses = parts.next().into_iter().flat_map(|uses| uses.split(", "));
+    let uses = uses.filter_map(|node| node.parse().ok()).collect();
+    let more: Vec<&str> = parts.collect();
+    let advice = Advice {
+        uses,
+        groups: more.contains(&"takes what others send, too"),
+        draining: more.contains(&"its tunnels are about to end"),
     };
-    let uses = uses.split(", ").filter_map(|node| node.parse().ok()).collect();
-    Some((of, Advice { uses, groups }))
+    Some((of, advice))
 }
 
 /// `tunnel to b1 of b: last handshake 71 s ago, 123456 bytes received, 234567 sent`
@@ -321,6 +330,7 @@ mod tests {
                      tunnel to b2 of b: last handshake 3 s ago, 7 bytes received, 8 sent\n\
                      not used: b1 of b\nnot used: a2 towards c\nhas come back: b1 of b\nreached by no way: c\nrefused: c\n\
                      advice of b1 of b: uses a1, a2\nadvice of b2 of b: uses none of them; takes what others send, too\n\
+                     advice of b3 of b: uses a1; takes what others send, too; its tunnels are about to end\n\
                      advice of c1 of c, which changes nothing: uses a1\nwhat is this\n";
         let figures = Figures::read("", links);
         let order = ["b1".to_owned(), "b2".to_owned()];
@@ -339,7 +349,15 @@ mod tests {
         );
         let advice = |of: &str| reachability.advice(&name("b"), &leader(of)).unwrap();
         let uses = ["a1", "a2"].map(leader).into();
-        assert_eq!(*advice("b1"), Advice { uses, groups: false });
+        let expected = Advice {
+            uses,
+            ..Advice::default()
+        };
+        assert_eq!(*advice("b1"), expected);
+        assert_eq!(reachability.advice(&name("b"), &leader("b3")), None);
+        assert!(
+            reachability.drains(&name("b"), &leader("b3")) && !reachability.drains(&name("b"), &leader("b1"))
+        );
         assert_eq!((advice("b2").uses.len(), advice("b2").groups), (0, true));
         assert_eq!(reachability.advice(&name("c"), &leader("c1")), None);
         assert!(!reachability.reaches(&name("c")) && reachability.reaches(&name("b")));
