@@ -8,12 +8,13 @@
 //!   these are allocated. Where it stood before, only if it lies where pod networks are allocated anyway: else a node that
 //!   could name its pod network itself would take the addresses of a LAN.
 //! * Addresses of pods that nothing allocated go behind the addresses of nodes: both are what a kubelet says, and a node's own
-//!   is known from the beginning.
+//!   is known from the beginning. So do addresses that a node has borrowed from another's pod network.
 //! * A stale Node object goes behind the living node that has come in its place ([`ClaimRequest::stale`]).
 //!
 //! Networks of one location may nest (a LAN in `cidrs` around its nodes' addresses; the longest match wins). Networks of
-//! two locations, of a location and a Peer, or of two Peers may not overlap. Within one location one network has one
-//! node, and no node has an address in a pod network.
+//! two locations, of a location and a Peer, or of two Peers may not overlap, but for a single address that a node has borrowed
+//! out of a pod network of another node, wherever that is. Within one location one network has one node, and no node has an
+//! address in a pod network.
 //!
 //! All claims are sorted once; a network sorts right before what it contains, so claims that may conflict are
 //! neighbours: a *cluster* is a network that nothing else contains, with all that it contains. A cluster of one location
@@ -85,6 +86,8 @@ pub(crate) struct ClaimRequest<'a> {
     pub(crate) pooled: bool,
     /// It is a pod network that nothing allocated: the kubelet of the node reports the addresses of its pods.
     pub(crate) reported: bool,
+    /// It is an address out of a pod network that another node has, or had.
+    pub(crate) borrowed: bool,
     /// The claimant as an index of the nodes, where it is one.
     pub(crate) place: Option<usize>,
 }
@@ -240,7 +243,8 @@ impl Around {
 fn weigh<'a>(cluster: &[&ClaimRequest<'a>], deny: &mut impl FnMut(&ClaimRequest<'a>, RejectReason)) {
     let mut pods = Outermost::default();
     let mut standing_pods = Outermost::default();
-    let allocated = |request: &&&ClaimRequest<'_>| request.purpose == Purpose::Pods && !request.reported;
+    let goes_last = |request: &ClaimRequest<'_>| request.reported || request.borrowed;
+    let allocated = |request: &&&ClaimRequest<'_>| request.purpose == Purpose::Pods && !goes_last(request);
     for request in cluster.iter().filter(allocated) {
         pods.insert(request);
         if request.standing {
@@ -253,7 +257,7 @@ fn weigh<'a>(cluster: &[&ClaimRequest<'a>], deny: &mut impl FnMut(&ClaimRequest<
         } else {
             &pods
         };
-        request.reported || (request.said() && to.overlapping(request.prefix).next().is_some())
+        goes_last(request) || (request.said() && to.overlapping(request.prefix).next().is_some())
     };
     let mut order: Vec<_> = cluster
         .iter()
@@ -302,13 +306,15 @@ impl<'r, 'a> Outermost<'r, 'a> {
 /// What is granted of a cluster.
 #[derive(Default)]
 struct Granted<'r, 'a> {
-    /// All of it; all that lies inside one network is of its domain.
+    /// All of it; all that lies inside one network is of its domain, but for borrowed addresses, which are judged last.
     all: Outermost<'r, 'a>,
     pods: Outermost<'r, 'a>,
     /// What nodes say of themselves.
     said: Outermost<'r, 'a>,
     /// The networks of members.
     members: BTreeMap<Prefix, &'r ClaimRequest<'a>>,
+    /// The single addresses that are networks of locations.
+    cidrs_of_one: BTreeMap<Prefix, &'r ClaimRequest<'a>>,
 }
 
 impl<'r, 'a> Granted<'r, 'a> {
@@ -320,7 +326,11 @@ impl<'r, 'a> Granted<'r, 'a> {
         let namesake = self.members.get(&request.prefix).copied();
         let namesake = namesake.filter(|other| request.of_member() && other.by != request.by);
         let foreign = |other: &&ClaimRequest<'a>| other.domain != request.domain;
-        if let Some(winner) = namesake.or_else(|| self.all.overlapping(request.prefix).find(foreign)) {
+        let around = match self.is_lent(request) {
+            true => self.cidrs_of_one.get(&request.prefix).copied().filter(foreign),
+            false => self.all.overlapping(request.prefix).find(foreign),
+        };
+        if let Some(winner) = namesake.or(around) {
             return Some(taken(winner));
         }
         if request.said() {
@@ -333,7 +343,16 @@ impl<'r, 'a> Granted<'r, 'a> {
         said.map(taken)
     }
 
+    /// Returns whether it is borrowed out of a pod network of another node. Of what is around that all is of one domain.
+    fn is_lent(&self, request: &ClaimRequest<'a>) -> bool {
+        let lender = self.pods.around(request.prefix).filter(|_| request.borrowed);
+        lender.is_some_and(|lender| !lender.borrowed && lender.by != request.by)
+    }
+
     fn insert(&mut self, request: &'r ClaimRequest<'a>) {
+        if request.purpose == Purpose::Cidr && request.prefix.is_host() {
+            self.cidrs_of_one.insert(request.prefix, request);
+        }
         if request.of_member() {
             self.members.insert(request.prefix, request);
         }

@@ -205,6 +205,8 @@ pub struct NodeFact {
     pub unread: BTreeSet<Field>,
     /// The networks of its pods.
     pub prefixes: BTreeSet<Prefix>,
+    /// Addresses of its pods that lie in none of its own networks: out of one that another node has, or none has any more.
+    pub borrowed: BTreeSet<IpAddr>,
     /// Networks other than pods and nodes that its location reaches, from its annotation. Private ranges only.
     pub cidrs: BTreeSet<Prefix>,
     /// The interval of keepalives of its tunnels, from its annotation.
@@ -275,6 +277,8 @@ impl NodeFact {
     /// The most of them where they are the addresses of pods, joined where that can be: clouds have up to 250 pods on a node,
     /// which may have two addresses each.
     pub const MAX_POD_ADDRESSES: usize = 512;
+    /// The most borrowed addresses of a node that count: the kubelet has up to 250 pods, which may have two addresses each.
+    pub const MAX_BORROWED: usize = 512;
 
     /// Takes over from the fact before what could not be read now. Of a list, what can be read counts beside it, so that a
     /// slip in one network of several takes none of them away.

@@ -192,17 +192,20 @@ struct Held {
     within: Claimant,
     /// Of equal networks in one location only one may be a member's.
     of_member: bool,
+    /// It is a member's for its pods. Another node may have borrowed single addresses of it.
+    of_pods: bool,
 }
 
 fn held(mesh: &Mesh) -> Vec<Held> {
     let mut all = Vec::new();
     for (name, location) in &mesh.locations {
         let within = Claimant::Location(name.clone());
-        let hold = |prefix: Prefix, owner: Claimant, of_member: bool| Held {
+        let hold = |prefix: Prefix, owner: Claimant, of_member: bool, of_pods: bool| Held {
             prefix,
             owner,
             within: within.clone(),
             of_member,
+            of_pods,
         };
         for (node, member) in location.members.iter() {
             let hosts = member
@@ -210,15 +213,17 @@ fn held(mesh: &Mesh) -> Vec<Held> {
                 .iter()
                 .chain(&member.overlay)
                 .map(|address| Prefix::host(*address));
-            let prefixes = hosts.chain(member.prefixes.iter().copied());
-            all.extend(prefixes.map(|prefix| hold(prefix, Claimant::Node(node.clone()), true)));
+            let owner = || Claimant::Node(node.clone());
+            all.extend(hosts.map(|prefix| hold(prefix, owner(), true, false)));
+            let pods = member.prefixes.iter();
+            all.extend(pods.map(|prefix| hold(*prefix, owner(), true, true)));
         }
         all.extend(
             location
                 .settings
                 .cidrs
                 .iter()
-                .map(|cidr| hold(*cidr, within.clone(), false)),
+                .map(|cidr| hold(*cidr, within.clone(), false, false)),
         );
     }
     for (name, peer) in &mesh.peers {
@@ -228,6 +233,7 @@ fn held(mesh: &Mesh) -> Vec<Held> {
             owner: owner.clone(),
             within: owner.clone(),
             of_member: false,
+            of_pods: false,
         }));
     }
     all.sort_by_key(|held| held.prefix);
@@ -249,9 +255,15 @@ fn networks(mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) {
             let twice = outer.prefix == inner.prefix && outer.of_member && inner.of_member;
             twice && outer.owner != inner.owner
         };
-        let clash = around
-            .iter()
-            .find(|outer| outer.within != inner.within || shared(outer));
+        let lends =
+            |outer: &&&Held| outer.of_pods && outer.owner != inner.owner && outer.prefix != inner.prefix;
+        let is_borrowed = inner.of_pods && inner.prefix.is_host();
+        let lender = around.iter().find(lends).filter(|_| is_borrowed);
+        let apart = |outer: &Held| {
+            let is_of = |other: &Held| outer.within == other.within && outer.prefix != inner.prefix;
+            outer.within != inner.within && !lender.is_some_and(|lender| is_of(lender))
+        };
+        let clash = around.iter().find(|outer| apart(outer) || shared(outer));
         diagnostics.extend(clash.map(|outer| {
             Diagnostic::Overlap(
                 inner.owner.clone(),

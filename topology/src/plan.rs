@@ -124,6 +124,9 @@ pub struct Plan {
     /// Prefixes of the own location (pods, nodes, cidrs, of all its members); the CNI and the LAN carry these, even
     /// where a wider prefix stands in `routes`.
     pub local: BTreeSet<Prefix>,
+    /// Single addresses in `local` or `routes` that nodes have borrowed whose location is not established with the own one: they are left to
+    /// the CNI, and nothing that leaves the tunnel is for them.
+    pub lent: BTreeSet<Prefix>,
     /// On a leader: networks of the own location's `cidrs` to whose machines what comes from elsewhere has to seem to come from
     /// this node ([`Settings::masquerade`](crate::Settings)). They are among `local`.
     pub masqueraded: BTreeSet<Prefix>,
@@ -280,8 +283,14 @@ impl Plan {
         in_use
     }
 
-    /// Returns what packets that leave the tunnel have business with: what the mesh has in the location, Peers that are attached to it
-    /// included.
+    /// Returns whether a node has borrowed this address whose location is not established with the own one.
+    #[must_use]
+    pub fn lends(&self, address: IpAddr) -> bool {
+        self.lent.contains(&Prefix::host(address))
+    }
+
+    /// Returns what packets that leave the tunnel have business with, but for [what is lent](Self::lent): what the mesh has in the
+    /// location, Peers that are attached to it included.
     pub fn here(&self) -> impl Iterator<Item = &Prefix> {
         let attached = self.routes.iter();
         let attached = attached.filter(|(_, route)| Some(&route.location) == self.location.as_ref());
@@ -309,6 +318,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             tunnel: None,
             routes: BTreeMap::new(),
             local: BTreeSet::new(),
+            lent: BTreeSet::new(),
             masqueraded: BTreeSet::new(),
             own: BTreeSet::new(),
             overlay: BTreeSet::new(),
@@ -333,6 +343,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
         role: view.role().map_or(Role::Follower, Role::Leader),
         tunnel: view.lead.map(|_| tunnel::tunnel(&view, &entries, &receivers)),
         local: routes::local(&view, useful),
+        lent: routes::lent(&view, useful, &ways),
         masqueraded: view
             .lead
             .map(|_| routes::masqueraded(&view, useful))

@@ -136,6 +136,18 @@ impl Prefix {
         }
     }
 
+    /// Returns each of its addresses in order, as a network of one.
+    pub fn hosts(&self) -> impl Iterator<Item = Self> + use<> {
+        let (family, first, last) = self.range();
+        (first..=last).map_while(move |number| {
+            let address = match family {
+                Family::V4 => IpAddr::V4(u32::try_from(number).ok()?.into()),
+                Family::V6 => IpAddr::V6(number.into()),
+            };
+            Some(Self::host(address))
+        })
+    }
+
     /// Returns whether all of it is private: what no router of the internet has a route to (the IANA special-purpose
     /// registries, "globally reachable: false"), and sites give to their own machines.
     ///
@@ -265,6 +277,22 @@ mod tests {
     fn a_bare_address_is_a_network_of_one() {
         assert_eq!(prefix("10.0.0.1"), prefix("10.0.0.1/32"));
         assert_eq!(prefix("fd00::1"), prefix("fd00::1/128"));
+    }
+
+    #[test]
+    fn the_addresses_of_a_network_come_in_order() {
+        let hosts = |text: &str| {
+            prefix(text)
+                .hosts()
+                .map(|host| host.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(hosts("10.0.0.254/31"), ["10.0.0.254/32", "10.0.0.255/32"]);
+        assert_eq!(hosts("255.255.255.255/32"), ["255.255.255.255/32"]);
+        assert_eq!(hosts("fd00::fe/127"), ["fd00::fe/128", "fd00::ff/128"]);
+        assert_eq!(prefix("0.0.0.0/0").hosts().nth(256), Some(prefix("0.0.1.0")));
+        let last = prefix("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+        assert_eq!(last.hosts().last(), Some(last));
     }
 
     #[test]

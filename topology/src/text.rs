@@ -154,6 +154,9 @@ impl Display for Plan {
             };
             writeln!(f, "  local {prefix}{masqueraded}")?;
         }
+        for prefix in &self.lent {
+            writeln!(f, "  lent {prefix}")?;
+        }
         for (prefix, route) in &self.routes {
             writeln!(f, "  route {prefix} {} location={}", route.via, route.location)?;
         }

@@ -227,7 +227,11 @@ impl Walk<'_> {
             return (Action::NoRoute, dropped(plan, DropReason::NotHere));
         }
         let mut returns = plan.returns.iter().filter(|_| arrival == Arrival::Tunnel);
-        if let Some((_, via)) = returns.find(|(prefix, _)| prefix.contains(self.to)) {
+        // What lies in another sorts behind it, and what another location has borrowed of it goes there.
+        let borrowed =
+            |around: &Prefix| plan.routes.contains_key(&Prefix::host(self.to)) && !around.is_host();
+        let back = returns.rfind(|(prefix, _)| prefix.contains(self.to));
+        if let Some((_, via)) = back.filter(|(prefix, _)| !borrowed(prefix)) {
             return (Action::Return(via.clone()), self.send(plan, via, arrival).1);
         }
         match choose(plan, self.to) {
@@ -326,7 +330,8 @@ fn dropped(plan: &Plan, reason: DropReason) -> Next {
 fn lands(plan: &Plan, source: IpAddr, to: IpAddr) -> bool {
     let is_guest = || plan.guests().any(|prefix| prefix.contains(source));
     let is_of_mesh = || matches!(choose(plan, to), Choice::Via(..));
-    plan.here().any(|prefix| prefix.contains(to)) || (is_of_mesh() && is_guest())
+    let is_here = || plan.here().any(|prefix| prefix.contains(to)) && !plan.lends(to);
+    is_here() || (is_of_mesh() && is_guest())
 }
 
 fn from_hop(arrival: Arrival) -> bool {
@@ -344,6 +349,9 @@ enum Choice<'a> {
 
 /// Returns the longest match.
 fn choose(plan: &Plan, to: IpAddr) -> Choice<'_> {
+    if plan.lends(to) {
+        return Choice::Nothing;
+    }
     let routes = plan
         .routes
         .iter()

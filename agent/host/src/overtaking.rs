@@ -219,6 +219,7 @@ mod tests {
             holder: Holder::Others,
         };
         let plan = Plan {
+            lent: std::collections::BTreeSet::new(),
             masqueraded: std::collections::BTreeSet::new(),
             overlay: std::collections::BTreeSet::new(),
             me: "a2".parse().unwrap(),

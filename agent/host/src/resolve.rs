@@ -33,7 +33,7 @@ pub(crate) struct Resolved<'a> {
     pub(crate) remote: Vec<(Prefix, ResolvedRoute<'a>)>,
     /// Prefixes of the mesh that are networks connected here, and stay where they are.
     pub(crate) held: BTreeMap<Prefix, Held<'a>>,
-    /// Networks of the own location and connected ones that lie in a wider prefix of `remote`. Others need no entry in
+    /// Networks of the own location, connected ones and what is left to the CNI that lie in a wider prefix of `remote`. Others need no entry in
     /// the table: what no remote prefix covers falls through it anyway, so a location of thousands of nodes costs none.
     pub(crate) throws: BTreeSet<Prefix>,
     /// Node addresses to which packets from the tunnel go through the CNI's device, and what goes by another leader, in order.
@@ -464,7 +464,7 @@ fn throws(
 ) -> BTreeSet<Prefix> {
     let is_remote = |prefix: &Prefix| remote.binary_search_by(|(other, _)| other.cmp(prefix)).is_ok();
     let connected = facts.links.values().flat_map(|link| link.networks());
-    let here = connected.chain(plan.local.iter().chain(&plan.own).copied());
+    let here = connected.chain(plan.local.iter().chain(&plan.own).chain(&plan.lent).copied());
     let here = here.filter(|prefix| !is_remote(prefix) && !held.contains_key(prefix));
     let here: Prefixes = here.collect();
     let remote: Prefixes = remote.iter().map(|(prefix, _)| *prefix).collect();

@@ -89,6 +89,10 @@ impl<'a> Sketch<'a> {
         let fact = node.fact;
         let mut addresses = Cow::Borrowed(&fact.addresses);
         let mut prefixes = Cow::Borrowed(&fact.prefixes);
+        if !fact.borrowed.is_empty() {
+            let borrowed = fact.borrowed.iter().map(|address| Prefix::host(*address));
+            prefixes.to_mut().extend(borrowed);
+        }
         if !denied.is_empty() {
             let address = |address: &IpAddr| denied.granted(by, Purpose::Address, Prefix::host(*address));
             if !addresses.iter().all(address) {

@@ -124,6 +124,7 @@ pub(super) fn networks<'a>(
             stale: false,
             pooled: false,
             reported: false,
+            borrowed: false,
             place: None,
         }));
     }
@@ -142,6 +143,7 @@ pub(super) fn networks<'a>(
             stale: false,
             pooled: ranges.of_pods(prefix).is_some(),
             reported: false,
+            borrowed: false,
             place: None,
         }));
     }
@@ -172,11 +174,20 @@ fn of_node<'a>(
         stale: false,
         pooled: purpose != Purpose::Pods && ranges.of_pods(&prefix).is_some(),
         reported: purpose == Purpose::Pods && ranges.reported(),
+        borrowed: false,
         place: Some(place),
     };
     requests.extend(node.fact.prefixes.iter().map(|prefix| {
         let standing = before.is_some_and(|member| member.prefixes.contains(prefix));
         request(*prefix, Purpose::Pods, standing)
+    }));
+    requests.extend(node.fact.borrowed.iter().map(|address| {
+        let prefix = Prefix::host(*address);
+        let standing = before.is_some_and(|member| member.prefixes.contains(&prefix));
+        ClaimRequest {
+            borrowed: true,
+            ..request(prefix, Purpose::Pods, standing)
+        }
     }));
     requests.extend(node.fact.addresses.iter().map(|address| {
         let standing = before.is_some_and(|member| member.addresses.contains(address));

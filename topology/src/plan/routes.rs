@@ -34,6 +34,23 @@ pub(super) fn local(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> 
     local.map(|entry| entry.prefix).collect()
 }
 
+/// Returns the single addresses of members to which nothing is routed, in what is local or routed.
+pub(super) fn lent(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>) -> BTreeSet<Prefix> {
+    let mut around: Option<Prefix> = None;
+    let mut lent = BTreeSet::new();
+    // A prefix sorts right before what it contains.
+    for entry in entries {
+        let covered = around.is_some_and(|around| around.covers(&entry.prefix));
+        let has_way = is_local(view, entry) || ways.via(entry).is_some();
+        if has_way && !covered {
+            around = Some(entry.prefix);
+        } else if !has_way && covered && entry.kind == Kind::Member && entry.prefix.is_host() {
+            lent.insert(entry.prefix);
+        }
+    }
+    lent
+}
+
 /// Returns those of them to which what comes from elsewhere is masqueraded.
 pub(super) fn masqueraded(view: &View<'_>, entries: &[Entry<'_>]) -> BTreeSet<Prefix> {
     let wanted = view.home().location.settings.masquerade;

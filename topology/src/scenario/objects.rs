@@ -160,6 +160,7 @@ fn set_node(node: &mut NodeFact, word: &str) -> Result<(), String> {
         ("addresses", value) => node.addresses = list(value)?,
         ("former", value) => node.former = list(value)?,
         ("pods", value) => node.prefixes = list(value)?,
+        ("borrowed", value) => node.borrowed = list(value)?,
         ("cidrs", value) => node.cidrs = list(value)?,
         ("keepalive", value) => node.keepalive = keepalive(value)?,
         ("port", value) => node.listen_port = optional(value)?,

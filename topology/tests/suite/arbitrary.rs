@@ -66,6 +66,36 @@ pub(crate) fn sound_of(stacks: Vec<Stack>) -> impl Strategy<Value = Facts> {
     })
 }
 
+/// Returns a sound cluster in which nodes have addresses out of the network of another one, which may be there or not.
+pub(crate) fn lending() -> impl Strategy<Value = Facts> {
+    let lenders = vec(proptest::option::weighted(0.4, 1_u8..13), 12);
+    (sound(), lenders).prop_map(|(mut facts, lenders)| {
+        for ((index, node), lender) in (1_u8..).zip(facts.nodes.values_mut()).zip(lenders) {
+            let v4 = node.addresses.iter().any(IpAddr::is_ipv4);
+            let lender = lender.filter(|lender| *lender != index);
+            node.borrowed = lender
+                .map(|lender| match v4 {
+                    true => IpAddr::from([10, 244, lender, 200 + index]),
+                    false => format!("fd00:10:{lender}::b0:{index}").parse().unwrap(),
+                })
+                .into_iter()
+                .collect();
+        }
+        facts
+    })
+}
+
+/// Returns a cluster in which anything may be wrong, also what nodes have borrowed.
+pub(crate) fn messy_lending() -> impl Strategy<Value = Facts> {
+    let address = any_prefix().prop_map(|prefix| prefix.address());
+    (messy(), vec(vec(address, 0..3), 9)).prop_map(|(mut facts, borrowed)| {
+        for (node, borrowed) in facts.nodes.values_mut().zip(borrowed) {
+            node.borrowed = borrowed.into_iter().collect();
+        }
+        facts
+    })
+}
+
 /// Every leader reports every link as up.
 pub(crate) fn link(facts: &mut Facts) {
     for node in facts.nodes.values_mut() {

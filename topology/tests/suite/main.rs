@@ -4,6 +4,7 @@
 mod advice;
 #[cfg(test)]
 mod arbitrary;
+mod borrowed;
 #[cfg(test)]
 mod expect;
 #[cfg(test)]

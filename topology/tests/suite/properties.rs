@@ -292,7 +292,7 @@ proptest! {
     }
 }
 
-fn judge(mesh: &Mesh, pairs: Vec<(Spot, Spot, Expected, Verdict)>) -> Result<(), TestCaseError> {
+pub(crate) fn judge(mesh: &Mesh, pairs: Vec<(Spot, Spot, Expected, Verdict)>) -> Result<(), TestCaseError> {
     for (from, to, expected, outcome) in pairs {
         prop_assert!(
             expected.met(&outcome),

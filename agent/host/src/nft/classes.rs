@@ -79,7 +79,13 @@ pub(super) fn classes<'a>(
         (*prefix, Class::Remote(traffic))
     });
     let own = plan.own.iter().map(|prefix| (*prefix, Class::Own));
-    let all = connected.chain(expected).chain(local).chain(remote).chain(own);
+    let lent = plan.lent.iter().map(|prefix| (*prefix, Class::Outside));
+    let all = connected
+        .chain(expected)
+        .chain(local)
+        .chain(remote)
+        .chain(own)
+        .chain(lent);
     let mut known: Vec<(Prefix, Class)> = all.filter(|(prefix, _)| prefix.family() == family).collect();
     // Of what is known of one prefix the last counts. Each part is in order, which sorting makes use of.
     known.sort_by(|(prefix, class), (other, other_class)| prefix.cmp(other).then(other_class.cmp(class)));

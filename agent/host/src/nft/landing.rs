@@ -58,7 +58,7 @@ impl Sets {
             .chain(LOOPBACK.parse());
         Self {
             private: outside(private, here.iter().copied(), family),
-            here: ranges(here.into_iter(), family),
+            here: outside(here.into_iter(), plan.lent.iter().copied(), family),
             guests: ranges(guests, family),
             own: alone.then(own),
         }

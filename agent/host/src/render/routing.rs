@@ -9,6 +9,7 @@ use super::device::{tunnel_mtu, within};
 use crate::{
     HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, marking,
     overtaking::{MAIN, captured, first_priority},
+    prefixes::Prefixes,
     resolve::{NextHop, Resolved, ResolvedRoute, Underlay, own_overlay},
 };
 
@@ -101,11 +102,25 @@ pub(super) fn routes(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) ->
             return_table.push((key(owned.return_table, prefix, METRIC), bare(RouteKind::Throw)));
         }
     }
+    for prefix in borrowed(resolved) {
+        let key = key(owned.return_table, prefix, METRIC);
+        if tunnelled.binary_search(prefix).is_err() {
+            return_table.push((key, bare(RouteKind::Throw)));
+        }
+    }
     for (prefix, next_hop) in &resolved.returns {
         let route = route_through(next_hop, None, facts);
         return_table.push((key(owned.return_table, prefix, METRIC), route));
     }
     table.into_iter().chain(return_table).collect()
+}
+
+/// Returns what other locations have of prefixes of other nodes of this one: no hop brings that to who has it.
+fn borrowed<'r>(resolved: &'r Resolved<'_>) -> impl Iterator<Item = &'r Prefix> {
+    let wide = resolved.returns.iter().map(|(prefix, _)| *prefix);
+    let wide: Prefixes = wide.filter(|prefix| !prefix.is_host()).collect();
+    let hosts = resolved.remote.iter().map(|(prefix, _)| prefix);
+    hosts.filter(move |prefix| prefix.is_host() && wide.around(prefix).is_some())
 }
 
 /// Returns what becomes of packets that nothing carries. Of overlay addresses only the echo requests by which agents look for a way

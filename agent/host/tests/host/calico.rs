@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use spanwire_host::{
-    Cni, CniRoute, Conflict, HopReason, HostFacts, RouteKind, conflicts, hop_in_use, hops_to_leaders, render,
+    Cni, CniRoute, Conflict, HopReason, Host, HostFacts, Packet, RouteKind, conflicts, hop_in_use,
+    hops_to_leaders, lookup, render,
 };
 use spanwire_topology::{Family, Plan, Prefix, Via};
 
@@ -181,4 +182,73 @@ fn a_leader_takes_from_every_device_that_calico_reaches_its_location_by_and_retu
 fn way_back(plan: &Plan, facts: &HostFacts, follower: &str) -> Option<(String, IpAddr, bool)> {
     assert!(plan.returns.values().all(|via| matches!(via, Via::Hop { .. })));
     way(&(plan.clone(), facts.clone()), follower)
+}
+
+#[test]
+fn borrowed_addresses_go_where_their_pods_are_and_only_what_is_not_here_is_transit() {
+    // Of the block of a1, which leads, b has an address, and a1 has one of the block of b.
+    let (mut plan, facts) = leader_by(&ALWAYS);
+    let (lent, borrowed) = (prefix("10.244.11.9"), prefix("10.244.21.9"));
+    let to_b = plan.routes[&prefix(FAR)].clone();
+    plan.routes.insert(lent, to_b);
+    for peer in plan
+        .tunnel
+        .iter_mut()
+        .flat_map(|tunnel| tunnel.peers.values_mut())
+    {
+        peer.allowed_ips.insert(lent);
+    }
+    plan.local.insert(borrowed);
+    plan.own.insert(borrowed);
+    let host = render(&plan, &facts);
+    let is_tunnelled = |to: &str| {
+        let packet = Packet {
+            from: "10.244.11.3".parse().ok(),
+            ..Packet::to(to.parse().unwrap())
+        };
+        matches!(lookup(&host, &packet), Some(RouteKind::Unicast { dev, .. }) if *dev == link("spanwire0"))
+    };
+    assert_eq!(
+        ["10.244.11.8", "10.244.11.9", "10.244.21.8", "10.244.21.9"].map(is_tunnelled),
+        [false, true, true, false]
+    );
+    // Conntrack sees what is for pods here, and nothing else: Calico drops an answer that it does not know to be one.
+    let addresses = ["10.244.11.8", "10.244.11.9", "10.244.21.8", "10.244.21.9"];
+    assert_eq!(
+        addresses.map(|address| is_in(&host, "transit4", address)),
+        [false, true, true, false]
+    );
+    // While the locations are not established what b has borrowed is no matter of what leaves the tunnel.
+    assert_eq!(
+        addresses.map(|address| is_in(&host, "here4", address)),
+        [true, true, false, true]
+    );
+    plan.routes.clear();
+    plan.lent.insert(lent);
+    let host = render(&plan, &facts);
+    assert_eq!(
+        addresses.map(|address| is_in(&host, "here4", address)),
+        [true, false, false, true]
+    );
+    // Elsewhere it is a hole in what is routed to the location of the block: the CNI may send it.
+    let (mut plan, facts) = follower(&ALWAYS);
+    plan.lent.insert(borrowed);
+    let host = render(&plan, &facts);
+    let ways = ["10.244.21.8", "10.244.21.9"].map(|to| {
+        let way = lookup(&host, &Packet::to(to.parse().unwrap()));
+        (
+            matches!(way, Some(RouteKind::Unicast { .. })),
+            is_in(&host, "settled4", to),
+        )
+    });
+    assert_eq!(ways, [(true, true), (false, false)]);
+}
+
+/// Whether an address is in a set of the nft table.
+fn is_in(host: &Host, set: &str, address: &str) -> bool {
+    let table = host.nft.as_ref().unwrap();
+    let set = table.sets.iter().find(|known| known.name() == set).unwrap();
+    let address: IpAddr = address.parse().unwrap();
+    let mut ranges = set.ranges().iter();
+    ranges.any(|range| range.first() <= address && range.after().is_none_or(|after| address < after))
 }

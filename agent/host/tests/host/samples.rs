@@ -132,6 +132,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         role,
         tunnel: None,
         routes: BTreeMap::new(),
+        lent: BTreeSet::new(),
         masqueraded: BTreeSet::new(),
         local: prefixes(ALL_A),
         own: prefixes(own),

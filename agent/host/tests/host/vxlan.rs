@@ -57,6 +57,21 @@ fn followers_send_over_it_and_leaders_hand_on_what_comes_from_elsewhere_to_pods_
 }
 
 #[test]
+fn what_another_location_has_borrowed_of_a_followers_network_leaves_the_tunnel_into_it_again() {
+    let (mut plan, facts) = samples::vxlan::leader();
+    let to_b = plan.routes[&prefix("10.244.21.0/24")].clone();
+    plan.routes.insert(prefix("10.244.12.9"), to_b);
+    let leader = render(&plan, &facts);
+    for (to, expected) in [
+        ("10.244.12.8", by("spanwire-hop", Some("10.4.0.12"))),
+        ("10.244.12.9", by("spanwire0", None)),
+    ] {
+        let of_peer = packet(Some("spanwire0"), "10.9.0.1", to);
+        assert_eq!(way(&leader, &of_peer), expected, "{to}");
+    }
+}
+
+#[test]
 fn the_reason_says_so_and_probes_go_to_an_address_that_answers() {
     let (plan, facts) = samples::vxlan::follower();
     assert_eq!(
