@@ -32,7 +32,10 @@ use spanwire_crds::{
     FieldProblem, Location, LocationSlice, MeshNode, Peer,
     translate::{
         FelixConfiguration, FelixSpec, Node, NodeSpec, NodeStatus,
-        networks::{BlockAffinity, BlockAffinitySpec, CiliumNode, CiliumNodeSpec, Pod, PodSpec, PodStatus},
+        networks::{
+            BlockAffinity, BlockAffinitySpec, CiliumNode, CiliumNodeSpec, IpamBlock, IpamBlockSpec, Pod,
+            PodSpec, PodStatus,
+        },
     },
 };
 
@@ -83,6 +86,11 @@ impl Observable for CustomResourceDefinition {
 impl Observable for BlockAffinity {
     fn used(part: &str) -> Option<Fields> {
         Some(fields_of_part::<BlockAffinitySpec, ()>(part))
+    }
+}
+impl Observable for IpamBlock {
+    fn used(part: &str) -> Option<Fields> {
+        Some(fields_of_part::<IpamBlockSpec, ()>(part))
     }
 }
 impl Observable for Pod {

@@ -20,7 +20,7 @@ use spanwire_crds::{
     FieldProblem,
     translate::{
         FelixConfiguration,
-        networks::{BlockAffinity, CiliumNode, NetworkObject, NodeNetworks, Pod},
+        networks::{BlockAffinity, CiliumNode, IpamBlock, NetworkObject, NodeNetworks, Pod, SourceObject},
     },
 };
 use spanwire_topology::{PodSource, PodSources};
@@ -48,15 +48,15 @@ pub enum OptionalEvent<T> {
     Objects(Event<T>),
 }
 
-/// An object that says which networks a node has, as it was observed.
+/// An object that says which networks nodes have, as it was observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedNetworks {
     /// Which object, by its name, behind that of its namespace where it has one.
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// What it says, nothing where it is not about a node; or why it cannot be read.
-    pub networks: Result<Option<NodeNetworks>, Vec<FieldProblem>>,
+    /// What it says of each node that it is about; or why it cannot be read.
+    pub networks: Result<Vec<NodeNetworks>, Vec<FieldProblem>>,
 }
 
 impl<K: NetworkObject + Observable> From<Observed<K>> for ObservedNetworks {
@@ -113,6 +113,19 @@ impl NetworkWatches {
     }
 }
 
+/// The definition of Calico's blocks with who has each of their addresses.
+const IPAM_BLOCKS: &str = "ipamblocks.crd.projectcalico.org";
+
+/// Returns the events of Calico's blocks with who has each of their addresses, where its blocks may be a source. The stream never ends.
+#[must_use]
+pub fn borrowed(client: &Client, sources: &PodSources) -> BoxStream<'static, SourceEvent> {
+    if !sources.contains(PodSource::Calico) {
+        return stream::pending().boxed();
+    }
+    let lost = "addresses that nodes have of blocks of others are looked for where the block is";
+    of_kind::<IpamBlock, _>(client, IPAM_BLOCKS, lost)
+}
+
 /// The definition of FelixConfigurations.
 const FELIX_DEFINITION: &str = "felixconfigurations.crd.projectcalico.org";
 
@@ -146,7 +159,7 @@ pub fn other_blocks(client: &Client) -> BoxStream<'static, bool> {
 const NO_NETWORKS: &str = "pod networks are not taken from there";
 
 /// Returns the events of the objects of a source, while its definition is there.
-fn while_defined<K: NetworkObject + Observable>(
+fn while_defined<K: SourceObject + Observable>(
     client: &Client,
 ) -> BoxStream<'static, (PodSource, SourceEvent)> {
     let name = definition(K::SOURCE).unwrap_or_default();
@@ -458,8 +471,8 @@ mod tests {
             let observed: Observed<BlockAffinity> = serde_json::from_value(object).unwrap();
             observed.into()
         };
-        let said = read("10.245.0.0/26").networks.unwrap().unwrap();
-        assert_eq!((said.node.as_str(), said.networks.len()), ("a2", 1));
+        let said = read("10.245.0.0/26").networks.unwrap();
+        assert_eq!((said[0].node.as_str(), said[0].networks.len()), ("a2", 1));
         let bad = read("10.245.0.1/26");
         assert_eq!((bad.name.as_str(), bad.uid.as_str()), ("a2-x", "u"));
         let problems = bad.networks.unwrap_err();

@@ -153,7 +153,7 @@ fn pod(number: u32, second: u32) -> ObservedNetworks {
     ObservedNetworks {
         name: format!("shop/web-{number}"),
         uid: format!("uid-{number}"),
-        networks: Ok(Some(networks)),
+        networks: Ok(vec![networks]),
     }
 }
 

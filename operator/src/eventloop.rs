@@ -48,6 +48,8 @@ pub struct Outlets {
     pub events: BoxStream<'static, WatchEvent>,
     /// What is observed of the sources of pod networks that may not exist.
     pub networks: BoxStream<'static, (PodSource, SourceEvent)>,
+    /// What is observed of which nodes have addresses of Calico's blocks of others.
+    pub borrowed: BoxStream<'static, SourceEvent>,
     /// What is observed of how Calico's Felix is configured.
     pub felix: BoxStream<'static, OptionalEvent<Observed<FelixConfiguration>>>,
     /// Whether Calico has a kind of blocks that is not read.
@@ -138,6 +140,10 @@ impl EventLoop {
                 }
                 Some((source, event)) = self.outlets.networks.next() => {
                     self.state.handle_networks(source, event, Instant::now());
+                    self.take_events();
+                }
+                Some(event) = self.outlets.borrowed.next() => {
+                    self.state.handle_borrowed(event, Instant::now());
                     self.take_events();
                 }
                 Some(event) = self.outlets.felix.next() => {
@@ -306,6 +312,12 @@ impl EventLoop {
         for _ in 0..EVENTS {
             match self.outlets.networks.next().now_or_never() {
                 Some(Some((source, event))) => self.state.handle_networks(source, event, Instant::now()),
+                Some(None) | None => break,
+            }
+        }
+        for _ in 0..EVENTS {
+            match self.outlets.borrowed.next().now_or_never() {
+                Some(Some(event)) => self.state.handle_borrowed(event, Instant::now()),
                 Some(None) | None => break,
             }
         }

@@ -141,6 +141,7 @@ async fn operate(
     let outlets = Outlets {
         events: watches(client.clone(), namespace),
         networks: NetworkWatches::of(&client, &sources, want_pods.subscribe()),
+        borrowed: optional::borrowed(&client, &sources),
         felix: optional::felix(&client),
         other_blocks: if sources.contains(PodSource::Calico) {
             optional::other_blocks(&client)

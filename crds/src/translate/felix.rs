@@ -34,6 +34,7 @@ pub struct FelixSpec {
 
 foreign_kind!(
     FelixConfiguration,
+    "FelixConfiguration",
     "crd.projectcalico.org",
     "v1",
     "felixconfigurations"

@@ -3,22 +3,25 @@
 //! | source | object | of it counts |
 //! |---|---|---|
 //! | Calico | [`BlockAffinity`] | a block that is confirmed and not being given up |
+//! | beside it | [`IpamBlock`] | the addresses of a block that other nodes have than that which has the block |
 //! | Cilium | [`CiliumNode`] | `spec.ipam.podCIDRs`, and the networks that are allocated of pools |
 //! | Pods | [`Pod`] | the addresses of one that has not ended and is not in its host's network |
 //!
-//! To add a source: a [`PodSource`], a module here, and a line where [kinds that may not exist](NetworkObject) are watched.
+//! To add a source: a [`PodSource`], a module here, and a line where [kinds that may not exist](SourceObject) are watched.
 //!
 //! Networks and names are read when the object is decoded: one that has a text in their place is one that cannot be read, it
 //! counts as absent, and is named like every other such object.
 
 mod calico;
 mod cilium;
+mod ipam_block;
 mod pods;
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 pub use calico::{BlockAffinity, BlockAffinitySpec};
 pub use cilium::{CiliumIpam, CiliumNode, CiliumNodeSpec, CiliumPool, CiliumPools};
+pub use ipam_block::{IpamAttributes, IpamBlock, IpamBlockSpec, IpamOwner};
 use kube::Resource;
 pub use pods::{Pod, PodAddress, PodSpec, PodStatus};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -33,13 +36,16 @@ pub struct NodeNetworks {
     pub networks: BTreeSet<Prefix>,
 }
 
-/// An object that says which networks the pods of a node have.
+/// An object that says which networks the pods of nodes have.
 pub trait NetworkObject: Resource<DynamicType = ()> {
+    /// Returns what it says of each node that it is about.
+    fn networks(&self) -> Vec<NodeNetworks>;
+}
+
+/// Of a kind that is a source of pod networks.
+pub trait SourceObject: NetworkObject {
     /// The source that objects of this kind are.
     const SOURCE: PodSource;
-
-    /// Returns what it says; `None` where it is not about a node.
-    fn networks(&self) -> Option<NodeNetworks>;
 }
 
 /// Returns the API version and the kind of the objects of a source.
@@ -55,13 +61,13 @@ pub const fn object_kind(source: PodSource) -> (&'static str, &'static str) {
 
 /// Makes a type a kind of another project, of the cluster's scope.
 macro_rules! foreign_kind {
-    ($kind:ident, $group:literal, $version:literal, $plural:literal) => {
-        impl kube::Resource for $kind {
+    ($type:ident, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
+        impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = kube::core::ClusterResourceScope;
 
             fn kind((): &()) -> std::borrow::Cow<'_, str> {
-                stringify!($kind).into()
+                $kind.into()
             }
 
             fn group((): &()) -> std::borrow::Cow<'_, str> {

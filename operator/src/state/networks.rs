@@ -10,29 +10,37 @@
 //! * A block that moves: one object says that the old node gives it up, another that the new one has it, in any order. Each node
 //!   has what the objects name it for, and of two nodes that are named for one the claims decide.
 //! * An object that cannot be read: it counts as absent, and is named.
+//! * A pod whose node has its address out of a block of another (Calico lets a node borrow): the block says where the other addresses
+//!   are, its [IPAMBlock](IpamBlock) where this one is.
 //! * A rollout: hundreds of Pods change in a second, on many nodes. They are taken over together once per [`GATHER`], so that of
-//!   a LocationSlice there is one write in that time for them, however many they are.
+//!   a LocationSlice there is one write in that time for them, however many they are. So are borrowed addresses.
+
+mod source;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use kube::runtime::watcher::Event;
+use source::Source;
 use spanwire_cluster::{
     optional::{ObservedNetworks, SourceEvent},
-    store::{ObjectStore, Record},
-    watch::filter_map,
+    store::ObjectStore,
 };
 use spanwire_crds::{
     FieldProblem,
-    translate::networks::{NodeNetworks, object_kind},
+    translate::networks::{IpamBlock, object_kind},
 };
 use spanwire_topology::{HopMode, NodeFact, NodeName, PodSource, PodSources, Prefix, cover};
 
-use super::{OperatorState, records::NodeRecord, unreadable::Fault};
+use super::{
+    OperatorState,
+    records::NodeRecord,
+    unreadable::{Fault, Unreadable},
+};
 
-/// The addresses of Pods are taken over at most once in this time.
+/// The addresses of Pods, and borrowed ones, are taken over at most once in this time.
 const GATHER: Duration = Duration::from_secs(1);
 
 /// What is known of the pod networks of nodes.
@@ -42,14 +50,16 @@ pub(super) struct Networks {
     of_cnis: BTreeMap<PodSource, Source>,
     /// The source that counted in the last decision.
     counts: Option<PodSource>,
-    pods: Gathered,
+    /// Of Calico's blocks, the addresses that nodes have of blocks of others.
+    borrowed: Option<Source>,
+    single: Gathered,
     /// Calico has a kind of blocks that is not read.
     other_blocks: bool,
     /// Nodes with more networks than count.
     excess: BTreeMap<NodeName, FieldProblem>,
 }
 
-/// When changes of Pods are taken over.
+/// When changes of single addresses are taken over.
 #[derive(Debug, Default)]
 struct Gathered {
     /// When those that there are may be.
@@ -75,39 +85,13 @@ impl Gathered {
     }
 }
 
-/// What is known of one source whose kind may not exist.
-#[derive(Debug, Default)]
-struct Source {
-    /// `None`: not known yet.
-    exists: Option<bool>,
-    objects: ObjectStore<String, NetworksRecord>,
-    /// By node, how many objects name each network.
-    of_nodes: BTreeMap<NodeName, BTreeMap<Prefix, u32>>,
-    /// Nodes that it says something else of than when it was last asked.
-    changed: BTreeSet<NodeName>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct NetworksRecord(NodeNetworks);
-
-impl Record for NetworksRecord {
-    fn version(&self) -> Option<&str> {
-        None
-    }
-
-    fn same(&self, other: &Self) -> bool {
-        self == other
-    }
-
-    fn renew(&mut self, _newer: Self) {}
-}
-
 impl Networks {
     pub(super) fn new(sources: PodSources) -> Self {
         let optional = |source: &PodSource| *source != PodSource::Nodes && sources.contains(*source);
         let of_cnis = PodSource::ORDER.into_iter().filter(optional);
         Self {
             of_cnis: of_cnis.map(|source| (source, Source::default())).collect(),
+            borrowed: sources.contains(PodSource::Calico).then(Source::default),
             sources,
             ..Self::default()
         }
@@ -116,7 +100,8 @@ impl Networks {
     /// Returns whether all is known that is needed to say which source counts.
     pub(super) fn complete(&self, nodes: &ObjectStore<NodeName, NodeRecord>) -> bool {
         let known = |source| self.of_cnis.get(&source).is_none_or(Source::complete);
-        self.knows_cnis() && (!self.wants_pods(nodes) || known(PodSource::Pods))
+        let borrowed = self.borrowed.as_ref().is_none_or(Source::complete);
+        self.knows_cnis() && borrowed && (!self.wants_pods(nodes) || known(PodSource::Pods))
     }
 
     fn knows_cnis(&self) -> bool {
@@ -133,13 +118,13 @@ impl Networks {
         may && nodes.complete() && self.knows_cnis() && self.choose(nodes) == PodSource::Pods
     }
 
-    /// Handles the passing of time; returns whether there are changes of Pods to decide upon.
+    /// Handles the passing of time; returns whether there are changes of single addresses to decide upon.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
-        self.pods.handle_timeout(now)
+        self.single.handle_timeout(now)
     }
 
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
-        self.pods.due
+        self.single.due
     }
 
     /// Returns the source that counted in the last decision, and whether a user has named it.
@@ -164,11 +149,21 @@ impl Networks {
     fn of_cni(&self, node: &NodeName) -> Option<BTreeSet<Prefix>> {
         let counts = self.counts?;
         let source = self.of_cnis.get(&counts)?;
-        let networks = source.of_nodes.get(node).into_iter().flat_map(BTreeMap::keys);
+        let networks = source.of_node(node);
         Some(match counts {
             PodSource::Pods => cover(&networks.map(Prefix::address).collect()),
             PodSource::Calico | PodSource::Cilium | PodSource::Nodes => networks.copied().collect(),
         })
+    }
+
+    /// Returns the addresses that a node has of blocks of others, where blocks count.
+    fn borrowed(&self, node: &NodeName) -> BTreeSet<IpAddr> {
+        let counts = self.counts == Some(PodSource::Calico);
+        let source = self.borrowed.iter().filter(|_| counts);
+        source
+            .flat_map(|source| source.of_node(node))
+            .map(Prefix::address)
+            .collect()
     }
 
     /// Returns what of a node has more values than count.
@@ -187,154 +182,36 @@ impl Networks {
     }
 }
 
-impl Source {
-    fn complete(&self) -> bool {
-        match self.exists {
-            None => false,
-            Some(false) => true,
-            Some(true) => self.objects.complete(),
-        }
-    }
-
-    /// Returns whether there is any object of it.
-    fn is_used(&self) -> bool {
-        self.objects.complete() && !self.objects.objects().is_empty()
-    }
-
-    /// Returns whether it names a network of any node.
-    fn says_something(&self) -> bool {
-        self.objects.complete() && !self.of_nodes.is_empty()
-    }
-
-    /// Handles an event; returns whether it says something else of a node, or is complete now.
-    fn handle(&mut self, source: PodSource, event: SourceEvent) -> bool {
-        let was = self.said();
-        match event {
-            SourceEvent::Absent => {
-                let of_nodes = std::mem::take(&mut self.of_nodes);
-                self.changed.extend(of_nodes.into_keys());
-                self.objects = ObjectStore::default();
-                // Pods always exist: they were not observed, and once they are wanted they are waited for.
-                self.exists = (source != PodSource::Pods).then_some(false);
-            }
-            SourceEvent::Refused if self.objects.complete() => {}
-            SourceEvent::Refused => self.exists = Some(false),
-            SourceEvent::Objects(event) => {
-                // That a list begins is said before each attempt, also of one that is refused.
-                if !matches!(event, Event::Init | Event::InitApply(_)) {
-                    self.exists = Some(true);
-                }
-                self.handle_objects(event);
-            }
-        }
-        !self.changed.is_empty() || self.said() != was
-    }
-
-    /// What whether it counts depends on.
-    fn said(&self) -> (bool, bool, bool) {
-        (self.complete(), self.is_used(), self.says_something())
-    }
-
-    fn handle_objects(&mut self, event: Event<ObservedNetworks>) {
-        // One that cannot be read, or is about no node, is as good as none.
-        let event = match event {
-            Event::Apply(object) if !matches!(object.networks, Ok(Some(_))) => {
-                if let Some(change) = self.objects.forget(object.name) {
-                    self.remove(change.before.as_ref());
-                }
-                return;
-            }
-            // A deletion counts whatever the object said last.
-            Event::Delete(object) => {
-                if let Some(change) = self.objects.forget(object.name) {
-                    self.remove(change.before.as_ref());
-                }
-                return;
-            }
-            Event::Init | Event::InitApply(_) | Event::InitDone | Event::Apply(_) => event,
-        };
-        let read = |object: ObservedNetworks| Some((object.name, NetworksRecord(object.networks.ok()??)));
-        let Some(event) = filter_map(event, read) else {
-            return;
-        };
-        for change in self.objects.handle(event) {
-            let now = self.objects.get(&change.key).cloned();
-            // Added before removed: a network that stays is no change.
-            self.add(now.as_ref());
-            self.remove(change.before.as_ref());
-        }
-    }
-
-    fn add(&mut self, record: Option<&NetworksRecord>) {
-        let Some(NetworksRecord(said)) = record else {
-            return;
-        };
-        if said.networks.is_empty() {
-            return;
-        }
-        let networks = self.of_nodes.entry(said.node.clone()).or_default();
-        for network in &said.networks {
-            let count = networks.entry(*network).or_default();
-            *count += 1;
-            if *count == 1 {
-                self.changed.insert(said.node.clone());
-            }
-        }
-    }
-
-    fn remove(&mut self, record: Option<&NetworksRecord>) {
-        let Some(NetworksRecord(said)) = record else {
-            return;
-        };
-        let Some(networks) = self.of_nodes.get_mut(&said.node) else {
-            return;
-        };
-        for network in &said.networks {
-            let Some(count) = networks.get_mut(network) else {
-                continue;
-            };
-            *count -= 1;
-            if *count == 0 {
-                networks.remove(network);
-                self.changed.insert(said.node.clone());
-            }
-        }
-        if networks.is_empty() {
-            self.of_nodes.remove(&said.node);
-        }
-    }
-}
-
 impl OperatorState {
     /// Handles what is observed of a source of pod networks whose kind may not exist.
     pub fn handle_networks(&mut self, source: PodSource, event: SourceEvent, now: Instant) {
         let Some(known) = self.networks.of_cnis.get_mut(&source) else {
             return; // it was not asked for
         };
-        let (_, kind) = object_kind(source);
-        let faulty = match &event {
-            SourceEvent::Absent => self.unreadable.clear(kind),
-            SourceEvent::Refused => false,
-            SourceEvent::Objects(event) => {
-                let fault = |object: &ObservedNetworks| Fault {
-                    uid: object.uid.clone(),
-                    problems: object.networks.clone().err().unwrap_or_default(),
-                };
-                let name = |object: &ObservedNetworks| object.name.clone();
-                self.unreadable.handle_as(kind, event, name, |object| {
-                    object.networks.is_err().then(|| fault(object))
-                })
-            }
-        };
+        let faulty = note_unreadable(&mut self.unreadable, object_kind(source).1, &event);
         let was_complete = known.complete();
         let changed = known.handle(source, event);
         if source == PodSource::Pods {
             self.dirty |= known.complete() != was_complete;
             if !known.changed.is_empty() {
-                self.networks.pods.handle_change(now);
+                self.networks.single.handle_change(now);
             }
         } else {
             self.dirty |= changed || faulty;
+        }
+    }
+
+    /// Handles what is observed of which nodes have addresses of Calico's blocks of others.
+    pub fn handle_borrowed(&mut self, event: SourceEvent, now: Instant) {
+        let Some(known) = &mut self.networks.borrowed else {
+            return; // it was not asked for
+        };
+        let faulty = note_unreadable(&mut self.unreadable, IpamBlock::OBJECT_KIND.1, &event);
+        let was_complete = known.complete();
+        known.handle(PodSource::Calico, event);
+        self.dirty |= faulty || known.complete() != was_complete;
+        if !known.changed.is_empty() {
+            self.networks.single.handle_change(now);
         }
     }
 
@@ -358,19 +235,23 @@ impl OperatorState {
         if switched {
             tracing::info!(source = ?counts, "pod networks are taken from there");
             networks.excess.clear();
-            networks.pods.released = true;
+            networks.single.released = true;
         }
+        let released = std::mem::take(&mut networks.single.released);
         let mut changed = BTreeSet::new();
         for (source, known) in &mut networks.of_cnis {
-            if *source == counts && (counts != PodSource::Pods || networks.pods.released) {
+            if *source == counts && (counts != PodSource::Pods || released) {
                 changed = std::mem::take(&mut known.changed);
             } else if *source != counts {
                 known.changed.clear();
             }
         }
-        if std::mem::take(&mut networks.pods.released) && counts == PodSource::Pods {
-            networks.pods.last = Some(now);
-            networks.pods.due = None;
+        if let Some(borrowed) = networks.borrowed.as_mut().filter(|_| released) {
+            changed.append(&mut borrowed.changed);
+        }
+        if released {
+            networks.single.last = Some(now);
+            networks.single.due = None;
         }
         if switched {
             changed = self.facts.nodes.keys().cloned().collect();
@@ -401,6 +282,7 @@ impl OperatorState {
                     .is_some_and(|counts| counts != PodSource::Nodes) =>
             {
                 fact.prefixes.clone_from(&known.prefixes);
+                fact.borrowed.clone_from(&known.borrowed);
             }
             Some(_) | None => self.enter_networks_of(name, fact),
         }
@@ -408,29 +290,60 @@ impl OperatorState {
 
     /// Takes the pod networks of a node from the source that counts.
     pub(super) fn enter_networks_of(&mut self, name: &NodeName, fact: &mut NodeFact) {
+        let counts = self.networks.counts;
         let Some(networks) = self.networks.of_cni(name) else {
             if let Some(record) = self.nodes.get(name) {
                 fact.prefixes.clone_from(&record.pod_cidrs);
             }
+            fact.borrowed.clear();
             return;
         };
-        let most = if self.networks.counts == Some(PodSource::Pods) {
+        let most = if counts == Some(PodSource::Pods) {
             NodeFact::MAX_POD_ADDRESSES
         } else {
             NodeFact::MAX_NETWORKS
         };
-        let all = networks.len();
+        let borrowed = self.networks.borrowed(name);
+        let excess = excess("pod networks", networks.len(), most).or_else(|| {
+            excess(
+                "addresses of blocks of other nodes",
+                borrowed.len(),
+                NodeFact::MAX_BORROWED,
+            )
+        });
         fact.prefixes = networks.into_iter().take(most).collect();
-        if all > most {
-            let problem = FieldProblem {
-                field: "pod networks".to_owned(),
-                problem: format!(
-                    "has {all} of them, of which the first {most} count; give the node fewer and larger ones"
-                ),
+        fact.borrowed = borrowed.into_iter().take(NodeFact::MAX_BORROWED).collect();
+        match excess {
+            Some(problem) => drop(self.networks.excess.insert(name.clone(), problem)),
+            None => drop(self.networks.excess.remove(name)),
+        }
+    }
+}
+
+/// Returns what to say of a node that has more values than count.
+fn excess(of: &str, all: usize, most: usize) -> Option<FieldProblem> {
+    (all > most).then(|| FieldProblem {
+        field: of.to_owned(),
+        problem: format!(
+            "has {all} of them, of which the first {most} count; give the node fewer and larger ones"
+        ),
+    })
+}
+
+/// Notes which objects of a kind cannot be read; returns whether there is another such object than before, or one less.
+fn note_unreadable(unreadable: &mut Unreadable, kind: &str, event: &SourceEvent) -> bool {
+    match event {
+        SourceEvent::Absent => unreadable.clear(kind),
+        SourceEvent::Refused => false,
+        SourceEvent::Objects(event) => {
+            let fault = |object: &ObservedNetworks| Fault {
+                uid: object.uid.clone(),
+                problems: object.networks.clone().err().unwrap_or_default(),
             };
-            self.networks.excess.insert(name.clone(), problem);
-        } else {
-            self.networks.excess.remove(name);
+            let name = |object: &ObservedNetworks| object.name.clone();
+            unreadable.handle_as(kind, event, name, |object| {
+                object.networks.is_err().then(|| fault(object))
+            })
         }
     }
 }

@@ -11,10 +11,13 @@ use spanwire_crds::{
     LocationStatus,
     annotations::{INTERNAL_IP, LOCATION_CIDRS},
     conditions::{ConditionType, Finding, Reason, conditions},
-    translate::{FelixConfiguration, networks::object_kind},
+    translate::{
+        FelixConfiguration,
+        networks::{IpamBlock, object_kind},
+    },
 };
 use spanwire_topology::{
-    Claim, Claimant, Decision, Location, LocationName, MeshMode, NodeName, PodSource, Rejected,
+    Claim, Claimant, Decision, Location, LocationName, MeshMode, NodeName, PodSource, Prefix, Rejected,
 };
 
 use super::{Now, OperatorState, records::VALUES};
@@ -110,6 +113,9 @@ impl OperatorState {
                 (format!("annotation {key}"), cidr.to_string())
             }
             (_, Claim::Cidr(cidr)) => ("spec.cidrs".to_owned(), cidr.to_string()),
+            (Claimant::Node(node), Claim::PodPrefix(prefix)) if self.has_borrowed(node, prefix) => {
+                ("spec.allocations of an IPAMBlock".to_owned(), prefix.to_string())
+            }
             (_, Claim::PodPrefix(prefix)) => {
                 let source = self.networks.counts().0;
                 (networks::field(source).to_owned(), prefix.to_string())
@@ -132,6 +138,12 @@ impl OperatorState {
         };
         let text = format!("{by}: {field}: {value}: {reason}");
         (field, text)
+    }
+
+    /// Returns whether a node has an address out of a block of another node.
+    fn has_borrowed(&self, node: &NodeName, prefix: &Prefix) -> bool {
+        let fact = self.facts.nodes.get(node);
+        prefix.is_host() && fact.is_some_and(|fact| fact.borrowed.contains(&prefix.address()))
     }
 
     /// Returns whether the addresses of a node are those of its annotation.
@@ -159,6 +171,7 @@ impl OperatorState {
             (OURS, "Peer"),
             (OURS, "LocationSlice"),
             object_kind(PodSource::Calico),
+            IpamBlock::OBJECT_KIND,
             object_kind(PodSource::Cilium),
             FelixConfiguration::OBJECT_KIND,
         ];

@@ -17,12 +17,13 @@ use crate::{
 
 /// Everything that is granted, sorted: where, of what, what. docs/threat-model.md says what follows from it.
 const GRANTED: &str = "\
-cluster apiextensions.k8s.io/customresourcedefinitions [felixconfigurations.crd.projectcalico.org blockaffinities.crd.projectcalico.org blockaffinities.projectcalico.org ciliumnodes.cilium.io]: list watch
+cluster apiextensions.k8s.io/customresourcedefinitions [felixconfigurations.crd.projectcalico.org blockaffinities.crd.projectcalico.org blockaffinities.projectcalico.org ipamblocks.crd.projectcalico.org ciliumnodes.cilium.io]: list watch
 cluster apiextensions.k8s.io/customresourcedefinitions [locations.spanwire.dev locationslices.spanwire.dev meshnodes.spanwire.dev peers.spanwire.dev]: patch
 cluster cilium.io/ciliumnodes: list watch
 cluster coordination.k8s.io/leases [spanwire-operator]: list
 cluster crd.projectcalico.org/blockaffinities: list watch
 cluster crd.projectcalico.org/felixconfigurations: list watch
+cluster crd.projectcalico.org/ipamblocks: list watch
 cluster networking.k8s.io/servicecidrs: list
 cluster nodes: list watch
 cluster pods: list watch
@@ -114,7 +115,8 @@ async fn the_operator_does_its_work_with_what_the_chart_grants_and_that_is_this(
     assert!(without.contains("verbs: [get]\n    resourceNames: [locations.spanwire.dev"));
     let of_sources = |named: &str| {
         let chart = template("access", &["--set", &format!("podNetworks={named}")]);
-        ["blockaffinities", "ciliumnodes", "pods"].map(|kind| chart.contains(&format!("[{kind}]")))
+        ["blockaffinities, ipamblocks", "ciliumnodes", "pods"]
+            .map(|kind| chart.contains(&format!("[{kind}]")))
     };
     assert_eq!(of_sources("nodes"), [false, false, false]);
     assert_eq!(of_sources("calico"), [true, false, false]);

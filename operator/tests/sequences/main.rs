@@ -7,6 +7,7 @@ mod answers;
 mod attached;
 mod avoided;
 mod blocks;
+mod borrowed;
 mod established;
 mod felix;
 mod handover;

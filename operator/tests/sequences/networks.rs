@@ -22,7 +22,7 @@ const CILIUM_NODE: &str = include_str!("../../../crds/tests/data/ciliumnode.json
 /// Whether an object was created or changed, or is gone.
 type Kind = fn(ObservedNetworks) -> Event<ObservedNetworks>;
 
-fn options(sources: PodSources) -> Options {
+pub(crate) fn options(sources: PodSources) -> Options {
     Options {
         pod_sources: sources,
         ..world::options()
@@ -35,6 +35,7 @@ pub(crate) fn world_of(sources: PodSources) -> World {
     for change in world::cluster() {
         world.apply(change);
     }
+    world.borrowed(SourceEvent::Absent, 0);
     world.settle();
     world
 }
@@ -105,6 +106,11 @@ impl World {
             .handle_networks(PodSource::Pods, event, now(second).monotonic);
     }
 
+    /// What is observed of who has addresses of blocks, in this second.
+    pub(crate) fn borrowed(&mut self, event: SourceEvent, second: u64) {
+        self.state.handle_borrowed(event, now(second).monotonic);
+    }
+
     fn calico(&mut self, kind: Kind, object: ObservedNetworks) {
         let event = SourceEvent::Objects(kind(object));
         self.state
@@ -145,7 +151,7 @@ impl World {
             .collect()
     }
 
-    fn has(&self, node: &str, networks: &[&str]) {
+    pub(crate) fn has(&self, node: &str, networks: &[&str]) {
         assert_eq!(self.networks()[node], networks, "{node}");
     }
 }
@@ -418,6 +424,7 @@ fn addresses_of_pods_count_where_a_node_works_and_none_has_a_network() {
     for source in [PodSource::Calico, PodSource::Cilium] {
         state.handle_networks(source, SourceEvent::Absent, now(0).monotonic);
     }
+    state.handle_borrowed(SourceEvent::Absent, now(0).monotonic);
     let node = |name: &str, ready: &str, networks: &[&str]| -> spanwire_crds::translate::Node {
         serde_json::from_value(json!({
             "metadata": {"name": name, "uid": name}, "spec": {"podCIDRs": networks},
@@ -456,7 +463,7 @@ fn addresses_of_pods_are_joined_and_host_networks_do_not_count() {
     pods.push(pod("p9", "n1", &["10.1.4.9"]));
     pods.push(pod("p8", "n4", &["10.1.4.8"]));
     let mut host = pod("host", "n1", &["192.168.7.1"]);
-    host.networks = Ok(None);
+    host.networks = Ok(Vec::new());
     pods.push(host);
     let mut world = world_of_pods(pods);
     world.has("n1", &["10.1.4.4/30", "10.1.4.9/32", "fd00:1::4/126"]);

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use spanwire_topology::{NodeName, PodSource, Prefix};
 
-use super::{NetworkObject, NodeNetworks, foreign_kind, text};
+use super::{NetworkObject, NodeNetworks, SourceObject, foreign_kind, text};
 
 /// The state of a block that its node has. `pending` is one that it is about to get, `pendingDeletion` one that it gives up, of
 /// which it has no pod any more.
@@ -40,25 +40,33 @@ pub struct BlockAffinitySpec {
     pub kind: Option<String>,
 }
 
-foreign_kind!(BlockAffinity, "crd.projectcalico.org", "v1", "blockaffinities");
+foreign_kind!(
+    BlockAffinity,
+    "BlockAffinity",
+    "crd.projectcalico.org",
+    "v1",
+    "blockaffinities"
+);
+
+impl SourceObject for BlockAffinity {
+    const SOURCE: PodSource = PodSource::Calico;
+}
 
 impl NetworkObject for BlockAffinity {
-    const SOURCE: PodSource = PodSource::Calico;
-
-    fn networks(&self) -> Option<NodeNetworks> {
+    fn networks(&self) -> Vec<NodeNetworks> {
         let spec = &self.spec;
         if spec
             .kind
             .as_deref()
             .is_some_and(|kind| !kind.is_empty() && kind != HOST)
         {
-            return None;
+            return Vec::new();
         }
         let held = spec.state == CONFIRMED && spec.deleted != "true";
-        Some(NodeNetworks {
+        vec![NodeNetworks {
             node: spec.node.clone(),
             networks: held.then_some(spec.cidr).into_iter().collect(),
-        })
+        }]
     }
 }
 
@@ -71,7 +79,7 @@ mod tests {
     /// As `kubectl get blockaffinities.crd.projectcalico.org -o json` prints one of Calico 3.28.
     const OBJECT: &str = include_str!("../../../tests/data/blockaffinity.json");
 
-    fn with(field: &str, value: Value) -> Result<Option<NodeNetworks>, String> {
+    fn with(field: &str, value: Value) -> Result<Vec<NodeNetworks>, String> {
         let said = |error: serde_json::Error| error.to_string();
         let mut object: Value = serde_json::from_str(OBJECT).map_err(said)?;
         object["spec"][field] = value;
@@ -80,7 +88,9 @@ mod tests {
     }
 
     fn networks(field: &str, value: &str) -> Vec<String> {
-        let read = with(field, json!(value)).unwrap().unwrap();
+        let [read] = &with(field, json!(value)).unwrap()[..] else {
+            panic!("it is about one node");
+        };
         assert_eq!(read.node.as_str(), "a2");
         read.networks.iter().map(ToString::to_string).collect()
     }
@@ -105,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_block_of_something_else_than_a_host_says_nothing_of_a_node() {
-        assert_eq!(with("type", json!("virtual")), Ok(None));
+        assert_eq!(with("type", json!("virtual")), Ok(Vec::new()));
         assert_eq!(networks("type", "host"), ["10.245.17.64/26"]);
         assert_eq!(networks("type", ""), ["10.245.17.64/26"]);
     }

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use spanwire_topology::{PodSource, Prefix};
 
-use super::{NetworkObject, NodeNetworks, foreign_kind, texts};
+use super::{NetworkObject, NodeNetworks, SourceObject, foreign_kind, texts};
 
 /// A node as Cilium sees it. Its name is that of the Node.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,18 +53,20 @@ pub struct CiliumPool {
     pub cidrs: BTreeSet<Prefix>,
 }
 
-foreign_kind!(CiliumNode, "cilium.io", "v2", "ciliumnodes");
+foreign_kind!(CiliumNode, "CiliumNode", "cilium.io", "v2", "ciliumnodes");
+
+impl SourceObject for CiliumNode {
+    const SOURCE: PodSource = PodSource::Cilium;
+}
 
 impl NetworkObject for CiliumNode {
-    const SOURCE: PodSource = PodSource::Cilium;
-
-    fn networks(&self) -> Option<NodeNetworks> {
+    fn networks(&self) -> Vec<NodeNetworks> {
         let ipam = &self.spec.ipam;
         let pools = ipam.pools.allocated.iter().flat_map(|pool| &pool.cidrs);
-        Some(NodeNetworks {
-            node: self.metadata.name.as_deref()?.parse().ok()?,
-            networks: ipam.pod_cidrs.iter().chain(pools).copied().collect(),
-        })
+        let networks = ipam.pod_cidrs.iter().chain(pools).copied().collect();
+        let node = self.metadata.name.as_deref().and_then(|name| name.parse().ok());
+        let of_node = |node| NodeNetworks { node, networks };
+        node.map(of_node).into_iter().collect()
     }
 }
 
@@ -84,7 +86,7 @@ mod tests {
             object["spec"]["ipam"] = ipam;
         }
         let read: CiliumNode = serde_json::from_value(object).map_err(said)?;
-        let read = read.networks().ok_or("it is about no node")?;
+        let read = read.networks().pop().ok_or("it is about no node")?;
         assert_eq!(read.node.as_str(), "b1");
         Ok(read.networks.iter().map(ToString::to_string).collect())
     }

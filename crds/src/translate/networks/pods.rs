@@ -7,7 +7,7 @@ use kube::Resource;
 use serde::Deserialize;
 use spanwire_topology::{PodSource, Prefix};
 
-use super::{NetworkObject, NodeNetworks, text};
+use super::{NetworkObject, NodeNetworks, SourceObject, text};
 
 /// A Pod with the fields that Spanwire reads and no others.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
@@ -61,20 +61,22 @@ impl Pod {
     const MAX_ADDRESSES: usize = 2;
 }
 
-impl NetworkObject for Pod {
+impl SourceObject for Pod {
     const SOURCE: PodSource = PodSource::Pods;
+}
 
-    fn networks(&self) -> Option<NodeNetworks> {
+impl NetworkObject for Pod {
+    fn networks(&self) -> Vec<NodeNetworks> {
         let ended = matches!(self.status.phase.as_str(), "Succeeded" | "Failed");
         let addresses = &self.status.addresses;
         if self.spec.host_network || ended || addresses.is_empty() {
-            return None;
+            return Vec::new();
         }
         let counted = addresses.iter().take(Self::MAX_ADDRESSES);
-        Some(NodeNetworks {
-            node: self.spec.node_name.as_deref()?.parse().ok()?,
-            networks: counted.map(|address| Prefix::host(address.ip)).collect(),
-        })
+        let networks = counted.map(|address| Prefix::host(address.ip)).collect();
+        let node = self.spec.node_name.as_deref().and_then(|name| name.parse().ok());
+        let of_node = |node| NodeNetworks { node, networks };
+        node.map(of_node).into_iter().collect()
     }
 }
 
@@ -91,7 +93,7 @@ mod tests {
         let mut object: Value = serde_json::from_str(OBJECT).unwrap();
         change(&mut object);
         let read: Pod = serde_json::from_value(object).unwrap();
-        let read = read.networks()?;
+        let read = read.networks().pop()?;
         assert_eq!(read.node.as_str(), "c1");
         Some(read.networks.iter().map(ToString::to_string).collect())
     }
