@@ -1,4 +1,4 @@
-//! How Calico's Felix is configured (`crd.projectcalico.org/v1`), as far as it decides whether packets may enter the tunnel.
+//! How Calico's Felix is configured (`crd.projectcalico.org/v1`), as far as it decides whether packets of the mesh get through.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -30,6 +30,16 @@ pub struct FelixSpec {
     pub bpf_l3_iface_pattern: Option<String>,
     /// The devices of the LAN that it knows, in the same way.
     pub bpf_data_iface_pattern: Option<String>,
+    /// Whether Calico's own WireGuard carries what is for IPv4 addresses of pods of other nodes.
+    pub wireguard_enabled: Option<bool>,
+    /// The UDP port of that.
+    pub wireguard_listening_port: Option<u16>,
+    /// Whether it carries what is for IPv6 addresses.
+    #[serde(rename = "wireguardEnabledV6")]
+    pub wireguard_enabled_v6: Option<bool>,
+    /// The UDP port of that.
+    #[serde(rename = "wireguardListeningPortV6")]
+    pub wireguard_listening_port_v6: Option<u16>,
 }
 
 foreign_kind!(
@@ -52,7 +62,8 @@ mod tests {
         let object = json!({
             "apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration", "metadata": {"name": "default"},
             "spec": {"bpfConnectTimeLoadBalancing": "TCP", "bpfEnabled": true, "bpfL3IfacePattern": "^spanwire0$",
-                "bpfLogLevel": "", "floatingIPs": "Disabled", "logSeverityScreen": "Info", "reportingInterval": "0s"},
+                "bpfLogLevel": "", "floatingIPs": "Disabled", "logSeverityScreen": "Info", "reportingInterval": "0s",
+                "wireguardEnabled": true, "wireguardEnabledV6": false, "wireguardListeningPort": 51830},
         });
         let read: FelixConfiguration = serde_json::from_value(object).unwrap();
         assert_eq!(
@@ -61,6 +72,10 @@ mod tests {
                 bpf_enabled: Some(true),
                 bpf_l3_iface_pattern: Some("^spanwire0$".to_owned()),
                 bpf_data_iface_pattern: None,
+                wireguard_enabled: Some(true),
+                wireguard_listening_port: Some(51_830),
+                wireguard_enabled_v6: Some(false),
+                wireguard_listening_port_v6: None,
             }
         );
         let bare = json!({"metadata": {"name": "node.a1"}});

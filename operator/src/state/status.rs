@@ -239,7 +239,7 @@ impl OperatorState {
         let nothing = Location::default();
         let degraded = self.degraded_members();
         let unanswered = self.unanswered_leaders(decision);
-        let dropped = self.leaders_dropped_by_felix(decision);
+        let hindered = self.leaders_hindered_by_felix(decision);
         let mistaken = self.mistaken_members();
         let unrenewed = self.unrenewed();
         let avoided = self.avoided_by_location();
@@ -254,7 +254,7 @@ impl OperatorState {
             let accepted = accepted_finding(own.chain(of_members).flatten());
             let elected = self.elected(location);
             let mut degraded = degraded.get(name).cloned().unwrap_or_default();
-            degraded.extend(dropped.get(name).into_iter().flatten().copied());
+            degraded.extend(hindered.get(name).into_iter().flatten().copied());
             degraded.extend(mistaken.get(name).into_iter().flatten().copied());
             let avoided = avoided.get(name).map_or(&[][..], Vec::as_slice);
             let connected = self.connected(name, location, &decision.mesh, avoided);

@@ -1,9 +1,9 @@
-//! What Locations say where Calico's eBPF data path does not know the tunnel.
+//! What Locations say where Calico's eBPF data path does not know the tunnel, or its own WireGuard is in the way.
 
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use spanwire_cluster::{observed::Observed, optional::OptionalEvent};
-use spanwire_crds::translate::FelixConfiguration;
+use spanwire_crds::{Hop, Location, LocationSpec, Mode, translate::FelixConfiguration};
 use spanwire_operator::state::Options;
 
 use crate::world::{self, World};
@@ -41,6 +41,11 @@ impl World {
 
     fn felix_is(&mut self, name: &str, spec: &Value) {
         self.felix(Event::Apply(configuration(name, spec)));
+    }
+
+    fn location_is(&mut self, name: &str, spec: LocationSpec) {
+        self.apply(world::Change::Location(Box::new(Location::new(name, spec))));
+        self.settle();
     }
 
     /// What is said of both locations: whether they are Ready and connected.
@@ -87,11 +92,14 @@ fn leaders_on_which_calicos_ebpf_does_not_know_the_tunnel_are_named_with_what_to
 }
 
 #[test]
-fn without_ebpf_or_without_calico_nothing_is_said() {
+fn without_ebpf_and_wireguard_or_without_calico_nothing_is_said() {
     let mut world = connected_world();
     world.state.handle_felix(OptionalEvent::Absent);
     let decisions = world.decisions;
-    world.felix_is("default", &json!({"bpfEnabled": false, "wireguardEnabled": true}));
+    world.felix_is(
+        "default",
+        &json!({"bpfEnabled": false, "logSeverityScreen": "Info"}),
+    );
     world.felix_is("default", &json!({"wireguardEnabled": false}));
     assert_eq!(world.decisions, decisions, "nothing is decided upon that");
     assert_eq!(world.said(), ["True"; 4]);
@@ -129,4 +137,59 @@ fn a_configuration_that_cannot_be_read_says_nothing_and_is_named() {
     assert!(named, "{notices:?}");
     world.felix(Event::Delete(configuration("default", &json!({}))));
     assert_eq!(world.said(), ["True"; 4]);
+}
+
+#[test]
+fn calicos_own_wireguard_is_named_where_the_ports_are_the_same_or_it_takes_what_a_leader_sends_on() {
+    let mut world = connected_world();
+    // As `kubectl get felixconfiguration default -o json` prints it where kOps or an administrator switches it on.
+    let on = |port: Value| {
+        json!({"bpfConnectTimeLoadBalancing": "TCP", "bpfLogLevel": "", "floatingIPs": "Disabled", "logSeverityScreen": "Info",
+            "reportingInterval": "0s", "wireguardEnabled": true, "wireguardListeningPort": port})
+    };
+    world.felix_is("default", &on(Value::Null));
+    assert_eq!(world.said(), ["False"; 4]);
+    let (_, message) = world.condition("left", "Ready");
+    for part in [
+        "UDP port 51820",
+        "wireguardListeningPort",
+        "these drop it",
+        "set spec.hop",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    world.felix_is("default", &on(json!(51840)));
+    let (_, message) = world.condition("left", "Ready");
+    let leader = world.leaders()["left"][0].clone();
+    assert!(
+        message.contains(&format!("node {leader}: Calico's own WireGuard")),
+        "{message}"
+    );
+    assert!(!message.contains("UDP port"), "{message}");
+    // With a VXLAN of Spanwire's own it takes none of it.
+    world.location_is(
+        "left",
+        LocationSpec {
+            hop: Hop::Vxlan,
+            ..LocationSpec::default()
+        },
+    );
+    assert_eq!(world.said(), ["True", "True", "False", "False"]);
+    // Where every node leads itself there is nothing to send on.
+    world.location_is(
+        "right",
+        LocationSpec {
+            mesh: Mode::Nodes,
+            ..LocationSpec::default()
+        },
+    );
+    assert!(!world.condition("right", "Ready").1.contains("Calico"));
+    world.location_is("right", LocationSpec::default());
+    // Felix sends nothing by it to a node where it is off, and on such a leader nothing at all.
+    assert!(world.condition("right", "Ready").1.contains("Calico"));
+    let leader = world.leaders()["right"][0].clone();
+    for node in ["n4", "n5", "n6"].into_iter().filter(|node| *node != leader) {
+        world.felix_is(&format!("node.{node}"), &json!({"wireguardEnabled": false}));
+    }
+    assert!(!world.condition("right", "Ready").1.contains("Calico"));
 }
