@@ -76,6 +76,112 @@ fn reaches_no_loopback(world: &mut World, hex: &str) {
     }
 }
 
+/// What the host of a1 redirects, as it does it for its own pods or as kube-proxy does it for services: each family's router,
+/// which is no part of the mesh, is a machine of the LAN, or a backend outside of the mesh.
+const REDIRECTING: &str = "
+table inet redirecting {
+  chain prerouting {
+    type nat hook prerouting priority dstnat
+    ip daddr 169.254.169.254 dnat ip to 10.1.0.1
+    ip6 daddr fd00:ec2::254 dnat ip6 to fd00:1::1
+    ip daddr 198.51.100.9 dnat ip to 10.1.0.254
+    ip6 daddr 2001:db8:9::9 dnat ip6 to fd00:1::fe
+    ip daddr 198.51.100.10 dnat ip to 10.244.2.2
+    ip6 daddr 2001:db8:9::10 dnat ip6 to fd00:244:2::2
+    ip daddr { 10.96.0.9, 10.96.0.10 } meta mark set mark or 0x4000
+    ip6 daddr { fd00:96::9, fd00:96::10 } meta mark set mark or 0x4000
+    ip daddr 10.96.0.9 dnat ip to 10.1.0.254
+    ip6 daddr fd00:96::9 dnat ip6 to fd00:1::fe
+    ip daddr 10.96.0.10 dnat ip to 10.1.0.1
+    ip6 daddr fd00:96::10 dnat ip6 to fd00:1::1
+    iifname spanwire0 ip daddr 10.1.0.1 icmp type echo-request dnat ip to 10.1.0.254
+    iifname spanwire0 ip6 daddr fd00:1::1 icmpv6 type echo-request dnat ip6 to fd00:1::fe
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat
+    ip daddr 10.1.0.254 masquerade
+    ip6 daddr fd00:1::fe masquerade
+  }
+}";
+
+/// By way of an address that a host redirects for itself (the metadata service, for which kube2iam, kiam and GKE have an agent on
+/// the node) or for its LAN nothing is reached that was not reached without; by way of services and node ports all is.
+#[test]
+fn what_a_host_redirects_opens_nothing_and_closes_no_service() {
+    let mut world = World::with_agents_of_both_families();
+    world.wait_for_pods();
+    let near = world.node("a1");
+    near.host.nft(REDIRECTING);
+    near.host
+        .run("ip address add fd77::1/128 dev lo nodad; ip address add 10.77.0.1/32 dev lo");
+    wait_until("the addresses to be known", Duration::from_secs(5), || {
+        let sets = "nft list table inet spanwire";
+        let listed = near.host.run(sets);
+        listed.contains("fd77::1") && listed.contains("10.77.0.1")
+    });
+    let hex: String = near
+        .key()
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let far = world.node("b1");
+    far.kill_agent();
+    let closed = [
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "198.51.100.9",
+        "2001:db8:9::9",
+        "10.1.0.254",
+        "fd00:1::fe",
+        "10.77.0.1",
+        "fd77::1",
+    ];
+    let open = [
+        "198.51.100.10",
+        "2001:db8:9::10",
+        "10.96.0.9",
+        "fd00:96::9",
+        "10.96.0.10",
+        "fd00:96::10",
+    ];
+    let in_the_mesh = [
+        "10.1.0.1",
+        "fd00:1::1",
+        "10.1.0.2",
+        "fd00:1::2",
+        "10.244.2.2",
+        "fd00:244:2::2",
+        "fd00:4::1",
+    ];
+    let through = |address: &str| {
+        if address.contains(':') {
+            (128, "fd00:2::3")
+        } else {
+            (32, "10.2.0.3")
+        }
+    };
+    let drawn = || closed.into_iter().chain(open);
+    let allowed: String = drawn()
+        .map(|address| format!("allowed_ip={address}/{}\n", through(address).0))
+        .collect();
+    far.configure_device(&format!("set=1\npublic_key={hex}\nupdate_only=true\n{allowed}\n"));
+    for address in drawn() {
+        let source = through(address).1;
+        far.host.run(&format!(
+            "ip route add {address} dev spanwire0 src {source} table 51830"
+        ));
+    }
+    for address in open.into_iter().chain(in_the_mesh) {
+        // What follows the first packet meets none of the host's rules.
+        let asked = far.host.run(&format!("ping -c 3 -i 0.2 -W 2 {address} || true"));
+        assert!(asked.contains(" 3 received"), "{address}: {asked}");
+    }
+    for address in closed {
+        assert!(!far.host.pings(address), "{address} answers");
+    }
+}
+
 /// Gives a1 the last of the private addresses; returns its key in hexadecimal digits.
 fn with_private_address(world: &mut World) -> String {
     let near = world.node("a1");

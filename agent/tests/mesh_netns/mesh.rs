@@ -78,6 +78,25 @@ pub(crate) fn reach_by_ipv6(mesh: &mut Mesh) {
     }
 }
 
+/// Gives all nodes and pods the IPv6 addresses, too, that they have.
+pub(crate) fn with_ipv6(mesh: &mut Mesh) {
+    for (location, node, number) in NODES {
+        let location: LocationName = location.parse().unwrap();
+        let node: NodeName = node.parse().unwrap();
+        let members = mesh.locations.get_mut(&location).unwrap().members_mut();
+        let member = members.get_mut(&node).unwrap();
+        let (network, length) = pods(number, Family::V6);
+        member.addresses.insert(lan(number, Family::V6));
+        member
+            .prefixes
+            .insert(format!("{network}/{length}").parse().unwrap());
+        member
+            .overlay
+            .insert(format!("fd00:4::{number}").parse().unwrap());
+        member.hop.insert(hop(number, Family::V6));
+    }
+}
+
 fn member(number: u8, key: PublicKey) -> Member {
     let lan = lan(number, Family::V4);
     let (network, length) = pods(number, Family::V4);

@@ -97,6 +97,16 @@ impl World {
         world
     }
 
+    /// The same where everything has addresses of both families.
+    pub(crate) fn with_agents_of_both_families() -> Self {
+        let network = testbed::World::two_locations(&[Family::V4, Family::V6]);
+        let mut world = Self::on(network, true);
+        world.publish_changed(mesh::with_ipv6);
+        let mesh = world.mesh_file();
+        world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+        world
+    }
+
     /// The same without agents.
     pub(crate) fn over_ipv6() -> Self {
         let network = testbed::World::two_locations(&[Family::V4, Family::V6]);

@@ -3,8 +3,11 @@
 //! WireGuard vouches for their source, not for their destination: a leader of another location, or a Peer, could name
 //! anything that this machine reaches, its LAN or its cloud's metadata service. What it has business with is `here`: what
 //! the mesh has in this location, Peers that are attached to it included. `guests`, those Peers themselves, have
-//! business with the whole mesh. Answers to what began here arrive, and what this node's own DNAT (kube-proxy's) has
-//! sent elsewhere goes there.
+//! business with the whole mesh. Answers to what began here arrive.
+//!
+//! What this node's own DNAT has sent to this machine, or out of the mesh, is judged by where it was bound for at first
+//! (`translated`): a host redirects more than services, its pods' way to the metadata service of its cloud among it
+//! (kube2iam, kiam, GKE). What it has sent to a part of the mesh that is not this machine its sender could have asked itself.
 
 use spanwire_topology::{Family, Plan, Prefix};
 
@@ -22,11 +25,13 @@ use crate::{
 /// `route_localnet` is set, as kube-proxy sets it for node ports. IPv6 has no such switch.
 const LOOPBACK: &str = "127.0.0.0/8";
 
-/// What has been sent elsewhere here, and the answer to what began here.
-const KNOWN: [&str; 2] = [
-    "ct status dnat return",
-    "ct state { established, related } ct direction reply return",
-];
+/// The answer to what began here.
+const ANSWER: &str = "ct state { established, related } ct direction reply return";
+/// What has been sent elsewhere here. Behind a `goto` a return is that of the chain that jumped here.
+const TRANSLATED: &str = "ct status dnat goto translated";
+/// What follows a packet that passed: only the first of a connection meets kube-proxy's rules and has its mark, and no connection
+/// is confirmed of which the first was dropped.
+const FOLLOWS: &str = "ct status & (confirmed | dnat) == (confirmed | dnat) return";
 
 /// The sets of one family.
 pub(super) struct Sets {
@@ -89,17 +94,42 @@ fn stranded(resolved: &Resolved<'_>, facts: &HostFacts, words: &Words) -> Option
     })
 }
 
-/// Returns the chains; `forward` jumps to the first.
+/// Returns the chain that judges what has been translated by its first destination: the mesh's here (node ports; addresses of
+/// load balancers that are in `cidrs`), for attached Peers all of the mesh, or a service's. The addresses of services are no
+/// network of the mesh, but kube-proxy marks what comes to them from elsewhere, and nothing else.
+fn translated(facts: &HostFacts, families: &[Words]) -> String {
+    let mark = facts.owned.masquerade_mark;
+    let mut rules = vec![
+        format!("meta mark & {mark:#010x} != 0 return"),
+        FOLLOWS.to_owned(),
+    ];
+    for Words { ip, v, landing, .. } in families {
+        let Some(landing) = landing else { continue };
+        rules.push(format!("ct original {ip} daddr @here{v} return"));
+        if !landing.guests.is_empty() {
+            rules.push(format!(
+                "{ip} saddr @guests{v} ct original {ip} daddr @remote{v} return"
+            ));
+        }
+    }
+    rules.push("counter drop".to_owned());
+    chain("translated", "", &rules)
+}
+
+/// Returns the chains; `forward` jumps to `landed`.
 pub(super) fn chains(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> String {
     let stranded = families
         .iter()
         .filter_map(|words| stranded(resolved, facts, words));
     let mut forwarded: Vec<String> = stranded.collect();
-    forwarded.extend(KNOWN.map(str::to_owned));
+    forwarded.push(ANSWER.to_owned());
     let link = &facts.owned.link;
-    let mut entering = vec![format!("iifname != \"{link}\" accept")];
-    entering.extend(KNOWN.map(str::to_owned));
-    entering.push("fib daddr type != local counter drop".to_owned());
+    let mut entering = vec![
+        format!("iifname != \"{link}\" accept"),
+        ANSWER.to_owned(),
+        TRANSLATED.to_owned(),
+        "fib daddr type != local counter drop".to_owned(),
+    ];
     for Words { ip, v, landing, .. } in families {
         let Some(landing) = landing else { continue };
         forwarded.push(format!("{ip} daddr @here{v} return"));
@@ -108,6 +138,8 @@ pub(super) fn chains(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Wor
         }
         entering.push(format!("{ip} daddr @private{v} counter drop"));
     }
-    forwarded.push("counter drop".to_owned());
-    chain("landed", "", &forwarded) + &chain("enter", "filter hook input priority mangle", &entering)
+    forwarded.extend([TRANSLATED, "counter drop"].map(str::to_owned));
+    translated(facts, families)
+        + &chain("landed", "", &forwarded)
+        + &chain("enter", "filter hook input priority mangle", &entering)
 }
