@@ -113,6 +113,20 @@ pub enum Conflict {
         /// Its `rtm_protocol`, which names the program that made it.
         protocol: u8,
     },
+    /// A rule of another program forbids what the tunnel sends, and nothing before it leads to an endpoint.
+    #[error(
+        "an {family} rule of another program (protocol {protocol}, priority {priority}) forbids what the tunnel sends, as a VPN's kill \
+         switch does, and the routing table main, which the tunnel uses in spite of it, has no route to any other leader: no other \
+         location is reached from here; give main a default route, or end that VPN"
+    )]
+    Barred {
+        /// The family.
+        family: Family,
+        /// Its priority.
+        priority: u32,
+        /// Its `rtm_protocol`, which names the program that made it.
+        protocol: u8,
+    },
     /// A policy of IPsec takes what this node sends into the mesh.
     #[error(
         "an IPsec policy of this node, from {from} to {to}, takes what is sent from here to location {location} before it reaches \
@@ -265,6 +279,7 @@ impl Conflict {
             Self::Inside { .. }
             | Self::Swallowed { .. }
             | Self::Overtaken { .. }
+            | Self::Barred { .. }
             | Self::Ipsec { .. }
             | Self::Nodes { .. }
             | Self::NoHop { .. }

@@ -65,8 +65,10 @@ pub struct HostFacts {
     pub uplinks: BTreeSet<LinkName>,
     /// Rules of other programs.
     pub rules: BTreeSet<OtherRule>,
-    /// Those of their tables that have a route for everything, or for half of it.
+    /// Those of their tables that have a route for everything, or for half of it, or forbid that.
     pub wide_tables: BTreeSet<(Family, TableId)>,
+    /// Those of them that only forbid.
+    pub closed_tables: BTreeSet<(Family, TableId)>,
     /// What the tables of their rules for marks have a route to, or forbid.
     pub marked_routes: BTreeMap<(Family, TableId), BTreeSet<Prefix>>,
     /// Policies of IPsec for what leaves.
@@ -98,6 +100,7 @@ impl HostFacts {
         self.uplinks = inventory.uplinks;
         self.rules = inventory.rules;
         self.wide_tables = inventory.wide_tables;
+        self.closed_tables = inventory.closed_tables;
         self.marked_routes = inventory.marked_routes;
         self.ipsec = inventory.ipsec;
         self.routers = inventory.routers;

@@ -25,8 +25,10 @@ pub struct Inventory {
     pub underlay_mtu: Option<u32>,
     /// Rules of other programs.
     pub rules: BTreeSet<OtherRule>,
-    /// Those of their tables that have a route for everything, or for half of it.
+    /// Those of their tables that have a route for everything, or for half of it, or forbid that.
     pub wide_tables: BTreeSet<(Family, TableId)>,
+    /// Those of them that only forbid.
+    pub closed_tables: BTreeSet<(Family, TableId)>,
     /// What the tables of their rules for marks have a route to, or forbid.
     pub marked_routes: BTreeMap<(Family, TableId), BTreeSet<Prefix>>,
     /// Policies of IPsec for what leaves.

@@ -36,6 +36,8 @@ pub struct OtherRule {
     pub inverted: bool,
     /// The table that it looks up; `None` where it does something else.
     pub table: Option<TableId>,
+    /// It forbids what it is for (`prohibit`, `unreachable`, `blackhole`).
+    pub forbids: bool,
 }
 
 /// The routing tables `main` and `default`, which every machine looks up.
@@ -87,15 +89,47 @@ pub(crate) fn chosen_by_mark(facts: &HostFacts, family: Option<Family>) -> bool 
     facts.rules.iter().filter(of_family).any(OtherRule::is_by_mark)
 }
 
-/// Whether the tunnel's own datagrams of a family would all be sent through a VPN of this machine. One that has routes to its
-/// own networks only (Tailscale's without an exit node, say) may be the way to an endpoint, and takes no other.
+/// Whether the tunnel's own datagrams of a family would all be sent through a VPN of this machine, or be forbidden, as by one that is
+/// not connected. One that has routes to its own networks only (Tailscale's without an exit node, say) may be the way to an
+/// endpoint, and takes no other.
 pub(crate) fn captured(facts: &HostFacts, family: Family) -> bool {
-    let mut rules = facts.rules.iter().filter(|rule| rule.family == family);
-    rules.any(|rule| {
-        let table = rule
-            .table_for_all()
-            .filter(|_| rule.is_for_mark(facts.owned.mark));
-        table.is_some_and(|table| facts.wide_tables.contains(&(family, table)))
+    captors(facts, family).next().is_some()
+}
+
+fn captors(facts: &HostFacts, family: Family) -> impl Iterator<Item = &OtherRule> {
+    let rules = facts.rules.iter();
+    rules.filter(move |rule| {
+        let is_wide = |table| facts.wide_tables.contains(&(family, table));
+        let takes_all =
+            rule.table_for_all().is_some_and(is_wide) || (rule.forbids && !rule.is_about_addresses());
+        rule.family == family && rule.is_for_mark(facts.owned.mark) && takes_all
+    })
+}
+
+/// Returns the rule that forbids the tunnel's own datagrams where they have no other way: they take the table `main` before it, which
+/// does not lead to any endpoint.
+pub(crate) fn barred(plan: &Plan, facts: &HostFacts) -> Option<Conflict> {
+    let sends = plan.tunnel.is_some() && facts.public_key.is_some();
+    if !sends || !facts.uplinks.is_empty() {
+        return None;
+    }
+    let families: &[Family] = if facts.underlay_v4_only {
+        &[Family::V4]
+    } else {
+        &[Family::V4, Family::V6]
+    };
+    let forbids = |rule: &&OtherRule| {
+        let closed = |table| facts.closed_tables.contains(&(rule.family, table));
+        rule.forbids || rule.table.is_some_and(closed)
+    };
+    let mut barring = families
+        .iter()
+        .map(|family| captors(facts, *family).find(forbids));
+    let first = barring.next()??;
+    barring.all(|rule| rule.is_some()).then_some(Conflict::Barred {
+        family: first.family,
+        priority: first.priority,
+        protocol: first.protocol,
     })
 }
 
@@ -189,6 +223,7 @@ mod tests {
         mark: None,
         inverted: false,
         table: Some(TableId(51_820)),
+        forbids: false,
     };
 
     fn prefix(text: &str) -> Option<Prefix> {
@@ -413,13 +448,79 @@ mod tests {
         assert_eq!(
             captured(OtherRule {
                 mark: own_mark,
-                ..wg_quick
+                ..wg_quick.clone()
             }),
             [false, false]
         );
         // Of several uplinks each has its own table.
         let from = prefix("198.51.100.7");
         assert_eq!(captured(OtherRule { from, ..ALL }), [false, false]);
+        let forbidding = OtherRule {
+            table: None,
+            forbids: true,
+            ..wg_quick
+        };
+        assert_eq!(captured(forbidding.clone()), [true, false]);
+        assert_eq!(
+            captured(OtherRule {
+                from,
+                ..forbidding.clone()
+            }),
+            [false, false]
+        );
+        let jumping = OtherRule {
+            forbids: false,
+            ..forbidding
+        };
+        assert_eq!(captured(jumping), [false, false]);
+    }
+
+    fn tunnel() -> spanwire_topology::Tunnel {
+        spanwire_topology::Tunnel {
+            addresses: std::collections::BTreeSet::new(),
+            listen_port: 51_820,
+            peers: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_rule_that_forbids_what_the_tunnel_sends_is_named_where_nothing_else_leads_to_an_endpoint() {
+        let table = TableId(51_820);
+        let forbidding = OtherRule {
+            table: None,
+            forbids: true,
+            ..ALL
+        };
+        let to_closed_table = ALL;
+        for rule in [forbidding, to_closed_table] {
+            let (mut plan, mut facts) = follower();
+            facts.rules = [rule].into();
+            (facts.wide_tables, facts.closed_tables) =
+                ([(Family::V4, table)].into(), [(Family::V4, table)].into());
+            facts.underlay_v4_only = true;
+            facts.public_key = Some(spanwire_topology::PublicKey::new([7; 32]));
+            assert_eq!(barred(&plan, &facts), None, "a follower sends none");
+            plan.tunnel = Some(tunnel());
+            let named = Conflict::Barred {
+                family: Family::V4,
+                priority: 2_000,
+                protocol: 3,
+            };
+            assert_eq!(barred(&plan, &facts), Some(named));
+            facts.uplinks.insert(link("eth0"));
+            assert_eq!(barred(&plan, &facts), None);
+            facts.uplinks.clear();
+            facts.underlay_v4_only = false;
+            assert_eq!(barred(&plan, &facts), None, "IPv6 is not forbidden");
+        }
+        // A VPN that is connected forbids nothing.
+        let (mut plan, mut facts) = follower();
+        plan.tunnel = Some(tunnel());
+        facts.rules = [ALL].into();
+        facts.wide_tables.insert((Family::V4, table));
+        facts.underlay_v4_only = true;
+        facts.public_key = Some(spanwire_topology::PublicKey::new([7; 32]));
+        assert_eq!(barred(&plan, &facts), None);
     }
 
     #[test]

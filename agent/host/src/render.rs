@@ -56,6 +56,7 @@ pub fn conflicts(plan: &Plan, facts: &HostFacts) -> Vec<Conflict> {
     let resolved = Resolved::new(plan, facts);
     conflicts.extend(passages::filtered(plan, &resolved, facts));
     conflicts.extend(overtaking::first_priority(plan, &resolved, facts).1);
+    conflicts.extend(overtaking::barred(plan, facts));
     conflicts.extend(ipsec::taken(plan, &resolved, facts));
     conflicts.extend(resolved.conflicts);
     conflicts

@@ -127,8 +127,12 @@ impl Kernel {
         let tables: BTreeSet<TableId> = others.iter().filter_map(OtherRule::table_to_read).collect();
         for table in tables {
             let routes = self.routes(family, table).await?;
-            if routes.iter().any(is_wide) {
+            let mut wide = routes.iter().filter(|route| is_wide(route)).peekable();
+            if wide.peek().is_some() {
                 inventory.wide_tables.insert((family, table));
+                if wide.all(forbids) {
+                    inventory.closed_tables.insert((family, table));
+                }
             }
             let is_its = |rule: &OtherRule| rule.mark.is_some() && rule.table == Some(table);
             if others.iter().any(is_its) {
@@ -275,16 +279,20 @@ fn enter_uplinks(
 /// Whether it ends the look-up of a packet: not by going on with the next rule, nor by taking the packet for this machine, as what is to be
 /// taken by a proxy is (TPROXY).
 fn ends_a_look_up(route: &route::ObservedRoute) -> bool {
-    let forbids = matches!(
-        route.kind,
-        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
-    );
-    forbids || route.kind == RouteType::Unicast
+    forbids(route) || route.kind == RouteType::Unicast
 }
 
-/// Whether it is for everything, or for half of it, as programs write it that leave the default route alone.
+fn forbids(route: &route::ObservedRoute) -> bool {
+    matches!(
+        route.kind,
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+    )
+}
+
+/// Whether it is for everything, or for half of it, as programs write it that leave the default route alone. That a VPN which is not
+/// connected forbids everything ("kill switch") is as much an end of a look-up as its route.
 fn is_wide(route: &route::ObservedRoute) -> bool {
-    route.kind == RouteType::Unicast && route.prefix.is_some_and(|prefix| prefix.length() <= 1)
+    ends_a_look_up(route) && route.prefix.is_some_and(|prefix| prefix.length() <= 1)
 }
 
 pub(crate) fn mtu(way: &route::ObservedRoute, mtus: &BTreeMap<u32, u32>) -> Option<u32> {

@@ -135,6 +135,10 @@ fn other(message: &RuleMessage, of: Family, (priority, protocol): (u32, u8)) -> 
         mark: None,
         inverted: message.header.flags.contains(RuleFlags::Invert),
         table: None,
+        forbids: matches!(
+            message.header.action,
+            Action::Blackhole | Action::Unreachable | Action::Prohibit
+        ),
     };
     let (mut mark, mut mask) = (0, 0);
     for attribute in &message.attributes {

@@ -78,6 +78,58 @@ fn rules_that_a_vpn_puts_first_are_overtaken_and_ours_go_back_when_it_goes() {
     followers_reach_each_other(&mut world, "without the VPN");
 }
 
+/// As wg-quick has it, what is connected is let alone: else the node would not even answer ARP.
+const LAN: &str = "ip rule add table main suppress_prefixlength 0";
+
+/// A VPN that ends and leaves its kill switch: what it has forbids everything, by a route or by the rule itself.
+#[test]
+fn the_tunnel_of_a_leader_goes_on_when_a_vpn_dies_and_its_kill_switch_stays() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    for kill_switch in [
+        "ip route add unreachable default table 51820; ip rule add not fwmark 51820 table 51820",
+        "ip rule add not fwmark 51820 prohibit",
+    ] {
+        let leader = world.node("a1");
+        leader.host.run(&format!("{kill_switch}; {LAN}"));
+        let datagrams = "ip route get 10.2.0.3 mark 0x2000 | grep -q via";
+        wait_until("a way of the tunnel's datagrams", 5 * SECOND, || {
+            leader.host.try_run(datagrams).status.success()
+        });
+        followers_reach_each_other(&mut world, kill_switch);
+        let leader = world.node("a1");
+        assert!(!leader.host.pings("10.2.0.254"), "the kill switch is one");
+        leader
+            .host
+            .run("ip route flush table 51820 || true; ip rule del not fwmark 51820; ip rule del table main suppress_prefixlength 0");
+        wait_until("as before", 5 * SECOND, || {
+            shows(leader, "ip rule show pref 2108", "lookup 51830")
+        });
+        followers_reach_each_other(&mut world, "without the kill switch");
+    }
+}
+
+/// Where the VPN took the default route of `main`, too, nothing leads to the other leaders: the rule is named.
+#[test]
+fn a_kill_switch_that_leaves_the_tunnel_no_way_is_named_until_it_has_one() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let leader = world.node("a1");
+    leader.host.run(&format!(
+        "ip rule add pref 1234 not fwmark 51820 prohibit; {LAN}; ip route del default"
+    ));
+    wait_until("the report", 10 * SECOND, || {
+        leader
+            .agent_log()
+            .contains("priority 1234) forbids what the tunnel sends")
+    });
+    leader.host.run("ip route add default via 10.1.0.254");
+    wait_until("the end of it", 10 * SECOND, || {
+        leader.ask("/metrics").contains("\nspanwire_agent_ready 1\n")
+    });
+    followers_reach_each_other(&mut world, "with a default route");
+}
+
 #[test]
 fn a_rule_with_nothing_before_it_is_reported_and_the_report_goes_with_it() {
     let mut world = World::with_agents(true);

@@ -227,6 +227,7 @@ fn vpn(priority: u32) -> OtherRule {
         mark: Some((0xca6c, u32::MAX)),
         inverted: true,
         table: Some(TableId(51_820)),
+        forbids: false,
     }
 }
 

@@ -480,6 +480,7 @@ pub(crate) fn with_uplinks((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostF
         mark: Some((0x200, 0xff00)),
         inverted: false,
         table: Some(table),
+        forbids: false,
     });
     (plan, facts)
 }

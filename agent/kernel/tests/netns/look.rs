@@ -107,6 +107,26 @@ fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
             assert_eq!(wide().await, expected.into_iter().collect(), "{route}");
             run(&format!("ip route del {route} dev eth0 table 52"));
         }
+        // As a VPN leaves it that is not connected.
+        for forbidding in ["unreachable", "prohibit", "blackhole"] {
+            run(&format!("ip route add {forbidding} default table 52"));
+            let look = lab.kernel.inventory(&[], false).await.unwrap();
+            let tables = || [(Family::V4, TableId(52))].into();
+            assert_eq!(
+                (look.wide_tables, look.closed_tables),
+                (tables(), tables()),
+                "{forbidding}"
+            );
+            run("ip route add 0.0.0.0/1 dev eth0 table 52");
+            let look = lab.kernel.inventory(&[], false).await.unwrap();
+            assert_eq!(
+                (look.wide_tables, look.closed_tables),
+                (tables(), [].into()),
+                "{forbidding}"
+            );
+            run("ip route flush table 52");
+        }
+        let mut wide = async || lab.kernel.inventory(&[], false).await.unwrap().wide_tables;
         // By which a mark is sent, wherever from; and by which programs take what they have marked for themselves (TPROXY).
         run(
             "ip rule add pref 1001 fwmark 0x100/0xff00 from 10.1.0.0/16 lookup 201 && ip route add default dev eth0 table 201",
@@ -115,6 +135,26 @@ fn a_table_of_others_is_wide_that_has_a_route_for_everything() {
             "ip rule add pref 1002 fwmark 0x200/0xff00 lookup 202 && ip route add local default dev lo table 202",
         );
         assert_eq!(wide().await, [(Family::V4, TableId(201))].into());
+    });
+}
+
+#[test]
+fn rules_of_others_that_forbid_are_told_apart_from_those_that_look_up_or_jump() {
+    lab(async |lab| {
+        machine();
+        for (rule, forbids) in [
+            ("prohibit", true),
+            ("unreachable", true),
+            ("blackhole", true),
+            ("goto 32766", false),
+            ("lookup 52", false),
+        ] {
+            run(&format!("ip rule add pref 5270 not fwmark 0xca6c {rule}"));
+            let rules = lab.kernel.inventory(&[], false).await.unwrap().rules;
+            let found = rules.iter().find(|rule| rule.priority == 5270).unwrap();
+            assert_eq!(found.forbids, forbids, "{rule}");
+            run("ip rule del pref 5270");
+        }
     });
 }
 

@@ -154,6 +154,7 @@ fn rules_of_others_that_are_put_first_again_and_again_are_a_trouble() {
             mark: None,
             inverted: false,
             table: Some(TableId(51_820)),
+            forbids: false,
         };
         inventory.rules = (times > 0).then(rule).into_iter().collect();
         let inventory = Some(inventory);
