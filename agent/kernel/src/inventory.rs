@@ -344,25 +344,26 @@ fn to_a_block(route: &route::ObservedRoute, devices: &[link::Device]) -> Option<
 /// flannel's VXLAN devices, one per family, make the CNI an overlay. Its other devices (flannel-wg, flannel.ipip, flannel0
 /// of the udp back-end) are none that a leader can be reached by. Calico is known by its devices and pods; where flannel
 /// has a device as well, Calico enforces policies alone (Canal). Where there is neither everything is reached directly.
+///
+/// flannel leaves the devices of the back-end that it had before, with their addresses and routes, until the node boots. So
+/// the back-end that it has is that of the device which was made last.
 fn cni(
     devices: &[link::Device],
     links: &BTreeMap<LinkName, OtherLink>,
     calicos: BTreeMap<Prefix, CniRoute>,
 ) -> Cni {
-    let of_flannel = || {
-        let flannel = |device: &&link::Device| device.up && device.name.as_str().starts_with("flannel");
-        devices.iter().filter(flannel)
-    };
-    let overlays: BTreeSet<LinkName> = of_flannel()
-        .filter(|device| device.kind == "vxlan")
-        .map(|device| device.name.clone())
-        .collect();
-    match of_flannel().next() {
-        None => calico(devices, links, calicos),
-        // What another back-end had may be left over.
-        Some(_) if !overlays.is_empty() => Cni::Overlay { links: overlays },
+    let flannel = |device: &&link::Device| device.up && device.name.as_str().starts_with("flannel");
+    let of_flannel = devices.iter().filter(flannel);
+    let (overlays, others): (Vec<_>, Vec<_>) = of_flannel.partition(|device| device.kind == "vxlan");
+    let made_last = overlays.iter().map(|device| device.index).max();
+    let other = others.into_iter().max_by_key(|device| device.index);
+    match other.filter(|other| Some(other.index) > made_last) {
         Some(device) => Cni::Unsupported {
             link: device.name.clone(),
+        },
+        None if overlays.is_empty() => calico(devices, links, calicos),
+        None => Cni::Overlay {
+            links: overlays.into_iter().map(|device| device.name.clone()).collect(),
         },
     }
 }
@@ -437,9 +438,9 @@ mod tests {
         }
     }
 
-    fn device(name: &str, kind: &str) -> link::Device {
+    fn device(index: u32, name: &str, kind: &str) -> link::Device {
         link::Device {
-            index: 1,
+            index,
             name: link_name(name),
             mtu: 1450,
             up: true,
@@ -453,7 +454,7 @@ mod tests {
         LinkName::new(name).unwrap()
     }
 
-    /// Returns the CNI of a machine with these devices, of which those marked have an address.
+    /// Returns the CNI of a machine with these devices, made one after the other, of which those marked have an address.
     fn found(devices: &[(&str, &str, bool)], routes: BTreeMap<Prefix, CniRoute>) -> Cni {
         let other = |addressed: bool| OtherLink {
             addresses: addressed
@@ -464,7 +465,10 @@ mod tests {
         };
         let links = devices.iter();
         let links = links.map(|(name, _, addressed)| (link_name(name), other(*addressed)));
-        let devices: Vec<_> = devices.iter().map(|(name, kind, _)| device(name, kind)).collect();
+        let numbered = (1..).zip(devices);
+        let devices: Vec<_> = numbered
+            .map(|(index, (name, kind, _))| device(index, name, kind))
+            .collect();
         cni(&devices, &links.collect(), routes)
     }
 
@@ -497,6 +501,34 @@ mod tests {
             assert_eq!(
                 found(&[("cni0", "bridge", true), (name, kind, true)], BTreeMap::new()),
                 unsupported(name)
+            );
+        }
+    }
+
+    #[test]
+    fn of_two_back_ends_of_flannel_the_later_one_is_in_use() {
+        let (vxlan, v6) = (("flannel.1", "vxlan", true), ("flannel-v6.1", "vxlan", true));
+        let overlay = |links: &[&str]| Cni::Overlay {
+            links: links.iter().map(|name| link_name(name)).collect(),
+        };
+        for (name, kind) in [
+            ("flannel-wg", "wireguard"),
+            ("flannel.ipip", "ipip"),
+            ("flannel0", "tun"),
+        ] {
+            let other = (name, kind, true);
+            let link = link_name(name);
+            let none = BTreeMap::new;
+            assert_eq!(
+                found(&[vxlan, other], none()),
+                Cni::Unsupported { link: link.clone() }
+            );
+            assert_eq!(found(&[vxlan, v6, other], none()), Cni::Unsupported { link });
+            assert_eq!(found(&[other, vxlan], none()), overlay(&["flannel.1"]));
+            // It has been made again, as flannel does with one that fits no more.
+            assert_eq!(
+                found(&[v6, other, vxlan], none()),
+                overlay(&["flannel-v6.1", "flannel.1"])
             );
         }
     }
