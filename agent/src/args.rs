@@ -46,6 +46,10 @@ pub struct Args {
     /// Keep the nft table in the state directory as guard.nft, for the node to load before its CNI when it boots.
     #[arg(long)]
     pub guard: bool,
+    /// No traffic between locations is ever plaintext: it is dropped as soon as two locations are established, also while other
+    /// nodes do not know of it yet. As the operator's flag of that name.
+    #[arg(long)]
+    pub tunnel_only: bool,
     /// How leaders are watched.
     #[command(flatten)]
     pub probing: Probing,

@@ -2,11 +2,12 @@
 //! the mesh, and the locations for which the tunnel is enforced.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ pub struct Checkpoint {
     pub snapshot: Arc<Snapshot>,
     /// The locations for which the tunnel is enforced.
     pub enforced: BTreeSet<LocationName>,
+    /// Those for which it will be, and when, in whole seconds.
+    pub pending: BTreeMap<LocationName, SystemTime>,
     /// Where the API server is.
     pub api_server: ApiServer,
     /// Which leaders were not used.
@@ -59,6 +62,9 @@ struct Head {
 struct Body {
     version: u32,
     settled: BTreeSet<String>,
+    /// Seconds since 1970.
+    #[serde(default)]
+    settling: BTreeMap<String, u64>,
     #[serde(default)]
     api_server: BTreeSet<SocketAddr>,
     #[serde(default)]
@@ -80,6 +86,7 @@ struct Body {
 struct BodyRef<'a> {
     version: u32,
     settled: BTreeSet<&'a str>,
+    settling: BTreeMap<&'a str, u64>,
     api_server: &'a BTreeSet<SocketAddr>,
     api_endpoints: &'a BTreeSet<SocketAddr>,
     lost: Vec<(String, String)>,
@@ -123,12 +130,27 @@ impl Checkpoint {
         useless.map(|(leader, _)| leader)
     }
 
+    /// Returns for how long each location is pending from now on.
+    #[must_use]
+    pub fn left(&self, now: SystemTime) -> BTreeMap<LocationName, Duration> {
+        let left = |due: &SystemTime| due.duration_since(now).unwrap_or_default();
+        self.pending
+            .iter()
+            .map(|(location, due)| (location.clone(), left(due)))
+            .collect()
+    }
+
     /// Returns the bytes for [`Self::save`].
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let body = BodyRef {
             version: VERSION,
             settled: self.enforced.iter().map(LocationName::as_str).collect(),
+            settling: self
+                .pending
+                .iter()
+                .map(|(location, due)| (location.as_str(), seconds(*due)))
+                .collect(),
             api_server: &self.api_server.exempt,
             api_endpoints: &self.api_server.endpoints,
             lost: texts(&self.judgement.lost),
@@ -179,6 +201,11 @@ impl From<Body> for Checkpoint {
         Self {
             snapshot: Arc::new(snapshot),
             enforced,
+            pending: body
+                .settling
+                .iter()
+                .filter_map(|(name, seconds)| Some((name.parse().ok()?, at(*seconds)?)))
+                .collect(),
             api_server: ApiServer {
                 exempt: body.api_server,
                 endpoints: body.api_endpoints,
@@ -201,6 +228,15 @@ impl From<Body> for Checkpoint {
             },
         }
     }
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Returns the time of so many seconds; a damaged file may have any number.
+fn at(seconds: u64) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn texts<'a, A: ToString + 'a, B: ToString + 'a>(
@@ -244,6 +280,11 @@ mod tests {
         Checkpoint {
             snapshot: Arc::new(snapshot),
             enforced: ["b".parse().unwrap()].into(),
+            pending: [(
+                "c".parse().unwrap(),
+                UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            )]
+            .into(),
             api_server: ApiServer {
                 exempt: ["10.96.0.1:443".parse().unwrap()].into(),
                 endpoints: ["[2001:db8::1]:6443".parse().unwrap()].into(),
@@ -276,6 +317,23 @@ mod tests {
         let checkpoint = Checkpoint::load(directory.path()).unwrap().unwrap();
         assert_eq!(checkpoint.api_server, ApiServer::default());
         assert_eq!(checkpoint.enforced.len(), 1);
+        assert!(checkpoint.pending.is_empty());
+    }
+
+    #[test]
+    fn what_is_pending_is_so_until_its_time_has_come_whatever_the_file_says() {
+        let due = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let left = |now| checkpoint().left(now).into_values().collect::<Vec<_>>();
+        assert_eq!(left(due - Duration::from_secs(7)), [Duration::from_secs(7)]);
+        assert_eq!(left(due + Duration::from_secs(7)), [Duration::ZERO]);
+        let directory = tempfile::tempdir().unwrap();
+        let text = format!(
+            r#"{{"version":1,"settled":[],"settling":{{"c":{}}},"node":null,"slices":[],"peers":[]}}"#,
+            u64::MAX
+        );
+        fs::write(directory.path().join(FILE), text).unwrap();
+        let checkpoint = Checkpoint::load(directory.path()).unwrap().unwrap();
+        assert!(checkpoint.pending.is_empty());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Starts the parts of the agent, and connects them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use anyhow::Context as _;
 use spanwire_cluster::{
@@ -53,7 +57,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let reconciler = Reconciler::new(args.paths.clone(), owned.clone(), prober.keys);
     let reconciler = tokio::spawn(reconciler.run(receivers.jobs, reported));
     let storage = storage(&args);
+    let left = before.left(SystemTime::now());
     let mut state = NodeState::new(me.clone(), owned, before.enforced);
+    if args.tunnel_only {
+        state.wait_for_none();
+    }
+    state.remember_pending(left, Instant::now());
     state.handle_api_server(before.api_server.clone());
     state.remember_preshared(known.unwrap_or_default());
     let mut events = EventLoop::new(me.clone(), state, storage, snapshot, outlets);

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::jiff::Timestamp;
@@ -141,6 +141,16 @@ impl NodeState {
             closed_port: OnceCell::new(),
             in_mesh: OnceCell::new(),
         }
+    }
+
+    /// Takes over which locations were to be enforced later, when the agent ended, and how long it still was until then.
+    pub fn remember_pending(&mut self, left: BTreeMap<LocationName, Duration>, now: Instant) {
+        self.enforcement.remember_pending(left, now);
+    }
+
+    /// Nothing is ever plaintext in this cluster: the tunnel is enforced for what is established from then on.
+    pub fn wait_for_none(&mut self) {
+        self.enforcement.wait_for_none();
     }
 
     /// Takes the mesh as published. Returns whether this node may have to change.
@@ -432,6 +442,12 @@ impl NodeState {
     #[must_use]
     pub fn enforced(&self) -> &BTreeSet<LocationName> {
         self.enforcement.enforced()
+    }
+
+    /// Returns the locations for which it will be, and when.
+    #[must_use]
+    pub fn pending(&self) -> &BTreeMap<LocationName, Instant> {
+        self.enforcement.pending()
     }
 
     /// Returns whether every trace of Spanwire is to be removed from this node.

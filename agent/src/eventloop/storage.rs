@@ -3,7 +3,7 @@
 use std::{
     future::pending,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::task::JoinHandle;
@@ -39,8 +39,14 @@ impl EventLoop {
         let Some(snapshot) = self.snapshot.clone().filter(|_| !self.state.retire()) else {
             return;
         };
-        self.saved_at = Some(Self::now());
+        let (now, clock) = (Self::now(), SystemTime::now());
+        self.saved_at = Some(now);
         let enforced = self.state.enforced().clone();
+        let due = |due: &Instant| clock + due.saturating_duration_since(now);
+        let pending = self.state.pending().iter();
+        let pending = pending
+            .map(|(location, at)| (location.clone(), due(at)))
+            .collect();
         let api_server = self.state.api_server();
         let judgement = self.judgement.clone();
         let directory = self.storage.directory.clone();
@@ -50,6 +56,7 @@ impl EventLoop {
             let checkpoint = Checkpoint {
                 snapshot,
                 enforced,
+                pending,
                 api_server,
                 judgement,
             };

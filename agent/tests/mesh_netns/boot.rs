@@ -104,3 +104,44 @@ fn with_the_guard_a_node_sends_no_plaintext_before_its_agent_runs() {
     node.cleanup(false);
     assert!(!guard.exists());
 }
+
+/// Whether what is bound for the pods of b may be nowhere else than in the tunnel.
+fn is_enforced(node: &Node) -> bool {
+    let settled = "nft get element inet spanwire settled4 '{ 10.244.4.2 }'";
+    node.host.try_run(settled).status.success()
+}
+
+#[test]
+fn where_nothing_is_ever_plaintext_the_tunnel_is_enforced_at_once() {
+    let mut world = World::new(false);
+    let mesh = world.mesh_file();
+    world.node("a2").flags = &["--tunnel-only"];
+    world.nodes.iter_mut().for_each(|node| node.start_agent(&mesh));
+    for node in &world.nodes {
+        wait_until("ready", 10 * SECOND, || node.ask("/readyz").contains("200 OK"));
+    }
+    assert!(!is_enforced(world.node("a2")), "not established");
+    world.publish(true, &[]);
+    let node = world.node("a2");
+    let took = wait_until("the tunnel to be enforced", 10 * SECOND, || is_enforced(node));
+    eprintln!("enforced after {took:?}");
+    assert!(
+        !is_enforced(world.node("b2")),
+        "without the flag others are waited for"
+    );
+    world.wait_for_pods();
+}
+
+#[test]
+fn an_agent_that_is_started_again_and_again_enforces_the_tunnel_in_time() {
+    let mut world = World::with_agents(true);
+    world.wait_for_pods();
+    let mesh = world.mesh_file();
+    let node = world.node("a2");
+    for _ in 0..3 {
+        std::thread::sleep(11 * SECOND);
+        node.kill_agent();
+        node.start_agent(&mesh);
+    }
+    wait_until("the tunnel to be enforced", 10 * SECOND, || is_enforced(node));
+}
