@@ -255,7 +255,7 @@ pub enum Conflict {
     /// What others filter packets by cannot be read.
     #[error(
         "{} of this node's firewall cannot be read, so it is not known whether they drop packets of the mesh: {}; see to \
-         it that the agent may (CAP_NET_ADMIN in the host's network)",
+         it that the agent may (CAP_NET_ADMIN in the host's network), and that the nft of its image knows what is there",
         .0.what, .0.cause
     )]
     Unread(Unread),

@@ -65,6 +65,14 @@ pub enum NftError {
     Disturbed,
 }
 
+/// Returns an error with its causes; of what a command said the first line, which says what is wrong.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let first_line = |cause: &dyn std::error::Error| cause.to_string().lines().next().map(str::to_owned);
+    let causes: Vec<String> = causes.filter_map(first_line).collect();
+    causes.join(": ")
+}
+
 /// Why the userspace WireGuard did not do it.
 #[derive(Debug, Error)]
 pub enum UapiError {

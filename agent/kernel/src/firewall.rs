@@ -2,7 +2,8 @@
 //!
 //! Base chains of nf_tables are found by netlink, which costs little where kube-proxy has thousands of others; their
 //! rules, and those of the chains that they lead to, are listed by `nft -j`. Both are done only when the generation number
-//! of nf_tables has moved. What cannot be listed is taken to decide nothing.
+//! of nf_tables has moved. A chain that cannot be listed is named, and decides what it decided when it was listed last, or
+//! nothing. What cannot be read of others is taken to decide nothing.
 //!
 //! Rules of Spanwire's in such a chain carry its table's name as their comment. They are written so that iptables-nft lists
 //! and keeps them as any of its own (`-A FORWARD -i spanwire0 -m comment --comment spanwire -j ACCEPT`).
@@ -21,15 +22,15 @@ use std::{
 };
 
 use nix::libc::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE};
-use spanwire_host::{ChainName, Filter, FilterRule, Match, Pass, TableFamily, Verdict};
+use spanwire_host::{ChainName, Filter, FilterRule, Match, Pass, TableFamily, Unread, Verdict};
 
 pub(crate) use self::legacy::legacy;
 use self::matches::Sets;
 use crate::{
-    error::NftError,
+    error::{NftError, chain},
     netlink::{Message, NetlinkError, attributes},
     nft::{Nft, message::request, nft, succeed},
-    watched::{HEADER, Hook, Subject, Watched, family},
+    watched::{Found, HEADER, Hook, Subject, Watched, family},
 };
 
 /// More chains than firewalls have between their base chain and a rule that ends all; what lies beyond is not looked at,
@@ -40,10 +41,17 @@ const CHAINS: usize = 32;
 /// judged would be looked for in all of it.
 const ELEMENTS: usize = 10_000;
 
+/// How often chains are listed until no other program changes nf_tables meanwhile, while one of them cannot be.
+const READINGS: usize = 3;
+
 /// Whether `nft` takes the name without quotes, which it does not know for chains.
 fn nameable(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/".contains(c);
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(plain)
+}
+
+fn is_nameable(chain: &ChainName) -> bool {
+    nameable(&chain.table) && nameable(&chain.chain)
 }
 
 impl Nft {
@@ -58,68 +66,88 @@ impl Nft {
         self.watched.forget(Hook::Input);
     }
 
-    /// Returns what others filter packets by at a hook, in nf_tables.
-    pub(crate) async fn filters(&mut self, hook: Hook) -> Arc<Vec<Filter>> {
-        let generation = self.generation().await.ok();
-        let known = self.filters.remove(&hook);
-        if let (Some((read, filters)), Some(generation)) = (&known, generation)
-            && *read == generation
+    /// Returns what others filter packets by at a hook, in nf_tables, and adds what of it cannot be listed.
+    pub(crate) async fn filters(&mut self, hook: Hook, unread: &mut BTreeSet<Unread>) -> Arc<Vec<Filter>> {
+        let found = match self.found(hook).await {
+            Ok(found) => found,
+            Err(cause) => {
+                let what = "the chains of nf_tables".to_owned();
+                unread.insert(Unread { what, cause });
+                // As of a single chain: what was found last holds.
+                let known = self.filters.get(&hook);
+                known.map(|(_, found)| found.clone()).unwrap_or_default()
+            }
+        };
+        unread.extend(found.unread.iter().map(|(chain, cause)| Unread {
+            what: format!("the rules of the chain {chain}"),
+            cause: cause.clone(),
+        }));
+        found.filters
+    }
+
+    async fn found(&mut self, hook: Hook) -> Result<Found, String> {
+        let mut generation = self.generation().await.ok();
+        if let Some((Some(read), found)) = self.filters.get(&hook)
+            && Some(*read) == generation
         {
-            let filters = Arc::clone(filters);
-            self.filters.extend(known.map(|known| (hook, known)));
-            return filters;
+            return Ok(found.clone());
         }
-        match self.read_filters(hook, generation).await {
-            Ok((filters, is_fleeting)) => {
-                let filters = Arc::new(filters);
-                // Elements that come and go by themselves move no generation.
-                let generation = generation.filter(|_| !is_fleeting);
-                let known = generation.map(|generation| (generation, Arc::clone(&filters)));
-                self.filters.extend(known.map(|known| (hook, known)));
-                filters
+        let mut read = self.read_filters(hook, generation).await;
+        for _ in 1..READINGS {
+            let is_whole = read.as_ref().is_ok_and(|(found, _)| found.unread.is_empty());
+            let now = self.generation().await.ok();
+            // A table or chain that has just gone is no longer asked for.
+            if is_whole || now == generation {
+                break;
             }
-            Err(error) => {
-                // A table that has just gone, or a version of nft that lacks what a host's own has.
-                // What was found last holds until it can be listed again: to take none for granted would take away what lets
-                // the mesh through.
-                tracing::debug!(error, "the firewalls of others cannot be listed");
-                let filters = known.as_ref();
-                let filters = filters
-                    .map(|(_, filters)| Arc::clone(filters))
-                    .unwrap_or_default();
-                self.filters.extend(known.map(|known| (hook, known)));
-                filters
-            }
+            generation = now;
+            read = self.read_filters(hook, generation).await;
         }
+        let (found, is_fleeting) = read?;
+        // Elements that come and go by themselves move no generation, nor does what keeps nft from listing a chain.
+        let is_lasting = !is_fleeting && found.unread.keys().all(|name| !is_nameable(name));
+        let generation = generation.filter(|_| is_lasting);
+        self.filters.insert(hook, (generation, found.clone()));
+        Ok(found)
     }
 
     /// Also returns whether they may change without notice.
-    async fn read_filters(
-        &mut self,
-        hook: Hook,
-        generation: Option<u32>,
-    ) -> Result<(Vec<Filter>, bool), String> {
-        let bases = self
-            .base_chains(hook, generation)
-            .await
-            .map_err(|error| error.to_string())?;
+    async fn read_filters(&mut self, hook: Hook, generation: Option<u32>) -> Result<(Found, bool), String> {
+        let bases = self.base_chains(hook, generation).await;
+        let bases = bases.map_err(|error| chain(&error))?;
         self.watched.set(hook, bases.keys().cloned().collect());
         let locked = if bases.is_empty() {
             BTreeSet::new()
         } else {
-            self.locked_tables().await.map_err(|error| error.to_string())?
+            self.locked_tables().await.map_err(|error| chain(&error))?
         };
         let mut filters = Vec::new();
+        let mut unread = BTreeMap::new();
         let mut is_fleeting = false;
         for (name, base) in bases {
-            let filter = self.filter(name, base.drops).await;
-            let (mut filter, fleeting) = filter.map_err(|error| error.to_string())?;
-            is_fleeting |= fleeting;
-            (filter.priority, filter.links) = (base.priority, base.links);
-            filter.is_locked = locked.contains(&(filter.name.family, filter.name.table.clone()));
-            filters.push(filter);
+            if !is_nameable(&name) {
+                unread.insert(name, "its name is none that nft can list".to_owned());
+                continue;
+            }
+            match self.filter(name.clone(), base.drops).await {
+                Ok((mut filter, fleeting)) => {
+                    is_fleeting |= fleeting;
+                    (filter.priority, filter.links) = (base.priority, base.links);
+                    filter.is_locked = locked.contains(&(filter.name.family, filter.name.table.clone()));
+                    filters.push(filter);
+                }
+                Err(error) => {
+                    // A version of nft that lacks what a host's own has, say. What was found last of the chain holds until
+                    // it can be listed again: to take none for granted would take away what lets the mesh through.
+                    let known = self.filters.get(&hook).into_iter();
+                    let mut known = known.flat_map(|(_, found)| found.filters.iter());
+                    filters.extend(known.find(|filter| filter.name == name).cloned());
+                    unread.insert(name, chain(&error));
+                }
+            }
         }
-        Ok((filters, is_fleeting))
+        let filters = Arc::new(filters);
+        Ok((Found { filters, unread }, is_fleeting))
     }
 
     /// Returns the tables that only the program that made them may change, as long as it runs (`NFT_TABLE_F_OWNER`).
@@ -146,8 +174,7 @@ impl Nft {
     ) -> Result<BTreeMap<ChainName, Subject>, NetlinkError> {
         self.read_bases(generation).await?;
         let others = self.bases_at(hook).filter(|(name, _)| !self.is_own_table(name));
-        let readable = others.filter(|(name, _)| nameable(&name.table) && nameable(&name.chain));
-        Ok(readable.collect())
+        Ok(others.collect())
     }
 
     async fn read_bases(&mut self, generation: Option<u32>) -> Result<(), NetlinkError> {
@@ -328,3 +355,6 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod netns;

@@ -171,7 +171,7 @@ impl Kernel {
 
     /// Reads what others filter packets by at a hook.
     async fn filters(&mut self, hook: Hook, unread: &mut BTreeSet<Unread>) -> Arc<Vec<Filter>> {
-        with(self.nft.filters(hook).await, legacy(hook, unread))
+        with(self.nft.filters(hook, unread).await, legacy(hook, unread))
     }
 
     /// Reads a number of `net/ipv6/conf`; `None` where the kernel has no IPv6 or no such device, or does not say.

@@ -1,7 +1,7 @@
 //! One handle for everything that Spanwire has and does on a machine.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -188,7 +188,8 @@ impl Kernel {
     pub async fn read(&mut self, wanted: impl IntoIterator<Item = &Sysctl>) -> Result<Host, ReadError> {
         let mut host = self.read_routing().await?;
         host.nft = self.nft.read().await?;
-        let filters = self.nft.filters(Hook::Forward).await;
+        // The inventory names what cannot be listed.
+        let filters = self.nft.filters(Hook::Forward, &mut BTreeSet::new()).await;
         let passages = filters
             .iter()
             .filter_map(|filter| Some((filter.name.clone(), filter.passage()?)));

@@ -211,8 +211,8 @@ impl Nft {
     /// A transaction of our own has made this generation: no other table was changed by it.
     fn is_followed(&mut self, own: u32) {
         let others = self.filters.values_mut();
-        for (read, _) in others.filter(|(read, _)| following(*read) == own) {
-            *read = own;
+        for (read, _) in others.filter(|(read, _)| read.map(following) == Some(own)) {
+            *read = Some(own);
         }
     }
 

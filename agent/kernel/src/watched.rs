@@ -59,8 +59,17 @@ impl Hook {
 /// `NF_DROP`.
 const DROP: u32 = 0;
 
-/// Base chains with what they lead to, and at which generation that was.
-pub(crate) type Known = BTreeMap<Hook, (u32, Arc<Vec<Filter>>)>;
+/// Base chains with what they lead to, and at which generation that was; `None` where they are to be listed again in any case.
+pub(crate) type Known = BTreeMap<Hook, (Option<u32>, Found)>;
+
+/// The base chains at a hook.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    /// Those that could be listed, now or before.
+    pub(crate) filters: Arc<Vec<Filter>>,
+    /// Those that cannot be listed now, each with why.
+    pub(crate) unread: BTreeMap<ChainName, String>,
+}
 
 /// The base chains that were found, by the hooks that are looked at, for [`Changes`](crate::Changes) to heed; those at the
 /// input hook are looked for on leaders alone.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spanwire_host::{Elsewhere, Filter, FilterRule, MarkChange, Match, Passing, Stage, Verdict};
 
-use super::{legacy, nameable};
+use super::{is_nameable, legacy};
 use crate::{nft::Nft, watched::Hook};
 
 impl Hook {
@@ -45,17 +45,14 @@ impl Nft {
 
     async fn all_filters(&mut self, hook: Hook) -> Result<Vec<Filter>, String> {
         let generation = self.generation().await.ok();
-        let cached = self
-            .filters
-            .get(&hook)
-            .filter(|(read, _)| Some(*read) == generation);
-        let cached = cached.map(|(_, filters)| filters.to_vec());
-        let mut filters = match cached {
-            Some(filters) => filters,
-            None => self.read_filters(hook, generation).await?.0,
-        };
+        let is_followed = self.filters.contains_key(&hook);
+        let found = self.found(hook).await?;
+        if let Some((chain, cause)) = found.unread.iter().find(|(chain, _)| is_nameable(chain)) {
+            return Err(format!("the rules of the chain {chain} cannot be read: {cause}"));
+        }
+        let mut filters = found.filters.to_vec();
         // Of a node that does not lead changes there are of no concern.
-        if hook == Hook::Input && !self.filters.contains_key(&hook) {
+        if hook == Hook::Input && !is_followed {
             self.forget_inputs();
         }
         self.read_bases(generation)
@@ -70,7 +67,7 @@ impl Nft {
                     priority: base.priority,
                     ..own
                 });
-            } else if !(nameable(&name.table) && nameable(&name.chain)) {
+            } else if !is_nameable(&name) {
                 let rules = vec![unread()];
                 filters.push(Filter {
                     name,
