@@ -1,7 +1,7 @@
 //! Objects of a cluster, from files or from the API server, and the facts that they are.
 
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
 };
 
@@ -15,7 +15,7 @@ use spanwire_crds::{
     publication::{accepted, assemble, slices},
     translate::{self, Node},
 };
-use spanwire_topology::{ClusterFacts, Facts, LocationFact, Mesh, NodeName, PublicKey};
+use spanwire_topology::{ClusterFacts, Facts, LocationFact, Mesh, NodeName, Prefix, PublicKey};
 
 use crate::settings::Settings;
 
@@ -301,18 +301,17 @@ impl Objects {
         reading
     }
 
-    /// Returns whether the pod networks of nodes are not those of the Nodes, as the condition of a Location says. They are
+    /// Returns from where the pod networks of nodes are, as the condition of a Location says, where that is not from the Nodes. They are
     /// taken from what is published then: `spec.podCIDRs` are not what pods have.
-    fn of_cni(&self) -> bool {
-        let reasons = [Reason::CalicoBlocks, Reason::CiliumNodes, Reason::PodAddresses].map(Reason::as_str);
+    fn of_cni(&self) -> Option<Reason> {
+        let reasons = [Reason::CalicoBlocks, Reason::CiliumNodes, Reason::PodAddresses];
         let locations = self
             .of(Kind::Location)
             .map(|(_, object)| &object["status"]["conditions"]);
         let mut conditions = locations.filter_map(Value::as_array).flatten();
-        conditions.any(|condition| {
-            condition["reason"]
-                .as_str()
-                .is_some_and(|reason| reasons.contains(&reason))
+        conditions.find_map(|condition| {
+            let said = condition["reason"].as_str()?;
+            reasons.into_iter().find(|reason| reason.as_str() == said)
         })
     }
 
@@ -349,8 +348,15 @@ impl Objects {
                 fact.down_since = None;
             }
             let mut locations = published.locations.values();
-            if of_cni && let Some(member) = locations.find_map(|location| location.members.get(&name)) {
-                fact.prefixes.clone_from(&member.prefixes);
+            if let Some(source) = of_cni
+                && let Some(member) = locations.find_map(|location| location.members.get(&name))
+            {
+                // With Calico a single address is one that the node has out of a block of another.
+                let is_borrowed = |prefix: &&Prefix| source == Reason::CalicoBlocks && prefix.is_host();
+                let (borrowed, own): (BTreeSet<&Prefix>, BTreeSet<&Prefix>) =
+                    member.prefixes.iter().partition(is_borrowed);
+                fact.prefixes = own.into_iter().copied().collect();
+                fact.borrowed = borrowed.into_iter().map(Prefix::address).collect();
             }
             match reports.get(name.as_str()) {
                 Some(report) => report.fact.complete(&mut fact),

@@ -15,8 +15,8 @@ use crate::GAP;
 pub(crate) fn replaced(lab: &Lab) -> Result<()> {
     let roles = Roles::now(lab)?;
     let fault = Fault::named("the leader forwards nothing")?;
-    let noticed = fault.during(lab, &roles, || {
-        noticing(lab, &roles, || {
+    let noticed = noticing(lab, &roles, || {
+        fault.during(lab, &roles, || {
             is_said(lab, &roles)?;
             wait_until("another leader is published", SOON, || {
                 Ok(leader(lab, "b")? == roles.standby)
