@@ -100,6 +100,20 @@ pub enum Conflict {
         /// The connected network that the router is in.
         network: Prefix,
     },
+    /// A node of another location has the address of a resolver of this node.
+    #[error(
+        "{}, the address of a node of location {location}, is that of a resolver of this node (resolv.conf): it is asked past the \
+         mesh as before, and is not routed into the mesh; give that node another address, or, where it is no node there that should \
+         have it, name the address in spec.nodeCIDRs of the Location of this node; where that node is to be asked, name another \
+         address of it in resolv.conf",
+        prefix.address()
+    )]
+    Resolver {
+        /// The address.
+        prefix: Prefix,
+        /// Where the node is.
+        location: LocationName,
+    },
     /// A rule of another program takes packets of the mesh before Spanwire's rules do.
     #[error(
         "an {family} rule of another program (protocol {protocol}) has the priority {priority} and takes packets of the mesh \
@@ -275,7 +289,9 @@ impl Conflict {
     #[must_use]
     pub fn prefix(&self) -> Option<Prefix> {
         match self {
-            Self::Connected { prefix, .. } | Self::Router { prefix, .. } => Some(*prefix),
+            Self::Connected { prefix, .. } | Self::Router { prefix, .. } | Self::Resolver { prefix, .. } => {
+                Some(*prefix)
+            }
             Self::Inside { .. }
             | Self::Swallowed { .. }
             | Self::Overtaken { .. }

@@ -75,6 +75,8 @@ pub struct HostFacts {
     pub ipsec: BTreeSet<IpsecPolicy>,
     /// The routers of the default routes.
     pub routers: BTreeSet<IpAddr>,
+    /// Whom this machine asks for names.
+    pub resolvers: BTreeSet<IpAddr>,
     /// Where this node reaches the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -104,6 +106,7 @@ impl HostFacts {
         self.marked_routes = inventory.marked_routes;
         self.ipsec = inventory.ipsec;
         self.routers = inventory.routers;
+        self.resolvers = inventory.resolvers;
     }
 
     /// Returns the device of the CNI that carries a family.

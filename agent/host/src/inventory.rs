@@ -35,6 +35,8 @@ pub struct Inventory {
     pub ipsec: BTreeSet<IpsecPolicy>,
     /// The routers of the default routes.
     pub routers: BTreeSet<IpAddr>,
+    /// Whom this machine asks for names.
+    pub resolvers: BTreeSet<IpAddr>,
     /// The families that have a default route.
     pub default_routes: BTreeSet<Family>,
     /// IPv6 is off on new devices and, where there is one, on Spanwire's (also where the kernel has no IPv6).

@@ -102,6 +102,10 @@ impl<'a> Resolved<'a> {
                 held.insert(*prefix, here);
                 continue;
             }
+            if let Some(conflict) = connected.asked(prefix, route) {
+                conflicts.insert(conflict);
+                continue;
+            }
             let next_hop = resolver.resolve(family, via);
             let doubtful = connected.doubtful(prefix, route);
             let next_hop = next_hop.filter(|next_hop| {

@@ -14,7 +14,7 @@ use spanwire_host::{
 use spanwire_topology::{Family, Prefix};
 
 use crate::{
-    Kernel, address, error::ReadError, firewall::legacy, ipsec, link, route, rule, watched::Hook,
+    Kernel, address, error::ReadError, firewall::legacy, ipsec, link, resolvers, route, rule, watched::Hook,
     wireguard::Backend,
 };
 
@@ -52,9 +52,11 @@ impl Kernel {
             enter_metrics(&mut inventory.links, &routes, &devices);
             calicos.extend(routes.iter().filter_map(|route| to_a_block(route, &devices)));
             let found = routes.into_iter().filter(is_default).collect::<Vec<_>>();
-            inventory
-                .routers
-                .extend(found.iter().filter_map(|route| route.via));
+            inventory.routers.extend(
+                found
+                    .iter()
+                    .flat_map(|route| route.via.iter().chain(&route.vias).copied()),
+            );
             if !found.is_empty() {
                 inventory.default_routes.insert(family);
             }
@@ -73,6 +75,7 @@ impl Kernel {
         inventory.ipv6_forwarded = self.ipv6_forwarded();
         inventory.groups = self.has_groups().await?;
         inventory.ipsec = ipsec::policies().await;
+        inventory.resolvers = resolvers::resolvers(&resolvers::FILES);
         self.enter_filters(&mut inventory, leads).await;
         Ok(inventory)
     }

@@ -25,6 +25,7 @@ mod link;
 mod netlink;
 mod nft;
 mod ownership;
+mod resolvers;
 mod route;
 mod rule;
 mod state_file;

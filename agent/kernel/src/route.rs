@@ -47,6 +47,8 @@ pub(crate) struct ObservedRoute {
     pub(crate) mtu: Option<u32>,
     /// The devices of its next hops, where it has several.
     pub(crate) hops: Vec<u32>,
+    /// The routers of these.
+    pub(crate) vias: Vec<IpAddr>,
 }
 
 /// Reads the routes of one table, of one protocol or of all.
@@ -133,7 +135,6 @@ const HEADER: usize = 12;
 pub(crate) fn observe(message: &Message) -> Option<ObservedRoute> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
-    const RTA_GATEWAY: u16 = 5;
     const RTA_PRIORITY: u16 = 6;
     const RTA_PREFSRC: u16 = 7;
     const RTA_METRICS: u16 = 8;
@@ -160,6 +161,7 @@ pub(crate) fn observe(message: &Message) -> Option<ObservedRoute> {
         src: None,
         mtu: None,
         hops: Vec::new(),
+        vias: Vec::new(),
     };
     let mut destination = unspecified;
     for (attribute, value) in attributes(rest) {
@@ -174,7 +176,11 @@ pub(crate) fn observe(message: &Message) -> Option<ObservedRoute> {
                 let mut metrics = attributes(value);
                 route.mtu = metrics.find_map(|(metric, value)| word(value).filter(|_| metric == RTAX_MTU));
             }
-            RTA_MULTIPATH => route.hops = next_hops(value),
+            RTA_MULTIPATH => {
+                let hops = next_hops(value);
+                route.hops = hops.iter().map(|(device, _)| *device).collect();
+                route.vias = hops.into_iter().filter_map(|(_, via)| via).collect();
+            }
             _ => {}
         }
     }
@@ -194,14 +200,21 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Returns the devices of next hops: each a `struct rtnexthop`, which begins with its length and has the device's index at 4.
-fn next_hops(mut bytes: &[u8]) -> Vec<u32> {
+/// The router of a route, or of one of its next hops.
+const RTA_GATEWAY: u16 = 5;
+
+/// Returns the devices of next hops, with their routers: each a `struct rtnexthop`, which begins with its length, has the device's index
+/// at 4, and attributes from 8 on.
+fn next_hops(mut bytes: &[u8]) -> Vec<(u32, Option<IpAddr>)> {
     let hop = || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let device = word(bytes.get(4..)?)?;
+        let rest = bytes.get(8..length).unwrap_or_default();
+        let via =
+            attributes(rest).find_map(|(attribute, value)| ip(value).filter(|_| attribute == RTA_GATEWAY));
         // A length of nothing would never end.
         bytes = bytes.get(length.next_multiple_of(4).max(8)..).unwrap_or_default();
-        Some(device)
+        Some((device, via))
     };
     std::iter::from_fn(hop).collect()
 }
@@ -328,10 +341,12 @@ mod tests {
         ))
         .unwrap();
         assert_eq!((route.hops, route.device, route.table), (vec![7, 9], None, 254));
+        let router: IpAddr = [10, 0, 0, 1].into();
+        assert_eq!((route.via, route.vias), (None, vec![router; 2]));
         assert_eq!(route.prefix, "10.1.0.0/16".parse().ok());
         assert_eq!(
             next_hops(&[0; 24]),
-            [0, 0, 0],
+            [(0, None); 3],
             "a length of nothing ends all the same"
         );
     }

@@ -8,6 +8,8 @@
 //! * a network inside a remote prefix is a hole in it, also without a report where it is the LAN of this location;
 //! * the address of a remote node in a network: nothing tells whether the mesh or the neighbour of that address is meant, so
 //!   it is unreachable; but the router of this machine is needed, and is there, whatever a node elsewhere says that it has.
+//!   So are its resolvers, which also lie in networks that are not connected (AWS's is the third address of the VPC, for all of
+//!   its subnets).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +38,8 @@ pub(super) struct Connected<'a> {
     plan: &'a Plan,
     /// The routers of this machine.
     routers: &'a BTreeSet<IpAddr>,
+    /// Whom it asks for names.
+    resolvers: &'a BTreeSet<IpAddr>,
     /// Each with its device and the address in it; of several the one that Linux prefers.
     networks: BTreeMap<Prefix, (&'a LinkName, IpAddr)>,
     /// The devices of those that have more than one.
@@ -72,6 +76,7 @@ impl<'a> Connected<'a> {
         Self {
             plan,
             routers: &facts.routers,
+            resolvers: &facts.resolvers,
             wide: wide.copied().collect(),
             networks,
             shared,
@@ -88,7 +93,7 @@ impl<'a> Connected<'a> {
     ) -> Option<Held<'a>> {
         let network = match self.networks.contains_key(prefix) {
             true => *prefix,
-            false => self.with_router(prefix, route)?,
+            false => self.with_needed(prefix, route)?,
         };
         let (link, address) = self.networks.get(&network)?;
         let (prefix, location) = (*prefix, &route.location);
@@ -98,12 +103,14 @@ impl<'a> Connected<'a> {
                 location: location.clone(),
                 link: (*link).clone(),
             }
-        } else {
+        } else if self.routers.contains(&prefix.address()) {
             Conflict::Router {
                 prefix,
                 location: location.clone(),
                 network,
             }
+        } else {
+            resolver(prefix, location)
         });
         let alone = || [*link].into();
         Some(Held {
@@ -114,16 +121,28 @@ impl<'a> Connected<'a> {
         })
     }
 
-    /// Returns the network in which a prefix is the address of this machine's router, and that of a node of another location, too.
-    fn with_router(&self, prefix: &Prefix, route: &Route) -> Option<Prefix> {
-        let elsewhere = self.plan.location.as_ref() != Some(&route.location);
-        let routes = route.holder == Holder::Node && elsewhere && self.routers.contains(&prefix.address());
-        self.wide.around(prefix).filter(|_| routes)
+    /// Returns the network in which a prefix is the address of this machine's router or resolver, and that of a node of another location, too.
+    fn with_needed(&self, prefix: &Prefix, route: &Route) -> Option<Prefix> {
+        let address = prefix.address();
+        let is_needed = self.routers.contains(&address) || self.resolvers.contains(&address);
+        let is_claimed = is_needed && self.is_node_elsewhere(route);
+        self.wide.around(prefix).filter(|_| is_claimed)
+    }
+
+    /// Returns the conflict of a prefix that is the address of a resolver of this machine, and that of a node of another location,
+    /// too. Beyond what is connected it is left to the routes that the machine has.
+    pub(super) fn asked(&self, prefix: &Prefix, route: &Route) -> Option<Conflict> {
+        let is_asked = self.resolvers.contains(&prefix.address()) && self.is_node_elsewhere(route);
+        is_asked.then(|| resolver(*prefix, &route.location))
+    }
+
+    fn is_node_elsewhere(&self, route: &Route) -> bool {
+        route.holder == Holder::Node && self.plan.location.as_ref() != Some(&route.location)
     }
 
     /// Whether a prefix is the address of a node of another location that may be a neighbour here.
     pub(super) fn doubtful(&mut self, prefix: &Prefix, route: &'a Route) -> bool {
-        if route.holder != Holder::Node || self.plan.location.as_ref() == Some(&route.location) {
+        if !self.is_node_elsewhere(route) {
             return false;
         }
         let Some(network) = self.wide.around(prefix) else {
@@ -182,5 +201,12 @@ impl<'a> Connected<'a> {
         let own = self.plan.own.iter().filter(|prefix| prefix.is_host());
         let mut addresses = own.map(Prefix::address);
         addresses.any(|address| network.contains(address))
+    }
+}
+
+fn resolver(prefix: Prefix, location: &LocationName) -> Conflict {
+    Conflict::Resolver {
+        prefix,
+        location: location.clone(),
     }
 }

@@ -204,6 +204,45 @@ fn the_router_of_a_node_stays_where_it_is_whatever_a_node_elsewhere_says_that_it
     }
 }
 
+/// So could it take all of a site's questions for names: the resolver of a cloud is at one address, for all of its subnets.
+#[test]
+fn the_resolvers_of_a_node_are_asked_past_the_mesh_whatever_a_node_elsewhere_says_that_it_has() {
+    for (plan, facts) in [settled_leader(), follower(), direct_follower()] {
+        let mut facts = facts;
+        let routed = leaves_by(&render(&plan, &facts), "192.168.2.1");
+        assert_ne!(routed, "None");
+        facts.resolvers = ["192.168.2.1", "10.244.21.9", "8.8.8.8"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let resolver = Conflict::Resolver {
+            prefix: prefix("192.168.2.1"),
+            location: location("b"),
+        };
+        let host = render(&plan, &facts);
+        assert_eq!(leaves_by(&host, "192.168.2.1"), "None", "as without the mesh");
+        assert_ne!(leaves_by(&host, "192.168.2.2"), "None");
+        assert_ne!(
+            leaves_by(&host, "10.244.21.9"),
+            "None",
+            "a pod is no claim of a node"
+        );
+        assert_eq!(conflicts(&plan, &facts), std::slice::from_ref(&resolver));
+        let settled = host
+            .nft
+            .unwrap()
+            .sets
+            .into_iter()
+            .find(|set| set.name() == "settled4");
+        let settled = settled.map(|set| set.to_string()).unwrap_or_default();
+        assert!(!settled.contains("192.168.2.1"), "{settled}");
+        // In a network that is connected here it is the neighbour.
+        let connected = with_network(&facts, ("eth1", false), "192.168.2.9", 24);
+        let host = render(&plan, &connected);
+        assert_eq!(leaves_by(&host, "192.168.2.1"), "eth1");
+        assert!(conflicts(&plan, &connected).contains(&resolver));
+    }
+}
+
 #[test]
 fn overlay_addresses_and_those_of_peers_are_no_neighbours() {
     let (plan, facts) = samples::with_peers();
