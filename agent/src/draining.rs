@@ -1,6 +1,6 @@
 //! Whether the process that carries this node's tunnels is about to end.
 //!
-//! It says so some time before, to whoever has asked, so that what goes by this node can go by another leader first. Where it ends in
+//! It says so some time before, to those that have asked, so that what goes by this node can go by another leader first. Where it ends in
 //! another way it says nothing, and others notice that nothing answers any more.
 
 use std::{path::PathBuf, time::Duration};

@@ -290,7 +290,7 @@ fn ready(node: &Node) -> bool {
     conditions.any(|condition| condition.kind == "Ready" && condition.status == "True")
 }
 
-/// Returns since when a node is not ready, as the node controller says by its taints. Its condition says that too, but whoever may write
+/// Returns since when a node is not ready, as the node controller says by its taints. Its condition says that too, but those who may write
 /// the status of Nodes, as some CNIs may, would choose the time. Until the controller has noticed it is not known to be down.
 fn down_since(node: &Node) -> Created {
     let taints = node.spec.taints.iter();

@@ -59,7 +59,7 @@ fn a_leader_through_which_both_sides_get_nothing_is_replaced_and_rests() {
     pass(&mut world, 29..32);
     assert_eq!(world.leaders()["left"], [good, third.as_str()]);
 
-    // Nobody has a reason to avoid it any more, since nobody asks it.
+    // No node has a reason to avoid it any more, since none asks it.
     avoid(&mut world, &third, &[]);
     avoid(&mut world, &right[0], &[]);
     assert!(says(&world, "Ready").iter().all(|(status, _)| status == "True"));
