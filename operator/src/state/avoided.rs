@@ -20,6 +20,8 @@ use super::{Now, OperatorState};
 
 /// For so long a leader has to be avoided before another is to lead; agents wait for some seconds before they report it.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Agents try such a leader again from time to time. One that has not been avoided for so long is taken for one that forwards again.
+const GAP: Duration = Duration::from_secs(20);
 /// For so long a leader that was replaced is not to lead, the first time.
 const REST: Duration = Duration::from_secs(600);
 /// So often the rest is doubled at most.
@@ -43,10 +45,18 @@ pub(super) struct Witnesses {
 pub(super) struct Avoidance {
     /// Nodes whose agents name leaders that they do not use.
     reporters: BTreeSet<NodeName>,
-    /// Those that are avoided, with since when, and are not resting.
-    blamed: BTreeMap<NodeName, (Instant, Witnesses)>,
+    /// Those that are avoided, or were until just now, and are not resting.
+    blamed: BTreeMap<NodeName, Blame>,
     /// Those that were replaced, until that is forgotten.
     replaced: BTreeMap<NodeName, Rest>,
+}
+
+#[derive(Debug)]
+struct Blame {
+    since: Instant,
+    by: Witnesses,
+    /// When it is over, where no one avoids the leader any more.
+    ends: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -72,11 +82,24 @@ impl Avoidance {
 
     /// Takes who is avoided now.
     fn handle_blamed(&mut self, blamed: BTreeMap<NodeName, Witnesses>, now: Instant) {
-        let mut known = std::mem::take(&mut self.blamed);
-        for (leader, witnesses) in blamed {
+        for (_, blame) in self
+            .blamed
+            .iter_mut()
+            .filter(|(leader, _)| !blamed.contains_key(*leader))
+        {
+            blame.ends.get_or_insert(now + GAP);
+        }
+        for (leader, by) in blamed {
             if !self.rests(&leader) {
-                let since = known.remove(&leader).map_or(now, |(since, _)| since);
-                self.blamed.insert(leader, (since, witnesses));
+                let since = self.blamed.get(&leader).map_or(now, |blame| blame.since);
+                self.blamed.insert(
+                    leader,
+                    Blame {
+                        since,
+                        by,
+                        ends: None,
+                    },
+                );
             }
         }
     }
@@ -91,10 +114,10 @@ impl Avoidance {
                 turned.push(leader.clone());
             }
         }
-        let due = self
-            .blamed
-            .extract_if(.., |_, (since, _)| *since + PATIENCE <= now);
-        for (leader, (_, because)) in due {
+        self.blamed
+            .retain(|_, blame| blame.ends.is_none_or(|end| now < end));
+        let is_due = |blame: &Blame| blame.ends.is_none() && blame.since + PATIENCE <= now;
+        for (leader, Blame { by: because, .. }) in self.blamed.extract_if(.., |_, blame| is_due(blame)) {
             let known = self.replaced.get(&leader);
             let before = known.map_or(0, |rest| (rest.before + 1).min(DOUBLINGS));
             turned.push(leader.clone());
@@ -112,7 +135,8 @@ impl Avoidance {
 
     /// Returns when to call [`Self::handle_timeout`].
     fn poll_timeout(&self) -> Option<Instant> {
-        let blamed = self.blamed.values().map(|(since, _)| *since + PATIENCE);
+        let blamed = self.blamed.values();
+        let blamed = blamed.map(|blame| blame.ends.unwrap_or(blame.since + PATIENCE));
         let replaced = self.replaced.values().map(|rest| {
             let forgotten = rest.until + FORGOTTEN;
             if rest.is_over { forgotten } else { rest.until }
@@ -129,7 +153,8 @@ impl Avoidance {
 impl OperatorState {
     /// Whether others on both sides of a leader get nothing through it.
     pub(super) fn is_blamed(&self, leader: &NodeName) -> bool {
-        self.avoidance.blamed.contains_key(leader)
+        let blame = self.avoidance.blamed.get(leader);
+        blame.is_some_and(|blame| blame.ends.is_none())
     }
 
     /// Follows up on what agents report of leaders, upon which is about to be decided.
@@ -292,13 +317,26 @@ mod tests {
     }
 
     #[test]
-    fn who_is_avoided_for_a_moment_goes_on() {
+    fn who_is_avoided_for_a_moment_goes_on_and_who_is_tried_in_between_does_not() {
+        let a1: NodeName = name("a1");
         let (mut avoidance, now) = (Avoidance::default(), Instant::now());
         avoidance.handle_blamed(blamed(), now);
         avoidance.handle_blamed(BTreeMap::new(), now + 20 * SECOND);
+        assert_eq!(avoidance.poll_timeout(), Some(now + 20 * SECOND + GAP));
+        assert!(
+            avoidance.handle_timeout(now + PATIENCE).is_empty(),
+            "not just now"
+        );
+        avoidance.handle_blamed(blamed(), now + PATIENCE + SECOND);
+        assert_eq!(avoidance.handle_timeout(now + PATIENCE + SECOND), [a1]);
+
+        let mut avoidance = Avoidance::default();
+        avoidance.handle_blamed(blamed(), now);
+        avoidance.handle_blamed(BTreeMap::new(), now + 2 * SECOND);
+        avoidance.handle_timeout(now + 2 * SECOND + GAP);
         assert_eq!(avoidance.poll_timeout(), None);
-        avoidance.handle_blamed(blamed(), now + 22 * SECOND);
-        assert!(avoidance.handle_timeout(now + PATIENCE).is_empty());
+        avoidance.handle_blamed(blamed(), now + PATIENCE);
+        assert!(avoidance.handle_timeout(now + PATIENCE + SECOND).is_empty());
         assert!(!avoidance.rests(&name("a1")));
     }
 }
