@@ -80,6 +80,12 @@ impl Avoidance {
         }
     }
 
+    /// Forgets the machine that had this name.
+    pub(super) fn forget(&mut self, node: &NodeName) {
+        self.blamed.remove(node);
+        self.replaced.remove(node);
+    }
+
     /// Takes who is avoided now.
     fn handle_blamed(&mut self, blamed: BTreeMap<NodeName, Witnesses>, now: Instant) {
         for (_, blame) in self
@@ -304,6 +310,14 @@ mod tests {
             assert!(!avoidance.rests(&a1));
             now = over + SECOND;
         }
+        avoidance.handle_blamed(blamed(), now);
+        avoidance.handle_timeout(now + PATIENCE);
+        let mut renewed = std::mem::take(&mut avoidance);
+        renewed.forget(&a1);
+        assert!(!renewed.rests(&a1) && renewed.poll_timeout().is_none());
+        avoidance.handle_blamed(blamed(), now);
+        avoidance.handle_timeout(now + PATIENCE);
+        avoidance.handle_timeout(now + PATIENCE + REST);
         let forgotten = avoidance.poll_timeout().unwrap();
         avoidance.handle_timeout(forgotten);
         assert_eq!(avoidance.poll_timeout(), None);

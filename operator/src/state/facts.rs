@@ -48,6 +48,7 @@ impl OperatorState {
             self.former.forget(&name);
             // Another machine may get its name.
             self.liveness.forget(&name);
+            self.avoidance.forget(&name);
             self.urgent |= self.liveness.leads(&name);
         }
         let machine = |record: &NodeRecord| (record.uid.clone(), record.boot.clone());
