@@ -51,8 +51,9 @@ impl EventLoop {
             self.state.handle_silent(&self.judgement, Timestamp::now(), now);
             self.wake_by_state(now);
         }
-        let not_used = (&self.judgement.idle, &self.judgement.forsaken);
-        if not_used != (&before.idle, &before.forsaken) || self.judgement.dead != before.dead {
+        let avoided = (&self.judgement.idle, &self.judgement.forsaken);
+        let (dead, answering) = (&self.judgement.dead, &self.judgement.answering);
+        if (avoided, dead, answering) != ((&before.idle, &before.forsaken), &before.dead, &before.answering) {
             self.state.handle_avoided(&self.judgement, Timestamp::now(), now);
             self.wake_by_state(now);
         }

@@ -94,6 +94,14 @@ impl Judgement {
         self.forsaken.contains(leader) && (self.dead.contains(leader) || self.answering.contains_key(leader))
     }
 
+    /// Returns whether nothing gets there by a leader of another location that is not used, as far as is known: it answered until it was
+    /// taken for dead, or nothing came from behind it. One on probation answers again.
+    #[must_use]
+    pub fn is_of_no_use(&self, leader: &(LocationName, NodeName)) -> bool {
+        let doubt = self.answering.get(leader);
+        self.forsaken.contains(leader) && (self.dead.contains(leader) || doubt == Some(&Doubt::Useless))
+    }
+
     pub(super) fn note_gone(&mut self, location: LocationName, gone: Gone) {
         match gone {
             Gone::Lost => self.unreached.insert(location),
@@ -213,8 +221,10 @@ impl Choices {
             };
             judgement.lost.extend(worse);
         }
-        let is_idle = |(leader, _): &&(NodeName, LocationName)| {
-            self.me.as_ref() != Some(leader) && trust(&Subject::Hop(leader.clone())) <= Trust::Doubtful
+        let is_idle = |(leader, location): &&(NodeName, LocationName)| {
+            self.me.as_ref() != Some(leader)
+                && trust(&Subject::Hop(leader.clone())) <= Trust::Doubtful
+                && trust(&Subject::Through(leader.clone(), location.clone())) == Trust::Lost
         };
         judgement.idle = judgement.lost.iter().filter(is_idle).cloned().collect();
         judgement.cut = self.cut(trust, before);

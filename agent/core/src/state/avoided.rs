@@ -29,7 +29,7 @@ impl NodeState {
         let near = judgement.idle.iter();
         let near = near.map(|(leader, towards)| Avoided::Near(leader.clone(), towards.clone()));
         let far = judgement.forsaken.iter();
-        let far = far.filter(|leader| judgement.has_failed(leader));
+        let far = far.filter(|leader| judgement.is_of_no_use(leader));
         let far = far.map(|(location, leader)| Avoided::Far(location.clone(), leader.clone()));
         let avoided: BTreeSet<Avoided> = near.chain(far).collect();
         self.avoided.handle_observed(&avoided, wall, now);

@@ -90,7 +90,8 @@ fn of_the_leaders_beside_that_are_given_up_it_is_known_through_which_nothing_arr
     assert!(idle(&follower, &all, &nothing).is_empty(), "none is better");
     let before = judge(&follower, &[("b through a1", LOST)], &nothing);
     let returning = [("b through a1", Trust::OnProbation)];
-    assert_eq!(idle(&follower, &returning, &before), ["a1"]);
+    assert_eq!(lost(&judge(&follower, &returning, &before)), ["a1"]);
+    assert!(idle(&follower, &returning, &before).is_empty(), "it answers");
     assert!(idle(&follower, &[], &before).is_empty());
     let leader = choices(Some("a1"));
     assert_eq!(idle(&leader, &[("b through a2", LOST)], &nothing), ["a2"]);
@@ -486,13 +487,14 @@ fn a_leader_elsewhere_has_failed_when_it_is_given_up_and_not_when_it_has_yet_to_
         (
             now.forsaken.contains(&(name("b"), name("b1"))),
             now.has_failed(&(name("b"), name("b1"))),
+            now.is_of_no_use(&(name("b"), name("b1"))),
         )
     };
-    assert_eq!(failed(LOST, &[]), (true, true));
-    assert_eq!(failed(Trust::Useless, &[]), (true, true));
-    assert_eq!(failed(Trust::OnProbation, &["b1"]), (true, true));
-    assert_eq!(failed(Trust::Unconnected, &[]), (true, false));
-    assert_eq!(failed(Trust::Sound, &[]), (false, false));
+    assert_eq!(failed(LOST, &[]), (true, true, true));
+    assert_eq!(failed(Trust::Useless, &[]), (true, true, true));
+    assert_eq!(failed(Trust::OnProbation, &["b1"]), (true, true, false));
+    assert_eq!(failed(Trust::Unconnected, &[]), (true, false, false));
+    assert_eq!(failed(Trust::Sound, &[]), (false, false, false));
 }
 
 #[test]
