@@ -7,8 +7,10 @@ mod services;
 
 use std::{
     io::{Read, Write},
+    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -36,6 +38,9 @@ const QUESTIONS: usize = 4;
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WORD: &[u8] = b"spanwire";
+/// How many questions one asks at the same time. All of them together, from everyone, are twenty thousand packets in one moment: on a machine
+/// of two processors that runs other tests, too, those would wait for each other for longer than [`PATIENCE`].
+const AT_ONCE: usize = 16;
 /// Bytes that may wait for a server: hundreds ask it in the same moment, and what Linux has by itself is room for two hundred.
 const BUFFER: usize = 4 << 20;
 
@@ -93,33 +98,37 @@ fn by_datagram(udp: &UdpSocket) {
 }
 
 /// Asks at each address and port by TCP and by UDP, from sockets that leave their address to the kernel and from such as are bound
-/// to that one of `from` which has the family; returns what got no answer, a line each: address and port, protocol and why.
+/// to that one of `from` which has the family, [`AT_ONCE`] at a time; returns what got no answer, a line each: address and port, protocol and why.
 pub fn ask(from: &[IpAddr], addresses: &[SocketAddr]) -> Vec<String> {
     let sources = |to: SocketAddr| {
         let bound = from.iter().filter(move |from| from.is_ipv4() == to.is_ipv4());
         bound.copied().map(Some).chain([None])
     };
+    let questions = addresses
+        .iter()
+        .flat_map(|&to| sources(to).map(move |from| (from, to)));
+    let questions = Mutex::new(questions);
+    let next = || questions.lock().expect("no panic in an iterator").next();
     thread::scope(|scope| {
-        let asking: Vec<_> = addresses
-            .iter()
-            .flat_map(|&to| sources(to).map(move |from| (from, to)))
-            .map(|(from, to)| {
-                scope.spawn(move || {
-                    let says = |protocol: &str, why: &anyhow::Error| {
-                        let bound = from.map(|from| format!(" from {from}")).unwrap_or_default();
-                        format!("{to} {protocol}{bound} {why:#}")
-                    };
-                    let tcp = by_tcp(from, to).err().map(|why| says("tcp", &why));
-                    let udp = by_udp(from, to).err().map(|why| says("udp", &why));
-                    [tcp, udp]
-                })
-            })
+        let asking: Vec<_> = (0..AT_ONCE)
+            .map(|_| scope.spawn(|| iter::from_fn(next).flat_map(unanswered).collect::<Vec<_>>()))
             .collect();
-        let answers = asking
+        let silent = asking
             .into_iter()
             .map(|one| one.join().expect("no panic in a question"));
-        answers.flatten().flatten().collect()
+        silent.flatten().collect()
     })
+}
+
+/// Asks by TCP and by UDP; returns a line for each of them that got no answer.
+fn unanswered((from, to): (Option<IpAddr>, SocketAddr)) -> impl Iterator<Item = String> {
+    let says = |protocol: &str, why: &anyhow::Error| {
+        let bound = from.map(|from| format!(" from {from}")).unwrap_or_default();
+        format!("{to} {protocol}{bound} {why:#}")
+    };
+    let tcp = by_tcp(from, to).err().map(|why| says("tcp", &why));
+    let udp = by_udp(from, to).err().map(|why| says("udp", &why));
+    [tcp, udp].into_iter().flatten()
 }
 
 /// Returns a socket for a question; `from` is the address that it is bound to.
@@ -254,7 +263,7 @@ impl<'a> Everyone<'a> {
         })
     }
 
-    /// Everyone asks everyone at once; returns who got no answer from whom, by which protocol, and why.
+    /// Everyone asks everyone at the same time; returns who got no answer from whom, by which protocol, and why.
     pub fn unanswered(&self) -> Result<Vec<String>> {
         thread::scope(|scope| {
             let asking: Vec<_> = self
