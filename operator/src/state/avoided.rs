@@ -8,7 +8,7 @@
 //! Who does not lead is not asked any more, so nothing shows that it forwards again: it rests for a while, longer each time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -18,9 +18,10 @@ use spanwire_topology::{LocationName, Mesh, NodeName};
 
 use super::{Now, OperatorState};
 
-/// For so long a leader has to be avoided before another is to lead; agents wait for some seconds before they report it.
+/// For so long in all a leader has to be avoided before another is to lead; agents wait for some seconds before they report it.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Agents try such a leader again from time to time. One that has not been avoided for so long is taken for one that forwards again.
+/// Agents try such a leader again from time to time, which does not count. One that has not been avoided for so long is taken for one
+/// that forwards again.
 const GAP: Duration = Duration::from_secs(20);
 /// For so long a leader that was replaced is not to lead, the first time.
 const REST: Duration = Duration::from_secs(600);
@@ -53,10 +54,51 @@ pub(super) struct Avoidance {
 
 #[derive(Debug)]
 struct Blame {
-    since: Instant,
     by: Witnesses,
-    /// When it is over, where no one avoids the leader any more.
-    ends: Option<Instant>,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Standing {
+    /// The leader is avoided: when another is to lead, if it goes on.
+    Avoided { due: Instant },
+    /// Just now it is not: when that was long enough to forget it, and for how long it would have to be avoided else.
+    Tried { ends: Instant, left: Duration },
+}
+
+impl Blame {
+    fn begun(by: Witnesses, now: Instant) -> Self {
+        let standing = Standing::Avoided { due: now + PATIENCE };
+        Self { by, standing }
+    }
+
+    /// When something follows from it.
+    fn until(&self) -> Instant {
+        match self.standing {
+            Standing::Avoided { due } => due,
+            Standing::Tried { ends, .. } => ends,
+        }
+    }
+
+    fn is_avoided(&self) -> bool {
+        matches!(self.standing, Standing::Avoided { .. })
+    }
+
+    fn handle_tried(&mut self, now: Instant) {
+        if let Standing::Avoided { due } = self.standing {
+            self.standing = Standing::Tried {
+                ends: now + GAP,
+                left: due.saturating_duration_since(now),
+            };
+        }
+    }
+
+    fn handle_avoided(&mut self, by: Witnesses, now: Instant) {
+        self.by = by;
+        if let Standing::Tried { left, .. } = self.standing {
+            self.standing = Standing::Avoided { due: now + left };
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -88,24 +130,20 @@ impl Avoidance {
 
     /// Takes who is avoided now.
     fn handle_blamed(&mut self, blamed: BTreeMap<NodeName, Witnesses>, now: Instant) {
-        for (_, blame) in self
-            .blamed
-            .iter_mut()
-            .filter(|(leader, _)| !blamed.contains_key(*leader))
-        {
-            blame.ends.get_or_insert(now + GAP);
+        for (leader, blame) in &mut self.blamed {
+            if !blamed.contains_key(leader) {
+                blame.handle_tried(now);
+            }
         }
         for (leader, by) in blamed {
-            if !self.rests(&leader) {
-                let since = self.blamed.get(&leader).map_or(now, |blame| blame.since);
-                self.blamed.insert(
-                    leader,
-                    Blame {
-                        since,
-                        by,
-                        ends: None,
-                    },
-                );
+            if self.rests(&leader) {
+                continue;
+            }
+            match self.blamed.entry(leader) {
+                Entry::Occupied(mut known) => known.get_mut().handle_avoided(by, now),
+                Entry::Vacant(new) => {
+                    new.insert(Blame::begun(by, now));
+                }
             }
         }
     }
@@ -121,9 +159,9 @@ impl Avoidance {
             }
         }
         self.blamed
-            .retain(|_, blame| blame.ends.is_none_or(|end| now < end));
-        let is_due = |blame: &Blame| blame.ends.is_none() && blame.since + PATIENCE <= now;
-        for (leader, Blame { by: because, .. }) in self.blamed.extract_if(.., |_, blame| is_due(blame)) {
+            .retain(|_, blame| blame.is_avoided() || now < blame.until());
+        for (leader, Blame { by: because, .. }) in self.blamed.extract_if(.., |_, blame| blame.until() <= now)
+        {
             let known = self.replaced.get(&leader);
             let before = known.map_or(0, |rest| (rest.before + 1).min(DOUBLINGS));
             turned.push(leader.clone());
@@ -141,8 +179,7 @@ impl Avoidance {
 
     /// Returns when to call [`Self::handle_timeout`].
     fn poll_timeout(&self) -> Option<Instant> {
-        let blamed = self.blamed.values();
-        let blamed = blamed.map(|blame| blame.ends.unwrap_or(blame.since + PATIENCE));
+        let blamed = self.blamed.values().map(Blame::until);
         let replaced = self.replaced.values().map(|rest| {
             let forgotten = rest.until + FORGOTTEN;
             if rest.is_over { forgotten } else { rest.until }
@@ -160,7 +197,7 @@ impl OperatorState {
     /// Whether others on both sides of a leader get nothing through it.
     pub(super) fn is_blamed(&self, leader: &NodeName) -> bool {
         let blame = self.avoidance.blamed.get(leader);
-        blame.is_some_and(|blame| blame.ends.is_none())
+        blame.is_some_and(Blame::is_avoided)
     }
 
     /// Follows up on what agents report of leaders, upon which is about to be decided.
@@ -341,8 +378,12 @@ mod tests {
             avoidance.handle_timeout(now + PATIENCE).is_empty(),
             "not just now"
         );
-        avoidance.handle_blamed(blamed(), now + PATIENCE + SECOND);
-        assert_eq!(avoidance.handle_timeout(now + PATIENCE + SECOND), [a1]);
+        let again = now + PATIENCE + SECOND;
+        avoidance.handle_blamed(blamed(), again);
+        assert!(avoidance.handle_timeout(again).is_empty());
+        let due = avoidance.poll_timeout().unwrap();
+        assert_eq!(due, again + 10 * SECOND, "it was avoided for twenty seconds");
+        assert_eq!(avoidance.handle_timeout(due), [a1]);
 
         let mut avoidance = Avoidance::default();
         avoidance.handle_blamed(blamed(), now);
