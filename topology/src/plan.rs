@@ -44,7 +44,7 @@
 //! at most: where it begins, on one leader here, on one leader there, and where it ends.
 //!
 //! A host whose WireGuard has no groups sends what a hop brought on by a hop to a leader that stands before itself in the
-//! published order, for the far side takes a source from one leader alone, and only to such a one ([`Plan::takes_on`]).
+//! published order, for the far side takes a source from one leader alone, and only to such a one ([`Plan::passes_on`]).
 //! Where there is no tunnel a host has to see to it that what came through a hop and leaves through one goes round no longer
 //! than it takes to find a leader.
 //!
@@ -70,7 +70,8 @@
 //! With [`MeshMode::Nodes`](crate::MeshMode::Nodes) a location falls into *islands*: a leader with the members that it
 //! carries (nodes that cannot lead). Once the location is established with itself, the other islands are reached like
 //! remote locations, through the tunnels between its leaders, and so are Peers that another leader of it serves; until
-//! then all of it is local. Its `cidrs` are always local: every node is in that LAN.
+//! then all of it is local, and Peers are reached by a hop to that leader. While nodes learn of it one after the other, a leader that has not
+//! yet sends by that hop what a node that has hands to it. Its `cidrs` are always local: every node is in that LAN.
 //!
 //! # The way back
 //!
@@ -267,6 +268,17 @@ impl Plan {
             return false;
         };
         groups || !self.leaders[..self.before].contains(way)
+    }
+
+    /// Returns whether a leader sends by this hop what a hop brought to it: where neither its own WireGuard nor its location has groups, and
+    /// only to a leader that stands before this one in the published order.
+    #[must_use]
+    pub fn passes_on(&self, via: &Via, groups: bool) -> bool {
+        let leads_itself = self
+            .location
+            .as_ref()
+            .is_some_and(|here| self.ways.contains_key(here));
+        self.tunnel.is_some() && (!groups || leads_itself) && self.leaders[..self.before].contains(via)
     }
 
     /// Returns the leaders of other locations to which this one sends more than what is for their overlay addresses. Only of locations

@@ -8,8 +8,8 @@
 //! What leaves a tunnel goes nowhere but to what the location has, unless it comes from a Peer that is attached to it.
 //!
 //! What came through a hop and would leave through one counts as lost, for the next node may send it back; a host lets it
-//! live for a few hops more. A leader sends it into its own tunnel, or, where its WireGuard has no groups, to a leader that
-//! stands before itself.
+//! live for a few hops more. A leader sends it into its own tunnel, or, where there are no groups, to a leader that stands before
+//! itself.
 
 mod allowed;
 mod ground;
@@ -271,7 +271,9 @@ impl Walk<'_> {
         match via {
             Via::Tunnel => self.tunnel(plan),
             Via::Unreachable => (None, dropped(plan, DropReason::Unreachable)),
-            Via::Hop { .. } if from_hop(arrival) && !self.passes_on(plan, via) => {
+            Via::Hop { .. }
+                if from_hop(arrival) && !plan.passes_on(via, self.ground.has_groups(&plan.me)) =>
+            {
                 (None, dropped(plan, DropReason::HopToHop))
             }
             Via::Hop { node, .. } if self.ground.near(&plan.me, node) => {
@@ -288,12 +290,6 @@ impl Walk<'_> {
         let groups = self.ground.has_groups(&plan.me);
         location.is_some_and(|location| plan.takes_on(location, groups))
             && tunnel.is_some_and(|tunnel| owner(tunnel, self.to).is_some())
-    }
-
-    /// Returns whether a leader without groups sends by this hop what a hop brought to it.
-    fn passes_on(&self, plan: &Plan, via: &Via) -> bool {
-        let groups = self.ground.has_groups(&plan.me);
-        plan.tunnel.is_some() && !groups && plan.leaders[..plan.before].contains(via)
     }
 
     /// Through the tunnel to the next leader, or to a Peer.

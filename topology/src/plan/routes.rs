@@ -117,16 +117,18 @@ pub(super) fn returns(
 /// Returns the hops to the other leaders through which packets of this node may go, and how many of them stand before it in
 /// the published order.
 pub(super) fn leaders(view: &View<'_>) -> (Vec<Via>, usize) {
-    let others = |lead: &usize| view.lead != Some(*lead);
-    let hop_to = |lead: usize| via(view, lead);
-    if view.islands() {
-        // Through the others it goes by tunnel.
-        let carrier = view.carrier.into_iter().filter(others).map(hop_to);
-        return (carrier.collect(), 0);
-    }
     let own = view.leads_of(view.mine);
-    let before = view.lead.map_or(own.len(), |me| me - own.start);
-    (own.filter(others).map(hop_to).collect(), before)
+    let mut leads: Vec<usize> = if view.islands() {
+        // Through the others it goes by tunnel.
+        let serving = view.served_by_hop().filter(|lead| view.carrier != Some(*lead));
+        view.carrier.into_iter().chain(serving).collect()
+    } else {
+        own.collect()
+    };
+    leads.retain(|lead| view.lead != Some(*lead));
+    let before = leads.iter().filter(|lead| view.lead.is_none_or(|me| **lead < me));
+    let before = before.count();
+    (leads.into_iter().map(|lead| via(view, lead)).collect(), before)
 }
 
 fn is_address(member: &Member, prefix: Prefix) -> bool {

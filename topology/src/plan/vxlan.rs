@@ -73,8 +73,13 @@ fn lan(member: &Member, family: Family) -> impl Iterator<Item = IpAddr> {
 }
 
 /// Whether this node hands packets to another one of its location, or gets some from it. Where every node leads itself those are
-/// a leader and the nodes that cannot lead and that it carries.
+/// a leader and the nodes that cannot lead and that it carries, and any node and the leader that serves Peers, as long as these are
+/// reached by a hop to it.
 fn exchanges(view: &View<'_>, known: &Known<'_>) -> bool {
+    let serving = view.served_by_hop();
+    if serving.is_some() && (serving == view.lead || serving == view.lead_of(known)) {
+        return true;
+    }
     match (view.lead, view.islands()) {
         (Some(_), false) => true,
         (Some(_), true) => view.lead_of(known).is_none() && view.carrier_of(known) == view.lead,
