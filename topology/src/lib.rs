@@ -70,8 +70,8 @@ pub use mesh::{
 };
 pub use name::{LocationName, NameError, NodeName, PeerName};
 pub use plan::{
-    Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Via, Vxlan, VxlanPeer,
-    plan,
+    Barred, Behind, Far, Holder, Near, Party, Plan, Probes, Role, Route, Tunnel, TunnelPeer, Unsent, Via,
+    Vxlan, VxlanPeer, plan,
 };
 pub use prefix::{Family, Prefix, PrefixError};
 pub use reachability::{Advice, Doubt, Reachability};

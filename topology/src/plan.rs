@@ -36,7 +36,9 @@
 //! | the own location | local | local | local |
 //!
 //! All of this for the families that the node has a part in: an address or pods of its own, or, on a leader, its overlay
-//! address or anything in its location. Of another family nothing could be sent through it, and it has no route.
+//! address or anything in its location. Of another family nothing could be sent through it, and it has no route. What established
+//! locations have of such a family is *barred*: the host may have an address of it that the mesh does not know, and nothing is to go
+//! from there past the mesh.
 //!
 //! No node sends through a hop what came to it through a hop: followers send to leaders, and a leader sends what a hop
 //! brought to it into its own tunnels, whatever it does with what begins on itself. The sender has chosen it; another leader
@@ -104,6 +106,8 @@ use crate::{
     Endpoint, Keepalive, LeaderRole, LocationName, Mesh, NodeName, PeerName, Prefix, PublicKey, Reachability,
     SecretKeyRef,
 };
+use families::Families;
+pub use families::{Barred, Unsent};
 pub use probes::{Behind, Far, Near, Probes};
 use routes::Ways;
 use view::View;
@@ -122,6 +126,8 @@ pub struct Plan {
     pub tunnel: Option<Tunnel>,
     /// Where packets to other locations and Peers go. Prefixes may nest; the longest match wins.
     pub routes: BTreeMap<Prefix, Route>,
+    /// What the mesh has of families in which this node has no part: nothing of it is routed here.
+    pub unsent: Unsent,
     /// Prefixes of the own location (pods, nodes, cidrs, of all its members); the CNI and the LAN carry these, even
     /// where a wider prefix stands in `routes`.
     pub local: BTreeSet<Prefix>,
@@ -329,6 +335,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             role: Role::Outside,
             tunnel: None,
             routes: BTreeMap::new(),
+            unsent: Unsent::default(),
             local: BTreeSet::new(),
             lent: BTreeSet::new(),
             masqueraded: BTreeSet::new(),
@@ -345,7 +352,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
     };
     let entries = entries::entries(&view);
     let own = own(&view);
-    let useful = families::useful(&view, &own, &entries);
+    let Families { used: useful, unused } = Families::new(&view, &own, &entries);
     let receivers = tunnel::receivers(&view, reachability);
     let ways = Ways::new(&view, reachability, &receivers);
     let (leaders, before) = routes::leaders(&view);
@@ -365,6 +372,7 @@ pub fn plan(mesh: &Mesh, me: &NodeName, reachability: &Reachability) -> Plan {
             .map(|_| routes::returns(&view, useful, reachability))
             .unwrap_or_default(),
         routes: routes::routes(&view, useful, &ways),
+        unsent: families::unsent(&view, unused),
         ways: ways.out(),
         leaders,
         before,

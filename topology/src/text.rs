@@ -160,6 +160,12 @@ impl Display for Plan {
         for (prefix, route) in &self.routes {
             writeln!(f, "  route {prefix} {} location={}", route.via, route.location)?;
         }
+        for (prefix, barred) in &self.unsent.barred {
+            writeln!(f, "  barred {prefix} location={}", barred.location)?;
+        }
+        for prefix in &self.unsent.spared {
+            writeln!(f, "  spared {prefix}")?;
+        }
         for (prefix, via) in &self.returns {
             writeln!(f, "  return {prefix} {via}")?;
         }

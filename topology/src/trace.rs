@@ -123,6 +123,11 @@ pub enum DropReason {
     /// The host has no part in the family of the destination, and forwards nothing of it.
     #[error("the node has no {0}")]
     NoFamily(Family),
+    /// The mesh knows no address of the node in the family of the destination, which an established location has.
+    #[error(
+        "the mesh knows no {0} address or pods of the node, and what established locations have is not reached past the mesh"
+    )]
+    Barred(Family),
     /// A route points into a tunnel that is not there.
     #[error("a route points into a tunnel that is not there")]
     NoTunnel,
@@ -248,6 +253,10 @@ impl Walk<'_> {
                 self.nearby(plan)
                     .unwrap_or_else(|| dropped(plan, DropReason::NoLocalHost)),
             ),
+            Choice::Barred => {
+                let reason = DropReason::Barred(Family::of(self.to));
+                (Action::NoRoute, dropped(plan, reason))
+            }
             Choice::Nothing => {
                 let family = Family::of(self.to);
                 // No kernel forwards a family that its host has no part in.
@@ -340,6 +349,8 @@ fn from_hop(arrival: Arrival) -> bool {
 enum Choice<'a> {
     Via(Prefix, &'a Via),
     Local,
+    /// Nothing must go there, by whatever route.
+    Barred,
     Nothing,
 }
 
@@ -357,6 +368,7 @@ fn choose(plan: &Plan, to: IpAddr) -> Choice<'_> {
     match matching.max_by_key(|(prefix, _)| prefix.length()) {
         Some((prefix, Some(via))) => Choice::Via(*prefix, via),
         Some((_, None)) => Choice::Local,
+        None if plan.unsent.bars(to) => Choice::Barred,
         None => Choice::Nothing,
     }
 }

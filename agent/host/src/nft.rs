@@ -14,12 +14,13 @@
 //! | `landed`, `enter` | forward, input | drop what leaves the tunnel for what its sender has no business with (`nft/landing.rs`) |
 //! | `leave` | postrouting, before any other source NAT | keeps mesh sources and the tunnel's own datagrams, gives others, and what kube-proxy masquerades into the tunnel or onto the VXLAN, the node's address; masquerades what comes from the tunnel to `cidrs` of a location that wants it |
 //! | `inherit` | postrouting, last | where others choose uplinks by marks, takes these off what the CNI is about to wrap |
-//! | `stray` | postrouting | drops datagrams of that VXLAN to any other address; drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead |
+//! | `stray` | postrouting | drops datagrams of that VXLAN to any other address; drops what is bound for a settled or meshed prefix by a device that is no way of the mesh, or by one that is to a neighbour that does not lead, and what is bound for a settled location in a family that this node has no part in (`nft/barred.rs`) |
 //!
 //! `stray` stands for itself: rules and tables that send a packet by the CNI's own route may be gone, and where the other end
 //! of the CNI's tunnel is at an address that the mesh does not know only the packet inside shows where it is bound for. So
 //! what leaves by a hop has to go to a leader (`rt nexthop`).
 
+mod barred;
 mod classes;
 mod landing;
 mod sets;
@@ -34,6 +35,7 @@ use crate::{
     overtaking::chosen_by_mark,
     resolve::{Exempt, Held, Resolved, nameable, own_address},
 };
+use barred::barred;
 use classes::{Class, Traffic};
 use landing::Sets;
 pub use sets::{AddressRange, NftSet};
@@ -61,19 +63,33 @@ pub(crate) fn table(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
     }
     put(forward(plan, resolved, facts, &families, &ways));
     put(leave(plan, resolved, facts, &families, &ways));
-    let held = held(resolved, facts, &families);
-    put(stray(plan, resolved, facts, &families, &held));
+    let barred = barred(plan, resolved, facts);
+    let mut ends = held(resolved, facts, &families);
+    ends.extend(barred.iter().map(barred::Barred::rule));
+    put(stray(plan, resolved, facts, &families, &ends));
     put(inherit(resolved, facts, &families));
+    let spoken: BTreeSet<Family> = families.iter().map(|words| words.family).collect();
     if families.iter().any(|words| words.settled) {
-        put(last("spoofed", &resolved.exempt, &families, true));
+        put(last("spoofed", &resolved.exempt, &spoken, true));
     }
-    if !held.is_empty() || families.iter().any(|words| words.confined().next().is_some()) {
-        put(last("strayed", &resolved.exempt, &families, false));
+    if !ends.is_empty() || families.iter().any(|words| words.confined().next().is_some()) {
+        let all = barred.iter().map(|barred| barred.family).chain(spoken);
+        put(last("strayed", &resolved.exempt, &all.collect(), false));
     }
+    let sets = families.iter().flat_map(sets);
+    let sets = sets.chain(barred.iter().map(barred::Barred::set));
     NftTable {
         name: facts.owned.nft_table.clone(),
-        sets: families.iter().flat_map(sets).chain(nearby(resolved)).collect(),
+        sets: sets.chain(nearby(resolved)).collect(),
         chains,
+    }
+}
+
+/// Returns what a family is called in rules, and the ending of the names of its sets.
+fn named(family: Family) -> (&'static str, char) {
+    match family {
+        Family::V4 => ("ip", '4'),
+        Family::V6 => ("ip6", '6'),
     }
 }
 
@@ -100,10 +116,7 @@ struct Words {
 
 impl Words {
     fn new(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts, family: Family) -> Self {
-        let (ip, v) = match family {
-            Family::V4 => ("ip", '4'),
-            Family::V6 => ("ip6", '6'),
-        };
+        let (ip, v) = named(family);
         let classes = classes::classes(plan, resolved, facts, family);
         let any = |traffic| {
             let class = Class::Remote(traffic);
@@ -196,10 +209,8 @@ fn sets(words: &Words) -> Vec<NftSet> {
 /// Returns with whom datagrams of the VXLAN are exchanged.
 fn nearby(resolved: &Resolved<'_>) -> Option<NftSet> {
     let underlay = resolved.underlay.as_ref()?;
-    let (family, v) = match underlay.vxlan.family {
-        family @ Family::V4 => (family, '4'),
-        family @ Family::V6 => (family, '6'),
-    };
+    let family = underlay.vxlan.family;
+    let (_, v) = named(family);
     Some(NftSet::new(format!("nearby{v}"), family, vxlan::nearby(underlay)))
 }
 
@@ -405,7 +416,7 @@ fn stray(
     resolved: &Resolved<'_>,
     facts: &HostFacts,
     families: &[Words],
-    held: &[String],
+    ends: &[String],
 ) -> String {
     let ways = ways(resolved, facts);
     let hops = names(resolved.hops.iter());
@@ -450,7 +461,7 @@ fn stray(
             "oifname {hops} {ip} daddr @{set}{v}{elsewhere} jump strayed"
         ));
     }
-    rules.extend_from_slice(held);
+    rules.extend_from_slice(ends);
     chain("stray", "filter hook postrouting priority mangle", &rules)
 }
 
@@ -491,14 +502,15 @@ fn held(resolved: &Resolved<'_>, facts: &HostFacts, families: &[Words]) -> Vec<S
 }
 
 /// Returns the end of packets that are where they must not be, but for those of the API server.
-fn last(name: &str, exempt: &BTreeSet<Exempt>, families: &[Words], arriving: bool) -> String {
+fn last(name: &str, exempt: &BTreeSet<Exempt>, families: &BTreeSet<Family>, arriving: bool) -> String {
     let mut rules = Vec::new();
     for Exempt { address, served_here } in exempt {
-        let of_family = |words: &&Words| words.family == Family::of(address.ip());
-        let Some(Words { ip, .. }) = families.iter().find(of_family) else {
-            continue;
-        };
         let (host, port) = (address.ip(), address.port());
+        let family = Family::of(host);
+        if !families.contains(&family) {
+            continue;
+        }
+        let (ip, _) = named(family);
         rules.push(if arriving == *served_here {
             format!("{ip} daddr {host} tcp dport {port} return")
         } else {
@@ -506,7 +518,7 @@ fn last(name: &str, exempt: &BTreeSet<Exempt>, families: &[Words], arriving: boo
         });
     }
     // With mesh: Nodes a neighbour in the LAN is remote, but is asked for its link address in the LAN.
-    if families.iter().any(|words| words.family == Family::V6) {
+    if families.contains(&Family::V6) {
         rules.push("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } return".to_owned());
     }
     rules.push("drop".to_owned());

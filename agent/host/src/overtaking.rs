@@ -262,6 +262,7 @@ mod tests {
             role: Role::Follower,
             tunnel: None,
             routes: [("10.244.2.0/24".parse().unwrap(), route)].into(),
+            unsent: spanwire_topology::Unsent::default(),
             local: prefix("10.244.1.0/24").into_iter().collect(),
             own: prefix("10.244.1.0/24").into_iter().collect(),
             returns: std::collections::BTreeMap::new(),

@@ -33,6 +33,9 @@ pub(crate) struct Resolved<'a> {
     pub(crate) remote: Vec<(Prefix, ResolvedRoute<'a>)>,
     /// Prefixes of the mesh that are networks connected here, and stay where they are.
     pub(crate) held: BTreeMap<Prefix, Held<'a>>,
+    /// Prefixes of established locations in families in which this machine has no part: nothing here sends there through the mesh, and
+    /// nothing must go there past it.
+    pub(crate) barred: BTreeMap<Prefix, &'a LocationName>,
     /// Networks of the own location, connected ones and what is left to the CNI that lie in a wider prefix of `remote`. Others need no entry in
     /// the table: what no remote prefix covers falls through it anyway, so a location of thousands of nodes costs none.
     pub(crate) throws: BTreeSet<Prefix>,
@@ -87,6 +90,7 @@ impl<'a> Resolved<'a> {
 
         let mut connected = Connected::new(plan, facts);
         let mut held = BTreeMap::new();
+        let mut barred = barred(plan, &connected);
         let mut remote = Vec::with_capacity(plan.routes.len());
         for (prefix, route) in &plan.routes {
             let family = prefix.family();
@@ -96,6 +100,9 @@ impl<'a> Resolved<'a> {
                 false => &route.via,
             };
             if !facts.has(family) || (*via != Via::Tunnel && !sends[index(family)]) {
+                if !connected.may_be_needed(prefix, route.holder) {
+                    barred.insert(*prefix, &route.location);
+                }
                 continue;
             }
             if let Some(here) = connected.hold(prefix, route, &mut conflicts) {
@@ -145,6 +152,7 @@ impl<'a> Resolved<'a> {
         let mut resolved = Self {
             remote,
             held,
+            barred,
             throws,
             returns,
             hops,
@@ -230,12 +238,20 @@ impl<'a> Resolved<'a> {
         if facts.api_server.is_empty() {
             return BTreeSet::new();
         }
-        let covers: Prefixes = self.remote.iter().map(|(prefix, _)| *prefix).collect();
+        let remote = self.remote.iter().map(|(prefix, _)| *prefix);
+        let covers: Prefixes = remote.chain(self.barred.keys().copied()).collect();
+        let bars = |family| self.barred.keys().any(|prefix| prefix.family() == family);
+        let is_here = |ip: IpAddr| {
+            let mut links = facts.links.values();
+            links.any(|link| link.addresses.iter().any(|(address, _)| *address == ip))
+        };
         let exempt = |address: &SocketAddr| {
             let host = Prefix::host(address.ip());
-            let served_here = plan.own.contains(&host);
+            // Of a family in which this node has no part the mesh does not know what is here.
+            let is_barred = !self.uses(host.family()) && bars(host.family());
+            let served_here = plan.own.contains(&host) || (is_barred && is_here(address.ip()));
             let remote = covers.covering(&host).is_some();
-            let concerned = remote || (served_here && self.uses(host.family()));
+            let concerned = remote || (served_here && (is_barred || self.uses(host.family())));
             let address = *address;
             concerned.then_some(Exempt { address, served_here })
         };
@@ -357,6 +373,14 @@ fn past_tunnel<'a>(plan: &'a Plan, route: &'a spanwire_topology::Route) -> &'a V
 fn tunnel_overlays(plan: &Plan) -> BTreeSet<IpAddr> {
     let peers = plan.tunnel.iter().flat_map(|tunnel| tunnel.peers.values());
     peers.flat_map(|peer| peer.overlay.iter().copied()).collect()
+}
+
+/// Returns what established locations have of the families in which this node has no part, but for what this machine may need.
+fn barred<'a>(plan: &'a Plan, connected: &Connected<'_>) -> BTreeMap<Prefix, &'a LocationName> {
+    let all = plan.unsent.barred.iter();
+    all.filter(|(prefix, barred)| !connected.may_be_needed(prefix, barred.holder))
+        .map(|(prefix, barred)| (*prefix, &barred.location))
+        .collect()
 }
 
 /// Ways back to followers' node addresses over the CNI's device, to all of theirs over a VXLAN, and to what goes by another leader. Others need no entry: `main` has

@@ -12,6 +12,7 @@ mod cni;
 mod encryption;
 mod failover;
 mod failures;
+mod families;
 mod firewalls;
 mod landing;
 mod marks;

@@ -107,6 +107,23 @@ impl World {
         world
     }
 
+    /// The same without agents where everything has addresses of both families, of which the mesh knows those of IPv6 in location b alone.
+    /// Nodes have overlay addresses of both, as wherever any node has both.
+    pub(crate) fn with_ipv6_in_b_alone() -> Self {
+        let network = testbed::World::two_locations(&[Family::V4, Family::V6]);
+        let world = Self::on(network, true);
+        world.publish_changed(|published| {
+            let location = "a".parse().unwrap();
+            let mut without = published.locations[&location].clone();
+            mesh::with_ipv6(published);
+            for (node, member) in without.members_mut() {
+                member.overlay = published.locations[&location].members[node].overlay.clone();
+            }
+            published.locations.insert(location, without);
+        });
+        world
+    }
+
     /// The same without agents.
     pub(crate) fn over_ipv6() -> Self {
         let network = testbed::World::two_locations(&[Family::V4, Family::V6]);

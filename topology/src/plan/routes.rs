@@ -13,7 +13,7 @@ use super::{
 use crate::{LocationName, Member, NodeName, Prefix, Reachability};
 
 /// Returns whether the CNI and the LAN carry a prefix.
-fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
+pub(super) fn is_local(view: &View<'_>, entry: &Entry<'_>) -> bool {
     if entry.site != view.mine {
         return false;
     }
@@ -66,11 +66,7 @@ pub(super) fn routes(view: &View<'_>, entries: &[Entry<'_>], ways: &Ways<'_, '_>
     let routes = remote.filter_map(|entry| {
         let via = ways.passable(entry, ways.via(entry)?);
         let location = view.sites[entry.site].name.clone();
-        let holder = match (entry.kind, entry.owner) {
-            (Kind::Member, Owner::Member(_, member)) if is_address(member, entry.prefix) => Holder::Node,
-            (Kind::Overlay, _) => Holder::Overlay,
-            (Kind::Member | Kind::Cidr | Kind::Peer, _) => Holder::Others,
-        };
+        let holder = holder(entry);
         Some((
             entry.prefix,
             Route {
@@ -129,6 +125,15 @@ pub(super) fn leaders(view: &View<'_>) -> (Vec<Via>, usize) {
     let before = leads.iter().filter(|lead| view.lead.is_none_or(|me| **lead < me));
     let before = before.count();
     (leads.into_iter().map(|lead| via(view, lead)).collect(), before)
+}
+
+/// Returns what has the addresses of a prefix.
+pub(super) fn holder(entry: &Entry<'_>) -> Holder {
+    match (entry.kind, entry.owner) {
+        (Kind::Member, Owner::Member(_, member)) if is_address(member, entry.prefix) => Holder::Node,
+        (Kind::Overlay, _) => Holder::Overlay,
+        (Kind::Member | Kind::Cidr | Kind::Peer, _) => Holder::Others,
+    }
 }
 
 fn is_address(member: &Member, prefix: Prefix) -> bool {

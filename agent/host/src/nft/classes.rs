@@ -102,8 +102,8 @@ pub(super) fn ranges(prefixes: impl Iterator<Item = Prefix>, family: Family) -> 
     flatten(known).into_iter().map(|(range, _)| range).collect()
 }
 
-/// Returns the addresses of a family in these prefixes and in none of `known`, in ascending ranges that do not touch. No prefix lies in
-/// one that is known.
+/// Returns the addresses of a family in these prefixes and in none of `known` that lies in one, in ascending ranges that do not touch. No
+/// prefix is known itself.
 pub(super) fn outside(
     prefixes: impl Iterator<Item = Prefix>,
     known: impl Iterator<Item = Prefix>,

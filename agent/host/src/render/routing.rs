@@ -10,7 +10,7 @@ use crate::{
     HostFacts, LinkName, Owned, Route, RouteKey, RouteKind, Rule, RuleAction, RuleSelector, marking,
     overtaking::{MAIN, captured, first_priority},
     prefixes::Prefixes,
-    resolve::{NextHop, Resolved, ResolvedRoute, Underlay, own_overlay},
+    resolve::{Exempt, NextHop, Resolved, ResolvedRoute, Underlay, own_overlay},
 };
 
 /// The metric of routes that carry packets.
@@ -322,7 +322,9 @@ pub(super) fn rules(plan: &Plan, resolved: &Resolved<'_>, facts: &HostFacts) -> 
             rules.insert(rule(family, BROUGHT, arrived(hop, owned), lookup));
         }
     }
-    for exempt in &resolved.exempt {
+    // Where nothing is routed there is nothing that it would have to get past.
+    let uses = |exempt: &&Exempt| resolved.uses(Family::of(exempt.address.ip()));
+    for exempt in resolved.exempt.iter().filter(uses) {
         let host = Some(Prefix::host(exempt.address.ip()));
         let port = Some(exempt.address.port());
         let protocol = Some(TCP);

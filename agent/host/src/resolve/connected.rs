@@ -136,6 +136,14 @@ impl<'a> Connected<'a> {
         is_asked.then(|| resolver(*prefix, &route.location))
     }
 
+    /// Whether a prefix is the address of a node that may be a neighbour's here, a router's or a resolver's, too: where the mesh has no part
+    /// in the family it knows neither the neighbours' addresses nor this machine's.
+    pub(super) fn may_be_needed(&self, prefix: &Prefix, holder: Holder) -> bool {
+        let address = prefix.address();
+        let is_needed = self.routers.contains(&address) || self.resolvers.contains(&address);
+        holder == Holder::Node && (is_needed || self.wide.around(prefix).is_some())
+    }
+
     fn is_node_elsewhere(&self, route: &Route) -> bool {
         route.holder == Holder::Node && self.plan.location.as_ref() != Some(&route.location)
     }

@@ -46,6 +46,7 @@ fn without_ipv6_prefixes_nothing_of_ipv6_is_done_and_none_is_missed() {
             .own
             .iter()
             .chain(plan.routes.keys())
+            .chain(plan.unsent.barred.keys())
             .any(|prefix| prefix.family() == Family::V6)
         {
             continue;
@@ -78,6 +79,13 @@ fn a_machine_without_ipv6_is_asked_for_nothing_of_it_and_says_so_once() {
             conflicts(&plan, &facts),
             [Conflict::Ipv6Disabled { everywhere: true }],
             "{name}"
+        );
+        // Should it be switched on nothing leaves past the mesh before the agent has seen that.
+        let (plan, facts) = samples::settled((plan, facts));
+        let barred = barred(&plan, &facts);
+        assert!(
+            barred.contains(&"fd00:244:21::/64".to_owned()),
+            "{name}: {barred:?}"
         );
     }
 }
@@ -116,9 +124,100 @@ fn a_node_without_ipv6_addresses_needs_no_way_to_ipv6_prefixes() {
     let leader = hop("a1", &["10.244.11.0"], &["192.168.1.1"]);
     with_remote(&mut plan, &["fd00:4::21", "fd00:244:21::/64"], &leader);
     plan.own.insert(prefix("fd00:4::12"));
+    let open = facts.clone();
+    for (plan, facts) in [(plan.clone(), facts.clone()), without_ipv6((plan.clone(), facts))] {
+        assert_eq!(conflicts(&plan, &facts), []);
+        assert_eq!(ipv6(&render(&plan, &facts)), [] as [&str; 0]);
+    }
+    // And past the mesh nothing goes there once the locations are established.
+    let (plan, facts) = samples::settled((plan, open));
     assert_eq!(conflicts(&plan, &facts), []);
-    assert_eq!(ipv6(&render(&plan, &facts)), [] as [&str; 0]);
-    assert_eq!(conflicts(&plan, &without_ipv6((plan.clone(), facts)).1), []);
+    assert_eq!(barred(&plan, &facts), ["fd00:4::21", "fd00:244:21::/64"]);
+}
+
+/// Returns what nothing of a family may be sent to.
+fn barred(plan: &Plan, facts: &HostFacts) -> Vec<String> {
+    let table = render(plan, facts).nft.unwrap();
+    let set = table.sets.iter().find(|set| set.name() == "barred6");
+    let is_used = table.chains.contains("ip6 daddr @barred6 jump strayed");
+    assert_eq!(set.is_some(), is_used, "{table}");
+    let ranges = set.into_iter().flat_map(|set| set.ranges());
+    ranges.map(ToString::to_string).collect()
+}
+
+/// It may have an address all the same that the mesh does not know, and a way there in the open.
+#[test]
+fn what_established_locations_have_of_a_family_that_a_node_lacks_is_not_reached_past_the_mesh() {
+    let (plan, mut facts) = samples::other_family();
+    // Networks of its LAN stay there, and nodes elsewhere of whose addresses the machine may need the neighbour's or resolver's.
+    let all = [
+        "fd00:1:0:1::-fd00:1:0:ffff:ffff:ffff:ffff:ffff",
+        "fd00:2::21",
+        "fd00:5::1:0/112",
+        "fd00:244:21::-fd00:244:21::11",
+        "fd00:244:21::13-fd00:244:21:0:ffff:ffff:ffff:ffff",
+    ];
+    assert_eq!(barred(&plan, &facts), all);
+    let host = render(&plan, &facts);
+    let rules = host.rules.iter().map(|rule| rule.family);
+    let routes = host.routes.keys().map(|key| key.prefix.family());
+    assert!(rules.chain(routes).all(|family| family == Family::V4), "{host}");
+    assert_eq!(conflicts(&plan, &facts), []);
+    let chains = host.nft.unwrap().chains;
+    let past = "ip6 daddr fd00:244:21::1 tcp dport 6443 return";
+    assert!(
+        chains.contains(past),
+        "the API server is reached past the mesh: {chains}"
+    );
+
+    // And answers where it is on this machine, at an address that the mesh does not know.
+    facts.api_server = [std::net::SocketAddr::new("fd00:1::2".parse().unwrap(), 6443)].into();
+    let host = render(&plan, &facts);
+    let chains = host.nft.unwrap().chains;
+    let past = "ip6 saddr fd00:1::2 tcp sport 6443 return";
+    assert!(chains.contains(past), "{chains}");
+    assert!(host.rules.iter().all(|rule| rule.family == Family::V4));
+
+    facts.settled.clear();
+    assert_eq!(
+        barred(&plan, &facts),
+        [] as [&str; 0],
+        "not every node may have followed"
+    );
+
+    // A rule that asks no device stands before any can have packets of it.
+    let (plan, facts) = without_ipv6((plan, samples::other_family().1));
+    let without = barred(&plan, &facts);
+    assert!(
+        without.contains(&"fd00:244:21::13-fd00:244:21:0:ffff:ffff:ffff:ffff".to_owned()),
+        "{without:?}"
+    );
+    let of_table = |line: &String| {
+        line.contains("barred6") || line.contains("dport 6443") || line.starts_with("\t\t\tfd00:")
+    };
+    let other: Vec<String> = ipv6(&render(&plan, &facts))
+        .into_iter()
+        .filter(|line| !of_table(line))
+        .collect();
+    assert_eq!(other, [] as [&str; 0]);
+    assert_eq!(conflicts(&plan, &facts), []);
+}
+
+/// A leader that has only an overlay address of the family sends it by its tunnels, and where there is no leader to send to nowhere.
+#[test]
+fn what_no_leader_carries_is_barred_where_a_leader_has_no_other_part_in_its_family() {
+    let (mut plan, mut facts) = samples::settled_leader();
+    with_remote(&mut plan, &["fd00:244:21::/64"], &spanwire_topology::Via::Tunnel);
+    with_remote(
+        &mut plan,
+        &["fd00:244:22::/64"],
+        &spanwire_topology::Via::Unreachable,
+    );
+    let tunnel = plan.tunnel.as_mut().unwrap();
+    tunnel.addresses.extend(addresses(&["fd00:4::11"]));
+    assert_eq!(barred(&plan, &facts), ["fd00:244:22::/64"]);
+    facts.settled.clear();
+    assert_eq!(barred(&plan, &facts), [] as [&str; 0]);
 }
 
 #[test]

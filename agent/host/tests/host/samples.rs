@@ -16,8 +16,8 @@ use spanwire_host::{
     PresharedKey, TableFamily, TableId, Verdict,
 };
 use spanwire_topology::{
-    Family, Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix, Probes,
-    PublicKey, Role, Route, Tunnel, TunnelPeer, Via,
+    Barred, Family, Holder, Keepalive, LeaderRole, LocationName, NodeName, Party, PeerName, Plan, Prefix,
+    Probes, PublicKey, Role, Route, Tunnel, TunnelPeer, Unsent, Via,
 };
 
 pub(crate) fn prefix(text: &str) -> Prefix {
@@ -132,6 +132,7 @@ fn plan(name: &str, role: Role, own: &[&str]) -> Plan {
         role,
         tunnel: None,
         routes: BTreeMap::new(),
+        unsent: Unsent::default(),
         lent: BTreeSet::new(),
         masqueraded: BTreeSet::new(),
         local: prefixes(ALL_A),
@@ -247,6 +248,37 @@ pub(crate) fn settled_leader() -> (Plan, HostFacts) {
 /// a2 in the same state.
 pub(crate) fn settled_follower() -> (Plan, HostFacts) {
     settled(follower())
+}
+
+/// a2 in a location without IPv6 in the mesh, with an IPv6 address of its LAN that the mesh does not know.
+pub(crate) fn other_family() -> (Plan, HostFacts) {
+    let (mut plan, mut facts) = settled_follower();
+    let node = |prefix: &Prefix| match prefix.is_host() {
+        true => Holder::Node,
+        false => Holder::Others,
+    };
+    let barred = |prefix: Prefix| {
+        let (location, holder) = (location("b"), node(&prefix));
+        (prefix, Barred { location, holder })
+    };
+    let of_b = [
+        "fd00:244:21::/64",
+        "fd00:2::21",
+        "fd00:1::/48",
+        "fd00:3::/64",
+        "fd00:5::21",
+        "fd00:6::53",
+        "fd00:5::1:0/112",
+    ];
+    plan.unsent.barred = prefixes(&of_b).into_iter().map(barred).collect();
+    plan.unsent.spared = prefixes(&["fd00:244:21::12"]);
+    let eth0 = facts.links.get_mut(&link("eth0")).unwrap();
+    for (address, length) in [("fd00:1::2", 64), ("fd00:3::2", 64), ("fd00:5::2", 64)] {
+        eth0.addresses.insert((address.parse().unwrap(), length));
+    }
+    facts.resolvers.insert("fd00:6::53".parse().unwrap());
+    facts.api_server.insert("[fd00:244:21::1]:6443".parse().unwrap());
+    (plan, facts)
 }
 
 pub(crate) fn settled((plan, mut facts): (Plan, HostFacts)) -> (Plan, HostFacts) {
@@ -537,6 +569,7 @@ pub(crate) fn all() -> Vec<(&'static str, (Plan, HostFacts))> {
         ("not-established", not_established()),
         ("settled-leader", settled_leader()),
         ("settled-follower", settled_follower()),
+        ("other-family", other_family()),
         ("control-plane", control_plane()),
         ("direct-follower", direct_follower()),
         ("leaderless", leaderless()),
