@@ -259,11 +259,10 @@ fn weigh<'a>(cluster: &[&ClaimRequest<'a>], deny: &mut impl FnMut(&ClaimRequest<
         };
         goes_last(request) || (request.said() && to.overlapping(request.prefix).next().is_some())
     };
-    let mut order: Vec<_> = cluster
-        .iter()
-        .map(|request| (yields(request), *request))
-        .collect();
-    order.sort_by(|(yields, a), (other, b)| (yields, a.precedence()).cmp(&(other, b.precedence())));
+    // What is borrowed goes behind what yields, too.
+    let turn = |request: &ClaimRequest<'_>| (request.borrowed, yields(request));
+    let mut order: Vec<_> = cluster.iter().map(|request| (turn(request), *request)).collect();
+    order.sort_by(|(turn, a), (other, b)| (turn, a.precedence()).cmp(&(other, b.precedence())));
     let mut granted = Granted::default();
     for (_, request) in order {
         match granted.refusal(request) {
