@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use serde::Serialize;
 use spanwire_crds::{Backend, MeshNode};
 use spanwire_topology::{
-    Mesh, NodeName, Reachability, plan,
+    Family, Mesh, NodeName, Reachability, plan,
     trace::{Action, Arrival, GroundTruth, Place, Plans, Spot, Trace, Verdict as End, trace},
 };
 
@@ -148,14 +148,15 @@ fn way(
     answers: bool,
 ) -> Result<Way, String> {
     let Packet { from, to, transport } = packet;
+    let spot = ground.spot(from);
     if from.is_ipv4() != to.is_ipv4() {
+        let barred = spot.and_then(|spot| barred(plans, &spot, to));
         return Err(format!(
-            "{from} and {to} are of two families: name two addresses of one"
+            "{from} and {to} are of two families: name two addresses of one{}",
+            barred.unwrap_or_default()
         ));
     }
-    let spot = ground
-        .spot(from)
-        .ok_or_else(|| format!("the mesh does not know {from}: {NOT_OF_MESH}"))?;
+    let spot = spot.ok_or_else(|| format!("the mesh does not know {from}: {NOT_OF_MESH}"))?;
     let target = ground.spot(to);
     let trace = trace(ground, plans, &spot, to);
     let (verdict, remedy) = match &target {
@@ -171,6 +172,19 @@ fn way(
         mtu: None,
         remedy,
         verdict,
+    })
+}
+
+/// Returns what there is to say where a node has no part in the family of an address, and what it sends there is dropped.
+fn barred(plans: &Plans, from: &Spot, to: IpAddr) -> Option<String> {
+    let Place::Node(node) = &from.place else {
+        return None;
+    };
+    let family = Family::of(to);
+    plans.get(node)?.unsent.bars(to).then(|| {
+        format!(
+            ". The mesh knows no {family} address or pods of {node}: what it sends to {to} all the same is dropped there"
+        )
     })
 }
 
