@@ -57,20 +57,24 @@ pub struct ObservedNetworks {
     pub uid: String,
     /// What it says of each node that it is about; or why it cannot be read.
     pub networks: Result<Vec<NodeNetworks>, Vec<FieldProblem>>,
+    /// What of it was set aside, because it cannot be read by itself.
+    pub set_aside: Vec<FieldProblem>,
 }
 
 impl<K: NetworkObject + Observable> From<Observed<K>> for ObservedNetworks {
     fn from(observed: Observed<K>) -> Self {
+        let (networks, set_aside) = match &observed.object {
+            Some(object) => (Ok(object.networks()), observed.problems.clone()),
+            None => (Err(observed.problems.clone()), Vec::new()),
+        };
         Self {
             name: match &observed.metadata.namespace {
                 Some(namespace) => format!("{namespace}/{}", observed.name()),
                 None => observed.name().to_owned(),
             },
             uid: observed.metadata.uid.clone().unwrap_or_default(),
-            networks: observed
-                .object
-                .map(|object| object.networks())
-                .ok_or(observed.problems),
+            networks,
+            set_aside,
         }
     }
 }

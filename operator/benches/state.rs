@@ -154,6 +154,7 @@ fn pod(number: u32, second: u32) -> ObservedNetworks {
         name: format!("shop/web-{number}"),
         uid: format!("uid-{number}"),
         networks: Ok(vec![networks]),
+        set_aside: Vec::new(),
     }
 }
 

@@ -192,7 +192,7 @@ impl OperatorState {
         let was_complete = known.complete();
         let changed = known.handle(source, event);
         if source == PodSource::Pods {
-            self.dirty |= known.complete() != was_complete;
+            self.dirty |= faulty || known.complete() != was_complete;
             if !known.changed.is_empty() {
                 self.networks.single.handle_change(now);
             }
@@ -336,14 +336,17 @@ fn note_unreadable(unreadable: &mut Unreadable, kind: &str, event: &SourceEvent)
         SourceEvent::Absent => unreadable.clear(kind),
         SourceEvent::Refused => false,
         SourceEvent::Objects(event) => {
-            let fault = |object: &ObservedNetworks| Fault {
-                uid: object.uid.clone(),
-                problems: object.networks.clone().err().unwrap_or_default(),
+            let fault = |object: &ObservedNetworks| {
+                let whole = object.networks.as_ref().err();
+                let problems = whole.unwrap_or(&object.set_aside);
+                (!problems.is_empty()).then(|| Fault {
+                    uid: object.uid.clone(),
+                    problems: problems.clone(),
+                    is_partial: whole.is_none(),
+                })
             };
             let name = |object: &ObservedNetworks| object.name.clone();
-            unreadable.handle_as(kind, event, name, |object| {
-                object.networks.is_err().then(|| fault(object))
-            })
+            unreadable.handle_as(kind, event, name, fault)
         }
     }
 }

@@ -185,11 +185,25 @@ impl OperatorState {
                     uid: fault.uid.clone(),
                     reason: Reason::InvalidField.as_str(),
                     field: problem.field.clone(),
-                    note: format!("{kind} {name}: {problem}; nothing of it counts"),
+                    note: format!("{kind} {name}: {problem}; {}", fault.follows()),
                 })
             })
         };
-        // An Event lies in the namespace of its object, and this one is written where those of Nodes are.
+        // An Event lies in the namespace of its object, and these are written where those of Nodes and namespaces are.
+        let pods = self.unreadable.of("Pod").flat_map(|(name, fault)| {
+            let namespace = name
+                .split_once('/')
+                .map_or(name.as_str(), |(namespace, _)| namespace);
+            fault.problems.iter().map(move |problem| Notice {
+                api_version: "v1",
+                kind: "Namespace",
+                name: namespace.to_owned(),
+                uid: String::new(),
+                reason: Reason::InvalidField.as_str(),
+                field: format!("Pod {name} {}", problem.field),
+                note: format!("Pod {name}: {problem}; {}", fault.follows()),
+            })
+        });
         let leases = self.unreadable.of("Lease").filter_map(|(name, fault)| {
             let node = spanwire_crds::names::node_of_lease(name)?;
             let problem = fault.problems.first()?;
@@ -202,7 +216,7 @@ impl OperatorState {
                 text,
             )
         });
-        kinds.into_iter().flat_map(of_kind).chain(leases)
+        kinds.into_iter().flat_map(of_kind).chain(pods).chain(leases)
     }
 
     fn notice(&self, claimant: &Claimant, reason: Reason, field: String, text: String) -> Option<Notice> {

@@ -38,6 +38,18 @@ impl OperatorState {
 pub(super) struct Fault {
     pub(super) uid: String,
     pub(super) problems: Vec<FieldProblem>,
+    /// What can be read of it counts.
+    pub(super) is_partial: bool,
+}
+
+impl Fault {
+    /// Returns what becomes of the object.
+    pub(super) const fn follows(&self) -> &'static str {
+        match self.is_partial {
+            true => "the rest of it counts",
+            false => "nothing of it counts",
+        }
+    }
 }
 
 impl Record for Fault {
@@ -120,5 +132,6 @@ fn fault<K: Observable>(object: &Observed<K>) -> Fault {
     Fault {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         problems: object.problems.clone(),
+        is_partial: false,
     }
 }

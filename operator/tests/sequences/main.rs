@@ -17,6 +17,7 @@ mod kept;
 mod leases;
 mod mistaken;
 mod networks;
+mod pods;
 mod truth;
 mod unreadable;
 mod urgent;
