@@ -40,6 +40,7 @@ mod plugin;
 mod profile;
 mod progress;
 mod status;
+mod stolen;
 mod store;
 mod transfer;
 mod up;

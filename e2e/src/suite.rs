@@ -18,6 +18,7 @@ use crate::{
     logs::{LogWatch, Provoked, Unprovoked},
     progress::Progress,
     scenario::Scenario,
+    stolen::{Ticks, wait_for_processors},
     up::{Options, Spanwire},
 };
 
@@ -141,6 +142,9 @@ fn quiet(unprovoked: &Unprovoked) -> Result<(), Failed> {
 /// How often in a row what has failed must succeed, to be reported as flaky only.
 const AGAIN: usize = 3;
 
+/// How many failures of those say nothing, because processors were taken away meanwhile.
+const EXCUSED: usize = 3;
+
 /// Tries a test. One that fails must succeed [`AGAIN`] times in a row: then it may have been the machine, which has left a
 /// processor away for seconds. It is reported all the same, for it is a bug of the code or of the test.
 fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Failed> {
@@ -150,7 +154,16 @@ fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Fail
         "\nFLAKY, tried {AGAIN} times more: {name}\n{}",
         first.message().unwrap_or_default()
     );
-    (0..AGAIN).try_for_each(|_| test(lab).map_err(|error| explained(lab, &error)))?;
+    let (mut succeeded, mut excused) = (0, 0);
+    while succeeded < AGAIN {
+        wait_for_processors()?;
+        let before = Ticks::now()?;
+        match test(lab) {
+            Ok(()) => succeeded += 1,
+            Err(_) if excused < EXCUSED && before.were_stolen_since()? => excused += 1,
+            Err(error) => return Err(explained(lab, &error)),
+        }
+    }
     summarize(name).map_err(|error| explained(lab, &error))
 }
 
