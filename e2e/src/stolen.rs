@@ -23,7 +23,7 @@ pub(crate) fn wait_for_processors() -> Result<()> {
     while begun.elapsed() < PATIENCE {
         let before = Ticks::now()?;
         thread::sleep(WINDOW);
-        if !before.were_stolen_since()? {
+        if share(before, Ticks::now()?) <= BEARABLE {
             break;
         }
     }
@@ -32,27 +32,15 @@ pub(crate) fn wait_for_processors() -> Result<()> {
 
 /// The ticks of all processors since the machine booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticks {
+struct Ticks {
     all: u64,
     stolen: u64,
 }
 
 impl Ticks {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// When the machine does not say.
-    pub(crate) fn now() -> Result<Self> {
+    fn now() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat")?;
         parse(&stat).context("/proc/stat has no line of all processors")
-    }
-
-    /// Returns whether so much has been stolen since then that a failure says nothing.
-    ///
-    /// # Errors
-    /// As [`Self::now`].
-    pub(crate) fn were_stolen_since(self) -> Result<bool> {
-        Ok(share(self, Self::now()?) > BEARABLE)
     }
 }
 

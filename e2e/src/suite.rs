@@ -18,7 +18,7 @@ use crate::{
     logs::{LogWatch, Provoked, Unprovoked},
     progress::Progress,
     scenario::Scenario,
-    stolen::{Ticks, wait_for_processors},
+    stolen::wait_for_processors,
     up::{Options, Spanwire},
 };
 
@@ -142,9 +142,6 @@ fn quiet(unprovoked: &Unprovoked) -> Result<(), Failed> {
 /// How often in a row what has failed must succeed, to be reported as flaky only.
 const AGAIN: usize = 3;
 
-/// How many failures of those say nothing, because processors were taken away meanwhile.
-const EXCUSED: usize = 3;
-
 /// Tries a test. One that fails must succeed [`AGAIN`] times in a row: then it may have been the machine, which has left a
 /// processor away for seconds. It is reported all the same, for it is a bug of the code or of the test.
 fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Failed> {
@@ -154,15 +151,9 @@ fn again(lab: &Lab, name: &str, test: fn(&Lab) -> Result<()>) -> Result<(), Fail
         "\nFLAKY, tried {AGAIN} times more: {name}\n{}",
         first.message().unwrap_or_default()
     );
-    let (mut succeeded, mut excused) = (0, 0);
-    while succeeded < AGAIN {
+    for _ in 0..AGAIN {
         wait_for_processors()?;
-        let before = Ticks::now()?;
-        match test(lab) {
-            Ok(()) => succeeded += 1,
-            Err(_) if excused < EXCUSED && before.were_stolen_since()? => excused += 1,
-            Err(error) => return Err(explained(lab, &error)),
-        }
+        test(lab).map_err(|error| explained(lab, &error))?;
     }
     summarize(name).map_err(|error| explained(lab, &error))
 }

@@ -200,8 +200,8 @@ impl<'a> View<'a> {
         peer.attachments.contains(here) || peer.home.as_ref() == Some(here)
     }
 
-    /// Returns the leader to which Peers are attached that every other node of the own location reaches by a hop, whoever carries that
-    /// node: where each leads itself, as long as the location is not established with itself.
+    /// Returns the leader to which Peers are attached that every other node of the own location reaches by a hop, also those that other
+    /// leaders carry: where each leads itself, as long as the location is not established with itself.
     pub(super) fn served_by_hop(&self) -> Option<usize> {
         let is_local = self.islands() && !self.established(self.mine);
         let any = || self.peers.iter().any(|(_, peer)| self.attached(peer));
