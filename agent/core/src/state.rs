@@ -278,7 +278,7 @@ impl NodeState {
             changed |= self.handle_counters(reading.peers, now);
         }
         self.handle_repaired(outcome.repaired, &outcome.troubles, now);
-        self.status.undone = Some(outcome.troubles);
+        changed |= self.handle_undone(outcome.troubles);
         self.status.retired = outcome.retired && self.retire;
         self.gather_troubles();
         changed

@@ -118,6 +118,13 @@ impl Trouble {
         }
     }
 
+    /// Returns whether it may be no more than that the machine changed since it was surveyed. A device that takes seconds to be made is
+    /// not tried a second time for that.
+    pub(crate) fn may_be_outdated(&self) -> bool {
+        let has_failed = matches!(self, Self::Step { step, .. } if !matches!(step, Step::AddWireGuard(..)));
+        has_failed || self.not_in_effect().is_some()
+    }
+
     /// Returns the steps that had no effect, where that is the trouble.
     pub(crate) fn not_in_effect(&self) -> Option<&[Step]> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "all others are other troubles")]

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 /// What programs warn of because of a fault.
-fn warns(fault: &'static str) -> [Provoked; 7] {
+fn warns(fault: &'static str) -> [Provoked; 6] {
     [
         // What cuts a link here is a firewall.
         Provoked::agent(fault, "of this node's firewall drops what the tunnel sends"),
@@ -73,12 +73,8 @@ fn warns(fault: &'static str) -> [Provoked; 7] {
         // The agent wants its device back before the tunnel runs again, or serves.
         Provoked::agent(fault, "userspace WireGuard"),
         Provoked::agent(fault, "no WireGuard answers for the TUN device spanwire0"),
-        // It boots before flannel has made its device, or while flannel makes it.
+        // It boots before flannel has made its device, or while flannel replaces it.
         Provoked::agent(fault, "the CNI's device for"),
-        Provoked::agent(
-            fault,
-            "applied, but not so when read again: sysctl net/ipv4/conf/flannel.1/",
-        ),
     ]
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Known {
     pub(super) retired: bool,
     /// What of the last target could not be done; `None` before the first outcome.
     pub(super) undone: Option<Vec<Trouble>>,
+    /// The last target could not be reached.
+    pub(super) failed: bool,
     /// Why the checkpoint is not written.
     pub(super) storage: Option<Trouble>,
     /// That the source shows what is older than what is followed.

@@ -45,6 +45,19 @@ impl NodeState {
         self.gather_troubles();
     }
 
+    /// Takes what of a target could not be done. Returns whether to try again at once, with a new survey: the machine may have changed
+    /// between the survey and the steps, as where a CNI that starts replaces its device, and then what failed is of a machine that
+    /// is no more. Until that is known, what was known before stays.
+    pub(super) fn handle_undone(&mut self, troubles: Vec<Trouble>) -> bool {
+        let is_first = !std::mem::replace(&mut self.status.failed, !troubles.is_empty());
+        let may_be_outdated = !troubles.is_empty() && troubles.iter().all(Trouble::may_be_outdated);
+        if is_first && may_be_outdated {
+            return true;
+        }
+        self.status.undone = Some(troubles);
+        false
+    }
+
     /// Puts together what is wrong; nothing before the first outcome.
     pub(super) fn gather_troubles(&mut self) {
         if let Some(undone) = self.status.undone.clone() {

@@ -139,6 +139,47 @@ fn what_is_taken_away_again_and_again_is_a_trouble_for_as_long_as_it_lasts() {
 }
 
 #[test]
+fn a_step_that_fails_is_a_trouble_where_it_fails_with_a_new_survey_too() {
+    let now = Instant::now();
+    let mut state = state(&snapshot(true), now);
+    let target = state.poll_target(now).unwrap();
+    let outcome = |troubles: &[Trouble]| Outcome {
+        troubles: troubles.to_vec(),
+        ..taken(&target, &[])
+    };
+    let cause = "there is no device flannel.1".to_owned();
+    let failed = |step| Trouble::Step {
+        step,
+        cause: cause.clone(),
+    };
+    let gone = failed(Step::DeleteNft);
+    let undone = Trouble::NotInEffect(vec![Step::DeleteNft]);
+    for trouble in [gone.clone(), undone] {
+        state.handle_outcome(outcome(&[]), now);
+        assert_eq!(about(&mut state, "Ready").unwrap().0, "True");
+        assert!(state.handle_outcome(outcome(std::slice::from_ref(&trouble)), now));
+        assert_eq!(about(&mut state, "Ready").unwrap().0, "True", "{trouble}");
+        assert!(!state.handle_outcome(outcome(std::slice::from_ref(&trouble)), now));
+        let (status, _, message) = about(&mut state, "Ready").unwrap();
+        assert_eq!((status.as_str(), message), ("False", trouble.to_string()));
+    }
+    // What says nothing of the machine as it was surveyed is known the first time, and what comes with it.
+    let settings = target
+        .host
+        .wireguard(&state.facts.owned.link)
+        .unwrap()
+        .settings()
+        .unwrap();
+    let device = failed(Step::AddWireGuard(state.facts.owned.link.clone(), 1420, settings));
+    let unreadable = Trouble::Machine("cannot read the routes".to_owned());
+    for troubles in [vec![device], vec![unreadable.clone()], vec![gone, unreadable]] {
+        state.handle_outcome(outcome(&[]), now);
+        assert!(!state.handle_outcome(outcome(&troubles), now));
+        assert_eq!(about(&mut state, "Ready").unwrap().0, "False", "{troubles:?}");
+    }
+}
+
+#[test]
 fn rules_of_others_that_are_put_first_again_and_again_are_a_trouble() {
     let now = Instant::now();
     let mut state = state(&snapshot(true), now);
