@@ -4,6 +4,7 @@
 
 mod cut;
 mod gone;
+mod idle;
 mod map;
 mod silent;
 mod upkeep;
@@ -29,6 +30,7 @@ const GAP: Duration = Duration::from_secs(4);
 const CUT: &str = "pods that the leader does not reach get theirs by the other one";
 const MAP: &str = "the map shows that a leader is gone around";
 const REBOOTED: &str = "leaders that are cordoned and rebooted in turn lose no packet";
+const IDLE: &str = "a leader that forwards nothing for long is replaced";
 const GONE: &str = "all leaders of a location lose power";
 
 fn main() -> ExitCode {
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
         ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
         (CUT, cut::handed_to_the_other_leader),
         (REBOOTED, upkeep::rebooted),
+        // Afterwards one of the two rests, and leads again only where the other cannot.
+        (IDLE, idle::replaced),
     ];
     tests.extend(
         FAULTS
@@ -47,7 +51,7 @@ fn main() -> ExitCode {
     tests.push((MAP, map::says_who_is_gone_around));
     tests.push((NO_API_SERVER.name, silent::replaced));
     tests.push((GONE, gone::refused));
-    let others = [CUT, REBOOTED, MAP, NO_API_SERVER.name, GONE];
+    let others = [CUT, REBOOTED, IDLE, MAP, NO_API_SERVER.name, GONE];
     let faults = FAULTS.iter().map(|fault| fault.name).chain(others);
     let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
     suite::run(
