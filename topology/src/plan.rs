@@ -73,7 +73,8 @@
 //! carries (nodes that cannot lead). Once the location is established with itself, the other islands are reached like
 //! remote locations, through the tunnels between its leaders, and so are Peers that another leader of it serves; until
 //! then all of it is local, and Peers are reached by a hop to that leader. While nodes learn of it one after the other, a leader that has not
-//! yet sends by that hop what a node that has hands to it. Its `cidrs` are always local: every node is in that LAN.
+//! yet sends by that hop what a node that has hands to it. What comes out of its tunnel for a Peer it does not send by that hop: where the
+//! first leader changes at the same time the leader at its end may be the sender. Its `cidrs` are always local: every node is in that LAN.
 //!
 //! # The way back
 //!
@@ -280,11 +281,13 @@ impl Plan {
     /// only to a leader that stands before this one in the published order.
     #[must_use]
     pub fn passes_on(&self, via: &Via, groups: bool) -> bool {
-        let leads_itself = self
-            .location
-            .as_ref()
-            .is_some_and(|here| self.ways.contains_key(here));
-        self.tunnel.is_some() && (!groups || leads_itself) && self.leaders[..self.before].contains(via)
+        self.tunnel.is_some() && (!groups || self.leads_itself()) && self.leaders[..self.before].contains(via)
+    }
+
+    /// Returns whether every node of the own location leads itself: only then there is a way to it.
+    fn leads_itself(&self) -> bool {
+        let here = self.location.as_ref();
+        here.is_some_and(|here| self.ways.contains_key(here))
     }
 
     /// Returns the leaders of other locations to which this one sends more than what is for their overlay addresses. Only of locations
@@ -308,10 +311,13 @@ impl Plan {
     }
 
     /// Returns what packets that leave the tunnel have business with, but for [what is lent](Self::lent): what the mesh has in the
-    /// location, Peers that are attached to it included.
+    /// location, Peers that are attached to it included. Where every node leads itself these are not reached by a hop from there: the
+    /// leader at its end may be the one that sent the packet here, and would do so again.
     pub fn here(&self) -> impl Iterator<Item = &Prefix> {
+        let turns_back = |via: &Via| self.leads_itself() && matches!(via, Via::Hop { .. });
         let attached = self.routes.iter();
         let attached = attached.filter(|(_, route)| Some(&route.location) == self.location.as_ref());
+        let attached = attached.filter(move |(_, route)| !turns_back(&route.via));
         let attached = attached.map(|(prefix, _)| prefix);
         let here = self.local.iter().chain(&self.own).chain(self.returns.keys());
         here.chain(attached)

@@ -9,7 +9,7 @@
 //!
 //! What came through a hop and would leave through one counts as lost, for the next node may send it back; a host lets it
 //! live for a few hops more. A leader sends it into its own tunnel, or, where there are no groups, to a leader that stands before
-//! itself.
+//! itself. While a new order of leaders spreads two may stand before each other: what comes back so counts as lost, too.
 
 mod allowed;
 mod ground;
@@ -199,7 +199,13 @@ impl Walk<'_> {
                 action,
             });
             match next {
-                Ok(next) => (at, arrival) = next,
+                Ok(next) => {
+                    (at, arrival) = next;
+                    let again = |step: &TraceStep| step.node == at && step.arrival == arrival;
+                    if let Some(first) = steps.iter().position(again) {
+                        return circle(at, &steps[first..]);
+                    }
+                }
                 // The node that delivers counts the hop to the destination, except where that is the node itself.
                 Err(Verdict::Arrived(more)) => return Verdict::Arrived(hops + more),
                 Err(verdict) => return verdict,
@@ -337,6 +343,18 @@ fn lands(plan: &Plan, source: IpAddr, to: IpAddr) -> bool {
     let is_of_mesh = || matches!(choose(plan, to), Choice::Via(..));
     let is_here = || plan.here().any(|prefix| prefix.contains(to)) && !plan.lends(to);
     is_here() || (is_of_mesh() && is_guest())
+}
+
+/// Returns how it ends where a packet is at this node again, as it was before the first of these steps: a host lets what goes from hop to
+/// hop live for a few hops more.
+fn circle(at: NodeName, steps: &[TraceStep]) -> Verdict {
+    let passed_on = |step: &TraceStep| {
+        from_hop(step.arrival) && matches!(step.action, Action::Route(_, Via::Hop { .. }, _))
+    };
+    match steps.iter().any(passed_on) {
+        true => Verdict::Dropped(Some(at), DropReason::HopToHop),
+        false => Verdict::Loop,
+    }
 }
 
 fn from_hop(arrival: Arrival) -> bool {

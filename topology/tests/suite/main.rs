@@ -6,6 +6,8 @@ mod advice;
 mod arbitrary;
 mod borrowed;
 #[cfg(test)]
+mod combinations;
+#[cfg(test)]
 mod expect;
 #[cfg(test)]
 mod failover;

@@ -172,7 +172,11 @@ fn every_mixture_is_safe(script: &str, lines: &[&str]) {
 }
 
 /// Checks what nodes do of which each sees the publication before or after some lines, in every way.
-fn in_every_mixture(script: &str, lines: &[&str], check: impl Fn([&Mesh; 2], &[GroundTruth<'_>; 2], &Plans)) {
+pub(crate) fn in_every_mixture(
+    script: &str,
+    lines: &[&str],
+    check: impl Fn([&Mesh; 2], &[GroundTruth<'_>; 2], &Plans),
+) {
     let mut world = World::default();
     script.lines().for_each(|line| drop(world.line(line).unwrap()));
     let old = world.mesh.clone();
@@ -383,7 +387,13 @@ fn same_home(old: &Mesh, new: &Mesh, spot: &Spot) -> bool {
 
 /// Returns whether two nodes are, before and after, in locations that are established, and have the address before and
 /// after.
-fn established(old: &Mesh, new: &Mesh, alone: &[GroundTruth<'_>; 2], from: &Spot, to: &Spot) -> bool {
+pub(crate) fn established(
+    old: &Mesh,
+    new: &Mesh,
+    alone: &[GroundTruth<'_>; 2],
+    from: &Spot,
+    to: &Spot,
+) -> bool {
     let (Some(start), Some(end)) = (&from.location, &to.location) else {
         return false;
     };
@@ -408,7 +418,7 @@ pub(crate) fn works(outcome: &Verdict) -> bool {
 
 /// Returns whether a node leaves a packet to its own routes though it is one of the mesh. A node that does not know
 /// itself, being new or deleted, does nothing for the mesh, and nothing can be asked of it.
-fn leaks(plans: &Plans, outcome: &Verdict) -> bool {
+pub(crate) fn leaks(plans: &Plans, outcome: &Verdict) -> bool {
     match outcome {
         Verdict::Underlay(at) => plans.get(at).is_some_and(|plan| plan.role != Role::Outside),
         Verdict::Arrived(_) | Verdict::Dropped(..) | Verdict::Misdelivered(..) | Verdict::Loop => false,
