@@ -222,6 +222,7 @@ impl From<Body> for Checkpoint {
                 unreached: BTreeSet::new(),
                 unheard: BTreeSet::new(),
                 silent: BTreeSet::new(),
+                barren: BTreeSet::new(),
                 dead: BTreeSet::new(),
                 idle: BTreeSet::new(),
                 cut: body.cut.iter().filter_map(|name| name.parse().ok()).collect(),

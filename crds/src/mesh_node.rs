@@ -110,7 +110,8 @@ pub struct MeshNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::attached_peers")]
     pub attached_peers: Vec<AttachedPeer>,
-    /// Of a leader: the nodes of its location that have not answered it for some seconds.
+    /// Of a leader: the nodes of its location that have not answered it for some seconds, and nodes of other locations of which only
+    /// leaders have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::silent_members")]
     pub silent_members: Vec<SilentMember>,
@@ -156,7 +157,7 @@ pub struct AttachedPeer {
     pub last_handshake: Time,
 }
 
-/// A node of its location that a leader does not reach.
+/// A node that a leader does not reach.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct SilentMember {
     /// The node.

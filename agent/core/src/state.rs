@@ -60,6 +60,7 @@ pub struct NodeState {
     reachability: Reachability,
     unreached: unreached::Unreached,
     silent: silent::Silent,
+    barren: silent::Barren,
     avoided: avoided::Avoidance,
     plan: Plan,
     facts: HostFacts,
@@ -114,6 +115,7 @@ impl NodeState {
             reachability: Reachability::default(),
             unreached: unreached::Unreached::default(),
             silent: silent::Silent::default(),
+            barren: silent::Barren::default(),
             avoided: avoided::Avoidance::default(),
             facts: HostFacts {
                 owned,
@@ -305,6 +307,7 @@ impl NodeState {
             self.fights.handle_timeout(now),
             self.unreached.handle_timeout(now),
             self.silent.handle_timeout(now),
+            self.barren.handle_timeout(now),
             self.avoided.handle_timeout(now),
         ];
         if is_news.contains(&true) {
@@ -328,6 +331,7 @@ impl NodeState {
             self.fights.poll_timeout(),
             self.unreached.poll_timeout(),
             self.silent.poll_timeout(),
+            self.barren.poll_timeout(),
             self.avoided.poll_timeout(),
         ];
         others.into_iter().flatten().min()

@@ -47,7 +47,7 @@ impl EventLoop {
             self.state.handle_dead(&self.judgement, now);
             self.wake_by_state(now);
         }
-        if self.judgement.silent != before.silent {
+        if (&self.judgement.silent, &self.judgement.barren) != (&before.silent, &before.barren) {
             self.state.handle_silent(&self.judgement, Timestamp::now(), now);
             self.wake_by_state(now);
         }

@@ -337,8 +337,8 @@ impl OperatorState {
         of_locations
     }
 
-    /// The leaders of each location that a member does not answer, with what follows for each such member. One that is not alive
-    /// answers nothing, and then its Node says so.
+    /// The leaders of each location that a member of it, or of another one, does not answer, with what follows for each such member. One
+    /// that is not alive answers nothing, and then its Node says so.
     fn unanswered_leaders(&self, decision: &Decision) -> BTreeMap<LocationName, Vec<Degraded<'_>>> {
         let mut of_locations: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for node in self.unanswered.iter().filter(|node| self.is_alive(node)) {
@@ -353,8 +353,12 @@ impl OperatorState {
             }
             let silent = record.report.silent.iter();
             let silent =
-                silent.filter(|(member, _)| location.members.contains_key(*member) && self.is_alive(member));
-            let causes = silent.map(|(_, cause)| (node, cause.as_str()));
+                silent.filter(|(member, _)| self.assignments.home(member).is_some() && self.is_alive(member));
+            // Those of another location behind the same leader have one cause.
+            let mut causes: Vec<&str> = silent.map(|(_, cause)| cause.as_str()).collect();
+            causes.sort_unstable();
+            causes.dedup();
+            let causes = causes.into_iter().map(|cause| (node, cause));
             of_locations.entry(name.clone()).or_default().extend(causes);
         }
         of_locations

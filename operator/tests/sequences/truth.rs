@@ -147,10 +147,15 @@ fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_aliv
     world.settle();
     let follower = |node: &&String| !world.leaders()["left"].contains(*node);
     let follower = world.members()["left"].iter().find(follower).cloned().unwrap();
+    let elsewhere = world.members()["right"].clone();
+    let [one, other] = [0, 1].map(|index| elsewhere[index].clone());
     let report = |by: &str, silent: &[&str]| {
         let silent = silent.iter().map(|node| spanwire_crds::SilentMember {
             node: (*node).to_owned(),
-            cause: format!("{node} has not answered"),
+            cause: match elsewhere.iter().any(|other| other == node) {
+                true => "nothing behind the leaders of right".to_owned(),
+                false => format!("{node} has not answered"),
+            },
         });
         let number = by[1..].parse().unwrap();
         let status = spanwire_crds::MeshNodeStatus {
@@ -165,9 +170,11 @@ fn a_member_that_a_leader_does_not_reach_stands_on_its_location_while_it_is_aliv
         Change::Report(by.to_owned(), Box::new(status))
     };
     let said = format!("node {left}: {follower} has not answered");
+    let behind = format!("node {left}: nothing behind the leaders of right");
     for (by, silent, expected) in [
         (&left, &[follower.as_str()][..], said.as_str()),
         (&left, &["stranger"], ""),
+        (&left, &[one.as_str(), other.as_str()], behind.as_str()),
         (&left, &[], ""),
         // It leads nothing, so it reaches for nothing.
         (&follower, &[left.as_str()], ""),

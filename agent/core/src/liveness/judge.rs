@@ -74,6 +74,9 @@ pub struct Judgement {
     /// On a leader: the nodes of its location that have answered by the hop and do not now. On another node: its leaders, where
     /// that is so of all of them, and nothing answers through them. It is for people; nothing is chosen by it.
     pub silent: BTreeSet<NodeName>,
+    /// Locations of which leaders answer, and nothing behind any leader that is in use, though it did before. It is for people; nothing
+    /// is chosen by it.
+    pub barren: BTreeSet<LocationName>,
     /// Leaders of other locations that have answered and are taken for dead. Nothing is chosen by it.
     pub dead: BTreeSet<(LocationName, NodeName)>,
     /// Those of `lost` that answer by the hop, and through which nothing arrives. Nothing is chosen by it.

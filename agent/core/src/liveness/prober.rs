@@ -23,6 +23,7 @@
 //! the same do not try it at the same moment. They are not rare where the leader in use turns out to be of no use either: then a trial
 //! costs nothing, unless the other one has only just been found out ([`AGAIN`]): it may be the members that died.
 
+mod behind;
 mod pace;
 mod watch;
 
@@ -427,7 +428,7 @@ impl Prober {
         self.timetable.remove(&(watch.wake, id));
         watch.wake = watch.poll_timeout();
         self.timetable.insert((watch.wake, id));
-        let is_news = self.prove(id, now) | self.trust_changed(id, now);
+        let is_news = self.prove(id, now) | self.trust_changed(id, now) | self.is_barren_no_more(id, now);
         if is_news {
             self.judge(now);
         }
@@ -499,21 +500,16 @@ impl Prober {
         }
     }
 
-    /// Returns whether anything behind the leaders of a location answers.
-    fn hears_of(&self, location: &LocationName, now: Instant) -> bool {
-        let behind = |watch: &&Watch| matches!(&watch.subject, Subject::Behind(of, _) if of == location);
-        let mut behind = self.watches.values().filter(behind);
-        behind.any(|watch| watch.answered && watch.trust(now) != Trust::Lost)
-    }
-
     fn judge(&mut self, now: Instant) {
         let trust = |subject: &Subject| {
             let watch = self.ids.get(subject).and_then(|id| self.watches.get(id));
             watch.map_or(Trust::Sound, |watch| self.trust(watch, now))
         };
         let mut judgement = self.choices.judge(&trust, &self.judgement);
+        let [heard, barren] = self.heard_behind(&trust, now);
+        judgement.barren = barren;
         let mut gone = self.choices.unreached(&trust);
-        gone.retain(|location, _| !self.hears_of(location, now));
+        gone.retain(|location, _| !heard.contains(location));
         self.silent.retain(|location, _| gone.contains_key(location));
         for (location, gone) in gone {
             let since = *self.silent.entry(location.clone()).or_insert(now);

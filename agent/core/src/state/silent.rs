@@ -1,7 +1,8 @@
-//! Nodes of the own location that do not answer by the hop.
+//! Nodes that do not answer: those of the own location by the hop, and those of other locations behind a leader that answers.
 //!
 //! A leader reports those that it does not reach, another node that none of its leaders answers: each [when it has
-//! lasted](super::spells).
+//! lasted](super::spells). Behind the leaders of other locations only some nodes are asked. Where none of them answers, and no other leader
+//! does better, it is they that are down, or the leader forwards nothing: who reads it knows whether they run.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -10,18 +11,21 @@ use spanwire_crds::{
     MOST_SILENT_MEMBERS, SilentMember,
     conditions::{ConditionType, Finding, Reason},
 };
-use spanwire_topology::{NodeName, Via};
+use spanwire_topology::{LocationName, NodeName, Via};
 
 use super::{NodeState, spells::Spells};
 use crate::{liveness::Judgement, trouble::Trouble};
 
 /// Each node that does not answer, or did not until just now.
 pub(super) type Silent = Spells<NodeName>;
+/// Each other location of which only leaders answer, or did until just now.
+pub(super) type Barren = Spells<LocationName>;
 
 impl NodeState {
-    /// Takes which nodes of the own location do not answer, with the present time. What follows from it comes with [`Self::handle_timeout`].
+    /// Takes which nodes of the own location do not answer, and of which other locations only leaders do, with the present time. What follows from it comes with [`Self::handle_timeout`].
     pub fn handle_silent(&mut self, judgement: &Judgement, wall: Timestamp, now: Instant) {
         self.silent.handle_observed(&judgement.silent, wall, now);
+        self.barren.handle_observed(&judgement.barren, wall, now);
     }
 
     /// That no leader answers, on a node that leads nothing.
@@ -36,12 +40,35 @@ impl NodeState {
 
     /// The nodes that this one, as a leader, does not reach.
     pub(super) fn silent_members(&self) -> Vec<SilentMember> {
-        let silent = self.silent.reported().filter(|_| self.leads());
-        let silent = silent.map(|(node, since)| SilentMember {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let silent = self.silent.reported().map(|(node, since)| SilentMember {
             node: node.to_string(),
             cause: self.without(node, since),
         });
-        silent.take(MOST_SILENT_MEMBERS).collect()
+        let behind = self.barren.reported();
+        let behind = behind.flat_map(|(location, since)| self.behind(location, since));
+        silent.chain(behind).take(MOST_SILENT_MEMBERS).collect()
+    }
+
+    /// The nodes of another location that are asked, and all have the same cause.
+    fn behind(&self, location: &LocationName, since: Timestamp) -> Vec<SilentMember> {
+        let asked = self.plan.probes.behind.iter();
+        let asked: Vec<_> = asked.filter(|behind| behind.location == *location).collect();
+        let leaders: Vec<&str> = asked.iter().map(|behind| behind.leader.as_str()).collect();
+        let leaders = leaders.join(", ");
+        let cause = format!(
+            "of location {location} only leaders answer since {since:.0}, and nothing behind {leaders}; unless the nodes there are down or \
+             refuse echo requests, what is sent to them through {leaders} is lost; does a firewall there drop what is forwarded?"
+        );
+        let members = asked.iter().flat_map(|behind| &behind.members);
+        let members: BTreeSet<&NodeName> = members.map(|(node, _)| node).collect();
+        let silent = members.into_iter().map(|node| SilentMember {
+            node: node.to_string(),
+            cause: cause.clone(),
+        });
+        silent.collect()
     }
 
     /// What does not arrive at a member, and what would help.
@@ -74,8 +101,10 @@ pub(super) fn finding(silent: &[SilentMember]) -> Option<Finding> {
     if silent.is_empty() {
         return None;
     }
-    let named: Vec<&str> = silent.iter().take(FEW).map(|one| one.cause.as_str()).collect();
-    let more = match silent.len().saturating_sub(FEW) {
+    let mut causes: Vec<&str> = silent.iter().map(|one| one.cause.as_str()).collect();
+    causes.dedup();
+    let named: Vec<&str> = causes.iter().take(FEW).copied().collect();
+    let more = match causes.len().saturating_sub(FEW) {
         0 => String::new(),
         count => format!("; and {count} more"),
     };

@@ -58,6 +58,45 @@ fn a_leader_reports_a_member_that_is_silent_for_long_until_it_has_answered_for_l
 }
 
 #[test]
+fn a_leader_reports_the_nodes_of_another_location_of_which_only_leaders_answer() {
+    let start = Instant::now();
+    let mut mesh = mesh(true);
+    let location = mesh.locations.get_mut(&"b".parse().unwrap()).unwrap();
+    for (name, number) in [("d", 4), ("e", 5)] {
+        location
+            .members_mut()
+            .insert(name.parse().unwrap(), member(number));
+    }
+    let mut state = state_of("a", &mesh, start);
+    let before = said(&mut state);
+    let judgement = Judgement {
+        barren: ["b".parse().unwrap()].into(),
+        ..Judgement::default()
+    };
+    state.handle_silent(&judgement, Timestamp::UNIX_EPOCH, start);
+    state.handle_timeout(start + CALM - SECOND);
+    assert_eq!(said(&mut state), before);
+    assert!(state.poll_timeout(start).is_some_and(|at| at <= start + CALM));
+    state.handle_timeout(start + CALM);
+    let (fails, silent) = said(&mut state);
+    let (about, message) = fails.last().unwrap();
+    assert_eq!(
+        (about.as_str(), silent),
+        ("MembersReached", vec!["d".to_owned(), "e".to_owned()])
+    );
+    let expected =
+        "of location b only leaders answer since 1970-01-01T00:00:00Z, and nothing behind b; unless";
+    assert!(
+        message.starts_with(expected) && message.matches("location b").count() == 1,
+        "{message}"
+    );
+    assert_eq!(fails.len(), before.0.len() + 1, "Ready is as it was");
+    state.handle_silent(&Judgement::default(), Timestamp::UNIX_EPOCH, start + 2 * CALM);
+    state.handle_timeout(start + 3 * CALM);
+    assert_eq!(said(&mut state), before);
+}
+
+#[test]
 fn whose_pods_are_reached_by_another_leader_is_said() {
     let now = Instant::now();
     let mut mesh = mesh(true);

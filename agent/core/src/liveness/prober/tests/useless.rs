@@ -137,6 +137,68 @@ fn where_all_members_behind_a_leader_died_it_is_not_given_up_for_long_and_nothin
     assert!(world.changes.len() < 12, "{:?}", world.changes);
 }
 
+/// Whichever leader is in use, by trials too, until anything behind one of them answers again.
+#[test]
+fn a_location_of_which_only_leaders_answer_is_named() {
+    let b = || BTreeSet::from([name("b")]);
+    for assignment in [leader, single] {
+        let world = World::new(assignment, |text, at, _| {
+            text.starts_with("192.168") && (10 * SECOND..300 * SECOND).contains(&at)
+        });
+        let world = world.run(10 * SECOND);
+        assert_eq!(world.judgement.barren, BTreeSet::new());
+        let mut world = world.run(2 * SECOND);
+        for _ in 0..280 {
+            assert_eq!(world.judgement.barren, b(), "{:?}", world.now - world.start);
+            world = world.run(SECOND);
+        }
+        // One that is not in use is tried again by then.
+        let world = world.run(60 * SECOND);
+        assert_eq!(world.judgement.barren, BTreeSet::new());
+    }
+    // Of what never answered it is not known whether it can, and a location whose leaders are silent, too, is not reached.
+    let world = World::new(leader, |text, _, _| text.starts_with("192.168"));
+    assert_eq!(world.run(30 * SECOND).judgement.barren, BTreeSet::new());
+    let world = World::new(leader, |text, at, _| {
+        (text.starts_with("192.168") || text.starts_with("10.4.0.1")) && at > 10 * SECOND
+    });
+    assert_eq!(world.run(30 * SECOND).judgement.barren, BTreeSet::new());
+}
+
+/// While another leader does better nothing is named.
+#[test]
+fn a_location_that_is_reached_by_another_leader_is_not_named_for_long() {
+    let world = World::new(leader, |text, at, judgement| {
+        let through_b1 = !judgement.forsaken.contains(&(name("b"), name("b1")));
+        text.starts_with("192.168") && through_b1 && at > 10 * SECOND
+    });
+    let mut world = world.run(10 * SECOND);
+    while world.changes.is_empty() {
+        world = world.run(5 * MS);
+    }
+    world = world.run(50 * MS);
+    for _ in 0..10 {
+        assert_eq!(
+            world.judgement.barren,
+            BTreeSet::new(),
+            "{:?}",
+            world.now - world.start
+        );
+        world = world.run(SECOND);
+    }
+}
+
+/// The same with the one leader that b has.
+fn single(judgement: &Judgement) -> Assignment {
+    let mut assignment = leader(judgement);
+    let is_b1 = |node: &NodeName| *node == name("b1");
+    assignment.probes.far.retain(|far| is_b1(&far.node));
+    for behind in &mut assignment.probes.behind {
+        behind.leader = name("b1");
+    }
+    assignment
+}
+
 /// An agent starts while nothing comes from behind b1, which answers: with and without what the one before it had found out.
 #[test]
 fn an_agent_that_starts_leaves_a_leader_of_no_use_alone_for_as_long_as_after_a_trial() {
