@@ -10,7 +10,7 @@ use spanwire_e2e::{
     wait_until,
 };
 
-use crate::{GAP, LASTS};
+use crate::LASTS;
 
 /// What is said of a node that was replaced.
 const RESTS: &str = "is not to lead until ";
@@ -31,9 +31,8 @@ pub(crate) fn replaced(lab: &Lab) -> Result<()> {
             Ok(())
         })
     })?;
+    // How long nothing arrives is seen where this fault is one of many.
     noticed.recovered()?;
-    let gap = noticed.gap();
-    ensure!(gap < GAP, "nothing arrived for {gap:?}: {:?}", noticed.paths);
     lab.wait_mesh_ready()?;
     let (status, message) = condition(lab, &["location", "b"], "LeaderElected")?;
     let rests = format!("{} {RESTS}", roles.leader);

@@ -39,8 +39,6 @@ fn main() -> ExitCode {
         ("every_node_and_location_is_ready", Lab::wait_mesh_ready),
         (CUT, cut::handed_to_the_other_leader),
         (REBOOTED, upkeep::rebooted),
-        // Afterwards one of the two rests, and leads again only where the other cannot.
-        (IDLE, idle::replaced),
     ];
     tests.extend(
         FAULTS
@@ -51,6 +49,8 @@ fn main() -> ExitCode {
     tests.push((MAP, map::says_who_is_gone_around));
     tests.push((NO_API_SERVER.name, silent::replaced));
     tests.push((GONE, gone::refused));
+    // The last: one of the two rests afterwards, and leads again only where the other cannot.
+    tests.push((IDLE, idle::replaced));
     let others = [CUT, REBOOTED, IDLE, MAP, NO_API_SERVER.name, GONE];
     let faults = FAULTS.iter().map(|fault| fault.name).chain(others);
     let provoked: Vec<Provoked> = faults.flat_map(warns).collect();
