@@ -66,6 +66,7 @@ pub(crate) const BROKEN: &[Broken] = &[
             words: &[],
         },
         explained: Some(Explained {
+            code: 4,
             from: "a2",
             to: "b2",
             words: &[],
@@ -90,6 +91,7 @@ pub(crate) const BROKEN: &[Broken] = &[
             words: &["inet site f", "of the site"],
         },
         explained: Some(Explained {
+            code: 4,
             from: "a2",
             to: "b2",
             words: &["is dropped by the firewall of b1", "\"of the site\""],
@@ -117,6 +119,7 @@ pub(crate) const BROKEN: &[Broken] = &[
             words: &["of location b only leaders answer since", "nothing behind b1"],
         },
         explained: Some(Explained {
+            code: 3,
             from: "a2",
             to: "b2",
             words: &["its firewall: not known", "of the chain out (inet site)"],

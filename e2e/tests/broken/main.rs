@@ -35,8 +35,9 @@ pub(crate) struct Found {
     pub(crate) words: &'static [&'static str],
 }
 
-/// What `explain` says of the way between two nodes, which it does not end as where all is well.
+/// What `explain` says of the way between two nodes, and the code it ends with.
 pub(crate) struct Explained {
+    pub(crate) code: i32,
     pub(crate) from: &'static str,
     pub(crate) to: &'static str,
     pub(crate) words: &'static [&'static str],
@@ -157,10 +158,15 @@ impl Found {
 
 impl Explained {
     fn is_said(&self, lab: &Lab) -> Result<()> {
-        let Self { from, to, words } = self;
+        let Self {
+            code,
+            from,
+            to,
+            words,
+        } = self;
         wait_until(&format!("explain {from} {to} says what is wrong"), SOON, || {
             let said = plugin(lab, &["explain", from, to])?;
-            let is_said = said.code != 0 && words.iter().all(|word| said.stdout.contains(word));
+            let is_said = said.code == *code && words.iter().all(|word| said.stdout.contains(word));
             ensure!(
                 is_said,
                 "explain {from} {to} ends with {}:\n{}{}",

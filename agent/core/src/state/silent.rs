@@ -22,7 +22,8 @@ pub(super) type Silent = Spells<NodeName>;
 pub(super) type Barren = Spells<LocationName>;
 
 impl NodeState {
-    /// Takes which nodes of the own location do not answer, and of which other locations only leaders do, with the present time. What follows from it comes with [`Self::handle_timeout`].
+    /// Takes which nodes of the own location do not answer, and of which other locations only leaders do, with the present time. What
+    /// follows from it comes with [`Self::handle_timeout`].
     pub fn handle_silent(&mut self, judgement: &Judgement, wall: Timestamp, now: Instant) {
         self.silent.handle_observed(&judgement.silent, wall, now);
         self.barren.handle_observed(&judgement.barren, wall, now);
